@@ -1,0 +1,38 @@
+# make app | test | lint | notebooks: each sets up what it needs on a fresh machine, then runs.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
+BIN := .venv/bin
+
+.PHONY: setup app test fast lint clean
+
+setup: .venv/.installed .venv/.browser
+
+.venv/.installed: requirements.txt requirements-dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The browser tests drive a real Chromium: the system's, or one that Playwright can install.
+.venv/.browser: .venv/.installed
+	command -v chromium chromium-browser google-chrome >/dev/null \
+	  || $(BIN)/python -m playwright install --with-deps chromium \
+	  || { apt-get update -qq && apt-get install -y -qq chromium; }
+	touch $@
+
+app: .venv/.installed
+	$(BIN)/python app.py
+
+test: setup lint
+	$(BIN)/python -m pytest tests -q
+
+fast: setup
+	$(BIN)/python -m pytest tests -q -m "not browser and not slow"
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

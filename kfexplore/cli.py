@@ -1,0 +1,175 @@
+"""`kfexplore VERB`: one thin function a verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kfexplore.errors import KfError
+
+if TYPE_CHECKING:
+    from kfexplore.config import Kind
+    from kfexplore.pair import Pair
+
+app = typer.Typer(
+    help="Explore K-Forcing: K uniform noise variables to K tokens in one pass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Timing, as JSON.", no_args_is_help=True)
+train = typer.Typer(help="Train a tokenizer, a teacher, a student.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+app.add_typer(train, name="train")
+
+PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, or a folder.")]
+TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
+StudentOption = Annotated[Path | None, typer.Option("--student", help="Checkpoint of the student.")]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="The context, as text.")]
+IdsOption = Annotated[str | None, typer.Option("--token-ids", help="The context, as token ids: 1,2,3.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; by default the best there is.")]
+
+
+def main() -> None:
+    """Runs the command line; a user error is printed and exits with 2."""
+    try:
+        app()
+    except KfError as error:
+        print(f"kfexplore: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command("app")
+def app_command(
+    pair: PairOption = None,
+    teacher: TeacherOption = None,
+    student: StudentOption = None,
+    port: Annotated[int, typer.Option(help="Port of the page.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+) -> None:
+    """Open the app in a browser."""
+    from kfexplore.ui.app import launch
+
+    launch(pair=pair or "tales", files=(teacher, student) if teacher and student else None, host=host, port=port)
+
+
+@app.command("map")
+def map_command(
+    noise: Annotated[str, typer.Option(help="One number in [0, 1) a slot: 0.1,0.7,..")],
+    pair: PairOption = None,
+    teacher: TeacherOption = None,
+    student: StudentOption = None,
+    prompt: PromptOption = None,
+    token_ids: IdsOption = None,
+    device: DeviceOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The tokens that noise chooses after a context: exact (G*) beside learned."""
+    chosen = _pair(pair, teacher, student, device)
+    ids = _context(chosen, prompt, token_ids)
+    block = chosen.block([ids], [_numbers(noise, float, "--noise")])
+    exact, learned = block.teacher[0].tolist(), block.student[0].tolist()
+    result = {"student": learned, "teacher": exact, "margins": block.margins[0].tolist(), "edges": block.edges[0].tolist()}
+    if chosen.tokenizer is not None:
+        result |= {"student_text": chosen.texts(learned), "teacher_text": chosen.texts(exact)}
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"{'slot':>4}  {'u':>8}  {'exact':<20} {'learned':<20} {'margin':>7}")
+    for j, (u, a, b) in enumerate(zip(block.u[0], exact, learned, strict=True)):
+        names = [repr(t) for t in chosen.texts([a, b])] or [str(a), str(b)]
+        sign = "=" if a == b else "≠"
+        print(f"{j + 1:>4}  {u:>8.5f}  {names[0]:<18} {sign} {names[1]:<20} {block.margins[0, j]:>7.3f}")
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="ar or pflm.")],
+    pair: PairOption = None,
+    teacher: TeacherOption = None,
+    student: StudentOption = None,
+    prompt: PromptOption = None,
+    token_ids: IdsOption = None,
+    ckpt_path: Annotated[
+        Path | None, typer.Option("--ckpt_path", "--ckpt-path", help="One checkpoint instead of a pair.")
+    ] = None,
+    noise_file: Annotated[
+        Path | None, typer.Option(help="(steps, B, k) float32 .npy; row s is used at step s.")
+    ] = None,
+    freq_penalty: Annotated[
+        float, typer.Option("--freq-penalty", "--freq_penalty", help="pflm: argmax of logits - penalty x counts.")
+    ] = 0.0,
+    k: Annotated[int | None, typer.Option("--k", "--K", help="pflm: tokens a pass; by default all trained.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
+    samples: Annotated[int, typer.Option(help="Samples of the prompt, each with noise of its own.")] = 1,
+    seed: Annotated[int, typer.Option(help="Keys the noise, with sample and position.")] = 0,
+    tau: Annotated[float, typer.Option(help="pflm: temperature given to the noise encoder.")] = 1.0,
+    device: DeviceOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Continue a prompt, autoregressively (ar) or K tokens a pass (pflm), from noise that is given or keyed."""
+    from kfexplore import noise
+    from kfexplore.checkpoints.registry import load_model
+    from kfexplore.decoding import generate as decoding
+
+    kinds: dict[str, Kind] = {"ar": "teacher", "pflm": "student"}
+    if model not in kinds:
+        raise KfError(f"There is no model {model!r}.", "ar or pflm")
+    both = None if ckpt_path else _pair(pair, teacher, student, device)
+    network: Any = getattr(both, kinds[model]) if both else load_model(ckpt_path, device=device, kind=kinds[model])
+    slots = 1 if model == "ar" else decoding.checked_slots(network, k)
+    ids = _context(both, prompt, token_ids)
+    if noise_file:
+        values = noise.load(noise_file)
+        samples, source = values.shape[1], decoding.replayed_noise(values, slots)
+    else:
+        source = decoding.keyed_noise(seed, samples, slots)
+    result = decoding.generate(network, [ids] * samples, source, max_new_tokens, tau=tau, penalty=freq_penalty)
+    rows = result.tokens.tolist()
+    texts = ["".join(both.texts(row)) for row in rows] if both and both.tokenizer else []
+    if as_json:
+        print(json.dumps({"tokens": rows, "text": texts, "nfe": result.nfe, "seconds": result.seconds}))
+        return
+    for row in texts or rows:
+        print(row)
+    print(f"[{result.nfe} passes, {result.seconds:.2f} s]", file=sys.stderr)
+
+
+def _pair(name: str | None, teacher: Path | None, student: Path | None, device: str | None) -> Pair:
+    from kfexplore.pair import load_pair, pair_from_files
+
+    if teacher or student:
+        if name or not (teacher and student):
+            raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
+        return pair_from_files(teacher, student, device=device)
+    return load_pair(name or "tales", device=device)
+
+
+def _context(pair: Pair | None, prompt: str | None, token_ids: str | None) -> list[int]:
+    if (prompt is None) == (token_ids is None):
+        raise KfError("The context is missing, or given twice.", "--prompt TEXT or --token-ids 1,2,3")
+    if token_ids is not None:
+        return _numbers(token_ids, int, "--token-ids")
+    if pair is None:
+        raise KfError("A single checkpoint has no tokenizer.", "--token-ids 1,2,3, or --pair")
+    ids, cut = pair.encode(prompt or "")
+    if cut:
+        print(f"kfexplore: the first {cut} tokens of the prompt were cut to fit the context.", file=sys.stderr)
+    return ids
+
+
+def _numbers(text: str, kind: type[Any], option: str) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise KfError(f"{option} {text!r} is not a list of {what}.", f"{what} with commas between") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The inverse CDF in token-id order: the rule by which noise chooses a token (paper, eq. 2).
+
+F is the running sum of softmax(logits) in float64, tokens in the order of their ids. Noise u chooses the first token v
+with F(v) >= u, so token v owns the cell (F(v-1), F(v)], and the first token of positive probability owns 0 as well. A
+token of probability zero is never chosen, whatever the rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cdf(logits: Tensor) -> Tensor:
+    """Running sum over token ids: logits (..., V) in fp32 -> F (..., V) float64, last entry 1 up to rounding."""
+    return logits.double().softmax(dim=-1).cumsum(dim=-1)
+
+
+def invert(cumulative: Tensor, u: Tensor) -> Tensor:
+    """Tokens that noise chooses: F (..., V) float64 and u (..., n) in [0, 1] -> (..., n) int64."""
+    chosen = torch.searchsorted(cumulative, u.double().contiguous(), right=False)
+    # Two places where F(v) >= u alone would name a token of probability zero: u = 0, and u above a total that
+    # rounding left under 1. The first and last steps of F bound the tokens that own a cell.
+    zero = torch.zeros_like(cumulative[..., :1])
+    first = torch.searchsorted(cumulative, zero, right=True)
+    last = torch.searchsorted(cumulative, cumulative[..., -1:].contiguous(), right=False)
+    return torch.minimum(torch.maximum(chosen, first), last)
+
+
+def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
+    """One token a row: logits (..., V), u (...) -> (...) int64."""
+    return invert(cdf(logits), u[..., None])[..., 0]

@@ -1,0 +1,150 @@
+"""Decoding as a generator of steps, one family a function; `collect` makes a batch of them.
+
+A *noise source* gives the noise of step s as (B, k) float64: a keyed one, or the rows of a file. AR draws by inverse
+CDF from it, the push-forward model maps it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kfexplore import noise
+from kfexplore.decoding.cdf import inverse_cdf
+from kfexplore.errors import KfError
+from kfexplore.models import KVCache, Student, Teacher
+from kfexplore.results import Decoded, Floats
+
+NoiseSource = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward pass gave: tokens (B, t)."""
+
+    tokens: Tensor
+
+
+def keyed_noise(seed: int, batch: int, k: int) -> NoiseSource:
+    """Noise keyed by (seed, sample, position): step s holds positions s * k .. s * k + k - 1."""
+    return lambda step: torch.from_numpy(noise.uniform(seed, range(batch), step * k, k))
+
+
+def replayed_noise(values: Floats, k: int) -> NoiseSource:
+    """Noise (steps, B, >= k) of a file; row s is used at step s.
+
+    Raises:
+        KfError: the file has fewer slots than k; at a step that it does not have.
+    """
+    if values.shape[2] < k:
+        raise KfError(f"The noise has {values.shape[2]} slots a step.", f"{k}, the tokens of a pass")
+
+    def at(step: int) -> Tensor:
+        if step >= len(values):
+            raise KfError(f"The noise ends after {len(values)} steps.", "one row a step; fewer new tokens, or more rows")
+        return torch.from_numpy(np.ascontiguousarray(values[step, :, :k]))
+
+    return at
+
+
+def checked_slots(student: Student, k: int | None) -> int:
+    """k, or the trained K for None.
+
+    Raises:
+        KfError: k is 0 or beyond the trained one.
+    """
+    trained = student.config.block
+    if k is not None and not 1 <= k <= trained:
+        raise KfError(f"k is {k}.", f"1 to {trained}, the block this student was trained on")
+    return k or trained
+
+
+def generate(
+    network: Teacher | Student,
+    contexts: list[list[int]],
+    source: NoiseSource,
+    new_tokens: int,
+    tau: float = 1.0,
+    penalty: float = 0.0,
+) -> Decoded:
+    """Continues contexts of one length by `new_tokens` tokens each, with the steps of the network's family.
+
+    Raises:
+        KfError: no tokens asked for, or more than the trained context holds with the prompt; ids outside the vocabulary.
+    """
+    config = network.config
+    if new_tokens < 1:
+        raise KfError(f"{new_tokens} new tokens were asked for.", "at least 1")
+    if len(contexts[0]) + new_tokens > config.context:
+        raise KfError(
+            f"{len(contexts[0])} tokens of prompt and {new_tokens} new ones exceed the context.",
+            f"{config.context} tokens in all",
+        )
+    ids = torch.tensor(contexts, device=network.device)
+    if not 0 <= int(ids.min()) <= int(ids.max()) < config.vocab_size:
+        raise KfError("A token id of the prompt is not in the vocabulary.", f"0 to {config.vocab_size - 1}")
+    if isinstance(network, Student):
+        return collect(pflm_steps(network, ids, source, tau, penalty), new_tokens)
+    return collect(ar_steps(network, ids, source), new_tokens)
+
+
+@torch.inference_mode()
+def ar_steps(teacher: Teacher, ids: Tensor, source: NoiseSource) -> Iterator[Step]:
+    """Autoregressive sampling, one token a pass, without end: ids (B, N), noise (B, 1) a step."""
+    cache = KVCache(capacity=teacher.config.context)
+    fed = ids
+    for step in itertools.count():
+        logits = teacher(fed, cache, read=1)[:, 0]
+        fed = inverse_cdf(logits, source(step)[:, 0].to(ids.device))[:, None]
+        yield Step(fed)
+
+
+@torch.inference_mode()
+def pflm_steps(
+    student: Student, ids: Tensor, source: NoiseSource, tau: float = 1.0, penalty: float = 0.0
+) -> Iterator[Step]:
+    """Push-forward decoding, k tokens a pass, without end: ids (B, N), noise (B, k) a step.
+
+    Each pass after the first feeds the k tokens just chosen and k fresh noise slots; the cache keeps the tokens only.
+
+    Args:
+        student: The student.
+        ids: (B, N) prompts of one length.
+        source: Noise of each step.
+        tau: Temperature given to the noise encoder.
+        penalty: The published sampler's frequency penalty: slot by slot, argmax of logits - penalty x counts of the
+            tokens generated so far (the prompt does not count). 0 gives the map itself.
+    """
+    cache = KVCache(capacity=student.config.context + student.config.block)
+    counts = torch.zeros(ids.shape[0], student.config.vocab_size, device=ids.device)
+    fed = ids
+    for step in itertools.count():
+        logits = student(fed, source(step).to(ids.device), cache, tau)
+        fed = penalised_argmax(logits, counts, penalty) if penalty else logits.argmax(dim=-1)
+        yield Step(fed)
+
+
+def penalised_argmax(logits: Tensor, counts: Tensor, penalty: float) -> Tensor:
+    """Slot by slot argmax of logits (B, k, V) - penalty x counts (B, V), which grow in place; (B, k)."""
+    chosen = []
+    for slot in logits.unbind(dim=1):
+        token = (slot - penalty * counts).argmax(dim=-1, keepdim=True)
+        counts.scatter_add_(1, token, torch.ones_like(token, dtype=counts.dtype))
+        chosen.append(token)
+    return torch.cat(chosen, dim=1)
+
+
+def collect(steps: Iterator[Step], new_tokens: int) -> Decoded:
+    """Runs a decoder until `new_tokens` tokens a row are there; a last block is cut to fit."""
+    start, parts, length = time.perf_counter(), [], 0
+    while length < new_tokens:
+        parts.append(next(steps).tokens)
+        length += parts[-1].shape[1]
+    tokens = torch.cat(parts, dim=1)[:, :new_tokens].cpu()
+    return Decoded(tokens.numpy(), len(parts), time.perf_counter() - start)

@@ -1,0 +1,27 @@
+"""The one exception that a user may see."""
+
+from __future__ import annotations
+
+
+class KfError(Exception):
+    """A user error in three parts: what failed, what would be valid, what to run.
+
+    The command line prints it and exits with 2; the app shows it and keeps its state.
+
+    Args:
+        failed: What failed, with the offending value.
+        valid: What would have been accepted.
+        run: A command (or an action) that puts it right.
+    """
+
+    def __init__(self, failed: str, valid: str = "", run: str = "") -> None:
+        super().__init__(failed, valid, run)
+        self.failed, self.valid, self.run = failed, valid, run
+
+    def __str__(self) -> str:
+        parts = [self.failed]
+        if self.valid:
+            parts.append(f"Valid: {self.valid}")
+        if self.run:
+            parts.append(f"Try: {self.run}")
+        return "\n".join(parts)

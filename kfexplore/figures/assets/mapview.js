@@ -1,0 +1,156 @@
+// The two-slot map: choice of slots, two planes with a crosshair, tooltip, pointer and keys.
+// hooks: text(id), u(), resolution(), colours(), pick(slots, u_i, u_j, event), wanted() when a grid is due.
+
+class ScrubMap {
+  constructor(parts, hooks) {
+    this.parts = parts;
+    this.hooks = hooks;
+    this.host = parts.map;
+    this.body = this.host.querySelector(".kfs-mapbody");
+    this.across = this.host.querySelector(".kfs-across");
+    this.up = this.host.querySelector(".kfs-up");
+    this.differ = this.host.querySelector(".kfs-differ");
+    this.share = this.host.querySelector(".kfs-mapshare");
+    this.planes = [...this.host.querySelectorAll(".kfs-plane")];
+    this.slots = [0, 1];
+    this.grid = null;
+    this.visible = false;
+    this.across.onchange = () => this.choose(Number(this.across.value), this.slots[1]);
+    this.up.onchange = () => this.choose(this.slots[0], Number(this.up.value));
+    this.differ.onchange = () => this.paint();
+    this.planes.forEach((plane) => this.listen(plane));
+  }
+
+  watch() {
+    this.observer = new IntersectionObserver((entries) => {
+      this.visible = entries[entries.length - 1].isIntersecting;
+      if (this.visible) this.hooks.wanted();
+    });
+    this.observer.observe(this.host);
+  }
+
+  listen(plane) {
+    plane.onpointermove = (event) => {
+      if (event.buttons === 1 && event.pointerType === "mouse") this.pickAt(plane, event);
+      else this.tell(plane, event);
+    };
+    plane.onpointerleave = () => hideTip(this.parts);
+    plane.onclick = (event) => this.pickAt(plane, event);
+    plane.onkeydown = (event) => this.key(event);
+  }
+
+  // Two selects that can only name an earlier and a later slot.
+  showSlots(k) {
+    if (this.slots[1] >= k) this.slots = [0, Math.min(1, k - 1)];
+    fillSelect(this.across, 0, k - 1, this.slots[0]);
+    fillSelect(this.up, this.slots[0] + 1, k, this.slots[1]);
+    const [i, j] = this.slots;
+    for (const name of this.host.querySelectorAll(".kfs-xname")) name.textContent = `noise of slot ${i + 1} →`;
+    for (const name of this.host.querySelectorAll(".kfs-yname")) name.textContent = `noise of slot ${j + 1} →`;
+    for (const plane of this.planes) {
+      const map = plane.dataset.map === "teacher" ? "Exact" : "Learned";
+      plane.setAttribute("aria-label", `${map} map of slots ${i + 1} and ${j + 1}; arrow keys move both sliders`);
+    }
+  }
+
+  choose(i, j) {
+    this.slots = [i, Math.max(j, i + 1)];
+    this.hooks.wanted();
+  }
+
+  setGrid(grid) {
+    this.grid = grid;
+    this.paint();
+    this.showShare();
+  }
+
+  matches(pair, prompt, u) {
+    const grid = this.grid;
+    if (!grid || grid.pair !== pair || grid.prompt !== prompt) return false;
+    const [i, j] = this.slots;
+    if (grid.slots[0] !== i || grid.slots[1] !== j) return false;
+    for (let slot = 0; slot < j; slot++) if (slot !== i && grid.u[slot] !== u[slot]) return false;
+    return true;
+  }
+
+  markStale(stale, waiting) {
+    this.body.classList.toggle("kfs-stale", stale);
+    this.body.setAttribute("aria-busy", String(stale && waiting));
+  }
+
+  showShare() {
+    if (!this.grid) return setText(this.share, "");
+    const [i, j] = this.grid.slots;
+    const percent = Math.round(this.grid.agreement * 100);
+    setText(this.share, `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the square`);
+  }
+
+  paint() {
+    if (!this.grid || this.host.hidden) return;
+    for (const plane of this.planes) {
+      const show = { model: plane.dataset.map, differ: this.differ.checked };
+      paintMap(plane.querySelector("canvas"), this.grid, show, this.hooks.colours(), (id) => this.label(id));
+    }
+    this.cross();
+  }
+
+  label(id) {
+    return labelOf(this.grid.texts[id] ?? this.hooks.text(id));
+  }
+
+  cross() {
+    const u = this.hooks.u();
+    for (const plane of this.planes) {
+      plane.style.setProperty("--u", u[this.slots[0]]);
+      plane.style.setProperty("--v", u[this.slots[1]]);
+    }
+  }
+
+  place(plane, event) {
+    const frame = plane.getBoundingClientRect();
+    const inside = (share) => Math.min(1 - 1e-9, Math.max(0, share));
+    return [
+      inside((event.clientX - frame.left) / frame.width),
+      inside((frame.bottom - event.clientY) / frame.height),
+    ];
+  }
+
+  pickAt(plane, event) {
+    const [x, y] = this.place(plane, event);
+    this.hooks.pick(this.slots, x, y, event);
+  }
+
+  key(event) {
+    const [x, y] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key] || [];
+    if (x === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    const size = (event.shiftKey ? 16 : 1) / this.hooks.resolution();
+    const u = this.hooks.u();
+    const inside = (value) => Math.min(1 - 1e-9, Math.max(0, value));
+    this.hooks.pick(this.slots, inside(u[this.slots[0]] + x * size), inside(u[this.slots[1]] + y * size), event);
+  }
+
+  tell(plane, event) {
+    if (!this.grid || event.pointerType === "touch") return;
+    const [x, y] = this.place(plane, event);
+    const { resolution } = this.grid;
+    const pair = (model) => gridPair(this.grid, model, stepOf(x, resolution), stepOf(y, resolution));
+    const line = (name, [first, second]) => tipLine(name, `${this.label(first)}${this.label(second)}`, hueOf(second), "");
+    const at = part("div", "kfs-tipline kfs-number", `u = ${x.toFixed(3)}, ${y.toFixed(3)}`);
+    showTip(this.parts, [line("exact", pair("teacher")), line("learned", pair("student")), at], event.clientX, event.clientY + 18);
+  }
+
+  stop() {
+    if (this.observer) this.observer.disconnect();
+  }
+}
+
+function fillSelect(select, from, to, chosen) {
+  select.textContent = "";
+  for (let slot = from; slot < to; slot++) {
+    const option = part("option", "", `slot ${slot + 1}`);
+    option.value = slot;
+    select.append(option);
+  }
+  select.value = String(chosen);
+}

@@ -1,0 +1,184 @@
+"""The one palette: a token has the same colour in every figure, and exact, learned and "differ" look the same everywhere.
+
+Twelve hues, 30 degrees apart, at one OKLCH lightness and chroma a role, so that no token looks more
+important than another. Colour alone never carries a fact: figures add the token's text and a hairline or sign.
+
+OKLCH to sRGB follows Björn Ottosson's definition of Oklab (2020); lightness 0 to 1, chroma 0 to about 0.4, hue in degrees.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+Theme = Literal["light", "dark"]
+
+HUES: Final = 12
+FIRST_HUE: Final = 15.0
+_MULTIPLIER: Final = 2654435761
+"""Knuth's multiplicative hash: 2^32 over the golden ratio, so that neighbouring ids land far apart."""
+
+
+@dataclass(frozen=True)
+class Colours:
+    """The colours of one theme, as "#rrggbb"; a tuple has one entry a hue index, 0 to 11."""
+
+    fills: tuple[str, ...]
+    """Exact tokens: solid bands, chips, cells. Text in `ink` on it has a contrast of at least 4.5."""
+    tints: tuple[str, ...]
+    """Ground of learned tokens, under the hatching."""
+    lines: tuple[str, ...]
+    """Hatching and outlines of learned tokens, underlines, plot lines."""
+    surface: str
+    """The page behind a figure."""
+    raised: str
+    """Boxes on the page: tooltips, buttons."""
+    ink: str
+    """Text and hairlines."""
+    muted: str
+    """Text of second rank; still a contrast of at least 4.5 on `surface`."""
+    rule: str
+    """Borders and axes."""
+    accent: str
+    """The one accent: focus, chosen options, what can be acted on."""
+    on_accent: str
+    """Text on the accent."""
+    exact: str
+    """Lines and bars that stand for the exact map (teacher)."""
+    learned: str
+    """Lines and bars that stand for the learned map (student)."""
+    differ: str
+    """Where the two part; always together with the sign of inequality or a hatching."""
+
+
+def oklch_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
+    """Linear-light conversion and sRGB transfer of one OKLCH colour; a part outside [0, 1] is out of gamut."""
+    a = chroma * math.cos(math.radians(hue))
+    b = chroma * math.sin(math.radians(hue))
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    return (
+        _transfer(4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short),
+        _transfer(-1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short),
+        _transfer(-0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short),
+    )
+
+
+def _transfer(linear: float) -> float:
+    return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
+
+
+def oklch_hex(lightness: float, chroma: float, hue: float) -> str:
+    """ "#rrggbb" of an OKLCH colour; parts out of gamut are clipped."""
+    parts = (round(255 * min(1.0, max(0.0, part))) for part in oklch_rgb(lightness, chroma, hue))
+    return "#" + "".join(f"{part:02x}" for part in parts)
+
+
+def _wheel(lightness: float, chroma: float) -> tuple[str, ...]:
+    return tuple(oklch_hex(lightness, chroma, FIRST_HUE + 360 / HUES * index) for index in range(HUES))
+
+
+_THEMES: Final[dict[Theme, Colours]] = {
+    "light": Colours(
+        fills=_wheel(0.84, 0.078),
+        tints=_wheel(0.955, 0.02),
+        lines=_wheel(0.62, 0.104),
+        surface="#ffffff",
+        raised="#ffffff",
+        ink=oklch_hex(0.24, 0.012, 265),
+        muted=oklch_hex(0.51, 0.015, 265),
+        rule=oklch_hex(0.89, 0.006, 265),
+        accent=oklch_hex(0.48, 0.13, 262),
+        on_accent="#ffffff",
+        exact=oklch_hex(0.30, 0.02, 265),
+        learned=oklch_hex(0.55, 0.14, 262),
+        differ=oklch_hex(0.52, 0.15, 32),
+    ),
+    "dark": Colours(
+        fills=_wheel(0.47, 0.078),
+        tints=_wheel(0.30, 0.03),
+        lines=_wheel(0.66, 0.1),
+        surface=oklch_hex(0.20, 0.008, 265),
+        raised=oklch_hex(0.25, 0.01, 265),
+        ink=oklch_hex(0.95, 0.005, 265),
+        muted=oklch_hex(0.72, 0.012, 265),
+        rule=oklch_hex(0.36, 0.012, 265),
+        accent=oklch_hex(0.76, 0.1, 262),
+        on_accent=oklch_hex(0.18, 0.02, 265),
+        exact=oklch_hex(0.92, 0.01, 265),
+        learned=oklch_hex(0.72, 0.12, 262),
+        differ=oklch_hex(0.75, 0.13, 45),
+    ),
+}
+
+
+def colours(theme: Theme = "light") -> Colours:
+    """All colours of a theme."""
+    return _THEMES[theme]
+
+
+def hue_index(token_id: int) -> int:
+    """Hue 0 to 11 of a token id >= 0: the top of a 32-bit multiplicative hash; the page's script computes the same."""
+    return ((token_id * _MULTIPLIER) % 2**32 * HUES) >> 32
+
+
+def token_colour(token_id: int, theme: Theme = "light") -> str:
+    """Fill of a token, "#rrggbb"."""
+    return colours(theme).fills[hue_index(token_id)]
+
+
+_MARKS: Final = {chr(code): chr(0x2400 + code) for code in range(32)} | {
+    " ": "·",
+    "\n": "↵",
+    "\t": "⇥",
+    "\u00a0": "⍽",
+    "\x7f": "␡",
+}
+_HIDDEN: Final = "\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff"
+"""Characters that draw nothing or turn the direction of their neighbours: shown by number."""
+_MARKED: Final = re.compile("[" + re.escape("".join(_MARKS)) + _HIDDEN + "]")
+
+
+def token_label(text: str) -> str:
+    """Visible text of a token: every space, line end and control character has a mark; nothing is "∅".
+
+    Args:
+        text: The decoded token; what cannot be decoded alone stays "\ufffd".
+    """
+    return _MARKED.sub(lambda found: _MARKS.get(found[0]) or f"‹{ord(found[0]):x}›", text) or "∅"
+
+
+def palette_data() -> dict[str, Any]:
+    """The palette and the label rules as plain values for a page's script, so that neither is written twice."""
+    return {
+        "hues": HUES,
+        "multiplier": _MULTIPLIER,
+        "marks": _MARKS,
+        "hidden": _HIDDEN,
+        "empty": "∅",
+        "light": asdict(_THEMES["light"]),
+        "dark": asdict(_THEMES["dark"]),
+    }
+
+
+def palette_css(scope: str) -> str:
+    """CSS custom properties of both themes for elements under a selector.
+
+    `--kf-ink`, `--kf-accent`, ... on the scope itself; `--fill`, `--tint` and `--line` on descendants with
+    `data-hue="0"` to `"11"`. The dark theme holds under Gradio's `.dark` or with `data-theme="dark"` on the scope.
+    """
+    blocks = []
+    for theme, scopes in (("light", [scope]), ("dark", [f".dark {scope}", f'{scope}[data-theme="dark"]'])):
+        values = asdict(_THEMES["light" if theme == "light" else "dark"])
+        plain = "".join(
+            f" --kf-{name.replace('_', '-')}: {value};" for name, value in values.items() if isinstance(value, str)
+        )
+        blocks.append(f"{', '.join(scopes)} {{{plain} color-scheme: {theme}; }}")
+        for hue in range(HUES):
+            selector = ", ".join(f'{one} [data-hue="{hue}"]' for one in scopes)
+            roles = " ".join(f"--{role[:-1]}: {values[role][hue]};" for role in ("fills", "tints", "lines"))
+            blocks.append(f"{selector} {{ {roles} }}")
+    return "\n".join(blocks) + "\n"

@@ -1,0 +1,161 @@
+"""A context held ready for both maps: noise vectors in, tokens out, exact and learned.
+
+Both maps are evaluated slot by slot over a tree. Slot j of the exact map depends on the context and the tokens before
+it, so each distinct token prefix is evaluated once; slot j of the learned map depends on the noise up to j, so each
+distinct noise prefix is evaluated once (causality). A sweep or a grid is then nothing but a list of noise vectors.
+
+A map must not depend on the batch that it is computed in, yet floating point does, by some 1e-5 in a logit. Where a
+decision is near enough to turn, it is settled by the pass that decides it for a single noise vector, whose shape is
+always the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kfexplore.decoding.cdf import cdf, invert
+from kfexplore.models import KVCache, Student, Teacher
+from kfexplore.results import Floats, Ints
+
+NEAR_TIE = 1e-3
+"""Logit margin (nats) below which a learned token is settled alone; batches were seen to differ by 5e-6."""
+NEAR_EDGE = 2e-5
+"""Distance in u below which an exact token is settled alone; batches were seen to differ by 1.2e-6."""
+TILE = 1024
+"""Most prefixes evaluated at once."""
+REMEMBERED = 256
+"""Most laws of single prefixes that are kept; the least recently used goes first."""
+
+Tokens = tuple[int, ...]
+
+
+class HeldContext:
+    """Keys and values of one context under teacher and student, read by any number of noise vectors.
+
+    Args:
+        teacher: The teacher.
+        student: The student, of the same vocabulary.
+        ids: (N,) int64 context, N >= 1.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, teacher: Teacher, student: Student, ids: Tensor) -> None:
+        self.teacher, self.student, self.ids = teacher, student, ids
+        cache = KVCache()
+        first = teacher(ids[None].to(teacher.device), cache, read=1)[0, 0]
+        self._laws: OrderedDict[Tokens, tuple[Tensor, KVCache]] = OrderedDict()
+        self._root = (cdf(first), cache.branch())
+        self._student_cache = student.prefill(ids[None].to(student.device))
+
+    @property
+    def slots(self) -> int:
+        """K, the most slots that the student was trained on."""
+        return self.student.config.block
+
+    @torch.inference_mode()
+    def exact(self, u: Floats) -> tuple[Ints, Floats]:
+        """G*: noise (R, k) -> tokens (R, k) and the distance (R, k) of u from the nearest edge of its cell."""
+        noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.teacher.device)
+        tokens = torch.empty(noise.shape, dtype=torch.int64, device=noise.device)
+        edges = torch.empty_like(noise)
+        alone = len(u) == 1
+        prefixes = tokens.new_empty((1, 0))
+        node = tokens.new_zeros(len(u))  # the distinct prefix that each row has reached
+        branch = self._root[1]
+        for j in range(noise.shape[1]):
+            members = _members(node, len(prefixes))
+            branches = []
+            for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
+                if j == 0 or alone:
+                    laws, grown = self._law(tuple(prefixes[0].tolist()))
+                    laws = laws[None]
+                else:
+                    grown = branch.select(tile)
+                    laws = cdf(self.teacher(prefixes[tile, -1:], grown)[:, 0])
+                branches.append(grown)
+                for n, law in zip(tile.tolist(), laws, strict=True):
+                    at = members[n]
+                    tokens[at, j], edges[at, j] = chosen, edge = _choose(law, noise[at, j])
+                    if not alone and j and (edge < NEAR_EDGE).any():
+                        settled = self._law(tuple(prefixes[n].tolist()))[0]
+                        tokens[at, j], edges[at, j] = _choose(settled, noise[at, j])
+            children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
+            prefixes = torch.cat([prefixes[children[:, 0]], children[:, 1:]], dim=1)
+            branch = KVCache.join(branches).select(children[:, 0])
+        return tokens.cpu().numpy(), edges.cpu().numpy()
+
+    @torch.inference_mode()
+    def learned(self, u: Floats) -> tuple[Ints, Floats]:
+        """The student: noise (R, k) -> tokens (R, k) and logit margins (R, k), by argmax with no penalty."""
+        noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.student.device)
+        if len(u) == 1:
+            chosen, margin = self._learned_alone(noise[0])
+            return chosen[None].cpu().numpy(), margin[None].cpu().numpy()
+        tokens = torch.empty(noise.shape, dtype=torch.int64, device=noise.device)
+        margins = torch.empty_like(noise)
+        prefixes = noise.new_empty((1, 0))
+        node = tokens.new_zeros(len(u))
+        branch = self._student_cache.branch()
+        for j in range(noise.shape[1]):
+            children, node = torch.unique(
+                torch.stack([node.double(), noise[:, j]], 1), dim=0, return_inverse=True
+            )
+            parents = children[:, 0].long()
+            prefixes = torch.cat([prefixes[parents], children[:, 1:]], dim=1)
+            branches, chosen, margin = [], [], []
+            for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
+                grown = branch.select(parents[tile])
+                picked, gap = _argmax(self.student(None, prefixes[tile, -1:], grown, keep_noise=1)[:, 0])
+                branches.append(grown)
+                chosen.append(picked)
+                margin.append(gap)
+            picked, gap = torch.cat(chosen), torch.cat(margin)
+            for n in (gap < NEAR_TIE).nonzero()[:, 0].tolist():
+                alone = self._learned_alone(prefixes[n])
+                picked[n], gap[n] = alone[0][j], alone[1][j]
+            tokens[:, j], margins[:, j] = picked[node], gap[node]
+            if j + 1 < noise.shape[1]:
+                branch = KVCache.join(branches)
+        return tokens.cpu().numpy(), margins.cpu().numpy()
+
+    def _learned_alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """One noise vector (k,) in one pass over all K slots, the rest filled up: tokens (k,), margins (k,)."""
+        full = noise.new_full((1, self.slots), 0.5)
+        full[0, : len(noise)] = noise
+        chosen, margin = _argmax(self.student(None, full, self._student_cache.branch())[0])
+        return chosen[: len(noise)], margin[: len(noise)]
+
+    def _law(self, prefix: Tokens) -> tuple[Tensor, KVCache]:
+        """F (V,) after the context and one prefix, taken token by token in one row, and the branch it left."""
+        if not prefix:
+            return self._root
+        if prefix not in self._laws:
+            grown = self._law(prefix[:-1])[1].select(torch.zeros(1, dtype=torch.int64, device=self.teacher.device))
+            last = torch.tensor([prefix[-1:]], device=self.teacher.device)
+            self._laws[prefix] = cdf(self.teacher(last, grown)[0, 0]), grown
+            while len(self._laws) > REMEMBERED:
+                self._laws.popitem(last=False)
+        self._laws.move_to_end(prefix)
+        return self._laws[prefix]
+
+
+def _members(node: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The rows at each of `count` nodes."""
+    return node.argsort(stable=True).split(torch.bincount(node, minlength=count).tolist())
+
+
+def _choose(law: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens that u (m,) chooses under F (V,), and its distance from the nearest edge of the cell."""
+    tokens = invert(law, u)
+    below = torch.where(tokens > 0, law[(tokens - 1).clamp_min(0)], torch.zeros_like(u))
+    return tokens, torch.minimum(u - below, law[tokens] - u).clamp_min(0.0)
+
+
+def _argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest logit of (..., V) and its lead over the second."""
+    top = logits.topk(2, dim=-1)
+    return top.indices[..., 0], (top.values[..., 0] - top.values[..., 1]).double()

@@ -1,0 +1,171 @@
+"""The attention path of every model: queries over a list of key segments, and the cache that lists them.
+
+A *segment* is a stretch of keys and values. Its batch G may divide the batch B of the queries: then row r reads the
+keys of row r // (B / G), so a thousand noise vectors over one context share one copy of that context's keys. The same
+path serves a prompt, a decoding step, a sweep over noise and the training pass (one group of noise slots a position),
+whose cost is therefore linear in the number of slots: groups never attend to each other.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Segment:
+    """Keys and values (G, h, n, d) with what may be seen of them.
+
+    Args:
+        k: Keys.
+        v: Values.
+        causal: Query i of t sees keys 0 .. n - t + i only (the queries are the last t of the n).
+        visible: (B,) row r sees its first `visible[r]` keys only; None: all.
+    """
+
+    def __init__(self, k: Tensor, v: Tensor, causal: bool = False, visible: Tensor | None = None) -> None:
+        self.k, self.v, self.causal, self.visible = k, v, causal, visible
+
+    def hidden(self, queries: int) -> Tensor | None:
+        """What must not be seen: a bool mask that broadcasts to (B, 1, t, n), or None."""
+        n = self.k.shape[2]
+        keys = torch.arange(n, device=self.k.device)
+        if self.visible is not None:
+            return (keys >= self.visible[:, None])[:, None, None, :]
+        if self.causal and queries > 1:
+            last = torch.arange(n - queries, n, device=self.k.device)
+            return (keys > last[:, None])[None, None]
+        return None
+
+
+def attend(q: Tensor, segments: list[Segment]) -> Tensor:
+    """Softmax attention of q (B, h, t, d) over the keys of all segments together; (B, h, t, d).
+
+    The slow twin is `attend_reference`.
+    """
+    if len(segments) == 1 and segments[0].k.shape[0] == q.shape[0]:
+        only = segments[0]
+        if only.causal and only.k.shape[2] == q.shape[2]:
+            return F.scaled_dot_product_attention(q, only.k, only.v, is_causal=True)
+        hidden = only.hidden(q.shape[2])
+        return F.scaled_dot_product_attention(q, only.k, only.v, attn_mask=None if hidden is None else ~hidden)
+    q = q * q.shape[-1] ** -0.5
+    scores = []
+    for s in segments:
+        score = _per_group(q, s.k.transpose(2, 3))
+        hidden = s.hidden(q.shape[2])
+        scores.append(score if hidden is None else score.masked_fill(hidden, float("-inf")))
+    weights = torch.cat(scores, dim=-1).softmax(dim=-1).split([s.k.shape[2] for s in segments], dim=-1)
+    out = _per_group(weights[0], segments[0].v)
+    for w, s in zip(weights[1:], segments[1:], strict=True):
+        out = out + _per_group(w, s.v)
+    return out
+
+
+def _per_group(rows: Tensor, shared: Tensor) -> Tensor:
+    """Matrix products of rows (B, h, t, a) with shared (G, h, a, b), B = G * m, without copying the shared side."""
+    batch, heads, t, a = rows.shape
+    groups = shared.shape[0]
+    if groups == batch:
+        return rows @ shared
+    folded = rows.view(groups, batch // groups, heads, t, a).transpose(1, 2).reshape(groups, heads, -1, a)
+    out = (folded @ shared).view(groups, heads, batch // groups, t, -1)
+    return out.transpose(1, 2).reshape(batch, heads, t, -1)
+
+
+def attend_reference(q: Tensor, segments: list[Segment]) -> Tensor:
+    """`attend` written plainly: keys copied to every row, joined, masked."""
+    batch, t = q.shape[0], q.shape[2]
+    k = torch.cat([s.k.repeat_interleave(batch // s.k.shape[0], 0) for s in segments], dim=2)
+    v = torch.cat([s.v.repeat_interleave(batch // s.v.shape[0], 0) for s in segments], dim=2)
+    masks = []
+    for s in segments:
+        hidden, shape = s.hidden(t), (batch, 1, t, s.k.shape[2])
+        masks.append(torch.zeros(shape, dtype=torch.bool) if hidden is None else hidden.expand(shape))
+    scores = (q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5
+    return scores.masked_fill(torch.cat(masks, dim=-1).to(q.device), float("-inf")).softmax(dim=-1) @ v
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, layer by layer, and of what is tried on top of them.
+
+    A forward pass writes all its tokens and then keeps the first few (`commit`): the keys of noise tokens are read
+    within their block and overwritten by the next. `branch` starts rows that share this cache as their prefix.
+
+    Args:
+        prefix: The cache whose keys come before this one's. Its batch G divides this one's batch.
+        visible: (B,) int64, how many tokens of the prefix each row sees; None: all. Positions run on from there.
+        capacity: Room for so many tokens, allocated once (decoding loops). None: grow as needed (short blocks,
+            and training, where writing in place would break the gradient).
+    """
+
+    def __init__(
+        self, prefix: KVCache | None = None, visible: Tensor | None = None, capacity: int | None = None
+    ) -> None:
+        self.prefix, self.visible, self.capacity = prefix, visible, capacity
+        self.length = 0
+        self._layers: list[tuple[Tensor, Tensor]] = []
+
+    def positions(self, count: int, device: torch.device) -> Tensor:
+        """Positions of the next `count` tokens: (1, count), or (B, count) where rows see different prefixes."""
+        steps = torch.arange(self.length, self.length + count, device=device)[None]
+        if self.visible is not None:
+            return self.visible[:, None] + steps
+        return steps + (self.prefix.length if self.prefix is not None else 0)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
+        """Writes new keys and values (B, h, t, d) after the kept ones; returns all segments the queries may see."""
+        end = self.length + k.shape[2]
+        if self.capacity is not None:
+            if end > self.capacity:
+                raise ValueError(f"cache of {self.capacity} tokens asked to hold {end}")
+            if layer == len(self._layers):
+                shape = (*k.shape[:2], self.capacity, k.shape[3])
+                self._layers.append((k.new_zeros(shape), v.new_zeros(shape)))
+            held_k, held_v = self._layers[layer]
+            held_k[:, :, self.length : end] = k
+            held_v[:, :, self.length : end] = v
+            k, v = held_k[:, :, :end], held_v[:, :, :end]
+        else:
+            if layer == len(self._layers):
+                self._layers.append((k, v))
+            elif self.length:
+                held_k, held_v = self._layers[layer]
+                k = torch.cat([held_k[:, :, : self.length], k], dim=2)
+                v = torch.cat([held_v[:, :, : self.length], v], dim=2)
+            self._layers[layer] = (k, v)
+        own = Segment(k, v, causal=True)
+        return [own] if self.prefix is None else [self.prefix.as_segment(layer, self.visible), own]
+
+    def as_segment(self, layer: int, visible: Tensor | None) -> Segment:
+        """The kept tokens of one layer as a prefix."""
+        k, v = self._layers[layer]
+        return Segment(k[:, :, : self.length], v[:, :, : self.length], visible=visible)
+
+    def commit(self, count: int) -> None:
+        """Keeps the first `count` tokens of the last forward pass."""
+        self.length += count
+
+    def branch(self, visible: Tensor | None = None, capacity: int | None = None) -> KVCache:
+        """An empty cache whose rows (any multiple of this batch) continue this one."""
+        if self.prefix is not None:
+            raise ValueError("a branch cannot branch again")
+        return KVCache(self, visible, capacity)
+
+    def select(self, rows: Tensor) -> KVCache:
+        """Rows of a branch, repeated or dropped (R,): their own few tokens are copied, the shared prefix is not."""
+        if self.prefix is None or self.prefix._layers[0][0].shape[0] != 1:
+            raise ValueError("only rows over one shared prefix can be selected")
+        chosen = KVCache(self.prefix, None if self.visible is None else self.visible[rows])
+        chosen.length = self.length
+        chosen._layers = [(k[rows, :, : self.length], v[rows, :, : self.length]) for k, v in self._layers]
+        return chosen
+
+    @staticmethod
+    def join(parts: list[KVCache]) -> KVCache:
+        """The rows of several branches of one prefix as one branch."""
+        whole = KVCache(parts[0].prefix)
+        whole.length = parts[0].length
+        layers = zip(*(part._layers for part in parts), strict=True)
+        whole._layers = [(torch.cat([k for k, _ in rows]), torch.cat([v for _, v in rows])) for rows in layers]
+        return whole

@@ -1,0 +1,151 @@
+"""The one causal Transformer behind teacher, student and masked model (METHOD: pre-norm, rotary, untied head).
+
+Parameter names are those of the published checkpoints; B batch, T tokens, H width, h heads, d head width, V rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kfexplore.config import ModelConfig
+from kfexplore.models.attention import KVCache, Segment, attend
+
+
+class Embedding(nn.Module):
+    """Token vectors; the parameter is called `embedding` as in the published layout."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(rows, width) * 0.02)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.embedding)
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding, base 10000, rotate-half, over the whole head width."""
+
+    inv_freq: Tensor
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
+        self.register_buffer("inv_freq", 10000.0**-exponents)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (1 or B, 1, T, d/2) of positions (1 or B, T), float32."""
+        angles = positions[:, None, :, None].float() * self.inv_freq.float()
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns each pair (x_i, x_{i + d/2}) of x (B, h, T, d) by its angle."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP. With `cond_width`, shift, scale and gate come from the conditioning (adaLN)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.norm1 = nn.LayerNorm(width, bias=False)
+        self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        if config.cond_width:
+            self.adaLN_modulation = nn.Linear(config.cond_width, 6 * width)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        layer: int,
+        cache: KVCache | None,
+        cond: Tensor | None,
+    ) -> Tensor:
+        """x (B, T, H) -> (B, T, H); causal through `cache`, bidirectional without one."""
+        if cond is None:
+            x = x + self._attention(self.norm1(x), angles, layer, cache)
+            return x + self.mlp(self.norm2(x))
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(cond)[:, None].chunk(6, dim=-1)
+        x = x + gate1 * self._attention(self.norm1(x) * (1 + scale1) + shift1, angles, layer, cache)
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+    def _attention(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], layer: int, cache: KVCache | None
+    ) -> Tensor:
+        batch, count, width = x.shape
+        qkv = self.attn_qkv(x).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = rotate(qkv[0], *angles), rotate(qkv[1], *angles), qkv[2]
+        segments = [Segment(k, v)] if cache is None else cache.extend(layer, k, v)
+        return self.attn_out(attend(q, segments).transpose(1, 2).reshape(batch, count, width))
+
+
+class OutputLayer(nn.Module):
+    """Final norm and untied head with a learned bias."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(config.width, bias=False)
+        self.linear = nn.Linear(config.width, config.vocab_size)
+        if config.cond_width:
+            self.adaLN_modulation = nn.Linear(config.cond_width, 2 * config.width)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """(B, T, H) -> logits (B, T, V) in float32."""
+        x = self.norm_final(x)
+        if cond is not None:
+            shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, dim=-1)
+            x = x * (1 + scale) + shift
+        return self.linear(x).float()
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks, head: what all three kinds share."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_embed = Embedding(config.vocab_size, config.width)
+        self.rotary_emb = Rotary(config.width // config.heads)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
+        self.output_layer = OutputLayer(config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.vocab_embed.embedding.device
+
+    def run_blocks(
+        self, x: Tensor, cache: KVCache | None, keep: int = 0, cond: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (B, T, H) of embedded tokens x (B, T, H).
+
+        Args:
+            x: Embedded tokens that follow what `cache` holds.
+            cache: Read and extended; None for bidirectional attention over x alone.
+            keep: How many of the T tokens the cache keeps afterwards.
+            cond: (B, C) conditioning of the masked model.
+        """
+        count = x.shape[1]
+        if cache is None:
+            positions = torch.arange(count, device=x.device)[None]
+        else:
+            positions = cache.positions(count, x.device)
+        angles = self.rotary_emb(positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, angles, layer, cache, cond)
+        if cache is not None:
+            cache.commit(keep)
+        return x
+
+    def prefill(self, ids: Tensor, capacity: int | None = None) -> KVCache:
+        """The cache of a context ids (B, N), without reading the head."""
+        cache = KVCache(capacity=capacity)
+        self.run_blocks(self.vocab_embed(ids), cache, keep=ids.shape[1])
+        return cache

@@ -1,0 +1,112 @@
+"""The push-forward student: K uniform noise variables to K tokens in one pass (paper, section 3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kfexplore.config import ModelConfig
+from kfexplore.models.attention import KVCache
+from kfexplore.models.layers import Backbone
+from kfexplore.models.teacher import MASK_LOGIT
+
+
+class NoiseEncoder(nn.Module):
+    """A noise variable u in [0, 1) and a temperature tau to one input vector.
+
+    Features of s: cos(2 pi s f_i), sin(2 pi s f_i) with f_i = 10000^(-i / half), half = H / 2, in float64.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.half = width // 2
+        self.combined_proj = nn.Linear(2 * width, width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def features(self, s: Tensor) -> Tensor:
+        """(...) float64 -> (..., H) in the dtype of the weights."""
+        steps = torch.arange(self.half, dtype=torch.float64, device=s.device)
+        angles = 2 * math.pi * s[..., None] * 10000.0 ** (-steps / self.half)
+        return torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.combined_proj.weight.dtype)
+
+    def forward(self, noise: Tensor, tau: float = 1.0) -> Tensor:
+        """noise (B, k) in [0, 1) -> (B, k, H)."""
+        noise = noise.double()
+        both = torch.cat([self.features(noise), self.features(torch.full_like(noise, tau))], dim=-1)
+        x = self.combined_proj(both)
+        return x + self.mlp(self.norm(x))
+
+
+class Student(Backbone):
+    """Backbone plus noise encoder. Logits are read at the noise positions; the map is their argmax."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.noise_encoder = NoiseEncoder(config.width)
+
+    def forward(
+        self,
+        tokens: Tensor | None,
+        noise: Tensor,
+        cache: KVCache,
+        tau: float = 1.0,
+        keep_noise: int = 0,
+    ) -> Tensor:
+        """One pass over the tokens just chosen and k fresh noise slots.
+
+        Args:
+            tokens: (B, t) chosen tokens to append, which the cache keeps; None for none.
+            noise: (B, k) in [0, 1).
+            cache: What came before.
+            tau: Temperature given to the noise encoder; 1 in all published results.
+            keep_noise: Noise slots that the cache keeps too (only without `tokens`): a sweep of slot j reuses
+                those before j, by causality.
+
+        Returns:
+            Logits of the k slots (B, k, V), float32.
+        """
+        x = self.noise_encoder(noise, tau)
+        kept = keep_noise
+        if tokens is not None:
+            x = torch.cat([self.vocab_embed(tokens), x], dim=1)
+            kept = tokens.shape[1]
+        logits = self.output_layer(self.run_blocks(x, cache, keep=kept)[:, -noise.shape[1] :])
+        logits[..., self.config.mask_id] = MASK_LOGIT
+        return logits
+
+    def block_logits(self, ids: Tensor, noise: Tensor, tau: float = 1.0) -> Tensor:
+        """Logits of one block without any cache kept: ids (B, N), noise (B, k) -> (B, k, V) float32."""
+        return self(ids, noise, KVCache(), tau)
+
+    def group_logits(
+        self,
+        ids: Tensor,
+        noise: Tensor,
+        ends: Tensor,
+        tau: float = 1.0,
+        given: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """The training pass: a block of noise slots after many prefixes of each context at once (paper, section 3).
+
+        Group g of row b sees the first ends[b, g] tokens of its context and its own slots, no other group, so the
+        cost is linear in the number of slots.
+
+        Args:
+            ids: (B, N) contexts.
+            noise: (B, G, k) in [0, 1).
+            ends: (B, G) int64, 1 .. N: tokens of the context that each group sees.
+            tau: Temperature.
+            given: (B, G, t) tokens placed between the prefix and the noise (second round of self-forcing).
+            cache: The prefilled context, where it is held already.
+
+        Returns:
+            (B, G, k, V) float32.
+        """
+        cache = self.prefill(ids) if cache is None else cache
+        rows = cache.branch(visible=ends.flatten())
+        tokens = None if given is None else given.flatten(0, 1)
+        return self(tokens, noise.flatten(0, 1), rows, tau).unflatten(0, ends.shape)

@@ -1,0 +1,75 @@
+"""The only place that draws random numbers, each keyed by what it is for.
+
+The noise of a token depends on (seed, sample, position) alone, so it does not change with the batch around it, the
+order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kfexplore.errors import KfError
+
+Array = npt.NDArray[np.float64]
+
+
+def uniform(seed: int, samples: Sequence[int], start: int, count: int) -> Array:
+    """Noise of positions start .. start + count - 1 of some samples.
+
+    Args:
+        seed: Any non-negative integer below 2^64.
+        samples: B sample numbers; a sample's noise is the same in every batch.
+        start: First position.
+        count: Number of positions.
+
+    Returns:
+        (B, count) float64 in [0, 1).
+    """
+    if not 0 <= seed < 2**64:
+        raise KfError(f"seed is {seed}.", "a whole number from 0 to 2^64 - 1")
+    rows = [np.random.Philox(key=[seed, sample]).random_raw(start + count)[start:] for sample in samples]
+    bits = np.array(rows, dtype=np.uint64).reshape(len(samples), count)
+    return (bits >> np.uint64(40)).astype(np.float64) * 2.0**-24
+
+
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """A generator of its own for one purpose, such as one training step: the same key draws the same numbers."""
+    return np.random.default_rng([seed, *key])
+
+
+def load(path: Path) -> Array:
+    """Noise (steps, B, k) of a .npy file.
+
+    Raises:
+        KfError: the file is missing, is no array of numbers, has another shape, or values outside [0, 1).
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise KfError(f"Noise file {path} cannot be read: {error}.", "a .npy file of shape (steps, B, k)") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 3:
+        raise KfError(f"Noise file {path} has no array of three axes.", "shape (steps, B, k)")
+    return checked(values)
+
+
+def checked(values: object, slots: int | None = None) -> Array:
+    """Noise that a person or a file gave, as float64 in [0, 1).
+
+    Raises:
+        KfError: not numbers, not in [0, 1), or not `slots` of them along the last axis.
+    """
+    try:
+        u = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise KfError(f"Noise {values!r} is not a list of numbers.", "numbers from 0 up to, not including, 1") from None
+    if slots is not None and (u.ndim == 0 or u.shape[-1] != slots):
+        count = u.shape[-1] if u.ndim else 1
+        raise KfError(f"{count} noise values were given for {slots} slots.", f"{slots} numbers, one a slot")
+    outside = u[~((u >= 0) & (u < 1))]
+    if outside.size:
+        raise KfError(f"Noise value {outside.flat[0]} is outside [0, 1).", "numbers from 0 up to, not including, 1")
+    return u

@@ -1,0 +1,145 @@
+"""A teacher and its push-forward student, their tokenizer, and both maps of the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kfexplore import noise as noises
+from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, token_texts
+from kfexplore.errors import KfError
+from kfexplore.maps import HeldContext, block
+from kfexplore.models import MaskedModel, Student, Teacher
+from kfexplore.results import Block
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher, its student, and where there are any, a masked model and a tokenizer."""
+
+    teacher: Teacher
+    student: Student
+    masked: MaskedModel | None = None
+    tokenizer: AnyTokenizer | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def block(self, ids: Tensor | npt.ArrayLike, noise: Tensor | npt.ArrayLike) -> Block:
+        """The K tokens that noise gives after each context, exact (G*) and learned.
+
+        Each row's answer is that of the row alone: it does not depend on the others.
+
+        Args:
+            ids: (B, N) int64 contexts.
+            noise: (B, k) in [0, 1), 1 <= k <= K.
+
+        Returns:
+            Integer arrays `student` and `teacher` (B, k), the student's logit `margins` (B, k) and the `edges` (B, k),
+            the distance of each u from the edge of its exact cell.
+
+        Raises:
+            KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K.
+        """
+        contexts, u = np.asarray(ids), noises.checked(noise)
+        if contexts.ndim != 2 or u.ndim != 2 or len(contexts) != len(u) or not len(u):
+            raise KfError(
+                f"ids have shape {contexts.shape} and noise {u.shape}.", "(B, N) and (B, k), with one B of at least 1"
+            )
+        distinct, member = np.unique(contexts, axis=0, return_inverse=True)
+        rows = [np.flatnonzero(member.ravel() == n) for n in range(len(distinct))]
+        parts = [
+            block(self.hold(context.tolist()), u[at]) for context, at in zip(distinct, rows, strict=True)
+        ]
+        return Block.join(parts).take(np.argsort(np.concatenate(rows)))
+
+    def hold(self, ids: list[int]) -> HeldContext:
+        """One context (N token ids), prefilled in both models, for sweeps, grids and blocks."""
+        self.check_ids(ids)
+        return HeldContext(self.teacher, self.student, torch.tensor(ids))
+
+    def check_ids(self, ids: list[int]) -> None:
+        """Raises KfError unless ids are a context that the pair can read with a block after it."""
+        config = self.teacher.config
+        if not ids:
+            raise KfError("The prompt is empty.", "at least one token")
+        bad = [i for i in ids if not 0 <= i < config.vocab_size]
+        if bad:
+            raise KfError(f"Token id {bad[0]} is not in the vocabulary.", f"0 to {config.vocab_size - 1}")
+        if len(ids) > self.room:
+            raise KfError(f"The prompt has {len(ids)} tokens.", f"1 to {self.room} for this pair")
+
+    @property
+    def room(self) -> int:
+        """The longest context, in tokens, that leaves room for a block."""
+        return self.student.config.context - self.student.config.block
+
+    def encode(self, text: str) -> tuple[list[int], int]:
+        """Token ids of a prompt, and how many of its first tokens were cut to fit the context.
+
+        Raises:
+            KfError: the prompt is empty, or the pair has no tokenizer.
+        """
+        if not text:
+            raise KfError("The prompt is empty.", "at least one token")
+        ids = encode_ids(self.need_tokenizer(), text)
+        cut = max(0, len(ids) - self.room)
+        return ids[cut:], cut
+
+    def texts(self, ids: list[int]) -> list[str]:
+        """Each token's own text; [] where the pair has no tokenizer."""
+        return token_texts(self.tokenizer, ids) if self.tokenizer is not None else []
+
+    def need_tokenizer(self) -> AnyTokenizer:
+        """The tokenizer, or a KfError that says how to do without."""
+        if self.tokenizer is None:
+            raise KfError("This pair has no tokenizer.", "token ids (--token-ids 1,2,3) instead of text")
+        return self.tokenizer
+
+
+def load_pair(name_or_folder: str | Path = "tales", device: str | torch.device | None = None) -> Pair:
+    """Loads a named pair (`tales` is bundled; `owt`, `lm1b` come from the hub on first use) or a folder.
+
+    Raises:
+        KfError: an unknown name, files that are missing or unreadable, models or tokenizer that do not fit together.
+    """
+    parts = pair_parts(name_or_folder)
+    masked = _load(parts.masked, MaskedModel, device) if parts.masked else None
+    tokenizer = load_tokenizer(parts.tokenizer) if parts.tokenizer else None
+    return _checked(
+        _load(parts.teacher, Teacher, device), _load(parts.student, Student, device), masked, tokenizer, parts.info
+    )
+
+
+def pair_from_files(
+    teacher: str | Path, student: str | Path, tokenizer: str | Path | None = None, device: str | None = None
+) -> Pair:
+    """A pair of any two checkpoints that fit together.
+
+    Raises:
+        KfError: as `load_pair`.
+    """
+    loaded = load_tokenizer(tokenizer) if tokenizer else None
+    info = {"name": f"{Path(teacher).stem} and {Path(student).stem}"}
+    return _checked(_load(teacher, Teacher, device), _load(student, Student, device), None, loaded, info)
+
+
+def _load(path: str | Path, cls: type[Any], device: str | torch.device | None) -> Any:
+    kinds = {Teacher: "teacher", Student: "student", MaskedModel: "masked"}
+    return load_model(path, device=device, kind=kinds[cls])
+
+
+def _checked(
+    teacher: Teacher,
+    student: Student,
+    masked: MaskedModel | None,
+    tokenizer: AnyTokenizer | None,
+    info: dict[str, Any],
+) -> Pair:
+    check_pair(teacher.config, student.config, tokenizer)
+    return Pair(teacher, student, masked, tokenizer, info)

@@ -1,0 +1,165 @@
+"""What the page asks of the models: pairs loaded once, contexts held, tables and points as JSON.
+
+Replies carry arrays as base64 little-endian strings: large lists in JSON are slow on both sides.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kfexplore.errors import KfError
+
+if TYPE_CHECKING:
+    from kfexplore.maps import HeldContext
+    from kfexplore.pair import Pair
+
+HELD = 16
+"""Contexts kept ready; the least recently used goes first."""
+MAX_PROMPT = 20_000
+"""Characters of a prompt; a longer one is refused before it is tokenized."""
+
+Json = dict[str, Any]
+
+
+class Explorer:
+    """Answers the scrub page. Heavy work (tables, grids) is done one at a time; points are not kept waiting by it.
+
+    Args:
+        loaders: Name of each pair on offer -> how to load it; loaded on first use and kept.
+    """
+
+    def __init__(self, loaders: Mapping[str, Callable[[], Pair]]) -> None:
+        self.loaders = dict(loaders)
+        self._pairs: dict[str, Pair] = {}
+        self._held: OrderedDict[tuple[str, str], tuple[HeldContext, int]] = OrderedDict()
+        self._loading, self._holding, self._heavy = threading.Lock(), threading.Lock(), threading.Lock()
+
+    def pair(self, name: str) -> Pair:
+        """The pair of that name, loaded if it is not yet."""
+        if name not in self.loaders:
+            raise KfError(f"There is no pair {name!r}.", ", ".join(self.loaders))
+        with self._loading:
+            if name not in self._pairs:
+                self._pairs[name] = self.loaders[name]()
+        return self._pairs[name]
+
+    def tables(self, request: Json) -> Json:
+        """What every slot becomes as each slider moves, the others held where `u` says.
+
+        Args:
+            request: seq, pair, prompt, k (None: the trained K), u (None: the middle), resolution.
+        """
+        return self._answer(request, self._tables)
+
+    def point(self, request: Json) -> Json:
+        """Both maps at exactly `u`; request: seq, pair, prompt, u."""
+        return self._answer(request, self._point)
+
+    def grid(self, request: Json) -> Json:
+        """A section over two sliders; request: seq, pair, prompt, u, slots (i < j), resolution."""
+        return self._answer(request, self._grid)
+
+    def _answer(self, request: Json, question: Callable[[Json], Json]) -> Json:
+        start = time.perf_counter()
+        seq = request.get("seq") if isinstance(request, dict) else None
+        try:
+            reply = question(request)
+        except KfError as error:
+            return {"ok": False, "seq": seq, "failed": error.failed, "valid": error.valid, "run": error.run}
+        return {"ok": True, "seq": seq, **reply, "seconds": time.perf_counter() - start}
+
+    def _context(self, request: Json) -> tuple[Pair, HeldContext, int]:
+        name, prompt = str(request.get("pair")), str(request.get("prompt") or "")
+        if len(prompt) > MAX_PROMPT:
+            raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")
+        pair, key = self.pair(name), (name, prompt)
+        with self._holding:
+            if key not in self._held:
+                ids, cut = pair.encode(prompt)
+                self._held[key] = pair.hold(ids), cut
+                while len(self._held) > HELD:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(key)
+            return pair, *self._held[key]
+
+    def _tables(self, request: Json) -> Json:
+        from kfexplore.maps import sweeps
+
+        pair, context, cut = self._context(request)
+        k = int(request.get("k") or context.slots)
+        u = request.get("u") or [0.5] * k
+        resolution = int(request.get("resolution") or 512)
+        point = self._point({**request, "u": u})
+        with self._heavy:
+            moved = sweeps(context, u, list(range(len(u))), resolution)
+        teacher = np.stack([s.block.teacher for s in moved])
+        student = np.stack([s.block.student for s in moved])
+        prompt_ids = context.ids.tolist()
+        return {
+            "pair": request["pair"],
+            "prompt": request["prompt"],
+            "prompt_tokens": [list(item) for item in zip(prompt_ids, pair.texts(prompt_ids), strict=True)],
+            "note": f"The first {cut} tokens of the prompt were cut to fit the context." if cut else "",
+            "k": len(u),
+            "k_max": context.slots,
+            "resolution": resolution,
+            "u": list(u),
+            "teacher": _packed(teacher, "<u2"),
+            "student": _packed(student, "<u2"),
+            "margin": _packed(np.stack([s.block.margins for s in moved]), "<f4"),
+            "edge": _packed(np.stack([s.block.edges for s in moved]), "<f4"),
+            "point": {name: point[name] for name in ("teacher", "student", "margin", "edge")},
+            "texts": point["texts"] | _texts(pair, teacher, student),
+            "device": pair.student.device.type,
+            "dtype": "float32",
+            "stored": False,
+        }
+
+    def _point(self, request: Json) -> Json:
+        from kfexplore.maps import block
+
+        pair, context, _ = self._context(request)
+        answer = block(context, request.get("u"))  # type: ignore[arg-type]
+        return {
+            "u": answer.u[0].tolist(),
+            "teacher": answer.teacher[0].tolist(),
+            "student": answer.student[0].tolist(),
+            "margin": answer.margins[0].tolist(),
+            "edge": answer.edges[0].tolist(),
+            "texts": _texts(pair, answer.teacher, answer.student),
+        }
+
+    def _grid(self, request: Json) -> Json:
+        from kfexplore.maps import grid
+
+        pair, context, _ = self._context(request)
+        i, j = request["slots"]
+        resolution = int(request.get("resolution") or 128)
+        with self._heavy:
+            section = grid(context, request["u"], (int(i), int(j)), resolution)
+        return {
+            "slots": [i, j],
+            "resolution": resolution,
+            "u": request["u"],
+            "teacher": _packed(section.teacher, "<u2"),
+            "student": _packed(section.student, "<u2"),
+            "agreement": section.agreement,
+            "texts": _texts(pair, section.teacher, section.student),
+        }
+
+
+def _packed(values: npt.NDArray[Any], dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
+
+
+def _texts(pair: Pair, *tokens: npt.NDArray[np.int64]) -> dict[str, str]:
+    ids = np.unique(np.concatenate([t.ravel() for t in tokens])).tolist()
+    return dict(zip(map(str, ids), pair.texts(ids), strict=True))
