@@ -22,9 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bench = typer.Typer(help="Timing, as JSON.", no_args_is_help=True)
-train = typer.Typer(help="Train a tokenizer, a teacher, a student.", no_args_is_help=True)
+train = typer.Typer(help="Train a pair.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
+export = typer.Typer(help="Write files that the app or others use.", no_args_is_help=True)
+app.add_typer(export, name="export")
 
 PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, or a folder.")]
 TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
@@ -74,7 +76,12 @@ def map_command(
     ids = _context(chosen, prompt, token_ids)
     block = chosen.block([ids], [_numbers(noise, float, "--noise")])
     exact, learned = block.teacher[0].tolist(), block.student[0].tolist()
-    result = {"student": learned, "teacher": exact, "margins": block.margins[0].tolist(), "edges": block.edges[0].tolist()}
+    result = {
+        "student": learned,
+        "teacher": exact,
+        "margins": block.margins[0].tolist(),
+        "edges": block.edges[0].tolist(),
+    }
     if chosen.tokenizer is not None:
         result |= {"student_text": chosen.texts(learned), "teacher_text": chosen.texts(exact)}
     if as_json:
@@ -102,7 +109,8 @@ def generate(
         Path | None, typer.Option(help="(steps, B, k) float32 .npy; row s is used at step s.")
     ] = None,
     freq_penalty: Annotated[
-        float, typer.Option("--freq-penalty", "--freq_penalty", help="pflm: argmax of logits - penalty x counts.")
+        float,
+        typer.Option("--freq-penalty", "--freq_penalty", help="pflm: argmax of logits - penalty x counts."),
     ] = 0.0,
     k: Annotated[int | None, typer.Option("--k", "--K", help="pflm: tokens a pass; by default all trained.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
@@ -120,8 +128,13 @@ def generate(
     kinds: dict[str, Kind] = {"ar": "teacher", "pflm": "student"}
     if model not in kinds:
         raise KfError(f"There is no model {model!r}.", "ar or pflm")
-    both = None if ckpt_path else _pair(pair, teacher, student, device)
-    network: Any = getattr(both, kinds[model]) if both else load_model(ckpt_path, device=device, kind=kinds[model])
+    both: Pair | None = None
+    network: Any
+    if ckpt_path is not None:
+        network = load_model(ckpt_path, device=device, kind=kinds[model])
+    else:
+        both = _pair(pair, teacher, student, device)
+        network = getattr(both, kinds[model])
     slots = 1 if model == "ar" else decoding.checked_slots(network, k)
     ids = _context(both, prompt, token_ids)
     if noise_file:
@@ -138,6 +151,87 @@ def generate(
     for row in texts or rows:
         print(row)
     print(f"[{result.nfe} passes, {result.seconds:.2f} s]", file=sys.stderr)
+
+
+@app.command("eval")
+def eval_command(
+    pair: Annotated[str, typer.Argument(help="tales, owt, lm1b, or a folder.")],
+    text: Annotated[Path, typer.Option(help="A text file or a folder of .txt files, not trained on.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Where MODEL_CARD.md goes.")] = None,
+    windows: Annotated[int, typer.Option(help="Stretches of text.")] = 64,
+    seed: Annotated[int, typer.Option(help="Keys prefixes and noise.")] = 0,
+    device: DeviceOption = None,
+) -> None:
+    """How often the student gives the exact token, by slot and by block, on a text."""
+    from kfexplore.evaluate.agreement import agreement, read_text
+    from kfexplore.evaluate.card import model_card
+    from kfexplore.pair import load_pair
+
+    chosen = load_pair(pair, device=device)
+    measured = agreement(chosen, read_text(text), windows=windows, seed=seed)
+    shares = "  ".join(f"{share:.1%}" for share in measured.agreement_by_slot)
+    print(f"teacher: {measured.teacher_nll:.3f} nats a token")
+    print(f"agreement by slot: {shares}, block: {measured.agreement_block:.1%}")
+    if json_file:
+        _write(json_file, json.dumps({"pair": pair, "text": text.name, **measured.as_json()}, indent=2) + "\n")
+    if card:
+        _write(card, model_card(chosen, measured, text.name))
+
+
+@bench.command("scrub")
+def bench_scrub_command(
+    pair: PairOption = None,
+    size: Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens of the context.")] = 64,
+    page: Annotated[bool, typer.Option(help="Also the app in a headless Chromium (needs playwright).")] = False,
+    repeats: Annotated[int, typer.Option(help="Timed repeats.")] = 5,
+    device: DeviceOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
+) -> None:
+    """Times what dragging a slider asks for: a context held, blocks, and with --pair sweeps and grids."""
+    from kfexplore.bench.page import bench_page
+    from kfexplore.bench.scrub import bench_scrub, random_pair
+
+    chosen = random_pair(size, device) if size else _pair(pair, None, None, device)
+    result = bench_scrub(chosen, context, repeats, tables=size is None)
+    if page:
+        result["rows"] += bench_page()
+    document = json.dumps(result, indent=2)
+    if json_file:
+        _write(json_file, document + "\n")
+    print(document)
+
+
+@train.command("tales")
+def train_tales_command(
+    corpus: Annotated[Path, typer.Argument(help="Folder of plain texts, one a book.")],
+    out: Annotated[Path, typer.Option(help="Work folder; run again, it goes on where it stopped.")] = Path(
+        "runs/tales"
+    ),
+) -> None:
+    """Train the bundled pair from a folder of books: tokenizer, teacher, students of 1, 2 and 4 slots."""
+    from kfexplore.training.recipes import train_tales
+
+    train_tales(corpus, out)
+
+
+@export.command("first-screen")
+def export_first_screen_command() -> None:
+    """Store what the app draws at once, beside the bundled pair; run it after the weights change."""
+    from kfexplore.checkpoints.registry import bundled_folder
+    from kfexplore.ui.app import FIRST_SCREEN, fresh_first_payload, make_explorer
+
+    payload = fresh_first_payload(*make_explorer("tales"))
+    _write(bundled_folder("tales") / FIRST_SCREEN, json.dumps(payload) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KfError(f"{path} cannot be written: {error}.", "a file in a folder you may write to") from None
 
 
 def _pair(name: str | None, teacher: Path | None, student: Path | None, device: str | None) -> Pair:

@@ -28,9 +28,7 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     missing = [
         name
         for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise KfError(f"{cls.__name__} lacks {', '.join(missing)}.")

@@ -14,6 +14,7 @@ from torch import Tensor
 from kfexplore import noise as noises
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, token_texts
+from kfexplore.config import Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import HeldContext, block
 from kfexplore.models import MaskedModel, Student, Teacher
@@ -49,13 +50,12 @@ class Pair:
         contexts, u = np.asarray(ids), noises.checked(noise)
         if contexts.ndim != 2 or u.ndim != 2 or len(contexts) != len(u) or not len(u):
             raise KfError(
-                f"ids have shape {contexts.shape} and noise {u.shape}.", "(B, N) and (B, k), with one B of at least 1"
+                f"ids have shape {contexts.shape} and noise {u.shape}.",
+                "(B, N) and (B, k), with one B of at least 1",
             )
         distinct, member = np.unique(contexts, axis=0, return_inverse=True)
         rows = [np.flatnonzero(member.ravel() == n) for n in range(len(distinct))]
-        parts = [
-            block(self.hold(context.tolist()), u[at]) for context, at in zip(distinct, rows, strict=True)
-        ]
+        parts = [block(self.hold(context.tolist()), u[at]) for context, at in zip(distinct, rows, strict=True)]
         return Block.join(parts).take(np.argsort(np.concatenate(rows)))
 
     def hold(self, ids: list[int]) -> HeldContext:
@@ -112,7 +112,11 @@ def load_pair(name_or_folder: str | Path = "tales", device: str | torch.device |
     masked = _load(parts.masked, MaskedModel, device) if parts.masked else None
     tokenizer = load_tokenizer(parts.tokenizer) if parts.tokenizer else None
     return _checked(
-        _load(parts.teacher, Teacher, device), _load(parts.student, Student, device), masked, tokenizer, parts.info
+        _load(parts.teacher, Teacher, device),
+        _load(parts.student, Student, device),
+        masked,
+        tokenizer,
+        parts.info,
     )
 
 
@@ -130,7 +134,7 @@ def pair_from_files(
 
 
 def _load(path: str | Path, cls: type[Any], device: str | torch.device | None) -> Any:
-    kinds = {Teacher: "teacher", Student: "student", MaskedModel: "masked"}
+    kinds: dict[type[Any], Kind] = {Teacher: "teacher", Student: "student", MaskedModel: "masked"}
     return load_model(path, device=device, kind=kinds[cls])
 
 

@@ -82,9 +82,7 @@ class Sweep:
         tokens = getattr(self.block, which)[:, self.slot if slot is None else slot]
         starts = np.flatnonzero(np.diff(tokens, prepend=-1))
         stops = np.append(starts[1:], len(tokens))
-        return [
-            Band(int(tokens[a]), a / len(tokens), b / len(tokens)) for a, b in zip(starts, stops, strict=True)
-        ]
+        return [Band(int(tokens[a]), a / len(tokens), b / len(tokens)) for a, b in zip(starts, stops, strict=True)]
 
 
 @dataclass(frozen=True)

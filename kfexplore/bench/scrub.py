@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from kfexplore import noise
 from kfexplore.config import ModelConfig
-from kfexplore.maps import HeldContext, block, grid, sweeps
+from kfexplore.errors import KfError
+from kfexplore.maps import block, grid, sweeps
 from kfexplore.models import Student, Teacher, build
 from kfexplore.pair import Pair
+
+Job = tuple[str, dict[str, Any], Callable[[], object]]
 
 SIZES = {"owt": (50258, 768, 12, 12, 50257, 1024), "lm1b": (30522, 768, 12, 12, 103, 128)}
 """Rows, width, depth, heads, mask id and context of the published models."""
@@ -36,48 +40,61 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def random_models(size: str) -> tuple[Teacher, Student]:
-    """Teacher and student of a published size with random weights."""
+def random_pair(size: str, device: str | None = None) -> Pair:
+    """Teacher and student of a published size (`SIZES`) with random weights and no tokenizer."""
+    if size not in SIZES:
+        raise KfError(f"There is no size {size!r}.", ", ".join(SIZES))
     rows, width, depth, heads, mask, context = SIZES[size]
-    shape = {"vocab_size": rows, "width": width, "depth": depth, "heads": heads, "mask_id": mask, "context": context}
-    teacher, student = build(ModelConfig("teacher", **shape)), build(ModelConfig("student", **shape, block=4))
-    assert isinstance(teacher, Teacher)
-    assert isinstance(student, Student)
-    return teacher.eval(), student.eval()
+    shape = ModelConfig("teacher", rows, width, depth, heads, mask, context)
+    student = dataclasses.replace(shape, kind="student", block=4)
+    models = [build(config).to(device or "cpu").eval().requires_grad_(False) for config in (shape, student)]
+    return Pair(cast(Teacher, models[0]), cast(Student, models[1]), info={"name": f"random weights, size {size}"})
 
 
-def bench_scrub(pair: Pair, ids: list[int], repeats: int = 5) -> dict[str, Any]:
+def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: bool = True) -> dict[str, Any]:
     """Times what one person's dragging asks of the models, after one warm-up each.
 
     Args:
         pair: Teacher and student.
-        ids: The context.
+        context_length: Tokens of the context, drawn at random.
+        tables: Also sweeps and grids (minutes on a CPU at the published sizes); needs K of at least 2.
         repeats: Timed repeats; median, least and largest are reported.
 
     Returns:
         The document of `kfexplore bench scrub`: environment, and `rows` with every setting.
     """
+    ids = noise.generator(0).integers(0, pair.teacher.config.mask_id, size=context_length).tolist()
     points = noise.uniform(0, range(1000), 0, pair.student.config.block)
     fresh = iter(points)
     context = pair.hold(ids)
     slots = list(range(context.slots))
-    pairwise = (0, 1) if context.slots > 1 else None
-    jobs: list[tuple[str, dict[str, Any], Callable[[], object]]] = [
+    jobs: list[Job] = [
         ("hold", {}, lambda: pair.hold(ids)),
         ("block", {}, lambda: block(context, next(fresh))),
-        ("sweeps", {"resolution": 256}, lambda: sweeps(pair.hold(ids), points[0], slots, 256)),
-        ("sweeps", {"resolution": 512}, lambda: sweeps(pair.hold(ids), points[0], slots, 512)),
     ]
-    if pairwise:
+    if tables:
         side = (np.arange(128) + 0.5) / 128
         square = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
         jobs += [
+            ("sweeps", {"resolution": 256}, lambda: sweeps(context, points[0], slots, 256)),
+            ("sweeps", {"resolution": 512}, lambda: sweeps(context, points[0], slots, 512)),
             ("grid_student", {"resolution": 128}, lambda: context.learned(square)),
-            ("grid", {"resolution": 128}, lambda: grid(context, points[0], pairwise, 128)),
+            ("grid", {"resolution": 128}, lambda: grid(context, points[0], (0, 1), 128)),
         ]
     rows = [_timed(name, settings, job, repeats) for name, settings, job in jobs]
-    shape = {"context": len(ids), "k": context.slots, "width": pair.student.config.width, "depth": pair.student.config.depth}
-    return {"bench": "scrub", **environment(pair.student.device), "pair": pair.info.get("name"), **shape, "rows": rows}
+    shape = {
+        "context": len(ids),
+        "k": context.slots,
+        "width": pair.student.config.width,
+        "depth": pair.student.config.depth,
+    }
+    return {
+        "bench": "scrub",
+        **environment(pair.student.device),
+        "pair": pair.info.get("name"),
+        **shape,
+        "rows": rows,
+    }
 
 
 def _timed(name: str, settings: dict[str, Any], job: Callable[[], object], repeats: int) -> dict[str, Any]:

@@ -1,28 +1,25 @@
 """Reads a pickle as a description of data: nothing that it names is imported, called or built.
 
-Python's unpickler imports what a file names and calls it. A published checkpoint needs none of that: it is a few
-tensors in dictionaries, with training state around them. So this is a small machine over the opcodes that
-`pickletools` decodes. Its values are plain Python data (None, numbers, strings, lists, tuples, dictionaries) and four
-inert records: a `Name` that is never looked up, a `StorageRef` and a `TensorRef` that hold numbers of no account until
-they are checked, and a `Placeholder` for whatever else the file would have built.
-
-Rule for what a file may name:
-
-- the few names that state dictionaries consist of (`_REBUILT`, `STORAGES`) are understood;
-- a name under `_REFUSED` (operating system, interpreter, import, network, loaders), or that reaches there by its parts
-  (`_REFUSED_PARTS`, `_REFUSED_CALLS`, `__dunders__`), has no place in a checkpoint: the file is refused, even if the
-  name is never called;
-- any other class or function is taken for training state: it becomes a placeholder, and so does its result.
+Python's unpickler imports what a file names and calls it. A published checkpoint needs none of that: it is a
+few tensors in dictionaries, with training state around them. So this is a small machine over the opcodes that
+`pickletools` decodes. Its values are plain Python data (None, numbers, strings, lists, tuples, dictionaries)
+and four inert records: a `Name` that is never looked up, a `StorageRef` and a `TensorRef` that hold numbers
+of no account until they are checked, and a `Placeholder` for whatever else the file would have built.
+What a file may name is in `names`.
 """
 
 from __future__ import annotations
 
+import io
+import mmap
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
+
+from kfexplore.checkpoints.names import GETATTR, is_plain_attribute, is_refused
 
 MAX_OPERATIONS = 5_000_000
 """A checkpoint of a hundred layers with its optimizer has some 100,000; the limit bounds time and memory."""
@@ -47,39 +44,6 @@ STORAGES = {
 _TENSOR = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 _PARAMETER = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _REBUILT = _TENSOR | _PARAMETER | {"collections.OrderedDict"}
-
-_REFUSED = frozenset(
-    """
-    os posix posixpath nt ntpath sys builtins __builtin__ operator _operator importlib _frozen_importlib
-    _frozen_importlib_external imp runpy pkgutil zipimport subprocess _posixsubprocess pty commands popen2
-    multiprocessing concurrent threading _thread asyncio signal socket _socket socketserver ssl http urllib urllib2
-    httpx requests aiohttp ftplib smtplib telnetlib xmlrpc webbrowser shutil tempfile glob fileinput io _io mmap
-    fcntl ctypes _ctypes cffi pickle _pickle cPickle copyreg copy_reg dill cloudpickle joblib shelve dbm sqlite3
-    marshal code codeop types inspect gc ast bdb pdb profile cProfile timeit trace doctest pydoc pip setuptools
-    distutils ensurepip venv winreg _winapi msvcrt logging.config tarfile zipfile linecache codecs _codecs
-    torch.load torch.save torch.compile torch.hub torch.jit torch.package torch.ops torch.classes torch._inductor
-    torch.serialization.load torch.serialization.save torch.storage._load_from_bytes torch.multiprocessing
-    torch.utils.cpp_extension torch.utils.model_zoo torch.utils.bottleneck torch.distributed.run
-    torch.distributed.launcher torch.distributed.elastic numpy.load numpy.lib numpy.testing numpy.f2py
-    numpy.distutils numpy.ctypeslib pandas.read_pickle pandas.eval
-    """.split()
-)
-"""Refused with everything below them: `os` covers `os.system`."""
-
-_HARMLESS = frozenset(
-    [f"{module}.{name}" for module in ("builtins", "__builtin__") for name in
-     """set frozenset bytearray bytes complex slice range xrange list dict tuple str unicode int long float bool
-     object type Ellipsis NotImplemented""".split()]
-    + ["copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__"]
-    + ["_codecs.encode", "types.SimpleNamespace", "types.MappingProxyType", "types.NoneType"]
-)  # fmt: skip
-"""Plain types and helpers of pickle itself that sit in refused modules; inert here like everything else."""
-
-_REFUSED_PARTS = frozenset("os posix nt sys subprocess builtins".split())
-"""No dotted part may be one of these: `torch.os.system` is `os.system` by another road."""
-
-_REFUSED_CALLS = frozenset("system popen eval exec execfile compile getattr setattr".split())
-"""No name may end so, whatever module it claims to come from."""
 
 
 class PickleError(Exception):
@@ -123,36 +87,32 @@ class TensorRef:
     stride: Any
 
 
-def read_pickle(stream: IO[bytes]) -> Any:
+def read_pickle(stream: io.BytesIO | mmap.mmap, storages: dict[str, StorageRef] | None = None) -> Any:
     """The value that one pickle describes; the stream is left just after it.
 
+    Args:
+        stream: Must not allocate for a read beyond its end (a BytesIO or an mmap does not, a
+            buffered file does).
+        storages: Filled with every storage that the pickle declares, by key.
+
     Raises:
-        UnsafeName: it names something of `_REFUSED`.
+        UnsafeName: it names something that is refused (`names`).
         PickleError: it is not a whole pickle, or beyond what a checkpoint needs.
     """
-    machine = _Machine()
+    machine = _Machine({} if storages is None else storages)
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
         raise PickleError(f"its pickle is damaged ({error})") from error
 
 
-def _refused(full: str) -> bool:
-    """Whether a name, or anything above it, is refused."""
-    if full in _HARMLESS:
-        return False
-    parts = full.split(".")
-    above = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
-    inner = any(part in _REFUSED_PARTS or part.startswith("__") for part in parts[1:])
-    return inner or parts[-1] in _REFUSED_CALLS or not above.isdisjoint(_REFUSED)
-
-
 class _Machine:
     """The pickle virtual machine over inert values."""
 
-    def __init__(self) -> None:
+    def __init__(self, storages: dict[str, StorageRef]) -> None:
+        self.storages = storages
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -168,7 +128,7 @@ class _Machine:
         elif opcode in _HANDLERS:
             _HANDLERS[opcode](self, argument)
         elif opcode not in ("PROTO", "FRAME", "STOP"):
-            # The extension registry, text persistent ids and out-of-band buffers: torch.save writes none of them.
+            # The extension registry, text persistent ids, out-of-band buffers: torch.save writes none.
             raise PickleError(f"its pickle uses {opcode}, which no checkpoint needs")
 
     def spend(self, operations: int) -> None:
@@ -272,7 +232,7 @@ class _Machine:
 
     def _push_name(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
-        if _refused(full):
+        if is_refused(full) and full not in GETATTR:
             raise UnsafeName(full[:200])
         self.stack.append(Name(full))
 
@@ -295,7 +255,7 @@ class _Machine:
         self.stack.append(self._result(self.stack.pop(), arguments))
 
     def build(self, _: Any) -> None:
-        """State of an object is dropped: no record here has any (torch's `_metadata` of a state dictionary)."""
+        """Drops the state of an object: no record has any (a state dictionary's is torch's `_metadata`)."""
         self.stack.pop()
         if not isinstance(self.stack[-1], (Placeholder, TensorRef, dict, list)):
             raise PickleError("its pickle gives state to something that has none")
@@ -306,9 +266,18 @@ class _Machine:
             return function
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise PickleError("its pickle calls something that is not a function")
+        if function.full in GETATTR:
+            return self._attribute(function.full, arguments)
         if function.full in _REBUILT:
             return self._rebuilt(function.full, arguments)
         return Placeholder(function.full)
+
+    def _attribute(self, getattr_name: str, arguments: tuple[Any, ...]) -> Placeholder:
+        """A class's attribute by name, the one use of getattr that honest files have."""
+        owner, attribute = arguments if len(arguments) == 2 else (None, None)
+        if isinstance(owner, Name) and isinstance(attribute, str) and is_plain_attribute(owner.full, attribute):
+            return Placeholder(f"{owner.full}.{attribute}")
+        raise UnsafeName(getattr_name)
 
     def _rebuilt(self, full: str, arguments: tuple[Any, ...]) -> Any:
         if full in _TENSOR and len(arguments) >= 4 and isinstance(arguments[0], StorageRef):
@@ -332,13 +301,17 @@ class _Machine:
         dtype = STORAGES.get(cls.full.replace("torch.cuda.", "torch.")) if isinstance(cls, Name) else None
         if not plain or dtype is None or pid[5:] not in ((), (None,)):
             raise PickleError("its pickle has a storage of unknown form")
-        self.stack.append(StorageRef(dtype, key, numel))
+        storage = self.storages.setdefault(key, StorageRef(dtype, key, numel))
+        if (storage.dtype, storage.numel) != (dtype, numel):
+            raise PickleError(f"its pickle declares storage {key[:80]!r} twice, differently")
+        self.stack.append(storage)
 
 
-_CONSTANTS = frozenset(
-    """INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
-    BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT""".split()
-)
+_CONSTANT_TEXT = """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
+    BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT
+"""
+_CONSTANTS = frozenset(_CONSTANT_TEXT.split())
 _LITERALS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,

@@ -1,10 +1,11 @@
-"""Tensors of a checkpoint file. Nothing in the file is executed; sizes are checked before anything is allocated."""
+"""Tensors of a checkpoint file: nothing in it is executed, and sizes are checked before memory is taken."""
 
 from __future__ import annotations
 
 import io
 import math
 import mmap
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -35,12 +36,26 @@ class _Damaged(Exception):
     """The file is not what it says it is; the message completes 'FILE cannot be read: ...'."""
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The named tensors of a `.safetensors` file or of a file that `torch.save` wrote (zip, or the older format).
+# What zipfile raises on a damaged file is not BadZipFile alone: names that are not UTF-8, offsets before the start.
+_BROKEN = (
+    _Damaged,
+    PickleError,
+    SafetensorError,
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
 
-    Of a file with training state the tensors under `state_dict` are taken, and those of nothing else: an average
-    under `ema`, optimizer moments and the like are not even read. A file without `state_dict` is itself the state
-    dictionary. The prefix `backbone.` is dropped wherever a name has it.
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of a `.safetensors` file or of one that torch.save wrote (zip, or the older format).
+
+    Of a file with training state the tensors under `state_dict` are taken, and those of nothing else: an
+    average under `ema`, optimizer moments and the like are not even read. A file without `state_dict` is
+    itself the state dictionary. The prefix `backbone.` is dropped wherever a name has it.
 
     Args:
         path: The file; what it is is told from its content.
@@ -49,20 +64,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         Tensors on the CPU in the type they were saved in (float32, bfloat16, float16 or float64), all finite.
 
     Raises:
-        KfError: the file is missing, damaged, no checkpoint, names something dangerous (see `pickles`), declares
-            tensors that do not fit in it, or has weights that are not finite floating-point numbers.
+        KfError: the file is missing, damaged, no checkpoint, names something dangerous (see `names`),
+            declares tensors that do not fit in it, or has weights that are not finite floating-point numbers.
     """
     path = Path(path).expanduser()
-    _check_is_file(path)
     try:
+        _check_is_file(path)
         tensors = _read(path)
     except UnsafeName as error:
         raise KfError(
-            f"{path} is refused: its pickle names {error}, which no checkpoint needs and which could run code.",
+            f"{path} is refused: its pickle names {error}, which could run code; no checkpoint needs it.",
             "a checkpoint of tensors and training state; nothing in this file was executed",
             "get the file from its publisher again, or ask there for .safetensors",
         ) from error
-    except (_Damaged, PickleError, SafetensorError, zipfile.BadZipFile, OSError, RuntimeError) as error:
+    except _BROKEN as error:
         raise KfError(
             f"{path} cannot be read: {error}.",
             "a .safetensors file, or a .ckpt or .pt file written by torch.save",
@@ -101,7 +116,8 @@ def check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
 def _check_is_file(path: Path) -> None:
     if path.is_dir():
         raise KfError(
-            f"{path} is a folder.", f"one of its files: {shortened(weight_files(path)) or 'none is a checkpoint'}"
+            f"{path} is a folder.",
+            f"one of its files: {shortened(weight_files(path)) or 'none is a checkpoint'}",
         )
     if not path.exists():
         found = shortened(weight_files(path.parent))
@@ -140,7 +156,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
             declared = storage.numel * storage.dtype.itemsize
             if info is None or info.file_size != declared:
                 held = "none" if info is None else f"{info.file_size} bytes"
-                raise _Damaged(f"storage {storage.key!r} should hold {declared} bytes, the file has {held}")
+                raise _Damaged(f"storage {storage.key[:80]!r} should hold {declared} bytes, the file has {held}")
             return bytearray(archive.read(info))
 
         return _materialise(_weights(value), fetch, path.stat().st_size)
@@ -166,17 +182,105 @@ def _check_entries(infos: list[zipfile.ZipInfo], file_size: int) -> None:
 
 
 def _read_legacy(path: Path) -> dict[str, Tensor]:
-    """The format before torch 1.6: pickles of magic, version, system, value and storage keys; then the storages."""
+    """The format before torch 1.6: pickles of magic, version, system, value, storage keys; then storages."""
     # A map rather than a stream: reading a declared length allocates no more than there is.
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        value = read_pickle(data)  # type: ignore[arg-type]
-        if value != _LEGACY_MAGIC:
+        if read_pickle(data) != _LEGACY_MAGIC:
             raise _Damaged("it was not written by torch.save")
-        version, system, value, keys = (read_pickle(data) for _ in range(4))  # type: ignore[arg-type]
+        declared: dict[str, StorageRef] = {}
+        version, system, value, keys = (read_pickle(data, declared) for _ in range(4))
         if version != _LEGACY_PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
             raise _Damaged("its header is not that of torch.save")
         if system.get("little_endian") is not True:
             raise _Damaged("it was written on a big-endian machine")
-        weights = _weights(value)
-        places = _legacy_places(data, keys, {})
-        return _materialise(weights, lambda storage: _legacy_storage(data, places, storage), len(data))
+        places = _legacy_places(data, keys, declared)
+
+        def fetch(storage: StorageRef) -> bytearray:
+            return bytearray(data[places[storage.key]])
+
+        return _materialise(_weights(value), fetch, len(data))
+
+
+def _legacy_places(data: mmap.mmap, keys: list[Any], declared: Mapping[str, StorageRef]) -> dict[str, slice]:
+    """Where each storage's elements lie: after the pickles, in the order of `keys`, each after its count."""
+    places: dict[str, slice] = {}
+    if not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(declared):
+        raise _Damaged("its list of storages is not that of its tensors")
+    start = data.tell()
+    for key in keys:
+        count = int.from_bytes(data[start : start + 8], "little")
+        end = start + 8 + count * declared[key].dtype.itemsize
+        if count != declared[key].numel or end > len(data):
+            raise _Damaged(f"storage {key[:80]!r} is cut short")
+        places[key] = slice(start + 8, end)
+        start = end
+    return places
+
+
+def _weights(value: Any) -> dict[str, TensorRef]:
+    """The state dictionary of what was saved."""
+    state = value.get("state_dict", value) if isinstance(value, dict) else value
+    if not isinstance(state, dict) or not any(isinstance(v, TensorRef) for v in state.values()):
+        keys = f"; its keys are {shortened(map(str, value))}" if isinstance(value, dict) and value else ""
+        raise _Damaged(f"it holds no state dictionary of tensors{keys}")
+    for name, tensor in state.items():
+        if not isinstance(tensor, TensorRef):
+            raise _Damaged(f"{name[:80]} in its state dictionary is not a tensor")
+    return state
+
+
+def _materialise(weights: Mapping[str, TensorRef], fetch: Fetch, file_size: int) -> dict[str, Tensor]:
+    """Reads the storages of the weights, and only those."""
+    for name, ref in weights.items():
+        _check_view(name, ref)
+    declared = sum(math.prod(ref.size) * ref.storage.dtype.itemsize for ref in weights.values())
+    if declared > file_size:  # many views of one storage
+        raise _Damaged("its weights are larger than the file")
+    storages: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, ref in weights.items():
+        key, seen = ref.storage.key, ref.storage.key in storages
+        if not seen:
+            storages[key] = torch.frombuffer(fetch(ref.storage), dtype=ref.storage.dtype)
+        tensor = storages[key].as_strided(ref.size, ref.stride, ref.offset)
+        whole = tensor.is_contiguous() and tensor.numel() == ref.storage.numel
+        # No two tensors of the result share memory.
+        tensors[name] = tensor if whole and not seen else tensor.clone(memory_format=torch.contiguous_format)
+    return tensors
+
+
+def _check_view(name: str, ref: TensorRef) -> None:
+    """A tensor must lie within its storage, and not repeat its elements (stride 0)."""
+    name, storage = name[:80], ref.storage
+    if storage.dtype not in FLOAT_TYPES:
+        raise _Damaged(_wrong_type(name, storage.dtype))
+    size, stride = ref.size, ref.stride
+    if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 8):
+        raise _Damaged(f"{name} has no proper shape")
+    for number in (ref.offset, *size, *stride):
+        # The upper bound also keeps the products below from growing without end.
+        if type(number) is not int or not 0 <= number <= storage.numel:
+            raise _Damaged(f"{name} has a shape, stride or offset that does not fit its storage")
+    last = ref.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if not 0 < math.prod(size) <= storage.numel or last >= storage.numel:
+        raise _Damaged(f"{name} of shape {size} does not fit its storage of {storage.numel} elements")
+
+
+def _checked_types(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOAT_TYPES:
+            raise _Damaged(_wrong_type(name, tensor.dtype))
+    return tensors
+
+
+def _wrong_type(name: str, dtype: torch.dtype) -> str:
+    valid = ", ".join(str(t).removeprefix("torch.") for t in FLOAT_TYPES)
+    return f"{name} has type {str(dtype).removeprefix('torch.')}, weights are {valid}"
+
+
+def _without_prefix(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    bare = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    if len(bare) != len(tensors):
+        twice = [name for name in bare if name in tensors and _PREFIX + name in tensors]
+        raise KfError(f"{path} has weights both with and without {_PREFIX!r}: {shortened(twice)}.", "one of each")
+    return bare

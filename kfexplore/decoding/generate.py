@@ -47,7 +47,9 @@ def replayed_noise(values: Floats, k: int) -> NoiseSource:
 
     def at(step: int) -> Tensor:
         if step >= len(values):
-            raise KfError(f"The noise ends after {len(values)} steps.", "one row a step; fewer new tokens, or more rows")
+            raise KfError(
+                f"The noise ends after {len(values)} steps.", "one row a step; fewer new tokens, or more rows"
+            )
         return torch.from_numpy(np.ascontiguousarray(values[step, :, :k]))
 
     return at
@@ -76,7 +78,7 @@ def generate(
     """Continues contexts of one length by `new_tokens` tokens each, with the steps of the network's family.
 
     Raises:
-        KfError: no tokens asked for, or more than the trained context holds with the prompt; ids outside the vocabulary.
+        KfError: no tokens asked for, more than the context holds with the prompt, or ids outside the vocabulary.
     """
     config = network.config
     if new_tokens < 1:

@@ -1,9 +1,11 @@
-"""The one palette: a token has the same colour in every figure, and exact, learned and "differ" look the same everywhere.
+"""The one palette: one token, one colour; exact, learned and "differ" look the same in every figure.
 
 Twelve hues, 30 degrees apart, at one OKLCH lightness and chroma a role, so that no token looks more
-important than another. Colour alone never carries a fact: figures add the token's text and a hairline or sign.
+important than another. Colour alone never carries a fact: figures add the token's text and a hairline or a
+sign.
 
-OKLCH to sRGB follows Björn Ottosson's definition of Oklab (2020); lightness 0 to 1, chroma 0 to about 0.4, hue in degrees.
+OKLCH to sRGB follows Björn Ottosson's definition of Oklab (2020); lightness 0 to 1, chroma 0 to about 0.4,
+hue in degrees.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class Colours:
 
 
 def oklch_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
-    """Linear-light conversion and sRGB transfer of one OKLCH colour; a part outside [0, 1] is out of gamut."""
+    """Red, green and blue of one OKLCH colour, sRGB-encoded; a part outside [0, 1] is out of gamut."""
     a = chroma * math.cos(math.radians(hue))
     b = chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
@@ -72,8 +74,14 @@ def _transfer(linear: float) -> float:
 
 
 def oklch_hex(lightness: float, chroma: float, hue: float) -> str:
-    """ "#rrggbb" of an OKLCH colour; parts out of gamut are clipped."""
-    parts = (round(255 * min(1.0, max(0.0, part))) for part in oklch_rgb(lightness, chroma, hue))
+    """An OKLCH colour as "#rrggbb".
+
+    Raises:
+        ValueError: sRGB cannot show it; clipping it would change its lightness.
+    """
+    parts = [round(255 * part) for part in oklch_rgb(lightness, chroma, hue)]
+    if min(parts) < 0 or max(parts) > 255:
+        raise ValueError(f"oklch({lightness} {chroma} {hue}) is outside sRGB")
     return "#" + "".join(f"{part:02x}" for part in parts)
 
 
@@ -121,7 +129,10 @@ def colours(theme: Theme = "light") -> Colours:
 
 
 def hue_index(token_id: int) -> int:
-    """Hue 0 to 11 of a token id >= 0: the top of a 32-bit multiplicative hash; the page's script computes the same."""
+    """Hue 0 to 11 of a token id >= 0: the top of a 32-bit multiplicative hash.
+
+    `hueOf` in the page's script computes the same.
+    """
     return ((token_id * _MULTIPLIER) % 2**32 * HUES) >> 32
 
 
@@ -152,7 +163,7 @@ def token_label(text: str) -> str:
 
 
 def palette_data() -> dict[str, Any]:
-    """The palette and the label rules as plain values for a page's script, so that neither is written twice."""
+    """The palette and the label rules as plain values for a page's script: neither is written twice."""
     return {
         "hues": HUES,
         "multiplier": _MULTIPLIER,
@@ -168,11 +179,16 @@ def palette_css(scope: str) -> str:
     """CSS custom properties of both themes for elements under a selector.
 
     `--kf-ink`, `--kf-accent`, ... on the scope itself; `--fill`, `--tint` and `--line` on descendants with
-    `data-hue="0"` to `"11"`. The dark theme holds under Gradio's `.dark` or with `data-theme="dark"` on the scope.
+    `data-hue="0"` to `"11"`. The dark theme holds under Gradio's `.dark` or with `data-theme="dark"` on the
+    scope.
     """
     blocks = []
-    for theme, scopes in (("light", [scope]), ("dark", [f".dark {scope}", f'{scope}[data-theme="dark"]'])):
-        values = asdict(_THEMES["light" if theme == "light" else "dark"])
+    wheres: dict[Theme, list[str]] = {
+        "light": [scope],
+        "dark": [f".dark {scope}", f'{scope}[data-theme="dark"]'],
+    }
+    for theme, scopes in wheres.items():
+        values = asdict(_THEMES[theme])
         plain = "".join(
             f" --kf-{name.replace('_', '-')}: {value};" for name, value in values.items() if isinstance(value, str)
         )

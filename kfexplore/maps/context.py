@@ -11,6 +11,7 @@ always the same.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -48,6 +49,7 @@ class HeldContext:
         cache = KVCache()
         first = teacher(ids[None].to(teacher.device), cache, read=1)[0, 0]
         self._laws: OrderedDict[Tokens, tuple[Tensor, KVCache]] = OrderedDict()
+        self._lock = threading.RLock()  # of _laws: a page asks for tables and points at the same time
         self._root = (cdf(first), cache.branch())
         self._student_cache = student.prefill(ids[None].to(student.device))
 
@@ -79,8 +81,8 @@ class HeldContext:
                 branches.append(grown)
                 for n, law in zip(tile.tolist(), laws, strict=True):
                     at = members[n]
-                    tokens[at, j], edges[at, j] = chosen, edge = _choose(law, noise[at, j])
-                    if not alone and j and (edge < NEAR_EDGE).any():
+                    tokens[at, j], edges[at, j] = _choose(law, noise[at, j])
+                    if not alone and j and (edges[at, j] < NEAR_EDGE).any():
                         settled = self._law(tuple(prefixes[n].tolist()))[0]
                         tokens[at, j], edges[at, j] = _choose(settled, noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
@@ -101,19 +103,15 @@ class HeldContext:
         node = tokens.new_zeros(len(u))
         branch = self._student_cache.branch()
         for j in range(noise.shape[1]):
-            children, node = torch.unique(
-                torch.stack([node.double(), noise[:, j]], 1), dim=0, return_inverse=True
-            )
+            children, node = torch.unique(torch.stack([node.double(), noise[:, j]], 1), dim=0, return_inverse=True)
             parents = children[:, 0].long()
             prefixes = torch.cat([prefixes[parents], children[:, 1:]], dim=1)
-            branches, chosen, margin = [], [], []
+            answers, branches = [], []
             for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
                 grown = branch.select(parents[tile])
-                picked, gap = _argmax(self.student(None, prefixes[tile, -1:], grown, keep_noise=1)[:, 0])
+                answers.append(_argmax(self.student(None, prefixes[tile, -1:], grown, keep_noise=1)[:, 0]))
                 branches.append(grown)
-                chosen.append(picked)
-                margin.append(gap)
-            picked, gap = torch.cat(chosen), torch.cat(margin)
+            picked, gap = (torch.cat(part) for part in zip(*answers, strict=True))
             for n in (gap < NEAR_TIE).nonzero()[:, 0].tolist():
                 alone = self._learned_alone(prefixes[n])
                 picked[n], gap[n] = alone[0][j], alone[1][j]
@@ -133,14 +131,16 @@ class HeldContext:
         """F (V,) after the context and one prefix, taken token by token in one row, and the branch it left."""
         if not prefix:
             return self._root
-        if prefix not in self._laws:
-            grown = self._law(prefix[:-1])[1].select(torch.zeros(1, dtype=torch.int64, device=self.teacher.device))
-            last = torch.tensor([prefix[-1:]], device=self.teacher.device)
-            self._laws[prefix] = cdf(self.teacher(last, grown)[0, 0]), grown
-            while len(self._laws) > REMEMBERED:
-                self._laws.popitem(last=False)
-        self._laws.move_to_end(prefix)
-        return self._laws[prefix]
+        with self._lock:
+            if prefix not in self._laws:
+                first_row = torch.zeros(1, dtype=torch.int64, device=self.teacher.device)
+                grown = self._law(prefix[:-1])[1].select(first_row)
+                last = torch.tensor([prefix[-1:]], device=self.teacher.device)
+                self._laws[prefix] = cdf(self.teacher(last, grown)[0, 0]), grown
+                while len(self._laws) > REMEMBERED:
+                    self._laws.popitem(last=False)
+            self._laws.move_to_end(prefix)
+            return self._laws[prefix]
 
 
 def _members(node: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -41,9 +41,7 @@ def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int) -
         rows[row, :, slot] = points
     whole = block(context, rows.reshape(-1, len(u)))
     starts = range(0, len(rows) * resolution, resolution)
-    return [
-        Sweep(slot, u, whole.take(slice(a, a + resolution))) for slot, a in zip(slots, starts, strict=True)
-    ]
+    return [Sweep(slot, u, whole.take(slice(a, a + resolution))) for slot, a in zip(slots, starts, strict=True)]
 
 
 def sweep(context: HeldContext, u: Floats, slot: int, resolution: int = 512) -> Sweep:
@@ -77,7 +75,10 @@ def grid(context: HeldContext, u: Floats, slots: tuple[int, int], resolution: in
 
 def _check_slots(context: HeldContext, count: int) -> None:
     if not 1 <= count <= context.slots:
-        raise KfError(f"{count} noise values were given.", f"1 to {context.slots}, the block this student was trained on")
+        raise KfError(
+            f"{count} noise values were given.",
+            f"1 to {context.slots}, the block this student was trained on",
+        )
 
 
 def _check_slot(slot: int, count: int) -> None:

@@ -15,5 +15,5 @@ __all__ = ["KVCache", "MaskedModel", "Model", "Student", "Teacher", "build"]
 
 def build(config: ModelConfig) -> Model:
     """A model with fresh weights."""
-    kinds = {"teacher": Teacher, "student": Student, "masked": MaskedModel}
+    kinds: dict[str, type[Model]] = {"teacher": Teacher, "student": Student, "masked": MaskedModel}
     return kinds[config.kind](config)

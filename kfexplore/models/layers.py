@@ -77,9 +77,7 @@ class Block(nn.Module):
         x = x + gate1 * self._attention(self.norm1(x) * (1 + scale1) + shift1, angles, layer, cache)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
-    def _attention(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], layer: int, cache: KVCache | None
-    ) -> Tensor:
+    def _attention(self, x: Tensor, angles: tuple[Tensor, Tensor], layer: int, cache: KVCache | None) -> Tensor:
         batch, count, width = x.shape
         qkv = self.attn_qkv(x).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = rotate(qkv[0], *angles), rotate(qkv[1], *angles), qkv[2]
@@ -121,9 +119,7 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         return self.vocab_embed.embedding.device
 
-    def run_blocks(
-        self, x: Tensor, cache: KVCache | None, keep: int = 0, cond: Tensor | None = None
-    ) -> Tensor:
+    def run_blocks(self, x: Tensor, cache: KVCache | None, keep: int = 0, cond: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, H) of embedded tokens x (B, T, H).
 
         Args:
@@ -133,11 +129,7 @@ class Backbone(nn.Module):
             cond: (B, C) conditioning of the masked model.
         """
         count = x.shape[1]
-        if cache is None:
-            positions = torch.arange(count, device=x.device)[None]
-        else:
-            positions = cache.positions(count, x.device)
-        angles = self.rotary_emb(positions)
+        angles = self.rotary_emb((cache or KVCache()).positions(count, x.device))
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, layer, cache, cond)
         if cache is not None:

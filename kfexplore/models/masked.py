@@ -24,7 +24,7 @@ class SigmaMap(nn.Module):
         half = SIGMA_FEATURES // 2
         frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=sigma.device) / half)
         angles = sigma[:, None].float() * frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(next(self.parameters()).dtype))
 
 
 class MaskedModel(Backbone):

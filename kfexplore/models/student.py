@@ -21,15 +21,15 @@ class NoiseEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.half = width // 2
         self.combined_proj = nn.Linear(2 * width, width)
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def features(self, s: Tensor) -> Tensor:
         """(...) float64 -> (..., H) in the dtype of the weights."""
-        steps = torch.arange(self.half, dtype=torch.float64, device=s.device)
-        angles = 2 * math.pi * s[..., None] * 10000.0 ** (-steps / self.half)
+        half = self.combined_proj.out_features // 2
+        steps = torch.arange(half, dtype=torch.float64, device=s.device)
+        angles = 2 * math.pi * s[..., None] * 10000.0 ** (-steps / half)
         return torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.combined_proj.weight.dtype)
 
     def forward(self, noise: Tensor, tau: float = 1.0) -> Tensor:

@@ -45,8 +45,10 @@ def prepare(folder: Path, out: Path, vocab_size: int, held_out: Iterable[str]) -
     kept_back = [f for f in files if f.name.startswith(tuple(held_out))]
     trained_on = [f for f in files if f not in kept_back]
     if not trained_on or not kept_back:
-        raise KfError(f"{folder} has {len(trained_on)} texts to train on and {len(kept_back)} to keep back.",
-                      "a folder of .txt files, at least one in each part")
+        raise KfError(
+            f"{folder} has {len(trained_on)} texts to train on and {len(kept_back)} to keep back.",
+            "a folder of .txt files, at least one in each part",
+        )
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer((f.read_text() for f in trained_on), vocab_size)
     tokenizer.save(str(out / "tokenizer.json"))

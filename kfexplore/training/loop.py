@@ -65,8 +65,10 @@ def fit(model: nn.Module, loss_of: Callable[[int], Tensor], config: TrainConfig,
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if not torch.isfinite(loss):
-                raise KfError(f"The loss is {loss.item()} at step {step}; the last good state is kept.",
-                              run="train again with a lower lr")
+                raise KfError(
+                    f"The loss is {loss.item()} at step {step}; the last good state is kept.",
+                    run="train again with a lower lr",
+                )
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -101,11 +103,16 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
             torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         ]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)]
 
 
-def _save(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int) -> None:
+def _save(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int
+) -> None:
     state = {
         "step": step,
         "config": dataclasses.asdict(config),
@@ -125,8 +132,10 @@ def _resume(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimiz
     now = dataclasses.asdict(config)
     differs = [k for k, v in state["config"].items() if k not in free and now[k] != v]
     if differs:
-        raise KfError(f"{folder} holds a run with other settings: {', '.join(differs)}.",
-                      "the same settings, or a new folder")
+        raise KfError(
+            f"{folder} holds a run with other settings: {', '.join(differs)}.",
+            "the same settings, or a new folder",
+        )
     model.load_state_dict(state["model"])
     for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(held)

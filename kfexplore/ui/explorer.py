@@ -10,16 +10,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kfexplore.errors import KfError
-
-if TYPE_CHECKING:
-    from kfexplore.maps import HeldContext
-    from kfexplore.pair import Pair
+from kfexplore.maps import HeldContext, block, grid, sweeps
+from kfexplore.noise import checked
+from kfexplore.pair import Pair
+from kfexplore.results import Floats
 
 HELD = 16
 """Contexts kept ready; the least recently used goes first."""
@@ -91,13 +91,10 @@ class Explorer:
             return pair, *self._held[key]
 
     def _tables(self, request: Json) -> Json:
-        from kfexplore.maps import sweeps
-
         pair, context, cut = self._context(request)
-        k = int(request.get("k") or context.slots)
-        u = request.get("u") or [0.5] * k
+        u = _noise_of(request, context.slots)
         resolution = int(request.get("resolution") or 512)
-        point = self._point({**request, "u": u})
+        point = self._point({**request, "u": u.tolist()})
         with self._heavy:
             moved = sweeps(context, u, list(range(len(u))), resolution)
         teacher = np.stack([s.block.teacher for s in moved])
@@ -111,7 +108,7 @@ class Explorer:
             "k": len(u),
             "k_max": context.slots,
             "resolution": resolution,
-            "u": list(u),
+            "u": u.tolist(),
             "teacher": _packed(teacher, "<u2"),
             "student": _packed(student, "<u2"),
             "margin": _packed(np.stack([s.block.margins for s in moved]), "<f4"),
@@ -124,10 +121,8 @@ class Explorer:
         }
 
     def _point(self, request: Json) -> Json:
-        from kfexplore.maps import block
-
         pair, context, _ = self._context(request)
-        answer = block(context, request.get("u"))  # type: ignore[arg-type]
+        answer = block(context, checked(request.get("u")))
         return {
             "u": answer.u[0].tolist(),
             "teacher": answer.teacher[0].tolist(),
@@ -138,13 +133,11 @@ class Explorer:
         }
 
     def _grid(self, request: Json) -> Json:
-        from kfexplore.maps import grid
-
         pair, context, _ = self._context(request)
         i, j = request["slots"]
         resolution = int(request.get("resolution") or 128)
         with self._heavy:
-            section = grid(context, request["u"], (int(i), int(j)), resolution)
+            section = grid(context, checked(request["u"]), (int(i), int(j)), resolution)
         return {
             "slots": [i, j],
             "resolution": resolution,
@@ -154,6 +147,16 @@ class Explorer:
             "agreement": section.agreement,
             "texts": _texts(pair, section.teacher, section.student),
         }
+
+
+def _noise_of(request: Json, slots: int) -> Floats:
+    """The noise that a request holds, its first k values where it names k; the middle of [0, 1) where it has none."""
+    asked = request.get("k")
+    k = slots if asked is None else int(asked)
+    if not 1 <= k <= slots:
+        raise KfError(f"K is {k}.", f"1 to {slots}, the block this student was trained on")
+    given = request.get("u")
+    return np.full(k, 0.5) if given is None else checked(given[:k], None if asked is None else k)
 
 
 def _packed(values: npt.NDArray[Any], dtype: str) -> str:

@@ -96,9 +96,11 @@ function lookUp(tables, u, k) {
 // later one, the grid knows the later one, and what comes after it is unknown (null).
 function lookUpPair(tables, grid, u, k) {
   const [first, second] = movedSlots(tables, u, k);
+  const x = stepOf(u[first], grid.resolution);
+  const y = stepOf(u[second], grid.resolution);
   const row = tableRow(tables, first, stepOf(u[first], tables.resolution), k);
   for (const model of ["teacher", "student"]) {
-    row[model][second] = gridPair(grid, model, stepOf(u[first], grid.resolution), stepOf(u[second], grid.resolution))[1];
+    row[model][second] = gridPair(grid, model, x, y)[1];
     row[model].fill(null, second + 1);
   }
   row.margin.fill(null, second);

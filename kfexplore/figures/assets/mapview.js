@@ -60,6 +60,7 @@ class ScrubMap {
 
   setGrid(grid) {
     this.grid = grid;
+    if (!grid) for (const plane of this.planes) fitCanvas(plane.querySelector("canvas"));
     this.paint();
     this.showShare();
   }
@@ -135,9 +136,11 @@ class ScrubMap {
     const [x, y] = this.place(plane, event);
     const { resolution } = this.grid;
     const pair = (model) => gridPair(this.grid, model, stepOf(x, resolution), stepOf(y, resolution));
-    const line = (name, [first, second]) => tipLine(name, `${this.label(first)}${this.label(second)}`, hueOf(second), "");
+    const both = ([first, second]) => `${this.label(first)}${this.label(second)}`;
+    const line = (name, tokens) => tipLine(name, both(tokens), hueOf(tokens[1]), "");
     const at = part("div", "kfs-tipline kfs-number", `u = ${x.toFixed(3)}, ${y.toFixed(3)}`);
-    showTip(this.parts, [line("exact", pair("teacher")), line("learned", pair("student")), at], event.clientX, event.clientY + 18);
+    const lines = [line("exact", pair("teacher")), line("learned", pair("student")), at];
+    showTip(this.parts, lines, event.clientX, event.clientY + 18);
   }
 
   stop() {
@@ -145,7 +148,14 @@ class ScrubMap {
   }
 }
 
+// Left alone while its choices are the same: a list that is rebuilt closes under the reader's hand.
 function fillSelect(select, from, to, chosen) {
+  const choices = `${from} ${to}`;
+  if (select.dataset.choices === choices) {
+    select.value = String(chosen);
+    return;
+  }
+  select.dataset.choices = choices;
   select.textContent = "";
   for (let slot = from; slot < to; slot++) {
     const option = part("option", "", `slot ${slot + 1}`);

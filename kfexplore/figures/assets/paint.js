@@ -61,19 +61,20 @@ function hatch(context, colours, hue, ratio) {
 
 // A sign of inequality drawn out to any length: two lines, crossed by strokes.
 function unequal(context, colours, ratio) {
-  const width = Math.round(11 * ratio);
+  const width = Math.round(13 * ratio);
   const height = Math.round(TRACK.lane * ratio);
   const image = cached(`unequal ${colours.surface} ${width}`, () =>
     tile(width, height, (pen) => {
       pen.fillStyle = colours.surface;
       pen.fillRect(0, 0, width, height);
+      pen.fillStyle = colours.differ;
+      pen.globalAlpha = 0.5;
+      const line = Math.max(1, Math.round(ratio));
+      for (const share of [0.36, 0.64]) pen.fillRect(0, Math.round(height * share - line / 2), width, line);
+      pen.globalAlpha = 0.95;
       pen.strokeStyle = colours.differ;
       pen.lineWidth = Math.max(1, 1.2 * ratio);
       pen.beginPath();
-      for (const share of [0.36, 0.64]) {
-        pen.moveTo(0, Math.round(height * share));
-        pen.lineTo(width, Math.round(height * share));
-      }
       pen.moveTo(width * 0.34, height * 0.86);
       pen.lineTo(width * 0.66, height * 0.14);
       pen.stroke();

@@ -68,7 +68,7 @@ function buildRow(slot, uid) {
   const row = {
     root: part("div", "kfs-row"),
     field: part("input", "kfs-u"),
-    lock: part("button", "kfs-button kfs-lock", "Lock"),
+    lock: part("button", "kfs-button kfs-lock kfs-server", "Lock"),
     share: part("span", "kfs-share"),
     strip: part("div", "kfs-strip"),
     canvas: part("canvas"),
@@ -163,11 +163,11 @@ function showPrompt(host, tokens) {
 }
 
 function showOrigin(host, tables) {
-  const source = tables.stored ? "stored with the page" : "computed for this page";
   const seconds = Number.isFinite(tables.seconds) ? ` in ${tables.seconds.toFixed(2)} s` : "";
+  const kept = tables.stored ? ", stored with the page" : "";
   host.textContent =
     `Model pair ${tables.pair} on ${tables.device}, ${tables.dtype}; ` +
-    `${tables.resolution} steps a track, ${source}${seconds}.`;
+    `${tables.resolution} steps a track, computed${seconds}${kept}.`;
 }
 
 function showMessage(host, failure) {

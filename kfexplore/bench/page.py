@@ -1,0 +1,116 @@
+"""How fast the page itself answers, measured in a headless Chromium: start, first screen, dragging.
+
+Needs playwright (requirements-dev.txt) and a Chromium. Times run from the input event to the changed tokens in the
+document; the browser paints them with its next frame.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+import numpy as np
+
+from kfexplore import noise
+from kfexplore.errors import KfError
+
+READY_AFTER = 120.0
+"""Seconds after which an app that does not answer is given up."""
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+# Sets a slider as a hand would and resolves to the milliseconds until the tokens of that noise stand on the page.
+SLIDE = """async ([slot, u]) => {
+  const root = document.querySelector("[data-source]");
+  const slider = root.querySelectorAll("input[type=range]")[slot];
+  const start = performance.now();
+  slider.value = u;
+  slider.dispatchEvent(new Event("input", {bubbles: true}));
+  while (root.dataset.source === "pending") await new Promise((resolve) => setTimeout(resolve, 0));
+  return [performance.now() - start, root.dataset.source];
+}"""
+
+
+def bench_page(moves: int = 150) -> list[dict[str, Any]]:
+    """Starts the app, opens it, drags.
+
+    Args:
+        moves: Slider moves of each kind.
+
+    Returns:
+        Rows: app_ready and first_screen in seconds; `table` (one slider dragged at 60 a second), `server` (sliders
+        moved in turn, faster than tables settle) and `server_busy` (the same while tables are being computed), in
+        milliseconds, p50 and p95.
+
+    Raises:
+        KfError: no playwright here, or an app that does not start.
+    """
+    try:
+        playwright = importlib.import_module("playwright.sync_api")
+    except ImportError:
+        raise KfError("The page is timed in a browser.", "playwright", "pip install -r requirements-dev.txt") from None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, started = f"http://127.0.0.1:{port}/", time.perf_counter()
+    command = [sys.executable, "-m", "kfexplore.cli", "app", "--port", str(port)]
+    app = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    try:
+        ready = _answers(app, url, started)
+        with playwright.sync_playwright() as engine:
+            browser = engine.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+            rows = _rows(browser.new_page(), url, moves)
+            browser.close()
+    finally:
+        app.terminate()
+        app.wait()
+    return [{"what": "app_ready", "seconds": ready}, *rows]
+
+
+def _answers(app: subprocess.Popen[bytes], url: str, started: float) -> float:
+    """Seconds from the start of the process to its first answer."""
+    while time.perf_counter() - started < READY_AFTER and app.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=READY_AFTER).read()
+            return time.perf_counter() - started
+        except OSError:
+            time.sleep(0.05)
+    raise KfError("The app did not start.", run="kfexplore app")
+
+
+def _rows(page: Any, url: str, moves: int) -> list[dict[str, Any]]:
+    started = time.perf_counter()
+    page.goto(url, wait_until="commit")
+    page.wait_for_selector("[data-source] [data-id]")
+    rows: list[dict[str, Any]] = [{"what": "first_screen", "seconds": time.perf_counter() - started}]
+    page.wait_for_timeout(3000)  # the models load behind the first screen
+    values = noise.uniform(0, range(moves), 0, 1)[:, 0]
+    page.evaluate(SLIDE, [0, 0.5])
+    page.wait_for_timeout(3000)
+    rows.append(_spread("table", [_slide(page, 0, u, pause=1000 / 60) for u in values]))
+    page.wait_for_timeout(3000)
+    rows.append(_spread("server", [_slide(page, n % 2, u) for n, u in enumerate(values)]))
+    page.wait_for_timeout(3000)
+    rows.append(_spread("server_busy", [_slide(page, n % 2, u, pause=130.0) for n, u in enumerate(values)]))
+    return rows
+
+
+def _slide(page: Any, slot: int, u: float, pause: float = 0.0) -> tuple[float, str]:
+    elapsed, source = page.evaluate(SLIDE, [slot, float(u)])
+    if pause:
+        page.wait_for_timeout(pause)
+    return elapsed, source
+
+
+def _spread(what: str, moves: list[tuple[float, str]]) -> dict[str, Any]:
+    wanted = "table" if what == "table" else "server"
+    times = [elapsed for elapsed, source in moves if source == wanted]
+    p50, p95 = (statistics.median(times), float(np.percentile(times, 95))) if times else (None, None)
+    return {"what": what, "moves": len(times), "p50_ms": p50, "p95_ms": p95}

@@ -1,0 +1,1 @@
+"""A file becomes a model: safe reading, telling what it is, named pairs, saving, tokenizers."""

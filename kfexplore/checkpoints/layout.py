@@ -1,0 +1,179 @@
+"""What model a checkpoint holds, told from its tensors and from a config.json beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from kfexplore.checkpoints.reading import shortened
+from kfexplore.config import Kind, ModelConfig, from_dict
+from kfexplore.errors import KfError
+from kfexplore.models import build
+
+CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 1 << 20
+OWT_ROWS, LM1B_ROWS = 50258, 30522
+"""Embedding rows of the published models: gpt2 and one mask token, and bert-base-uncased."""
+
+KIND_NAMES: dict[Kind, str] = {
+    "teacher": "teacher (autoregressive)",
+    "student": "student (push-forward)",
+    "masked": "masked (diffusion)",
+}
+_TOLD = ("kind", "vocab_size", "width", "depth", "heads", "cond_width")
+_PUBLISHED_MASK = {OWT_ROWS: 50257, LM1B_ROWS: 103}
+_PUBLISHED_CONTEXT = {OWT_ROWS: 1024, LM1B_ROWS: 128}
+_PUBLISHED_BLOCK = 4
+
+
+def describe(
+    tensors: Mapping[str, Tensor], stated: Mapping[str, Any] | None = None, where: str = "the checkpoint"
+) -> ModelConfig:
+    """The config of the model that these tensors are the whole state of.
+
+    Kind, sizes and depth are told from names and shapes. The mask token is that of the published models where
+    the vocabulary has their size (50258 rows: 50257; 30522 rows: 103), else the last row. Context (1024, or
+    128 for 30522 rows) and block (4 for students) are those of the published models unless stated.
+
+    Args:
+        tensors: Name to tensor, as `reading.read_tensors` returns them.
+        stated: Values of a config.json (`stated_settings`); any part of a ModelConfig.
+        where: The checkpoint's name for error messages.
+
+    Raises:
+        KfError: names or shapes are not those of one of the three kinds (each is named), a stated value
+            disagrees with the tensors (both are named) or is no setting.
+    """
+    told = _told(tensors, where)
+    rows = told["vocab_size"]
+    defaults = {
+        "mask_id": _PUBLISHED_MASK.get(rows, rows - 1),
+        "context": _PUBLISHED_CONTEXT.get(rows, 1024),
+        "block": _PUBLISHED_BLOCK if told["kind"] == "student" else 0,
+    }
+    stated = stated or {}
+    config = from_dict(ModelConfig, {**told, **defaults, **stated})
+    for name in _TOLD:
+        if getattr(config, name) != told[name]:
+            raise KfError(
+                f"{CONFIG_FILE} states {name} {getattr(config, name)}, the tensors of {where} have {told[name]}.",
+                "a config.json that belongs to the weights beside it",
+                f"remove {CONFIG_FILE} or put the right one there",
+            )
+    if (config.kind == "student") != (config.block > 0):
+        raise KfError(
+            f"{CONFIG_FILE} states block {config.block} for a {KIND_NAMES[config.kind]} model.",
+            "at least 1 for a student, 0 for the others",
+        )
+    _check_state(tensors, config, where)
+    return config
+
+
+def stated_settings(weights: Path) -> dict[str, Any]:
+    """Settings of the config.json beside a weights file; {} where there is none, or one of transformers.
+
+    Raises:
+        KfError: it is not a JSON object, a key is no setting (the near ones are named), or a value has a
+            wrong type.
+    """
+    path = weights.parent / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    stated = read_json_object(path, MAX_CONFIG_BYTES)
+    # As beside the published masked model: it describes a class of that library, not these tensors.
+    if "model_type" in stated:
+        return {}
+    # Unknown keys are refused by from_dict in `describe`; types are checked here, as JSON brings any.
+    for name, value in stated.items():
+        if name == "kind" and value not in get_args(Kind):
+            raise KfError(f"{path}: kind is {value!r}.", ", ".join(get_args(Kind)))
+        if name != "kind" and name in _field_names() and type(value) is not int:
+            raise KfError(f"{path}: {name} is {value!r}.", "a whole number")
+    return stated
+
+
+def read_json_object(path: Path, most: int) -> dict[str, Any]:
+    """A JSON object from a file of at most `most` bytes, or KfError."""
+    if path.stat().st_size > most:
+        raise KfError(f"{path} has {path.stat().st_size} bytes.", f"at most {most}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise KfError(f"{path} cannot be read: {error}.", "a JSON object") from error
+    if not isinstance(value, dict):
+        raise KfError(f"{path} does not hold a JSON object.", "{...}")
+    return value
+
+
+def _field_names() -> set[str]:
+    return {field.name for field in dataclasses.fields(ModelConfig)}
+
+
+def _told(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """The settings that a few tensors tell; `_check_state` holds all others against them."""
+    embedding = _shape(tensors, "vocab_embed.embedding", 2, where)
+    (frequencies,) = _shape(tensors, "rotary_emb.inv_freq", 1, where)
+    rows, width = embedding
+    if frequencies == 0 or width % (2 * frequencies):
+        raise KfError(
+            f"{where}: {frequencies} frequencies in rotary_emb.inv_freq give no whole number of heads "
+            f"for width {width}.",
+            "half the width of a head, which divides the width",
+        )
+    if not bool(torch.isfinite(tensors["rotary_emb.inv_freq"]).all()):
+        raise KfError(f"{where}: rotary_emb.inv_freq is not finite.", "finite frequencies")
+    kind: Kind = "teacher"
+    if any(name.startswith("noise_encoder.") for name in tensors):
+        kind = "student"
+    elif any(name.startswith("sigma_map.") for name in tensors):
+        kind = "masked"
+    cond_width = _shape(tensors, "sigma_map.mlp.0.weight", 2, where)[0] if kind == "masked" else 0
+    # Blocks are counted, so that one far index does not make a deep model: the missing ones are then named.
+    depth = len({found[1] for name in tensors if (found := re.match(r"blocks\.(\d{1,6})\.", name))})
+    return {
+        "kind": kind,
+        "vocab_size": rows,
+        "width": width,
+        "depth": max(depth, 1),
+        "heads": width // (2 * frequencies),
+        "cond_width": cond_width,
+    }
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, where: str) -> tuple[int, ...]:
+    if name not in tensors:
+        raise KfError(
+            f"{where} is not a checkpoint of a K-Forcing model: it has no {name}.",
+            f"the published layout; found: {shortened(tensors) or 'no tensors'}",
+        )
+    shape = tuple(tensors[name].shape)
+    if len(shape) != dimensions:
+        raise KfError(f"{where}: {name} has shape {shape}.", f"{dimensions} dimensions")
+    return shape
+
+
+def _check_state(tensors: Mapping[str, Tensor], config: ModelConfig, where: str) -> None:
+    """Names and shapes must be exactly those of the module, which is built without memory to ask it."""
+    with torch.device("meta"):
+        expected = {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    wrong = [
+        f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    found = [("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong)]
+    problems = [f"{what}: {shortened(names)}" for what, names in found if names]
+    if problems:
+        raise KfError(
+            f"{where} looks like a {KIND_NAMES[config.kind]} checkpoint but does not fit one. {'; '.join(problems)}.",
+            f"exactly the {len(expected)} tensors of a model of depth {config.depth}, width {config.width}",
+        )

@@ -1,0 +1,322 @@
+"""From a path, a hub id or the name of a pair to models: where files are, and that they fit together."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+
+from kfexplore.checkpoints.layout import KIND_NAMES, describe, stated_settings
+from kfexplore.checkpoints.places import by_hand
+from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, shortened, weight_files
+from kfexplore.checkpoints.saving import WEIGHTS_FILE
+from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer, highest_id
+from kfexplore.config import Kind, ModelConfig
+from kfexplore.errors import KfError
+from kfexplore.models import Model, build
+
+PACKAGE = Path(__file__).resolve().parents[1]
+DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """A repository of the hub, at one commit."""
+
+    name: str
+    """owner/name."""
+    revision: str
+    """The commit that files are taken from."""
+    files: tuple[str, ...]
+    """Its checkpoint files."""
+
+
+@dataclass(frozen=True)
+class NamedPair:
+    """A pair that can be asked for by name."""
+
+    teacher: str
+    """File in the repository, or folder in the bundled pair."""
+    student: str
+    masked: str | None = None
+    """None: this pair has no masked model."""
+    tokenizer: str = TOKENIZER_FILE
+    """A file of the bundled pair, or a hub name."""
+    repository: HubRepository | None = None
+    """None: bundled with the package."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """Data, licence and the like, for those who show them."""
+
+
+K_FORCING = HubRepository(
+    "zwave/K-Forcing",
+    "16b984316bdd4585f17b11d0e61a58d236c2febc",
+    ("ar_openwebtxt.ckpt", "pflm_owt_k4.ckpt", "ar_best_lm1b.ckpt", "pflm_lm1b_k4.ckpt"),
+)
+MDLM = HubRepository("kuleshov-group/mdlm-owt", "25ce5c5910fcbc5435ce208a27a5c75308eab4d2", ("model.safetensors",))
+REPOSITORIES = {repository.name: repository for repository in (K_FORCING, MDLM)}
+"""Repositories of which a bare 'owner/name' is enough, where they have one file."""
+
+NAMED = {
+    "tales": NamedPair("teacher", "student", "masked", info={"data": "the bundled corpus of tales"}),
+    "owt": NamedPair(
+        K_FORCING.files[0],
+        K_FORCING.files[1],
+        tokenizer="gpt2",
+        repository=K_FORCING,
+        info={"data": "OpenWebText", "licence": "MIT (model card of the hub repository)"},
+    ),
+    "lm1b": NamedPair(
+        K_FORCING.files[2],
+        K_FORCING.files[3],
+        tokenizer="bert-base-uncased",
+        repository=K_FORCING,
+        info={"data": "LM1B", "licence": "MIT (model card of the hub repository)"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PairParts:
+    """Where the parts of a pair are: models for `load_model`, a tokenizer for `load_tokenizer`."""
+
+    teacher: Path
+    student: Path
+    masked: Path | None
+    tokenizer: Path | str | None
+    info: dict[str, Any]
+
+
+def load_model(
+    path_or_id: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    kind: Kind | None = None,
+) -> Model:
+    """A teacher, student or masked model, told from the checkpoint's own tensors; without gradients.
+
+    Args:
+        path_or_id: A checkpoint file, a folder with one (as `saving.save_model` writes), a hub id
+            `owner/name/file`, or `owner/name` of a repository known here to have one file.
+        device: None: the CPU.
+        dtype: None: float32, whatever the file has; the rotary frequencies keep the file's type.
+        kind: What the checkpoint must hold; None: any.
+
+    Raises:
+        KfError: nothing is there, it cannot be read safely (`reading.read_tensors`), it is no such model
+            (`layout.describe`) or not of the kind asked for, or the device or dtype is not to be had.
+    """
+    target, number = _device(device), _dtype(dtype)
+    path = locate(path_or_id)
+    tensors = read_tensors(path)
+    config = describe(tensors, stated_settings(path), str(path))
+    if kind is not None and config.kind != kind:
+        raise KfError(
+            f"{path} is a {KIND_NAMES[config.kind]} checkpoint, a {KIND_NAMES[kind].split()[0]} was asked for.",
+            f"a {KIND_NAMES[kind]} checkpoint",
+        )
+    with torch.device("meta"):  # the tensors become the parameters: no weights are drawn to be thrown away
+        model = build(config)
+    placed = {
+        name: tensor.to(target) if name.endswith("inv_freq") else tensor.to(target, number)
+        for name, tensor in tensors.items()
+    }
+    model.load_state_dict(placed, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def locate(path_or_id: str | Path) -> Path:
+    """The checkpoint file that a path or a hub id means; fetched if need be.
+
+    Raises:
+        KfError: a folder without one clear checkpoint; a hub file that is not here and cannot be fetched.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return _file_in(path)
+    name = str(path_or_id)
+    if path.exists() or isinstance(path_or_id, Path) or not _is_hub_id(name):
+        return path  # a missing file is `read_tensors`' to report
+    owner, repository, *file = name.split("/", 2)
+    return _hub_file(f"{owner}/{repository}", file[0] if file else None)
+
+
+def pair_parts(name_or_folder: str | Path) -> PairParts:
+    """Where the models and the tokenizer of a pair are; published ones are fetched on first use.
+
+    Args:
+        name_or_folder: A name of `NAMED`, or a folder with `teacher` and `student`, and optionally `masked`:
+            each a folder that `save_model` wrote or a checkpoint file (teacher.ckpt); and optionally a
+            tokenizer.json. A name wins over a folder of that name, which `./tales` means.
+
+    Raises:
+        KfError: no such name (near ones are named) or folder, a part is missing, or the hub cannot be
+            reached.
+    """
+    if name_or_folder in NAMED:
+        name = str(name_or_folder)
+        pair = NAMED[name]
+        info = {"name": name, **pair.info}
+        return _published(name, pair, info) if pair.repository else _in_folder(bundled_folder(name), info)
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        return _in_folder(folder, {"name": folder.resolve().name})
+    near = difflib.get_close_matches(str(name_or_folder), NAMED, n=2)
+    raise KfError(
+        f"There is no pair {str(name_or_folder)!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."),
+        f"{', '.join(NAMED)}, or a folder with a teacher and a student",
+        "use the pair tales, which needs no download",
+    )
+
+
+def check_pair(
+    teacher: ModelConfig,
+    student: ModelConfig,
+    tokenizer: AnyTokenizer | None = None,
+    masked: ModelConfig | None = None,
+) -> None:
+    """Raises KfError unless models and tokenizer share one vocabulary."""
+    others = [("student", student)] + ([("masked model", masked)] if masked else [])
+    for name, config in others:
+        for setting in ("vocab_size", "mask_id"):
+            ours, theirs = getattr(teacher, setting), getattr(config, setting)
+            if ours != theirs:
+                raise KfError(
+                    f"teacher and {name} do not fit together: {setting} is {ours} and {theirs}.",
+                    "models of one vocabulary",
+                )
+    if tokenizer is not None and highest_id(tokenizer) >= teacher.vocab_size:
+        raise KfError(
+            f"The tokenizer does not fit the model: its highest id is {highest_id(tokenizer)}, "
+            f"the model has {teacher.vocab_size} tokens.",
+            f"a tokenizer with ids up to {teacher.vocab_size - 1}",
+        )
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """A device that is there: a first tensor is put on it, as only that tells."""
+    try:
+        found = torch.device("cpu" if device is None else device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise KfError(
+            f"The device {str(device)!r} cannot be used: {str(error).splitlines()[0]}",
+            "cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is seen here)"),
+        ) from error
+    return found
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    found = DTYPES.get(str(torch.float32 if dtype is None else dtype).removeprefix("torch."))
+    if found is None:
+        raise KfError(f"A model cannot be held as {dtype}.", ", ".join(DTYPES))
+    return found
+
+
+def _file_in(folder: Path) -> Path:
+    """The checkpoint of a folder: model.safetensors, else its only one."""
+    found = weight_files(folder)
+    if WEIGHTS_FILE in found:
+        return folder / WEIGHTS_FILE
+    if len(found) == 1:
+        return folder / found[0]
+    listed = f"one of: {shortened(found)}" if found else f"a folder with {WEIGHTS_FILE}"
+    count = "several checkpoint files" if found else "no checkpoint file"
+    raise KfError(f"The folder {folder} has {count}.", listed, "name the file")
+
+
+def _is_hub_id(name: str) -> bool:
+    """`owner/name`, or `owner/name/file` of a checkpoint; not a local path that happens to be missing."""
+    parts = name.split("/")
+    if not all(re.fullmatch(r"[\w-][\w.-]*", part) for part in parts) or Path(parts[0]).exists():
+        return False
+    return name in REPOSITORIES or (len(parts) > 2 and name.endswith(WEIGHT_SUFFIXES))
+
+
+def _hub_file(repository: str, file: str | None) -> Path:
+    known = REPOSITORIES.get(repository)
+    if file is None:
+        assert known is not None  # _is_hub_id
+        if len(known.files) > 1:
+            listed = ", ".join(f"{repository}/{name}" for name in known.files)
+            raise KfError(f"The repository {repository} has several checkpoints.", listed)
+        file = known.files[0]
+    pairs = [n for n, p in NAMED.items() if p.repository is known and file in (p.teacher, p.student)]
+    folder = by_hand(pairs[0] if known and pairs else repository)
+    return _fetch(repository, known.revision if known else None, file, folder, [file])
+
+
+def _fetch(repository: str, revision: str | None, file: str, folder: Path, needed: list[str]) -> Path:
+    """A file put into `folder` by hand, or else fetched into the hub's own cache."""
+    if (folder / file).is_file():
+        return folder / file
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+    except Exception as error:  # no connection, no such file, no room: all mean that the file is not here
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise KfError(
+            f"{file} of {repository} is not here and cannot be fetched: {reason}",
+            f"{', '.join(needed)} from https://huggingface.co/{repository}/tree/{revision or 'main'}",
+            f"download elsewhere and put into {folder} by hand: {', '.join(needed)}",
+        ) from error
+
+
+def _published(name: str, pair: NamedPair, info: dict[str, Any]) -> PairParts:
+    repository = pair.repository
+    assert repository is not None
+    folder, needed = by_hand(name), [pair.teacher, pair.student]
+    teacher, student = (_fetch(repository.name, repository.revision, f, folder, needed) for f in needed)
+    held = folder / TOKENIZER_FILE
+    source = {"repository": repository.name, "revision": repository.revision, "files": needed}
+    return PairParts(teacher, student, None, held if held.is_file() else pair.tokenizer, {**info, **source})
+
+
+def bundled_folder(name: str) -> Path:
+    """A bundled pair: beside the package in a working copy, inside it where it was packed so."""
+    places = [PACKAGE.parent / "checkpoints" / name, PACKAGE / "bundled" / name]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise KfError(
+        f"The bundled pair {name} is not where it should be, in {places[0]}.",
+        "a whole working copy of the repository, installed with pip install -e .",
+        "git checkout checkpoints",
+    )
+
+
+def _in_folder(folder: Path, info: dict[str, Any]) -> PairParts:
+    tokenizer = folder / TOKENIZER_FILE
+    return PairParts(
+        _need(folder, "teacher"),
+        _need(folder, "student"),
+        _part(folder, "masked"),
+        tokenizer if tokenizer.is_file() else None,
+        {**info, "folder": str(folder)},
+    )
+
+
+def _need(folder: Path, role: str) -> Path:
+    found = _part(folder, role)
+    if found is None:
+        there = sorted(f.name for f in folder.iterdir())
+        raise KfError(
+            f"The pair in {folder} has no {role}.",
+            f"a folder {role}/ or a file {role}.safetensors, {role}.ckpt, ...",
+            f"add it; the folder has: {shortened(there) or 'nothing'}",
+        )
+    return found
+
+
+def _part(folder: Path, role: str) -> Path | None:
+    """`role/`, or the one checkpoint file called `role`."""
+    if (folder / role).is_dir():
+        return folder / role
+    found = [name for name in weight_files(folder) if Path(name).stem == role]
+    if len(found) > 1:
+        raise KfError(f"The pair in {folder} has several files for its {role}: {shortened(found)}.", "one of them")
+    return folder / found[0] if found else None

@@ -1,0 +1,130 @@
+// Listeners, theme, and the one function that a page calls.
+
+const SMALL_STEP = 1;
+const LARGE_STEP = 16;
+
+function listenControls(scrub) {
+  const { parts } = scrub;
+  parts.dice.onclick = () => scrub.tables && scrub.roll();
+  parts.reset.onclick = () => scrub.tables && scrub.reset();
+  parts.link.onclick = () => scrub.tables && copyLink(scrub);
+}
+
+function listenRow(scrub, row, slot) {
+  const { range, field, lock } = row;
+  range.oninput = (event) => scrub.slide(slot, Number(range.value), event);
+  range.onchange = () => scrub.settle();
+  range.onpointerup = () => scrub.settle();
+  range.onkeydown = (event) => stepByKey(scrub, slot, event);
+  range.onkeyup = () => scrub.settle();
+  range.onpointermove = (event) => tellTrack(scrub, row, event);
+  range.onpointerdown = () => hideTip(scrub.parts);
+  range.onpointerleave = () => hideTip(scrub.parts);
+  field.onchange = () => scrub.typed(slot, field);
+  field.onfocus = () => field.select();
+  lock.onclick = () => {
+    scrub.locked[slot] = !scrub.locked[slot];
+    lock.setAttribute("aria-pressed", String(scrub.locked[slot]));
+    lock.textContent = scrub.locked[slot] ? "Locked" : "Lock";
+  };
+}
+
+function stepByKey(scrub, slot, event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const { resolution } = scrub.tables;
+  const size = event.shiftKey ? LARGE_STEP : SMALL_STEP;
+  const moves = {
+    ArrowRight: size,
+    ArrowUp: size,
+    ArrowLeft: -size,
+    ArrowDown: -size,
+    PageUp: LARGE_STEP,
+    PageDown: -LARGE_STEP,
+    Home: -resolution,
+    End: resolution,
+  };
+  if (!(event.key in moves)) return;
+  event.preventDefault();
+  const step = stepOf(scrub.u[slot], resolution) + moves[event.key];
+  scrub.slide(slot, midpoint(Math.min(resolution - 1, Math.max(0, step)), resolution), event);
+}
+
+// Only while nothing is held down: a tooltip under a dragging hand hides what it moves.
+function tellTrack(scrub, row, event) {
+  if (event.buttons || event.pointerType === "touch" || !row.track) {
+    hideTip(scrub.parts);
+    return;
+  }
+  const frame = row.canvas.getBoundingClientRect();
+  const step = stepOf((event.clientX - frame.left) / frame.width, row.track.resolution);
+  showTip(scrub.parts, trackTip(row.track, step, (id) => scrub.text(id)), event.clientX, frame.bottom + 10);
+}
+
+async function copyLink(scrub) {
+  const { said } = scrub.parts;
+  const link = linkOf(scrub);
+  const done = await copyText(link);
+  said.textContent = done ? "Link copied" : `Copy this link: ${link}`;
+  clearTimeout(scrub.saidTimer);
+  if (done) scrub.saidTimer = setTimeout(() => (said.textContent = ""), 4000);
+}
+
+// u goes in at full precision: a link must open on the very same tokens.
+function linkOf({ tables, k, u }) {
+  const query = new URLSearchParams({ pair: tables.pair, prompt: tables.prompt, k, u: u.slice(0, k).join(",") });
+  return `${location.origin}${location.pathname}?${query}`;
+}
+
+// Gradio marks a dark page with a class on the body; a page on its own follows the reader's system.
+function isDark(box) {
+  if (box.closest('[data-theme-from="system"]')) return window.matchMedia("(prefers-color-scheme: dark)").matches;
+  return document.body.classList.contains("dark");
+}
+
+// Repaints on a change of theme or width. A page part that has been taken out stops listening.
+function followPage(scrub) {
+  const { box } = scrub.parts;
+  const showTheme = () => {
+    if (!box.isConnected) return stop();
+    const theme = isDark(box) ? "dark" : "light";
+    if (box.dataset.theme === theme) return undefined;
+    box.dataset.theme = theme;
+    return scrub.repaint();
+  };
+  let width = 0;
+  const sizes = new ResizeObserver(() => {
+    if (box.clientWidth === width) return;
+    width = box.clientWidth;
+    scrub.repaint();
+  });
+  const classes = new MutationObserver(showTheme);
+  const system = window.matchMedia("(prefers-color-scheme: dark)");
+  const stop = () => {
+    sizes.disconnect();
+    classes.disconnect();
+    system.removeEventListener("change", showTheme);
+    scrub.map.stop();
+  };
+  classes.observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  system.addEventListener("change", showTheme);
+  sizes.observe(box);
+  showTheme();
+}
+
+function mountScrub(root, first, transport) {
+  const scrub = new Scrub(root, first, transport || null);
+  return {
+    open: (change) => scrub.load(change),
+    state: () => ({
+      pair: scrub.tables && scrub.tables.pair,
+      prompt: scrub.tables && scrub.tables.prompt,
+      k: scrub.k,
+      u: scrub.u.slice(0, scrub.k),
+      locked: scrub.locked.slice(0, scrub.k),
+      source: root.dataset.source,
+      seq: scrub.seq,
+      teacher: scrub.drawn && scrub.drawn.answer.teacher.slice(0, scrub.k),
+      student: scrub.drawn && scrub.drawn.answer.student.slice(0, scrub.k),
+    }),
+  };
+}

@@ -1,0 +1,410 @@
+// State and events. Whatever is shown is shown for one u: a slider's move is answered from the tables in the
+// page where they hold it, from the server's point query where not, and new tables follow when the move settles.
+
+const SETTLE = 120;
+const GRID_STEPS = 128;
+const PATIENCE_SHOWN = 400;
+
+class Scrub {
+  constructor(root, first, transport) {
+    this.root = root;
+    this.transport = transport;
+    this.uid = `kfs${Math.random().toString(36).slice(2, 9)}`;
+    this.parts = findParts(root);
+    this.page = new ScrubPage(this.parts, this.uid);
+    this.k = 0;
+    this.u = [];
+    this.locked = [];
+    this.texts = {};
+    this.tables = null;
+    this.drawn = null;
+    this.seq = 0;
+    this.askedSeq = -1;
+    this.epoch = 0;
+    this.loads = 0;
+    this.loading = false;
+    this.gridSeq = 0;
+    this.gridKey = null;
+    this.parts.box.classList.toggle("kfs-noserver", !transport);
+    this.makeChannels();
+    this.map = new ScrubMap(this.parts, this.mapHooks());
+    listenControls(this);
+    followPage(this);
+    this.showFirst(first);
+  }
+
+  makeChannels() {
+    const { transport } = this;
+    if (!transport) return;
+    this.points = makeChannel((r) => transport.point(r), (reply, r) => this.takePoint(reply, r));
+    this.nexts = makeChannel((r) => transport.tables(r), (reply, r) => this.takeTables(reply, r));
+    this.grids = makeChannel((r) => transport.grid(r), (reply, r) => this.takeGrid(reply, r));
+  }
+
+  mapHooks() {
+    return {
+      text: (id) => this.texts[id],
+      u: () => this.u,
+      resolution: () => this.tables.resolution,
+      colours: () => this.colours(),
+      wanted: () => this.refreshMap(),
+      pick: (slots, x, y, event) => this.pick(slots, x, y, event),
+    };
+  }
+
+  // ---- first sight, other prompts, other K
+
+  showFirst(first) {
+    if (!first || !first.ok || !this.tryAdopt(first)) this.fail(first && first.failed ? first : NO_ANSWER);
+  }
+
+  // Everything of a reply for another prompt, pair or K, in one go; nothing here can fail half-way.
+  adopt(tables, grid) {
+    const before = this.tables;
+    const most = tables.kMax;
+    if (!before || before.pair !== tables.pair) {
+      this.texts = {};
+      this.map.setGrid(null);
+    }
+    if (!before || before.kMax !== most) this.rebuild(most);
+    this.home = Array.from({ length: most }, (_, slot) => this.home[slot] ?? tables.u[slot] ?? 0.5);
+    this.u = this.home.map((u, slot) => tables.u[slot] ?? this.u[slot] ?? u);
+    this.k = tables.k;
+    this.epoch += 1;
+    this.seq += 1;
+    this.askedSeq = this.seq;
+    if (this.points) this.points.drop();
+    this.page.showText(tables);
+    this.setTables(tables);
+    showSlotCount(this.parts, this.page.slots, this.k);
+    if (grid) {
+      this.map.slots = grid.slots.slice();
+      this.map.setGrid(grid);
+    }
+    this.showNoise();
+    this.draw(lookUp(tables, this.u, this.k), this.seq);
+    this.repaint();
+    this.refreshStale();
+    this.refreshMap();
+  }
+
+  rebuild(most) {
+    this.page.rebuild(most, (k) => this.chooseK(k));
+    this.locked = Array.from({ length: most }, () => false);
+    this.page.slots.forEach(({ row }, slot) => listenRow(this, row, slot));
+  }
+
+  setTables(tables) {
+    this.tables = tables;
+    Object.assign(this.texts, tables.texts);
+    this.page.showTracks(tables);
+    this.root.dataset.tables = "ready";
+  }
+
+  // Asks for other tables; only an ok reply to the newest call changes anything. Returns whether it did.
+  async load(change) {
+    if (!this.transport) return false;
+    const mine = ++this.loads;
+    this.loading = true;
+    this.root.dataset.tables = "waiting";
+    const { pair, prompt, resolution } = this.tables || { resolution: 512 };
+    const request = { seq: mine, pair, prompt, k: this.k, u: this.u.slice(0, this.k), resolution };
+    for (const [name, value] of Object.entries(change)) if (value !== undefined) request[name] = value;
+    clearTimeout(this.patience);
+    this.patience = setTimeout(() => setText(this.parts.said, "Asking the models…"), PATIENCE_SHOWN);
+    const reply = await ask((r) => this.transport.tables(r), request, LONG_PATIENCE);
+    if (mine !== this.loads) return false;
+    this.loading = false;
+    clearTimeout(this.patience);
+    setText(this.parts.said, "");
+    this.root.dataset.tables = "ready";
+    if (!reply.ok || !this.tryAdopt(reply)) {
+      this.fail(reply.ok ? NO_ANSWER : reply);
+      if (this.tables) this.settle();
+      return false;
+    }
+    this.clearMessage();
+    return true;
+  }
+
+  tryAdopt(reply) {
+    let tables;
+    let grid = null;
+    try {
+      tables = readTables(reply);
+      if (reply.grid && reply.grid.ok !== false) grid = readGrid(reply.grid, tables.pair, tables.prompt, tables.u);
+    } catch {
+      return false;
+    }
+    this.home = this.home || tables.u.slice();
+    this.adopt(tables, grid);
+    if (!this.map.observer) this.map.watch();
+    return true;
+  }
+
+  // Fewer slots are the first rows of the same tables (no slot depends on a later one); more must be asked for.
+  async chooseK(k) {
+    if (k <= this.tables.k) {
+      this.k = k;
+      showSlotCount(this.parts, this.page.slots, k);
+      this.move(this.u, null);
+      this.repaint();
+    } else {
+      const done = await this.load({ k, u: this.u.slice(0, k) });
+      if (!done) showSlotCount(this.parts, this.page.slots, this.k);
+    }
+  }
+
+  // ---- moves
+
+  // The one way in which u changes.
+  move(u, event, settleNow = false) {
+    this.seq += 1;
+    this.began = event ? event.timeStamp : performance.now();
+    this.u = u;
+    this.showNoise();
+    this.answer();
+    if (this.root.dataset.source !== "pending") this.time(this.began);
+    this.refreshStale();
+    if (!this.transport) return;
+    clearTimeout(this.timer);
+    if (settleNow) this.settle();
+    else this.timer = setTimeout(() => this.settle(), SETTLE);
+  }
+
+  moved(slot, value) {
+    // Without a server a page knows one track a slot: those through the tables' own point.
+    const u = this.transport ? this.u.slice() : this.u.map((old, at) => this.tables.u[at] ?? old);
+    u[slot] = value;
+    return u;
+  }
+
+  slide(slot, value, event, settleNow) {
+    this.move(this.moved(slot, snapped(value, this.tables.resolution)), event, settleNow);
+  }
+
+  pick([i, j], x, y, event) {
+    const { resolution } = this.tables;
+    const u = this.transport ? this.u.slice() : this.moved(i, this.u[i]);
+    u[i] = snapped(x, resolution);
+    u[j] = snapped(y, resolution);
+    this.move(u, event);
+  }
+
+  typed(slot, field) {
+    const text = field.value.trim();
+    const value = /^\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN;
+    if (!(value >= 0 && value < 1)) {
+      field.value = String(this.u[slot]);
+      this.fail({ failed: `u is ${text || "empty"}: numbers from 0 up to, not including, 1` });
+    } else if (value !== this.u[slot]) {
+      this.clearMessage();
+      const held = this.transport ? value : snapped(value, this.tables.resolution);
+      this.move(this.moved(slot, held), null, true);
+    } else {
+      this.clearMessage();
+      field.value = String(value);
+    }
+  }
+
+  reset() {
+    this.move(this.transport ? this.home.slice() : this.moved(0, this.tables.u[0]), null, true);
+  }
+
+  roll() {
+    const { resolution } = this.tables;
+    const held = (slot) => this.locked[slot] || slot >= this.k;
+    const u = this.u.map((old, slot) => (held(slot) ? old : snapped(Math.random(), resolution)));
+    this.move(u, null, true);
+  }
+
+  // ---- answers
+
+  find() {
+    const found = lookUp(this.tables, this.u, this.k);
+    if (found || this.transport) return found;
+    return lookUpPair(this.tables, this.map.grid, this.u, this.k);
+  }
+
+  answer() {
+    const found = this.find();
+    if (found) {
+      if (this.points) this.points.drop();
+      this.draw(found, this.seq);
+    } else {
+      this.setSource("pending");
+      this.points.post(this.request(this.seq));
+    }
+  }
+
+  request(seq, more) {
+    const { pair, prompt } = this.tables;
+    const request = { seq, pair, prompt, u: this.u.slice(0, this.k), ...more };
+    // What only this page needs to know stays out of what is sent.
+    Object.defineProperties(request, { epoch: { value: this.epoch }, began: { value: this.began } });
+    return request;
+  }
+
+  // An older reply than what is drawn is dropped; while a newer one is due, the page stays "pending".
+  takePoint(reply, request) {
+    if (request.epoch !== this.epoch || (this.drawn && request.seq < this.drawn.seq)) return;
+    if (!reply.ok) {
+      this.fail(reply);
+      if (request.seq === this.seq) this.restore();
+      return;
+    }
+    Object.assign(this.texts, reply.texts);
+    const newest = request.seq === this.seq;
+    this.draw({ ...reply, source: newest ? "server" : "pending" }, request.seq, request.u);
+    this.time(request.began);
+    if (newest) this.clearMessage();
+  }
+
+  settle() {
+    clearTimeout(this.timer);
+    if (!this.transport || this.loading || this.askedSeq === this.seq) return;
+    this.askedSeq = this.seq;
+    const { resolution } = this.tables;
+    if (this.k <= this.tables.k && !movedSlots(this.tables, this.u, this.k).length) {
+      this.nexts.drop();
+      this.root.dataset.tables = "ready";
+      this.refreshMap();
+      return;
+    }
+    this.root.dataset.tables = "waiting";
+    this.nexts.post(this.request(this.seq, { k: this.k, resolution }));
+  }
+
+  takeTables(reply, request) {
+    if (request.epoch !== this.epoch || request.seq !== this.askedSeq) return;
+    this.root.dataset.tables = "ready";
+    let tables = null;
+    try {
+      tables = reply.ok && readTables(reply);
+    } catch {
+      reply = NO_ANSWER;
+    }
+    if (!tables) {
+      this.fail(reply);
+      if (this.root.dataset.source === "pending" && !this.points.busy()) this.restore();
+      return;
+    }
+    this.setTables(tables);
+    const still = request.seq === this.seq;
+    if (still) this.u = this.u.map((u, slot) => tables.u[slot] ?? u);
+    const waited = this.root.dataset.source === "pending";
+    if (still || waited) this.answer();
+    if (waited && this.root.dataset.source !== "pending") this.time(request.began);
+    this.clearMessage();
+    this.repaint();
+    this.refreshStale();
+    this.refreshMap();
+  }
+
+  // After a failure: back to the u whose tokens are on the page.
+  restore() {
+    this.seq += 1;
+    this.askedSeq = this.seq;
+    this.u = this.drawn.u.concat(this.u.slice(this.drawn.u.length));
+    this.nexts.drop();
+    this.root.dataset.tables = "ready";
+    this.showNoise();
+    const { answer } = this.drawn;
+    this.draw({ ...answer, source: answer.source === "pending" ? "server" : answer.source }, this.seq);
+    this.refreshStale();
+  }
+
+  // ---- the page
+
+  draw(answer, seq, u = this.u) {
+    this.drawn = { answer, seq, u: u.slice() };
+    this.page.showAnswer(answer, u, this.k, (id) => this.text(id));
+    this.root.dataset.seq = seq;
+    this.setSource(answer.source);
+  }
+
+  // From the event to the page showing its answer, in ms.
+  time(began) {
+    this.root.dataset.paintMs = (performance.now() - began).toFixed(2);
+  }
+
+  text(id) {
+    return id === null ? "?" : labelOf(this.texts[id]);
+  }
+
+  setSource(source) {
+    this.root.dataset.source = source;
+  }
+
+  showNoise() {
+    this.page.showNoise(this.u, this.k);
+    this.root.dataset.u = this.u.slice(0, this.k).join(",");
+    this.root.dataset.k = this.k;
+    this.map.cross();
+  }
+
+  refreshStale() {
+    const { pair, prompt } = this.tables;
+    const asks = Boolean(this.transport);
+    this.page.showStale(this.tables, this.u, this.k, asks);
+    this.map.markStale(Boolean(this.map.grid) && !this.map.matches(pair, prompt, this.u), asks);
+  }
+
+  refreshMap() {
+    const { parts, map, k, tables } = this;
+    if (!tables) return;
+    const shown = k > 1 && Boolean(this.transport || map.grid);
+    const fresh = shown && map.body.hidden;
+    map.body.hidden = !shown;
+    parts.alone.hidden = shown;
+    const why = k > 1 ? "This page holds no map of two slots." : "A map needs two slots: choose K of 2 or more.";
+    setText(parts.alone, why);
+    if (!shown) return;
+    map.showSlots(k);
+    if (fresh) map.paint();
+    this.refreshStale();
+    if (this.transport && map.visible && !map.matches(tables.pair, tables.prompt, this.u)) this.askGrid();
+  }
+
+  askGrid() {
+    const key = JSON.stringify([this.epoch, this.map.slots, this.u]);
+    if (this.gridKey === key) return;
+    this.gridKey = key;
+    this.map.markStale(true, true);
+    this.gridSeq += 1;
+    this.grids.post(this.request(this.gridSeq, { slots: this.map.slots.slice(), resolution: GRID_STEPS }));
+  }
+
+  takeGrid(reply, request) {
+    if (request.epoch !== this.epoch || request.seq !== this.gridSeq) return;
+    this.gridKey = null;
+    if (!reply.ok) {
+      this.fail(reply);
+      return;
+    }
+    try {
+      this.map.setGrid(readGrid(reply, request.pair, request.prompt, request.u));
+    } catch {
+      this.fail(NO_ANSWER);
+    }
+    this.refreshStale();
+  }
+
+  repaint() {
+    if (!this.tables) return;
+    this.page.paint(this.k, this.colours(), (id) => this.text(id));
+    this.map.paint();
+  }
+
+  colours() {
+    return isDark(this.parts.box) ? PALETTE.dark : PALETTE.light;
+  }
+
+  fail(failure) {
+    showMessage(this.parts.message, failure);
+  }
+
+  clearMessage() {
+    if (this.parts.message.textContent) showMessage(this.parts.message, null);
+  }
+}

@@ -1,0 +1,115 @@
+"""The Scrub figure: sliders whose tracks are the noise map, exact beside learned, for app and notebooks.
+
+Python joins the plain scripts and styles of `assets/` and puts the palette in; the figure itself is drawn in
+the browser from one payload, a plain dict (token tables as base64 strings, see `standalone_html`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from kfexplore.figures.palette import palette_css, palette_data
+
+_ASSETS: Final = Path(__file__).parent / "assets"
+_SCRIPTS: Final = (
+    "codec.js",
+    "paint.js",
+    "paintmap.js",
+    "view.js",
+    "page.js",
+    "mapview.js",
+    "channel.js",
+    "scrub.js",
+    "mount.js",
+)
+"""In this order: later files use names of earlier ones, and `mountScrub` comes last."""
+
+_SCOPE: Final = ".kfs"
+
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+@cache
+def scrub_css() -> str:
+    """The figure's style sheet, palette included; every rule is under `.kfs`."""
+    return palette_css(_SCOPE) + (_ASSETS / "scrub.css").read_text(encoding="utf-8")
+
+
+@cache
+def scrub_js() -> str:
+    """Plain declarations for one function scope; `mountScrub(root, first, transport)` is among them.
+
+    Goes into a function body (gr.HTML's `js_on_load`, or `(() => { ... })()` in a page), before the call.
+    """
+    palette = f"const PALETTE = {_script_json(palette_data())};\n"
+    return palette + "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+
+
+@cache
+def scrub_markup() -> str:
+    """The figure's HTML, empty of data: one `<section class="kfs">` that `mountScrub` fills."""
+    return (_ASSETS / "scrub.html").read_text(encoding="utf-8")
+
+
+def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> str:
+    """The figure as it stands, without a server: drawn, dragged and hovered from what is in the payload.
+
+    Args:
+        payload: A tables reply. `teacher` and `student` are base64 of little-endian uint16 [slot moved][step]
+            [slot read], `margin` (logits) and `edge` (units of u) base64 of float32 of that shape; step r
+            stands for u = (r + 0.5) / resolution. `u` has K values in [0, 1), `point` is the answer at just
+            that noise, `texts` the decoded text of every id. A key `grid` (a grid reply) adds the map of two
+            slots.
+        height: Of the frame, in CSS pixels, until the page inside has told its own; None for the bare
+            fragment.
+
+    Returns:
+        A fragment of style, markup and script that needs nothing else and may stand several times on a page;
+        with a height an `<iframe>` around it, which keeps its styles from a notebook's.
+    """
+    data = _script_json(dict(payload))
+    name = "kfs-" + hashlib.sha256(data.encode()).hexdigest()[:12]
+    fragment = (
+        f'<div class="kfs-page" data-theme-from="system" data-kfs="{name}">\n'
+        f"<style>\n{_PAGE_CSS}{scrub_css()}</style>\n{scrub_markup()}</div>\n"
+        f"<script>\n(() => {{\n{scrub_js()}\n"
+        f"""const page = document.querySelector('[data-kfs="{name}"]:not([data-mounted])');\n"""
+        f"page.dataset.mounted = 'true';\nmountScrub(page, {data}, null);\n}})();\n</script>\n"
+    )
+    if height is None:
+        return fragment
+    document = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>kfexplore: scrub</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta name="viewport" content="width=device-width"><style>{_FRAME_CSS}</style></head><body>'
+        f"{fragment}<script>{_FRAME_JS}</script></body></html>"
+    )
+    return (
+        f'<iframe title="Scrub the noise of a block" srcdoc="{html.escape(document)}" '
+        f'style="width:100%;height:{height}px;border:0"></iframe>'
+    )
+
+
+_PAGE_CSS: Final = """\
+.kfs-page .kfs { padding: 16px; border-radius: 10px; background: var(--kf-surface); }
+"""
+
+_FRAME_CSS: Final = "body { margin: 0; }"
+
+_FRAME_JS: Final = """
+new ResizeObserver(() => {
+  const height = `${document.documentElement.offsetHeight + 4}px`;
+  if (window.frameElement) window.frameElement.style.height = height;
+}).observe(document.body);
+"""
+
+
+def _script_json(value: object) -> str:
+    """JSON that cannot end a script element or open a comment in it."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

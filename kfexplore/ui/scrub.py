@@ -1,0 +1,82 @@
+"""The Scrub tab: prompt, sliders whose tracks are the map, and the 2-D section. The drawing itself is in figures/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from kfexplore.figures.scrub import scrub_css, scrub_js, scrub_markup
+from kfexplore.ui.explorer import Explorer, Json
+
+EXAMPLES = [
+    "Once upon a time there was a",
+    "The old king had three sons, and the youngest of them",
+    '"Where are you going?" asked the',
+    "She opened the door and saw a little",
+    "They walked for many days, until at last they came to a great",
+]
+"""Prompts on offer; the first is the one that the page opens with."""
+
+MOUNT = """
+const page = mountScrub(element, JSON.parse(props.first), server);
+window.kfScrub = page;
+const link = new URLSearchParams(window.location.search);
+if (link.has("prompt")) {
+  page.open({
+    pair: link.get("pair") || undefined,
+    prompt: link.get("prompt"),
+    k: Number(link.get("k")) || undefined,
+    u: link.has("u") ? link.get("u").split(",").map(Number) : undefined,
+  });
+}
+"""
+"""Runs in the browser after `scrub_js()`: mounts the component and restores what a copied link says."""
+
+OPEN = "(pair, prompt) => { window.kfScrub.open({pair, prompt}); }"
+
+
+def scrub_view(explorer: Explorer, first: Json) -> gr.HTML:
+    """The component that owns sliders, strips, chips and the 2-D map, and asks an Explorer for what it lacks.
+
+    Args:
+        explorer: Answers for tables, points and grids.
+        first: The payload that is drawn at once.
+    """
+
+    def tables(question: Json) -> Json:
+        return explorer.tables(question)
+
+    def point(question: Json) -> Json:
+        return explorer.point(question)
+
+    def grid(question: Json) -> Json:
+        return explorer.grid(question)
+
+    return gr.HTML(
+        html_template=scrub_markup(),
+        css_template=scrub_css(),
+        js_on_load=scrub_js() + MOUNT,
+        server_functions=[tables, point, grid],  # plain functions: Gradio marks them, which methods refuse
+        apply_default_css=False,
+        first=json.dumps(first),
+        elem_id="scrub",
+    )
+
+
+def build_scrub_tab(
+    explorer: Explorer, first: Json, asked: list[Callable[..., Any]], fields: list[gr.Component]
+) -> None:
+    """Fills the tab.
+
+    Args:
+        explorer: Answers for the models.
+        first: The payload that is drawn at once.
+        asked: Events that ask for another prompt or pair.
+        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+    """
+    scrub_view(explorer, first)
+    for event in asked:
+        event(None, fields, None, js=OPEN)

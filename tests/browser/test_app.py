@@ -1,0 +1,216 @@
+"""The Scrub tab in a real Chromium: what it shows is what the models say."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from kfexplore import Pair, load_pair
+from kfexplore.ui.scrub import EXAMPLES
+
+pytestmark = pytest.mark.browser
+
+ROOT = "[data-source]"
+PROMPT = "#prompt textarea"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return load_pair("tales")
+
+
+def opened(page: Page, url: str) -> Locator:
+    page.goto(url)
+    root = page.locator(ROOT)
+    expect(root).to_have_attribute("data-tables", "ready")
+    return root
+
+
+def noise(root: Locator) -> list[float]:
+    return [float(u) for u in (root.get_attribute("data-u") or "").split(",")]
+
+
+def chips(root: Locator, model: str) -> list[int]:
+    found = root.locator(f"[data-model={model}][data-id]:visible").all()
+    in_order = sorted((int(c.get_attribute("data-slot") or 0), int(c.get_attribute("data-id") or -1)) for c in found)
+    return [token for _, token in in_order]
+
+
+def settled(root: Locator) -> None:
+    """Waits until the tokens shown are those of the noise shown, and the tables too."""
+    expect(root).not_to_have_attribute("data-source", "pending")
+    expect(root).to_have_attribute("data-tables", "ready")
+
+
+def assert_true_tokens(root: Locator, pair: Pair, prompt: str) -> None:
+    """Both rows of chips are the models' own answer at the noise that the page says."""
+    ids, _ = pair.encode(prompt)
+    block = pair.block([ids], [noise(root)])
+    assert chips(root, "teacher") == block.teacher[0].tolist()
+    assert chips(root, "student") == block.student[0].tolist()
+
+
+def test_first_screen_is_stored_and_true(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    assert root.get_attribute("data-source") == "stored"
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+@pytest.mark.parametrize("slot", [0, 3])
+def test_a_slider_chooses_tokens_from_the_table(page: Page, app_url: str, pair: Pair, slot: int) -> None:
+    root = opened(page, app_url)
+    before = noise(root)
+    root.locator("input[type=range]").nth(slot).fill("0.9")
+    assert root.get_attribute("data-source") == "table"  # at once, with no server between
+    assert noise(root)[slot] == pytest.approx(0.9, abs=1 / 512)
+    assert [u for j, u in enumerate(noise(root)) if j != slot] == [u for j, u in enumerate(before) if j != slot]
+    assert_true_tokens(root, pair, EXAMPLES[0])
+    settled(root)
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_moving_another_slider_at_once_asks_the_server(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    for slot, u in ((0, "0.12"), (1, "0.77"), (2, "0.4"), (1, "0.2")):
+        root.locator("input[type=range]").nth(slot).fill(u)
+    settled(root)
+    assert noise(root)[:3] == pytest.approx([0.12, 0.2, 0.4], abs=1 / 512)
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_dragging_with_a_mouse(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    slider = root.locator("input[type=range]").nth(1)
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * noise(root)[1], middle)
+    page.mouse.down()
+    for share in (0.45, 0.6, 0.7, 0.83):
+        page.mouse.move(box["x"] + box["width"] * share, middle, steps=5)
+    page.mouse.up()
+    settled(root)
+    assert noise(root)[1] == pytest.approx(0.83, abs=0.02)
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_arrow_keys_move_by_a_step(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    before = noise(root)[2]
+    root.locator("input[type=range]").nth(2).focus()
+    page.keyboard.press("ArrowRight")
+    assert noise(root)[2] == pytest.approx(before + 1 / 512)
+    page.keyboard.press("PageDown")
+    assert noise(root)[2] == pytest.approx(before - 15 / 512)
+    settled(root)
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_an_exact_number_is_not_rounded(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    field = root.get_by_role("textbox").nth(0)
+    field.fill("0.123456789")
+    field.press("Enter")
+    settled(root)
+    assert noise(root)[0] == 0.123456789
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_another_prompt(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    prompt = "The cat said <img src=x onerror=alert(1)> and"
+    page.locator(PROMPT).fill(prompt)
+    page.keyboard.press("Enter")
+    expect(root.locator(".kfs-prompt")).to_contain_text("onerror")
+    settled(root)
+    assert root.locator("img").count() == 0
+    assert_true_tokens(root, pair, prompt)
+
+
+def test_an_example_is_opened(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    page.get_by_text(EXAMPLES[1][:20]).click()
+    expect(root.locator(".kfs-prompt")).to_contain_text("king")
+    settled(root)
+    assert_true_tokens(root, pair, EXAMPLES[1])
+
+
+def test_an_empty_prompt_is_refused_and_changes_nothing(page: Page, app_url: str) -> None:
+    root = opened(page, app_url)
+    before = (noise(root), chips(root, "teacher"), chips(root, "student"))
+    page.locator(PROMPT).fill("")
+    page.keyboard.press("Enter")
+    expect(root.get_by_role("alert")).to_contain_text("The prompt is empty")
+    assert (noise(root), chips(root, "teacher"), chips(root, "student")) == before
+
+
+def test_a_long_prompt_says_what_was_cut(page: Page, app_url: str) -> None:
+    root = opened(page, app_url)
+    page.locator(PROMPT).fill("and then he went on " * 80)
+    page.keyboard.press("Enter")
+    expect(root.locator(".kfs-note")).to_contain_text("tokens of the prompt were cut")
+
+
+def test_a_link_restores_prompt_slots_and_noise(page: Page, app_url: str, pair: Pair) -> None:
+    prompt = "Where have you been, my dear"
+    root = opened(page, app_url + "?" + urlencode({"pair": "tales", "prompt": prompt, "k": 2, "u": "0.1,0.7123"}))
+    expect(root).to_have_attribute("data-k", "2")
+    settled(root)
+    assert noise(root) == [0.1, 0.7123]
+    assert len(chips(root, "student")) == 2
+    assert_true_tokens(root, pair, prompt)
+    expect(page.locator(PROMPT)).to_have_value(prompt)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"prompt": "a", "u": "0.1,1.2,0,0"}, "1.2 is outside"),
+        ({"prompt": "a", "pair": "nothing"}, "no pair 'nothing'"),
+        ({"prompt": "a", "k": "9"}, "K is 9"),
+    ],
+)
+def test_a_bad_link_says_so_and_the_page_still_works(
+    page: Page, app_url: str, pair: Pair, query: dict[str, str], message: str
+) -> None:
+    root = opened(page, app_url + "?" + urlencode(query))
+    expect(root.get_by_role("alert")).to_contain_text(message)
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_a_click_on_the_map_moves_both_sliders(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    plane = root.locator("[data-map=teacher]")
+    plane.scroll_into_view_if_needed()
+    box = plane.bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.1 * box["height"])
+    settled(root)
+    assert noise(root)[:2] == pytest.approx([0.25, 0.9], abs=0.02)
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_fewer_slots_dice_lock_and_reset(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    before = noise(root)
+    root.get_by_text("3", exact=True).first.click()
+    expect(root).to_have_attribute("data-k", "3")
+    root.get_by_role("button", name="Lock").nth(0).click()
+    root.get_by_role("button", name="Roll the dice").click()
+    settled(root)
+    rolled = noise(root)
+    assert rolled[0] == before[0]
+    assert rolled[1:] != before[1:3]
+    assert_true_tokens(root, pair, EXAMPLES[0])
+    root.get_by_role("button", name="Reset").click()
+    settled(root)
+    assert noise(root) == before[:3]
+
+
+def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page, app_url: str) -> None:
+    page.set_viewport_size({"width": 380, "height": 800})
+    opened(page, app_url)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -1,0 +1,144 @@
+"""Both kinds of tokenizers through one set of functions."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from kfexplore.checkpoints import tokenizers
+from kfexplore.checkpoints.tokenizers import (
+    AnyTokenizer,
+    decode_ids,
+    encode_ids,
+    highest_id,
+    load_tokenizer,
+    token_texts,
+)
+from kfexplore.errors import KfError
+
+from .synthetic import tokenizer
+
+
+@pytest.fixture(params=["tokenizers", "transformers"])
+def any_tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> AnyTokenizer:
+    made = tokenizer()
+    if request.param == "tokenizers":
+        return made
+    path = tmp_path / "tokenizer.json"
+    made.save(str(path))
+    # Adds a special token to whatever it encodes, and cleans spaces up, unless told not to.
+    wrapped: AnyTokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(path), eos_token="<|endoftext|>", clean_up_tokenization_spaces=True
+    )
+    return wrapped
+
+
+def test_text_goes_to_ids_and_back(any_tokenizer: AnyTokenizer) -> None:
+    ids = encode_ids(any_tokenizer, "ab ab c")
+    assert ids == [7, 8, 1, 4]
+    assert decode_ids(any_tokenizer, ids) == "ab ab c"
+
+
+def test_special_tokens_stay_visible(any_tokenizer: AnyTokenizer) -> None:
+    assert decode_ids(any_tokenizer, [0, 2]) == "<|endoftext|>a"
+    assert encode_ids(any_tokenizer, "<|endoftext|>a") == [0, 2]
+
+
+def test_each_token_has_its_own_text(any_tokenizer: AnyTokenizer) -> None:
+    assert token_texts(any_tokenizer, [8, 6, 0]) == [" ab", " a", "<|endoftext|>"]
+
+
+def test_an_id_beyond_the_tokenizer_is_shown_as_a_number(any_tokenizer: AnyTokenizer) -> None:
+    """The mask token of the published models has no text."""
+    assert token_texts(any_tokenizer, [50257]) == ["<50257>"]
+
+
+def test_the_highest_id_counts_added_tokens(any_tokenizer: AnyTokenizer) -> None:
+    assert highest_id(any_tokenizer) == 11
+    extended: Any = tokenizer()
+    extended.add_tokens(["new"])
+    assert highest_id(extended) == 12
+
+
+def test_no_special_tokens_are_added() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    made = tokenizer()
+    made.post_processor = TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    assert made.encode("a").ids == [0, 2]
+    assert encode_ids(made, "a") == [2]
+
+
+def test_spaces_are_not_cleaned_up() -> None:
+    from tokenizers import Tokenizer, decoders, models
+
+    made = Tokenizer(models.BPE(vocab={"▁a": 0, "▁.": 1}, merges=[]))
+    made.decoder = decoders.Metaspace()
+    assert token_texts(made, [0, 1]) == [" a", " ."]
+    wrapped: Any = transformers.PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=True)
+    assert decode_ids(wrapped, [0, 1]) == "a ."
+
+
+def test_a_file_or_its_folder_is_loaded(tmp_path: Path) -> None:
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    for path in (tmp_path, tmp_path / "tokenizer.json", str(tmp_path / "tokenizer.json")):
+        assert encode_ids(load_tokenizer(path), "ab") == [7]
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"model": 3}', "x" * 100])
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(KfError, match="is not a tokenizer"):
+        load_tokenizer(path)
+
+
+def test_a_huge_file_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr(tokenizers, "MAX_TOKENIZER_BYTES", 100)
+    with pytest.raises(KfError, match="at most"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("path", ["gone/tokenizer.json", "tokenizer.json", "/a/b/c", "../x", "a b"])
+def test_a_missing_file_is_not_looked_up_on_the_hub(path: str, no_hub: list[str]) -> None:
+    with pytest.raises(KfError, match="no tokenizer file"):
+        load_tokenizer(path)
+    with pytest.raises(KfError, match="no tokenizer file"):
+        load_tokenizer(Path("gpt2"))
+    assert no_hub == []
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """No connection; the names that were asked for."""
+    asked: list[str] = []
+
+    def from_pretrained(name: str, trust_remote_code: bool) -> None:
+        assert not trust_remote_code
+        asked.append(name)
+        raise OSError("We couldn't connect\nto the hub")
+
+    fake = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=from_pretrained))
+    monkeypatch.setattr(tokenizers.importlib, "import_module", lambda _: fake)
+    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path / "home"))
+    return asked
+
+
+def test_a_file_put_there_by_hand_comes_before_the_hub(tmp_path: Path, no_hub: list[str]) -> None:
+    (tmp_path / "home" / "gpt2").mkdir(parents=True)
+    tokenizer().save(str(tmp_path / "home" / "gpt2" / "tokenizer.json"))
+    assert encode_ids(load_tokenizer("gpt2"), "ab") == [7]
+    assert no_hub == []
+
+
+def test_without_a_connection_the_message_says_what_to_put_where(tmp_path: Path, no_hub: list[str]) -> None:
+    with pytest.raises(KfError, match="We couldn't connect") as caught:
+        load_tokenizer("bert-base-uncased")
+    assert no_hub == ["bert-base-uncased"]
+    assert "https://huggingface.co/bert-base-uncased/resolve/main/tokenizer.json" in str(caught.value)
+    assert str(tmp_path / "home" / "bert-base-uncased") in str(caught.value)

@@ -1,0 +1,126 @@
+"""The scripts, styles and markup of the scrub figure, as text."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kfexplore.figures import scrub
+from kfexplore.figures.palette import hue_index, palette_data, token_label
+
+ASSETS = Path(scrub.__file__).parent / "assets"
+EVIL = '</script><img src=x onerror="alert(1)"><!--'
+
+node = pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine; Chromium checks the same")
+
+
+def run_node(script: str) -> str:
+    done = subprocess.run(["node", "-"], input=script, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_asset_is_used() -> None:
+    assert sorted(path.name for path in ASSETS.glob("*.js")) == sorted(scrub._SCRIPTS)
+    assert {path.name for path in ASSETS.iterdir()} == {*scrub._SCRIPTS, "scrub.css", "scrub.html"}
+
+
+@node
+def test_scripts_run_in_one_function_and_end_by_defining_mount_scrub() -> None:
+    assert run_node(f"'use strict';(() => {{ {scrub.scrub_js()}\nconsole.log(typeof mountScrub); }})()") == "function\n"
+
+
+@node
+def test_hues_and_labels_in_the_page_are_pythons() -> None:
+    ids = [*range(300), 4095, 30521, 50256, 50257, 65535]
+    texts = [chr(code) for code in range(0x300)] + [
+        "\u200b",
+        "\u202e",
+        "\ufeff",
+        "\ufffd",
+        "",
+        " a  b\n\t",
+        "[^]-\\/",
+        "日本",
+    ]
+    out = run_node(
+        f"(() => {{ {scrub.scrub_js()}\nconsole.log(JSON.stringify("
+        f"[{json.dumps(ids)}.map(hueOf), {json.dumps(texts)}.map(labelOf)])); }})()"
+    )
+    hues, labels = json.loads(out)
+    assert hues == [hue_index(token) for token in ids]
+    assert labels == [token_label(text) for text in texts]
+
+
+def test_nothing_is_fetched_and_nothing_is_parsed_as_html() -> None:
+    for text in (scrub.scrub_css(), scrub.scrub_js(), scrub.scrub_markup()):
+        assert "http:" not in text
+        assert "https:" not in text
+        assert "url(" not in text
+        assert "@import" not in text
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "export "):
+        code = re.sub(r"//.*", "", scrub.scrub_js())
+        assert word not in code
+
+
+def test_markup_has_each_part_that_the_script_looks_for() -> None:
+    found = re.search(r"const names = \[(.*?)\];\n\s+names\.push\((.*?)\);", scrub.scrub_js(), re.S)
+    assert found
+    names = re.findall(r'"(\w+)"', found[1] + found[2])
+    assert len(names) > 10
+    classes = " ".join(re.findall(r'class="([^"]*)"', scrub.scrub_markup())).split()
+    assert {f"kfs-{name}" for name in names} <= set(classes)
+
+
+def test_markup_and_styles_pass_gradios_templates_unchanged() -> None:
+    for text in (scrub.scrub_markup(), scrub.scrub_css()):
+        assert "${" not in text
+        assert "{{" not in text
+        assert "`" not in text
+        assert "\\" not in text
+
+
+def test_styles_touch_nothing_outside_the_figure() -> None:
+    css = re.sub(r"/\*.*?\*/", "", scrub.scrub_css(), flags=re.S)
+    selectors = re.findall(r"([^{}]+)\{[^{}]*\}", css)
+    assert len(selectors) > 60
+    for one in ",".join(selectors).split(","):
+        if one.strip() and not one.strip().startswith("@media"):
+            assert ".kfs" in one, one
+
+
+def test_palette_is_written_once() -> None:
+    plain = "".join((ASSETS / name).read_text() for name in (*scrub._SCRIPTS, "scrub.css"))
+    assert not re.findall(r"#[0-9a-f]{3,8}\b", plain)
+    assert json.dumps(palette_data()["light"]["fills"]) in scrub.scrub_js()
+
+
+def test_a_payload_cannot_leave_its_script() -> None:
+    page = scrub.standalone_html({"ok": True, "prompt": EVIL, "texts": {"1": EVIL}})
+    assert "<img" not in page
+    assert "<!--" not in page
+    assert page.count("</script>") == 1
+    assert json.loads(re.findall(r"mountScrub\(page, (.*), null\);", page)[0])["prompt"] == EVIL
+
+
+def test_frame_holds_the_whole_figure_and_forbids_requests() -> None:
+    frame = scrub.standalone_html({"ok": True, "prompt": EVIL}, height=700)
+    assert frame.startswith("<iframe ")
+    assert "height:700px" in frame
+    srcdoc = re.findall(r'srcdoc="([^"]*)"', frame)[0]
+    assert "<" not in srcdoc
+    inside = html.unescape(srcdoc)
+    assert "default-src 'none'" in inside
+    assert "mountScrub(page, {" in inside
+
+
+def test_standalone_is_deterministic() -> None:
+    payload = {"ok": True, "prompt": "Once"}
+    assert scrub.standalone_html(payload) == scrub.standalone_html(dict(payload))
+    assert scrub.standalone_html(payload) != scrub.standalone_html({**payload, "prompt": "Twice"})

@@ -1,0 +1,107 @@
+"""Small checkpoints of the published layout, the same on every machine: numpy's RandomState draws them by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kfexplore.config import Kind, ModelConfig
+from kfexplore.models import Model, Student, Teacher, build
+
+DATA = Path(__file__).parent / "data"
+Shapes = list[tuple[str, tuple[int, ...]]]
+
+
+def backbone_shapes(rows: int, width: int, heads: int, depth: int, cond: int = 0) -> Shapes:
+    """Names and shapes in the order in which they are drawn; `cond` adds the masked model's conditioning."""
+    shapes: Shapes = [("vocab_embed.embedding", (rows, width)), ("rotary_emb.inv_freq", (width // heads // 2,))]
+    for block in (f"blocks.{i}." for i in range(depth)):
+        shapes += [
+            (block + "norm1.weight", (width,)),
+            (block + "attn_qkv.weight", (3 * width, width)),
+            (block + "attn_out.weight", (width, width)),
+            (block + "norm2.weight", (width,)),
+            *_mlp_shapes(block + "mlp", width, 4 * width, width),
+        ]
+        if cond:
+            shapes += _linear_shapes(block + "adaLN_modulation", cond, 6 * width)
+    shapes += [("output_layer.norm_final.weight", (width,)), *_linear_shapes("output_layer.linear", width, rows)]
+    if cond:
+        shapes += _linear_shapes("output_layer.adaLN_modulation", cond, 2 * width)
+        shapes += _mlp_shapes("sigma_map.mlp", 256, cond, cond)
+    return shapes
+
+
+def noise_shapes(width: int) -> Shapes:
+    """What the student adds to the backbone."""
+    norm: Shapes = [("noise_encoder.norm.weight", (width,)), ("noise_encoder.norm.bias", (width,))]
+    projection = _linear_shapes("noise_encoder.combined_proj", 2 * width, width)
+    return projection + norm + _mlp_shapes("noise_encoder.mlp", width, 4 * width, width)
+
+
+def draw(shapes: Shapes, seed: int) -> dict[str, Tensor]:
+    """Weights from one RandomState, drawn in the order of the shapes."""
+    random = np.random.RandomState(seed)  # noqa: NPY002  (its stream is frozen; the parity data come from it)
+    return {name: torch.from_numpy(_values(name, shape, random)) for name, shape in shapes}
+
+
+def weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """The whole state of a model of this shape."""
+    shapes = backbone_shapes(config.vocab_size, config.width, config.heads, config.depth, config.cond_width)
+    return draw(shapes + (noise_shapes(config.width) if config.kind == "student" else []), seed)
+
+
+def model(kind: Kind, seed: int = 0, peaky: float = 1.0, **changes: Any) -> Model:
+    """A tiny model; `peaky` scales its logits, so that cells of noise become narrow and regions many."""
+    values: dict[str, Any] = {
+        "vocab_size": 24,
+        "width": 16,
+        "depth": 2,
+        "heads": 2,
+        "context": 48,
+        "block": 4 if kind == "student" else 0,
+        "cond_width": 8 if kind == "masked" else 0,
+        **changes,
+    }
+    config = ModelConfig(kind=kind, **{"mask_id": values["vocab_size"] - 1, **values})
+    made = build(config)
+    state = weights(config, seed)
+    state["output_layer.linear.weight"] *= peaky
+    made.load_state_dict(state)
+    return made.eval().requires_grad_(False)
+
+
+def teacher(seed: int = 0, peaky: float = 1.0, **changes: Any) -> Teacher:
+    return cast(Teacher, model("teacher", seed, peaky, **changes))
+
+
+def student(seed: int = 1, peaky: float = 1.0, **changes: Any) -> Student:
+    return cast(Student, model("student", seed, peaky, **changes))
+
+
+def _linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:
+    return [(name + ".weight", (outputs, inputs)), (name + ".bias", (outputs,))]
+
+
+def _mlp_shapes(name: str, inputs: int, hidden: int, outputs: int) -> Shapes:
+    return _linear_shapes(name + ".0", inputs, hidden) + _linear_shapes(name + ".2", hidden, outputs)
+
+
+def _values(name: str, shape: tuple[int, ...], random: np.random.RandomState) -> np.ndarray:
+    if name.endswith("inv_freq"):
+        width = 2 * shape[0]
+        return (1.0 / (10000 ** (np.arange(0, width, 2, dtype=np.float32) / width))).astype(np.float32)
+    drawn = random.randn(*shape)
+    if "norm" in name and name.endswith("weight"):
+        drawn = 1 + 0.1 * drawn
+    elif name.endswith("bias"):
+        drawn = 0.05 * drawn
+    elif name == "output_layer.linear.weight":
+        drawn = 0.35 * drawn
+    else:
+        drawn = drawn / np.sqrt(shape[-1]) * 1.2
+    return drawn.astype(np.float32)
