@@ -31,10 +31,11 @@ app.add_typer(export, name="export")
 PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, or a folder.")]
 TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
 StudentOption = Annotated[Path | None, typer.Option("--student", help="Checkpoint of the student.")]
+TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json of such a pair.")]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="The context, as text.")]
 IdsOption = Annotated[str | None, typer.Option("--token-ids", help="The context, as token ids: 1,2,3.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; by default the best there is.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
 
 
 def main() -> None:
@@ -51,13 +52,15 @@ def app_command(
     pair: PairOption = None,
     teacher: TeacherOption = None,
     student: StudentOption = None,
+    tokenizer: TokenizerOption = None,
     port: Annotated[int, typer.Option(help="Port of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
 ) -> None:
     """Open the app in a browser."""
     from kfexplore.ui.app import launch
 
-    launch(pair=pair or "tales", files=(teacher, student) if teacher and student else None, host=host, port=port)
+    files = _files(pair, teacher, student)
+    launch(pair=pair or "tales", files=(*files, tokenizer) if files else None, host=host, port=port)
 
 
 @app.command("map")
@@ -66,13 +69,14 @@ def map_command(
     pair: PairOption = None,
     teacher: TeacherOption = None,
     student: StudentOption = None,
+    tokenizer: TokenizerOption = None,
     prompt: PromptOption = None,
     token_ids: IdsOption = None,
     device: DeviceOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """The tokens that noise chooses after a context: exact (G*) beside learned."""
-    chosen = _pair(pair, teacher, student, device)
+    chosen = _pair(pair, teacher, student, tokenizer, device)
     ids = _context(chosen, prompt, token_ids)
     block = chosen.block([ids], [_numbers(noise, float, "--noise")])
     exact, learned = block.teacher[0].tolist(), block.student[0].tolist()
@@ -100,6 +104,7 @@ def generate(
     pair: PairOption = None,
     teacher: TeacherOption = None,
     student: StudentOption = None,
+    tokenizer: TokenizerOption = None,
     prompt: PromptOption = None,
     token_ids: IdsOption = None,
     ckpt_path: Annotated[
@@ -133,7 +138,7 @@ def generate(
     if ckpt_path is not None:
         network = load_model(ckpt_path, device=device, kind=kinds[model])
     else:
-        both = _pair(pair, teacher, student, device)
+        both = _pair(pair, teacher, student, tokenizer, device)
         network = getattr(both, kinds[model])
     slots = 1 if model == "ar" else decoding.checked_slots(network, k)
     ids = _context(both, prompt, token_ids)
@@ -193,7 +198,7 @@ def bench_scrub_command(
     from kfexplore.bench.page import bench_page
     from kfexplore.bench.scrub import bench_scrub, random_pair
 
-    chosen = random_pair(size, device) if size else _pair(pair, None, None, device)
+    chosen = random_pair(size, device) if size else _pair(pair, None, None, None, device)
     result = bench_scrub(chosen, context, repeats, tables=size is None)
     if page:
         result["rows"] += bench_page()
@@ -234,14 +239,22 @@ def _write(path: Path, text: str) -> None:
         raise KfError(f"{path} cannot be written: {error}.", "a file in a folder you may write to") from None
 
 
-def _pair(name: str | None, teacher: Path | None, student: Path | None, device: str | None) -> Pair:
+def _pair(
+    name: str | None, teacher: Path | None, student: Path | None, tokenizer: Path | None, device: str | None
+) -> Pair:
     from kfexplore.pair import load_pair, pair_from_files
 
-    if teacher or student:
-        if name or not (teacher and student):
-            raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
-        return pair_from_files(teacher, student, device=device)
-    return load_pair(name or "tales", device=device)
+    files = _files(name, teacher, student)
+    return pair_from_files(*files, tokenizer, device) if files else load_pair(name or "tales", device=device)
+
+
+def _files(name: str | None, teacher: Path | None, student: Path | None) -> tuple[Path, Path] | None:
+    """The two checkpoints, where a pair is given so."""
+    if teacher is None and student is None:
+        return None
+    if name or teacher is None or student is None:
+        raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
+    return teacher, student
 
 
 def _context(pair: Pair | None, prompt: str | None, token_ids: str | None) -> list[int]:

@@ -6,6 +6,7 @@ order of work or the device. Values are multiples of 2^-24: float32 holds them e
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def uniform(seed: int, samples: Sequence[int], start: int, count: int) -> Array:
     """
     if not 0 <= seed < 2**64:
         raise KfError(f"seed is {seed}.", "a whole number from 0 to 2^64 - 1")
-    rows = [np.random.Philox(key=[seed, sample]).random_raw(start + count)[start:] for sample in samples]
+    keys = [np.array([seed, sample], dtype=np.uint64) for sample in samples]  # a list would go through float64
+    rows = [np.random.Philox(key=key).random_raw(start + count)[start:] for key in keys]
     bits = np.array(rows, dtype=np.uint64).reshape(len(samples), count)
     return (bits >> np.uint64(40)).astype(np.float64) * 2.0**-24
 
@@ -49,7 +51,7 @@ def load(path: Path) -> Array:
     """
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise KfError(f"Noise file {path} cannot be read: {error}.", "a .npy file of shape (steps, B, k)") from None
     if not isinstance(values, np.ndarray) or values.ndim != 3:
         raise KfError(f"Noise file {path} has no array of three axes.", "shape (steps, B, k)")

@@ -145,5 +145,5 @@ def _checked(
     tokenizer: AnyTokenizer | None,
     info: dict[str, Any],
 ) -> Pair:
-    check_pair(teacher.config, student.config, tokenizer)
+    check_pair(teacher.config, student.config, tokenizer, masked.config if masked else None)
     return Pair(teacher, student, masked, tokenizer, info)

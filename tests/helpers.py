@@ -55,8 +55,15 @@ def weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     return draw(shapes + (noise_shapes(config.width) if config.kind == "student" else []), seed)
 
 
+def built(config: ModelConfig, seed: int) -> Model:
+    """The model that has these weights and no others."""
+    made = build(config)
+    made.load_state_dict(weights(config, seed))
+    return made.eval().requires_grad_(False)
+
+
 def model(kind: Kind, seed: int = 0, peaky: float = 1.0, **changes: Any) -> Model:
-    """A tiny model; `peaky` scales its logits, so that cells of noise become narrow and regions many."""
+    """A tiny model in which tokens and noise matter; `peaky` scales its logits, so that cells of noise are narrow."""
     values: dict[str, Any] = {
         "vocab_size": 24,
         "width": 16,
@@ -67,12 +74,12 @@ def model(kind: Kind, seed: int = 0, peaky: float = 1.0, **changes: Any) -> Mode
         "cond_width": 8 if kind == "masked" else 0,
         **changes,
     }
-    config = ModelConfig(kind=kind, **{"mask_id": values["vocab_size"] - 1, **values})
-    made = build(config)
-    state = weights(config, seed)
-    state["output_layer.linear.weight"] *= peaky
-    made.load_state_dict(state)
-    return made.eval().requires_grad_(False)
+    made = built(ModelConfig(kind=kind, **{"mask_id": values["vocab_size"] - 1, **values}), seed)
+    made.vocab_embed.embedding *= 3
+    made.output_layer.linear.weight *= peaky
+    if isinstance(made, Student):
+        made.noise_encoder.combined_proj.weight *= 3
+    return made
 
 
 def teacher(seed: int = 0, peaky: float = 1.0, **changes: Any) -> Teacher:

@@ -92,7 +92,7 @@ def _from_file(path: Path) -> AnyTokenizer:
     if size > MAX_TOKENIZER_BYTES:
         raise KfError(f"{path} has {size >> 20} MiB.", f"a tokenizer of at most {MAX_TOKENIZER_BYTES >> 20} MiB")
     try:
-        return Tokenizer.from_file(str(path))
+        return _without_cleanup(Tokenizer.from_file(str(path)))
     except Exception as error:  # the library raises plain Exception for whatever it cannot parse
         raise KfError(
             f"{path} is not a tokenizer: {error}.", f"a {TOKENIZER_FILE} of the tokenizers library"
@@ -102,7 +102,7 @@ def _from_file(path: Path) -> AnyTokenizer:
 def _from_hub(name: str) -> AnyTokenizer:
     transformers = importlib.import_module("transformers")  # slow to import, needed for hub names only
     try:
-        tokenizer: AnyTokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # no connection, no such name, a broken file: there is no tokenizer
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise KfError(
@@ -110,4 +110,13 @@ def _from_hub(name: str) -> AnyTokenizer:
             f"a {TOKENIZER_FILE} file, or a hub name",
             f"put https://huggingface.co/{name}/resolve/main/{TOKENIZER_FILE} into {by_hand(name)}",
         ) from error
-    return tokenizer
+    return _without_cleanup(tokenizer)
+
+
+def _without_cleanup(tokenizer: Any) -> AnyTokenizer:
+    """Tells the decoder of the BERT family to leave the space before a full stop, which no option of decode does."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", tokenizer), "decoder", None)
+    if decoder is not None and hasattr(decoder, "cleanup"):
+        decoder.cleanup = False
+    found: AnyTokenizer = tokenizer
+    return found

@@ -81,6 +81,8 @@ def generate(
         KfError: no tokens asked for, more than the context holds with the prompt, or ids outside the vocabulary.
     """
     config = network.config
+    if not contexts or not contexts[0]:
+        raise KfError("There is no prompt to continue.", "at least one sample, and at least one token")
     if new_tokens < 1:
         raise KfError(f"{new_tokens} new tokens were asked for.", "at least 1")
     if len(contexts[0]) + new_tokens > config.context:

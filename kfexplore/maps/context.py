@@ -23,12 +23,12 @@ from kfexplore.models import KVCache, Student, Teacher
 from kfexplore.results import Floats, Ints
 
 NEAR_TIE = 1e-3
-"""Logit margin (nats) below which a learned token is settled alone; batches were seen to differ by 5e-6."""
-NEAR_EDGE = 2e-5
-"""Distance in u below which an exact token is settled alone; batches were seen to differ by 1.2e-6."""
+"""Logit margin (nats) below which a learned token is settled alone; batches were seen to differ by 1.3e-5."""
+NEAR_EDGE = 5e-5
+"""Distance in u below which an exact token is settled alone; batches were seen to differ by 4e-6."""
 TILE = 1024
 """Most prefixes evaluated at once."""
-REMEMBERED = 256
+REMEMBERED = 64
 """Most laws of single prefixes that are kept; the least recently used goes first."""
 
 Tokens = tuple[int, ...]
@@ -62,9 +62,11 @@ class HeldContext:
     def exact(self, u: Floats) -> tuple[Ints, Floats]:
         """G*: noise (R, k) -> tokens (R, k) and the distance (R, k) of u from the nearest edge of its cell."""
         noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.teacher.device)
+        if len(u) == 1:
+            chosen, edge = self._exact_alone(noise[0])
+            return chosen[None].cpu().numpy(), edge[None].cpu().numpy()
         tokens = torch.empty(noise.shape, dtype=torch.int64, device=noise.device)
         edges = torch.empty_like(noise)
-        alone = len(u) == 1
         prefixes = tokens.new_empty((1, 0))
         node = tokens.new_zeros(len(u))  # the distinct prefix that each row has reached
         branch = self._root[1]
@@ -72,22 +74,21 @@ class HeldContext:
             members = _members(node, len(prefixes))
             branches = []
             for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
-                if j == 0 or alone:
-                    laws, grown = self._law(tuple(prefixes[0].tolist()))
-                    laws = laws[None]
-                else:
+                laws, grown = self._root[0][None], self._root[1]
+                if j:
                     grown = branch.select(tile)
                     laws = cdf(self.teacher(prefixes[tile, -1:], grown)[:, 0])
                 branches.append(grown)
                 for n, law in zip(tile.tolist(), laws, strict=True):
                     at = members[n]
                     tokens[at, j], edges[at, j] = _choose(law, noise[at, j])
-                    if not alone and j and (edges[at, j] < NEAR_EDGE).any():
+                    if j and (edges[at, j] < NEAR_EDGE).any():
                         settled = self._law(tuple(prefixes[n].tolist()))[0]
                         tokens[at, j], edges[at, j] = _choose(settled, noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
             prefixes = torch.cat([prefixes[children[:, 0]], children[:, 1:]], dim=1)
-            branch = KVCache.join(branches).select(children[:, 0])
+            if j + 1 < noise.shape[1]:
+                branch = KVCache.join(branches).select(children[:, 0])
         return tokens.cpu().numpy(), edges.cpu().numpy()
 
     @torch.inference_mode()
@@ -119,6 +120,16 @@ class HeldContext:
             if j + 1 < noise.shape[1]:
                 branch = KVCache.join(branches)
         return tokens.cpu().numpy(), margins.cpu().numpy()
+
+    def _exact_alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """One noise vector (k,), a token a pass: tokens (k,), edges (k,)."""
+        prefix: Tokens = ()
+        answers = []
+        for u in noise.split(1):
+            answers.append(_choose(self._law(prefix)[0], u))
+            prefix = (*prefix, int(answers[-1][0]))
+        chosen, edge = (torch.cat(part) for part in zip(*answers, strict=True))
+        return chosen, edge
 
     def _learned_alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """One noise vector (k,) in one pass over all K slots, the rest filled up: tokens (k,), margins (k,)."""

@@ -69,7 +69,7 @@ def _linked(pair: str, prompt: str, request: gr.Request) -> tuple[str, str]:
 
 
 def first_payload(explorer: Explorer, name: str) -> Json:
-    """The stored first screen of a pair (see `store_first_screen`), or a fresh one where none is stored."""
+    """The stored first screen of a pair (`kfexplore export first-screen`), or a fresh one where none is stored."""
     if name == "tales" and (stored := bundled_folder(name) / FIRST_SCREEN).is_file():
         return {**json.loads(stored.read_text()), "stored": True}
     return fresh_first_payload(explorer, name)
@@ -92,12 +92,12 @@ def fresh_first_payload(explorer: Explorer, name: str) -> Json:
     return tables
 
 
-def make_explorer(pair: str, files: tuple[Path, Path] | None = None) -> tuple[Explorer, str]:
+def make_explorer(pair: str, files: tuple[Path, Path, Path | None] | None = None) -> tuple[Explorer, str]:
     """An explorer of the named pairs and the one asked for, with the name of that one.
 
     Args:
         pair: A name or a folder.
-        files: Teacher and student checkpoints instead.
+        files: Teacher, student and tokenizer instead.
     """
     loaders: dict[str, Callable[[], Pair]] = {name: partial(load_pair, name) for name in NAMED}
     if files:
@@ -110,7 +110,7 @@ def make_explorer(pair: str, files: tuple[Path, Path] | None = None) -> tuple[Ex
 
 def launch(
     pair: str = "tales",
-    files: tuple[Path, Path] | None = None,
+    files: tuple[Path, Path, Path | None] | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     **options: Any,
@@ -119,7 +119,7 @@ def launch(
 
     Args:
         pair: A named pair or a folder.
-        files: Teacher and student checkpoints instead.
+        files: Teacher, student and tokenizer instead.
         host: Address to listen on.
         port: Port.
         options: More options of `gr.Blocks.launch`.

@@ -21,7 +21,7 @@ from kfexplore.noise import checked
 from kfexplore.pair import Pair
 from kfexplore.results import Floats
 
-HELD = 16
+HELD = 8
 """Contexts kept ready; the least recently used goes first."""
 MAX_PROMPT = 20_000
 """Characters of a prompt; a longer one is refused before it is tokenized."""
@@ -40,13 +40,14 @@ class Explorer:
         self.loaders = dict(loaders)
         self._pairs: dict[str, Pair] = {}
         self._held: OrderedDict[tuple[str, str], tuple[HeldContext, int]] = OrderedDict()
-        self._loading, self._holding, self._heavy = threading.Lock(), threading.Lock(), threading.Lock()
+        self._loading = {name: threading.Lock() for name in self.loaders}  # a download keeps no other pair waiting
+        self._holding, self._heavy = threading.Lock(), threading.Lock()
 
     def pair(self, name: str) -> Pair:
         """The pair of that name, loaded if it is not yet."""
         if name not in self.loaders:
             raise KfError(f"There is no pair {name!r}.", ", ".join(self.loaders))
-        with self._loading:
+        with self._loading[name]:
             if name not in self._pairs:
                 self._pairs[name] = self.loaders[name]()
         return self._pairs[name]
@@ -88,7 +89,8 @@ class Explorer:
                 while len(self._held) > HELD:
                     self._held.popitem(last=False)
             self._held.move_to_end(key)
-            return pair, *self._held[key]
+            context, cut = self._held[key]
+        return pair, context, cut
 
     def _tables(self, request: Json) -> Json:
         pair, context, cut = self._context(request)

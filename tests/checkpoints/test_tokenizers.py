@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 
-from kfexplore.checkpoints import tokenizers
+from kfexplore.checkpoints import tokenizers as ours
 from kfexplore.checkpoints.tokenizers import (
     AnyTokenizer,
     decode_ids,
@@ -65,22 +67,37 @@ def test_the_highest_id_counts_added_tokens(any_tokenizer: AnyTokenizer) -> None
 
 
 def test_no_special_tokens_are_added() -> None:
-    from tokenizers.processors import TemplateProcessing
-
     made = tokenizer()
     made.post_processor = TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
     assert made.encode("a").ids == [0, 2]
     assert encode_ids(made, "a") == [2]
 
 
-def test_spaces_are_not_cleaned_up() -> None:
-    from tokenizers import Tokenizer, decoders, models
-
+def test_the_leading_space_of_a_sentence_piece_is_kept() -> None:
     made = Tokenizer(models.BPE(vocab={"▁a": 0, "▁.": 1}, merges=[]))
     made.decoder = decoders.Metaspace()
     assert token_texts(made, [0, 1]) == [" a", " ."]
-    wrapped: Any = transformers.PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=True)
-    assert decode_ids(wrapped, [0, 1]) == "a ."
+
+
+def word_pieces(path: Path) -> Path:
+    """A tokenizer.json of the BERT family, whose decoder joins punctuation to the word before it."""
+    made = Tokenizer(models.WordPiece(vocab={"[UNK]": 0, "a": 1, "##b": 2, ".": 3}, unk_token="[UNK]"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(cleanup=True)
+    made.save(str(path))
+    assert made.decode([1, 2, 3]) == "ab."
+    return path
+
+
+def test_spaces_are_not_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = word_pieces(tmp_path / "tokenizer.json")
+    assert decode_ids(load_tokenizer(path), [1, 2, 3]) == "ab ."
+
+    def from_pretrained(*_: Any, **__: Any) -> Any:
+        return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=True)
+
+    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
+    assert decode_ids(load_tokenizer("bert-base-uncased"), [1, 2, 3]) == "ab ."
 
 
 def test_a_file_or_its_folder_is_loaded(tmp_path: Path) -> None:
@@ -99,7 +116,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) ->
 
 def test_a_huge_file_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer().save(str(tmp_path / "tokenizer.json"))
-    monkeypatch.setattr(tokenizers, "MAX_TOKENIZER_BYTES", 100)
+    monkeypatch.setattr(ours, "MAX_TOKENIZER_BYTES", 100)
     with pytest.raises(KfError, match="at most"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
@@ -124,7 +141,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         raise OSError("We couldn't connect\nto the hub")
 
     fake = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=from_pretrained))
-    monkeypatch.setattr(tokenizers.importlib, "import_module", lambda _: fake)
+    monkeypatch.setattr(ours.importlib, "import_module", lambda _: fake)
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path / "home"))
     return asked
 

@@ -1,0 +1,164 @@
+"""Blocks, sweeps and grids are the same map seen in three ways; bad questions get an error a user can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from helpers import student, teacher
+
+from kfexplore.errors import KfError
+from kfexplore.maps import HeldContext, block, grid, sweep, sweeps
+from kfexplore.results import Block, Sweep, steps
+
+U = np.array([0.31, 0.62, 0.17, 0.84])
+
+
+@pytest.fixture(scope="module")
+def held() -> HeldContext:
+    return HeldContext(teacher(1, peaky=2), student(11, peaky=2), torch.tensor([3, 1, 4, 1, 5]))
+
+
+def at(base: np.ndarray, **slots: float) -> np.ndarray:
+    moved = base.copy()
+    for slot, value in slots.items():
+        moved[int(slot[1:])] = value
+    return moved
+
+
+def test_block_has_both_maps_under_one_noise(held: HeldContext) -> None:
+    u = np.random.default_rng(0).random((50, 3))
+    whole = block(held, u)
+    assert np.array_equal(whole.u, u)
+    assert np.array_equal(whole.teacher, held.exact(u)[0])
+    assert np.array_equal(whole.edges, held.exact(u)[1])
+    assert np.array_equal(whole.student, held.learned(u)[0])
+    assert np.array_equal(whole.margins, held.learned(u)[1])
+    assert {a.dtype for a in (whole.teacher, whole.student)} == {np.dtype(np.int64)}
+
+
+def test_one_noise_vector_may_come_without_rows(held: HeldContext) -> None:
+    assert np.array_equal(block(held, U).student, block(held, U[None]).student)
+
+
+def test_sweep_is_the_block_of_each_step(held: HeldContext) -> None:
+    for slot in range(4):
+        moved = sweep(held, U, slot, 40)
+        rows = np.array([at(U, **{f"u{slot}": value}) for value in steps(40)])
+        assert np.array_equal(moved.block.u, rows)
+        for row, exact, learned in zip(rows, moved.block.teacher, moved.block.student, strict=True):
+            single = block(held, row)
+            assert (single.teacher[0].tolist(), single.student[0].tolist()) == (exact.tolist(), learned.tolist())
+
+
+def test_sweeps_together_are_the_sweeps_one_by_one(held: HeldContext) -> None:
+    together = sweeps(held, U, [2, 0, 3], 64)
+    assert [s.slot for s in together] == [2, 0, 3]
+    for moved in together:
+        single = sweep(held, U, moved.slot, 64)
+        assert np.array_equal(moved.block.u, single.block.u)
+        assert np.array_equal(moved.block.teacher, single.block.teacher)
+        assert np.array_equal(moved.block.student, single.block.student)
+
+
+@pytest.mark.parametrize("slots", [(0, 1), (1, 3), (0, 3)])
+def test_grid_point_is_the_block_of_its_two_noise_values(held: HeldContext, slots: tuple[int, int]) -> None:
+    i, j = slots
+    square, points = grid(held, U, slots, 16), steps(16)
+    for a, b in np.random.default_rng(0).integers(0, 16, (40, 2)):
+        single = block(held, at(U, **{f"u{i}": points[a], f"u{j}": points[b]}))
+        assert square.teacher[a, b].tolist() == single.teacher[0, [i, j]].tolist()
+        assert square.student[a, b].tolist() == single.student[0, [i, j]].tolist()
+        assert square.margins[a, b] == pytest.approx(single.margins[0, [i, j]], abs=1e-4)
+
+
+def test_grid_and_sweep_give_the_same_tokens_where_they_meet(held: HeldContext) -> None:
+    square, points = grid(held, U, (1, 2), 48), steps(48)
+    for a in (0, 17, 47):
+        line = sweep(held, at(U, u1=points[a]), 2, 48)
+        assert np.array_equal(square.teacher[a], line.block.teacher[:, [1, 2]])
+        assert np.array_equal(square.student[a], line.block.student[:, [1, 2]])
+
+
+def test_slots_after_a_grid_do_not_matter(held: HeldContext) -> None:
+    one, other = grid(held, U, (0, 1), 16), grid(held, at(U, u2=0.9, u3=0.1), (0, 1), 16)
+    assert np.array_equal(one.teacher, other.teacher)
+    assert np.array_equal(one.student, other.student)
+
+
+@pytest.mark.parametrize("resolution", [1, 2, 7, 100])
+def test_steps_are_the_middles_of_equal_parts(resolution: int) -> None:
+    points = steps(resolution)
+    assert points[0] == pytest.approx(0.5 / resolution)
+    assert np.allclose(np.diff(points), 1 / resolution)
+    assert points[-1] == pytest.approx(1 - 0.5 / resolution)
+
+
+@pytest.mark.parametrize("which", ["teacher", "student"])
+def test_bands_of_a_sweep_cover_the_slider_once(held: HeldContext, which: str) -> None:
+    for moved in sweeps(held, U, [0, 1, 2, 3], 50):
+        for slot in range(moved.slot, 4):
+            bands = moved.bands(which, slot)
+            assert (bands[0].start, bands[-1].stop) == (0, 1)
+            assert sum(band.stop - band.start for band in bands) == pytest.approx(1)
+            for left, right in zip(bands, bands[1:], strict=False):
+                assert left.stop == right.start
+                assert left.token != right.token
+
+
+def test_bands_are_stretches_of_one_token() -> None:
+    tokens = np.array([[5, 0], [5, 1], [2, 1], [2, 1], [5, 1], [0, 1], [0, 2], [0, 2]])
+    empty = np.zeros((8, 2))
+    moved = Sweep(0, np.zeros(2), Block(empty, tokens, tokens[::-1], empty, empty))
+    found = [(band.token, band.start, band.stop) for band in moved.bands("teacher")]
+    assert found == [(5, 0, 0.25), (2, 0.25, 0.5), (5, 0.5, 0.625), (0, 0.625, 1)]
+    assert [band.token for band in moved.bands("teacher", slot=1)] == [0, 1, 2]
+    assert [band.token for band in moved.bands("student")] == [0, 5, 2, 5]
+
+
+def test_shares_and_agreement_of_a_grid_are_counted_over_the_square(held: HeldContext) -> None:
+    square = grid(held, U, (0, 1), 20)
+    for which in ("teacher", "student"):
+        regions = square.regions(which)
+        areas = [region.area for region in regions]
+        assert sum(areas) == pytest.approx(1)
+        assert areas == sorted(areas, reverse=True)
+        pairs = getattr(square, which).reshape(-1, 2).tolist()
+        assert [pairs.count(list(region.tokens)) / 400 for region in regions] == areas
+    same = [a == b for a, b in zip(square.teacher.reshape(-1, 2).tolist(), square.student.reshape(-1, 2).tolist())]
+    assert square.agreement == pytest.approx(np.mean(same))
+
+
+Question = Callable[[HeldContext], object]
+REFUSED: dict[str, tuple[Question, str]] = {
+    "slot below 0": (lambda held: sweep(held, U, -1, 8), "no slot -1"),
+    "slot that u has not": (lambda held: sweep(held, U[:2], 2, 8), "no slot 2"),
+    "one bad slot of several": (lambda held: sweeps(held, U, [0, 4], 8), "no slot 4"),
+    "no steps": (lambda held: sweep(held, U, 0, 0), "resolution is 0"),
+    "too many steps": (lambda held: sweep(held, U, 0, 1025), "resolution is 1025"),
+    "no steps of a grid": (lambda held: grid(held, U, (0, 1), 0), "resolution is 0"),
+    "too many steps of a grid": (lambda held: grid(held, U, (0, 1), 1025), "resolution is 1025"),
+    "one slot twice": (lambda held: grid(held, U, (1, 1), 8), "1 and 1"),
+    "later slot first": (lambda held: grid(held, U, (2, 1), 8), "2 and 1"),
+    "grid slot below 0": (lambda held: grid(held, U, (-1, 1), 8), "-1 and 1"),
+    "grid slot that u has not": (lambda held: grid(held, U, (0, 4), 8), "no slot 4"),
+    "no noise": (lambda held: block(held, np.empty((3, 0))), "0 noise values"),
+    "more noise than slots": (lambda held: block(held, np.full((3, 5), 0.5)), "5 noise values"),
+    "sweep of more noise than slots": (lambda held: sweep(held, np.full(5, 0.5), 0, 8), "5 noise values"),
+    "noise of 1": (lambda held: block(held, at(U, u2=1.0)), "outside"),
+    "negative noise": (lambda held: sweep(held, at(U, u2=-0.1), 0, 8), "outside"),
+    "noise that is no number": (lambda held: grid(held, at(U, u2=np.nan), (0, 1), 8), "outside"),
+}
+
+
+@pytest.mark.parametrize("question", REFUSED)
+def test_bad_questions_are_user_errors(held: HeldContext, question: str) -> None:
+    ask, message = REFUSED[question]
+    with pytest.raises(KfError, match=message):
+        ask(held)
+
+
+def test_the_largest_resolution_is_accepted(held: HeldContext) -> None:
+    assert len(sweep(held, U[:1], 0, 1024).block.u) == 1024

@@ -1,0 +1,144 @@
+"""Noise is keyed by (seed, sample, position), exact in float32, uniform, and checked where a person gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kfexplore import noise
+from kfexplore.errors import KfError
+
+
+def test_noise_of_a_sample_is_the_same_in_every_batch() -> None:
+    alone = noise.uniform(7, [12], 0, 16)
+    assert np.array_equal(noise.uniform(7, [3, 12, 12, 0], 0, 16)[[1, 2]], np.repeat(alone, 2, axis=0))
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 9])
+def test_noise_of_a_position_does_not_depend_on_where_one_starts(start: int) -> None:
+    whole = noise.uniform(7, [0, 1], 0, 20)
+    assert np.array_equal(noise.uniform(7, [0, 1], start, 6), whole[:, start : start + 6])
+
+
+def test_noise_is_the_same_for_ever() -> None:
+    # Drawn once and written down: saved seeds must go on to give the tokens that they gave.
+    expected = [[0.011546730995178223, 0.24154919385910034], [0.8133540153503418, 0.7513313889503479]]
+    assert noise.uniform(0, [0, 1], 0, 2).tolist() == expected
+
+
+def test_seeds_samples_and_positions_all_matter() -> None:
+    drawn = np.concatenate([noise.uniform(seed, range(20), 0, 20).ravel() for seed in (0, 1, 2**64 - 1)])
+    assert len(np.unique(drawn)) == len(drawn)
+
+
+def test_noise_is_a_multiple_of_two_to_the_minus_24_below_one() -> None:
+    u = noise.uniform(1, range(50), 0, 2000)
+    steps = u * 2**24
+    assert np.array_equal(steps, np.floor(steps))
+    assert np.array_equal(u, u.astype(np.float32))
+    assert u.min() >= 0
+    assert u.astype(np.float32).max() < 1
+    assert len(np.unique(steps % 2)) == 2  # the last bit is used
+
+
+def test_noise_is_uniform_along_positions_and_along_samples() -> None:
+    along_positions, along_samples = noise.uniform(2, [0], 0, 20_000)[0], noise.uniform(2, range(5000), 0, 1)[:, 0]
+    for u in (along_positions, along_samples):
+        assert stats.kstest(u, "uniform").pvalue > 0.01
+        assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 3 / np.sqrt(len(u))
+
+
+def test_no_samples_and_no_positions_are_empty() -> None:
+    assert noise.uniform(0, [], 0, 4).shape == (0, 4)
+    assert noise.uniform(0, [1, 2], 5, 0).shape == (2, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_outside_64_bits_are_refused(seed: int) -> None:
+    with pytest.raises(KfError, match=f"seed is {seed}"):
+        noise.uniform(seed, [0], 0, 1)
+
+
+def test_a_generator_is_keyed_by_all_its_parts() -> None:
+    keys = [(0,), (1,), (0, 1), (0, 2), (0, 1, 1)]
+    first = [noise.generator(*key).random() for key in keys]
+    assert len(set(first)) == len(keys)
+    assert first == [noise.generator(*key).random() for key in keys]
+
+
+def test_given_noise_is_kept_as_it_is() -> None:
+    assert noise.checked([0, 0.25, 1 - 2**-53], slots=3).tolist() == [0.0, 0.25, 1 - 2**-53]
+    assert noise.checked([[0.5, 0.1]], slots=2).dtype == np.float64
+
+
+@pytest.mark.parametrize("value", [1.0, -1e-9, 7, float("nan"), float("inf")])
+def test_noise_outside_its_range_is_refused(value: float) -> None:
+    with pytest.raises(KfError, match=r"outside \[0, 1\)"):
+        noise.checked([0.5, value])
+
+
+@pytest.mark.parametrize("values", [["a"], [[0.1], [0.1, 0.2]], [None, {}]])
+def test_noise_that_is_no_array_of_numbers_is_refused(values: object) -> None:
+    with pytest.raises(KfError, match="not a list of numbers"):
+        noise.checked(values)
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.2], 0.5, [[0.1, 0.2]] * 3])
+def test_noise_of_another_number_of_slots_is_refused(values: object) -> None:
+    with pytest.raises(KfError, match="for 3 slots"):
+        noise.checked(values, slots=3)
+
+
+def test_a_file_of_float32_noise_is_loaded_exactly(tmp_path: Path) -> None:
+    values = noise.uniform(0, range(6), 0, 4).reshape(2, 3, 4)
+    np.save(tmp_path / "noise.npy", values.astype(np.float32))
+    assert np.array_equal(noise.load(tmp_path / "noise.npy"), values)
+
+
+def broken_file(folder: Path, how: str) -> Path:
+    path = folder / "noise.npy"
+    if how == "a folder":
+        path.mkdir()
+    elif how == "empty":
+        path.touch()
+    elif how == "text":
+        path.write_text("0.1, 0.2")
+    elif how == "half a zip":
+        path.write_bytes(b"PK\x03\x04 and no more")
+    elif how == "cut short":
+        np.save(path, np.full((2, 3, 4), 0.5))
+        path.write_bytes(path.read_bytes()[:-8])
+    elif how == "several arrays":
+        with path.open("wb") as file:
+            np.savez(file, a=np.full((2, 3, 4), 0.5))
+    elif how == "a pickle inside":
+        np.save(path, np.array([[["a", {}]]], dtype=object), allow_pickle=True)
+    elif how == "words":
+        np.save(path, np.array([[["a", "b"]]]))
+    elif how == "two axes":
+        np.save(path, np.full((3, 4), 0.5))
+    elif how == "one in it":
+        np.save(path, np.array([[[0.5, 1.0]]], dtype=np.float32))
+    return path
+
+
+BROKEN = [
+    "missing",
+    "a folder",
+    "empty",
+    "text",
+    "half a zip",
+    "cut short",
+    "several arrays",
+    "a pickle inside",
+    "words",
+]
+
+
+@pytest.mark.parametrize("how", [*BROKEN, "two axes", "one in it"])
+def test_files_that_hold_no_noise_are_refused(tmp_path: Path, how: str) -> None:
+    with pytest.raises(KfError):
+        noise.load(broken_file(tmp_path, how))
