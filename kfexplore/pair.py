@@ -47,7 +47,7 @@ class Pair:
         Raises:
             KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K.
         """
-        contexts, u = np.asarray(ids), noises.checked(noise)
+        contexts, u = _whole_numbers(ids), noises.checked(noise)
         if contexts.ndim != 2 or u.ndim != 2 or len(contexts) != len(u) or not len(u):
             raise KfError(
                 f"ids have shape {contexts.shape} and noise {u.shape}.",
@@ -131,6 +131,17 @@ def pair_from_files(
     loaded = load_tokenizer(tokenizer) if tokenizer else None
     info = {"name": f"{Path(teacher).stem} and {Path(student).stem}"}
     return _checked(_load(teacher, Teacher, device), _load(student, Student, device), None, loaded, info)
+
+
+def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Token ids as an integer array, or a KfError: fractions, words, rows of several lengths, beyond 64 bits."""
+    try:
+        found = np.asarray(ids)
+    except ValueError:
+        found = np.array([None])
+    if found.size and found.dtype.kind not in "iu":
+        raise KfError("The token ids are not an array of whole numbers.", "(B, N) token ids of the vocabulary")
+    return found
 
 
 def _load(path: str | Path, cls: type[Any], device: str | torch.device | None) -> Any:

@@ -45,7 +45,7 @@ def noise_shapes(width: int) -> Shapes:
 
 def draw(shapes: Shapes, seed: int) -> dict[str, Tensor]:
     """Weights from one RandomState, drawn in the order of the shapes."""
-    random = np.random.RandomState(seed)  # noqa: NPY002  (its stream is frozen; the parity data come from it)
+    random = np.random.RandomState(seed)  # a frozen stream: the parity data come from it
     return {name: torch.from_numpy(_values(name, shape, random)) for name, shape in shapes}
 
 

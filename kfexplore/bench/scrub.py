@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+import kfexplore
 from kfexplore import noise
 from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
@@ -35,8 +36,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "versions": {
+            "kfexplore": kfexplore.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
     }
 
 

@@ -90,9 +90,9 @@ def generate(
             f"{len(contexts[0])} tokens of prompt and {new_tokens} new ones exceed the context.",
             f"{config.context} tokens in all",
         )
-    ids = torch.tensor(contexts, device=network.device)
-    if not 0 <= int(ids.min()) <= int(ids.max()) < config.vocab_size:
+    if not all(0 <= token < config.vocab_size for context in contexts for token in context):
         raise KfError("A token id of the prompt is not in the vocabulary.", f"0 to {config.vocab_size - 1}")
+    ids = torch.tensor(contexts, device=network.device)
     if isinstance(network, Student):
         return collect(pflm_steps(network, ids, source, tau, penalty), new_tokens)
     return collect(ar_steps(network, ids, source), new_tokens)

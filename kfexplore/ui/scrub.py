@@ -12,11 +12,12 @@ from kfexplore.figures.scrub import scrub_css, scrub_js, scrub_markup
 from kfexplore.ui.explorer import Explorer, Json
 
 EXAMPLES = [
-    "Once upon a time there was a",
-    "The old king had three sons, and the youngest of them",
-    '"Where are you going?" asked the',
-    "She opened the door and saw a little",
-    "They walked for many days, until at last they came to a great",
+    "He looked at",
+    "Once upon a time",
+    "So they all sat down to",
+    '"I don\'t know what you mean," said',
+    "There was once a poor",
+    "In the middle of the",
 ]
 """Prompts on offer; the first is the one that the page opens with."""
 

@@ -117,7 +117,7 @@ class Constant:
 
     config = SimpleNamespace(context=32, block=2, vocab_size=4)
 
-    def __call__(self, tokens: Tensor, noise: Tensor, *_: Any) -> Tensor:
+    def __call__(self, _: Tensor, noise: Tensor, *__: Any) -> Tensor:
         return torch.tensor([2.0, 1.8, 1.6, 0.0]).expand(*noise.shape, 4)
 
 
@@ -167,7 +167,7 @@ def test_more_or_fewer_slots_than_trained_are_refused(k: int) -> None:
 
 @pytest.mark.parametrize("new", [0, -3, 46])
 def test_more_new_tokens_than_the_context_holds_or_none_are_refused(new: int) -> None:
-    with pytest.raises(KfError, match="asked for|exceed the context"):
+    with pytest.raises(KfError, match=r"asked for|exceed the context"):
         generate(teacher(), PROMPTS, keyed_noise(0, 5, 1), new)
 
 

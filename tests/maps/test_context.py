@@ -124,14 +124,14 @@ def test_fewer_slots_give_the_first_tokens_of_the_whole_block() -> None:
 
 
 def shake(network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes logits depend on the batch size by 5e-6, as much as real kernels were seen to do."""
+    """Makes logits depend on the batch size by 1.3e-5, as much as real kernels were seen to do."""
     forward = network.forward
 
     def shaken(*args: Any, **options: Any) -> Tensor:
         logits = forward(*args, **options)
         if len(logits) == 1:
             return logits
-        return logits + 5e-6 * torch.sin(12.9898 * torch.arange(logits.shape[-1]) + len(logits))
+        return logits + 1.3e-5 * torch.sin(12.9898 * torch.arange(logits.shape[-1]) + len(logits))
 
     monkeypatch.setattr(network, "forward", shaken)
 
@@ -144,7 +144,7 @@ def points_at_ties(of: Map, slots: range, seed: int) -> Floats:
             u = np.repeat(base[None], 12, axis=0)
             u[:, slot] = (np.arange(12) + 0.5) / 12
             tokens = alone(of, u)[:, slot]
-            for at in np.flatnonzero(np.diff(tokens))[:2]:
+            for at in np.flatnonzero(np.diff(tokens))[:1]:
                 low, high = u[at].copy(), u[at + 1].copy()
                 while high[slot] - low[slot] > 1e-9:
                     middle = (low + high) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_bands_of_a_sweep_cover_the_slider_once(held: HeldContext, which: str) -
             bands = moved.bands(which, slot)
             assert (bands[0].start, bands[-1].stop) == (0, 1)
             assert sum(band.stop - band.start for band in bands) == pytest.approx(1)
-            for left, right in zip(bands, bands[1:], strict=False):
+            for left, right in pairwise(bands):
                 assert left.stop == right.start
                 assert left.token != right.token
 
@@ -127,8 +128,8 @@ def test_shares_and_agreement_of_a_grid_are_counted_over_the_square(held: HeldCo
         assert areas == sorted(areas, reverse=True)
         pairs = getattr(square, which).reshape(-1, 2).tolist()
         assert [pairs.count(list(region.tokens)) / 400 for region in regions] == areas
-    same = [a == b for a, b in zip(square.teacher.reshape(-1, 2).tolist(), square.student.reshape(-1, 2).tolist())]
-    assert square.agreement == pytest.approx(np.mean(same))
+    exact, learned = (getattr(square, which).reshape(-1, 2).tolist() for which in ("teacher", "student"))
+    assert square.agreement == sum(a == b for a, b in zip(exact, learned, strict=True)) / 400
 
 
 Question = Callable[[HeldContext], object]

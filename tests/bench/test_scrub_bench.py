@@ -1,0 +1,62 @@
+"""The timing document has its keys, and its numbers are those of the clock."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from helpers import student, teacher
+
+from kfexplore.bench import scrub
+from kfexplore.bench.scrub import bench_scrub, random_pair
+from kfexplore.errors import KfError
+from kfexplore.pair import Pair
+
+ENVIRONMENT = {"device", "device_name", "dtype", "threads", "load_average", "versions"}
+SETTINGS = {"bench", "pair", "context", "k", "width", "depth", "rows"}
+TIMES = {"what", "repeats", "seconds", "least", "largest"}
+
+
+def small_pair() -> Pair:
+    return Pair(teacher(depth=1), student(depth=1, block=2), info={"name": "small"})
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_the_document_has_device_versions_settings_and_rows(tables: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(scrub, "sweeps", lambda *given: asked.append(("sweeps", given[-1])))
+    monkeypatch.setattr(scrub, "grid", lambda *given: asked.append(("grid", given[-1])))
+    document = json.loads(json.dumps(bench_scrub(small_pair(), context_length=6, repeats=2, tables=tables)))
+    assert set(document) == ENVIRONMENT | SETTINGS
+    assert (document["bench"], document["pair"], document["context"], document["k"]) == ("scrub", "small", 6, 2)
+    assert (document["width"], document["depth"], document["device"], document["dtype"]) == (16, 1, "cpu", "float32")
+    whats = ["hold", "block"] + ["sweeps", "sweeps", "grid_student", "grid"] * tables
+    assert [row["what"] for row in document["rows"]] == whats
+    for row in document["rows"]:
+        assert set(row) - {"resolution"} == TIMES
+        assert ("resolution" in row) == (row["what"] not in {"hold", "block"})
+        assert 0 < row["least"] <= row["seconds"] <= row["largest"]
+    assert asked == ([("sweeps", 256)] * 3 + [("sweeps", 512)] * 3 + [("grid", 128)] * 3) * tables
+
+
+def test_median_least_and_largest_are_of_the_repeats_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = iter([10.0, 14.0, 20.0, 21.0, 30.0, 32.0]), []
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    row = scrub._timed("job", {"resolution": 8}, lambda: calls.append(1), 3)
+    assert row == {"what": "job", "resolution": 8, "repeats": 3, "seconds": 2.0, "least": 1.0, "largest": 4.0}
+    assert len(calls) == 4
+    assert list(clock) == []
+
+
+def test_every_repeat_of_a_block_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(scrub, "block", lambda _, u: seen.append(tuple(u)))
+    bench_scrub(small_pair(), context_length=6, repeats=4, tables=False)
+    assert len(set(seen)) == 5
+
+
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(KfError, match="no size 'huge'") as caught:
+        random_pair("huge")
+    assert "owt" in caught.value.valid

@@ -1,0 +1,147 @@
+"""Imports point one way: the arrows of the package, read from its source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "kfexplore"
+BASE = {"errors", "config", "results"}
+ORDER: list[set[str]] = [
+    BASE,
+    {"noise"},
+    {"models"},
+    {"checkpoints", "decoding"},
+    {"maps"},
+    {"pair"},
+    {"training", "evaluate", "bench", "laws"},
+    {"ui"},
+    {"cli", "__init__"},
+]
+"""A room may import itself and all rooms of earlier lines."""
+ACROSS = {("evaluate", "kfexplore.training.targets"), *((a, f"kfexplore.{b}") for a in BASE for b in BASE)}
+"""The only arrows within a line."""
+ONLY = {"gradio": {"ui"}, "plotly": {"figures"}}
+"""Libraries that one room alone may import."""
+NOT_IN_FIGURES = {"torch", "gradio"}
+OPTIONAL = {"flash_attn", "spaces", "trackio", "accelerate", "mauve"}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of what is imported anywhere in a tree; `from a import b` gives a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: a relative import hides its arrow"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import_time(tree: ast.Module) -> Iterator[str]:
+    """What is imported when the module is: all but the bodies of functions."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported(node)
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def may_import(room: str) -> set[str]:
+    """Rooms that `room` may import from."""
+    if room == "figures":
+        return {"figures", *BASE}
+    line = next(n for n, rooms in enumerate(ORDER) if room in rooms)
+    above = {"figures"} if room in {"ui", "cli"} else set()
+    return {room}.union(above, *ORDER[:line])
+
+
+def wrong(room: str, source: str) -> list[str]:
+    """The imports of a source that break a rule."""
+    tree = ast.parse(source)
+    found = []
+    for name in imported(tree):
+        top, *inner = name.split(".")
+        if top == "kfexplore":
+            target = inner[0] if inner else "__init__"
+            across = any(room == a and (name + ".").startswith(b + ".") for a, b in ACROSS)
+            if target not in may_import(room) and not across:
+                found.append(name)
+        elif (
+            (top in ONLY and room not in ONLY[top])
+            or (room == "figures" and top in NOT_IN_FIGURES)
+            or top in {"analysis", "tests"}
+        ):
+            found.append(name)
+    return found + [name for name in at_import_time(tree) if name.split(".")[0] in OPTIONAL]
+
+
+def room_of(path: Path) -> str:
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_what_comes_before_it(path: Path) -> None:
+    assert wrong(room_of(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_the_app_is_a_front_of_ui() -> None:
+    path = REPOSITORY / "app.py"
+    assert wrong("ui", path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("models", "from kfexplore.decoding.cdf import cdf"),
+        ("models", "from kfexplore import pair"),
+        ("noise", "def late():\n    import kfexplore.models.layers"),
+        ("decoding", "from kfexplore.checkpoints.registry import load_model"),
+        ("maps", "from kfexplore.pair import Pair"),
+        ("evaluate", "from kfexplore.training.loop import fit"),
+        ("training", "from kfexplore.evaluate.agreement import agreement"),
+        ("pair", "from kfexplore.figures.palette import colours"),
+        ("figures", "from kfexplore.noise import checked"),
+        ("figures", "import torch.nn"),
+        ("pair", "import kfexplore"),
+        ("bench", "import gradio as gr"),
+        ("ui", "from plotly import graph_objects"),
+        ("training", "from analysis.speed import table"),
+        ("models", "try:\n    import flash_attn\nexcept ImportError:\n    pass"),
+        ("training", "class A:\n    from accelerate import Accelerator"),
+    ],
+)
+def test_a_broken_rule_is_seen(room: str, source: str) -> None:
+    assert len(wrong(room, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("evaluate", "from kfexplore.training.targets import exact_targets"),
+        ("config", "from kfexplore.errors import KfError"),
+        ("training", "from kfexplore.checkpoints.saving import save_model"),
+        ("models", "def fast():\n    import flash_attn"),
+        ("figures", "import plotly.graph_objects"),
+        ("ui", "from kfexplore.figures.scrub import scrub_css\nimport gradio"),
+    ],
+)
+def test_allowed_imports_are_not_taken_for_broken_ones(room: str, source: str) -> None:
+    assert wrong(room, source) == []
+
+
+def test_importing_the_package_imports_no_page_and_no_plots() -> None:
+    code = "import sys, kfexplore, kfexplore.cli; print({'gradio', 'plotly', 'transformers'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout.strip() == "set()"
