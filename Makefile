@@ -1,4 +1,4 @@
-# make app | test | lint | notebooks: each sets up what it needs on a fresh machine, then runs.
+# make setup | app | test | fast | lint: each sets up what it needs on a fresh machine, then runs.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
 

@@ -1,12 +1,18 @@
-"""The app, as `make app` and a Hugging Face Space run it."""
+"""The app, as `make app` and a Hugging Face Space run it; the environment says what differs there."""
 
 import os
+import sys
 
+from kfexplore.errors import KfError
 from kfexplore.ui.app import launch
 
 if __name__ == "__main__":
-    launch(
-        pair=os.environ.get("KFEXPLORE_PAIR", "tales"),
-        host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
-        port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
-    )
+    try:
+        launch(
+            pair=os.environ.get("KFEXPLORE_PAIR", "tales"),
+            device=os.environ.get("KFEXPLORE_DEVICE"),
+            host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+            port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+        )
+    except KfError as error:
+        sys.exit(f"kfexplore: {error}")

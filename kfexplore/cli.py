@@ -55,12 +55,13 @@ def app_command(
     tokenizer: TokenizerOption = None,
     port: Annotated[int, typer.Option(help="Port of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    device: DeviceOption = None,
 ) -> None:
     """Open the app in a browser."""
     from kfexplore.ui.app import launch
 
     files = _files(pair, teacher, student)
-    launch(pair=pair or "tales", files=(*files, tokenizer) if files else None, host=host, port=port)
+    launch(pair=pair or "tales", files=(*files, tokenizer) if files else None, device=device, host=host, port=port)
 
 
 @app.command("map")
@@ -136,10 +137,16 @@ def generate(
     both: Pair | None = None
     network: Any
     if ckpt_path is not None:
+        if pair or teacher or student or tokenizer:
+            raise KfError("A model is named in two ways.", "--ckpt_path alone, or a pair")
         network = load_model(ckpt_path, device=device, kind=kinds[model])
     else:
         both = _pair(pair, teacher, student, tokenizer, device)
         network = getattr(both, kinds[model])
+    if model == "ar" and (k is not None or freq_penalty or tau != 1.0):
+        raise KfError(
+            "ar draws one token a pass from the teacher's own law.", "--k, --freq-penalty and --tau with pflm"
+        )
     slots = 1 if model == "ar" else decoding.checked_slots(network, k)
     ids = _context(both, prompt, token_ids)
     if noise_file:
@@ -194,14 +201,16 @@ def bench_scrub_command(
     device: DeviceOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
 ) -> None:
-    """Times what dragging a slider asks for: a context held, blocks, and with --pair sweeps and grids."""
+    """Times what dragging a slider asks for: a context held, blocks, and unless --size is given, sweeps and grids."""
     from kfexplore.bench.page import bench_page
     from kfexplore.bench.scrub import bench_scrub, random_pair
 
+    if size and (pair or page):
+        raise KfError("Random weights are timed without a pair or page.", "--size alone, or --pair with --page")
     chosen = random_pair(size, device) if size else _pair(pair, None, None, None, device)
     result = bench_scrub(chosen, context, repeats, tables=size is None)
     if page:
-        result["rows"] += bench_page()
+        result["rows"] += bench_page(pair or "tales", device or "cpu")
     document = json.dumps(result, indent=2)
     if json_file:
         _write(json_file, document + "\n")
@@ -224,11 +233,9 @@ def train_tales_command(
 @export.command("first-screen")
 def export_first_screen_command() -> None:
     """Store what the app draws at once, beside the bundled pair; run it after the weights change."""
-    from kfexplore.checkpoints.registry import bundled_folder
-    from kfexplore.ui.app import FIRST_SCREEN, fresh_first_payload, make_explorer
+    from kfexplore.ui.app import store_first_screen
 
-    payload = fresh_first_payload(*make_explorer("tales"))
-    _write(bundled_folder("tales") / FIRST_SCREEN, json.dumps(payload) + "\n")
+    print(store_first_screen())
 
 
 def _write(path: Path, text: str) -> None:

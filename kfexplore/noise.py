@@ -1,7 +1,8 @@
 """The only place that draws random numbers, each keyed by what it is for.
 
 The noise of a token depends on (seed, sample, position) alone, so it does not change with the batch around it, the
-order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1.
+order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1. (The dice
+of the page are the reader's own.)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kfexplore.errors import KfError
 
@@ -33,13 +35,20 @@ def uniform(seed: int, samples: Sequence[int], start: int, count: int) -> Array:
     if not 0 <= seed < 2**64:
         raise KfError(f"seed is {seed}.", "a whole number from 0 to 2^64 - 1")
     keys = [np.array([seed, sample], dtype=np.uint64) for sample in samples]  # a list would go through float64
-    rows = [np.random.Philox(key=key).random_raw(start + count)[start:] for key in keys]
+    rows = [_raw(np.random.Philox(key=key), start, count) for key in keys]
     bits = np.array(rows, dtype=np.uint64).reshape(len(samples), count)
     return (bits >> np.uint64(40)).astype(np.float64) * 2.0**-24
 
 
+def _raw(source: np.random.Philox, start: int, count: int) -> npt.NDArray[np.uint64]:
+    source.advance(start // 4)  # one advance skips four numbers
+    return source.random_raw(start % 4 + count)[start % 4 :]
+
+
 def generator(seed: int, *key: int) -> np.random.Generator:
     """A generator of its own for one purpose, such as one training step: the same key draws the same numbers."""
+    if seed < 0:
+        raise KfError(f"seed is {seed}.", "a whole number of at least 0")
     return np.random.default_rng([seed, *key])
 
 
@@ -65,7 +74,7 @@ def checked(values: object, slots: int | None = None) -> Array:
         KfError: not numbers, not in [0, 1), or not `slots` of them along the last axis.
     """
     try:
-        u = np.asarray(values, dtype=np.float64)
+        u = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
     except (TypeError, ValueError):
         raise KfError(f"Noise {values!r} is not a list of numbers.", "numbers from 0 up to, not including, 1") from None
     if slots is not None and (u.ndim == 0 or u.shape[-1] != slots):

@@ -136,7 +136,7 @@ def pair_from_files(
 def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Token ids as an integer array, or a KfError: fractions, words, rows of several lengths, beyond 64 bits."""
     try:
-        found = np.asarray(ids)
+        found = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
     except ValueError:
         found = np.array([None])
     if found.size and found.dtype.kind not in "iu":

@@ -87,7 +87,11 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Region:
-    """All noise that gives one combination of tokens; its area is that combination's probability."""
+    """All noise of a section that gives one pair of tokens, and its share of the section.
+
+    In the exact map of slots j and j + 1 the area is the pair's probability, given the exact tokens before them; where
+    a slot lies between the two, its noise is held and the area is no probability of the pair.
+    """
 
     tokens: tuple[int, ...]
     area: float

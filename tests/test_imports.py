@@ -20,11 +20,12 @@ ORDER: list[set[str]] = [
     {"checkpoints", "decoding"},
     {"maps"},
     {"pair"},
+    {"__init__"},
     {"training", "evaluate", "bench", "laws"},
     {"ui"},
-    {"cli", "__init__"},
+    {"cli"},
 ]
-"""A room may import itself and all rooms of earlier lines."""
+"""A room may import itself and all rooms of earlier lines; `__init__` holds the public names and the version."""
 ACROSS = {("evaluate", "kfexplore.training.targets"), *((a, f"kfexplore.{b}") for a in BASE for b in BASE)}
 """The only arrows within a line."""
 ONLY = {"gradio": {"ui"}, "plotly": {"figures"}}

@@ -38,10 +38,12 @@ SLIDE = """async ([slot, u]) => {
 }"""
 
 
-def bench_page(moves: int = 150) -> list[dict[str, Any]]:
+def bench_page(pair: str = "tales", device: str = "cpu", moves: int = 150) -> list[dict[str, Any]]:
     """Starts the app, opens it, drags.
 
     Args:
+        pair: Name or folder.
+        device: Where its models run.
         moves: Slider moves of each kind.
 
     Returns:
@@ -60,7 +62,7 @@ def bench_page(moves: int = 150) -> list[dict[str, Any]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url, started = f"http://127.0.0.1:{port}/", time.perf_counter()
-    command = [sys.executable, "-m", "kfexplore.cli", "app", "--port", str(port)]
+    command = [sys.executable, "-m", "kfexplore.cli", "app", "--port", str(port), "--pair", pair, "--device", device]
     app = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
     try:
         ready = _answers(app, url, started)
@@ -71,7 +73,7 @@ def bench_page(moves: int = 150) -> list[dict[str, Any]]:
     finally:
         app.terminate()
         app.wait()
-    return [{"what": "app_ready", "seconds": ready}, *rows]
+    return [{**row, "pair": pair} for row in ({"what": "app_ready", "seconds": ready}, *rows)]
 
 
 def _answers(app: subprocess.Popen[bytes], url: str, started: float) -> float:

@@ -67,7 +67,9 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
     Returns:
         The document of `kfexplore bench scrub`: environment, and `rows` with every setting.
     """
-    ids = noise.generator(0).integers(0, pair.teacher.config.mask_id, size=context_length).tolist()
+    if not 1 <= repeats <= 999:
+        raise KfError(f"{repeats} repeats were asked for.", "1 to 999")
+    ids = noise.generator(0).integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
     points = noise.uniform(0, range(1000), 0, pair.student.config.block)
     fresh = iter(points)
     context = pair.hold(ids)
@@ -85,18 +87,13 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
             ("grid_student", {"resolution": 128}, lambda: context.learned(square)),
             ("grid", {"resolution": 128}, lambda: grid(context, points[0], (0, 1), 128)),
         ]
-    rows = [_timed(name, settings, job, repeats) for name, settings, job in jobs]
-    shape = {
-        "context": len(ids),
-        "k": context.slots,
-        "width": pair.student.config.width,
-        "depth": pair.student.config.depth,
-    }
+    config = pair.student.config
+    shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.slots}
+    shape |= {"width": config.width, "depth": config.depth, "vocab_size": config.vocab_size}
+    rows = [_timed(name, {**shape, **settings}, job, repeats) for name, settings, job in jobs]
     return {
         "bench": "scrub",
         **environment(pair.student.device),
-        "pair": pair.info.get("name"),
-        **shape,
         "rows": rows,
     }
 

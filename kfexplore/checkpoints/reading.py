@@ -121,7 +121,7 @@ def _check_is_file(path: Path) -> None:
         )
     if not path.exists():
         found = shortened(weight_files(path.parent))
-        there = f"checkpoint files in {path.parent}: {found}" if found else f"none is in {path.parent} either"
+        there = f"one of those in {path.parent}: {found}" if found else "a checkpoint file; that folder has none"
         raise KfError(f"There is no file {path}.", there, "check the path")
     if path.stat().st_size == 0:
         raise KfError(f"{path} is empty.", "a checkpoint file", "download or copy the file again")

@@ -261,8 +261,8 @@ def _fetch(repository: str, revision: str | None, file: str, folder: Path, neede
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise KfError(
             f"{file} of {repository} is not here and cannot be fetched: {reason}",
-            f"{', '.join(needed)} from https://huggingface.co/{repository}/tree/{revision or 'main'}",
-            f"download elsewhere and put into {folder} by hand: {', '.join(needed)}",
+            f"a connection to the hub, or the files {', '.join(needed)} in the folder {folder}",
+            f"download them by hand from https://huggingface.co/{repository}/tree/{revision or 'main'}",
         ) from error
 
 

@@ -19,6 +19,9 @@ from kfexplore.pair import Pair
 from kfexplore.results import Floats
 from kfexplore.training.targets import exact_targets
 
+FEWEST_BEFORE = 8
+"""Tokens of a stretch before the first block."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -79,21 +82,25 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         seed: Keys prefixes and noise.
 
     Raises:
-        KfError: no tokenizer, or a text shorter than one context.
+        KfError: no tokenizer, fewer than two windows, or a text shorter than two contexts.
     """
     tokenizer = pair.need_tokenizer()
     ids = np.concatenate([encode_ids(tokenizer, text) for text in texts]).astype(np.int64)
     length, slots = pair.room, pair.student.config.block
+    if windows < 2 or length < FEWEST_BEFORE or len(ids) < 2 * length:
+        raise KfError(
+            f"{windows} windows of {length} tokens were asked for, the text has {len(ids)}.",
+            f"at least 2 windows, of at least {FEWEST_BEFORE} tokens each, in the text",
+        )
     windows = min(windows, len(ids) // length)
-    if not windows:
-        raise KfError(f"The text has {len(ids)} tokens.", f"at least one context, {length}")
     starts = np.linspace(0, len(ids) - length, windows).astype(int)
-    groups = min(groups, length - 8)
+    prefixes = np.arange(FEWEST_BEFORE, length + 1)
+    groups = min(groups, len(prefixes))
     hits, losses, nll = np.empty((windows, groups, slots), dtype=bool), [], []
     for w, start in enumerate(tqdm(starts, desc="agreement", leave=False)):
         rng = noise.generator(seed, w)
         context = torch.from_numpy(ids[start : start + length])[None].to(pair.teacher.device)
-        ends = torch.from_numpy(rng.permutation(np.arange(8, length))[:groups] + 1)[None].to(context.device)
+        ends = torch.from_numpy(rng.permutation(prefixes)[:groups])[None].to(context.device)
         u = torch.from_numpy(noise.uniform(seed, range(w * groups, (w + 1) * groups), 0, slots))[None]
         u = u.to(context.device)
         exact = exact_targets(pair.teacher, context, u, ends)
@@ -125,6 +132,4 @@ def _loss(logits: Tensor, exact: Tensor) -> Floats:
 
 def _interval(by_window: Floats) -> Floats:
     """Half width of the 95 % interval of the mean over windows (W, ...)."""
-    return (
-        1.96 * by_window.std(axis=0, ddof=1) / np.sqrt(len(by_window)) if len(by_window) > 1 else by_window[0] * np.nan
-    )
+    return 1.96 * by_window.std(axis=0, ddof=1) / np.sqrt(len(by_window))

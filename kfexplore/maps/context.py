@@ -78,7 +78,8 @@ class HeldContext:
                 if j:
                     grown = branch.select(tile)
                     laws = cdf(self.teacher(prefixes[tile, -1:], grown)[:, 0])
-                branches.append(grown)
+                if j + 1 < noise.shape[1]:
+                    branches.append(grown)
                 for n, law in zip(tile.tolist(), laws, strict=True):
                     at = members[n]
                     tokens[at, j], edges[at, j] = _choose(law, noise[at, j])
@@ -87,7 +88,7 @@ class HeldContext:
                         tokens[at, j], edges[at, j] = _choose(settled, noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
             prefixes = torch.cat([prefixes[children[:, 0]], children[:, 1:]], dim=1)
-            if j + 1 < noise.shape[1]:
+            if branches:
                 branch = KVCache.join(branches).select(children[:, 0])
         return tokens.cpu().numpy(), edges.cpu().numpy()
 
@@ -111,13 +112,14 @@ class HeldContext:
             for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
                 grown = branch.select(parents[tile])
                 answers.append(_argmax(self.student(None, prefixes[tile, -1:], grown, keep_noise=1)[:, 0]))
-                branches.append(grown)
+                if j + 1 < noise.shape[1]:
+                    branches.append(grown)
             picked, gap = (torch.cat(part) for part in zip(*answers, strict=True))
             for n in (gap < NEAR_TIE).nonzero()[:, 0].tolist():
                 alone = self._learned_alone(prefixes[n])
                 picked[n], gap[n] = alone[0][j], alone[1][j]
             tokens[:, j], margins[:, j] = picked[node], gap[node]
-            if j + 1 < noise.shape[1]:
+            if branches:
                 branch = KVCache.join(branches)
         return tokens.cpu().numpy(), margins.cpu().numpy()
 

@@ -33,6 +33,8 @@ def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int) -
         KfError: as `block`; a slot that u does not have; a resolution outside 1 .. 1024.
     """
     u = noise.checked(u)
+    if not slots:
+        raise KfError("No slot is named.", f"some of 0 to {len(u) - 1}")
     for slot in slots:
         _check_slot(slot, len(u))
     points = _check_resolution(resolution)

@@ -163,7 +163,9 @@ class KVCache:
 
     @staticmethod
     def join(parts: list[KVCache]) -> KVCache:
-        """The rows of several branches of one prefix as one branch."""
+        """The rows of several branches of one prefix, all of it visible, as one branch."""
+        if any(part.visible is not None or part.prefix is not parts[0].prefix for part in parts):
+            raise ValueError("only branches that see the whole of one prefix can be joined")
         whole = KVCache(parts[0].prefix)
         whole.length = parts[0].length
         layers = zip(*(part._layers for part in parts), strict=True)

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kfexplore import noise as noises
 from kfexplore.config import ModelConfig
+from kfexplore.errors import KfError
 from kfexplore.models.attention import KVCache
 from kfexplore.models.layers import Backbone
 from kfexplore.models.teacher import MASK_LOGIT
@@ -68,6 +70,8 @@ class Student(Backbone):
         Returns:
             Logits of the k slots (B, k, V), float32.
         """
+        if tokens is not None and keep_noise:
+            raise ValueError("noise slots can be kept only where no tokens come before them")
         x = self.noise_encoder(noise, tau)
         kept = keep_noise
         if tokens is not None:
@@ -78,7 +82,14 @@ class Student(Backbone):
         return logits
 
     def block_logits(self, ids: Tensor, noise: Tensor, tau: float = 1.0) -> Tensor:
-        """Logits of one block without any cache kept: ids (B, N), noise (B, k) -> (B, k, V) float32."""
+        """Logits of one block without any cache kept: ids (B, N), noise (B, k) -> (B, k, V) float32.
+
+        Raises:
+            KfError: k is 0 or beyond the trained block, or noise is outside [0, 1).
+        """
+        if not 1 <= noise.shape[1] <= self.config.block:
+            raise KfError(f"k is {noise.shape[1]}.", f"1 to {self.config.block}, the block this student was trained on")
+        noises.checked(noise)
         return self(ids, noise, KVCache(), tau)
 
     def group_logits(

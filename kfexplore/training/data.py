@@ -50,15 +50,22 @@ def prepare(folder: Path, out: Path, vocab_size: int, held_out: Iterable[str]) -
             "a folder of .txt files, at least one in each part",
         )
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer((f.read_text() for f in trained_on), vocab_size)
+    tokenizer = train_tokenizer((f.read_text(encoding="utf-8") for f in trained_on), vocab_size)
     tokenizer.save(str(out / "tokenizer.json"))
     end = tokenizer.token_to_id(END_OF_TEXT)
-    for name, part in (("train", trained_on), ("held_out", kept_back)):
-        ids = [np.array([*tokenizer.encode(f.read_text()).ids, end], dtype=np.uint16) for f in part]
-        np.save(out / f"{name}.npy", np.concatenate(ids))
+    for name, part in (("held_out", kept_back), ("train", trained_on)):  # train.npy tells that all are there
+        ids = [np.array([*tokenizer.encode(f.read_text(encoding="utf-8")).ids, end], dtype=np.uint16) for f in part]
+        np.save(out / "part.npy", np.concatenate(ids))
+        (out / "part.npy").replace(out / f"{name}.npy")
 
 
 def windows(tokens: npt.NDArray[np.uint16], batch: int, length: int, seed: int, step: int) -> Tensor:
-    """`batch` random stretches of `length` tokens, the same for the same (seed, step); (B, length) int64."""
-    starts = noise.generator(seed, step).integers(0, len(tokens) - length, size=batch)
+    """`batch` random stretches of `length` tokens, the same for the same (seed, step); (B, length) int64.
+
+    Raises:
+        KfError: fewer tokens than one stretch.
+    """
+    if len(tokens) < length:
+        raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one stretch, {length}")
+    starts = noise.generator(seed, step).integers(0, len(tokens) - length + 1, size=batch)
     return torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]).astype(np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kfexplore.checkpoints.registry import load_model
 from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model
+from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE
 from kfexplore.config import ModelConfig, TrainConfig
 from kfexplore.models import Student, Teacher
 from kfexplore.training.data import prepare
@@ -27,15 +29,15 @@ SHAPE = ModelConfig("teacher", vocab_size=2049, width=192, depth=6, heads=6, mas
 """2,048 tokens and the mask; 3.5 M parameters."""
 TEACHER = TrainConfig(steps=9000, batch=4, optimizer="muon", lr=5e-3, decay=0.4, save_every=60)
 STUDENTS = (
-    TrainConfig(steps=4500, batch=4, groups=256, block=1, optimizer="muon", lr=3e-3, decay=0.0),
-    TrainConfig(steps=3500, batch=4, groups=128, block=2, optimizer="muon", lr=3e-3, decay=0.0),
-    TrainConfig(steps=7000, batch=4, groups=96, block=4, optimizer="muon", lr=3e-3, decay=0.5),
+    TrainConfig(steps=1300, batch=4, groups=256, block=1, optimizer="muon", lr=3e-3, decay=0.0),
+    TrainConfig(steps=450, batch=4, groups=128, block=2, optimizer="muon", lr=3e-3, decay=0.0),
+    TrainConfig(steps=1200, batch=4, groups=96, block=4, optimizer="muon", lr=3e-3, decay=0.5),
 )
 """AR -> PFLM(1) -> PFLM(2) -> PFLM(4), each from the one before; targets are the teacher's own (exact)."""
 
 
 def train_tales(corpus: Path, out: Path) -> None:
-    """Runs every stage that is not finished yet: data, teacher, students; `out/student` is the last.
+    """Runs every stage that is not finished yet: data, teacher, students; `out/pair` is what `load_pair` reads.
 
     Args:
         corpus: Folder of plain texts; those named in HELD_OUT are not trained on.
@@ -53,6 +55,9 @@ def train_tales(corpus: Path, out: Path) -> None:
         student.load_state_dict(previous.state_dict(), strict=isinstance(previous, Student))
         loss = partial(student_loss, teacher=teacher, tokens=tokens, config=config)
         previous = _stage(student, config, out / f"student{config.block}", loss)
+    save_model(teacher, out / "pair" / "teacher", dtype=torch.bfloat16)
+    save_model(previous, out / "pair" / "student", dtype=torch.bfloat16)
+    shutil.copy(out / TOKENIZER_FILE, out / "pair")
 
 
 def _stage(model: ModelT, config: TrainConfig, folder: Path, loss: Callable[..., Tensor]) -> ModelT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -16,6 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from kfexplore.checkpoints.registry import NAMED, bundled_folder
+from kfexplore.checkpoints.saving import WEIGHTS_FILE
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.explorer import Explorer, Json
@@ -59,20 +61,39 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         asked = [prompt.submit, go.click, pair.input, examples.load_input_event.then]
         with gr.Tabs(), gr.Tab("Scrub", id="scrub"):
             build_scrub_tab(explorer, first, asked, [pair, prompt])
-        demo.load(_linked, [pair, prompt], [pair, prompt])
+
+        def linked(request: gr.Request) -> tuple[str, str]:
+            """Pair and prompt of a copied link, for the fields above the tabs."""
+            asked_pair = request.query_params.get("pair", name)
+            known = asked_pair if asked_pair in explorer.loaders else name
+            return known, request.query_params.get("prompt", first["prompt"])
+
+        demo.load(linked, None, [pair, prompt])
     return demo
 
 
-def _linked(pair: str, prompt: str, request: gr.Request) -> tuple[str, str]:
-    """Pair and prompt of a copied link, for the fields above the tabs."""
-    return request.query_params.get("pair", pair), request.query_params.get("prompt", prompt)
-
-
 def first_payload(explorer: Explorer, name: str) -> Json:
-    """The stored first screen of a pair (`kfexplore export first-screen`), or a fresh one where none is stored."""
-    if name == "tales" and (stored := bundled_folder(name) / FIRST_SCREEN).is_file():
-        return {**json.loads(stored.read_text()), "stored": True}
+    """The stored first screen, where one is stored of these weights and this prompt, or else a fresh one."""
+    if name == "tales" and (file := bundled_folder(name) / FIRST_SCREEN).is_file():
+        stored = json.loads(file.read_text())
+        if (stored["weights"], stored["prompt"]) == (_fingerprint(file.parent), EXAMPLES[0]):
+            return {**stored, "stored": True}
     return fresh_first_payload(explorer, name)
+
+
+def store_first_screen() -> Path:
+    """Writes the first screen beside the bundled weights; returns the file."""
+    folder = bundled_folder("tales")
+    explorer, name = make_explorer("tales")
+    payload = {**fresh_first_payload(explorer, name), "weights": _fingerprint(folder)}
+    (folder / FIRST_SCREEN).write_text(json.dumps(payload) + "\n")
+    return folder / FIRST_SCREEN
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of both models' weights."""
+    files = [folder / role / WEIGHTS_FILE for role in ("teacher", "student")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def fresh_first_payload(explorer: Explorer, name: str) -> Json:
@@ -92,25 +113,29 @@ def fresh_first_payload(explorer: Explorer, name: str) -> Json:
     return tables
 
 
-def make_explorer(pair: str, files: tuple[Path, Path, Path | None] | None = None) -> tuple[Explorer, str]:
+def make_explorer(
+    pair: str, files: tuple[Path, Path, Path | None] | None = None, device: str | None = None
+) -> tuple[Explorer, str]:
     """An explorer of the named pairs and the one asked for, with the name of that one.
 
     Args:
         pair: A name or a folder.
         files: Teacher, student and tokenizer instead.
+        device: Where models run; None: the CPU.
     """
-    loaders: dict[str, Callable[[], Pair]] = {name: partial(load_pair, name) for name in NAMED}
+    loaders: dict[str, Callable[[], Pair]] = {name: partial(load_pair, name, device) for name in NAMED}
     if files:
-        loaders = {"your files": partial(pair_from_files, *files), **loaders}
+        loaders = {"your files": partial(pair_from_files, *files, device), **loaders}
         return Explorer(loaders), "your files"
     if pair not in loaders:
-        loaders = {pair: partial(load_pair, pair), **loaders}
+        loaders = {pair: partial(load_pair, pair, device), **loaders}
     return Explorer(loaders), pair
 
 
 def launch(
     pair: str = "tales",
     files: tuple[Path, Path, Path | None] | None = None,
+    device: str | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     **options: Any,
@@ -120,6 +145,7 @@ def launch(
     Args:
         pair: A named pair or a folder.
         files: Teacher, student and tokenizer instead.
+        device: Where models run; None: the CPU.
         host: Address to listen on.
         port: Port.
         options: More options of `gr.Blocks.launch`.
@@ -127,7 +153,7 @@ def launch(
     Raises:
         KfError: the pair cannot be loaded and no first screen of it is stored.
     """
-    explorer, name = make_explorer(pair, files)
+    explorer, name = make_explorer(pair, files, device)
     first = first_payload(explorer, name)
     warm_up = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
     threading.Thread(target=explorer.tables, args=(warm_up,), daemon=True).start()

@@ -41,7 +41,8 @@ class Explorer:
         self._pairs: dict[str, Pair] = {}
         self._held: OrderedDict[tuple[str, str], tuple[HeldContext, int]] = OrderedDict()
         self._loading = {name: threading.Lock() for name in self.loaders}  # a download keeps no other pair waiting
-        self._holding, self._heavy = threading.Lock(), threading.Lock()
+        self._holding = {name: threading.Lock() for name in self.loaders}  # nor does a long prompt of it
+        self._heavy = threading.Lock()
 
     def pair(self, name: str) -> Pair:
         """The pair of that name, loaded if it is not yet."""
@@ -49,7 +50,7 @@ class Explorer:
             raise KfError(f"There is no pair {name!r}.", ", ".join(self.loaders))
         with self._loading[name]:
             if name not in self._pairs:
-                self._pairs[name] = self.loaders[name]()
+                self._pairs[name] = _told(self.loaders[name]())
         return self._pairs[name]
 
     def tables(self, request: Json) -> Json:
@@ -69,20 +70,19 @@ class Explorer:
         return self._answer(request, self._grid)
 
     def _answer(self, request: Json, question: Callable[[Json], Json]) -> Json:
-        start = time.perf_counter()
         seq = request.get("seq") if isinstance(request, dict) else None
         try:
             reply = question(request)
         except KfError as error:
             return {"ok": False, "seq": seq, "failed": error.failed, "valid": error.valid, "run": error.run}
-        return {"ok": True, "seq": seq, **reply, "seconds": time.perf_counter() - start}
+        return {"ok": True, "seq": seq, **reply}
 
     def _context(self, request: Json) -> tuple[Pair, HeldContext, int]:
         name, prompt = str(request.get("pair")), str(request.get("prompt") or "")
         if len(prompt) > MAX_PROMPT:
             raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")
         pair, key = self.pair(name), (name, prompt)
-        with self._holding:
+        with self._holding[name]:
             if key not in self._held:
                 ids, cut = pair.encode(prompt)
                 self._held[key] = pair.hold(ids), cut
@@ -98,7 +98,9 @@ class Explorer:
         resolution = int(request.get("resolution") or 512)
         point = self._point({**request, "u": u.tolist()})
         with self._heavy:
+            start = time.perf_counter()
             moved = sweeps(context, u, list(range(len(u))), resolution)
+            seconds = time.perf_counter() - start
         teacher = np.stack([s.block.teacher for s in moved])
         student = np.stack([s.block.student for s in moved])
         prompt_ids = context.ids.tolist()
@@ -119,6 +121,7 @@ class Explorer:
             "texts": point["texts"] | _texts(pair, teacher, student),
             "device": pair.student.device.type,
             "dtype": "float32",
+            "seconds": seconds,
             "stored": False,
         }
 
@@ -159,6 +162,13 @@ def _noise_of(request: Json, slots: int) -> Floats:
         raise KfError(f"K is {k}.", f"1 to {slots}, the block this student was trained on")
     given = request.get("u")
     return np.full(k, 0.5) if given is None else checked(given[:k], None if asked is None else k)
+
+
+def _told(pair: Pair) -> Pair:
+    """The pair, if its tokens fit the two bytes that they travel in."""
+    if pair.teacher.config.vocab_size > 2**16:
+        raise KfError(f"The pair has {pair.teacher.config.vocab_size} tokens.", f"at most {2**16} on this page")
+    return pair
 
 
 def _packed(values: npt.NDArray[Any], dtype: str) -> str:

@@ -25,12 +25,12 @@ MOUNT = """
 const page = mountScrub(element, JSON.parse(props.first), server);
 window.kfScrub = page;
 const link = new URLSearchParams(window.location.search);
-if (link.has("prompt")) {
+if (["pair", "prompt", "k", "u"].some((name) => link.has(name))) {
   page.open({
-    pair: link.get("pair") || undefined,
-    prompt: link.get("prompt"),
-    k: Number(link.get("k")) || undefined,
-    u: link.has("u") ? link.get("u").split(",").map(Number) : undefined,
+    pair: link.get("pair") ?? undefined,
+    prompt: link.get("prompt") ?? undefined,
+    k: link.has("k") ? Number(link.get("k")) : undefined,
+    u: link.has("u") ? link.get("u").split(",").map((text) => (text.trim() ? Number(text) : NaN)) : undefined,
   });
 }
 """

@@ -14,7 +14,7 @@ from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 
 ENVIRONMENT = {"device", "device_name", "dtype", "threads", "load_average", "versions"}
-SETTINGS = {"bench", "pair", "context", "k", "width", "depth", "rows"}
+SHAPE = {"pair", "context", "k", "width", "depth", "vocab_size"}
 TIMES = {"what", "repeats", "seconds", "least", "largest"}
 
 
@@ -28,13 +28,13 @@ def test_the_document_has_device_versions_settings_and_rows(tables: bool, monkey
     monkeypatch.setattr(scrub, "sweeps", lambda *given: asked.append(("sweeps", given[-1])))
     monkeypatch.setattr(scrub, "grid", lambda *given: asked.append(("grid", given[-1])))
     document = json.loads(json.dumps(bench_scrub(small_pair(), context_length=6, repeats=2, tables=tables)))
-    assert set(document) == ENVIRONMENT | SETTINGS
-    assert (document["bench"], document["pair"], document["context"], document["k"]) == ("scrub", "small", 6, 2)
-    assert (document["width"], document["depth"], document["device"], document["dtype"]) == (16, 1, "cpu", "float32")
+    assert set(document) == ENVIRONMENT | {"bench", "rows"}
+    assert (document["bench"], document["device"], document["dtype"]) == ("scrub", "cpu", "float32")
     whats = ["hold", "block"] + ["sweeps", "sweeps", "grid_student", "grid"] * tables
     assert [row["what"] for row in document["rows"]] == whats
     for row in document["rows"]:
-        assert set(row) - {"resolution"} == TIMES
+        assert set(row) - {"resolution"} == TIMES | SHAPE
+        assert (row["pair"], row["context"], row["k"], row["width"], row["depth"]) == ("small", 6, 2, 16, 1)
         assert ("resolution" in row) == (row["what"] not in {"hold", "block"})
         assert 0 < row["least"] <= row["seconds"] <= row["largest"]
     assert asked == ([("sweeps", 256)] * 3 + [("sweeps", 512)] * 3 + [("grid", 128)] * 3) * tables

@@ -196,7 +196,7 @@ def test_a_click_on_the_map_moves_both_sliders(page: Page, app_url: str, pair: P
 def test_fewer_slots_dice_lock_and_reset(page: Page, app_url: str, pair: Pair) -> None:
     root = opened(page, app_url)
     before = noise(root)
-    root.get_by_text("3", exact=True).first.click()
+    root.get_by_role("radio", name="3").check()
     expect(root).to_have_attribute("data-k", "3")
     root.get_by_role("button", name="Lock").nth(0).click()
     root.get_by_role("button", name="Roll the dice").click()
@@ -214,3 +214,28 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page, app_url: str) -
     page.set_viewport_size({"width": 380, "height": 800})
     opened(page, app_url)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_move_made_while_another_prompt_loads_is_kept(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url)
+    page.evaluate(
+        """() => {
+          window.kfScrub.open({prompt: "The cat sat on the"});
+          const slider = document.querySelector("input[type=range]");
+          slider.value = 0.9;
+          slider.dispatchEvent(new Event("input", {bubbles: true}));
+        }"""
+    )
+    expect(root.locator(".kfs-prompt")).to_contain_text("cat")
+    settled(root)
+    assert noise(root)[0] == pytest.approx(0.9, abs=1 / 512)
+    assert_true_tokens(root, pair, "The cat sat on the")
+
+
+def test_the_map_shows_the_slots_that_it_names(page: Page, app_url: str) -> None:
+    root = opened(page, app_url)
+    root.locator(".kfs-map").scroll_into_view_if_needed()
+    expect(root.locator(".kfs-meaning")).to_contain_text("probability of its pair")
+    root.locator(".kfs-up").select_option("3")
+    expect(root.locator(".kfs-meaning")).to_contain_text("no probability of a pair")
+    expect(root.locator(".kfs-mapshare")).to_contain_text("slots 1 and 4")

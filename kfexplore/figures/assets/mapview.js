@@ -11,6 +11,7 @@ class ScrubMap {
     this.up = this.host.querySelector(".kfs-up");
     this.differ = this.host.querySelector(".kfs-differ");
     this.share = this.host.querySelector(".kfs-mapshare");
+    this.meaning = this.host.querySelector(".kfs-meaning");
     this.planes = [...this.host.querySelectorAll(".kfs-plane")];
     this.slots = [0, 1];
     this.grid = null;
@@ -44,6 +45,7 @@ class ScrubMap {
     if (this.slots[1] >= k) this.slots = [0, Math.min(1, k - 1)];
     fillSelect(this.across, 0, k - 1, this.slots[0]);
     fillSelect(this.up, this.slots[0] + 1, k, this.slots[1]);
+    setText(this.meaning, meaningOfArea(this.slots));
     const [i, j] = this.slots;
     for (const name of this.host.querySelectorAll(".kfs-xname")) name.textContent = `noise of slot ${i + 1} →`;
     for (const name of this.host.querySelectorAll(".kfs-yname")) name.textContent = `noise of slot ${j + 1} →`;
@@ -55,6 +57,7 @@ class ScrubMap {
 
   choose(i, j) {
     this.slots = [i, Math.max(j, i + 1)];
+    this.setGrid(null);
     this.hooks.wanted();
   }
 
@@ -80,7 +83,7 @@ class ScrubMap {
   }
 
   showShare() {
-    if (!this.grid) return setText(this.share, "");
+    if (!this.grid) return setText(this.share, "computing…");
     const [i, j] = this.grid.slots;
     const percent = Math.round(this.grid.agreement * 100);
     setText(this.share, `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the square`);
@@ -146,6 +149,16 @@ class ScrubMap {
   stop() {
     if (this.observer) this.observer.disconnect();
   }
+}
+
+// What an area of the exact square is the probability of; by causality only slots before the later one matter.
+function meaningOfArea([i, j]) {
+  if (j > i + 1) {
+    const held = j === i + 2 ? `slot ${i + 2}` : `slots ${i + 2} to ${j}`;
+    return `The noise of ${held} is held between them, so an area is no probability of a pair: it is a section.`;
+  }
+  const given = i ? ", given the exact tokens before them" : "";
+  return `The area of a region in the exact square is the probability of its pair${given}.`;
 }
 
 // Left alone while its choices are the same: a list that is rebuilt closes under the reader's hand.

@@ -59,13 +59,12 @@ class Scrub {
   }
 
   // Everything of a reply for another prompt, pair or K, in one go; nothing here can fail half-way.
-  adopt(tables, grid) {
+  adopt(tables, grid, keepNoise) {
     const before = this.tables;
+    const [k, moved] = [this.k, this.u];
     const most = tables.kMax;
-    if (!before || before.pair !== tables.pair) {
-      this.texts = {};
-      this.map.setGrid(null);
-    }
+    if (!before || before.pair !== tables.pair) this.texts = {};
+    if (before) this.map.setGrid(null);
     if (!before || before.kMax !== most) this.rebuild(most);
     this.home = Array.from({ length: most }, (_, slot) => this.home[slot] ?? tables.u[slot] ?? 0.5);
     this.u = this.home.map((u, slot) => tables.u[slot] ?? this.u[slot] ?? u);
@@ -86,6 +85,11 @@ class Scrub {
     this.repaint();
     this.refreshStale();
     this.refreshMap();
+    if (keepNoise) {
+      this.k = Math.min(k, this.k);
+      showSlotCount(this.parts, this.page.slots, this.k);
+      this.move(this.u.map((u, slot) => moved[slot] ?? u), null, true);
+    }
   }
 
   rebuild(most) {
@@ -108,7 +112,10 @@ class Scrub {
     this.loading = true;
     this.root.dataset.tables = "waiting";
     const { pair, prompt, resolution } = this.tables || { resolution: 512 };
-    const request = { seq: mine, pair, prompt, k: this.k, u: this.u.slice(0, this.k), resolution };
+    const request = { seq: mine, pair, prompt, u: this.u.slice(0, this.k), resolution };
+    // Another pair may have fewer slots: it tells its own K.
+    if (change.pair === undefined || change.pair === pair) request.k = this.k;
+    const before = this.seq;
     for (const [name, value] of Object.entries(change)) if (value !== undefined) request[name] = value;
     clearTimeout(this.patience);
     this.patience = setTimeout(() => setText(this.parts.said, "Asking the models…"), PATIENCE_SHOWN);
@@ -118,7 +125,8 @@ class Scrub {
     clearTimeout(this.patience);
     setText(this.parts.said, "");
     this.root.dataset.tables = "ready";
-    if (!reply.ok || !this.tryAdopt(reply)) {
+    const keepNoise = this.seq !== before && change.u === undefined;
+    if (!reply.ok || !this.tryAdopt(reply, keepNoise)) {
       this.fail(reply.ok ? NO_ANSWER : reply);
       if (this.tables) this.settle();
       return false;
@@ -127,7 +135,7 @@ class Scrub {
     return true;
   }
 
-  tryAdopt(reply) {
+  tryAdopt(reply, keepNoise = false) {
     let tables;
     let grid = null;
     try {
@@ -137,7 +145,7 @@ class Scrub {
       return false;
     }
     this.home = this.home || tables.u.slice();
-    this.adopt(tables, grid);
+    this.adopt(tables, grid, keepNoise);
     if (!this.map.observer) this.map.watch();
     return true;
   }

@@ -56,7 +56,11 @@ function showCell(cell, tokens, labels) {
   setText(cell.mark, known ? (same ? "✓ agree" : "≠ differ") : "not known");
   cell.mark.classList.toggle("kfs-differs", known && !same);
   setText(cell.margin, `margin ${decimals(tokens.margin, 2)}`);
-  setText(cell.edge, `edge ${decimals(tokens.edge, 3)}`);
+  setText(cell.edge, `edge ${significant(tokens.edge)}`);
+}
+
+function significant(value) {
+  return typeof value === "number" && Number.isFinite(value) ? String(Number(value.toPrecision(2))) : "–";
 }
 
 function decimals(value, digits) {
