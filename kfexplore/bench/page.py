@@ -33,7 +33,12 @@ SLIDE = """async ([slot, u]) => {
   const start = performance.now();
   slider.value = u;
   slider.dispatchEvent(new Event("input", {bubbles: true}));
-  while (root.dataset.source === "pending") await new Promise((resolve) => setTimeout(resolve, 0));
+  if (root.dataset.source === "pending") {
+    await new Promise((resolve) => {
+      const done = () => root.dataset.source !== "pending" && resolve();
+      new MutationObserver(done).observe(root, {attributeFilter: ["data-source"]});
+    });
+  }
   return [performance.now() - start, root.dataset.source];
 }"""
 

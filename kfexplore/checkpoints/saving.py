@@ -74,6 +74,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(0o644)  # safetensors leaves files that their owner alone can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,14 +22,14 @@ A teacher and its push-forward student, distilled by the recipe in `kfexplore/tr
 written by `kfexplore eval`; no number in it is typed by hand.
 
 - Teacher: {_size(pair.teacher)}. Student: {_size(pair.student)}, K = {pair.student.config.block}.
-- {config.depth} blocks, width {config.width}, {config.heads} heads, context {config.context} tokens, vocabulary
-  {config.vocab_size} with the mask token.
+- {config.depth} blocks, width {config.width}, {config.heads} heads, context {config.context} tokens,
+  {config.vocab_size} tokens with the mask.
 
 ## Measured
 
-On {text_name}, {measured.tokens:,} tokens that were not trained on; {measured.blocks:,} noise vectors after random
-prefixes in {measured.windows} stretches of {measured.context} tokens; seed {measured.seed}; ± is a 95 % interval over
-stretches.
+On `{text_name}`, {measured.tokens:,} tokens that were not trained on: {measured.blocks:,} noise vectors after random
+prefixes in {measured.windows} stretches of {measured.context} tokens, seed {measured.seed}.
+± is a 95 % interval over stretches.
 
 - Loss of the teacher: **{measured.teacher_nll:.3f}** nats a token.
 - Same context and same noise: the whole block of {len(slots)} equals the exact map's on
