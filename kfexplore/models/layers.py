@@ -12,6 +12,27 @@ from torch import Tensor, nn
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache, Segment, attend
 
+FEW_ROWS = 4
+"""Rows up to which a product on a CPU is bound by reading the weights."""
+
+
+class Linear(nn.Linear):
+    """A linear map whose products with a few rows are taken as weight times columns on a CPU.
+
+    A decoding step has few rows. There the library's own order reads the weights at half the speed (measured in
+    docs/LOG.md), and a single row is slower than the same row four times. The slow twin is `nn.Linear`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.numel() // x.shape[-1]
+        if rows > FEW_ROWS or x.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(x)
+        flat = x.reshape(rows, -1)
+        if rows == 1:
+            flat = flat.repeat(FEW_ROWS, 1)
+        out = (self.weight @ flat.t()).t()[:rows].reshape(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
+
 
 class Embedding(nn.Module):
     """Token vectors; the parameter is called `embedding` as in the published layout."""
@@ -54,12 +75,12 @@ class Block(nn.Module):
         width = config.width
         self.heads = config.heads
         self.norm1 = nn.LayerNorm(width, bias=False)
-        self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
-        self.attn_out = nn.Linear(width, width, bias=False)
+        self.attn_qkv = Linear(width, 3 * width, bias=False)
+        self.attn_out = Linear(width, width, bias=False)
         self.norm2 = nn.LayerNorm(width, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU("tanh"), Linear(4 * width, width))
         if config.cond_width:
-            self.adaLN_modulation = nn.Linear(config.cond_width, 6 * width)
+            self.adaLN_modulation = Linear(config.cond_width, 6 * width)
 
     def forward(
         self,
@@ -91,9 +112,9 @@ class OutputLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.norm_final = nn.LayerNorm(config.width, bias=False)
-        self.linear = nn.Linear(config.width, config.vocab_size)
+        self.linear = Linear(config.width, config.vocab_size)
         if config.cond_width:
-            self.adaLN_modulation = nn.Linear(config.cond_width, 2 * config.width)
+            self.adaLN_modulation = Linear(config.cond_width, 2 * config.width)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """(B, T, H) -> logits (B, T, V) in float32."""

@@ -180,7 +180,7 @@ def test_a_missing_file_lists_those_that_are_there(tmp_path: Path) -> None:
     message = refused(tmp_path / "c.ckpt", "no file")
     assert "a.ckpt, b.safetensors" in message
     assert "notes.txt" not in message
-    refused(tmp_path / "nowhere" / "c.ckpt", "none is in")
+    refused(tmp_path / "nowhere" / "c.ckpt", "that folder has none")
 
 
 def test_a_folder_is_refused_and_its_files_listed(tmp_path: Path) -> None:
