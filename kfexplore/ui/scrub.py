@@ -36,7 +36,11 @@ if (["pair", "prompt", "k", "u"].some((name) => link.has(name))) {
 """
 """Runs in the browser after `scrub_js()`: mounts the component and restores what a copied link says."""
 
-OPEN = "(pair, prompt) => { window.kfScrub.open({pair, prompt}); }"
+OPEN = """async (pair, prompt) => {
+  await window.kfScrub.open({pair, prompt});
+  return window.kfScrub.state().pair;
+}"""
+"""Asks for another prompt or pair; the dropdown then names the pair that is shown, also where the asked one failed."""
 
 
 def scrub_view(explorer: Explorer, first: Json) -> gr.HTML:
@@ -80,4 +84,4 @@ def build_scrub_tab(
     """
     scrub_view(explorer, first)
     for event in asked:
-        event(None, fields, None, js=OPEN)
+        event(None, fields, fields[:1], js=OPEN)
