@@ -64,11 +64,11 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         with gr.Tabs(), gr.Tab("Scrub", id="scrub"):
             build_scrub_tab(explorer, first, asked, [pair, prompt])
 
-        def linked(request: gr.Request) -> tuple[str, str]:
-            """Pair and prompt of a copied link, for the fields above the tabs."""
-            asked_pair = request.query_params.get("pair", name)
-            known = asked_pair if asked_pair in explorer.loaders else name
-            return known, request.query_params.get("prompt", first["prompt"])
+        def linked(request: gr.Request) -> tuple[Any, Any]:
+            """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
+            link = request.query_params
+            known = link["pair"] if link.get("pair") in explorer.loaders else gr.skip()
+            return known, link.get("prompt", gr.skip())
 
         demo.load(linked, None, [pair, prompt])
     return demo
