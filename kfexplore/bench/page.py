@@ -7,7 +7,6 @@ document; the browser paints them with its next frame.
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 import socket
 import statistics
@@ -68,7 +67,7 @@ def bench_page(pair: str = "tales", device: str = "cpu", moves: int = 150) -> li
         port = probe.getsockname()[1]
     url, started = f"http://127.0.0.1:{port}/", time.perf_counter()
     command = [sys.executable, "-m", "kfexplore.cli", "app", "--port", str(port), "--pair", pair, "--device", device]
-    app = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    app = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         ready = _answers(app, url, started)
         with playwright.sync_playwright() as engine:

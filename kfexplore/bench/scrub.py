@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import platform
 import statistics
@@ -71,7 +72,7 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
         raise KfError(f"{repeats} repeats were asked for.", "1 to 999")
     ids = noise.generator(0).integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
     points = noise.uniform(0, range(1000), 0, pair.student.config.block)
-    fresh = iter(points)
+    fresh = itertools.cycle(points)  # a repeat must not find what the last one left in the context
     context = pair.hold(ids)
     slots = list(range(context.slots))
     jobs: list[Job] = [
@@ -82,10 +83,10 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
         side = (np.arange(128) + 0.5) / 128
         square = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
         jobs += [
-            ("sweeps", {"resolution": 256}, lambda: sweeps(context, points[0], slots, 256)),
-            ("sweeps", {"resolution": 512}, lambda: sweeps(context, points[0], slots, 512)),
+            ("sweeps", {"resolution": 256}, lambda: sweeps(context, next(fresh), slots, 256)),
+            ("sweeps", {"resolution": 512}, lambda: sweeps(context, next(fresh), slots, 512)),
             ("grid_student", {"resolution": 128}, lambda: context.learned(square)),
-            ("grid", {"resolution": 128}, lambda: grid(context, points[0], (0, 1), 128)),
+            ("grid", {"resolution": 128}, lambda: grid(context, next(fresh), (0, 1), 128)),
         ]
     config = pair.student.config
     shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.slots}

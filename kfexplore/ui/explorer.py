@@ -22,7 +22,7 @@ from kfexplore.pair import Pair
 from kfexplore.results import Floats
 
 HELD = 8
-"""Contexts kept ready; the least recently used goes first."""
+"""Contexts of a pair kept ready; the least recently used goes first."""
 MAX_PROMPT = 20_000
 """Characters of a prompt; a longer one is refused before it is tokenized."""
 
@@ -39,7 +39,7 @@ class Explorer:
     def __init__(self, loaders: Mapping[str, Callable[[], Pair]]) -> None:
         self.loaders = dict(loaders)
         self._pairs: dict[str, Pair] = {}
-        self._held: OrderedDict[tuple[str, str], tuple[HeldContext, int]] = OrderedDict()
+        self._held: dict[str, OrderedDict[str, tuple[HeldContext, int]]] = {n: OrderedDict() for n in self.loaders}
         self._loading = {name: threading.Lock() for name in self.loaders}  # a download keeps no other pair waiting
         self._holding = {name: threading.Lock() for name in self.loaders}  # nor does a long prompt of it
         self._heavy = threading.Lock()
@@ -81,15 +81,16 @@ class Explorer:
         name, prompt = str(request.get("pair")), str(request.get("prompt") or "")
         if len(prompt) > MAX_PROMPT:
             raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")
-        pair, key = self.pair(name), (name, prompt)
+        pair = self.pair(name)
         with self._holding[name]:
-            if key not in self._held:
+            held = self._held[name]
+            if prompt not in held:
                 ids, cut = pair.encode(prompt)
-                self._held[key] = pair.hold(ids), cut
-                while len(self._held) > HELD:
-                    self._held.popitem(last=False)
-            self._held.move_to_end(key)
-            context, cut = self._held[key]
+                held[prompt] = pair.hold(ids), cut
+                while len(held) > HELD:
+                    held.popitem(last=False)
+            held.move_to_end(prompt)
+            context, cut = held[prompt]
         return pair, context, cut
 
     def _tables(self, request: Json) -> Json:

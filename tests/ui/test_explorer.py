@@ -120,3 +120,14 @@ def test_the_stored_first_screen_is_that_of_the_bundled_weights() -> None:
     for name in ("teacher", "student"):  # another processor may turn a near tie
         same = unpacked(stored[name], "<u2", 4 * 512 * 4) == unpacked(fresh[name], "<u2", 4 * 512 * 4)
         assert same.mean() > 0.999
+
+
+def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kfexplore.ui.explorer.HELD", 1)
+    held: list[list[int]] = []
+    counting = Pair(pair.teacher, pair.student, None, pair.tokenizer)
+    monkeypatch.setattr(Pair, "hold", lambda self, ids, hold=Pair.hold: held.append(ids) or hold(self, ids))
+    explorer = Explorer({"one": lambda: counting, "two": lambda: counting})
+    for name, prompt in (("one", "a"), ("two", "a"), ("one", "a"), ("one", "b"), ("two", "a"), ("one", "a")):
+        assert explorer.point(asked(pair=name, prompt=prompt))["ok"]
+    assert len(held) == 4  # "one": a, b, a again; "two": a, which the other pair's prompts do not push out
