@@ -23,6 +23,9 @@ from kfexplore.results import Decoded, Floats
 
 NoiseSource = Callable[[int], Tensor]
 
+MOST_DITHER_BITS = 16
+"""Noise is a multiple of 2^-24: eight bits or more are left to choose with."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -31,9 +34,9 @@ class Step:
     tokens: Tensor
 
 
-def keyed_noise(seed: int, batch: int, k: int) -> NoiseSource:
-    """Noise keyed by (seed, sample, position): step s holds positions s * k .. s * k + k - 1."""
-    return lambda step: torch.from_numpy(noise.uniform(seed, range(batch), step * k, k))
+def keyed_noise(seed: int, batch: int, k: int, first: int = 0) -> NoiseSource:
+    """Noise of samples first .. first + batch - 1: step s holds positions s * k .. s * k + k - 1."""
+    return lambda step: torch.from_numpy(noise.uniform(seed, range(first, first + batch), step * k, k))
 
 
 def replayed_noise(values: Floats, k: int) -> NoiseSource:
@@ -74,11 +77,15 @@ def generate(
     new_tokens: int,
     tau: float = 1.0,
     penalty: float = 0.0,
+    dither: int | None = None,
 ) -> Decoded:
     """Continues contexts of one length by `new_tokens` tokens each, with the steps of the network's family.
 
+    `tau`, `penalty` and `dither` are the student's, see `pflm_steps`.
+
     Raises:
-        KfError: no tokens asked for, more than the context holds with the prompt, or ids outside the vocabulary.
+        KfError: no tokens asked for, more than the context holds with the prompt, ids outside the vocabulary, or
+            a readout that `pflm_steps` refuses.
     """
     config = network.config
     if not contexts or not contexts[0]:
@@ -94,7 +101,7 @@ def generate(
         raise KfError("A token id of the prompt is not in the vocabulary.", f"0 to {config.vocab_size - 1}")
     ids = torch.tensor(contexts, device=network.device)
     if isinstance(network, Student):
-        return collect(pflm_steps(network, ids, source, tau, penalty), new_tokens)
+        return collect(pflm_steps(network, ids, source, tau, penalty, dither), new_tokens)
     return collect(ar_steps(network, ids, source), new_tokens)
 
 
@@ -111,7 +118,12 @@ def ar_steps(teacher: Teacher, ids: Tensor, source: NoiseSource) -> Iterator[Ste
 
 @torch.inference_mode()
 def pflm_steps(
-    student: Student, ids: Tensor, source: NoiseSource, tau: float = 1.0, penalty: float = 0.0
+    student: Student,
+    ids: Tensor,
+    source: NoiseSource,
+    tau: float = 1.0,
+    penalty: float = 0.0,
+    dither: int | None = None,
 ) -> Iterator[Step]:
     """Push-forward decoding, k tokens a pass, without end: ids (B, N), noise (B, k) a step.
 
@@ -124,13 +136,26 @@ def pflm_steps(
         tau: Temperature given to the noise encoder.
         penalty: The published sampler's frequency penalty: slot by slot, argmax of logits - penalty x counts of the
             tokens generated so far (the prompt does not count). 0 gives the map itself.
+        dither: None: the argmax. m: the token is drawn from the slot's distribution with the bits of u below 2^-m,
+            see `dithered`; still a map of the noise alone.
+
+    Raises:
+        KfError: at the first step: a penalty and a dither, or a dither that is not 1 .. 16.
     """
+    if dither is not None and penalty:
+        raise KfError(
+            f"Both a penalty ({penalty}) and a dither ({dither}) were asked for.", "one of the two readouts, or none"
+        )
     cache = KVCache(capacity=student.config.context + student.config.block)
     counts = torch.zeros(ids.shape[0], student.config.vocab_size, device=ids.device)
     fed = ids
     for step in itertools.count():
-        logits = student(fed, source(step).to(ids.device), cache, tau)
-        fed = penalised_argmax(logits, counts, penalty) if penalty else logits.argmax(dim=-1)
+        u = source(step).to(ids.device)
+        logits = student(fed, u, cache, tau)
+        if dither is not None:
+            fed = dithered(logits, u, dither)
+        else:
+            fed = penalised_argmax(logits, counts, penalty) if penalty else logits.argmax(dim=-1)
         yield Step(fed)
 
 
@@ -142,6 +167,28 @@ def penalised_argmax(logits: Tensor, counts: Tensor, penalty: float) -> Tensor:
         counts.scatter_add_(1, token, torch.ones_like(token, dtype=counts.dtype))
         chosen.append(token)
     return torch.cat(chosen, dim=1)
+
+
+def dithered(logits: Tensor, u: Tensor, bits: int) -> Tensor:
+    """Tokens by inverse CDF of the student's own distribution, with the low bits of the noise it was given.
+
+    A student that has resolved u is sure, and gives the token it would have given anyway; one that has not spreads its
+    distribution, and the bits of u that it did not use draw from it, where the argmax would take the mode each time.
+
+    Args:
+        logits: (B, k, V) of the slots.
+        u: (B, k) noise in [0, 1), a multiple of 2^-24.
+        bits: m; the draw uses frac(2^m u), which is exact in float64.
+
+    Returns:
+        (B, k) int64.
+
+    Raises:
+        KfError: bits is not 1 .. 16.
+    """
+    if not 1 <= bits <= MOST_DITHER_BITS:
+        raise KfError(f"dither is {bits} bits.", f"1 to {MOST_DITHER_BITS}")
+    return inverse_cdf(logits, torch.frac(u.double() * 2.0**bits))
 
 
 def collect(steps: Iterator[Step], new_tokens: int) -> Decoded:

@@ -2,72 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import itertools
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from kfexplore import noise
-from kfexplore.checkpoints.tokenizers import encode_ids
 from kfexplore.errors import KfError
+from kfexplore.evaluate import intervals
+from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair
-from kfexplore.results import Floats
+from kfexplore.results import Agreement, Bin, Floats
 from kfexplore.training.targets import exact_targets
 
 FEWEST_BEFORE = 8
 """Tokens of a stretch before the first block."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """What `agreement` measured; shares in 0 .. 1, losses in nats a token."""
-
-    teacher_nll: float
-    """Teacher's loss on the text itself."""
-    agreement_by_slot: list[float]
-    """(K,) share of blocks whose slot has the exact token."""
-    agreement_by_slot_interval: list[float]
-    """(K,) half width of the 95 % interval, windows of text taken as the independent units."""
-    agreement_block: float
-    """Share of blocks with all K tokens exact."""
-    agreement_block_interval: float
-    """As above."""
-    student_nll_by_slot: list[float]
-    """(K,) student's loss on the exact tokens; the ideal is 0, as the target is determined by the noise."""
-    windows: int
-    """Stretches of text."""
-    context: int
-    """Tokens a stretch; a block starts after 8 of them or more."""
-    blocks: int
-    """Noise vectors, one after a random prefix each."""
-    seed: int
-    """Keys the prefixes and the noise."""
-    tokens: int
-    """Tokens of the whole text, of which the stretches are taken evenly spaced."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
-def read_text(path: Path) -> list[str]:
-    """The texts of a file, or of a folder's .txt files in the order of their names.
-
-    Raises:
-        KfError: nothing is there, or it is not text.
-    """
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    if not files or not all(f.is_file() for f in files):
-        raise KfError(f"There is no text in {path}.", "a text file, or a folder of .txt files")
-    try:
-        return [f.read_text(encoding="utf-8") for f in files]
-    except UnicodeDecodeError as error:
-        raise KfError(f"{path} has a file that is not UTF-8 text: {error.reason}.", "plain text") from None
+FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @torch.inference_mode()
@@ -82,46 +36,75 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         seed: Keys prefixes and noise.
 
     Raises:
-        KfError: no tokenizer, fewer than two windows, or a text shorter than two contexts.
+        KfError: no tokenizer, a context too short for a block, fewer than two windows, or a text shorter than that.
     """
-    tokenizer = pair.need_tokenizer()
-    ids = np.concatenate([encode_ids(tokenizer, text) for text in texts]).astype(np.int64)
+    ids = text_ids(pair, texts)
     length, slots = pair.room, pair.student.config.block
-    if windows < 2 or length < FEWEST_BEFORE or len(ids) < 2 * length:
-        raise KfError(
-            f"{windows} windows of {length} tokens were asked for, the text has {len(ids)}.",
-            f"at least 2 windows, of at least {FEWEST_BEFORE} tokens each, in the text",
-        )
-    windows = min(windows, len(ids) // length)
-    starts = np.linspace(0, len(ids) - length, windows).astype(int)
+    if length < FEWEST_BEFORE:
+        raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
+    contexts = stretches(ids, windows, length)
+    windows = len(contexts)
     prefixes = np.arange(FEWEST_BEFORE, length + 1)
     groups = min(groups, len(prefixes))
-    hits, losses, nll = np.empty((windows, groups, slots), dtype=bool), [], []
-    for w, start in enumerate(tqdm(starts, desc="agreement", leave=False)):
+    hits, margins = np.empty((windows, groups, slots), dtype=bool), np.empty((windows, groups, slots))
+    entropies, losses, nll = np.empty((windows, groups)), [], []
+    for w, stretch in enumerate(tqdm(contexts, desc="agreement", leave=False)):
         rng = noise.generator(seed, w)
-        context = torch.from_numpy(ids[start : start + length])[None].to(pair.teacher.device)
+        context = torch.from_numpy(stretch)[None].to(pair.teacher.device)
         ends = torch.from_numpy(rng.permutation(prefixes)[:groups])[None].to(context.device)
         u = torch.from_numpy(noise.uniform(seed, range(w * groups, (w + 1) * groups), 0, slots))[None]
         u = u.to(context.device)
         exact = exact_targets(pair.teacher, context, u, ends)
         logits = pair.student.group_logits(context, u, ends)
+        top = logits[0].topk(2, dim=-1).values
+        law = pair.teacher.log_probs(context)[0]
         hits[w] = (logits.argmax(dim=-1) == exact)[0].cpu().numpy()
+        margins[w] = (top[..., 0] - top[..., 1]).cpu().numpy()
+        entropies[w] = _entropy(law[ends[0] - 1])
         losses.append(_loss(logits[0], exact[0]))
-        nll.append(float(F.nll_loss(pair.teacher.log_probs(context)[0, :-1], context[0, 1:])))
-    by_slot, block = hits.mean(axis=1), hits.all(axis=2).mean(axis=1)
+        nll.append(float(F.nll_loss(law[:-1], context[0, 1:])))
+    by_slot, block = hits.mean(axis=1), np.all(hits, axis=2)
+    by_block = block.mean(axis=1)
+    nats = np.arange(np.ceil(np.log(pair.teacher.config.vocab_size)) + 1)
     return Agreement(
         teacher_nll=float(np.mean(nll)),
         agreement_by_slot=by_slot.mean(axis=0).tolist(),
         agreement_by_slot_interval=_interval(by_slot).tolist(),
-        agreement_block=float(block.mean()),
-        agreement_block_interval=float(_interval(block)),
+        agreement_block=float(by_block.mean()),
+        agreement_block_interval=float(_interval(by_block)),
         student_nll_by_slot=np.mean(losses, axis=0).tolist(),
+        agreement_by_entropy=[binned(entropies, hits[..., j], nats) for j in range(slots)],
+        block_by_entropy=binned(entropies, block, nats),
+        agreement_by_margin=[
+            binned(margins[..., j], hits[..., j], np.quantile(margins[..., j], FIFTHS)) for j in range(slots)
+        ],
         windows=windows,
         context=length,
         blocks=windows * groups,
         seed=seed,
         tokens=len(ids),
     )
+
+
+def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[Bin]:
+    """Share of hits (W, G) by bins of values (W, G) between edges, windows being the independent units.
+
+    A value on an inner edge belongs to the bin above, one on the last edge to the last; empty bins are left out.
+    """
+    place = np.searchsorted(edges[1:-1], values, side="right")
+    found = []
+    for b, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = place == b
+        if inside.any():
+            share = intervals.share((hits & inside).sum(axis=1), inside.sum(axis=1))
+            found.append(Bin(float(low), float(high), int(inside.sum()), share))
+    return found
+
+
+def _entropy(log_law: Tensor) -> Floats:
+    """Entropy in nats of laws (G, V) given as natural logs; (G,)."""
+    log_law = log_law.double()
+    return -(log_law.exp() * log_law).sum(dim=-1).cpu().numpy()
 
 
 def _loss(logits: Tensor, exact: Tensor) -> Floats:

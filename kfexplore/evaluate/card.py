@@ -1,51 +1,208 @@
-"""MODEL_CARD.md of a pair, written from what `kfexplore eval` measured."""
+"""What was measured, in words: MODEL_CARD.md of a pair, and a table for the terminal. No number is typed by hand."""
 
 from __future__ import annotations
 
-from kfexplore.evaluate.agreement import Agreement
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from kfexplore.models import Model
 from kfexplore.pair import Pair
+from kfexplore.results import Bin, Estimate, Evaluation, SampleQuality
+
+_TALES_LIMITS = """\
+Small models of old children's books: they write grammatical nonsense, in the language and with the views of their
+time. They are here to show the map, not to write."""
+_LIMITS = "What is measured holds for this text, these settings and this seed; other text was not looked at."
 
 
-def model_card(pair: Pair, measured: Agreement, text_name: str) -> str:
-    """The card, as Markdown; every number in it is measured or told from the tensors."""
-    slots = range(len(measured.agreement_by_slot))
-    rows = "\n".join(
-        f"| {j + 1} | {measured.agreement_by_slot[j]:.1%} ± {measured.agreement_by_slot_interval[j]:.1%} "
-        f"| {measured.student_nll_by_slot[j]:.2f} |"
-        for j in slots
+def model_card(pair: Pair, measured: Evaluation) -> str:
+    """The card, as Markdown; every number in it is measured, told from the tensors or given by the pair's info."""
+    found, config = measured.agreement, pair.teacher.config
+    slots = range(len(found.agreement_by_slot))
+    by_slot = _table(
+        ["slot", "token equals the exact one", "student's loss on the exact token (nats; ideal 0)"],
+        [
+            [
+                str(j + 1),
+                f"{found.agreement_by_slot[j]:.1%} ± {found.agreement_by_slot_interval[j]:.1%}",
+                f"{found.student_nll_by_slot[j]:.2f}",
+            ]
+            for j in slots
+        ],
     )
-    config = pair.teacher.config
     return f"""# Pair `{pair.info.get("name", "")}`
 
-A teacher and its push-forward student, distilled by the recipe in `kfexplore/training/recipes.py`. This card is
-written by `kfexplore eval`; no number in it is typed by hand.
+A teacher and its push-forward student{_origin(pair.info)}. This card is written by `kfexplore eval`; no number in it is
+typed by hand.
 
 - Teacher: {_size(pair.teacher)}. Student: {_size(pair.student)}, K = {pair.student.config.block}.
 - {config.depth} blocks, width {config.width}, {config.heads} heads, context {config.context} tokens,
   {config.vocab_size} tokens with the mask.
+{_facts(pair.info)}
+## Agreement with the exact map
 
-## Measured
+On `{measured.text}`, {found.tokens:,} tokens that were not trained on: {found.blocks:,} noise vectors after random
+prefixes in {found.windows} stretches of {found.context} tokens, seed {found.seed}. Intervals are of 95 %, stretches
+being the independent units.
 
-On `{text_name}`, {measured.tokens:,} tokens that were not trained on: {measured.blocks:,} noise vectors after random
-prefixes in {measured.windows} stretches of {measured.context} tokens, seed {measured.seed}.
-± is a 95 % interval over stretches.
-
-- Loss of the teacher: **{measured.teacher_nll:.3f}** nats a token.
+- Loss of the teacher on the text: **{found.teacher_nll:.3f}** nats a token.
 - Same context and same noise: the whole block of {len(slots)} equals the exact map's on
-  **{measured.agreement_block:.1%}** ± {measured.agreement_block_interval:.1%} of noise vectors. By slot:
+  **{found.agreement_block:.1%}** ± {found.agreement_block_interval:.1%} of noise vectors. By slot:
 
-| slot | token equals the exact one | student's loss on the exact token (nats; ideal 0) |
-|---|---|---|
-{rows}
+{by_slot}
 
 Where the two differ, the exact map (the teacher's inverse CDF, token by token) is the truth and the student is wrong.
 
+By the entropy of the teacher's law at the start of the block (share, with its interval):
+
+{_by_entropy(found.agreement_by_entropy, found.block_by_entropy)}
+
+By the student's margin at the slot, the distance of its two largest logits, in fifths from the least to the greatest:
+
+{_by_margin(found.agreement_by_margin)}
+
+## Law of slot 1
+
+Uniform noise pushed through slot 1 gives a law of the next token. Its total variation distance from the teacher's is
+**{_plus(measured.slot_1.tv, 3)}** (0: the same law; 1: nothing in common), over {measured.slot_1.contexts} contexts,
+counted on {measured.slot_1.steps:,} steps of u. The exact map shows {measured.slot_1.tv_exact:.3f} on this grid.
+
+## Samples
+
+{_samples_intro(measured)}
+
+{_table(_sample_head(measured.samples), _sample_rows(measured.samples))}
+
+{_NOTES}
+
 ## Limits
 
-Small models of old children's books: they write grammatical nonsense, in the language and with the views of their
-time. They are here to show the map, not to write.
+{_TALES_LIMITS if pair.info.get("name") == "tales" else _LIMITS}
+
+Measured on {measured.device} in {measured.dtype}, torch {measured.versions["torch"]}.
 """
+
+
+def summary(measured: Evaluation) -> str:
+    """The main numbers, for the terminal."""
+    found = measured.agreement
+    shares = "  ".join(f"{share:.1%}" for share in found.agreement_by_slot)
+    losses = "  ".join(f"{loss:.2f}" for loss in found.student_nll_by_slot)
+    rows = [_sample_head(measured.samples), *_sample_rows(measured.samples)]
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    table = "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+    return (
+        f"teacher: {found.teacher_nll:.3f} nats a token\n"
+        f"agreement by slot: {shares}, block: {found.agreement_block:.1%}\n"
+        f"student's loss by slot: {losses} nats\n"
+        f"law of slot 1: total variation {_plus(measured.slot_1.tv, 3)} "
+        f"(exact map on the same grid: {measured.slot_1.tv_exact:.3f})\n\n{table}"
+    )
+
+
+_NOTES = """\
+± is a 95 % interval over samples. The teacher's loss is to be near the teacher's own samples' (ratio 1): less is not
+better, as a sampler that repeats itself, or keeps to the likeliest words, gets less as well. Entropy, distinct n-grams
+and repeated 4-grams are counted within a sample; self-BLEU compares each sample with all others. The dithered readout
+draws from the student's own distribution with bits of the noise that choose nothing else."""
+
+
+def _samples_intro(measured: Evaluation) -> str:
+    settings = measured.settings
+    text = (
+        f"{settings['samples']} held-out prefixes of {settings['prefix']} tokens, continued by {settings['new_tokens']}"
+        " tokens by every decoder, with the same noise keyed by (seed, sample, position).\nAR is the teacher itself."
+    )
+    if settings["gen_ppl"]:
+        text += f" Gen-PPL is the perplexity under {settings['gen_ppl']}, given the prefix."
+    if settings["judge"]:
+        text += f" Wins are against AR, by forced choice of {settings['judge']} in random order."
+    return text
+
+
+def _sample_head(rows: list[SampleQuality]) -> list[str]:
+    head = ["decoder", "passes", "teacher's loss (nats)", "ratio to AR", "entropy (nats)"]
+    head += ["distinct-1", "distinct-2", "distinct-3", "repeated 4-grams", "self-BLEU"]
+    head += ["Gen-PPL"] if rows[0].gen_ppl else []
+    return head + (["wins", "first shown chosen"] if rows[-1].win_rate else [])
+
+
+def _sample_rows(rows: list[SampleQuality]) -> list[list[str]]:
+    return [_sample_cells(row, judged=rows[-1].win_rate is not None) for row in rows]
+
+
+def _sample_cells(row: SampleQuality, judged: bool) -> list[str]:
+    cells = [row.decoder, str(row.nfe), _plus(row.teacher_nll), _plus(row.teacher_nll_ratio, 3), _plus(row.entropy)]
+    cells += [_percent(s) for s in (row.distinct_1, row.distinct_2, row.distinct_3, row.repeated_4)]
+    cells.append(_plus(row.self_bleu, 3))
+    if row.gen_ppl is not None:
+        cells.append(f"{row.gen_ppl.value:.1f} [{row.gen_ppl.low:.1f}, {row.gen_ppl.high:.1f}]")
+    if judged:
+        first = "" if row.judged_first is None else f"{row.judged_first:.0%}"
+        cells += ["" if row.win_rate is None else _range(row.win_rate), first]
+    return cells
+
+
+def _by_entropy(by_slot: list[list[Bin]], block: list[Bin]) -> str:
+    head = ["entropy (nats)", "noise vectors", *(f"slot {j + 1}" for j in range(len(by_slot))), "block"]
+    return _table(
+        head,
+        [
+            [f"{b.low:.0f} to {b.high:.0f}", f"{b.blocks:,}", *(_range(s.share) for s in slots), _range(b.share, 1)]
+            for *slots, b in zip(*by_slot, block, strict=True)
+        ],
+    )
+
+
+def _by_margin(by_slot: list[list[Bin]]) -> str:
+    rows = [
+        [f"{j + 1}", *(f"{_range(b.share)} at {b.low:.1f} to {b.high:.1f}" for b in bins)]
+        for j, bins in enumerate(by_slot)
+    ]
+    width = max(map(len, rows))
+    return _table(
+        ["slot", *(f"fifth {i + 1}" for i in range(width - 1))], [row + [""] * (width - len(row)) for row in rows]
+    )
+
+
+def _origin(info: Mapping[str, Any]) -> str:
+    if info.get("name") == "tales":
+        return ", distilled by the recipe in `kfexplore/training/recipes/tales-cpu.yaml`"
+    if "repository" in info:
+        return f", published as `{info['repository']}` (revision `{info.get('revision', '')}`)"
+    return ""
+
+
+def _facts(info: Mapping[str, Any]) -> str:
+    """Data, licence and how it was trained, as far as the pair says."""
+    lines = [f"- {name.capitalize()}: {info[name]}." for name in ("data", "licence") if name in info]
+    training = info.get("training")
+    if isinstance(training, Mapping):
+        training = [f"{key}: {value}" for key, value in training.items()]
+    if training:
+        facts = [training] if isinstance(training, str) else training
+        lines += ["", "## Training", "", *(f"- {fact}" for fact in facts)]
+    return "\n".join(lines) + ("\n" if lines else "")
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plus(found: Estimate, digits: int = 2) -> str:
+    return f"{found.value:.{digits}f} ± {found.half:.{digits}f}"
+
+
+def _percent(found: Estimate) -> str:
+    return f"{found.value:.1%} ± {found.half:.1%}"
+
+
+def _range(found: Estimate, digits: int = 0) -> str:
+    return f"{found.value:.{digits}%} [{found.low:.{digits}%}, {found.high:.{digits}%}]"
 
 
 def _size(model: Model) -> str:

@@ -16,6 +16,7 @@ from kfexplore.config import ModelConfig
 from kfexplore.decoding.generate import (
     checked_slots,
     collect,
+    dithered,
     generate,
     keyed_noise,
     penalised_argmax,
@@ -128,6 +129,67 @@ def test_penalty_counts_generated_tokens_of_all_blocks_but_not_the_prompt() -> N
     assert collect(steps, 5).tokens.tolist() == [[0, 1, 2, 0, 1]]
     steps = pflm_steps(cast(Student, Constant()), prompt, source)
     assert collect(steps, 5).tokens.tolist() == [[0] * 5]
+
+
+def test_dither_draws_by_the_bits_below_the_first() -> None:
+    # u = 0.8125 is .1101 in binary: without its first bit .101 = 0.625, without two .01 = 0.25, without three 0.5
+    logits = torch.tensor([0.3, 0.3, 0.4]).log().expand(1, 1, 3)
+    u = torch.tensor([[0.8125]], dtype=torch.float64)
+    assert [dithered(logits, u, bits).item() for bits in (1, 2, 3, 4)] == [2, 0, 1, 0]
+
+
+def test_dither_changes_nothing_for_a_student_that_knows_its_noise() -> None:
+    u = torch.from_numpy(noise.uniform(2, range(500), 0, 4))
+    exact = (u * 7).long()  # a map of seven cells, known to the last bit
+    sure = 100.0 * torch.nn.functional.one_hot(exact, 7).float()
+    assert torch.equal(dithered(sure, u, 6), exact)
+
+
+def test_dither_gives_a_student_that_ignores_its_noise_the_law_of_its_softmax() -> None:
+    logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
+    u = torch.from_numpy((np.arange(2**14) + 0.5) / 2**14)[:, None]
+    tokens = dithered(logits.expand(len(u), 1, 4), u, 6)
+    shares = torch.bincount(tokens.flatten(), minlength=4) / len(u)
+    # 64 rounds of 256 steps each: a cell's edge is off by less than a step
+    assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
+    # within a cell that the student would have had to know, the law is the same: the draw is independent of it
+    first = torch.bincount(tokens[: len(u) // 64].flatten(), minlength=4) / (len(u) // 64)
+    assert first.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
+
+
+def test_dither_reads_the_noise_of_its_own_slot_and_row() -> None:
+    logits = torch.zeros(2, 2, 4)
+    u = torch.tensor([[0.0, 1 / 8], [2 / 8, 3 / 8]], dtype=torch.float64) + 1 / 16
+    assert dithered(logits, u, 1).tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_dithered_tokens_are_those_of_the_naive_loop_in_any_batch(k: int) -> None:
+    network, source = student(), keyed_noise(5, len(PROMPTS), k)
+    ids = torch.tensor(PROMPTS)
+    for step in range(2):
+        u = source(step)
+        ids = torch.cat([ids, dithered(network.block_logits(ids, u), u, 6)], dim=1)
+    decoded = generate(network, PROMPTS, source, 2 * k, dither=6).tokens.tolist()
+    assert decoded == ids[:, 3:].tolist()
+    assert decoded != generate(network, PROMPTS, source, 2 * k).tokens.tolist()
+    assert generate(network, PROMPTS[:1], keyed_noise(5, 1, k), 2 * k, dither=6).tokens.tolist() == decoded[:1]
+
+
+@pytest.mark.parametrize("bits", [0, -1, 17])
+def test_dither_with_too_few_or_too_many_bits_is_refused(bits: int) -> None:
+    with pytest.raises(KfError, match=f"dither is {bits} bits") as caught:
+        generate(student(), PROMPTS, keyed_noise(0, 5, 4), 4, dither=bits)
+    assert caught.value.valid == "1 to 16"
+
+
+def test_penalty_and_dither_exclude_each_other() -> None:
+    with pytest.raises(KfError, match=r"penalty \(0.5\) and a dither \(6\)"):
+        generate(student(), PROMPTS, keyed_noise(0, 5, 4), 4, penalty=0.5, dither=6)
+
+
+def test_keyed_noise_of_later_samples_is_their_own() -> None:
+    assert torch.equal(keyed_noise(9, 2, 4, first=3)(1), keyed_noise(9, 5, 4)(1)[3:])
 
 
 @pytest.mark.parametrize(("new", "k", "passes"), [(8, 4, 2), (9, 4, 3), (9, 1, 9), (1, 3, 1)])

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import student, teacher
 from torch import Tensor
 
 from kfexplore import noise
 from kfexplore.errors import KfError
 from kfexplore.evaluate import agreement as module
-from kfexplore.evaluate.agreement import agreement, read_text
+from kfexplore.evaluate.agreement import agreement, binned
 from kfexplore.pair import Pair
-from kfexplore.training.data import train_tokenizer
 from kfexplore.training.targets import exact_targets
 
-TEXT = "The old owl said: go home! Rain fell on the old house, and the rain went on. " * 4
-
-
-@pytest.fixture
-def pair() -> Pair:
-    tokenizer = train_tokenizer([TEXT], 265)
-    rows = tokenizer.get_vocab_size() + 1
-    networks = (teacher(1, vocab_size=rows, context=40), student(11, vocab_size=rows, context=40))
-    return Pair(*networks, tokenizer=tokenizer)
+from .synthetic import TEXT
 
 
 def answer_with(pair: Pair, monkeypatch: pytest.MonkeyPatch, tokens: Any) -> None:
@@ -51,13 +40,9 @@ def test_an_exact_student_agrees_always(pair: Pair, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_constant_student_agrees_as_often_as_noise_falls_into_its_cell(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    fixed_law: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A teacher whose law never changes: token 40 owns (0.2, 0.5], token 70 (0.5, 1].
-    head = pair.teacher.output_layer.linear
-    head.weight.zero_()
-    head.bias.fill_(-100.0)
-    head.bias[[30, 40, 70]] = torch.tensor([0.2, 0.3, 0.5]).log()
+    pair = fixed_law
     answer_with(pair, monkeypatch, lambda _, u, __: torch.full(u.shape, 40))
     measured = agreement(pair, [TEXT], windows=4, groups=6, seed=3)
     u = noise.uniform(3, range(24), 0, 4)
@@ -139,16 +124,51 @@ def test_a_pair_without_a_tokenizer_is_refused(pair: Pair) -> None:
         agreement(Pair(pair.teacher, pair.student), [TEXT])
 
 
-def test_texts_of_a_folder_come_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ("b.txt", "a.txt", "c.md"):
-        (tmp_path / name).write_text(f"text of {name} —", encoding="utf-8")
-    assert read_text(tmp_path) == ["text of a.txt —", "text of b.txt —"]
-    assert read_text(tmp_path / "c.md") == ["text of c.md —"]
+def test_bins_hold_hand_counted_shares() -> None:
+    values = np.array([[0.5, 1.0, 1.5], [2.0, 3.0, 0.0]])  # inner edges belong above, the last edge below
+    hits = np.array([[True, True, False], [False, True, False]])
+    first, second, third = binned(values, hits, np.array([0.0, 1.0, 2.0, 3.0]))
+    assert [(b.low, b.high, b.blocks) for b in (first, second, third)] == [(0, 1, 2), (1, 2, 2), (2, 3, 2)]
+    assert [b.share.value for b in (first, second, third)] == [0.5, 0.5, 0.5]
+    # by hand: hits 1 of 1 and 0 of 1; the windows differ twice as much as chance, so one trial is left of two
+    assert (first.share.low, first.share.high) == pytest.approx((0.0546, 0.9454), abs=1e-3)
+    assert [b.blocks for b in binned(values, hits, np.array([-1.0, 0.0, 4.0]))] == [6]  # an empty bin is left out
 
 
-def test_missing_and_unreadable_texts_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    (tmp_path / "empty").mkdir()
-    for path, message in (("none.txt", "no text"), ("empty", "no text"), ("latin.txt", "not UTF-8")):
-        with pytest.raises(KfError, match=message):
-            read_text(tmp_path / path)
+def test_bins_of_entropy_are_those_of_the_law_before_the_block(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.teacher.output_layer.linear.weight.mul_(6)  # laws that differ from place to place
+    asked: list[tuple[Tensor, Tensor]] = []
+    answer_with(pair, monkeypatch, lambda ids, u, ends: asked.append((ids, ends)) or torch.zeros_like(u).long())
+    measured = agreement(pair, [TEXT], windows=3, groups=7)
+    found = []
+    for ids, ends in asked:
+        for end in ends[0].tolist():
+            law = pair.teacher.log_probs(ids[:, :end])[0, -1].double()
+            found.append(float(-(law.exp() * law).sum()))
+    counts = np.histogram(found, bins=np.arange(8))[0]
+    assert (counts > 0).sum() > 2
+    assert {int(b.low): b.blocks for b in measured.block_by_entropy} == {i: n for i, n in enumerate(counts) if n}
+    for bins in measured.agreement_by_entropy:
+        assert [b.blocks for b in bins] == [b.blocks for b in measured.block_by_entropy]
+
+
+def test_shares_of_bins_add_up_to_the_share_of_the_slot(pair: Pair) -> None:
+    measured = agreement(pair, [TEXT], windows=3, groups=20)
+    for rows in (measured.agreement_by_entropy, measured.agreement_by_margin):
+        for bins, share in zip(rows, measured.agreement_by_slot, strict=True):
+            assert sum(b.blocks for b in bins) == measured.blocks
+            assert sum(b.blocks * b.share.value for b in bins) / measured.blocks == pytest.approx(share)
+    assert [b.blocks for b in measured.agreement_by_margin[0]] == [12] * 5
+
+
+def test_margin_is_the_distance_of_the_two_largest_logits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The student is exact where its margin is 2, and where it is 1 names a token that the teacher never chooses.
+    def logits(ids: Tensor, u: Tensor, ends: Tensor) -> Tensor:
+        exact = exact_targets(pair.teacher, ids, u, ends)
+        sure = (u < 0.4).float()[..., None]
+        chosen = torch.where(u < 0.4, exact, pair.teacher.config.mask_id)
+        return 3 + (1 + sure) * torch.nn.functional.one_hot(chosen, pair.teacher.config.vocab_size)
+
+    monkeypatch.setattr(pair.student, "group_logits", logits)
+    for bins in agreement(pair, [TEXT], windows=3, groups=20).agreement_by_margin:
+        assert {(b.low, b.share.value) for b in bins} == {(1.0, 0.0), (2.0, 1.0)}

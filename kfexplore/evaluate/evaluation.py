@@ -1,0 +1,100 @@
+"""Everything that is measured of a pair on one text: agreement, the law of slot 1, and samples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+
+from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.judges import Judge, continued, gen_ppl, load_judge, win_rate
+from kfexplore.evaluate.law import slot_law
+from kfexplore.evaluate.samples import Written, decoders, quality, write_all
+from kfexplore.evaluate.text import stretches, text_ids
+from kfexplore.pair import Pair
+from kfexplore.results import Evaluation, Ints, SampleQuality
+
+USUAL_PREFIX, USUAL_NEW = 32, 64
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What to measure, and how much of it."""
+
+    windows: int = 64
+    """Stretches of text for the agreement and for the law of slot 1."""
+    steps: int = 1024
+    """Steps of the grid over the noise of slot 1."""
+    samples: int = 64
+    """Held-out prefixes that every decoder continues."""
+    prefix: int | None = None
+    """Tokens of a prefix; None: 32, or a quarter of a shorter context."""
+    new_tokens: int | None = None
+    """Tokens a decoder writes; None: 64, or half of a shorter context."""
+    penalty: float = 0.5
+    """Frequency penalty of the readout compared at the largest K (published for four slots); 0 leaves it out."""
+    dither: int = 6
+    """Bits of the dithered readout compared at the largest K."""
+    seed: int = 0
+    """Keys prefixes and noise."""
+    gen_ppl: str | None = None
+    """Causal model for Gen-PPL; None: not measured."""
+    judge: str | None = None
+    """Causal model that compares samples with the teacher's; None: not measured."""
+
+
+def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: EvalSettings) -> Evaluation:
+    """Measures a pair on texts that it was not trained on.
+
+    Raises:
+        KfError: no tokenizer; a text too short for the windows or samples; samples that the context cannot hold; a
+            judge that cannot be loaded.
+    """
+    started, context = time.perf_counter(), pair.student.config.context
+    settings = replace(
+        settings,
+        prefix=min(USUAL_PREFIX, context // 4) if settings.prefix is None else settings.prefix,
+        new_tokens=min(USUAL_NEW, context // 2) if settings.new_tokens is None else settings.new_tokens,
+    )
+    assert settings.prefix is not None
+    assert settings.new_tokens is not None
+    device = pair.teacher.device
+    ppl_model = load_judge(settings.gen_ppl, device) if settings.gen_ppl else None
+    judge = load_judge(settings.judge, device) if settings.judge else None
+    length = settings.prefix + settings.new_tokens
+    prefixes = stretches(text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
+    chosen = decoders(pair.student.config.block, settings.penalty, settings.dither)
+    # Samples come first: what is wrong with their settings shows at once.
+    written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)
+    rows = _judged(pair, prefixes, written, quality(pair.teacher, prefixes, written), ppl_model, judge, settings.seed)
+    return Evaluation(
+        pair=name,
+        text=text_name,
+        agreement=agreement(pair, texts, windows=settings.windows, seed=settings.seed),
+        slot_1=slot_law(pair, texts, settings.windows, settings.steps, settings.seed),
+        samples=rows,
+        settings={**asdict(settings), "samples": len(prefixes)},
+        device=str(device),
+        dtype=str(next(pair.student.parameters()).dtype).removeprefix("torch."),
+        versions={library: version(library) for library in ("torch", "numpy", "tokenizers", "transformers")},
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _judged(
+    pair: Pair,
+    prefixes: Ints,
+    written: list[Written],
+    rows: list[SampleQuality],
+    ppl_model: Judge | None,
+    judge: Judge | None,
+    seed: int,
+) -> list[SampleQuality]:
+    """Adds what other models say, where there are any; the teacher is not compared with itself."""
+    texts = [continued(pair.need_tokenizer(), prefixes, each.tokens) for each in written]
+    if ppl_model is not None:
+        rows = [replace(row, gen_ppl=gen_ppl(ppl_model, text)) for row, text in zip(rows, texts, strict=True)]
+    if judge is not None:
+        found = [win_rate(judge, text, texts[0], seed) for text in texts[1:]]
+        rows[1:] = [replace(r, win_rate=w, judged_first=f) for r, (w, f) in zip(rows[1:], found, strict=True)]
+    return rows

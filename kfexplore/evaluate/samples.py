@@ -1,0 +1,123 @@
+"""What decoders write after the same held-out prefixes and noise: how likely to the teacher, and how varied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kfexplore.decoding.generate import generate, keyed_noise
+from kfexplore.errors import KfError
+from kfexplore.evaluate import diversity, intervals
+from kfexplore.models import Teacher
+from kfexplore.pair import Pair
+from kfexplore.results import Estimate, Floats, Ints, SampleQuality
+
+ROWS_SCORED_AT_ONCE = 8
+FEWEST_NEW = 4
+"""A sample has at least one 4-gram."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One way to write; `k` None is the teacher, one token a pass."""
+
+    k: int | None = None
+    penalty: float = 0.0
+    dither: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As tables and figures show it."""
+        if self.k is None:
+            return "AR"
+        penalty = f", penalty {self.penalty:g}" if self.penalty else ""
+        dither = f", dither {self.dither} bits" if self.dither is not None else ""
+        return f"K = {self.k}{penalty}{dither}"
+
+
+def decoders(block: int, penalty: float, dither: int) -> list[Decoder]:
+    """The teacher; the plain argmax at every K; at the largest the published penalty and the dithered argmax."""
+    plain = [Decoder(k) for k in range(1, block + 1)]
+    others = [Decoder(block, penalty=penalty)] if penalty else []
+    return [Decoder(), *plain, *others, Decoder(block, dither=dither)]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The new tokens of one decoder (S, n) and its forward passes a sample."""
+
+    decoder: Decoder
+    tokens: Ints
+    nfe: int
+
+
+def write(pair: Pair, prefixes: Ints, new_tokens: int, decoder: Decoder, seed: int = 0, batch: int = 64) -> Written:
+    """Continues prefixes (S, N), noise keyed by (seed, sample, position): the batch size changes nothing.
+
+    Raises:
+        KfError: fewer than four new tokens, or more than the context holds; a readout that is no readout.
+    """
+    if new_tokens < FEWEST_NEW:
+        raise KfError(f"Samples of {new_tokens} tokens were asked for.", f"at least {FEWEST_NEW} new tokens")
+    network = pair.teacher if decoder.k is None else pair.student
+    parts, passes = [], 0
+    for first in range(0, len(prefixes), batch):
+        rows = prefixes[first : first + batch].tolist()
+        source = keyed_noise(seed, len(rows), decoder.k or 1, first)
+        decoded = generate(network, rows, source, new_tokens, penalty=decoder.penalty, dither=decoder.dither)
+        parts.append(decoded.tokens)
+        passes = decoded.nfe
+    return Written(decoder, np.concatenate(parts), passes)
+
+
+@torch.inference_mode()
+def teacher_losses(teacher: Teacher, prefixes: Ints, tokens: Ints) -> Floats:
+    """Teacher's loss of new tokens (S, n) after prefixes (S, N), nats a token; (S,) means over each sample."""
+    whole = torch.from_numpy(np.concatenate([prefixes, tokens], axis=1)).to(teacher.device)
+    first, found = prefixes.shape[1], []
+    for rows in whole.split(ROWS_SCORED_AT_ONCE):
+        law = teacher.log_probs(rows)[:, first - 1 : -1]
+        found.append(-law.gather(2, rows[:, first:, None])[..., 0].double().mean(dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def quality(teacher: Teacher, prefixes: Ints, written: list[Written]) -> list[SampleQuality]:
+    """Measures what was written after the same prefixes; the first is the teacher's own.
+
+    Intervals are normal over samples (for self-BLEU, whose samples share references, that is an approximation); the
+    ratio's pairs samples of one prefix.
+    """
+    own = teacher_losses(teacher, prefixes, written[0].tokens)
+    return [_measured(each, teacher_losses(teacher, prefixes, each.tokens), own) for each in written]
+
+
+def write_all(pair: Pair, prefixes: Ints, new_tokens: int, chosen: list[Decoder], seed: int) -> list[Written]:
+    """`write` for several decoders, with a bar."""
+    return [write(pair, prefixes, new_tokens, d, seed) for d in tqdm(chosen, desc="samples", leave=False, delay=1)]
+
+
+def _measured(written: Written, losses: Floats, own: Floats) -> SampleQuality:
+    tokens, decoder = written.tokens, written.decoder
+
+    def over_samples(statistic: Callable[[Ints], float]) -> Estimate:
+        return intervals.mean(np.array([statistic(row) for row in tokens]))
+
+    return SampleQuality(
+        decoder=decoder.name,
+        k=decoder.k or 1,
+        penalty=decoder.penalty,
+        dither=decoder.dither,
+        nfe=written.nfe,
+        teacher_nll=intervals.mean(losses),
+        teacher_nll_ratio=intervals.ratio(losses, own),
+        entropy=over_samples(diversity.unigram_entropy),
+        distinct_1=over_samples(lambda row: diversity.distinct(row, 1)),
+        distinct_2=over_samples(lambda row: diversity.distinct(row, 2)),
+        distinct_3=over_samples(lambda row: diversity.distinct(row, 3)),
+        repeated_4=over_samples(diversity.repeated),
+        self_bleu=intervals.mean(diversity.self_bleu(tokens)),
+    )

@@ -1,0 +1,51 @@
+"""Held-out text: read, encoded, and cut into evenly spaced stretches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kfexplore.checkpoints.tokenizers import encode_ids
+from kfexplore.errors import KfError
+from kfexplore.pair import Pair
+from kfexplore.results import Ints
+
+
+def read_text(path: Path) -> list[str]:
+    """The texts of a file, or of a folder's .txt files in the order of their names.
+
+    Raises:
+        KfError: nothing is there, or it is not text.
+    """
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    if not files or not all(f.is_file() for f in files):
+        raise KfError(f"There is no text in {path}.", "a text file, or a folder of .txt files")
+    try:
+        return [f.read_text(encoding="utf-8") for f in files]
+    except UnicodeDecodeError as error:
+        raise KfError(f"{path} has a file that is not UTF-8 text: {error.reason}.", "plain text") from None
+
+
+def text_ids(pair: Pair, texts: list[str]) -> Ints:
+    """Token ids of all texts, one after another (T,).
+
+    Raises:
+        KfError: the pair has no tokenizer.
+    """
+    tokenizer = pair.need_tokenizer()
+    return np.concatenate([np.array(encode_ids(tokenizer, text), dtype=np.int64) for text in texts])
+
+
+def stretches(ids: Ints, count: int, length: int) -> Ints:
+    """Evenly spaced stretches of a text (T,), `count` of them or as many as fit side by side; (count, length).
+
+    Raises:
+        KfError: fewer than two were asked for, or fit.
+    """
+    if count < 2 or len(ids) < 2 * length:
+        raise KfError(
+            f"{count} windows of {length} tokens were asked for, the text has {len(ids)}.", "at least 2, in the text"
+        )
+    starts = np.linspace(0, len(ids) - length, min(count, len(ids) // length)).astype(int)
+    return np.stack([ids[start : start + length] for start in starts])

@@ -1,0 +1,138 @@
+"""A page of figures that needs nothing else: one palette, a title that says the finding, a line on how to read it."""
+
+from __future__ import annotations
+
+import html
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from kfexplore.errors import KfError
+from kfexplore.figures.palette import Colours, Theme, colours
+
+THEMES: Final[tuple[Theme, ...]] = ("light", "dark")
+_FONT: Final = 'system-ui, -apple-system, "Segoe UI", sans-serif'
+
+
+def blank(look: Colours, finding: str, reading: str) -> go.Figure:
+    """An empty figure in the palette: the title says the finding, the subtitle how to read it."""
+    axis = {
+        "gridcolor": look.rule,
+        "linecolor": look.rule,
+        "zerolinecolor": look.rule,
+        "tickfont": {"color": look.muted, "size": 13},
+        "title": {"font": {"size": 14}},
+        "automargin": True,
+    }
+    title = "<br>".join(textwrap.wrap(html.escape(finding, quote=False), 84))
+    subtitle = "<br>".join(textwrap.wrap(html.escape(reading, quote=False), 120))
+    lines = title.count("<br>") + subtitle.count("<br>")
+    return go.Figure(
+        layout={
+            "title": {
+                "text": title,
+                "font": {"size": 17},
+                "subtitle": {"text": subtitle, "font": {"size": 13, "color": look.muted}},
+                "x": 0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"t": 24},
+            },
+            "font": {"family": _FONT, "size": 14, "color": look.ink},
+            "paper_bgcolor": look.surface,
+            "plot_bgcolor": look.surface,
+            "hoverlabel": {"bgcolor": look.raised, "bordercolor": look.rule, "font": {"color": look.ink}},
+            "margin": {"t": 92 + 22 * lines, "r": 16, "b": 16, "l": 16},
+            "height": 470 + 22 * lines,
+            "legend": {"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0},
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
+
+
+def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:
+    """Figures, each in both themes, as one HTML page; light or dark as the reader's system is."""
+    parts, data = [], []
+    for n, figures in enumerate(drawn):
+        head = figures["light"].layout.title
+        finding, reading = (text.replace("<br>", " ") for text in (head.text, head.subtitle.text))
+        parts.append(f'<h2>{finding}</h2><p>{reading}</p><div class="figure" id="figure-{n}"></div>')
+        data.append({theme: _untitled(figure) for theme, figure in figures.items()})
+    return _PAGE.format(
+        title=html.escape(title),
+        css=_css(),
+        library=get_plotlyjs(),
+        body="\n".join(parts),
+        foot=html.escape(foot),
+        data=json.dumps(data).replace("<", "\\u003c"),
+    )
+
+
+def write(text: str, path: Path) -> Path:
+    """Writes a page; its folder is made.
+
+    Raises:
+        KfError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
+    return path
+
+
+def _untitled(figure: go.Figure) -> dict[str, Any]:
+    """The figure as JSON values, its title left to the page."""
+    bare = go.Figure(figure).update_layout(title=None, margin={"t": 16}, height=400)
+    return dict(json.loads(bare.to_json()))
+
+
+def _css() -> str:
+    def values(theme: Theme) -> str:
+        look = colours(theme)
+        return f"color-scheme:{theme};--surface:{look.surface};--ink:{look.ink};--muted:{look.muted}"
+
+    return (
+        f":root{{{values('light')}}}@media (prefers-color-scheme:dark){{:root{{{values('dark')}}}}}"
+        "body{margin:0 auto;max-width:960px;padding:24px 16px;background:var(--surface);color:var(--ink);"
+        f"font-family:{_FONT};line-height:1.5}}"
+        "h2{font-size:1.15rem;margin:2.5rem 0 .25rem}h2:first-child{margin-top:0}"
+        "p{margin:.25rem 0 .5rem;color:var(--muted);font-size:.9rem}"
+    )
+
+
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>{css}</style>
+<script>{library}</script>
+</head>
+<body>
+{body}
+<p>{foot}</p>
+<script>
+const figures = {data};
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const draw = () => figures.forEach((themes, n) => {{
+  const figure = themes[dark.matches ? "dark" : "light"];
+  Plotly.react(`figure-${{n}}`, figure.data, figure.layout, {{responsive: true, displayModeBar: false}});
+}});
+dark.addEventListener("change", draw);
+draw();
+</script>
+</body>
+</html>
+"""

@@ -1,0 +1,164 @@
+"""Gen-PPL and the judge, with a tiny GPT-2 made here and loaded from a folder without a connection."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from kfexplore import noise
+from kfexplore.errors import KfError
+from kfexplore.evaluate.intervals import wilson
+from kfexplore.evaluate.judges import TEMPLATE, Continued, Judge, continued, gen_ppl, load_judge, win_rate
+from kfexplore.training.data import train_tokenizer
+
+from .synthetic import TEXT
+
+TEXTS = [Continued("The old", " owl said"), Continued("Rain", " fell on the old house, and"), Continued("", "The rain")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_tokenizer([TEXT], 280))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=512, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hub cannot be reached; a second request is an error of the test."""
+    asked: list[str] = []
+
+    def unreachable(name: str, file: str) -> None:
+        asked.append(f"{name}/{file}")
+        assert len(asked) == 1
+        raise OSError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    return asked
+
+
+@pytest.fixture
+def judge(folder: Path) -> Judge:
+    return load_judge(str(folder))
+
+
+def test_perplexity_of_a_judge_that_knows_nothing_is_its_vocabulary(judge: Judge) -> None:
+    torch.nn.init.zeros_(judge.model.transformer.wte.weight)  # tied to the head: all logits are 0
+    found = gen_ppl(judge, TEXTS)
+    assert (found.value, found.low, found.high) == pytest.approx([judge.model.config.vocab_size] * 3, rel=1e-5)
+
+
+def test_perplexity_is_of_the_new_part_given_the_prefix(judge: Judge) -> None:
+    total, count = 0.0, 0
+    for text in TEXTS:
+        prefix, new = judge.encode(text.prefix), judge.encode(text.new)
+        law = judge.model(torch.tensor([prefix + new])).logits[0].detach().double().log_softmax(-1)
+        scored = [(at, i) for at, i in enumerate(prefix + new) if at >= max(1, len(prefix))]
+        total -= sum(float(law[at - 1, i]) for at, i in scored)
+        count += len(scored)
+    found = gen_ppl(judge, TEXTS)
+    assert found.value == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert found.low < found.value < found.high
+
+
+def test_what_the_judge_cannot_hold_is_cut_from_the_beginning(judge: Judge) -> None:
+    long = Continued("The old owl said " * 200, " go home!")
+    ids = judge.encode(long.prefix) + judge.encode(long.new)
+    new = len(judge.encode(long.new))
+    law = judge.model(torch.tensor([ids[-512:]])).logits[0].detach().double().log_softmax(-1)
+    expected = -sum(float(law[-new - 1 + at, i]) for at, i in enumerate(ids[-new:]))
+    assert judge.loss(long) == (pytest.approx(expected, rel=1e-4), new)
+
+
+def test_judge_prefers_the_letter_of_the_greater_logit(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    logits = Judge.logits
+    monkeypatch.setattr(Judge, "logits", lambda self, ids: asked.append(ids) or logits(self, ids))
+    ids = judge.encode(TEMPLATE.format(prefix="The old", a="owl", b="house") + "\nAnswer:")
+    first, second = judge.encode(" A"), judge.encode(" B")
+    assert first[0] == second[0]  # a space is a token of its own here: the letters differ at the second
+    last = judge.model(torch.tensor([[*ids, first[0]]])).logits[0, -1]
+    expected = bool(last[first[1]] > last[second[1]])
+    assert judge.prefers_first("The old", " owl", " house ") == expected
+    with torch.no_grad():
+        row = judge.model.transformer.wte.weight
+        row[[first[1], second[1]]] = row[[second[1], first[1]]]  # letters change places
+    swapped = judge.model(torch.tensor([[*ids, first[0]]])).logits[0, -1]
+    assert judge.prefers_first("The old", "owl", "house") == bool(swapped[first[1]] > swapped[second[1]])
+    assert asked == [[*ids, first[0]]] * 2
+
+
+def test_a_chat_model_is_asked_in_its_own_form(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    judge.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<answer>"
+    logits = Judge.logits
+    monkeypatch.setattr(Judge, "logits", lambda self, ids: asked.append(ids) or logits(self, ids))
+    judge.prefers_first("The old", "owl", "house")
+    question = TEMPLATE.format(prefix="The old", a="owl", b="house")
+    assert judge.tokenizer.decode(asked[0]) == f"<user>{question}<answer>"
+
+
+def test_a_question_longer_than_the_judge_reads_is_refused(judge: Judge) -> None:
+    with pytest.raises(KfError, match="A question to"):
+        judge.prefers_first("The old", "owl " * 300, "house " * 300)
+
+
+class Longest:
+    """Prefers the longer text, or the first of two of one length."""
+
+    name = "longest"
+
+    def prefers_first(self, _: str, a: str, b: str) -> bool:
+        return len(a) >= len(b)
+
+
+def test_win_rate_does_not_depend_on_the_order_shown() -> None:
+    ours = [Continued("", "long enough")] * 30 + [Continued("", "a")] * 10
+    theirs = [Continued("", "short")] * 40
+    judge: Any = Longest()
+    found, first = win_rate(judge, ours, theirs, seed=4)
+    assert found == wilson(0.75, 40)
+    ours_first = np.array([noise.generator(4, i, 2).integers(2) for i in range(40)], dtype=bool)
+    assert 5 < ours_first.sum() < 35
+    assert first == pytest.approx((ours_first[:30].sum() + (~ours_first[30:]).sum()) / 40)
+
+
+def test_a_judge_of_places_gives_a_win_rate_near_one_half() -> None:
+    same = [Continued("", "same")] * 400
+    judge: Any = Longest()
+    found, first = win_rate(judge, same, same)
+    assert first == 1
+    assert found.low < 0.5 < found.high
+
+
+def test_texts_are_decoded_with_their_prefix() -> None:
+    tokenizer = train_tokenizer(["plain"], 258)
+    ids = np.array([tokenizer.encode("aé b").ids])  # é is two tokens
+    (text,) = continued(tokenizer, ids[:, :2], ids[:, 2:])
+    assert text == Continued("a", "é b")
+    (text,) = continued(tokenizer, ids[:, :3], ids[:, 3:])
+    assert text == Continued("aé", " b")
+
+
+def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path, no_hub: list[str]) -> None:
+    for name, reason in ((str(tmp_path), ""), ("owner/model", "no connection")):
+        with pytest.raises(KfError, match=f"is not here and cannot be loaded: .*{reason}") as caught:
+            load_judge(name)
+        assert "safetensors" in caught.value.valid
+    assert no_hub == ["owner/model/config.json"]
+
+
+def test_judge_put_into_the_users_folder_is_found_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFEXPLORE_HOME", str(folder.parent))
+    assert load_judge(folder.name).model.config.n_embd == 16
