@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kfexplore.cli_train import train
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bench = typer.Typer(help="Timing, as JSON.", no_args_is_help=True)
-train = typer.Typer(help="Train a pair.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
 export = typer.Typer(help="Write files that the app or others use.", no_args_is_help=True)
@@ -118,6 +118,10 @@ def generate(
         float,
         typer.Option("--freq-penalty", "--freq_penalty", help="pflm: argmax of logits - penalty x counts."),
     ] = 0.0,
+    dither: Annotated[
+        int | None,
+        typer.Option(help="pflm: draw from the student's distribution with the bits of u below 2^-DITHER, 1 to 16."),
+    ] = None,
     k: Annotated[int | None, typer.Option("--k", "--K", help="pflm: tokens a pass; by default all trained.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
     samples: Annotated[int, typer.Option(help="Samples of the prompt, each with noise of its own.")] = 1,
@@ -143,9 +147,9 @@ def generate(
     else:
         both = _pair(pair, teacher, student, tokenizer, device)
         network = getattr(both, kinds[model])
-    if model == "ar" and (k is not None or freq_penalty or tau != 1.0):
+    if model == "ar" and (k is not None or freq_penalty or dither is not None or tau != 1.0):
         raise KfError(
-            "ar draws one token a pass from the teacher's own law.", "--k, --freq-penalty and --tau with pflm"
+            "ar draws one token a pass from the teacher's own law.", "--k, --freq-penalty, --dither and --tau with pflm"
         )
     slots = 1 if model == "ar" else decoding.checked_slots(network, k)
     ids = _context(both, prompt, token_ids)
@@ -154,7 +158,9 @@ def generate(
         samples, source = values.shape[1], decoding.replayed_noise(values, slots)
     else:
         source = decoding.keyed_noise(seed, samples, slots)
-    result = decoding.generate(network, [ids] * samples, source, max_new_tokens, tau=tau, penalty=freq_penalty)
+    result = decoding.generate(
+        network, [ids] * samples, source, max_new_tokens, tau=tau, penalty=freq_penalty, dither=dither
+    )
     rows = result.tokens.tolist()
     texts = ["".join(both.texts(row)) for row in rows] if both and both.tokenizer else []
     if as_json:
@@ -171,24 +177,52 @@ def eval_command(
     text: Annotated[Path, typer.Option(help="A text file or a folder of .txt files, not trained on.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
     card: Annotated[Path | None, typer.Option(help="Where MODEL_CARD.md goes.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for evaluation.html.")] = None,
     windows: Annotated[int, typer.Option(help="Stretches of text.")] = 64,
+    samples: Annotated[int, typer.Option(help="Held-out prefixes that every decoder continues.")] = 64,
+    prefix: Annotated[int | None, typer.Option(min=1, help="Tokens of a prefix; by default up to 32.")] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Tokens written after it; by default up to 64.")] = None,
+    freq_penalty: Annotated[
+        float, typer.Option("--freq-penalty", "--freq_penalty", help="Penalty compared at the largest K; 0: none.")
+    ] = 0.5,
+    dither: Annotated[int, typer.Option(help="Bits of the dithered readout compared at the largest K.")] = 6,
+    gen_ppl: Annotated[
+        str | None, typer.Option("--gen-ppl", help="Causal model of the hub, or its folder; the paper's is gpt2-large.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Causal model of the hub, or its folder, that compares samples with AR's.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Keys prefixes and noise.")] = 0,
     device: DeviceOption = None,
 ) -> None:
-    """How often the student gives the exact token, by slot and by block, on a text."""
-    from kfexplore.evaluate.agreement import agreement, read_text
-    from kfexplore.evaluate.card import model_card
+    """What a pair is worth on a text: agreement with the exact map, the law of slot 1, quality of samples."""
+    from kfexplore.evaluate.card import model_card, summary
+    from kfexplore.evaluate.evaluation import EvalSettings, evaluate
+    from kfexplore.evaluate.text import read_text
     from kfexplore.pair import load_pair
 
     chosen = load_pair(pair, device=device)
-    measured = agreement(chosen, read_text(text), windows=windows, seed=seed)
-    shares = "  ".join(f"{share:.1%}" for share in measured.agreement_by_slot)
-    print(f"teacher: {measured.teacher_nll:.3f} nats a token")
-    print(f"agreement by slot: {shares}, block: {measured.agreement_block:.1%}")
+    settings = EvalSettings(
+        windows=windows,
+        samples=samples,
+        prefix=prefix,
+        new_tokens=new_tokens,
+        penalty=freq_penalty,
+        dither=dither,
+        seed=seed,
+        gen_ppl=gen_ppl,
+        judge=judge,
+    )
+    measured = evaluate(chosen, pair, read_text(text), text.name, settings)
+    print(summary(measured))
     if json_file:
-        _write(json_file, json.dumps({"pair": pair, "text": text.name, **measured.as_json()}, indent=2) + "\n")
+        _write(json_file, json.dumps(measured.as_json(), indent=2, allow_nan=False) + "\n")
     if card:
-        _write(card, model_card(chosen, measured, text.name))
+        _write(card, model_card(chosen, measured))
+    if figures:
+        from kfexplore.figures.evaluate import write_page
+
+        write_page(measured, figures)
 
 
 @bench.command("scrub")
@@ -217,17 +251,24 @@ def bench_scrub_command(
     print(document)
 
 
-@train.command("tales")
-def train_tales_command(
-    corpus: Annotated[Path, typer.Argument(help="Folder of plain texts, one a book.")],
-    out: Annotated[Path, typer.Option(help="Work folder; run again, it goes on where it stopped.")] = Path(
-        "runs/tales"
-    ),
+@bench.command("train")
+def bench_train_command(
+    recipe: Annotated[str, typer.Option(help="Its shape and the settings of its last student stage are timed.")],
+    vocab_size: Annotated[int, typer.Option(help="Rows of the embedding, the mask included.")] = 513,
+    repeats: Annotated[int, typer.Option(help="Timed steps.")] = 5,
+    device: DeviceOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
 ) -> None:
-    """Train the bundled pair from a folder of books: tokenizer, teacher, students of 1, 2 and 4 slots."""
-    from kfexplore.training.recipes import train_tales
+    """Times training steps: the teacher, and students of 1, 2, 4 and 8 slots beside it, on random weights."""
+    from kfexplore.bench.train import bench_train
+    from kfexplore.training.recipes import load_recipe
 
-    train_tales(corpus, out)
+    chosen = load_recipe(recipe)
+    shape = chosen.shape("teacher", vocab_size, vocab_size - 1, 0)
+    document = json.dumps(bench_train(shape, chosen.students[-1], repeats, device), indent=2)
+    if json_file:
+        _write(json_file, document + "\n")
+    print(document)
 
 
 @export.command("first-screen")

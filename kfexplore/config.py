@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import types
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from kfexplore.errors import KfError
 
 Kind = Literal["teacher", "student", "masked"]
 ConfigT = TypeVar("ConfigT")
+MIN_VOCAB = 257
+"""Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
 
 
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Builds a config dataclass from plain values.
+    """Builds a config dataclass from plain values, as JSON or YAML have them; configs may hold configs.
 
     Raises:
-        KfError: a key is unknown (the near ones are named) or a required one is missing.
+        KfError: a key is unknown (the near ones are named), a required one is missing, or a value has another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -32,7 +35,49 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     ]
     if missing:
         raise KfError(f"{cls.__name__} lacks {', '.join(missing)}.")
-    return cls(**values)
+    hints = get_type_hints(cls)
+    return cls(**{key: _typed(f"{cls.__name__}.{key}", hints[key], value) for key, value in values.items()})
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """A plain value as its field's type: mappings become configs, lists tuples, whole numbers floats."""
+    kind, inside = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(hint, value)  # type: ignore[arg-type]
+    if kind is types.UnionType:
+        return None if value is None else _typed(name, inside[0], value)
+    if kind is tuple and isinstance(value, list | tuple):
+        each = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
+        if len(each) == len(value):
+            return tuple(_typed(name, one, item) for one, item in zip(each, value, strict=True))
+    if kind is Literal:
+        if value in inside:
+            return value
+        raise KfError(f"{name} is {value!r}.", ", ".join(map(str, inside)))
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4, which has no dot, as text
+        except ValueError:
+            pass
+    if kind is None and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise KfError(f"{name} is {value!r}.", f"a value of type {getattr(hint, '__name__', hint) if not kind else hint}")
+
+
+def differences(held: Any, now: Any) -> dict[str, str]:
+    """The settings in which two configs of one class differ: dotted names, each with both values, `was (now is)`."""
+    before, after = dict(_flat(dataclasses.asdict(held))), dict(_flat(dataclasses.asdict(now)))
+    names = [name for name in before | after if before.get(name) != after.get(name)]
+    return {name: f"{name} {before.get(name)} (now {after.get(name)})" for name in names}
+
+
+def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, tuple) else None
+    if inner is None:
+        yield name, values
+    else:
+        for key, value in inner:
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
 @dataclass(frozen=True)
@@ -75,17 +120,36 @@ class TrainConfig:
     steps: int
     """Optimizer steps."""
     batch: int = 16
-    """Contexts a step."""
+    """Contexts a step, over all processes."""
     context: int = 256
     """Tokens a context."""
-    groups: int = 128
-    """Student: noise groups a context, at random positions."""
     block: int = 1
     """Student: noise slots K a group."""
+    groups: int = 128
+    """Student: random positions a context at which a group of noise slots stands."""
+    noises: int = 1
+    """Student: groups (noise vectors) at each of these positions."""
+    targets: Literal["exact", "self", "inversion"] = "exact"
+    """Student: what it learns. exact: the teacher unrolled; self: a frozen student of half the slots, in two rounds
+    (progressive self-forcing); inversion: the text itself, under noise drawn from its cells."""
+    causal: bool = True
+    """Student: a slot sees the slots before it; false: itself and the context only (multi-token heads)."""
+    context_loss: float = 0.0
+    """Student: weight of the teacher's next-token law at the context's positions, learned beside the map."""
+    own_contexts: float = 0.0
+    """Student: share of the contexts that end in the student's own words instead of the corpus's."""
+    tau_min: float = 1.0
+    """Student: least temperature; a step draws one from tau_min .. tau_max."""
+    tau_max: float = 1.0
+    """Student: greatest temperature."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon orthogonalises the updates of the blocks' matrices (torch 2.9 or newer); the rest stays with AdamW."""
     lr: float = 1e-3
     """Peak learning rate of AdamW; Muon's is scaled to updates of the same size."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW."""
+    eps: float = 1e-8
+    """Of AdamW."""
     warmup: int = 100
     """Steps of linear rise."""
     decay: float = 0.3
@@ -94,11 +158,117 @@ class TrainConfig:
     """Of the matrices of the blocks."""
     clip: float = 1.0
     """Largest gradient norm."""
+    ema: float = 0.0
+    """Decay a step of the running mean of the weights that is saved as the model; 0: the weights themselves."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products of the pass with gradient under autocast. Targets are always computed in fp32."""
     seed: int = 0
     """Keys all random numbers, with the step."""
     save_every: float = 120.0
     """Seconds between saved states."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.groups <= self.context:
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list in YAML
+        for name in ("steps", "batch", "context", "block", "groups", "noises"):
+            if getattr(self, name) < 1:
+                raise KfError(f"{name} is {getattr(self, name)}.", "a whole number of at least 1")
+        if self.groups > self.context:
             raise KfError(f"groups is {self.groups}.", f"1 to the context, {self.context}")
+        if self.targets == "self" and self.block % 2:
+            raise KfError(f"block is {self.block} for targets self.", "an even number, twice the block before")
+        if not 0 < self.tau_min <= self.tau_max:
+            raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
+        for name in ("own_contexts", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise KfError(f"{name} is {getattr(self, name)}.", "0 to 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the tokens of a recipe are made of. A document is a text file, or a row of a hub dataset."""
+
+    vocab_size: int = 0
+    """Tokens of a tokenizer that is trained on the documents, the mask excluded; 0: `tokenizer` names one."""
+    tokenizer: str | None = None
+    """Hub name of a tokenizer, or a folder with its tokenizer.json."""
+    dataset: str | None = None
+    """Hub dataset; None: a folder of texts is given when the data are prepared."""
+    split: str = "train"
+    """Of the hub dataset."""
+    column: str = "text"
+    """Of the hub dataset: where its texts are."""
+    held_out: tuple[str, ...] = ()
+    """Beginnings of the names of documents that are kept back. A file has its own name, a row of a hub dataset its
+    number in eight digits, from 00000000: `00000` keeps back the first thousand."""
+
+    def __post_init__(self) -> None:
+        if (self.vocab_size > 0) == (self.tokenizer is not None):
+            raise KfError("The tokenizer is named in two ways, or in none.", "vocab_size to train one, or tokenizer")
+        if self.tokenizer is None and self.vocab_size < MIN_VOCAB:
+            raise KfError(f"vocab_size is {self.vocab_size}.", f"at least {MIN_VOCAB}: bytes and the end of a text")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A pair to be trained: its data, its shape and its stages."""
+
+    name: str
+    """What `--recipe` takes: the name of a bundled recipe, or the path of a file."""
+    about: str
+    """A sentence for those who choose."""
+    data: DataConfig
+    """What the tokens are made of."""
+    width: int
+    """Residual width H of all models."""
+    depth: int
+    """Number of Transformer blocks L."""
+    heads: int
+    """Attention heads."""
+    context: int
+    """Longest sequence of all models, in tokens."""
+    teacher: TrainConfig
+    """The autoregressive stage."""
+    students: tuple[TrainConfig, ...]
+    """Stages AR -> PFLM(k) -> PFLM(more): each student begins with the weights of the stage before."""
+    masked: TrainConfig | None = None
+    """The masked diffusion model's stage; None: the pair has none."""
+    cond_width: int = 0
+    """Width C of the masked model's conditioning; 0 where there is none."""
+
+    def __post_init__(self) -> None:
+        self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
+        for name, stage in self.stages().items():
+            if stage.context > self.context:
+                raise KfError(f"The context of {name} is {stage.context}.", f"1 to the models' own, {self.context}")
+        if not self.students:
+            raise KfError("The recipe has no student.", "at least one stage in students")
+        blocks = [0, *(stage.block for stage in self.students)]
+        for before, stage in zip(blocks, self.students, strict=False):
+            if stage.block <= before:
+                raise KfError(f"The students' blocks are {blocks[1:]}.", "each larger than the one before")
+            if stage.targets == "self" and stage.block != 2 * before:
+                raise KfError(
+                    f"A student of block {stage.block} with targets self comes after block {before}.",
+                    "a stage before it of half its block, or targets exact",
+                )
+        if (self.masked is None) != (self.cond_width == 0):
+            raise KfError(f"cond_width is {self.cond_width}.", "at least 1 with a stage masked, 0 without")
+
+    def stages(self) -> dict[str, TrainConfig]:
+        """All stages by name, in the order in which they are trained: teacher, student1, .., masked."""
+        students = {f"student{stage.block}": stage for stage in self.students}
+        return {"teacher": self.teacher, **students, **({"masked": self.masked} if self.masked else {})}
+
+    def shape(self, kind: Kind, vocab_size: int, mask_id: int, block: int = 0) -> ModelConfig:
+        """The shape of a model of this recipe."""
+        return ModelConfig(
+            kind,
+            vocab_size=vocab_size,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            mask_id=mask_id,
+            context=self.context,
+            block=block,
+            cond_width=self.cond_width if kind == "masked" else 0,
+        )

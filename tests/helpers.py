@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kfexplore.config import Kind, ModelConfig
-from kfexplore.models import Model, Student, Teacher, build
+from kfexplore.models import MaskedModel, Model, Student, Teacher, build
 
 DATA = Path(__file__).parent / "data"
 Shapes = list[tuple[str, tuple[int, ...]]]
@@ -88,6 +88,10 @@ def teacher(seed: int = 0, peaky: float = 1.0, **changes: Any) -> Teacher:
 
 def student(seed: int = 1, peaky: float = 1.0, **changes: Any) -> Student:
     return cast(Student, model("student", seed, peaky, **changes))
+
+
+def masked(seed: int = 2, peaky: float = 1.0, **changes: Any) -> MaskedModel:
+    return cast(MaskedModel, model("masked", seed, peaky, **changes))
 
 
 def _linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:

@@ -147,14 +147,28 @@ def test_temperature_is_passed_on(shell: Shell) -> None:
 
 
 def test_eval_writes_what_it_measured(shell: Shell, tmp_path: Path) -> None:
-    line = f"eval FOLDER --text FOLDER/text.txt --windows 2 --json {tmp_path}/new/eval.json --card {tmp_path}/CARD.md"
-    code, out, err = shell.run(line)
+    line = "eval FOLDER --text FOLDER/text.txt --windows 2 --samples 3 --seed 4 --dither 5"
+    code, out, err = shell.run(
+        f"{line} --json {tmp_path}/new/eval.json --card {tmp_path}/CARD.md --figures {tmp_path}/figures"
+    )
     assert code == 0, err
     document = json.loads((tmp_path / "new" / "eval.json").read_text())
     assert len(document["agreement_by_slot"]) == 4
-    assert {"agreement_block", "teacher_nll", "windows", "seed", "text"} <= set(document)
+    assert {"agreement_block", "teacher_nll", "windows", "seed", "text", "slot_1", "samples"} <= set(document)
+    assert document["seed"] == document["settings"]["seed"] == 4
     assert f"{document['teacher_nll']:.3f}" in out
     assert f"{document['teacher_nll']:.3f}" in (tmp_path / "CARD.md").read_text()
+    names = ["AR", *(f"K = {k}" for k in range(1, 5)), "K = 4, penalty 0.5", "K = 4, dither 5 bits"]
+    assert [row["decoder"] for row in document["samples"]] == names
+    assert all(f"\n{name}  " in out for name in names)
+    assert (tmp_path / "figures" / "evaluation.html").is_file()
+
+
+def test_dither_is_passed_on(shell: Shell) -> None:
+    line = f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 8"
+    expected = generate(load_pair(shell.folder).student, [[3, 1, 4]] * 3, replayed_noise(STEPS, 4), 8, dither=4)
+    assert shell.json(line + " --dither 4")["tokens"] == expected.tokens.tolist()
+    assert shell.json(line)["tokens"] != expected.tokens.tolist()
 
 
 ERRORS = {
@@ -190,8 +204,26 @@ ERRORS = {
     f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 30": "ends after 6 steps",
     "generate --model ar --ckpt_path FOLDER/teacher --prompt a": "no tokenizer",
     f"generate --model pflm --ckpt_path FOLDER/teacher {IDS}": "a student was asked for",
+    f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "Both a penalty (0.5) and a dither (6)",
+    f"generate --model pflm {FILES} {IDS} --dither 17": "dither is 17 bits",
+    f"generate --model ar {FILES} {IDS} --dither 6": "ar draws one token",
     "eval FOLDER --text FOLDER/none.txt": "no text in",
+    "eval FOLDER --text FOLDER/text.txt --samples 1": "1 windows",
+    "eval FOLDER --text FOLDER/text.txt --new-tokens 79": "exceed the context",
+    "eval FOLDER --text FOLDER/text.txt --judge FOLDER/student": "cannot be loaded",
     "bench scrub --size huge": "no size 'huge'",
+    "bench train --recipe huge": "no recipe 'huge'",
+    "train pair --recipe tales-cpo --out FOLDER/run": "did you mean tales-cpu",
+    "train pair --recipe FOLDER/none.yaml --out FOLDER/run": "none.yaml cannot be read",
+    "train pair --recipe tales-cpu --out FOLDER/run": "--text FOLDER",
+    "train data --recipe tales-cpu --out FOLDER/run --text FOLDER/none": "no texts in",
+    "train data --recipe tales-cpu --out FOLDER/run --text FOLDER": "1 texts to train on and 0 to keep back",
+    "train data --recipe owt --out FOLDER/run --text FOLDER --dataset a/b": "two ways",
+    "train teacher --recipe tales-cpu --out FOLDER/run": "kfexplore train data --recipe tales-cpu",
+    "train teacher --recipe tales-cpu --out FOLDER/run --steps 0": "steps is 0",
+    "train student --recipe tales-cpu --out FOLDER/run": "no tokens in",
+    "train masked --recipe owt --out FOLDER/run": "has no masked model",
+    "train books FOLDER/books --url http://127.0.0.1:1": "Book 11, Alice",
 }
 
 
@@ -211,6 +243,41 @@ def test_unknown_and_missing_options_exit_with_2(shell: Shell, line: str) -> Non
     code, _, err = shell.run(line)
     assert code == 2
     assert "Traceback" not in err
+
+
+SMALL_RECIPE = """
+about: Small.
+data: {vocab_size: 260, held_out: [kept]}
+width: 8
+depth: 1
+heads: 2
+context: 8
+cond_width: 4
+teacher: &stage {steps: 900, batch: 2, context: 8, groups: 4}
+students: [{<<: *stage, block: 1}, {<<: *stage, block: 2, targets: self}]
+masked: *stage
+"""
+
+
+def test_train_leaves_a_pair_that_map_reads_stage_by_stage_or_at_once(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_RECIPE)
+    (tmp_path / "texts").mkdir()
+    for name in ("kept", "owl"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(" ".join(SENTENCES))
+    rest = f"--recipe {tmp_path}/small.yaml --out {tmp_path}"
+    code, out, err = shell.run(f"train pair {rest}/once --text {tmp_path}/texts --steps 2")
+    assert (code, out) == (0, f"{tmp_path}/once/pair\n"), err
+    code, out, err = shell.run(f"train data {rest}/parts --text {tmp_path}/texts")
+    assert code == 0, err
+    assert "tokens to train on" in out
+    for stage in ("teacher", "student", "masked", "pair"):
+        code, _, err = shell.run(f"train {stage} {rest}/parts --steps 2")
+        assert code == 0, err
+    for part in ("teacher", "student", "masked"):
+        first, second = (tmp_path / way / "pair" / part / "model.safetensors" for way in ("once", "parts"))
+        assert first.read_bytes() == second.read_bytes()
+    result = shell.json(f"map --pair {tmp_path}/once/pair --prompt owl --noise 0.1,0.7")
+    assert len(result["student"]) == 2
 
 
 def test_a_process_of_its_own_prints_no_traceback(folder: Path) -> None:

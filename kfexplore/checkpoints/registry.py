@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 import torch
 
-from kfexplore.checkpoints.layout import KIND_NAMES, describe, stated_settings
+from kfexplore.checkpoints.layout import KIND_NAMES, describe, read_json_object, stated_settings
 from kfexplore.checkpoints.places import by_hand
 from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, shortened, weight_files
 from kfexplore.checkpoints.saving import WEIGHTS_FILE
@@ -21,6 +21,8 @@ from kfexplore.errors import KfError
 from kfexplore.models import Model, build
 
 PACKAGE = Path(__file__).resolve().parents[1]
+TRAINING_FILE = "training.json"
+"""Beside the models of a pair: how it was trained, as a JSON object of words, for the model card."""
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 
 
@@ -111,7 +113,7 @@ def load_model(
         KfError: nothing is there, it cannot be read safely (`reading.read_tensors`), it is no such model
             (`layout.describe`) or not of the kind asked for, or the device or dtype is not to be had.
     """
-    target, number = _device(device), _dtype(dtype)
+    target, number = usable_device(device), _dtype(dtype)
     path = locate(path_or_id)
     tensors = read_tensors(path)
     config = describe(tensors, stated_settings(path), str(path))
@@ -152,7 +154,7 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
     Args:
         name_or_folder: A name of `NAMED`, or a folder with `teacher` and `student`, and optionally `masked`:
             each a folder that `save_model` wrote or a checkpoint file (teacher.ckpt); and optionally a
-            tokenizer.json. A name wins over a folder of that name, which `./tales` means.
+            tokenizer.json and a training.json. A name wins over a folder of that name, which `./tales` means.
 
     Raises:
         KfError: no such name (near ones are named) or folder, a part is missing, or the hub cannot be
@@ -198,7 +200,7 @@ def check_pair(
         )
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
     """A device that is there: a first tensor is put on it, as only that tells."""
     try:
         found = torch.device("cpu" if device is None else device)
@@ -290,7 +292,9 @@ def bundled_folder(name: str) -> Path:
 
 
 def _in_folder(folder: Path, info: dict[str, Any]) -> PairParts:
-    tokenizer = folder / TOKENIZER_FILE
+    tokenizer, training = folder / TOKENIZER_FILE, folder / TRAINING_FILE
+    if training.is_file():
+        info = {**info, "training": read_json_object(training, 1 << 16)}
     return PairParts(
         _need(folder, "teacher"),
         _need(folder, "student"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -55,10 +56,10 @@ def save_model(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_whole(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-        _replace(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-    except OSError as error:
+        write_whole(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    except (OSError, SafetensorError) as error:  # a full disk is the library's own error
         raise KfError(f"The model cannot be written to {folder}: {error}.", "a folder you may write to") from error
     return folder
 
@@ -69,7 +70,7 @@ def _saved(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to("cpu", kept).contiguous()
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes beside `path` and renames, so that a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -8,9 +8,13 @@ whose cost is therefore linear in the number of slots: groups never attend to ea
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kfexplore.models.flex import attend_groups
 
 
 class Segment:
@@ -21,10 +25,21 @@ class Segment:
         v: Values.
         causal: Query i of t sees keys 0 .. n - t + i only (the queries are the last t of the n).
         visible: (B,) row r sees its first `visible[r]` keys only; None: all.
+        alone: Query i of t sees key n - t + i only.
+        memo: What is worked out once for all layers of a pass.
     """
 
-    def __init__(self, k: Tensor, v: Tensor, causal: bool = False, visible: Tensor | None = None) -> None:
-        self.k, self.v, self.causal, self.visible = k, v, causal, visible
+    def __init__(
+        self,
+        k: Tensor,
+        v: Tensor,
+        causal: bool = False,
+        visible: Tensor | None = None,
+        alone: bool = False,
+        memo: dict[str, Any] | None = None,
+    ) -> None:
+        self.k, self.v, self.causal, self.visible, self.alone = k, v, causal, visible, alone
+        self.memo: dict[str, Any] = {} if memo is None else memo
 
     def hidden(self, queries: int) -> Tensor | None:
         """What must not be seen: a bool mask that broadcasts to (B, 1, t, n), or None."""
@@ -32,9 +47,9 @@ class Segment:
         keys = torch.arange(n, device=self.k.device)
         if self.visible is not None:
             return (keys >= self.visible[:, None])[:, None, None, :]
-        if self.causal and queries > 1:
-            last = torch.arange(n - queries, n, device=self.k.device)
-            return (keys > last[:, None])[None, None]
+        if (self.causal or self.alone) and queries > 1:
+            last = torch.arange(n - queries, n, device=self.k.device)[:, None]
+            return (keys != last if self.alone else keys > last)[None, None]
         return None
 
 
@@ -49,6 +64,8 @@ def attend(q: Tensor, segments: list[Segment]) -> Tensor:
             return F.scaled_dot_product_attention(q, only.k, only.v, is_causal=True)
         hidden = only.hidden(q.shape[2])
         return F.scaled_dot_product_attention(q, only.k, only.v, attn_mask=None if hidden is None else ~hidden)
+    if q.is_cuda and torch.is_grad_enabled() and len(segments) == 2 and segments[0].visible is not None:
+        return attend_groups(q, segments[0], segments[1])
     q = q * q.shape[-1] ** -0.5
     scores = []
     for s in segments:
@@ -97,14 +114,20 @@ class KVCache:
         visible: (B,) int64, how many tokens of the prefix each row sees; None: all. Positions run on from there.
         capacity: Room for so many tokens, allocated once (decoding loops). None: grow as needed (short blocks,
             and training, where writing in place would break the gradient).
+        alone: No token of this cache sees another of it, only the prefix.
     """
 
     def __init__(
-        self, prefix: KVCache | None = None, visible: Tensor | None = None, capacity: int | None = None
+        self,
+        prefix: KVCache | None = None,
+        visible: Tensor | None = None,
+        capacity: int | None = None,
+        alone: bool = False,
     ) -> None:
-        self.prefix, self.visible, self.capacity = prefix, visible, capacity
+        self.prefix, self.visible, self.capacity, self.alone = prefix, visible, capacity, alone
         self.length = 0
         self._layers: list[tuple[Tensor, Tensor]] = []
+        self._memo: dict[str, Any] = {}
 
     def positions(self, count: int, device: torch.device) -> Tensor:
         """Positions of the next `count` tokens: (1, count), or (B, count) where rows see different prefixes."""
@@ -134,23 +157,24 @@ class KVCache:
                 k = torch.cat([held_k[:, :, : self.length], k], dim=2)
                 v = torch.cat([held_v[:, :, : self.length], v], dim=2)
             self._layers[layer] = (k, v)
-        own = Segment(k, v, causal=True)
-        return [own] if self.prefix is None else [self.prefix.as_segment(layer, self.visible), own]
+        own = Segment(k, v, causal=not self.alone, alone=self.alone)
+        return [own] if self.prefix is None else [self.prefix.as_segment(layer, self.visible, self._memo), own]
 
-    def as_segment(self, layer: int, visible: Tensor | None) -> Segment:
+    def as_segment(self, layer: int, visible: Tensor | None, memo: dict[str, Any]) -> Segment:
         """The kept tokens of one layer as a prefix."""
         k, v = self._layers[layer]
-        return Segment(k[:, :, : self.length], v[:, :, : self.length], visible=visible)
+        return Segment(k[:, :, : self.length], v[:, :, : self.length], visible=visible, memo=memo)
 
     def commit(self, count: int) -> None:
         """Keeps the first `count` tokens of the last forward pass."""
         self.length += count
+        self._memo = {}
 
-    def branch(self, visible: Tensor | None = None, capacity: int | None = None) -> KVCache:
+    def branch(self, visible: Tensor | None = None, capacity: int | None = None, alone: bool = False) -> KVCache:
         """An empty cache whose rows (any multiple of this batch) continue this one."""
         if self.prefix is not None:
             raise ValueError("a branch cannot branch again")
-        return KVCache(self, visible, capacity)
+        return KVCache(self, visible, capacity, alone)
 
     def select(self, rows: Tensor) -> KVCache:
         """Rows of a branch, repeated or dropped (R,): their own few tokens are copied, the shared prefix is not."""

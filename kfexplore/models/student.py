@@ -18,28 +18,29 @@ from kfexplore.models.teacher import MASK_LOGIT
 class NoiseEncoder(nn.Module):
     """A noise variable u in [0, 1) and a temperature tau to one input vector.
 
-    Features of s: cos(2 pi s f_i), sin(2 pi s f_i) with f_i = 10000^(-i / half), half = H / 2, in float64.
+    Features of s: cos(2 pi s f_i), sin(2 pi s f_i) with f_i = 10000^(-i / half), half = H / 2, in float64. Never under
+    autocast: bf16 tells 256 values of u apart.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.frequencies = [10000.0 ** (-i / (width // 2)) for i in range(width // 2)]
         self.combined_proj = nn.Linear(2 * width, width)
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def features(self, s: Tensor) -> Tensor:
         """(...) float64 -> (..., H) in the dtype of the weights."""
-        half = self.combined_proj.out_features // 2
-        steps = torch.arange(half, dtype=torch.float64, device=s.device)
-        angles = 2 * math.pi * s[..., None] * 10000.0 ** (-steps / half)
+        angles = 2 * math.pi * s[..., None] * torch.tensor(self.frequencies, dtype=torch.float64, device=s.device)
         return torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.combined_proj.weight.dtype)
 
     def forward(self, noise: Tensor, tau: float = 1.0) -> Tensor:
         """noise (B, k) in [0, 1) -> (B, k, H)."""
         noise = noise.double()
-        both = torch.cat([self.features(noise), self.features(torch.full_like(noise, tau))], dim=-1)
-        x = self.combined_proj(both)
-        return x + self.mlp(self.norm(x))
+        with torch.autocast(noise.device.type, enabled=False):
+            both = torch.cat([self.features(noise), self.features(torch.full_like(noise, tau))], dim=-1)
+            x = self.combined_proj(both)
+            return x + self.mlp(self.norm(x))
 
 
 class Student(Backbone):
@@ -100,6 +101,7 @@ class Student(Backbone):
         tau: float = 1.0,
         given: Tensor | None = None,
         cache: KVCache | None = None,
+        causal: bool = True,
     ) -> Tensor:
         """The training pass: a block of noise slots after many prefixes of each context at once (paper, section 3).
 
@@ -113,11 +115,12 @@ class Student(Backbone):
             tau: Temperature.
             given: (B, G, t) tokens placed between the prefix and the noise (second round of self-forcing).
             cache: The prefilled context, where it is held already.
+            causal: A slot sees the slots before it; false: the context and itself only.
 
         Returns:
             (B, G, k, V) float32.
         """
         cache = self.prefill(ids) if cache is None else cache
-        rows = cache.branch(visible=ends.flatten())
+        rows = cache.branch(visible=ends.flatten(), alone=not causal)
         tokens = None if given is None else given.flatten(0, 1)
         return self(tokens, noise.flatten(0, 1), rows, tau).unflatten(0, ends.shape)

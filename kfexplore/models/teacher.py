@@ -20,7 +20,11 @@ class Teacher(Backbone):
         The cache, where one is given, comes before ids and keeps them.
         """
         hidden = self.run_blocks(self.vocab_embed(ids), cache or KVCache(), keep=ids.shape[1])
-        logits = self.output_layer(hidden if read is None else hidden[:, -read:])
+        return self.read(hidden if read is None else hidden[:, -read:])
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Next-token logits float32 (B, T, V) of hidden states (B, T, H)."""
+        logits = self.output_layer(hidden)
         logits[..., self.config.mask_id] = MASK_LOGIT
         return logits
 

@@ -1,20 +1,152 @@
-"""From a folder of plain texts to a tokenizer and two arrays of token ids, one of them never trained on."""
+"""From a folder of texts, or a dataset of the hub, to a tokenizer and two arrays of token ids, one never trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import hashlib
+import importlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from tqdm import tqdm
 
 from kfexplore import noise
+from kfexplore.checkpoints.layout import read_json_object
+from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, highest_id, load_tokenizer
+from kfexplore.config import DataConfig, differences, from_dict
 from kfexplore.errors import KfError
 
 END_OF_TEXT = "<|endoftext|>"
+FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
+"""What opens and closes a document, by family of tokenizers."""
+MASK = "[MASK]"
+"""The mask of tokenizers that have one; a row of its own follows the others' tokens."""
+TRAIN, HELD_OUT, INFO = "train.npy", "held_out.npy", "data.json"
+WHERE = {"dataset", "split", "column"}
+"""Settings that say where texts come from, which --text and --dataset replace."""
+BATCH = 256
+"""Documents that are encoded at once."""
+
+Tokens = npt.NDArray[np.integer[Any]]
+Document = tuple[str, str]
+"""Name and text."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """data.json: what a folder of token files was made of, and how."""
+
+    settings: DataConfig
+    """What was asked for."""
+    source: str
+    """The texts: a digest of a folder's, or where a dataset is."""
+    documents: int
+    """All of them, those kept back included."""
+    tokens: int
+    """In train.npy."""
+    held_out_tokens: int
+    """In held_out.npy."""
+    held_out: tuple[str, ...]
+    """Names of the documents that are kept back."""
+    vocab_size: int
+    """Rows V of a model of these tokens, the mask's included."""
+    mask_id: int
+    """The token that is never produced."""
+
+
+def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None) -> DataInfo:
+    """Writes tokenizer.json, train.npy and held_out.npy (uint16 token ids, uint32 where they do not fit) and data.json.
+
+    All four are written or none. Each document is closed by the tokenizer's end of text. A trained tokenizer sees the
+    documents that are trained on only.
+
+    Args:
+        config: The tokenizer, the dataset and what is kept back.
+        out: Where the files go; where they are, of the same texts and settings, they stay as they are.
+        least: Tokens that training needs.
+        text: Folder of `*.txt`, read instead of the config's dataset.
+
+    Raises:
+        KfError: `out` holds other texts or settings; no text in a part, or too little; a text or the dataset cannot
+            be read; the disk is full.
+    """
+    config = dataclasses.replace(config, dataset=None if text else config.dataset)
+    if text is not None:
+        documents, source = _folder(text)
+    elif config.dataset is not None:
+        documents, source = (lambda: _rows(config)), f"{config.dataset}, {config.split}, {config.column}"
+    else:
+        raise KfError("The recipe names no dataset.", "--text FOLDER of .txt files, or --dataset NAME")
+    if (out / INFO).exists():
+        return read_info(out, config, source)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
+            info = _write(config, documents, source, Path(part), least)
+            for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json, the last, tells that all are there
+                (Path(part) / name).replace(out / name)
+    except OSError as error:
+        raise KfError(
+            f"The tokens cannot be written to {out}: {error}.", "a folder you may write to, with room"
+        ) from error
+    return info
+
+
+def read_info(folder: Path, config: DataConfig, source: str | None = None) -> DataInfo:
+    """What a prepared folder was made of.
+
+    Args:
+        folder: As `prepare` leaves it.
+        config: What it must have been made by; where the texts come from is not compared.
+        source: The texts that it must have been made of; None: any.
+
+    Raises:
+        KfError: other settings or texts, or no readable data.json.
+    """
+    info = from_dict(DataInfo, read_json_object(folder / INFO, 1 << 24))
+    differ = [text for key, text in differences(info.settings, config).items() if key not in WHERE]
+    if source is not None and source != info.source:
+        differ.append(f"made of {info.source} (now {source})")
+    if differ:
+        raise KfError(
+            f"{folder} holds tokens of other settings or texts: {'; '.join(differ)}.",
+            "the recipe and the texts that it was prepared with, or a new folder",
+        )
+    return info
+
+
+def load_tokens(folder: Path) -> Tokens:
+    """The tokens to train on, read from the disk as they are needed."""
+    try:
+        loaded: Tokens = np.load(folder / TRAIN, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise KfError(
+            f"{folder / TRAIN} cannot be read: {error}.", f"what kfexplore train data wrote: {INFO}, .."
+        ) from error
+    return loaded
+
+
+def windows(tokens: Tokens, batch: int, length: int, seed: int, step: int) -> Tensor:
+    """`batch` random stretches of `length` tokens, the same for the same (seed, step); (B, length) int64.
+
+    Raises:
+        KfError: fewer tokens than one stretch.
+    """
+    if len(tokens) < length:
+        raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one stretch, {length}")
+    starts = noise.generator(seed, step).integers(0, len(tokens) - length + 1, size=batch)
+    return torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]).astype(np.int64))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -32,40 +164,145 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def prepare(folder: Path, out: Path, vocab_size: int, held_out: Iterable[str]) -> None:
-    """Writes tokenizer.json, train.npy and held_out.npy (uint16 token ids, each text closed by `<|endoftext|>`).
-
-    Args:
-        folder: Plain texts, `*.txt`.
-        out: Where the three files go.
-        vocab_size: Tokens of the tokenizer, which sees the training texts only.
-        held_out: Beginnings of the names of the texts that are kept back.
-    """
-    files = sorted(folder.glob("*.txt"))
-    kept_back = [f for f in files if f.name.startswith(tuple(held_out))]
-    trained_on = [f for f in files if f not in kept_back]
-    if not trained_on or not kept_back:
+def _write(
+    config: DataConfig, documents: Callable[[], Iterator[Document]], source: str, part: Path, least: int
+) -> DataInfo:
+    """The four files, in a folder of their own."""
+    if config.tokenizer is None:
+        kept = (text for name, text in documents() if not name.startswith(config.held_out))
+        tokenizer = train_tokenizer(kept, config.vocab_size)
+    else:
+        tokenizer = _named(config.tokenizer)
+    (part / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
+    opening, closing = _frame(tokenizer)
+    top, mask = highest_id(tokenizer), tokenizer.token_to_id(MASK)
+    dtype = np.uint16 if top <= np.iinfo(np.uint16).max else np.uint32
+    count, held_out = 0, []
+    rows = iter(tqdm(documents(), unit="text", mininterval=5, disable=None))
+    with TokenFile(part / TRAIN, dtype) as train, TokenFile(part / HELD_OUT, dtype) as held:
+        while batch := list(islice(rows, BATCH)):
+            encoded = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
+            for (name, _), one in zip(batch, encoded, strict=True):
+                back = name.startswith(config.held_out)
+                (held if back else train).append([*opening, *one.ids, *closing])
+                held_out += [name] * back
+            count += len(batch)
+    if not held_out or count == len(held_out):
         raise KfError(
-            f"{folder} has {len(trained_on)} texts to train on and {len(kept_back)} to keep back.",
-            "a folder of .txt files, at least one in each part",
+            f"There are {count - len(held_out)} texts to train on and {len(held_out)} to keep back "
+            f"(held_out: {', '.join(config.held_out) or 'none'}).",
+            "at least one in each part",
+            "a recipe file of your own, with held_out in its data",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer((f.read_text(encoding="utf-8") for f in trained_on), vocab_size)
-    tokenizer.save(str(out / "tokenizer.json"))
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    for name, part in (("held_out", kept_back), ("train", trained_on)):  # train.npy tells that all are there
-        ids = [np.array([*tokenizer.encode(f.read_text(encoding="utf-8")).ids, end], dtype=np.uint16) for f in part]
-        np.save(out / "part.npy", np.concatenate(ids))
-        (out / "part.npy").replace(out / f"{name}.npy")
+    if train.count < least:
+        raise KfError(f"The texts to train on have {train.count} tokens.", f"at least {least}, a context and one more")
+    info = DataInfo(
+        config,
+        source,
+        documents=count,
+        tokens=train.count,
+        held_out_tokens=held.count,
+        held_out=tuple(held_out),
+        vocab_size=top + 2 if mask is None else top + 1,
+        mask_id=top + 1 if mask is None else mask,
+    )
+    (part / INFO).write_text(json.dumps(dataclasses.asdict(info), indent=1) + "\n", encoding="utf-8")
+    return info
 
 
-def windows(tokens: npt.NDArray[np.uint16], batch: int, length: int, seed: int, step: int) -> Tensor:
-    """`batch` random stretches of `length` tokens, the same for the same (seed, step); (B, length) int64.
+class TokenFile:
+    """A .npy file of one axis that grows by appending, so that a corpus need not fit into memory."""
 
-    Raises:
-        KfError: fewer tokens than one stretch.
-    """
-    if len(tokens) < length:
-        raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one stretch, {length}")
-    starts = noise.generator(seed, step).integers(0, len(tokens) - length + 1, size=batch)
-    return torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]).astype(np.int64))
+    def __init__(self, path: Path, dtype: type[np.unsignedinteger[Any]]) -> None:
+        self.dtype = np.dtype(dtype)
+        self.count = 0
+        self._file = path.open("wb")
+        self._header()
+
+    def append(self, ids: list[int]) -> None:
+        self._file.write(np.array(ids, dtype=self.dtype).tobytes())
+        self.count += len(ids)
+
+    def _header(self) -> None:
+        # Numpy pads the header for the first axis to grow, so that it can be written again in place.
+        described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count,)}
+        np.lib.format.write_array_header_1_0(self._file, described)
+
+    def __enter__(self) -> TokenFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        with self._file:
+            if kind is None:
+                self._file.seek(0)
+                self._header()
+
+
+def _folder(folder: Path) -> tuple[Callable[[], Iterator[Document]], str]:
+    """The texts of a folder in the order of their names, and a digest of names and texts."""
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise KfError(f"There are no texts in {folder}.", "a folder of .txt files")
+
+    def documents() -> Iterator[Document]:
+        return ((file.name, _text(file)) for file in files)
+
+    digest = hashlib.sha256()
+    for name, text in documents():
+        digest.update(f"{name}\0{text}\0".encode())
+    return documents, f"{len(files)} texts, sha256 {digest.hexdigest()}"
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KfError(f"{file} cannot be read: {error}.", "a text in UTF-8") from error
+
+
+def _rows(config: DataConfig) -> Iterator[Document]:
+    """The rows of a hub dataset, streamed; each is named by its number."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise KfError(
+            f"The package datasets, which reads {config.dataset}, is not installed.",
+            "a folder of .txt files (--text FOLDER)",
+            "pip install datasets",
+        ) from error
+    number = 0
+    try:
+        for row in datasets.load_dataset(config.dataset, split=config.split, streaming=True):
+            if config.column not in row:
+                raise KfError(f"{config.dataset} has no column {config.column!r}.", f"column: {', '.join(row)}")
+            yield f"{number:08d}", str(row[config.column])
+            number += 1
+    except KfError:
+        raise
+    except Exception as error:  # no connection, no such dataset or split, a broken file
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise KfError(
+            f"The dataset {config.dataset} cannot be read beyond {number} rows of {config.split}: {reason}",
+            "a connection to the hub and the name of a dataset, or a folder of .txt files (--text FOLDER)",
+            "the same command again: what is already prepared or trained is kept",
+        ) from error
+
+
+def _named(name: str) -> Tokenizer:
+    """A tokenizer of the hub or a folder, as the one of the tokenizers library that can be saved."""
+    loaded: Any = load_tokenizer(name)
+    tokenizer = getattr(loaded, "backend_tokenizer", loaded)
+    if not isinstance(tokenizer, Tokenizer):
+        raise KfError(f"The tokenizer {name} has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids that open and close a document."""
+    vocabulary = tokenizer.get_vocab()
+    for opening, closing in FRAMES:
+        if closing in vocabulary and (not opening or opening in vocabulary):
+            return [vocabulary[opening]] if opening else [], [vocabulary[closing]]
+    raise KfError("The tokenizer has no token that ends a text.", ", ".join(closing for _, closing in FRAMES))

@@ -1,87 +1,93 @@
-"""The training loop: what every stage shares, and the loss of each."""
+"""The training loop that every stage shares: steps, learning rate, saved states, the curve of the loss."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kfexplore import noise
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
-from kfexplore.models import Student, Teacher
-from kfexplore.training.data import windows
-from kfexplore.training.targets import exact_targets
+from kfexplore.models import Student
+from kfexplore.training import processes
 
-Tokens = npt.NDArray[np.uint16]
-
-
-def teacher_loss(teacher: Teacher, tokens: Tokens, config: TrainConfig, step: int) -> Tensor:
-    """Next-token cross-entropy, nats a token."""
-    ids = windows(tokens, config.batch, config.context + 1, config.seed, step).to(teacher.device)
-    return F.cross_entropy(teacher(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
-
-
-def student_loss(student: Student, teacher: Teacher, tokens: Tokens, config: TrainConfig, step: int) -> Tensor:
-    """Cross-entropy of the tokens that G* chooses, nats a slot; the ideal is 0 (the target is deterministic)."""
-    ids = windows(tokens, config.batch, config.context, config.seed, step).to(student.device)
-    rng = noise.generator(config.seed, step, 1)
-    order = rng.random((config.batch, config.context)).argsort(axis=1)
-    ends = torch.from_numpy(order[:, : config.groups] + 1).to(ids.device)
-    u = torch.from_numpy(rng.random((config.batch, config.groups, config.block))).to(ids.device)
-    targets = exact_targets(teacher, ids, u, ends)
-    return F.cross_entropy(student.group_logits(ids, u, ends).flatten(0, 2), targets.flatten())
+CURVE_EVERY = 50
+"""Steps a point of the curve."""
+STATE_FILE, CURVE_FILE = "state.pt", "losses.jsonl"
 
 
 def fit(model: nn.Module, loss_of: Callable[[int], Tensor], config: TrainConfig, folder: Path) -> None:
     """Trains in place; resumes from `folder/state.pt` after a kill, and leaves `folder/losses.jsonl`.
 
     Args:
-        model: Trained in place.
+        model: Trained in place; in the end it holds the weights to keep (their running mean with `config.ema`).
         loss_of: The loss of a step number; all its randomness is keyed by that number.
         config: The stage's settings.
         folder: State and curve; a state of other settings is refused.
+
+    Raises:
+        KfError: a state of other settings, a loss that is no number (the last good state stays), no room on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    processes.meet(config.batch, next(model.parameters()).device)
     optimizers = make_optimizers(model, config)
-    start = _resume(folder, model, optimizers, config)
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step", mininterval=5)
-    saved, recent = time.monotonic(), []
-    with (folder / "losses.jsonl").open("a") as curve:
-        for step in bar:
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * lr_share(step, config)
-            loss = loss_of(step)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            if not torch.isfinite(loss):
-                raise KfError(
-                    f"The loss is {loss.item()} at step {step}; the last good state is kept.",
-                    run="train again with a lower lr",
-                )
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            recent.append(loss.item())
-            if (step + 1) % 50 == 0:
-                mean = sum(recent) / len(recent)
-                recent.clear()
-                curve.write(json.dumps({"step": step + 1, "loss": round(mean, 4)}) + "\n")
-                curve.flush()
-                bar.set_postfix(loss=f"{mean:.3f}")
-            if time.monotonic() - saved > config.save_every or step + 1 == config.steps:
-                _save(folder, model, optimizers, config, step + 1)
-                saved = time.monotonic()
+    mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_mean_of(config.ema)) if config.ema else None
+    keeper = _Keeper(folder, model, mean, optimizers, config)
+    start = keeper.resume()
+    curve = _Curve(folder, start, config, tokens_per_step(model, config)) if processes.rank() == 0 else None
+    bar = tqdm(
+        range(start, config.steps),
+        initial=start,
+        total=config.steps,
+        unit="step",
+        mininterval=5,
+        desc=folder.name,
+        disable=curve is None,
+    )
+    saved = time.monotonic()
+    for step in bar:
+        share = lr_share(step, config)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * share
+        loss = loss_of(step)
+        loss.backward()
+        parameters = [p for p in model.parameters() if p.grad is not None]
+        value = loss.detach().clone()
+        processes.average([value, *(p.grad for p in parameters if p.grad is not None)])
+        if not torch.isfinite(value):
+            raise KfError(
+                f"The loss is {value.item()} at step {step}; the last good state is kept.",
+                run="train again with a lower lr",
+            )
+        nn.utils.clip_grad_norm_(parameters, config.clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if mean is not None:
+            mean.update_parameters(model)
+        if curve is not None:
+            bar.set_postfix(curve.add(step, value), refresh=False)
+        if time.monotonic() - saved > config.save_every or step + 1 == config.steps:
+            keeper.save(step + 1)
+            saved = time.monotonic()
+    processes.wait()
+    if mean is not None:
+        model.load_state_dict(mean.module.state_dict())
+
+
+def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:
+    """What a step learns from: noise slots of a student, text tokens of the others."""
+    slots = config.groups * config.noises * config.block
+    return config.batch * (slots if isinstance(model, Student) else config.context)
 
 
 def lr_share(step: int, config: TrainConfig) -> float:
@@ -96,47 +102,126 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
+    adamw: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}
     if config.optimizer == "muon":
         if not hasattr(torch.optim, "Muon"):
             raise KfError(f"torch {torch.__version__} has no Muon.", "torch 2.9 or newer, or optimizer adamw")
         return [
             torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+            torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
         ]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)]
+    return [torch.optim.AdamW(groups, **adamw)]
 
 
-def _save(
-    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int
-) -> None:
-    state = {
-        "step": step,
-        "config": dataclasses.asdict(config),
-        "model": model.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-    }
-    torch.save(state, folder / "state.tmp")
-    (folder / "state.tmp").replace(folder / "state.pt")
+def _mean_of(decay: float) -> Callable[..., None]:
+    """Running mean whose memory grows with the first steps, so that it does not remember the start."""
+
+    def update(means: Any, news: Any, count: Tensor | int) -> None:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(means, news, 1 - kept)
+
+    return update
 
 
-def _resume(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], config: TrainConfig) -> int:
-    path = folder / "state.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    free = {"steps", "decay", "save_every"}
-    now = dataclasses.asdict(config)
-    differs = [k for k, v in state["config"].items() if k not in free and now[k] != v]
-    if differs:
-        raise KfError(
-            f"{folder} holds a run with other settings: {', '.join(differs)}.",
-            "the same settings, or a new folder",
-        )
-    model.load_state_dict(state["model"])
-    for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(held)
-    return int(state["step"])
+def read_curve(folder: Path) -> list[dict[str, float]]:
+    """The points of a stage's losses.jsonl; none where it has not begun."""
+    path = folder / CURVE_FILE
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+class _Curve:
+    """losses.jsonl, one point every 50 steps, and trackio where it is installed (local, never sent)."""
+
+    def __init__(self, folder: Path, start: int, config: TrainConfig, tokens: int) -> None:
+        self.path, self.tokens = folder / CURVE_FILE, tokens
+        kept = [point for point in read_curve(folder) if point["step"] <= start]  # a kill may leave points ahead
+        self.path.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
+        self.recent: list[Tensor] = []
+        self.since = time.monotonic()
+        self.shown: dict[str, str] = {}
+        try:
+            self.trackio: Any = importlib.import_module("trackio")
+        except ImportError:
+            self.trackio = None
+        else:
+            self.trackio.init(project="kfexplore", name=folder.name, config=dataclasses.asdict(config))
+
+    def add(self, step: int, loss: Tensor) -> dict[str, str]:
+        """Takes a step's loss; returns what the progress bar shows."""
+        self.recent.append(loss)
+        if (step + 1) % CURVE_EVERY == 0:
+            mean = torch.stack(self.recent).mean().item()
+            rate = self.tokens * len(self.recent) / (time.monotonic() - self.since)
+            point = {"step": step + 1, "loss": round(mean, 4), "tokens_per_second": round(rate)}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(point) + "\n")
+            if self.trackio is not None:
+                self.trackio.log({"loss": mean, "tokens_per_second": rate}, step=step + 1)
+            self.recent, self.since = [], time.monotonic()
+            self.shown = {"loss": f"{mean:.3f}", "tok/s": f"{rate:,.0f}"}
+        return self.shown
+
+
+class _Keeper:
+    """state.pt: written whole or not at all, read back only under the same settings."""
+
+    FREE = frozenset({"steps", "decay", "save_every"})
+    """Settings that a resumed run may change."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        mean: nn.Module | None,
+        optimizers: list[torch.optim.Optimizer],
+        config: TrainConfig,
+    ) -> None:
+        self.folder, self.model, self.mean, self.optimizers, self.config = folder, model, mean, optimizers, config
+
+    def save(self, step: int) -> None:
+        """Keeps the state after `step` steps; the one before stays where this fails."""
+        if processes.rank():
+            return
+        state = {
+            "step": step,
+            "config": dataclasses.asdict(self.config),
+            "model": self.model.state_dict(),
+            "mean": None if self.mean is None else self.mean.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+        }
+        part = self.folder / "state.tmp"
+        try:
+            torch.save(state, part)
+            part.replace(self.folder / STATE_FILE)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            part.unlink(missing_ok=True)
+            raise KfError(
+                f"The state after {step} steps cannot be saved: {str(error).splitlines()[0]}.",
+                f"room in {self.folder}; the state before it is kept",
+                "the same command again: it goes on from there",
+            ) from None
+
+    def resume(self) -> int:
+        """Steps done; 0 where nothing was kept."""
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            return 0
+        device = next(self.model.parameters()).device
+        state = torch.load(path, weights_only=True, map_location=device)
+        now = dataclasses.asdict(self.config)
+        differs = [k for k, v in now.items() if k not in self.FREE and state["config"].get(k, v) != v]
+        if differs:
+            raise KfError(
+                f"{self.folder} holds a run with other settings: {', '.join(differs)}.",
+                "the same settings, or a new folder",
+            )
+        self.model.load_state_dict(state["model"])
+        if self.mean is not None:
+            self.mean.load_state_dict(state["mean"])
+        for optimizer, held in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
+        return int(state["step"])

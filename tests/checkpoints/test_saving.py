@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from kfexplore.checkpoints import saving
@@ -67,13 +68,16 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_write_that_fails_leaves_the_earlier_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])  # the library has an error of its own
+def test_a_write_that_fails_leaves_the_earlier_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     earlier = model(seed=1)
     save_model(earlier, tmp_path)
 
     def full_disk(_: Any, path: Path, **__: Any) -> None:
         Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+        raise kind("No space left on device")
 
     monkeypatch.setattr(saving, "save_file", full_disk)
     with pytest.raises(KfError, match="No space left"):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kfexplore.models import KVCache, Student
 from kfexplore.models.attention import Segment, attend, attend_reference
+from kfexplore.models.flex import attend_groups
 
 HEADS, WIDE = 2, 6
 
@@ -17,10 +18,12 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def segment(groups: int, length: int, causal: bool = False, visible: list[int] | None = None) -> Segment:
+def segment(
+    groups: int, length: int, causal: bool = False, visible: list[int] | None = None, alone: bool = False
+) -> Segment:
     seen = None if visible is None else torch.tensor(visible)
     keys, values = drawn(groups, HEADS, length, WIDE, seed=length), drawn(groups, HEADS, length, WIDE, seed=length + 1)
-    return Segment(keys, values, causal, seen)
+    return Segment(keys, values, causal, seen, alone)
 
 
 def one_query(q: Tensor, segments: list[Segment], row: int, head: int, at: int) -> Tensor:
@@ -31,8 +34,10 @@ def one_query(q: Tensor, segments: list[Segment], row: int, head: int, at: int) 
         end = length if s.visible is None else int(s.visible[row])
         if s.causal:  # lower right: the last query sees all keys, each one before it one less
             end = length - q.shape[2] + at + 1
-        keys.append(s.k[group, head, :end])
-        values.append(s.v[group, head, :end])
+        start = length - q.shape[2] + at if s.alone else 0
+        end = start + 1 if s.alone else end
+        keys.append(s.k[group, head, start:end])
+        values.append(s.v[group, head, start:end])
     scores = torch.cat(keys) @ q[row, head, at] / WIDE**0.5
     return scores.softmax(dim=0) @ torch.cat(values)
 
@@ -47,6 +52,11 @@ CASES = {
     "two prefixes, three rows each": (6, 3, [segment(2, 7), segment(6, 4, causal=True)]),
     "a prefix a row": (3, 2, [segment(3, 4), segment(3, 2, causal=True)]),
     "rows see parts of shared prefixes": (4, 3, [segment(2, 6, visible=[1, 6, 3, 2]), segment(4, 3, causal=True)]),
+    "slots that do not see each other": (
+        4,
+        3,
+        [segment(2, 6, visible=[1, 6, 3, 2]), segment(4, 3, alone=True)],
+    ),
     "a shared prefix alone": (4, 2, [segment(2, 6, visible=[1, 6, 3, 2])]),
 }
 
@@ -59,6 +69,37 @@ def test_attention_is_its_definition_and_its_slow_twin(case: str) -> None:
     torch.testing.assert_close(fast, attend_reference(q, segments), rtol=0, atol=1e-12)
     for row, head, at in torch.cartesian_prod(*map(torch.arange, (batch, HEADS, count))).tolist():
         torch.testing.assert_close(fast[row, head, at], one_query(q, segments, row, head, at), rtol=0, atol=1e-12)
+
+
+GROUPS = {
+    "one slot a group": (4, 1, [segment(2, 6, visible=[1, 6, 3, 2]), segment(4, 1, causal=True)]),
+    "after tokens of the group": (4, 2, [segment(2, 6, visible=[1, 6, 3, 2]), segment(4, 5, causal=True)]),
+    **{name: CASES[name] for name in ("rows see parts of shared prefixes", "slots that do not see each other")},
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_the_block_mask_of_the_training_pass_shows_what_the_slow_twin_sees(case: str) -> None:
+    batch, count, segments = GROUPS[case]
+    q = drawn(batch, HEADS, count, WIDE, seed=99)
+    fast = attend_groups(q, segments[0], segments[1], compiled=False)
+    torch.testing.assert_close(fast, attend_reference(q, segments), rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the compiled kernel has a gradient on CUDA devices only")
+@pytest.mark.parametrize("slots", [1, 4])
+def test_the_training_pass_on_a_gpu_has_the_gradient_of_the_slow_twin(slots: int) -> None:
+    draw = torch.Generator("cuda").manual_seed(0)
+    shapes = {"q": (2 * 50, 4, slots, 32), "k": (2, 4, 130, 32), "v": (2, 4, 130, 32), "ok": (2 * 50, 4, slots, 32)}
+    tensors = {n: torch.randn(s, device="cuda", generator=draw, requires_grad=True) for n, s in shapes.items()}
+    seen = torch.randint(1, 131, (100,), device="cuda", generator=draw)
+    found = []
+    for attention in (attend, attend_reference):
+        segments = [Segment(tensors["k"], tensors["v"], visible=seen), Segment(tensors["ok"], tensors["ok"], True)]
+        out = attention(tensors["q"], segments)
+        found.append((out, *torch.autograd.grad(out.square().sum(), list(tensors.values()))))
+    for fast, slow in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-2, atol=1e-2)
 
 
 def text(rows: int, length: int, seed: int = 0) -> Tensor:

@@ -1,0 +1,50 @@
+"""Figure of `kfexplore train curves`: the loss of every stage of a run over its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from kfexplore.figures.page import THEMES, blank, page
+from kfexplore.figures.palette import Theme, colours
+
+Curve = Sequence[Mapping[str, float]]
+"""Points of losses.jsonl: `step`, `loss` (nats) and `tokens_per_second`, in the order of the steps."""
+
+
+def curves_figure(curves: Mapping[str, Curve], theme: Theme = "light") -> go.Figure:
+    """One line a stage: the mean loss of each 50 steps.
+
+    Args:
+        curves: Name of a stage to its points; empty ones are left out.
+        theme: light or dark.
+    """
+    look, drawn = colours(theme), {name: curve for name, curve in curves.items() if curve}
+    ends = ", ".join(f"{name} {curve[-1]['loss']:.2f}" for name, curve in drawn.items())
+    figure = blank(
+        look,
+        f"Loss at the end of each stage: {ends} nats",
+        "A point: mean loss of 50 steps. Teacher: nats a token of text. Students: nats a slot, 0 being the "
+        "exact map. Masked model: a bound, nats a token.",
+    )
+    for n, (name, curve) in enumerate(drawn.items()):
+        figure.add_scatter(
+            x=[point["step"] for point in curve],
+            y=[point["loss"] for point in curve],
+            mode="lines" if len(curve) > 1 else "markers",
+            line={"color": look.lines[(8 + 5 * n) % len(look.lines)], "width": 2},
+            marker={"color": look.lines[(8 + 5 * n) % len(look.lines)], "size": 9},
+            name=name,
+            customdata=[point.get("tokens_per_second") for point in curve],
+            hovertemplate="step %{x:,}: %{y:.3f} nats, %{customdata:,} tokens a second",
+        )
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(title="optimizer steps")
+    figure.update_yaxes(title="loss (nats)", rangemode="tozero")
+    return figure
+
+
+def curves_page(curves: Mapping[str, Curve], run: str) -> str:
+    """The figure as one HTML page; `run` names the work folder."""
+    return page([{theme: curves_figure(curves, theme) for theme in THEMES}], f"kfexplore: training of {run}", run)

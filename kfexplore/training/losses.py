@@ -1,0 +1,122 @@
+"""The loss of one step of each kind of model. All randomness is keyed by the settings' seed and the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kfexplore import noise
+from kfexplore.config import TrainConfig
+from kfexplore.decoding.generate import collect, pflm_steps
+from kfexplore.errors import KfError
+from kfexplore.models import KVCache, MaskedModel, Student, Teacher
+from kfexplore.training import processes
+from kfexplore.training.data import windows
+from kfexplore.training.targets import exact_targets, inverted_noise, self_targets
+
+Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+def teacher_loss(teacher: Teacher, tokens: Tokens, config: TrainConfig, step: int) -> Tensor:
+    """Next-token cross-entropy, nats a token."""
+    ids = windows(tokens, config.batch, config.context + 1, config.seed, step)
+    ids = ids[processes.rows(config.batch)].to(teacher.device)
+    with _precision(config, ids):
+        logits = teacher(ids[:, :-1])
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+
+def masked_loss(masked: MaskedModel, tokens: Tokens, config: TrainConfig, step: int) -> Tensor:
+    """Bound on the text's surprise under masked diffusion with the linear schedule, nats a token (MDLM).
+
+    A share t of the tokens is masked, t spread evenly over the batch; the loss on these weighs 1 / t.
+    """
+    ids = windows(tokens, config.batch, config.context, config.seed, step)
+    rng = noise.generator(config.seed, step, 1)
+    share = torch.from_numpy((rng.random() + np.arange(config.batch)) / config.batch % 1.0)[:, None].clamp_min(1e-3)
+    hidden = torch.from_numpy(rng.random(ids.shape)) < share
+    mine = processes.rows(config.batch)
+    ids, hidden, share = (part[mine].to(masked.device) for part in (ids, hidden, share))
+    with _precision(config, ids):
+        logits = masked(ids.masked_fill(hidden, masked.config.mask_id))
+    surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    return (surprise * hidden / share).mean()
+
+
+def student_loss(
+    student: Student,
+    teacher: Teacher,
+    tokens: Tokens,
+    config: TrainConfig,
+    step: int,
+    frozen: Student | None = None,
+) -> Tensor:
+    """Cross-entropy of the tokens that belong to the noise, nats a slot.
+
+    The ideal is 0 for targets that the noise determines (exact, and self up to its teacher's mistakes).
+
+    Args:
+        student: Trained.
+        teacher: Makes the targets, and the cells for noise inversion.
+        tokens: The corpus.
+        config: The stage.
+        step: Keys contexts, positions, noise and temperature.
+        frozen: The student of half the block that makes the targets of self-forcing.
+
+    Raises:
+        KfError: self-forcing without a frozen student of half the block, or too few positions for the groups.
+    """
+    rng = noise.generator(config.seed, step, 1)
+    inverted = config.targets == "inversion"
+    places = config.context - config.block if inverted else config.context
+    if places < config.groups:
+        raise KfError(f"groups is {config.groups}.", f"at most {places}, the context less the block")
+    ids = windows(tokens, config.batch, config.context, config.seed, step)
+    order = rng.random((config.batch, places)).argsort(axis=1)
+    ends = torch.from_numpy(np.tile(order[:, : config.groups] + 1, config.noises))
+    u = torch.from_numpy(rng.random((*ends.shape, config.block)))
+    tau = float(rng.uniform(config.tau_min, config.tau_max))
+    mine = processes.rows(config.batch)
+    own = int((np.arange(config.batch)[mine] < config.own_contexts * config.batch).sum())
+    ids, ends, u = (part[mine].to(student.device) for part in (ids, ends, u))
+    if own:
+        ids[:own] = own_words(student, ids[:own], noise.generator(config.seed, step, 2, mine.start))
+    if inverted:
+        u, targets = inverted_noise(teacher, ids, u, ends, tau)
+    elif config.targets == "self":
+        if frozen is None or 2 * frozen.config.block != config.block:
+            raise KfError(f"Self-forcing to {config.block} slots needs a student of {config.block // 2}.")
+        targets = self_targets(frozen, ids, u, ends, tau)
+    else:
+        targets = exact_targets(teacher, ids, u, ends, tau)
+    with _precision(config, ids):
+        cache = KVCache()
+        hidden = student.run_blocks(student.vocab_embed(ids), cache, keep=ids.shape[1])
+        logits = student.group_logits(ids, u, ends, tau, cache=cache, causal=config.causal)
+        loss = F.cross_entropy(logits.flatten(0, 2), targets.flatten())
+        if config.context_loss:
+            own_law = student.output_layer(hidden).transpose(1, 2)
+            with torch.autocast(ids.device.type, enabled=False), torch.no_grad():
+                law = teacher.log_probs(ids).exp().transpose(1, 2)
+            loss = loss + config.context_loss * F.cross_entropy(own_law, law)
+    return loss
+
+
+@torch.no_grad()
+def own_words(student: Student, ids: Tensor, rng: np.random.Generator) -> Tensor:
+    """Contexts whose second half is the student's own continuation of the first: ids (B, N) -> (B, N)."""
+    half = ids.shape[1] // 2
+    k = student.config.block
+
+    def source(_: int) -> Tensor:
+        return torch.from_numpy(rng.random((len(ids), k)))
+
+    written = collect(pflm_steps(student, ids[:, :half], source), ids.shape[1] - half).tokens
+    return torch.cat([ids[:, :half], torch.from_numpy(written).to(ids.device)], dim=1)
+
+
+def _precision(config: TrainConfig, ids: Tensor) -> torch.autocast:
+    return torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")

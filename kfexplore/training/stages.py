@@ -1,0 +1,255 @@
+"""A recipe in its work folder: each stage is trained once, after the stages it builds on.
+
+data/                       tokenizer.json, train.npy, held_out.npy, data.json
+teacher/, student1/, ..     model.safetensors, config.json, stage.json, and the loop's state.pt and losses.jsonl
+masked/
+pair/                       what `load_pair` reads
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kfexplore.checkpoints.layout import CONFIG_FILE, read_json_object
+from kfexplore.checkpoints.registry import TRAINING_FILE, load_model, usable_device
+from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model, write_whole
+from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE
+from kfexplore.config import Kind, ModelConfig, Recipe, TrainConfig, differences, from_dict
+from kfexplore.errors import KfError
+from kfexplore.models import Model, build
+from kfexplore.training import losses, processes
+from kfexplore.training.data import INFO, DataInfo, Tokens, load_tokens, prepare, read_info
+from kfexplore.training.loop import STATE_FILE, fit, read_curve
+
+STAGE_FILE = "stage.json"
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """stage.json: what the weights beside it depend on."""
+
+    data: DataInfo
+    """The tokens."""
+    model: ModelConfig
+    """The shape."""
+    teacher: TrainConfig | None = None
+    """Settings of the teacher: its own, or of the one that a student learns from."""
+    students: tuple[TrainConfig, ...] = ()
+    """Settings of the students so far, the stage's own last."""
+    masked: TrainConfig | None = None
+    """Settings of the masked model."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe in a work folder. Every method goes on where an earlier call stopped, also after a kill.
+
+    Many processes may train together (`training/processes.py`), once one of them has prepared the tokens.
+    """
+
+    recipe: Recipe
+    folder: Path
+    device: str | None = None
+    """None: the CPU."""
+
+    def prepare(self, text: Path | None = None, dataset: str | None = None) -> DataInfo:
+        """Prepares the tokens, from a folder of texts or a hub dataset (by default the recipe's).
+
+        Raises:
+            KfError: as `data.prepare`; or both are given.
+        """
+        if text is not None and dataset is not None:
+            raise KfError("The texts are named in two ways.", "--text FOLDER or --dataset NAME")
+        data = self.recipe.data if dataset is None else dataclasses.replace(self.recipe.data, dataset=dataset)
+        return prepare(data, self.folder / "data", max(s.context for s in self.recipe.stages().values()) + 1, text)
+
+    def teacher(self) -> Model:
+        """Trains the teacher, or reads it where it is finished.
+
+        Raises:
+            KfError: no data yet, data of other settings, or a teacher of other settings.
+        """
+        config = self.recipe.teacher
+        return self._train("teacher", config, StageInfo(self._data(), self._shape("teacher"), config))
+
+    def students(self) -> Model:
+        """Trains all students in their order; the last one.
+
+        Raises:
+            KfError: no teacher yet, or a stage of other settings.
+        """
+        info = StageInfo(self._data(), self._shape("teacher"), self.recipe.teacher)
+        self._need("teacher")
+        teacher = self.teacher()
+        before: Model = teacher
+        for n, config in enumerate(self.recipe.students):
+            shape, so_far = self._shape("student", config.block), self.recipe.students[: n + 1]
+            frozen = before if config.targets == "self" else None
+            before = self._train(
+                f"student{config.block}",
+                config,
+                dataclasses.replace(info, model=shape, students=so_far),
+                before,
+                teacher=teacher,
+                frozen=frozen,
+            )
+        return before
+
+    def masked(self) -> Model:
+        """Trains the masked diffusion model, from the teacher's weights: they know the words, not yet both sides.
+
+        Raises:
+            KfError: the recipe has none, no teacher yet, or a stage of other settings.
+        """
+        config = self.recipe.masked
+        if config is None:
+            raise KfError(f"The recipe {self.recipe.name} has no masked model.", "a recipe with a stage masked")
+        self._need("teacher")
+        info = StageInfo(self._data(), self._shape("masked"), self.recipe.teacher, masked=config)
+        return self._train("masked", config, info, self.teacher())
+
+    def pair(self, text: Path | None = None, dataset: str | None = None) -> Path:
+        """Runs all that is not finished and leaves the pair, in bf16; the texts are needed where there are no data.
+
+        Raises:
+            KfError: as the other methods.
+        """
+        missing = not (self.folder / "data" / INFO).exists()
+        if processes.count() == 1 and (text is not None or dataset is not None or missing):
+            self.prepare(text, dataset)
+        parts = {"teacher": self.teacher(), "student": self.students()}
+        if self.recipe.masked is not None:
+            parts["masked"] = self.masked()
+        out = self.folder / "pair"
+        if processes.rank() > 0:
+            return out
+        for name, model in parts.items():
+            save_model(model, out / name, dtype=torch.bfloat16)
+        source = self.folder / "data" / TOKENIZER_FILE
+        _write(out / TOKENIZER_FILE, lambda path: shutil.copyfile(source, path))
+        facts = json.dumps(self.facts(), indent=1) + "\n"
+        _write(out / TRAINING_FILE, lambda path: path.write_text(facts, encoding="utf-8"))
+        return out
+
+    def facts(self) -> dict[str, str]:
+        """How the pair was trained, for its model card: a line a stage."""
+        found = {"recipe": self.recipe.name, "corpus": f"{self._data().tokens:,} tokens"}
+        for name, stage in self.recipe.stages().items():
+            what = f"{stage.steps:,} steps of {stage.batch} x {stage.context} tokens"
+            if name.startswith("student"):
+                what += f", {stage.groups * stage.noises} noise vectors a context, targets {stage.targets}"
+            curve = read_curve(self.folder / name)
+            end = f", loss at the end {curve[-1]['loss']:.3f} nats" if curve else ""
+            found[name] = f"{what}, {stage.optimizer}, {stage.precision}{end}"
+        return found
+
+    def curves(self) -> dict[str, list[dict[str, float]]]:
+        """The loss of every stage so far, as points of `step`, `loss` and `tokens_per_second`.
+
+        Raises:
+            KfError: no stage has got as far as a point.
+        """
+        found = {name: read_curve(self.folder / name) for name in self.recipe.stages()}
+        if not any(found.values()):
+            raise KfError(f"No stage in {self.folder} has a curve yet.", f"one of {', '.join(found)}, begun")
+        return found
+
+    def _train(
+        self, name: str, config: TrainConfig, info: StageInfo, before: Model | None = None, **given: Any
+    ) -> Model:
+        """A trained model: read where the stage is finished; else trained, saved and read."""
+        folder, device = self.folder / name, usable_device(processes.device(self.device))
+        self._claim(name, info)
+        if not _finished(folder):
+            model = _fresh(info.model, config.seed, before).to(device)
+            tokens = load_tokens(self.folder / "data")
+            fit(model, _loss(model, config, tokens, given), config, folder)
+            if processes.rank() == 0:
+                save_model(model, folder)
+            processes.wait()
+        return load_model(folder, device=device, kind=info.model.kind)
+
+    def _claim(self, name: str, info: StageInfo) -> None:
+        """Refuses a stage that was begun with other settings; else writes down what it is begun with."""
+        folder = self.folder / name
+        path = folder / STAGE_FILE
+        finished, begun = _finished(folder), any((folder / f).exists() for f in (STATE_FILE, WEIGHTS_FILE))
+        if begun:
+            held = from_dict(StageInfo, read_json_object(path, 1 << 24)) if path.exists() else None
+            changed = differences(held, info) if held else {"": "no settings are written down"}
+            own = name if not info.students else f"students.{len(info.students) - 1}"
+            # What leaves the weights as they are, and what the loop lets a begun run change.
+            free = {f"{own}.steps", f"{own}.decay"} if not finished else set()
+            differ = [text for key, text in changed.items() if key not in free and not key.endswith(".save_every")]
+            if differ:
+                raise KfError(
+                    f"{folder} holds a model of other settings or data: {'; '.join(differ)}.",
+                    "the settings that it was trained with, or a new folder (--out)",
+                    f"{self._command(name)} after removing {folder}",
+                )
+        if not finished and processes.rank() == 0:
+            text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
+            _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def _data(self) -> DataInfo:
+        folder = self.folder / "data"
+        if not (folder / INFO).exists():
+            source = "" if self.recipe.data.dataset else " --text FOLDER"
+            raise KfError(f"There are no tokens in {folder} yet.", "a prepared folder", self._command("data") + source)
+        return read_info(folder, self.recipe.data)
+
+    def _shape(self, kind: Kind, block: int = 0) -> ModelConfig:
+        data = self._data()
+        return self.recipe.shape(kind, data.vocab_size, data.mask_id, block)
+
+    def _need(self, name: str) -> None:
+        if not _finished(self.folder / name):
+            raise KfError(f"The {name} in {self.folder} is not trained yet.", f"a finished {name}", self._command(name))
+
+    def _command(self, stage: str) -> str:
+        verb = "student" if stage.startswith("student") else stage
+        return f"kfexplore train {verb} --recipe {shlex.quote(self.recipe.name)} --out {shlex.quote(str(self.folder))}"
+
+
+def _fresh(shape: ModelConfig, seed: int, before: Model | None) -> Model:
+    """A model with weights drawn by the seed, and those of the stage before where it has them."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = build(shape)
+    if before is not None:
+        model.load_state_dict({**model.state_dict(), **{k: v.cpu() for k, v in before.state_dict().items()}})
+    return model
+
+
+def _loss(model: Any, config: TrainConfig, tokens: Tokens, given: dict[str, Any]) -> Callable[[int], Tensor]:
+    """The loss of a step number."""
+    kinds: dict[Kind, Any] = {
+        "teacher": losses.teacher_loss,
+        "student": losses.student_loss,
+        "masked": losses.masked_loss,
+    }
+    loss = partial(kinds[model.config.kind], model, tokens=tokens, config=config, **given)
+    return lambda step: loss(step=step)
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / WEIGHTS_FILE).exists() and (folder / CONFIG_FILE).exists()  # the config is written last
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, write)
+    except OSError as error:
+        raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to, with room") from error

@@ -1,0 +1,274 @@
+"""The losses of a step: what is shown to a model, and what it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import masked, student, teacher
+from torch import Tensor
+
+from kfexplore.config import TrainConfig
+from kfexplore.errors import KfError
+from kfexplore.models import MaskedModel, Student, Teacher
+from kfexplore.training import losses
+from kfexplore.training.losses import masked_loss, own_words, student_loss, teacher_loss
+from kfexplore.training.targets import exact_targets
+
+TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
+CONFIG = TrainConfig(steps=6, batch=4, context=8, groups=4, block=2)
+MASK = 7
+
+
+def small_teacher(seed: int = 0) -> Teacher:
+    return teacher(seed, vocab_size=8).requires_grad_(True)
+
+
+def small_student(seed: int = 1, block: int = 2) -> Student:
+    return student(seed, vocab_size=8, block=block).requires_grad_(True)
+
+
+def test_groups_of_a_step_are_distinct_prefixes_and_keyed_by_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def spied(_: Teacher, ids: Tensor, u: Tensor, ends: Tensor, *_tau: float) -> Tensor:
+        seen.append((ids, u, ends))
+        return torch.zeros(u.shape, dtype=torch.int64)
+
+    monkeypatch.setattr("kfexplore.training.losses.exact_targets", spied)
+    config = dataclasses.replace(CONFIG, batch=2, groups=8)
+    for step in (3, 3, 4):
+        student_loss(small_student(), small_teacher(), TOKENS, config, step)
+    for _, u, ends in seen:
+        assert ends.sort(dim=1).values.tolist() == [list(range(1, 9))] * 2
+        assert ((u >= 0) & (u < 1)).all()
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
+
+
+def test_several_noise_vectors_stand_at_each_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spied(_teacher: Teacher, _ids: Tensor, u: Tensor, ends: Tensor, *_tau: float) -> Tensor:
+        seen.append((u, ends))
+        return torch.zeros(u.shape, dtype=torch.int64)
+
+    monkeypatch.setattr(losses, "exact_targets", spied)
+    student_loss(small_student(), small_teacher(), TOKENS, dataclasses.replace(CONFIG, noises=3), 0)
+    u, ends = seen[0]
+    assert ends.shape == (4, 12)
+    assert all(len(set(row.tolist())) == 4 for row in ends)
+    assert len(u.unique()) == u.numel()
+
+
+def test_the_loss_of_a_student_is_its_surprise_at_the_exact_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(losses, "exact_targets", lambda *given: kept.append(given) or exact_targets(*given))
+    learner, source = small_student(), small_teacher()
+    config = dataclasses.replace(CONFIG, tau_min=0.5, tau_max=2.0)
+    loss = student_loss(learner, source, TOKENS, config, 0)
+    _, ids, u, ends, tau = kept[0]
+    assert 0.5 < tau < 2.0
+    law = learner.group_logits(ids, u, ends, tau).log_softmax(dim=-1)
+    right = law.gather(3, exact_targets(source, ids, u, ends, tau)[..., None])
+    assert loss.item() == pytest.approx(-right.mean().item(), rel=1e-5)
+
+
+def test_temperature_sharpens_the_exact_targets() -> None:
+    source, ids = small_teacher(), torch.arange(6)[None]
+    u, ends = torch.rand(1, 64, 1, dtype=torch.float64), torch.full((1, 64), 6)
+    logits = source(ids)[0, -1]
+    cold = exact_targets(source, ids, u, ends, tau=1e-4)
+    assert (cold == logits.argmax()).all()
+    assert len(exact_targets(source, ids, u, ends, tau=10.0).unique()) > 3
+
+
+def test_self_forcing_needs_the_student_of_half_the_block() -> None:
+    config = dataclasses.replace(CONFIG, targets="self", block=4)
+    for frozen in (None, small_student(block=4)):
+        with pytest.raises(KfError, match="needs a student of 2"):
+            student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, frozen)
+    assert student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, small_student()).isfinite()
+
+
+def test_noise_inversion_asks_for_the_text_under_noise_of_its_own_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def spied(_self: Student, ids: Tensor, u: Tensor, ends: Tensor, *_tau: float, **_: Any) -> Tensor:
+        shown.append((ids, u, ends))
+        return torch.zeros(*u.shape, 8, requires_grad=True)
+
+    monkeypatch.setattr(Student, "group_logits", spied)
+    asked: list[Tensor] = []
+    monkeypatch.setattr(F, "cross_entropy", lambda logits, wanted: asked.append(wanted) or logits.sum())
+    source = small_teacher()
+    student_loss(small_student(), source, TOKENS, dataclasses.replace(CONFIG, targets="inversion"), 0)
+    ids, u, ends = shown[0]
+    text = torch.stack([ids.gather(1, ends), ids.gather(1, ends + 1)], dim=-1)
+    assert torch.equal(asked[0].view(text.shape), text)
+    # The noise is one that the exact map turns into the text: it follows the text, so prefixes agree too.
+    assert torch.equal(exact_targets(source, ids, u, ends), text)
+
+
+def test_the_law_at_the_context_is_learned_beside_the_map() -> None:
+    source = small_teacher().requires_grad_(False)
+    learner = small_student()
+    learner.load_state_dict(source.state_dict(), strict=False)
+    plain, both = (
+        student_loss(learner, source, TOKENS, dataclasses.replace(CONFIG, context_loss=weight), 0).item()
+        for weight in (0.0, 2.0)
+    )
+    ids = losses.windows(TOKENS, CONFIG.batch, CONFIG.context, CONFIG.seed, 0)
+    logits = learner.output_layer(learner.run_blocks(learner.vocab_embed(ids), losses.KVCache(), keep=8))
+    law = source.log_probs(ids)
+    assert both - plain == pytest.approx(-2 * (law.exp() * logits.log_softmax(-1)).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_own_words_keep_the_first_half_and_do_not_depend_on_the_corpus_after_it() -> None:
+    learner, ids = small_student(), torch.randint(0, 7, (3, 8), generator=torch.Generator().manual_seed(0))
+    other = torch.cat([ids[:, :4], (ids[:, 4:] + 1) % 7], dim=1)
+    written = [own_words(learner, context, np.random.default_rng(5)) for context in (ids, other)]
+    assert torch.equal(written[0][:, :4], ids[:, :4])
+    assert torch.equal(written[0], written[1])
+    first = learner.block_logits(ids[:, :4], torch.from_numpy(np.random.default_rng(5).random((3, 2)))).argmax(-1)
+    assert torch.equal(written[0][:, 4:6], first)
+
+
+def test_a_share_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(losses, "own_words", lambda _, ids, _rng: rows.append(len(ids)) or ids)
+    for share in (0.0, 0.5, 1.0):
+        config = dataclasses.replace(CONFIG, own_contexts=share)
+        student_loss(small_student(), small_teacher(), TOKENS, config, 0)
+    assert rows == [2, 4]
+
+
+def test_the_masked_loss_weighs_hidden_tokens_by_one_over_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is uniform over V tokens has the bound ln V, whatever is hidden."""
+    config = dataclasses.replace(CONFIG, batch=64)
+    shown: list[Tensor] = []
+
+    def uniform(_: MaskedModel, ids: Tensor) -> Tensor:
+        shown.append(ids)
+        return torch.zeros(*ids.shape, 8)
+
+    monkeypatch.setattr(MaskedModel, "forward", uniform)
+    found = [masked_loss(masked(vocab_size=8), TOKENS, config, step).item() for step in range(200)]
+    assert np.mean(found) == pytest.approx(math.log(8), rel=0.05)
+    hidden = (shown[0] == MASK).double().mean(dim=1)
+    assert hidden.min() < 0.2
+    assert hidden.max() > 0.8
+    text = losses.windows(TOKENS, 64, 8, config.seed, 0)
+    assert torch.equal(shown[0][shown[0] != MASK], text[shown[0] != MASK])
+
+
+def test_the_masked_loss_does_not_count_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def knows_what_it_sees(_: MaskedModel, ids: Tensor) -> Tensor:
+        return F.one_hot(ids, 8).double() * 1e4  # hidden tokens are sure to be the mask: infinitely wrong there
+
+    monkeypatch.setattr(MaskedModel, "forward", knows_what_it_sees)
+    assert masked_loss(masked(vocab_size=8), TOKENS, CONFIG, 0) > 100
+    monkeypatch.setattr(losses.noise, "generator", lambda *_: NothingHidden())
+    monkeypatch.setattr(losses, "windows", lambda *_: torch.arange(7)[None].repeat(4, 1))
+    assert masked_loss(masked(vocab_size=8), TOKENS, CONFIG, 0) == 0
+
+
+class NothingHidden:
+    """Draws that hide no token."""
+
+    def random(self, shape: tuple[int, ...] | None = None) -> Any:
+        return 0.5 if shape is None else np.ones(shape)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student", "masked"])
+def test_autocast_changes_a_loss_by_rounding_only_and_never_the_targets(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[Tensor] = []
+    monkeypatch.setattr(losses, "exact_targets", lambda *given: wanted.append(exact_targets(*given)) or wanted[-1])
+    config = dataclasses.replace(CONFIG, batch=8)
+
+    def loss(precision: str) -> float:
+        now = dataclasses.replace(config, precision=precision)
+        if kind == "student":
+            return student_loss(small_student(), small_teacher(), TOKENS, now, 0).item()
+        if kind == "masked":
+            return masked_loss(masked(vocab_size=8), TOKENS, now, 0).item()
+        return teacher_loss(small_teacher(), TOKENS, now, 0).item()
+
+    full, half = loss("fp32"), loss("bf16")
+    assert full != half
+    assert full == pytest.approx(half, rel=0.02)
+    assert all(torch.equal(one, wanted[0]) for one in wanted)
+
+
+def test_noise_keeps_its_resolution_under_autocast() -> None:
+    encoder = small_student().noise_encoder
+    u = torch.tensor([[0.3, 0.3 + 2.0**-12]], dtype=torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near = encoder(u)[0]
+    assert near.dtype == torch.float32
+    assert torch.equal(near, encoder(u)[0])
+    assert not torch.equal(near[0], near[1])
+
+
+WORKER = """
+import json, sys
+import numpy as np, torch
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from helpers import student, teacher
+from kfexplore.config import TrainConfig
+from kfexplore.training import processes
+from kfexplore.training.loop import fit
+from kfexplore.training.losses import student_loss
+torch.set_num_threads(1)
+tokens = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
+config = TrainConfig(steps=50, batch=4, context=8, groups=4, block=2, warmup=2, targets="exact", ema=0.9)
+source, learner = teacher(0, vocab_size=8), student(1, vocab_size=8, block=2).requires_grad_(True)
+fit(learner, lambda step: student_loss(learner, source, tokens, config, step), config, Path(sys.argv[2]))
+if processes.rank() == 0:
+    torch.save(learner.state_dict(), Path(sys.argv[2]) / "weights.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_two_processes_get_the_loss_and_weights_of_one(tmp_path: Path, launcher: str) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    launch = {
+        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--multi_gpu"],
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    }[launcher]  # fmt: skip
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate")
+        launch.remove("--multi_gpu")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, start in (("one", []), ("two", ["-m", *launch])):
+        command = [sys.executable, *start, str(script), str(Path(__file__).parents[1]), str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("one", "two"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=1e-3, atol=1e-4)
+    curves = [(tmp_path / name / "losses.jsonl").read_text() for name in ("one", "two")]
+    assert all(curve.count("\n") == 1 for curve in curves)
+    losses_found = [eval(curve)["loss"] for curve in curves]
+    assert losses_found[0] == pytest.approx(losses_found[1], abs=2e-4)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(KfError, match="4 cannot be divided among 3"):
+        losses.processes.meet(4, torch.device("cpu"))

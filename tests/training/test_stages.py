@@ -1,0 +1,353 @@
+"""Stages: each is trained once, after those it builds on, and never taken for one of other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kfexplore.checkpoints.registry import load_model
+from kfexplore.config import DataConfig, Recipe, TrainConfig
+from kfexplore.errors import KfError
+from kfexplore.models import MaskedModel, Student, Teacher
+from kfexplore.pair import load_pair
+from kfexplore.training import losses as real_losses
+from kfexplore.training.stages import Run
+
+STAGE = TrainConfig(steps=2, batch=2, context=8, groups=4, warmup=1, decay=0.0)
+RECIPE = Recipe(
+    name="small",
+    about="",
+    data=DataConfig(vocab_size=260, held_out=("3-",)),
+    width=8,
+    depth=1,
+    heads=2,
+    context=8,
+    cond_width=4,
+    teacher=STAGE,
+    students=(
+        dataclasses.replace(STAGE, block=1),
+        dataclasses.replace(STAGE, block=2, targets="self"),
+        dataclasses.replace(STAGE, block=4),
+    ),
+    masked=STAGE,
+)
+STAGES = ["teacher", "student1", "student2", "student4", "masked"]
+
+
+class Losses:
+    """Stands in for the losses: notes what each step was given, and moves every weight."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, dict[str, Any]]] = []
+        self.starts: dict[str, dict[str, Tensor]] = {}
+
+    def of(self, kind: str) -> Callable[..., Tensor]:
+        def loss(model: Any, *, step: int, **given: Any) -> Tensor:
+            name = kind + (str(model.config.block) if kind == "student" else "")
+            self.seen.append((name, step, given))
+            if step == 0:
+                self.starts[name] = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+            return sum((p**2).sum() for p in model.parameters())
+
+        return loss
+
+    @property
+    def trained(self) -> list[str]:
+        return [name for name, step, _ in self.seen if step == 0]
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> Losses:
+    made = Losses()
+    for kind in ("teacher", "student", "masked"):
+        monkeypatch.setattr(real_losses, f"{kind}_loss", made.of(kind))
+    return made
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("1-owl", "2-rain", "3-kept"):
+        (folder / f"{name}.txt").write_text(f"The old owl went home, {name}. " * 5)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def with_teacher(**changes: Any) -> Recipe:
+    return dataclasses.replace(RECIPE, teacher=dataclasses.replace(STAGE, **changes))
+
+
+def test_a_pair_goes_through_all_stages_once_and_is_one_to_load(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    run = Run(RECIPE, tmp_path / "out")
+    assert run.pair(texts) == tmp_path / "out" / "pair"
+    assert losses.trained == STAGES
+    assert [step for name, step, _ in losses.seen if name == "student2"] == [0, 1]
+    pair = load_pair(tmp_path / "out" / "pair")
+    assert isinstance(pair.teacher, Teacher)
+    assert isinstance(pair.student, Student)
+    assert isinstance(pair.masked, MaskedModel)
+    assert (pair.student.config.block, pair.student.config.context, pair.masked.config.cond_width) == (4, 8, 4)
+    assert pair.encode("owl")[0]
+    stored, whole = (load_file(tmp_path / "out" / way / "model.safetensors") for way in ("pair/teacher", "teacher"))
+    assert whole["vocab_embed.embedding"].dtype == torch.float32
+    assert torch.equal(stored["vocab_embed.embedding"], whole["vocab_embed.embedding"].bfloat16())
+    assert stored["vocab_embed.embedding"].dtype == torch.bfloat16
+    told = pair.info["training"]
+    assert told["recipe"] == "small"
+    assert told["student2"].startswith(f"2 steps of {STAGE.batch} x {STAGE.context} tokens, ")
+    assert "targets self" in told["student2"]
+    before = weights(tmp_path / "out")
+    assert run.pair() == run.pair(texts)  # neither needs nor minds the texts
+    assert losses.trained == STAGES
+    assert weights(tmp_path / "out") == before
+
+
+def test_a_student_begins_where_the_stage_before_ended_and_self_targets_are_that_one_s(
+    losses: Losses, texts: Path, tmp_path: Path
+) -> None:
+    run = Run(RECIPE, tmp_path / "out")
+    run.prepare(texts)
+    teacher = run.teacher()
+    last = run.students()
+    assert losses.trained == STAGES[:4]
+    ended = {name: load_model(tmp_path / "out" / name).state_dict() for name in STAGES[:4]}
+    for name, before in (("student1", "teacher"), ("student2", "student1"), ("student4", "student2")):
+        for key, tensor in ended[before].items():
+            assert torch.equal(losses.starts[name][key], tensor), (name, key)
+    assert losses.starts["student1"]["noise_encoder.combined_proj.weight"].std() > 0
+    assert torch.equal(last.state_dict()["vocab_embed.embedding"], ended["student4"]["vocab_embed.embedding"])
+    given = {name: made for name, _, made in losses.seen}
+    for block, frozen in ((1, None), (2, "student1"), (4, None)):
+        made = given[f"student{block}"]
+        assert set(made) == {"tokens", "config", "teacher", "frozen"}
+        assert made["config"].block == block
+        assert torch.equal(made["teacher"].vocab_embed.embedding, teacher.vocab_embed.embedding)
+        assert not made["teacher"].vocab_embed.embedding.requires_grad
+        held = made["frozen"]
+        assert (held is None) == (frozen is None)
+        if frozen:
+            assert torch.equal(held.vocab_embed.embedding, ended[frozen]["vocab_embed.embedding"])
+            assert held.config.block == 1
+
+
+def test_the_masked_model_begins_with_the_teacher_s_weights(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    run = Run(RECIPE, tmp_path / "out")
+    run.prepare(texts)
+    teacher = run.teacher().state_dict()
+    run.masked()
+    assert all(torch.equal(losses.starts["masked"][key], tensor) for key, tensor in teacher.items())
+
+
+def test_curves_of_the_stages_so_far(tmp_path: Path) -> None:
+    run = Run(RECIPE, tmp_path / "out")
+    with pytest.raises(KfError, match=r"No stage in .* has a curve") as caught:
+        run.curves()
+    assert "student4" in caught.value.valid
+    (tmp_path / "out" / "teacher").mkdir(parents=True)
+    (tmp_path / "out" / "teacher" / "losses.jsonl").write_text('{"step": 50, "loss": 2.5}\n')
+    assert run.curves() == {name: [{"step": 50, "loss": 2.5}] if name == "teacher" else [] for name in STAGES}
+
+
+def test_first_weights_come_from_the_seed_alone(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    def start(name: str, seed: int) -> Tensor:
+        run = Run(with_teacher(seed=seed), tmp_path / name)
+        run.prepare(texts)
+        run.teacher()
+        return losses.starts["teacher"]["vocab_embed.embedding"]
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = start("a", 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert torch.equal(start("b", 1), one)
+    assert not torch.equal(start("c", 2), one)
+
+
+def test_stages_that_are_missing_name_the_command(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    run = Run(RECIPE, tmp_path / "my out")
+    for verb in (run.teacher, run.students):
+        with pytest.raises(KfError, match="no tokens in") as caught:
+            verb()
+        assert caught.value.run == f"kfexplore train data --recipe small --out '{tmp_path}/my out' --text FOLDER"
+    with pytest.raises(KfError, match="no dataset"):
+        run.pair()
+    run.prepare(texts)
+    for verb in (run.students, run.masked):
+        with pytest.raises(KfError, match=r"teacher in .* is not trained yet") as caught:
+            verb()
+    assert caught.value.run == f"kfexplore train teacher --recipe small --out '{tmp_path}/my out'"
+    assert losses.seen == []
+    with pytest.raises(KfError, match="two ways"):
+        run.prepare(texts, "some/tales")
+    with pytest.raises(KfError, match="has no masked model"):
+        Run(dataclasses.replace(RECIPE, masked=None, cond_width=0), tmp_path / "my out").masked()
+
+
+def test_a_pair_without_a_masked_model_has_none(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    out = Run(dataclasses.replace(RECIPE, masked=None, cond_width=0), tmp_path / "out").pair(texts)
+    assert sorted(f.name for f in out.iterdir()) == ["student", "teacher", "tokenizer.json", "training.json"]
+    assert losses.trained == STAGES[:4]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder", "named"),
+    [
+        (with_teacher(lr=0.5), "teacher", r"teacher.lr 0.001 \(now 0.5\)"),
+        (with_teacher(steps=9), "teacher", r"teacher.steps 2 \(now 9\)"),
+        (dataclasses.replace(RECIPE, width=16), "teacher", r"model.width 8 \(now 16\)"),
+        (dataclasses.replace(RECIPE, students=RECIPE.students[:1] + RECIPE.students[2:]), "student4", "students.1"),
+        (dataclasses.replace(RECIPE, masked=dataclasses.replace(STAGE, seed=4)), "masked", "masked.seed"),
+        (dataclasses.replace(RECIPE, cond_width=8), "masked", "model.cond_width"),
+        (dataclasses.replace(RECIPE, data=DataConfig(vocab_size=270, held_out=("3-",))), "data", "vocab_size 260"),
+    ],
+)
+def test_a_finished_stage_of_other_settings_is_refused_and_kept(
+    losses: Losses, texts: Path, tmp_path: Path, recipe: Recipe, folder: str, named: str
+) -> None:
+    Run(RECIPE, tmp_path / "out").pair(texts)
+    before = weights(tmp_path / "out")
+    with pytest.raises(KfError, match=named) as caught:
+        Run(recipe, tmp_path / "out").pair()
+    assert str(tmp_path / "out" / folder) in caught.value.failed
+    assert weights(tmp_path / "out") == before
+    assert losses.trained == STAGES
+
+
+def test_a_student_of_another_teacher_is_refused(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Run(RECIPE, out).pair(texts)
+    for file in (out / "teacher").iterdir():
+        file.unlink()
+    with pytest.raises(KfError, match=r"student1 holds .* teacher.lr 0.001 \(now 0.5\)"):
+        Run(with_teacher(lr=0.5), out).pair()
+    assert losses.trained == [*STAGES, "teacher"]
+
+
+def test_stages_of_other_texts_are_refused(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = Run(RECIPE, out)
+    run.prepare(texts)
+    run.teacher()
+    (texts / "2-rain.txt").write_text("Other rain. " * 20)
+    with pytest.raises(KfError, match="other settings or texts"):
+        run.pair(texts)
+    for file in (out / "data").iterdir():
+        file.unlink()
+    run.prepare(texts)
+    with pytest.raises(KfError, match=r"teacher holds .* data.source"):
+        run.teacher()
+    assert losses.trained == ["teacher"]
+
+
+def test_how_often_it_is_saved_may_change(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    Run(RECIPE, tmp_path / "out").pair(texts)
+    Run(with_teacher(save_every=1.0), tmp_path / "out").pair()
+    assert losses.trained == STAGES
+
+
+class Killed(Exception):
+    """As the process would be."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    """The teacher's next training ends before step `stop`, once the steps before are saved."""
+    going = real_losses.teacher_loss
+
+    def loss(model: Any, *, step: int, **given: Any) -> Tensor:
+        if step == stop:
+            raise Killed
+        return going(model, step=step, **given)
+
+    monkeypatch.setattr(real_losses, "teacher_loss", loss)
+
+
+def test_a_killed_stage_goes_on_also_with_more_steps(
+    losses: Losses, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, often = tmp_path / "out", {"save_every": -1.0}
+    Run(RECIPE, out).prepare(texts)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 1)
+        with pytest.raises(Killed):
+            Run(with_teacher(**often), out).teacher()
+    assert (out / "teacher" / "state.pt").exists()
+    with pytest.raises(KfError, match=r"teacher\.lr"):
+        Run(with_teacher(**often, lr=0.5), out).teacher()
+    Run(with_teacher(**often, steps=4), out).teacher()
+    assert [step for _, step, _ in losses.seen] == [0, 1, 2, 3]
+    with pytest.raises(KfError, match=r"teacher.steps 4 \(now 2\)"):
+        Run(RECIPE, out).teacher()
+
+
+def test_a_stage_that_ended_before_its_first_state_may_begin_anew(
+    losses: Losses, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    Run(RECIPE, out).prepare(texts)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 0)
+        with pytest.raises(Killed):
+            Run(RECIPE, out).teacher()
+    Run(with_teacher(batch=1), out).teacher()
+    assert json.loads((out / "teacher" / "stage.json").read_text())["teacher"]["batch"] == 1
+    assert losses.trained == ["teacher"]
+
+
+def test_weights_without_their_settings_are_refused(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    run = Run(RECIPE, tmp_path / "out")
+    run.prepare(texts)
+    run.teacher()
+    (tmp_path / "out" / "teacher" / "stage.json").unlink()
+    with pytest.raises(KfError, match="no settings are written down"):
+        run.teacher()
+    assert losses.trained == ["teacher"]
+
+
+def test_a_stage_whose_saving_was_cut_off_is_saved_again(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    run = Run(RECIPE, tmp_path / "out")
+    run.prepare(texts)
+    first = run.teacher()
+    (tmp_path / "out" / "teacher" / "config.json").unlink()  # written after the weights
+    again = run.teacher()
+    assert again.config == first.config
+    assert losses.trained == ["teacher"]
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    losses: Losses, texts: Path, tmp_path: Path
+) -> None:
+    run = Run(RECIPE, tmp_path / "out", device="nowhere")
+    run.prepare(texts)
+    with pytest.raises(KfError, match="'nowhere' cannot be used"):
+        run.teacher()
+    assert not (tmp_path / "out" / "teacher").exists()
+    assert losses.seen == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    run = Run(RECIPE, tmp_path / "out")
+    run.prepare(texts)
+    (tmp_path / "out" / "teacher").write_text("")
+    with pytest.raises(KfError, match=r"stage\.json cannot be written"):
+        run.teacher()
+    assert losses.seen == []
+
+
+def test_every_stage_trains_with_the_real_losses(texts: Path, tmp_path: Path) -> None:
+    out = Run(RECIPE, tmp_path / "out").pair(texts)
+    pair = load_pair(out)
+    ids = pair.encode("owl")[0]
+    assert pair.block([ids], [[0.1, 0.7, 0.3, 0.9]]).student.shape == (1, 4)
