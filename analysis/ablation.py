@@ -1,0 +1,191 @@
+"""What each choice of the training recipe buys, at equal compute: `python -m analysis.ablation --run runs/tales`.
+
+Every arm starts from the teacher's weights and may spend the same number of token passes (one token once through the
+network; a backward pass counts as two), its targets included. The paper's ablations are A, B and C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kfexplore.bench.scrub import environment
+from kfexplore.bench.train import token_passes
+from kfexplore.config import TrainConfig
+from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.text import read_text
+from kfexplore.models import Student, Teacher
+from kfexplore.pair import Pair, load_pair
+from kfexplore.training.data import load_tokens
+from kfexplore.training.loop import fit
+from kfexplore.training.losses import student_loss
+
+BASE = TrainConfig(
+    steps=1, batch=2, groups=128, block=4, optimizer="muon", lr=6e-3, warmup=20, decay=0.5, precision="bf16"
+)
+STAGES = ((1, 0.25), (2, 0.25), (4, 0.5))
+"""Blocks of a progressive run, and the share of the compute that each gets."""
+
+
+class Heads(Student):
+    """Slots that see the context and their own noise only, as heads of multi-token prediction do."""
+
+    def group_logits(self, *given: Any, **named: Any) -> torch.Tensor:
+        return super().group_logits(*given, **{**named, "causal": False})
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table."""
+
+    what: str
+    """What it is, in words."""
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings other than BASE's."""
+    progressive: bool = False
+    """In stages of 1, 2 and 4 slots, each from the one before."""
+    student: type[Student] = Student
+    frequencies: Callable[[int], list[float]] | None = None
+    """Noise features other than the published ones: half the width to periods over [0, 1]."""
+    order: str = "token id"
+    """Order of the vocabulary in the CDF."""
+
+
+def octaves(half: int) -> list[float]:
+    """Log-spaced from an eighth of a period to 2^10 periods."""
+    return torch.logspace(-3, 10, half, base=2.0, dtype=torch.float64).tolist()
+
+
+ARMS = {
+    "A": Arm("noise inversion, slots apart (MTP heads)", {"targets": "inversion", "causal": False}, student=Heads),
+    "B": Arm("noise inversion, causal slots", {"targets": "inversion"}),
+    "C": Arm("progressive self-forcing, 1 to 2 to 4", {"targets": "self"}, progressive=True),
+    "exact": Arm("exact targets, four slots at once"),
+    "exact progressive": Arm("exact targets, 1 to 2 to 4", progressive=True),
+    "octaves": Arm("exact, noise features up to 2^10 periods", frequencies=octaves),
+    "seriation": Arm("exact, similar tokens adjacent in the CDF", order="seriation"),
+    "all positions": Arm("exact, a group at every position", {"groups": 256}),
+    "four vectors a position": Arm("exact, 64 positions with 4 noise vectors each", {"groups": 64, "noises": 4}),
+    "next-token loss": Arm("exact, with the next-token law at the context", {"context_loss": 0.5}),
+    "own words": Arm("exact, half of the contexts end in the student's words", {"own_contexts": 0.5}),
+    "EMA": Arm("exact, running mean of the weights (0.99)", {"ema": 0.99}),
+    "AdamW": Arm("exact, AdamW at 1e-3", {"optimizer": "adamw", "lr": 1e-3}),
+}
+
+
+def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folder: Path) -> tuple[Student, int]:
+    """A student trained with `budget` token passes from the teacher's weights, and the steps that it took."""
+    teacher, previous, taken = pair.teacher, None, 0
+    for block, share in STAGES if arm.progressive else ((4, 1.0),):
+        settings = {**arm.changes, "block": block, "seed": seed}
+        if block == 1 and settings.get("targets") == "self":
+            settings["targets"] = "exact"  # the first stage has no student before it
+        config = dataclasses.replace(BASE, **settings)
+        config = dataclasses.replace(config, steps=max(1, int(budget * share / token_passes(config))))
+        torch.manual_seed(seed)
+        student = arm.student(dataclasses.replace(pair.student.config, block=block))
+        if arm.frequencies is not None:
+            student.noise_encoder.frequencies = arm.frequencies(len(student.noise_encoder.frequencies))
+        source = teacher if previous is None else previous
+        student.load_state_dict({**student.state_dict(), **source.state_dict()})
+        _fit(student, teacher, tokens, config, folder / f"{block}", previous)
+        previous = student.requires_grad_(False)
+        taken += config.steps
+    assert previous is not None
+    return previous, taken
+
+
+def _fit(
+    student: Student, teacher: Teacher, tokens: Any, config: TrainConfig, folder: Path, frozen: Student | None
+) -> None:
+    fit(student, lambda step: student_loss(student, teacher, tokens, config, step, frozen), config, folder)
+
+
+def reordered(pair: Pair, tokens: Any) -> tuple[Pair, Any]:
+    """The same pair and corpus under other token ids: neighbours in the CDF have similar output vectors.
+
+    The order is that of the Fiedler vector of the cosine similarities (spectral seriation).
+    """
+    weights = pair.teacher.output_layer.linear.weight.detach()
+    mask = pair.teacher.config.mask_id
+    unit = torch.nn.functional.normalize(weights[:mask] - weights[:mask].mean(0), dim=1).double()
+    likeness = (unit @ unit.t() + 1) / 2
+    laplacian = likeness.sum(1).diag() - likeness
+    old = torch.cat([torch.linalg.eigh(laplacian).eigenvectors[:, 1].argsort(), torch.tensor([mask])])
+    new = old.argsort()
+    teacher = Teacher(pair.teacher.config)
+    state = dict(pair.teacher.state_dict())
+    for name in ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias"):
+        state[name] = state[name][old]
+    teacher.load_state_dict(state)
+    teacher.requires_grad_(False)
+    return Pair(teacher, pair.student, None, Renamed(pair.tokenizer, new.tolist())), new.numpy()[tokens].astype(
+        "uint16"
+    )
+
+
+class Renamed:
+    """A tokenizer whose ids are renamed; it only encodes."""
+
+    def __init__(self, tokenizer: Any, names: list[int]) -> None:
+        self.tokenizer, self.names = tokenizer, names
+
+    def encode(self, text: str, **given: Any) -> list[int]:
+        found = self.tokenizer.encode(text, **given)
+        return [self.names[i] for i in getattr(found, "ids", found)]
+
+
+def main() -> None:
+    """Runs the arms and writes one row each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pair", default="tales", help="the teacher's pair")
+    parser.add_argument("--data", type=Path, required=True, help="token files (kfexplore train data)")
+    parser.add_argument("--text", type=Path, required=True, help="held-out text, a file or folder")
+    parser.add_argument("--budget", type=float, default=4e5, help="token passes an arm")
+    parser.add_argument("--seeds", default="0", help="0,1,..")
+    parser.add_argument("--arms", default=",".join(ARMS), help="which")
+    parser.add_argument("--json", type=Path, default=None)
+    asked = parser.parse_args()
+    plain, texts = load_pair(asked.pair), read_text(asked.text)
+    tokens = load_tokens(asked.data)
+    rows = []
+    for name in asked.arms.split(","):
+        arm = ARMS[name]
+        pair, corpus = reordered(plain, tokens) if arm.order == "seriation" else (plain, tokens)
+        for seed in map(int, asked.seeds.split(",")):
+            with tempfile.TemporaryDirectory() as folder:
+                student, steps = train_arm(arm, pair, corpus, asked.budget, seed, Path(folder))
+            found = agreement(dataclasses.replace(pair, student=student), texts, windows=24)
+            nll = found.student_nll_by_slot
+            row = {
+                "arm": name,
+                "what": arm.what,
+                "seed": seed,
+                "steps": steps,
+                "token_passes": asked.budget,
+                "student_nll_by_slot": nll,
+                "agreement_by_slot": found.agreement_by_slot,
+                "agreement_by_slot_interval": found.agreement_by_slot_interval,
+                "agreement_block": found.agreement_block,
+            }
+            rows.append(row)
+            slots = "  ".join(f"{n:.2f} {100 * a:4.1f}%" for n, a in zip(nll, found.agreement_by_slot, strict=True))
+            print(
+                f"{name:<24} seed {seed}  {steps:>5} steps  {slots}  block {100 * found.agreement_block:.2f}%",
+                flush=True,
+            )
+            if asked.json:
+                document = {"study": "ablation", **environment(torch.device("cpu")), "pair": asked.pair, "rows": rows}
+                asked.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
