@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from kfexplore import noise
 from kfexplore.bench.scrub import environment
 from kfexplore.bench.train import token_passes
 from kfexplore.config import TrainConfig
@@ -24,9 +26,10 @@ from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.text import read_text
 from kfexplore.models import Student, Teacher
 from kfexplore.pair import Pair, load_pair
-from kfexplore.training.data import load_tokens
+from kfexplore.training.data import load_tokens, windows
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss
+from kfexplore.training.targets import exact_targets
 
 BASE = TrainConfig(
     steps=1, batch=2, groups=128, block=4, optimizer="muon", lr=6e-3, warmup=20, decay=0.5, precision="bf16"
@@ -109,6 +112,21 @@ def _fit(
     fit(student, lambda step: student_loss(student, teacher, tokens, config, step, frozen), config, folder)
 
 
+@torch.inference_mode()
+def exact_first(student: Student, teacher: Teacher, tokens: Any, windows_read: int = 24) -> float:
+    """Share of noise on which slot 1, taken by inverse CDF of the student's own next-token law, is the exact token."""
+    own = Teacher(teacher.config)
+    own.load_state_dict({name: student.state_dict()[name] for name in own.state_dict()})
+    hits = []
+    for step in range(windows_read):
+        ids = windows(tokens, 1, BASE.context, 1, step)
+        rng = noise.generator(1, step, 1)
+        ends = torch.from_numpy(rng.permutation(BASE.context)[None, : BASE.groups] + 1)
+        u = torch.from_numpy(rng.random((1, BASE.groups, 1)))
+        hits.append((exact_targets(own, ids, u, ends) == exact_targets(teacher, ids, u, ends)).double().mean())
+    return float(torch.stack(hits).mean())
+
+
 def reordered(pair: Pair, tokens: Any) -> tuple[Pair, Any]:
     """The same pair and corpus under other token ids: neighbours in the CDF have similar output vectors.
 
@@ -155,7 +173,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None)
     asked = parser.parse_args()
     plain, texts = load_pair(asked.pair), read_text(asked.text)
-    tokens = load_tokens(asked.data)
+    tokens, held_out = load_tokens(asked.data), np.load(asked.data / "held_out.npy")
     rows = []
     for name in asked.arms.split(","):
         arm = ARMS[name]
@@ -175,6 +193,7 @@ def main() -> None:
                 "agreement_by_slot": found.agreement_by_slot,
                 "agreement_by_slot_interval": found.agreement_by_slot_interval,
                 "agreement_block": found.agreement_block,
+                "exact_first": exact_first(student, pair.teacher, held_out) if arm.order == "token id" else None,
             }
             rows.append(row)
             slots = "  ".join(f"{n:.2f} {100 * a:4.1f}%" for n, a in zip(nll, found.agreement_by_slot, strict=True))

@@ -17,6 +17,9 @@ OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run again, 
 TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt files.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Hub dataset (needs the package datasets).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
+StartOption = Annotated[
+    str | None, typer.Option("--start", help="A pair to train further: its teacher stays, the rest goes on from it.")
+]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of every stage, for a trial.")]
 
 
@@ -48,18 +51,26 @@ def teacher_command(
 
 @train.command("student")
 def student_command(
-    recipe: RecipeOption, out: OutOption, device: DeviceOption = None, steps: StepsOption = None
+    recipe: RecipeOption,
+    out: OutOption,
+    device: DeviceOption = None,
+    steps: StepsOption = None,
+    start: StartOption = None,
 ) -> None:
     """Train the students, each from the one before, up to the recipe's largest block."""
-    _run(recipe, out, device, steps).students()
+    _run(recipe, out, device, steps, start).students()
 
 
 @train.command("masked")
 def masked_command(
-    recipe: RecipeOption, out: OutOption, device: DeviceOption = None, steps: StepsOption = None
+    recipe: RecipeOption,
+    out: OutOption,
+    device: DeviceOption = None,
+    steps: StepsOption = None,
+    start: StartOption = None,
 ) -> None:
     """Train the masked diffusion model."""
-    _run(recipe, out, device, steps).masked()
+    _run(recipe, out, device, steps, start).masked()
 
 
 @train.command("pair")
@@ -70,9 +81,10 @@ def pair_command(
     dataset: DatasetOption = None,
     device: DeviceOption = None,
     steps: StepsOption = None,
+    start: StartOption = None,
 ) -> None:
     """Run all that is not finished: tokens, teacher, students, masked model; leaves OUT/pair."""
-    print(_run(recipe, out, device, steps).pair(text, dataset))
+    print(_run(recipe, out, device, steps, start).pair(text, dataset))
 
 
 @train.command("curves")
@@ -88,9 +100,9 @@ def curves_command(
     print(write(curves_page(_run(recipe, out).curves(), out.name), html))
 
 
-def _run(recipe: str, out: Path, device: str | None = None, steps: int | None = None) -> Run:
+def _run(recipe: str, out: Path, device: str | None = None, steps: int | None = None, start: str | None = None) -> Run:
     from kfexplore.training.recipes import load_recipe, with_steps
     from kfexplore.training.stages import Run
 
     chosen = load_recipe(recipe)
-    return Run(chosen if steps is None else with_steps(chosen, steps), out, device)
+    return Run(chosen if steps is None else with_steps(chosen, steps), out, device, start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,6 +175,11 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
         f"{', '.join(NAMED)}, or a folder with a teacher and a student",
         "use the pair tales, which needs no download",
     )
+
+
+def fingerprint(parts: PairParts) -> str:
+    """Of the weights of teacher and student: sha256 of their files, in hexadecimal."""
+    return hashlib.sha256(b"".join(locate(path).read_bytes() for path in (parts.teacher, parts.student))).hexdigest()
 
 
 def check_pair(

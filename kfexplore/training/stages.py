@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kfexplore.checkpoints.layout import CONFIG_FILE, read_json_object
-from kfexplore.checkpoints.registry import TRAINING_FILE, load_model, usable_device
+from kfexplore.checkpoints.registry import TRAINING_FILE, fingerprint, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model, write_whole
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE
 from kfexplore.config import Kind, ModelConfig, Recipe, TrainConfig, differences, from_dict
@@ -49,6 +49,8 @@ class StageInfo:
     """Settings of the students so far, the stage's own last."""
     masked: TrainConfig | None = None
     """Settings of the masked model."""
+    start: str = ""
+    """Fingerprint of the weights that were trained further; empty: the stages before."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Run:
     folder: Path
     device: str | None = None
     """None: the CPU."""
+    start: str | Path | None = None
+    """A pair, by name or folder, that is trained further: its teacher stays, its student is where the last of the
+    student stages begins (the earlier ones are left out), its masked model where that stage begins."""
 
     def prepare(self, text: Path | None = None, dataset: str | None = None) -> DataInfo:
         """Prepares the tokens, from a folder of texts or a hub dataset (by default the recipe's).
@@ -81,6 +86,8 @@ class Run:
             KfError: no data yet, data of other settings, or a teacher of other settings.
         """
         config = self.recipe.teacher
+        if self.start is not None:
+            return self._further("teacher")
         return self._train("teacher", config, StageInfo(self._data(), self._shape("teacher"), config))
 
     def students(self) -> Model:
@@ -89,11 +96,12 @@ class Run:
         Raises:
             KfError: no teacher yet, or a stage of other settings.
         """
-        info = StageInfo(self._data(), self._shape("teacher"), self.recipe.teacher)
+        info = StageInfo(self._data(), self._shape("teacher"), self.recipe.teacher, start=self._origin())
         self._need("teacher")
         teacher = self.teacher()
-        before: Model = teacher
-        for n, config in enumerate(self.recipe.students):
+        before = teacher if self.start is None else self._further("student")
+        first = 0 if self.start is None else len(self.recipe.students) - 1
+        for n, config in list(enumerate(self.recipe.students))[first:]:
             shape, so_far = self._shape("student", config.block), self.recipe.students[: n + 1]
             frozen = before if config.targets == "self" else None
             before = self._train(
@@ -116,8 +124,9 @@ class Run:
         if config is None:
             raise KfError(f"The recipe {self.recipe.name} has no masked model.", "a recipe with a stage masked")
         self._need("teacher")
-        info = StageInfo(self._data(), self._shape("masked"), self.recipe.teacher, masked=config)
-        return self._train("masked", config, info, self.teacher())
+        info = StageInfo(self._data(), self._shape("masked"), self.recipe.teacher, masked=config, start=self._origin())
+        before = self.teacher() if self.start is None or pair_parts(self.start).masked is None else None
+        return self._train("masked", config, info, before or self._further("masked"))
 
     def pair(self, text: Path | None = None, dataset: str | None = None) -> Path:
         """Runs all that is not finished and leaves the pair, in bf16; the texts are needed where there are no data.
@@ -145,6 +154,8 @@ class Run:
     def facts(self) -> dict[str, str]:
         """How the pair was trained, for its model card: a line a stage."""
         found = {"recipe": self.recipe.name, "corpus": f"{self._data().tokens:,} tokens"}
+        if self.start is not None:
+            found["trained further from"] = f"the pair {Path(self.start).name}, whose teacher was kept"
         for name, stage in self.recipe.stages().items():
             what = f"{stage.steps:,} steps of {stage.batch} x {stage.context} tokens"
             if name.startswith("student"):
@@ -164,6 +175,22 @@ class Run:
         if not any(found.values()):
             raise KfError(f"No stage in {self.folder} has a curve yet.", f"one of {', '.join(found)}, begun")
         return found
+
+    def _further(self, role: Kind) -> Model:
+        """A model of the pair that is trained further."""
+        assert self.start is not None
+        parts = pair_parts(self.start)
+        path = getattr(parts, role)
+        ours, theirs = self.folder / "data" / TOKENIZER_FILE, parts.tokenizer
+        if not isinstance(theirs, Path) or theirs.read_bytes() != ours.read_bytes():
+            raise KfError(
+                f"The tokens in {ours.parent} are not those of the pair {self.start}.",
+                "the corpus and vocabulary that the pair was trained on",
+            )
+        return load_model(path, device=usable_device(processes.device(self.device)), kind=role)
+
+    def _origin(self) -> str:
+        return "" if self.start is None else fingerprint(pair_parts(self.start))
 
     def _train(
         self, name: str, config: TrainConfig, info: StageInfo, before: Model | None = None, **given: Any
@@ -214,7 +241,7 @@ class Run:
         return self.recipe.shape(kind, data.vocab_size, data.mask_id, block)
 
     def _need(self, name: str) -> None:
-        if not _finished(self.folder / name):
+        if self.start is None and not _finished(self.folder / name):
             raise KfError(f"The {name} in {self.folder} is not trained yet.", f"a finished {name}", self._command(name))
 
     def _command(self, stage: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -16,8 +15,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from kfexplore.checkpoints.registry import NAMED, bundled_folder
-from kfexplore.checkpoints.saving import WEIGHTS_FILE
+from kfexplore.checkpoints.registry import NAMED, bundled_folder, fingerprint, pair_parts
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.explorer import Explorer, Json
@@ -78,7 +76,7 @@ def first_payload(explorer: Explorer, name: str) -> Json:
     """The stored first screen, where one is stored of these weights and this prompt, or else a fresh one."""
     if name == "tales" and (file := bundled_folder(name) / FIRST_SCREEN).is_file():
         stored = json.loads(file.read_text())
-        if (stored["weights"], stored["prompt"]) == (_fingerprint(file.parent), EXAMPLES[0]):
+        if (stored["weights"], stored["prompt"]) == (fingerprint(pair_parts(file.parent)), EXAMPLES[0]):
             return {**stored, "stored": True}
     return fresh_first_payload(explorer, name)
 
@@ -87,15 +85,9 @@ def store_first_screen() -> Path:
     """Writes the first screen beside the bundled weights; returns the file."""
     folder = bundled_folder("tales")
     explorer, name = make_explorer("tales")
-    payload = {**fresh_first_payload(explorer, name), "weights": _fingerprint(folder)}
+    payload = {**fresh_first_payload(explorer, name), "weights": fingerprint(pair_parts(folder))}
     (folder / FIRST_SCREEN).write_text(json.dumps(payload) + "\n")
     return folder / FIRST_SCREEN
-
-
-def _fingerprint(folder: Path) -> str:
-    """Of both models' weights."""
-    files = [folder / role / WEIGHTS_FILE for role in ("teacher", "student")]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def fresh_first_payload(explorer: Explorer, name: str) -> Json:

@@ -150,6 +150,25 @@ def test_the_masked_model_begins_with_the_teacher_s_weights(losses: Losses, text
     assert all(torch.equal(losses.starts["masked"][key], tensor) for key, tensor in teacher.items())
 
 
+def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    first = Run(RECIPE, tmp_path / "first").pair(texts)
+    whole, held = load_pair(first), losses.trained
+    changed = dataclasses.replace(RECIPE, students=(*RECIPE.students[:2], dataclasses.replace(STAGE, block=4, seed=9)))
+    run = Run(changed, tmp_path / "further", start=first)
+    out = run.pair(texts)
+    assert losses.trained == [*held, "student4", "masked"]
+    for name, model in (("student4", whole.student), ("masked", whole.masked)):
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(losses.starts[name][key], tensor), (name, key)
+    assert torch.equal(load_pair(out).teacher.vocab_embed.embedding, whole.teacher.vocab_embed.embedding)
+    assert not torch.equal(load_pair(out).student.vocab_embed.embedding, whole.student.vocab_embed.embedding)
+    with pytest.raises(KfError, match="student4 holds a model of other settings or data: start"):
+        Run(changed, tmp_path / "further", start=out).students()
+    (first / "tokenizer.json").write_text((first / "tokenizer.json").read_text() + " ")
+    with pytest.raises(KfError, match="not those of the pair"):
+        Run(changed, tmp_path / "other", start=first).pair(texts)
+
+
 def test_curves_of_the_stages_so_far(tmp_path: Path) -> None:
     run = Run(RECIPE, tmp_path / "out")
     with pytest.raises(KfError, match=r"No stage in .* has a curve") as caught:

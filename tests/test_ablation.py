@@ -1,0 +1,74 @@
+"""The ablation: every kind of arm trains within its budget, and another order of the CDF is the same teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import student, teacher
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from analysis import ablation
+from kfexplore.bench.train import token_passes
+from kfexplore.pair import Pair
+
+TOKENS = np.random.default_rng(0).integers(0, 23, 400).astype(np.uint16)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Pair:
+    base = dataclasses.replace(ablation.BASE, context=16, groups=4, batch=1, optimizer="adamw")
+    monkeypatch.setattr(ablation, "BASE", base)
+    words = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return Pair(teacher(), student(), None, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "name", ["A", "B", "C", "exact", "exact progressive", "octaves", "next-token loss", "own words"]
+)
+def test_every_arm_spends_its_budget_and_starts_from_the_teacher(name: str, small: Pair, tmp_path: Path) -> None:
+    arm = ablation.ARMS[name]
+    budget = 4 * token_passes(ablation.BASE)
+    trained, steps = ablation.train_arm(arm, small, TOKENS, budget, seed=0, folder=tmp_path)
+    assert trained.config.block == 4
+    stages = sorted(folder.name for folder in tmp_path.iterdir())
+    assert stages == (["1", "2", "4"] if arm.progressive else ["4"])
+    assert 3 <= steps <= 8
+    moved = (trained.vocab_embed.embedding - small.teacher.vocab_embed.embedding).abs()
+    assert 0 < moved.max() < 0.1
+
+
+def test_slots_apart_do_not_see_each_other(small: Pair) -> None:
+    heads = ablation.Heads(small.student.config)
+    heads.load_state_dict(small.student.state_dict())
+    ids, ends = torch.arange(8)[None], torch.tensor([[8, 5]])
+    u = torch.rand(1, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = u.clone()
+    other[..., 0] = 1 - u[..., 0]
+    for model, seen in ((small.student, True), (heads, False)):
+        one, two = (model.group_logits(ids, noise, ends)[:, :, 1:] for noise in (u, other))
+        assert torch.allclose(one, two, atol=1e-6) != seen
+
+
+def test_another_order_renames_tokens_and_nothing_else(small: Pair) -> None:
+    pair, corpus = ablation.reordered(small, TOKENS)
+    names = np.array(pair.tokenizer.encode("a b c d e f g h i j k l m n o p q r s t u v w"))
+    assert sorted(names) == list(range(23))
+    assert (names != np.arange(23)).any()
+    assert (corpus == names[TOKENS]).all()
+    assert corpus.dtype == np.uint16
+    old, new = torch.from_numpy(TOKENS[:9].astype(np.int64))[None], torch.from_numpy(corpus[:9].astype(np.int64))[None]
+    laws = pair.teacher.log_probs(new)[..., names], small.teacher.log_probs(old)[..., :23]
+    torch.testing.assert_close(*laws)
+
+
+def test_slot_1_by_the_own_law_is_exact_for_the_teacher_s_own_weights(small: Pair) -> None:
+    twin = student()
+    assert ablation.exact_first(twin, small.teacher, TOKENS) < 0.9
+    twin.load_state_dict(small.teacher.state_dict(), strict=False)
+    assert ablation.exact_first(twin, small.teacher, TOKENS) == 1.0
