@@ -182,7 +182,7 @@ class Run:
         parts = pair_parts(self.start)
         path = getattr(parts, role)
         ours, theirs = self.folder / "data" / TOKENIZER_FILE, parts.tokenizer
-        if not isinstance(theirs, Path) or theirs.read_bytes() != ours.read_bytes():
+        if not isinstance(theirs, Path) or json.loads(theirs.read_bytes()) != json.loads(ours.read_bytes()):
             raise KfError(
                 f"The tokens in {ours.parent} are not those of the pair {self.start}.",
                 "the corpus and vocabulary that the pair was trained on",

@@ -164,7 +164,8 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     assert not torch.equal(load_pair(out).student.vocab_embed.embedding, whole.student.vocab_embed.embedding)
     with pytest.raises(KfError, match="student4 holds a model of other settings or data: start"):
         Run(changed, tmp_path / "further", start=out).students()
-    (first / "tokenizer.json").write_text((first / "tokenizer.json").read_text() + " ")
+    tokenizer = first / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"o"', '"ö"'))
     with pytest.raises(KfError, match="not those of the pair"):
         Run(changed, tmp_path / "other", start=first).pair(texts)
 
