@@ -1,7 +1,7 @@
 """What each choice of the training recipe buys, at equal compute: `python -m analysis.ablation --run runs/tales`.
 
 Every arm starts from the teacher's weights and may spend the same number of token passes (one token once through the
-network; a backward pass counts as two), its targets included. The paper's ablations are A, B and C.
+teacher's blocks; a backward pass counts as two), its targets included. The paper's ablations are A, B and C.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kfexplore.bench.train import token_passes
 from kfexplore.config import TrainConfig
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.text import read_text
-from kfexplore.models import Student, Teacher
+from kfexplore.models import Student, Teacher, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.data import load_tokens, windows
 from kfexplore.training.loop import fit
@@ -58,6 +58,8 @@ class Arm:
     student: type[Student] = Student
     frequencies: Callable[[int], list[float]] | None = None
     """Noise features other than the published ones: half the width to periods over [0, 1]."""
+    deeper: int = 0
+    """Blocks on top of the teacher's, which begin as the identity."""
     order: str = "token id"
     """Order of the vocabulary in the CDF."""
 
@@ -80,6 +82,7 @@ ARMS = {
     "next-token loss": Arm("exact, with the next-token law at the context", {"context_loss": 0.5}),
     "own words": Arm("exact, half of the contexts end in the student's words", {"own_contexts": 0.5}),
     "EMA": Arm("exact, running mean of the weights (0.99)", {"ema": 0.99}),
+    "deeper": Arm("exact, four blocks on top of the teacher's", deeper=4),
     "AdamW": Arm("exact, AdamW at 1e-3", {"optimizer": "adamw", "lr": 1e-3}),
 }
 
@@ -92,13 +95,15 @@ def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folde
         if block == 1 and settings.get("targets") == "self":
             settings["targets"] = "exact"  # the first stage has no student before it
         config = dataclasses.replace(BASE, **settings)
-        config = dataclasses.replace(config, steps=max(1, int(budget * share / token_passes(config))))
+        depth = teacher.config.depth + arm.deeper
+        own, targets = token_passes(config)
+        passes = own * depth / teacher.config.depth + targets
+        config = dataclasses.replace(config, steps=max(1, int(budget * share / passes)))
         torch.manual_seed(seed)
-        student = arm.student(dataclasses.replace(pair.student.config, block=block))
+        student = arm.student(dataclasses.replace(teacher.config, kind="student", depth=depth, block=block))
         if arm.frequencies is not None:
             student.noise_encoder.frequencies = arm.frequencies(len(student.noise_encoder.frequencies))
-        source = teacher if previous is None else previous
-        student.load_state_dict({**student.state_dict(), **source.state_dict()})
+        begin_from(student, teacher if previous is None else previous)
         _fit(student, teacher, tokens, config, folder / f"{block}", previous)
         previous = student.requires_grad_(False)
         taken += config.steps

@@ -264,8 +264,8 @@ def bench_train_command(
     from kfexplore.training.recipes import load_recipe
 
     chosen = load_recipe(recipe)
-    shape = chosen.shape("teacher", vocab_size, vocab_size - 1, 0)
-    document = json.dumps(bench_train(shape, chosen.students[-1], repeats, device), indent=2)
+    teacher, student = (chosen.shape(kind, vocab_size, vocab_size - 1) for kind in ("teacher", "student"))
+    document = json.dumps(bench_train(teacher, student, chosen.students[-1], repeats, device), indent=2)
     if json_file:
         _write(json_file, document + "\n")
     print(document)

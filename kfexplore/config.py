@@ -230,6 +230,8 @@ class Recipe:
     """The autoregressive stage."""
     students: tuple[TrainConfig, ...]
     """Stages AR -> PFLM(k) -> PFLM(more): each student begins with the weights of the stage before."""
+    student_depth: int = 0
+    """Blocks of the students, at least `depth`; 0: as many. Blocks beyond the teacher's begin as the identity."""
     masked: TrainConfig | None = None
     """The masked diffusion model's stage; None: the pair has none."""
     cond_width: int = 0
@@ -237,6 +239,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
+        if self.student_depth and self.student_depth < self.depth:
+            raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
         for name, stage in self.stages().items():
             if stage.context > self.context:
                 raise KfError(f"The context of {name} is {stage.context}.", f"1 to the models' own, {self.context}")
@@ -265,7 +269,7 @@ class Recipe:
             kind,
             vocab_size=vocab_size,
             width=self.width,
-            depth=self.depth,
+            depth=(kind == "student" and self.student_depth) or self.depth,
             heads=self.heads,
             mask_id=mask_id,
             context=self.context,

@@ -29,16 +29,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Pair:
 
 
 @pytest.mark.parametrize(
-    "name", ["A", "B", "C", "exact", "exact progressive", "octaves", "next-token loss", "own words"]
+    "name", ["A", "B", "C", "exact", "exact progressive", "octaves", "next-token loss", "own words", "deeper"]
 )
 def test_every_arm_spends_its_budget_and_starts_from_the_teacher(name: str, small: Pair, tmp_path: Path) -> None:
     arm = ablation.ARMS[name]
-    budget = 4 * token_passes(ablation.BASE)
+    budget = 4 * sum(token_passes(ablation.BASE))
     trained, steps = ablation.train_arm(arm, small, TOKENS, budget, seed=0, folder=tmp_path)
     assert trained.config.block == 4
     stages = sorted(folder.name for folder in tmp_path.iterdir())
     assert stages == (["1", "2", "4"] if arm.progressive else ["4"])
-    assert 3 <= steps <= 8
+    assert trained.config.depth == small.teacher.config.depth + arm.deeper
+    assert (1 if arm.deeper else 3) <= steps <= 8
     moved = (trained.vocab_embed.embedding - small.teacher.vocab_embed.embedding).abs()
     assert 0 < moved.max() < 0.1
 

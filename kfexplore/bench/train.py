@@ -25,12 +25,18 @@ SLOTS = (1, 2, 4, 8)
 
 
 def bench_train(
-    shape: ModelConfig, config: TrainConfig, repeats: int = 5, device: str | None = None, slots: tuple[int, ...] = SLOTS
+    teacher_shape: ModelConfig,
+    student_shape: ModelConfig,
+    config: TrainConfig,
+    repeats: int = 5,
+    device: str | None = None,
+    slots: tuple[int, ...] = SLOTS,
 ) -> dict[str, Any]:
     """Times whole steps on random weights and tokens: targets, both passes, optimizer.
 
     Args:
-        shape: Of the teacher; the students share it.
+        teacher_shape: Of the teacher.
+        student_shape: Of the students, apart from their block.
         config: Batch, context, groups, optimizer and precision; block and targets are set here.
         repeats: Timed steps after a warm-up; median, least and largest are reported.
         device: cpu or cuda.
@@ -45,28 +51,30 @@ def bench_train(
     if repeats < 1:
         raise KfError(f"{repeats} repeats were asked for.", "at least 1")
     place = torch.device(device or "cpu")
-    tokens = noise.generator(0).integers(0, shape.mask_id, 4 * config.context).astype(np.uint16)
+    tokens = noise.generator(0).integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
     peak = _peak(place, config.precision, repeats)
-    teacher = cast(Teacher, build(shape)).to(place)
+    teacher = cast(Teacher, build(teacher_shape)).to(place)
+    flops = 2 * _multiplied(teacher) * 3 * config.batch * config.context
     jobs: list[tuple[str, nn.Module, TrainConfig, Callable[[int], Tensor], float]] = [
-        ("teacher", teacher, config, partial(teacher_loss, teacher, tokens, config), 3 * config.batch * config.context)
+        ("teacher", teacher, config, partial(teacher_loss, teacher, tokens, config), flops)
     ]
-    frozen = cast(Teacher, build(shape)).to(place).requires_grad_(False)
+    frozen = cast(Teacher, build(teacher_shape)).to(place).requires_grad_(False)
     for k in slots:
         stage = dataclasses.replace(config, block=k, targets="exact")
-        student = cast(Student, build(dataclasses.replace(shape, kind="student", block=k))).to(place)
+        student = cast(Student, build(dataclasses.replace(student_shape, block=k))).to(place)
         loss = partial(student_loss, student, frozen, tokens, stage)
-        jobs.append(("student", student, stage, loss, token_passes(stage)))
+        own, targets = token_passes(stage)
+        flops = 2 * (_multiplied(student) * own + _multiplied(frozen) * targets)
+        jobs.append(("student", student, stage, loss, flops))
     rows: list[dict[str, Any]] = []
-    for name, model, stage, job, passes in jobs:
+    for name, model, stage, job, flops in jobs:
         seconds = _steps(model, stage, job, repeats, place)
         median = statistics.median(seconds)
-        looked_up = shape.vocab_size * shape.width  # the embedding's rows are not multiplied
-        weights = sum(p.numel() for p in model.parameters()) - looked_up
         rows.append(
             {
                 "model": name,
                 "k": stage.block if name == "student" else None,
+                "depth": cast(Teacher | Student, model).config.depth,
                 "batch": stage.batch,
                 "context": stage.context,
                 "groups": stage.groups if name == "student" else None,
@@ -77,20 +85,22 @@ def bench_train(
                 "least_ms": 1e3 * min(seconds),
                 "largest_ms": 1e3 * max(seconds),
                 "tokens_per_second": tokens_per_step(model, stage) / median,
-                "flops_per_second": 2 * weights * passes / median,
-                "share_of_peak": 2 * weights * passes / median / peak,
+                "flops_per_second": flops / median,
+                "share_of_peak": flops / median / peak,
             }
         )
         rows[-1]["relative"] = rows[-1]["tokens_per_second"] / rows[0]["tokens_per_second"]
-    size = {"width": shape.width, "depth": shape.depth, "vocab_size": shape.vocab_size}
+    size = {"width": teacher_shape.width, "vocab_size": teacher_shape.vocab_size}
     return {"bench": "train", **environment(place), **size, "peak_flops_per_second": peak, "rows": rows}
 
 
-def token_passes(config: TrainConfig) -> float:
-    """Passes of one token through the network that a student's step costs, a backward pass counted as two forward.
+def token_passes(config: TrainConfig) -> tuple[int, int]:
+    """Passes of one token that a student's step costs, a backward pass counted as two forward.
 
-    Context and slots forward and backward; the targets forward only: the teacher over the context and a token a slot
-    after the first (exact), or two rounds of the frozen student (self), or the teacher over the text (inversion).
+    Returns:
+        Through the student: context and slots, forward and backward. Through the frozen model of the targets, forward
+        only: the teacher over the context and a token a slot after the first (exact), or two rounds of the student
+        before (self), or the teacher over the text (inversion).
     """
     context, groups = config.context, config.groups * config.noises
     own = 3 * (context + groups * config.block)
@@ -99,7 +109,12 @@ def token_passes(config: TrainConfig) -> float:
         "self": context + groups * (config.block // 2 + config.block),
         "inversion": context,
     }[config.targets]
-    return config.batch * (own + targets)
+    return config.batch * own, config.batch * targets
+
+
+def _multiplied(model: nn.Module) -> int:
+    """Weights that a token meets in a product: all but the embedding's rows, which are looked up."""
+    return sum(p.numel() for name, p in model.named_parameters() if name != "vocab_embed.embedding")
 
 
 def _steps(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
 from kfexplore.models.masked import MaskedModel
@@ -10,10 +12,22 @@ from kfexplore.models.teacher import Teacher
 
 Model = Teacher | Student | MaskedModel
 
-__all__ = ["KVCache", "MaskedModel", "Model", "Student", "Teacher", "build"]
+__all__ = ["KVCache", "MaskedModel", "Model", "Student", "Teacher", "begin_from", "build"]
 
 
 def build(config: ModelConfig) -> Model:
     """A model with fresh weights."""
     kinds: dict[str, type[Model]] = {"teacher": Teacher, "student": Student, "masked": MaskedModel}
     return kinds[config.kind](config)
+
+
+@torch.no_grad()
+def begin_from(model: Model, source: Model) -> None:
+    """Copies the weights of `source` wherever `model` has them; blocks on top of the source's begin as the identity.
+
+    What only `model` has besides (noise encoder, conditioning) keeps its fresh weights. Both share one width.
+    """
+    model.load_state_dict({**model.state_dict(), **{name: w.cpu() for name, w in source.state_dict().items()}})
+    for block in list(model.blocks)[source.config.depth :]:
+        for last in (block.attn_out.weight, block.mlp[2].weight, block.mlp[2].bias):
+            last.zero_()

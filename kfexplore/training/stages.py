@@ -27,7 +27,7 @@ from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model, write_whole
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE
 from kfexplore.config import Kind, ModelConfig, Recipe, TrainConfig, differences, from_dict
 from kfexplore.errors import KfError
-from kfexplore.models import Model, build
+from kfexplore.models import Model, begin_from, build
 from kfexplore.training import losses, processes
 from kfexplore.training.data import INFO, DataInfo, Tokens, load_tokens, prepare, read_info
 from kfexplore.training.loop import STATE_FILE, fit, read_curve
@@ -187,7 +187,15 @@ class Run:
                 f"The tokens in {ours.parent} are not those of the pair {self.start}.",
                 "the corpus and vocabulary that the pair was trained on",
             )
-        return load_model(path, device=usable_device(processes.device(self.device)), kind=role)
+        model = load_model(path, device=usable_device(processes.device(self.device)), kind=role)
+        begun, meant = model.config, self._shape(role)
+        if (begun.width, begun.heads) != (meant.width, meant.heads) or begun.depth > meant.depth:
+            raise KfError(
+                f"The {role} of the pair {self.start} has width {begun.width}, depth {begun.depth} and"
+                f" {begun.heads} heads; the recipe {self.recipe.name} has {meant.width}, {meant.depth} and {meant.heads}.",
+                "the same width and heads, and at most the recipe's depth",
+            )
+        return model
 
     def _origin(self) -> str:
         return "" if self.start is None else fingerprint(pair_parts(self.start))
@@ -255,7 +263,7 @@ def _fresh(shape: ModelConfig, seed: int, before: Model | None) -> Model:
         torch.manual_seed(seed)
         model = build(shape)
     if before is not None:
-        model.load_state_dict({**model.state_dict(), **{k: v.cpu() for k, v in before.state_dict().items()}})
+        begin_from(model, before)
     return model
 
 

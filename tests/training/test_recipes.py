@@ -144,6 +144,7 @@ def test_an_unknown_name_names_the_near_ones(name: str, near: str) -> None:
         ({"students": []}, "no student", ""),
         ({"students__0__block": 2}, r"blocks are \[2, 2\]", "larger"),
         ({"students__1__block": 4}, "block 4 with targets self comes after block 1", "half its block"),
+        ({"depth": 2, "student_depth": 1}, "student_depth is 1", "the teacher's 2"),
         ({"cond_width": 4}, "cond_width is 4", "masked"),
         ({"masked": {"steps": 1, "context": 8, "groups": 1}}, "cond_width is 0", "at least 1"),
         ({"data__tokenizer": "gpt2"}, "named in two ways", ""),

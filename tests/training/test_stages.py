@@ -164,10 +164,23 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     assert not torch.equal(load_pair(out).student.vocab_embed.embedding, whole.student.vocab_embed.embedding)
     with pytest.raises(KfError, match="student4 holds a model of other settings or data: start"):
         Run(changed, tmp_path / "further", start=out).students()
+    for other, said in (({"width": 16}, "recipe small has 16, 1 and 2"), ({"heads": 1}, "recipe small has 8, 1 and 1")):
+        with pytest.raises(KfError, match=said):
+            Run(dataclasses.replace(changed, **other), tmp_path / said[-9:], start=first).pair(texts)
     tokenizer = first / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"o"', '"ö"'))
     with pytest.raises(KfError, match="not those of the pair"):
         Run(changed, tmp_path / "other", start=first).pair(texts)
+
+
+def test_students_may_be_deeper_and_grow(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    first = Run(RECIPE, tmp_path / "first").pair(texts)
+    deeper = dataclasses.replace(RECIPE, student_depth=3)
+    pair = load_pair(Run(deeper, tmp_path / "further", start=first).pair(texts))
+    assert (pair.teacher.config.depth, pair.student.config.depth, pair.masked.config.depth) == (1, 3, 1)
+    assert not losses.starts["student4"]["blocks.2.attn_out.weight"].any()
+    with pytest.raises(KfError, match="depth 3 and 2 heads; the recipe small has 8, 1 and 2"):
+        Run(RECIPE, tmp_path / "back", start=tmp_path / "further" / "pair").pair(texts)
 
 
 def test_curves_of_the_stages_so_far(tmp_path: Path) -> None:
