@@ -18,7 +18,7 @@ TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt 
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Hub dataset (needs the package datasets).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
 StartOption = Annotated[
-    str | None, typer.Option("--start", help="A pair to train further: its teacher stays, the rest goes on from it.")
+    str | None, typer.Option("--from", help="A pair to train further: its teacher stays, the rest goes on from it.")
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of every stage, for a trial.")]
 

@@ -7,11 +7,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from helpers import student, teacher
+from torch.distributed.run import get_args_parser
+from typer.main import get_command
 
 from kfexplore import cli, noise
 from kfexplore.checkpoints.saving import save_model
@@ -286,3 +288,12 @@ def test_a_process_of_its_own_prints_no_traceback(folder: Path) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("kfexplore: Noise value 7.0 is outside [0, 1).")
     assert "Traceback" not in ended.stderr
+
+
+def test_no_launcher_takes_an_option_of_training_for_its_own() -> None:
+    """torchrun reads a long option as any of its own that begins with it, and stops where that is not one."""
+    launcher = [option for action in get_args_parser()._actions for option in action.option_strings]
+    commands = cast(Any, get_command(cli.app)).commands["train"].commands.values()
+    options = [option for command in commands for parameter in command.params for option in parameter.opts]
+    assert "--recipe" in options
+    assert not [(option, theirs) for option in options for theirs in launcher if theirs.startswith(option)]

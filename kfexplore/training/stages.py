@@ -129,7 +129,7 @@ class Run:
         return self._train("masked", config, info, before or self._further("masked"))
 
     def pair(self, text: Path | None = None, dataset: str | None = None) -> Path:
-        """Runs all that is not finished and leaves the pair, in bf16; the texts are needed where there are no data.
+        """Runs all that is not finished and leaves the pair; the texts are needed where there are no data.
 
         Raises:
             KfError: as the other methods.
@@ -203,7 +203,11 @@ class Run:
     def _train(
         self, name: str, config: TrainConfig, info: StageInfo, before: Model | None = None, **given: Any
     ) -> Model:
-        """A trained model: read where the stage is finished; else trained, saved and read."""
+        """A trained model: read where the stage is finished; else trained, saved and read.
+
+        It is saved as it will be published, in bf16: what is built on it, the student's targets above all, is built on
+        those weights and no finer ones.
+        """
         folder, device = self.folder / name, usable_device(processes.device(self.device))
         self._claim(name, info)
         if not _finished(folder):
@@ -211,7 +215,7 @@ class Run:
             tokens = load_tokens(self.folder / "data")
             fit(model, _loss(model, config, tokens, given), config, folder)
             if processes.rank() == 0:
-                save_model(model, folder)
+                save_model(model, folder, dtype=torch.bfloat16)
             processes.wait()
         return load_model(folder, device=device, kind=info.model.kind)
 
