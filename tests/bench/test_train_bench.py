@@ -33,9 +33,7 @@ def test_one_row_a_stage_with_every_setting() -> None:
         assert row["share_of_peak"] == pytest.approx(row["flops_per_second"] / document["peak_flops_per_second"])
     # The teacher's weights: 12 H^2 + 5 H of a block's MLP biases, two norms; norm, head and bias of the output.
     block, output = 12 * 16**2 + 5 * 16 + 2 * 16, 16 + 8 * 16 + 8
-    assert rows[0]["flops_per_second"] == pytest.approx(
-        2 * (block + output) * 3 * 32 / (rows[0]["ms_per_step"] / 1e3)
-    )
+    assert rows[0]["flops_per_second"] == pytest.approx(2 * (block + output) * 3 * 32 / (rows[0]["ms_per_step"] / 1e3))
     # The student of one slot: two blocks, and of the noise encoder (2 H + 1) H, a norm, and two layers of 8 H^2 + 5 H.
     encoder = (2 * 16 + 1) * 16 + 2 * 16 + 8 * 16**2 + 5 * 16
     passes = 2 * 3 * (16 + 4) * (2 * block + output + encoder) + 2 * 16 * (block + output)
