@@ -191,8 +191,8 @@ class Run:
         begun, meant = model.config, self._shape(role)
         if (begun.width, begun.heads) != (meant.width, meant.heads) or begun.depth > meant.depth:
             raise KfError(
-                f"The {role} of the pair {self.start} has width {begun.width}, depth {begun.depth} and"
-                f" {begun.heads} heads; the recipe {self.recipe.name} has {meant.width}, {meant.depth} and {meant.heads}.",
+                f"The {role} of {self.start} has width {begun.width}, depth {begun.depth} and {begun.heads} heads;"
+                f" the recipe {self.recipe.name} has {meant.width}, {meant.depth} and {meant.heads}.",
                 "the same width and heads, and at most the recipe's depth",
             )
         return model
