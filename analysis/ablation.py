@@ -1,4 +1,4 @@
-"""What each choice of the training recipe buys, at equal compute: `python -m analysis.ablation --run runs/tales`.
+"""What each choice of the training recipe buys, at equal compute: `python -m analysis.ablation --data D --text T`.
 
 Every arm starts from the teacher's weights and may spend the same number of token passes (one token once through the
 teacher's blocks; a backward pass counts as two), its targets included. The paper's ablations are A, B and C.
@@ -114,7 +114,7 @@ def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folde
 def _fit(
     student: Student, teacher: Teacher, tokens: Any, config: TrainConfig, folder: Path, frozen: Student | None
 ) -> None:
-    fit(student, lambda step: student_loss(student, teacher, tokens, config, step, frozen), config, folder)
+    fit(student, lambda step, rows: student_loss(student, teacher, tokens, config, step, rows, frozen), config, folder)
 
 
 @torch.inference_mode()
@@ -180,7 +180,10 @@ def main() -> None:
     plain, texts = load_pair(asked.pair), read_text(asked.text)
     tokens, held_out = load_tokens(asked.data), np.load(asked.data / "held_out.npy")
     rows = []
-    for name in asked.arms.split(","):
+    chosen = asked.arms.split(",")
+    if unknown := [name for name in chosen if name not in ARMS]:
+        parser.error(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    for name in chosen:
         arm = ARMS[name]
         pair, corpus = reordered(plain, tokens) if arm.order == "seriation" else (plain, tokens)
         for seed in map(int, asked.seeds.split(",")):

@@ -18,7 +18,8 @@ TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt 
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Hub dataset (needs the package datasets).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
 StartOption = Annotated[
-    str | None, typer.Option("--from", help="A pair to train further: its teacher stays, the rest goes on from it.")
+    str | None,
+    typer.Option("--from", help="A pair to train further: its tokenizer and teacher stay, the rest goes on from it."),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of every stage, for a trial.")]
 
@@ -35,9 +36,15 @@ def books_command(
 
 
 @train.command("data")
-def data_command(recipe: RecipeOption, out: OutOption, text: TextOption = None, dataset: DatasetOption = None) -> None:
+def data_command(
+    recipe: RecipeOption,
+    out: OutOption,
+    text: TextOption = None,
+    dataset: DatasetOption = None,
+    start: StartOption = None,
+) -> None:
     """Prepare the tokens: from a folder of texts, or from a hub dataset (by default the recipe's)."""
-    info = _run(recipe, out).prepare(text, dataset)
+    info = _run(recipe, out, start=start).prepare(text, dataset)
     print(f"{info.tokens:,} tokens to train on, {info.held_out_tokens:,} kept back, in {out / 'data'}")
 
 

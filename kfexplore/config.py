@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,8 @@ class TrainConfig:
     """Optimizer steps."""
     batch: int = 16
     """Contexts a step, over all processes."""
+    accumulate: int = 1
+    """Equal parts in which a process takes its contexts of a step, one after another: less memory, the same step."""
     context: int = 256
     """Tokens a context."""
     block: int = 1
@@ -169,18 +172,34 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # a list in YAML
-        for name in ("steps", "batch", "context", "block", "groups", "noises"):
+        for name in ("steps", "batch", "accumulate", "context", "block", "groups", "noises"):
             if getattr(self, name) < 1:
                 raise KfError(f"{name} is {getattr(self, name)}.", "a whole number of at least 1")
-        if self.groups > self.context:
-            raise KfError(f"groups is {self.groups}.", f"1 to the context, {self.context}")
+        if self.batch % self.accumulate:
+            raise KfError(f"accumulate is {self.accumulate}.", f"a divisor of the batch, {self.batch}")
         if self.targets == "self" and self.block % 2:
             raise KfError(f"block is {self.block} for targets self.", "an even number, twice the block before")
         if not 0 < self.tau_min <= self.tau_max:
             raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
-        for name in ("own_contexts", "ema"):
+        for name in ("own_contexts", "ema", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise KfError(f"{name} is {getattr(self, name)}.", "0 to 1")
+        for name in ("lr", "eps", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise KfError(f"{name} is {getattr(self, name)}.", "a number above 0")
+        for name in ("warmup", "weight_decay", "context_loss"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise KfError(f"{name} is {getattr(self, name)}.", "0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise KfError(f"betas is {self.betas}.", "two numbers from 0 to 1, 1 left out")
+
+    @property
+    def places(self) -> int:
+        """Student: positions of a context at which a group of noise slots can stand.
+
+        One after every token; for noise inversion the text must hold the block as well.
+        """
+        return self.context - self.block if self.targets == "inversion" else self.context
 
 
 @dataclass(frozen=True)
@@ -248,6 +267,8 @@ class Recipe:
             raise KfError("The recipe has no student.", "at least one stage in students")
         blocks = [0, *(stage.block for stage in self.students)]
         for before, stage in zip(blocks, self.students, strict=False):
+            if stage.groups > stage.places:
+                raise KfError(f"groups is {stage.groups} in student{stage.block}.", f"1 to {stage.places} positions")
             if stage.block <= before:
                 raise KfError(f"The students' blocks are {blocks[1:]}.", "each larger than the one before")
             if stage.targets == "self" and stage.block != 2 * before:

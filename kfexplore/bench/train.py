@@ -54,7 +54,7 @@ def bench_train(
     tokens = noise.generator(0).integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
     peak = _peak(place, config.precision, repeats)
     teacher = cast(Teacher, build(teacher_shape)).to(place)
-    flops = 2 * _multiplied(teacher) * 3 * config.batch * config.context
+    flops: float = 2 * _multiplied(teacher) * 3 * config.batch * config.context
     jobs: list[tuple[str, nn.Module, TrainConfig, Callable[[int], Tensor], float]] = [
         ("teacher", teacher, config, partial(teacher_loss, teacher, tokens, config), flops)
     ]
@@ -100,7 +100,7 @@ def token_passes(config: TrainConfig) -> tuple[int, int]:
     Returns:
         Through the student: context and slots, forward and backward. Through the frozen model of the targets, forward
         only: the teacher over the context and a token a slot after the first (exact), or two rounds of the student
-        before (self), or the teacher over the text (inversion).
+        before (self), or the teacher over the text (inversion); once more over the context for its law.
     """
     context, groups = config.context, config.groups * config.noises
     own = 3 * (context + groups * config.block)
@@ -109,6 +109,8 @@ def token_passes(config: TrainConfig) -> tuple[int, int]:
         "self": context + groups * (config.block // 2 + config.block),
         "inversion": context,
     }[config.targets]
+    targets += context if config.context_loss else 0
+    own += round(1.5 * config.own_contexts * context)  # half of it read, the other written at two tokens a slot
     return config.batch * own, config.batch * targets
 
 

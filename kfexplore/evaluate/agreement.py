@@ -115,4 +115,4 @@ def _loss(logits: Tensor, exact: Tensor) -> Floats:
 
 def _interval(by_window: Floats) -> Floats:
     """Half width of the 95 % interval of the mean over windows (W, ...)."""
-    return 1.96 * by_window.std(axis=0, ddof=1) / np.sqrt(len(by_window))
+    return intervals.Z * by_window.std(axis=0, ddof=1) / np.sqrt(len(by_window))

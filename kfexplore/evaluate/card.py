@@ -169,8 +169,9 @@ def _by_margin(by_slot: list[list[Bin]]) -> str:
 
 
 def _origin(info: Mapping[str, Any]) -> str:
-    if info.get("name") == "tales":
-        return ", distilled by the recipe in `kfexplore/training/recipes/tales-cpu.yaml`"
+    training = info.get("training")
+    if isinstance(training, Mapping) and "recipe" in training:
+        return f", distilled by the recipe `{training['recipe']}`"
     if "repository" in info:
         return f", published as `{info['repository']}` (revision `{info.get('revision', '')}`)"
     return ""

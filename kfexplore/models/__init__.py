@@ -28,6 +28,6 @@ def begin_from(model: Model, source: Model) -> None:
     What only `model` has besides (noise encoder, conditioning) keeps its fresh weights. Both share one width.
     """
     model.load_state_dict({**model.state_dict(), **{name: w.cpu() for name, w in source.state_dict().items()}})
-    for block in list(model.blocks)[source.config.depth :]:
-        for last in (block.attn_out.weight, block.mlp[2].weight, block.mlp[2].bias):
-            last.zero_()
+    for name, weights in model.blocks[source.config.depth :].named_parameters():
+        if name.split(".", 1)[1] in ("attn_out.weight", "mlp.2.weight", "mlp.2.bias"):  # the last of each branch
+            weights.zero_()

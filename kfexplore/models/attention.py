@@ -98,9 +98,9 @@ def attend_reference(q: Tensor, segments: list[Segment]) -> Tensor:
     masks = []
     for s in segments:
         hidden, shape = s.hidden(t), (batch, 1, t, s.k.shape[2])
-        masks.append(torch.zeros(shape, dtype=torch.bool) if hidden is None else hidden.expand(shape))
+        masks.append(torch.zeros(shape, dtype=torch.bool, device=q.device) if hidden is None else hidden.expand(shape))
     scores = (q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5
-    return scores.masked_fill(torch.cat(masks, dim=-1).to(q.device), float("-inf")).softmax(dim=-1) @ v
+    return scores.masked_fill(torch.cat(masks, dim=-1), float("-inf")).softmax(dim=-1) @ v
 
 
 class KVCache:

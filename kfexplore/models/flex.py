@@ -1,8 +1,8 @@
 """The training pass of many noise groups as one FlexAttention call: blocks of keys that nobody may see are skipped.
 
-The cost grows with the keys that are seen, O(k) in the slots of a group, and no matrix of scores is held. `attend` uses
-it on CUDA devices for groups of rows over shared prefixes; elsewhere FlexAttention has no gradient. The slow twin is
-`attend_reference`.
+The kernel's cost grows with the keys that are seen, O(k) in the slots of a group, and it holds no matrix of scores.
+`attend` uses it on CUDA devices for groups of rows over shared prefixes; elsewhere FlexAttention has no gradient. The
+slow twin is `attend_reference`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,14 @@ def _mask(q: Tensor, prefix: Segment, own: Segment) -> BlockMask:
         mine = (other == group) & ((at == place) if own.alone else (at <= place))
         return torch.where(key < length, key < visible[b, group], mine)
 
-    return create_block_mask(seen, contexts, None, groups * queries, length + groups * count, device=str(q.device))
+    make: Any = _masker() if q.is_cuda else create_block_mask
+    mask: BlockMask = make(seen, contexts, None, groups * queries, length + groups * count, device=str(q.device))
+    return mask
+
+
+@functools.cache
+def _masker() -> Any:
+    return torch.compile(create_block_mask)  # as it is, it holds the whole mask of queries by keys
 
 
 @functools.cache

@@ -103,19 +103,20 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
     return info
 
 
-def read_info(folder: Path, config: DataConfig, source: str | None = None) -> DataInfo:
+def read_info(folder: Path, config: DataConfig | None, source: str | None = None) -> DataInfo:
     """What a prepared folder was made of.
 
     Args:
         folder: As `prepare` leaves it.
-        config: What it must have been made by; where the texts come from is not compared.
+        config: What it must have been made by; where the texts come from is not compared. None: anything.
         source: The texts that it must have been made of; None: any.
 
     Raises:
         KfError: other settings or texts, or no readable data.json.
     """
     info = from_dict(DataInfo, read_json_object(folder / INFO, 1 << 24))
-    differ = [text for key, text in differences(info.settings, config).items() if key not in WHERE]
+    changed = {} if config is None else differences(info.settings, config)
+    differ = [text for key, text in changed.items() if key not in WHERE]
     if source is not None and source != info.source:
         differ.append(f"made of {info.source} (now {source})")
     if differ:

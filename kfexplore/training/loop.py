@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kfexplore.checkpoints.saving import write_whole
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student
@@ -24,20 +27,22 @@ CURVE_EVERY = 50
 STATE_FILE, CURVE_FILE = "state.pt", "losses.jsonl"
 
 
-def fit(model: nn.Module, loss_of: Callable[[int], Tensor], config: TrainConfig, folder: Path) -> None:
+def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
     """Trains in place; resumes from `folder/state.pt` after a kill, and leaves `folder/losses.jsonl`.
 
     Args:
         model: Trained in place; in the end it holds the weights to keep (their running mean with `config.ema`).
-        loss_of: The loss of a step number; all its randomness is keyed by that number.
+        loss_of: The loss of a step number on some rows of its batch; all its randomness is keyed by that number.
         config: The stage's settings.
         folder: State and curve; a state of other settings is refused.
 
     Raises:
-        KfError: a state of other settings, a loss that is no number (the last good state stays), no room on the disk.
+        KfError: a state of other settings or of more steps, a loss or gradient that is no number (the last good state
+            stays), no room on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    processes.meet(config.batch, next(model.parameters()).device)
+    parts = processes.rows(config.batch, config.accumulate)
+    processes.meet(next(model.parameters()).device)
     optimizers = make_optimizers(model, config)
     mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_mean_of(config.ema)) if config.ema else None
     keeper = _Keeper(folder, model, mean, optimizers, config)
@@ -58,17 +63,21 @@ def fit(model: nn.Module, loss_of: Callable[[int], Tensor], config: TrainConfig,
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * share
-        loss = loss_of(step)
-        loss.backward()
+        value = torch.zeros((), device=next(model.parameters()).device)
+        for rows in parts:
+            loss = loss_of(step, rows) / len(parts)
+            loss.backward()
+            value += loss.detach()
         parameters = [p for p in model.parameters() if p.grad is not None]
-        value = loss.detach().clone()
         processes.average([value, *(p.grad for p in parameters if p.grad is not None)])
-        if not torch.isfinite(value):
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip)
+        if not torch.isfinite(value + norm):
             raise KfError(
-                f"The loss is {value.item()} at step {step}; the last good state is kept.",
-                run="train again with a lower lr",
+                f"The loss is {value.item()} and the gradient's norm {norm.item()} at step {step}; the last good state"
+                " is kept.",
+                "finite numbers",
+                f"again after removing {folder}, with a lower lr in the recipe",
             )
-        nn.utils.clip_grad_norm_(parameters, config.clip)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -130,7 +139,8 @@ def _mean_of(decay: float) -> Callable[..., None]:
 def read_curve(folder: Path) -> list[dict[str, float]]:
     """The points of a stage's losses.jsonl; none where it has not begun."""
     path = folder / CURVE_FILE
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""  # a full disk tears lines
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 class _Curve:
@@ -138,8 +148,8 @@ class _Curve:
 
     def __init__(self, folder: Path, start: int, config: TrainConfig, tokens: int) -> None:
         self.path, self.tokens = folder / CURVE_FILE, tokens
-        kept = [point for point in read_curve(folder) if point["step"] <= start]  # a kill may leave points ahead
-        self.path.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
+        self.points = [point for point in read_curve(folder) if point["step"] <= start]  # a kill may leave points ahead
+        self._write()
         self.recent: list[Tensor] = []
         self.since = time.monotonic()
         self.shown: dict[str, str] = {}
@@ -157,13 +167,35 @@ class _Curve:
             mean = torch.stack(self.recent).mean().item()
             rate = self.tokens * len(self.recent) / (time.monotonic() - self.since)
             point = {"step": step + 1, "loss": round(mean, 4), "tokens_per_second": round(rate)}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(point) + "\n")
+            self.points.append(point)
+            self._write()
             if self.trackio is not None:
                 self.trackio.log({"loss": mean, "tokens_per_second": rate}, step=step + 1)
             self.recent, self.since = [], time.monotonic()
             self.shown = {"loss": f"{mean:.3f}", "tok/s": f"{rate:,.0f}"}
         return self.shown
+
+    def _write(self) -> None:
+        text = "".join(json.dumps(point) + "\n" for point in self.points)
+        with _room(self.path, "curve"):
+            write_whole(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _room(path: Path, what: str) -> Iterator[None]:
+    """What cannot be written is an error that names the way on; the file before it stays."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise KfError(
+            f"The {what} cannot be saved: {_first_line(error)}.",
+            f"room in {path.parent}; what was saved before is kept",
+            "the same command again: it goes on from there",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class _Keeper:
@@ -193,17 +225,9 @@ class _Keeper:
             "mean": None if self.mean is None else self.mean.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
         }
-        part = self.folder / "state.tmp"
-        try:
-            torch.save(state, part)
-            part.replace(self.folder / STATE_FILE)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            part.unlink(missing_ok=True)
-            raise KfError(
-                f"The state after {step} steps cannot be saved: {str(error).splitlines()[0]}.",
-                f"room in {self.folder}; the state before it is kept",
-                "the same command again: it goes on from there",
-            ) from None
+        path = self.folder / STATE_FILE
+        with _room(path, f"state after {step} steps"):
+            write_whole(path, lambda part: torch.save(state, part))
 
     def resume(self) -> int:
         """Steps done; 0 where nothing was kept."""
@@ -211,7 +235,14 @@ class _Keeper:
         if not path.exists():
             return 0
         device = next(self.model.parameters()).device
-        state = torch.load(path, weights_only=True, map_location=device)
+        try:
+            state = torch.load(path, weights_only=True, map_location=device)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise KfError(
+                f"{path} cannot be read: {_first_line(error)}.",
+                "a whole state",
+                f"again after removing {path}: the stage begins anew",
+            ) from error
         now = dataclasses.asdict(self.config)
         differs = [k for k, v in now.items() if k not in self.FREE and state["config"].get(k, v) != v]
         if differs:
@@ -219,6 +250,8 @@ class _Keeper:
                 f"{self.folder} holds a run with other settings: {', '.join(differs)}.",
                 "the same settings, or a new folder",
             )
+        if state["step"] > self.config.steps:
+            raise KfError(f"{self.folder} holds a run of {state['step']} steps.", f"steps of at least {state['step']}")
         self.model.load_state_dict(state["model"])
         if self.mean is not None:
             self.mean.load_state_dict(state["mean"])

@@ -1,4 +1,7 @@
-"""The loss of one step of each kind of model. All randomness is keyed by the settings' seed and the step."""
+"""The loss of one step of each kind of model. All randomness is keyed by the settings' seed and the step.
+
+It is drawn for the whole batch, whichever `rows` of it are asked for: parts of a step, and processes, add up to it.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,25 @@ from kfexplore.config import TrainConfig
 from kfexplore.decoding.generate import collect, pflm_steps
 from kfexplore.errors import KfError
 from kfexplore.models import KVCache, MaskedModel, Student, Teacher
-from kfexplore.training import processes
 from kfexplore.training.data import windows
 from kfexplore.training.targets import exact_targets, inverted_noise, self_targets
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
-def teacher_loss(teacher: Teacher, tokens: Tokens, config: TrainConfig, step: int) -> Tensor:
+ALL = slice(None)
+
+
+def teacher_loss(teacher: Teacher, tokens: Tokens, config: TrainConfig, step: int, rows: slice = ALL) -> Tensor:
     """Next-token cross-entropy, nats a token."""
     ids = windows(tokens, config.batch, config.context + 1, config.seed, step)
-    ids = ids[processes.rows(config.batch)].to(teacher.device)
+    ids = ids[rows].to(teacher.device)
     with _precision(config, ids):
         logits = teacher(ids[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
-def masked_loss(masked: MaskedModel, tokens: Tokens, config: TrainConfig, step: int) -> Tensor:
+def masked_loss(masked: MaskedModel, tokens: Tokens, config: TrainConfig, step: int, rows: slice = ALL) -> Tensor:
     """Bound on the text's surprise under masked diffusion with the linear schedule, nats a token (MDLM).
 
     A share t of the tokens is masked, t spread evenly over the batch; the loss on these weighs 1 / t.
@@ -38,8 +43,7 @@ def masked_loss(masked: MaskedModel, tokens: Tokens, config: TrainConfig, step: 
     rng = noise.generator(config.seed, step, 1)
     share = torch.from_numpy((rng.random() + np.arange(config.batch)) / config.batch % 1.0)[:, None].clamp_min(1e-3)
     hidden = torch.from_numpy(rng.random(ids.shape)) < share
-    mine = processes.rows(config.batch)
-    ids, hidden, share = (part[mine].to(masked.device) for part in (ids, hidden, share))
+    ids, hidden, share = (whole[rows].to(masked.device) for whole in (ids, hidden, share))
     with _precision(config, ids):
         logits = masked(ids.masked_fill(hidden, masked.config.mask_id))
     surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
@@ -52,6 +56,7 @@ def student_loss(
     tokens: Tokens,
     config: TrainConfig,
     step: int,
+    rows: slice = ALL,
     frozen: Student | None = None,
 ) -> Tensor:
     """Cross-entropy of the tokens that belong to the noise, nats a slot.
@@ -64,27 +69,27 @@ def student_loss(
         tokens: The corpus.
         config: The stage.
         step: Keys contexts, positions, noise and temperature.
+        rows: Contexts of the batch that are taken.
         frozen: The student of half the block that makes the targets of self-forcing.
 
     Raises:
         KfError: self-forcing without a frozen student of half the block, or too few positions for the groups.
     """
     rng = noise.generator(config.seed, step, 1)
-    inverted = config.targets == "inversion"
-    places = config.context - config.block if inverted else config.context
-    if places < config.groups:
-        raise KfError(f"groups is {config.groups}.", f"at most {places}, the context less the block")
+    if config.places < config.groups:
+        raise KfError(f"groups is {config.groups}.", f"at most {config.places}")
     ids = windows(tokens, config.batch, config.context, config.seed, step)
-    order = rng.random((config.batch, places)).argsort(axis=1)
-    ends = torch.from_numpy(np.tile(order[:, : config.groups] + 1, config.noises))
+    order = rng.random((config.batch, config.places)).argsort(axis=1)
+    places = np.sort(order[:, : config.groups] + 1)  # in their order, neighbours see nearly the same keys
+    ends = torch.from_numpy(np.repeat(places, config.noises, axis=1))
     u = torch.from_numpy(rng.random((*ends.shape, config.block)))
     tau = float(rng.uniform(config.tau_min, config.tau_max))
-    mine = processes.rows(config.batch)
-    own = int((np.arange(config.batch)[mine] < config.own_contexts * config.batch).sum())
-    ids, ends, u = (part[mine].to(student.device) for part in (ids, ends, u))
+    own = int((np.arange(config.batch)[rows] < config.own_contexts * config.batch).sum())
+    ids, ends, u = (whole[rows].to(student.device) for whole in (ids, ends, u))
     if own:
-        ids[:own] = own_words(student, ids[:own], noise.generator(config.seed, step, 2, mine.start))
-    if inverted:
+        drawn = noise.generator(config.seed, step, 2).random((config.batch, *noise_of_own_words(student, ids)))
+        ids[:own] = own_words(student, ids[:own], torch.from_numpy(drawn[rows][:own]))
+    if config.targets == "inversion":
         u, targets = inverted_noise(teacher, ids, u, ends, tau)
     elif config.targets == "self":
         if frozen is None or 2 * frozen.config.block != config.block:
@@ -106,16 +111,26 @@ def student_loss(
 
 
 @torch.no_grad()
-def own_words(student: Student, ids: Tensor, rng: np.random.Generator) -> Tensor:
-    """Contexts whose second half is the student's own continuation of the first: ids (B, N) -> (B, N)."""
+def own_words(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
+    """Contexts whose second half is the student's own continuation of the first.
+
+    Args:
+        student: Writes.
+        ids: (B, N) contexts.
+        noise: (B, S, K) of its S steps.
+
+    Returns:
+        (B, N).
+    """
     half = ids.shape[1] // 2
-    k = student.config.block
-
-    def source(_: int) -> Tensor:
-        return torch.from_numpy(rng.random((len(ids), k)))
-
-    written = collect(pflm_steps(student, ids[:, :half], source), ids.shape[1] - half).tokens
+    written = collect(pflm_steps(student, ids[:, :half], lambda s: noise[:, s]), ids.shape[1] - half).tokens
     return torch.cat([ids[:, :half], torch.from_numpy(written).to(ids.device)], dim=1)
+
+
+def noise_of_own_words(student: Student, ids: Tensor) -> tuple[int, int]:
+    """Steps S and slots K in which `own_words` writes half of a context of ids (B, N)."""
+    new, k = ids.shape[1] - ids.shape[1] // 2, student.config.block
+    return -(-new // k), k
 
 
 def _precision(config: TrainConfig, ids: Tensor) -> torch.autocast:

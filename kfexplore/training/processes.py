@@ -31,22 +31,29 @@ def device(name: str | None) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and count() > 1 else name or "cpu"
 
 
-def meet(batch: int, place: torch.device) -> None:
-    """Joins the other processes, once.
-
-    Raises:
-        KfError: the batch cannot be divided among them.
-    """
-    if batch % count():
-        raise KfError(f"A batch of {batch} cannot be divided among {count()} processes.", f"a multiple of {count()}")
+def meet(place: torch.device) -> None:
+    """Joins the other processes, once."""
+    if place.type == "cuda":
+        torch.cuda.set_device(place)  # collectives without a tensor of their own use the current device
     if count() > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
 
 
-def rows(batch: int) -> slice:
-    """The rows of a batch that belong to this process."""
-    share = batch // count()
-    return slice(rank() * share, (rank() + 1) * share)
+def rows(batch: int, parts: int = 1) -> list[slice]:
+    """The rows of a batch that belong to this process, in equal parts.
+
+    Raises:
+        KfError: the batch cannot be divided so.
+    """
+    whole = count() * parts
+    if batch % whole:
+        raise KfError(
+            f"A batch of {batch} cannot be divided among {count()} processes in {parts} parts.",
+            f"a multiple of {whole}",
+            "another batch or accumulate in the recipe, or another number of processes",
+        )
+    share, first = batch // whole, rank() * parts
+    return [slice(n * share, (n + 1) * share) for n in range(first, first + parts)]
 
 
 @torch.no_grad()

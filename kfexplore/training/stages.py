@@ -12,6 +12,7 @@ import dataclasses
 import json
 import shlex
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -71,12 +72,16 @@ class Run:
     def prepare(self, text: Path | None = None, dataset: str | None = None) -> DataInfo:
         """Prepares the tokens, from a folder of texts or a hub dataset (by default the recipe's).
 
+        A pair that is trained further keeps its tokenizer.
+
         Raises:
             KfError: as `data.prepare`; or both are given.
         """
         if text is not None and dataset is not None:
             raise KfError("The texts are named in two ways.", "--text FOLDER or --dataset NAME")
         data = self.recipe.data if dataset is None else dataclasses.replace(self.recipe.data, dataset=dataset)
+        if self.start is not None and isinstance(theirs := pair_parts(self.start).tokenizer, Path):
+            data = dataclasses.replace(data, vocab_size=0, tokenizer=str(theirs.parent))
         return prepare(data, self.folder / "data", max(s.context for s in self.recipe.stages().values()) + 1, text)
 
     def teacher(self) -> Model:
@@ -101,6 +106,11 @@ class Run:
         teacher = self.teacher()
         before = teacher if self.start is None else self._further("student")
         first = 0 if self.start is None else len(self.recipe.students) - 1
+        if first and self.recipe.students[first].targets == "self":
+            raise KfError(
+                "Self-forcing needs the student of half the block, which a pair that is trained further no longer has.",
+                "targets exact in the last stage of the recipe",
+            )
         for n, config in list(enumerate(self.recipe.students))[first:]:
             shape, so_far = self._shape("student", config.block), self.recipe.students[: n + 1]
             frozen = before if config.targets == "self" else None
@@ -135,6 +145,10 @@ class Run:
             KfError: as the other methods.
         """
         missing = not (self.folder / "data" / INFO).exists()
+        if missing and processes.count() > 1:
+            raise KfError(
+                "Several processes cannot prepare the tokens.", "prepared tokens", self._command("data") + " --text .."
+            )
         if processes.count() == 1 and (text is not None or dataset is not None or missing):
             self.prepare(text, dataset)
         parts = {"teacher": self.teacher(), "student": self.students()}
@@ -155,8 +169,10 @@ class Run:
         """How the pair was trained, for its model card: a line a stage."""
         found = {"recipe": self.recipe.name, "corpus": f"{self._data().tokens:,} tokens"}
         if self.start is not None:
-            found["trained further from"] = f"the pair {Path(self.start).name}, whose teacher was kept"
+            found["trained further from"] = f"the pair {self.start}, whose teacher was kept"
         for name, stage in self.recipe.stages().items():
+            if not _finished(self.folder / name):
+                continue  # its weights are those of the pair that is trained further
             what = f"{stage.steps:,} steps of {stage.batch} x {stage.context} tokens"
             if name.startswith("student"):
                 what += f", {stage.groups * stage.noises} noise vectors a context, targets {stage.targets}"
@@ -185,7 +201,8 @@ class Run:
         if not isinstance(theirs, Path) or json.loads(theirs.read_bytes()) != json.loads(ours.read_bytes()):
             raise KfError(
                 f"The tokens in {ours.parent} are not those of the pair {self.start}.",
-                "the corpus and vocabulary that the pair was trained on",
+                "tokens made with the pair's own tokenizer",
+                self._command("data") + f" --from {self.start} --text FOLDER, in a new folder",
             )
         model = load_model(path, device=usable_device(processes.device(self.device)), kind=role)
         begun, meant = model.config, self._shape(role)
@@ -213,7 +230,8 @@ class Run:
         if not _finished(folder):
             model = _fresh(info.model, config.seed, before).to(device)
             tokens = load_tokens(self.folder / "data")
-            fit(model, _loss(model, config, tokens, given), config, folder)
+            drawn = dataclasses.replace(config, seed=_stream(config.seed, name, info.start))
+            fit(model, _loss(model, drawn, tokens, given), config, folder)
             if processes.rank() == 0:
                 save_model(model, folder, dtype=torch.bfloat16)
             processes.wait()
@@ -239,14 +257,16 @@ class Run:
                 )
         if not finished and processes.rank() == 0:
             text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
-            _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def _data(self) -> DataInfo:
         folder = self.folder / "data"
         if not (folder / INFO).exists():
             source = "" if self.recipe.data.dataset else " --text FOLDER"
             raise KfError(f"There are no tokens in {folder} yet.", "a prepared folder", self._command("data") + source)
-        return read_info(folder, self.recipe.data)
+        # A pair that is trained further asks for its own tokenizer (`_further`), however the tokens were made.
+        return read_info(folder, self.recipe.data if self.start is None else None)
 
     def _shape(self, kind: Kind, block: int = 0) -> ModelConfig:
         data = self._data()
@@ -271,15 +291,20 @@ def _fresh(shape: ModelConfig, seed: int, before: Model | None) -> Model:
     return model
 
 
-def _loss(model: Any, config: TrainConfig, tokens: Tokens, given: dict[str, Any]) -> Callable[[int], Tensor]:
-    """The loss of a step number."""
+def _stream(seed: int, name: str, start: str) -> int:
+    """A seed of its own for every stage, and for every pair that is trained further: none sees the noise of another."""
+    return zlib.crc32(f"{seed} {name} {start}".encode())
+
+
+def _loss(model: Any, config: TrainConfig, tokens: Tokens, given: dict[str, Any]) -> Callable[[int, slice], Tensor]:
+    """The loss of a step number on rows of its batch."""
     kinds: dict[Kind, Any] = {
         "teacher": losses.teacher_loss,
         "student": losses.student_loss,
         "masked": losses.masked_loss,
     }
     loss = partial(kinds[model.config.kind], model, tokens=tokens, config=config, **given)
-    return lambda step: loss(step=step)
+    return lambda step, rows: loss(step=step, rows=rows)
 
 
 def _finished(folder: Path) -> bool:

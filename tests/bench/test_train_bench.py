@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -48,9 +49,11 @@ def test_one_row_a_stage_with_every_setting() -> None:
         ({"block": 4, "noises": 2}, 3 * (16 + 32), 16 + 24),
         ({"block": 4, "targets": "self"}, 3 * (16 + 16), 16 + 4 * 6),  # 2 slots, then 2 tokens and 2 slots
         ({"block": 4, "targets": "inversion"}, 3 * (16 + 16), 16),
+        ({"block": 4, "context_loss": 0.5}, 3 * (16 + 16), 16 + 12 + 16),
+        ({"block": 4, "own_contexts": 0.5}, 3 * (16 + 16) + 12, 16 + 12),
     ],
 )
-def test_token_passes_are_counted_from_the_settings(changes: dict[str, int], own: int, targets: int) -> None:
+def test_token_passes_are_counted_from_the_settings(changes: dict[str, Any], own: int, targets: int) -> None:
     config = TrainConfig(**{"steps": 1, "batch": 2, "context": 16, "groups": 4, **changes})
     assert token_passes(config) == (2 * own, 2 * targets)
 

@@ -7,6 +7,7 @@ import json
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from torch import Tensor
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher
+from kfexplore.training import loop, processes
 from kfexplore.training.loop import fit, lr_share, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 
+Loss = Callable[[int, slice], Tensor]
 TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
 CONFIG = TrainConfig(steps=6, batch=2, context=8, groups=4, block=2, warmup=2, save_every=-1.0)
 
@@ -42,8 +45,8 @@ class Killed(Exception):
     """As the process would be."""
 
 
-def until(stop: int, loss: Callable[[int], Tensor], end: Callable[[], Tensor]) -> Callable[[int], Tensor]:
-    return lambda step: end() if step == stop else loss(step)
+def until(stop: int, loss: Loss, end: Callable[[], Tensor]) -> Loss:
+    return lambda step, rows: end() if step == stop else loss(step, rows)
 
 
 def kill() -> Tensor:
@@ -58,12 +61,12 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
     source = small_teacher(5).requires_grad_(False)
 
-    def start(seed: int) -> tuple[Teacher | Student, Callable[[int], Tensor]]:
+    def start(seed: int) -> tuple[Teacher | Student, Loss]:
         if stage == "teacher":
             one = small_teacher(seed)
-            return one, lambda step: teacher_loss(one, TOKENS, config, step)
+            return one, lambda step, _: teacher_loss(one, TOKENS, config, step)
         other = small_student(seed)
-        return other, lambda step: student_loss(other, source, TOKENS, config, step)
+        return other, lambda step, _: student_loss(other, source, TOKENS, config, step)
 
     whole, loss = start(0)
     before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
@@ -81,25 +84,25 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     network = small_teacher()
-    fit(network, lambda step: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
     again = small_teacher(3)
-    fit(again, lambda _: kill(), CONFIG, tmp_path)
+    fit(again, lambda *_: kill(), CONFIG, tmp_path)
     assert torch.equal(again.vocab_embed.embedding, network.vocab_embed.embedding)
 
 
 @pytest.mark.parametrize("changed", [{"lr": 2e-3}, {"batch": 3}, {"seed": 1}, {"optimizer": "muon"}])
 def test_a_state_of_other_settings_is_refused_and_named(tmp_path: Path, changed: dict[str, Any]) -> None:
     network = small_teacher()
-    fit(network, lambda step: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
     with pytest.raises(KfError, match=f"other settings: {next(iter(changed))}"):
-        fit(small_teacher(), lambda _: kill(), dataclasses.replace(CONFIG, **changed), tmp_path)
+        fit(small_teacher(), lambda *_: kill(), dataclasses.replace(CONFIG, **changed), tmp_path)
 
 
 def test_more_steps_continue_a_finished_run(tmp_path: Path) -> None:
     network = small_teacher()
     for steps in (4, 6):
         config = dataclasses.replace(CONFIG, steps=steps)
-        fit(network, lambda step: teacher_loss(network, TOKENS, CONFIG, step), config, tmp_path)
+        fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), config, tmp_path)
         assert state(tmp_path)["step"] == steps
 
 
@@ -111,12 +114,77 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path,
         return network.vocab_embed.embedding.sum() * bad
 
     with pytest.raises(KfError, match="at step 3") as caught:
-        fit(network, until(3, lambda step: teacher_loss(network, TOKENS, config, step), spoiled), config, tmp_path)
+        fit(network, until(3, lambda step, _: teacher_loss(network, TOKENS, config, step), spoiled), config, tmp_path)
     assert "lower lr" in caught.value.run
     held = state(tmp_path)
     assert held["step"] == 3
     assert all(bool(tensor.isfinite().all()) for tensor in held["model"].values())
     assert torch.equal(held["model"]["vocab_embed.embedding"], network.vocab_embed.embedding)
+
+
+def test_a_gradient_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path) -> None:
+    network = small_teacher()
+
+    def spoiled() -> Tensor:  # finite, with an infinite slope
+        return (network.vocab_embed.embedding * 0).abs().sqrt().sum()
+
+    with pytest.raises(KfError, match=r"gradient's norm nan at step 3"):
+        fit(
+            network,
+            until(3, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), spoiled),
+            CONFIG,
+            tmp_path,
+        )
+    assert all(bool(tensor.isfinite().all()) for tensor in state(tmp_path)["model"].values())
+
+
+def test_parts_of_a_step_are_that_step(tmp_path: Path) -> None:
+    found = []
+    for accumulate in (1, 4):
+        config = dataclasses.replace(CONFIG, batch=4, accumulate=accumulate)
+        learner, asked = small_student(), []
+        loss = partial(student_loss, learner, small_teacher(5).requires_grad_(False), TOKENS, config)
+        note = asked.append
+        fit(learner, lambda *at, loss=loss, note=note: (note(at), loss(*at))[1], config, tmp_path / f"{accumulate}")
+        assert asked == [(step, rows) for step in range(6) for rows in processes.rows(4, accumulate)]
+        found.append(learner.vocab_embed.embedding.detach())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    network = small_teacher()
+    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    path = tmp_path / "state.pt"
+    for damaged in (path.read_bytes()[:1000], b"", b"nothing"):
+        path.write_bytes(damaged)
+        with pytest.raises(KfError, match=r"state\.pt cannot be read") as caught:
+            fit(small_teacher(), lambda *_: kill(), CONFIG, tmp_path)
+        assert "after removing" in caught.value.run
+
+
+def test_fewer_steps_than_were_done_are_refused(tmp_path: Path) -> None:
+    network = small_teacher()
+    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    with pytest.raises(KfError, match="a run of 6 steps"):
+        fit(network, lambda *_: kill(), dataclasses.replace(CONFIG, steps=5), tmp_path)
+
+
+def test_a_curve_that_a_full_disk_tore_is_read_up_to_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, config = torch.nn.Linear(1, 1), TrainConfig(steps=120, save_every=1e9)
+    loss = lambda step, _: network.weight.sum() * 0 + step  # noqa: E731
+    (tmp_path / "losses.jsonl").write_text('{"step": 50, "loss": 1.0}\n{"step": 100, "lo')
+    assert loop.read_curve(tmp_path) == [{"step": 50, "loss": 1.0}]
+    write, full = Path.write_text, OSError(28, "No space left on device")
+
+    def failing(path: Path, text: str, **given: Any) -> int:
+        if "100" in text:
+            raise full
+        return write(path, text, **given)
+
+    monkeypatch.setattr(Path, "write_text", failing)
+    with pytest.raises(KfError, match=r"curve cannot be saved: .*No space"):
+        fit(network, loss, config, tmp_path)
+    assert [point["step"] for point in loop.read_curve(tmp_path)] == [50]
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
@@ -125,7 +193,7 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
 
 def test_losses_and_speed_are_written_every_fifty_steps(tmp_path: Path) -> None:
     network, config = torch.nn.Linear(1, 1), TrainConfig(steps=120, save_every=1e9)
-    fit(network, lambda step: network.weight.sum() * 0 + step, config, tmp_path)
+    fit(network, lambda step, _: network.weight.sum() * 0 + step, config, tmp_path)
     lines = read_curve(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(50, 24.5), (100, 74.5)]
     assert all(line["tokens_per_second"] > 0 for line in lines)
@@ -133,7 +201,7 @@ def test_losses_and_speed_are_written_every_fifty_steps(tmp_path: Path) -> None:
 
 def test_a_curve_that_was_ahead_of_the_saved_state_is_not_written_twice(tmp_path: Path) -> None:
     network, config = torch.nn.Linear(1, 1), TrainConfig(steps=100, save_every=1e9)
-    loss = lambda step: network.weight.sum() * 0 + step  # noqa: E731
+    loss = lambda step, _: network.weight.sum() * 0 + step  # noqa: E731
     with pytest.raises(Killed):
         fit(network, until(70, loss, kill), config, tmp_path)  # killed after a point, before a state
     fit(network, loss, config, tmp_path)
@@ -157,28 +225,28 @@ def test_a_full_disk_keeps_the_state_before_and_says_so(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(KfError, match="after 3 steps cannot be saved") as caught:
-        fit(network, lambda step: teacher_loss(network, TOKENS, config, step), config, tmp_path)
+        fit(network, lambda step, _: teacher_loss(network, TOKENS, config, step), config, tmp_path)
     assert "same command" in caught.value.run
     assert state(tmp_path)["step"] == 2
-    assert not (tmp_path / "state.tmp").exists()
+    assert not list(tmp_path.glob("*.tmp"))
     monkeypatch.undo()
-    fit(network, lambda step: teacher_loss(network, TOKENS, config, step), config, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, TOKENS, config, step), config, tmp_path)
     assert state(tmp_path)["step"] == 6
 
 
 def test_the_running_mean_is_what_is_kept_and_survives_a_kill(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, ema=0.999)
 
-    def start() -> tuple[Teacher, Callable[[int], Tensor]]:
+    def start() -> tuple[Teacher, Loss]:
         network = small_teacher()
-        return network, lambda step: teacher_loss(network, TOKENS, config, step)
+        return network, lambda step, _: teacher_loss(network, TOKENS, config, step)
 
     whole, loss = start()
     seen: list[Tensor] = []
 
-    def spied(step: int) -> Tensor:
+    def spied(step: int, rows: slice) -> Tensor:
         seen.append(whole.vocab_embed.embedding.detach().clone())
-        return loss(step)
+        return loss(step, rows)
 
     fit(whole, spied, config, tmp_path / "whole")
     last = state(tmp_path / "whole")["model"]["vocab_embed.embedding"]
@@ -203,7 +271,7 @@ def test_metrics_go_to_trackio_where_it_is_installed(tmp_path: Path, monkeypatch
     )
     monkeypatch.setitem(sys.modules, "trackio", fake)
     network, config = torch.nn.Linear(1, 1), TrainConfig(steps=50, save_every=1e9)
-    fit(network, lambda step: network.weight.sum() * 0 + step, config, tmp_path / "stage")
+    fit(network, lambda step, _: network.weight.sum() * 0 + step, config, tmp_path / "stage")
     assert told == [("stage", 50, ["config", "name", "project"]), (50, 24.5)]
 
 
@@ -226,7 +294,7 @@ def test_the_learning_rate_reaches_every_parameter_group(tmp_path: Path, monkeyp
     monkeypatch.setattr(
         "kfexplore.training.loop.make_optimizers", lambda *given: made.extend(make_optimizers(*given)) or made
     )
-    fit(network, lambda step: teacher_loss(network, TOKENS, config, step), config, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, TOKENS, config, step), config, tmp_path)
     assert {group["lr"] for optimizer in made for group in optimizer.param_groups} == {config.lr / 4}
 
 
@@ -249,7 +317,7 @@ def test_a_student_learns_a_tiny_map(tmp_path: Path, optimizer: str) -> None:
         steps=80, batch=4, context=8, groups=8, block=2, optimizer=optimizer, lr=5e-3, warmup=5, save_every=1e9
     )
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, _: slice) -> Tensor:
         value = student_loss(learner, source, TOKENS, config, step)
         losses.append(value.item())
         return value

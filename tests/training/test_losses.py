@@ -20,8 +20,8 @@ from torch import Tensor
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
-from kfexplore.training import losses
-from kfexplore.training.losses import masked_loss, own_words, student_loss, teacher_loss
+from kfexplore.training import losses, processes
+from kfexplore.training.losses import masked_loss, noise_of_own_words, own_words, student_loss, teacher_loss
 from kfexplore.training.targets import exact_targets
 
 TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
@@ -52,7 +52,11 @@ def test_groups_of_a_step_are_distinct_prefixes_and_keyed_by_the_step(monkeypatc
         assert ends.sort(dim=1).values.tolist() == [list(range(1, 9))] * 2
         assert ((u >= 0) & (u < 1)).all()
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(seen[0][:2], seen[2][:2], strict=True))
+    student_loss(small_student(), small_teacher(), TOKENS, dataclasses.replace(config, groups=4), 3)
+    places = seen[3][2].tolist()
+    assert all(row == sorted(set(row)) for row in places)
+    assert places[0] != places[1]
 
 
 def test_several_noise_vectors_stand_at_each_position(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +100,8 @@ def test_self_forcing_needs_the_student_of_half_the_block() -> None:
     config = dataclasses.replace(CONFIG, targets="self", block=4)
     for frozen in (None, small_student(block=4)):
         with pytest.raises(KfError, match="needs a student of 2"):
-            student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, frozen)
-    assert student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, small_student()).isfinite()
+            student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, frozen=frozen)
+    assert student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, frozen=small_student()).isfinite()
 
 
 def test_noise_inversion_asks_for_the_text_under_noise_of_its_own_cells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,16 +140,31 @@ def test_the_law_at_the_context_is_learned_beside_the_map() -> None:
 def test_own_words_keep_the_first_half_and_do_not_depend_on_the_corpus_after_it() -> None:
     learner, ids = small_student(), torch.randint(0, 7, (3, 8), generator=torch.Generator().manual_seed(0))
     other = torch.cat([ids[:, :4], (ids[:, 4:] + 1) % 7], dim=1)
-    written = [own_words(learner, context, np.random.default_rng(5)) for context in (ids, other)]
+    noise = torch.rand(3, *noise_of_own_words(learner, ids), dtype=torch.float64)
+    assert noise.shape == (3, 2, 2)
+    written = [own_words(learner, context, noise) for context in (ids, other)]
     assert torch.equal(written[0][:, :4], ids[:, :4])
     assert torch.equal(written[0], written[1])
-    first = learner.block_logits(ids[:, :4], torch.from_numpy(np.random.default_rng(5).random((3, 2)))).argmax(-1)
+    first = learner.block_logits(ids[:, :4], noise[:, 0]).argmax(-1)
     assert torch.equal(written[0][:, 4:6], first)
+
+
+@pytest.mark.parametrize("changes", [{}, {"own_contexts": 0.75}, {"targets": "inversion"}, {"context_loss": 0.5}])
+def test_the_parts_of_a_batch_add_up_to_it(changes: dict[str, Any]) -> None:
+    config = dataclasses.replace(CONFIG, batch=4, **changes)
+    learner, source = small_student(), small_teacher().requires_grad_(False)
+    whole = student_loss(learner, source, TOKENS, config, 0)
+    parts = [student_loss(learner, source, TOKENS, config, 0, slice(n, n + 1)) for n in range(4)]
+    assert sum(part.item() for part in parts) / 4 == pytest.approx(whole.item(), rel=1e-5)
+    assert len({part.item() for part in parts}) == 4
+    network = masked(vocab_size=8)
+    halves = [masked_loss(network, TOKENS, config, 0, rows).item() for rows in (slice(2), slice(2, 4))]
+    assert sum(halves) / 2 == pytest.approx(masked_loss(network, TOKENS, config, 0).item(), rel=1e-5)
 
 
 def test_a_share_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    monkeypatch.setattr(losses, "own_words", lambda _, ids, _rng: rows.append(len(ids)) or ids)
+    monkeypatch.setattr(losses, "own_words", lambda _, ids, _noise: rows.append(len(ids)) or ids)
     for share in (0.0, 0.5, 1.0):
         config = dataclasses.replace(CONFIG, own_contexts=share)
         student_loss(small_student(), small_teacher(), TOKENS, config, 0)
@@ -233,9 +252,9 @@ from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss
 torch.set_num_threads(1)
 tokens = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
-config = TrainConfig(steps=50, batch=4, context=8, groups=4, block=2, warmup=2, targets="exact", ema=0.9)
+config = TrainConfig(steps=50, batch=4, context=8, groups=4, block=2, warmup=2, own_contexts=0.75, ema=0.9)
 source, learner = teacher(0, vocab_size=8), student(1, vocab_size=8, block=2).requires_grad_(True)
-fit(learner, lambda step: student_loss(learner, source, tokens, config, step), config, Path(sys.argv[2]))
+fit(learner, lambda step, rows: student_loss(learner, source, tokens, config, step, rows), config, Path(sys.argv[2]))
 if processes.rank() == 0:
     torch.save(learner.state_dict(), Path(sys.argv[2]) / "weights.pt")
 """
@@ -270,5 +289,9 @@ def test_two_processes_get_the_loss_and_weights_of_one(tmp_path: Path, launcher:
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "1")
+    assert processes.rows(12, 2) == [slice(4, 6), slice(6, 8)]
     with pytest.raises(KfError, match="4 cannot be divided among 3"):
-        losses.processes.meet(4, torch.device("cpu"))
+        processes.rows(4)
+    with pytest.raises(KfError, match="9 cannot be divided among 3 processes in 2 parts"):
+        processes.rows(9, 2)

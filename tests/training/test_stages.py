@@ -52,7 +52,7 @@ class Losses:
     def of(self, kind: str) -> Callable[..., Tensor]:
         def loss(model: Any, *, step: int, **given: Any) -> Tensor:
             name = kind + (str(model.config.block) if kind == "student" else "")
-            self.seen.append((name, step, given))
+            self.seen.append((name, step, {k: v for k, v in given.items() if k != "rows"}))
             if step == 0:
                 self.starts[name] = {key: tensor.clone() for key, tensor in model.state_dict().items()}
             return sum((p**2).sum() for p in model.parameters())
@@ -130,10 +130,12 @@ def test_a_student_begins_where_the_stage_before_ended_and_self_targets_are_that
     assert losses.starts["student1"]["noise_encoder.combined_proj.weight"].std() > 0
     assert torch.equal(last.state_dict()["vocab_embed.embedding"], ended["student4"]["vocab_embed.embedding"])
     given = {name: made for name, _, made in losses.seen}
+    seeds = {given["teacher"]["config"].seed}
     for block, frozen in ((1, None), (2, "student1"), (4, None)):
         made = given[f"student{block}"]
         assert set(made) == {"tokens", "config", "teacher", "frozen"}
         assert made["config"].block == block
+        seeds.add(made["config"].seed)
         assert torch.equal(made["teacher"].vocab_embed.embedding, teacher.vocab_embed.embedding)
         assert not made["teacher"].vocab_embed.embedding.requires_grad
         held = made["frozen"]
@@ -141,6 +143,7 @@ def test_a_student_begins_where_the_stage_before_ended_and_self_targets_are_that
         if frozen:
             assert torch.equal(held.vocab_embed.embedding, ended[frozen]["vocab_embed.embedding"])
             assert held.config.block == 1
+    assert len(seeds) == 4  # no stage sees the noise of another
 
 
 def test_the_masked_model_begins_with_the_teacher_s_weights(losses: Losses, texts: Path, tmp_path: Path) -> None:
@@ -168,10 +171,20 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     for other, said in (({"width": 16}, "recipe small has 16, 1 and 2"), ({"heads": 1}, "recipe small has 8, 1 and 1")):
         with pytest.raises(KfError, match=said):
             Run(dataclasses.replace(changed, **other), tmp_path / said[-9:], start=first).pair(texts)
-    tokenizer = first / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text().replace('"o"', '"ö"'))
-    with pytest.raises(KfError, match="not those of the pair"):
-        Run(changed, tmp_path / "other", start=first).pair(texts)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("3-new", "4-new"):
+        (other / f"{name}.txt").write_text("A quiet jury met in the fog. " * 9)
+    again = load_pair(Run(changed, tmp_path / "texts of its own", start=first).pair(other))
+    assert again.encode("owl") == whole.encode("owl")  # the tokenizer stays
+    assert "teacher" not in again.info["training"]
+    with pytest.raises(KfError, match="no longer has"):
+        Run(dataclasses.replace(changed, students=RECIPE.students[:2]), tmp_path / "self", start=first).pair(texts)
+    mixed = tmp_path / "mixed"
+    Run(changed, mixed).prepare(other)
+    with pytest.raises(KfError, match="not those of the pair") as caught:
+        Run(changed, mixed, start=first).students()
+    assert f"train data --recipe small --out {mixed} --from {first}" in caught.value.run
 
 
 def test_students_may_be_deeper_and_grow(losses: Losses, texts: Path, tmp_path: Path) -> None:
