@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import plotly
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
@@ -89,6 +90,11 @@ def write(text: str, path: Path) -> Path:
     except OSError as error:
         raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
     return path
+
+
+def plotly_script() -> Path:
+    """Plotly's script as a file, for a page that is served."""
+    return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
 def _untitled(figure: go.Figure) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""Figures of the toy laws: distance against passes, and the exact law beside one pass of marginals."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import plotly.graph_objects as go
+
+from kfexplore.figures.page import blank
+from kfexplore.figures.palette import Theme, colours
+from kfexplore.results import ToyLaw, Unmasking
+
+MOST_BLOCKS: Final = 32
+"""Bars drawn; of more blocks the likeliest are shown."""
+EXACT: Final = 1e-12
+"""A distance up to this is the rounding of float64."""
+_HUE: Final = 8
+_CLEAR: Final = "rgba(0,0,0,0)"
+_BARE: Final = {
+    "title": None,
+    "height": 340,
+    "margin": {"t": 0},
+    "legend": {"y": 1.04, "yanchor": "bottom", "font": {"size": 13}},
+    "paper_bgcolor": _CLEAR,
+    "plot_bgcolor": _CLEAR,
+}
+"""For a page: no title, the page's own ground, the legend above."""
+
+
+def passes_words(toy: ToyLaw) -> tuple[str, str]:
+    """What the figure of passes finds, and how to read it."""
+    first, least = toy.schedules[0], fewest_exact(toy)
+    passes = len(least.sizes)
+    if passes == 1:
+        finding = "The tokens are independent: one pass of marginals is exact"
+    elif passes == toy.law.ndim:
+        finding = f"One pass of perfect marginals is off by {first.best:.2g}; only one token a pass is exact"
+    else:
+        which = "in every order" if least.worst <= EXACT else "in the best order"
+        finding = (
+            f"One pass of perfect marginals is off by {first.best:.2g}; {passes} passes of {toy.law.ndim} can be exact "
+            f"({least.name}, {which})"
+        )
+    others = "diamonds are other splits, " if len(toy.schedules) > toy.law.ndim else ""
+    return finding, (
+        "Lower is closer to the law: lines join the best and the worst order of the positions, with passes as even as "
+        f"can be, larger ones first; {others}the star is the exact push-forward map."
+    )
+
+
+def passes_figure(toy: ToyLaw, theme: Theme = "light", bare: bool = False) -> go.Figure:
+    """Exact distance of marginal unmasking over the number of passes, beside push-forward in one.
+
+    Args:
+        toy: The law.
+        theme: light or dark.
+        bare: Leaves the title to the page that shows the figure.
+    """
+    look, passes = colours(theme), toy.passes
+    figure = blank(look, *passes_words(toy))
+    for name, dash, symbol, ends in (
+        ("worst order", "solid", "square", [(s.worst, s.worst_order) for s in passes]),
+        ("best order", "dash", "circle", [(s.best, s.best_order) for s in passes]),
+    ):
+        figure.add_scatter(
+            x=[len(s.sizes) for s in passes],
+            y=[distance for distance, _ in ends],
+            mode="lines+markers",
+            line={"color": look.lines[_HUE], "width": 2, "dash": dash},
+            marker={"symbol": symbol, "size": 9},
+            name=name,
+            customdata=[order_words(order) for _, order in ends],
+            hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
+            cliponaxis=False,
+        )
+    if others := [s for s in toy.schedules if not s.even]:
+        figure.add_scatter(
+            x=[len(s.sizes) for s in others for _ in range(2)],
+            y=[distance for s in others for distance in (s.best, s.worst)],
+            mode="markers",
+            marker={"symbol": "diamond-open", "size": 8, "color": look.muted},
+            name="other splits",
+            customdata=[f"{s.name}: {order_words(order)}" for s in others for order in (s.best_order, s.worst_order)],
+            hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
+            cliponaxis=False,
+        )
+    figure.add_scatter(
+        x=[1],
+        y=[toy.push_forward],
+        mode="markers",
+        marker={"symbol": "star", "size": 15, "color": look.exact},
+        name="push-forward",
+        hovertemplate="push-forward, one pass: %{y}<extra></extra>",
+        cliponaxis=False,
+    )
+    return figure.update_layout(
+        xaxis={"title": {"text": "passes"}, "dtick": 1, "range": [0.8, toy.law.ndim + 0.2], "zeroline": False},
+        yaxis={
+            "title": {"text": "total variation distance"},
+            "range": [-0.02, max(0.1, 1.08 * toy.schedules[0].worst)],
+        },
+        **_BARE if bare else {},
+    )
+
+
+def blocks_words(toy: ToyLaw) -> tuple[str, str]:
+    """What the figure of blocks finds, and how to read it."""
+    if toy.impossible:
+        finding = f"{toy.impossible:.0%} of the blocks of one pass are impossible under the law"
+    elif toy.schedules[0].worst <= EXACT:
+        finding = "One pass of marginals gives every block its exact probability"
+    else:
+        over = toy.schedules[0].worst
+        finding = f"One pass gives {over:.0%} of the probability to the wrong blocks, though none is impossible"
+    reading = "Solid bars are the law, hatched ones what one pass of its exact marginals gives"
+    if toy.impossible:
+        reading += "; ✕ marks a block that the law never gives"
+    shown = _shown(toy)
+    if left := toy.law.size - len(shown):
+        law, drawn = (1 - values.reshape(-1)[shown].sum() for values in (toy.law, toy.one_pass))
+        reading += f"; the {left} blocks not drawn hold {abs(law):.0%} of the law and {drawn:.0%} of one pass"
+    return finding, reading + "."
+
+
+def blocks_figure(toy: ToyLaw, theme: Theme = "light", bare: bool = False) -> go.Figure:
+    """The probability of each block, exact and in one pass of marginals; impossible blocks have a sign.
+
+    Args:
+        toy: The law; of more than 32 blocks the likeliest are drawn.
+        theme: light or dark.
+        bare: Leaves the title to the page that shows the figure.
+    """
+    look, shown = colours(theme), _shown(toy)
+    names = ["".join(map(str, np.unravel_index(block, toy.law.shape))) for block in shown]
+    law, drawn = (100 * values.reshape(-1)[shown] for values in (toy.law, toy.one_pass))
+    wrong = (law == 0) & (drawn > 0)
+    figure = blank(look, *blocks_words(toy))
+    figure.add_bar(
+        x=names,
+        y=law,
+        offsetgroup="law",
+        marker={"color": look.exact, "line": {"width": 0}},
+        name="exact law",
+        hovertemplate="%{x}: %{y:.3f} %<extra>exact</extra>",
+    )
+    for name, which, colour in (
+        ("one pass", ~wrong, look.lines[_HUE]),
+        ("one pass, impossible ✕", wrong, look.differ),
+    ):
+        if which.any():
+            figure.add_bar(
+                x=[block for block, one in zip(names, which, strict=True) if one],
+                y=drawn[which],
+                offsetgroup="marginals",
+                marker={
+                    "color": colour,
+                    "line": {"width": 1, "color": colour},
+                    "pattern": {"shape": "/", "fgcolor": colour, "bgcolor": _CLEAR, "size": 6},
+                },
+                text="✕" if which is wrong else None,
+                textposition="outside",
+                textangle=0,
+                textfont={"color": colour},
+                cliponaxis=False,
+                name=name,
+                hovertemplate="%{x}: %{y:.3f} %<extra>one pass</extra>",
+            )
+    return figure.update_layout(
+        barmode="group",
+        bargap=0.25,
+        bargroupgap=0.05,
+        showlegend=True,
+        xaxis={
+            "title": {"text": "block"},
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": names,
+            "showgrid": False,
+        },
+        yaxis={"title": {"text": "probability (%)"}, "rangemode": "tozero"},
+        **_BARE if bare else {},
+    )
+
+
+def fewest_exact(toy: ToyLaw) -> Unmasking:
+    """The split with the fewest passes that is exact in some order; of those one that is so in all orders, if any."""
+    exact = [schedule for schedule in toy.schedules if schedule.best <= EXACT]
+    return min(exact, key=lambda schedule: (len(schedule.sizes), schedule.worst > EXACT))
+
+
+def order_words(order: tuple[tuple[int, ...], ...]) -> str:
+    """As in "x1 x2, then x3"."""
+    return ", then ".join(" ".join(f"x{j + 1}" for j in group) for group in order)
+
+
+def _shown(toy: ToyLaw) -> list[int]:
+    """Flat indices of the blocks drawn, in the order of their names."""
+    likely = np.maximum(toy.law, toy.one_pass).reshape(-1)
+    return sorted(np.argsort(-likely, kind="stable")[:MOST_BLOCKS].tolist())

@@ -1,0 +1,92 @@
+"""Conditional irreducibility, by enumeration: the paper's definition (Theorem 1) and the one that its proof needs.
+
+L positions of V values; a law is a (V,) * L array of probabilities. Positions count from 0.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from kfexplore.errors import KfError
+from kfexplore.results import Floats, Independence
+
+TOLERANCE = 1e-9
+"""Total variation distance up to which two conditional laws count as equal."""
+
+
+def checked_law(law: npt.ArrayLike) -> Floats:
+    """The law as float64.
+
+    Raises:
+        KfError: fewer than two positions, unequal numbers of values, a negative or not finite entry, or a sum that is
+            not 1 to within 1e-9.
+    """
+    try:
+        array = np.asarray(law, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise KfError("The law is not an array of numbers.", "probabilities of shape (V,) * L") from None
+    if array.ndim < 2 or len(set(array.shape)) > 1 or not array.size:
+        raise KfError(f"The law has shape {array.shape}.", "(V,) * L: V values at each of L >= 2 positions")
+    if not np.isfinite(array).all() or array.min() < 0:
+        raise KfError(f"The law has an entry {array[~(array >= 0) | np.isinf(array)][0]}.", "0 or more, and finite")
+    if abs(array.sum() - 1) > 1e-9:
+        raise KfError(f"The law sums to {array.sum():.9g}.", "1")
+    return array
+
+
+def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERANCE) -> bool:
+    """Whether no group of positions can be split into two that are independent given what is seen.
+
+    The paper's definition: for every S of two positions or more, every split of it and every value of positive
+    probability of *all positions outside S*, the two parts are dependent. It settles a pass that unmasks all that
+    remains. The strong one asks for it given *every set U* outside S: then each pass of two positions or more errs, and
+    L lossless passes are needed, which the paper's definition alone does not imply.
+
+    Args:
+        law: (V,) * L probabilities.
+        strong: The second definition.
+        tolerance: Two positions whose conditional law is within this total variation distance of the product of its
+            marginals count as independent.
+
+    Raises:
+        KfError: `law` is not a law, or the tolerance is outside [0, 1).
+    """
+    return witness(law, strong, tolerance) is None
+
+
+def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERANCE) -> Independence | None:
+    """The first independence that makes a law reducible, fewest seen first; None where the law is irreducible.
+
+    Pairs of positions are enough. Where two groups are independent given U, so are one position of each given U
+    (the stronger definition), and given U and the rest of both groups (the paper's: all other positions).
+
+    Arguments and errors as for `is_conditionally_irreducible`.
+    """
+    law = checked_law(law)
+    if not 0 <= tolerance < 1:
+        raise KfError(f"The tolerance is {tolerance}.", "0 to 1, 1 left out")
+    for seen in range(law.ndim - 1) if strong else [law.ndim - 2]:
+        for left, right in combinations(range(law.ndim), 2):
+            others = [j for j in range(law.ndim) if j not in (left, right)]
+            for given in combinations(others, seen):
+                found = np.argwhere(_dependence(law, left, right, given) <= tolerance)
+                if len(found):
+                    return Independence(left, right, given, tuple(int(found[0][j]) for j in given))
+    return None
+
+
+def _dependence(law: Floats, left: int, right: int, given: tuple[int, ...]) -> Floats:
+    """Distance of p(left, right | given) from p(left | given) p(right | given), for each value of `given`.
+
+    Axes of `given` keep their length, the others have 1; infinite where the value has probability 0.
+    """
+    hidden = tuple(j for j in range(law.ndim) if j not in (left, right, *given))
+    joint = law.sum(axis=hidden, keepdims=True)
+    seen = joint.sum(axis=(left, right), keepdims=True)
+    known = np.divide(joint, seen, out=np.zeros_like(joint), where=seen > 0)
+    product = known.sum(axis=right, keepdims=True) * known.sum(axis=left, keepdims=True)
+    distance = abs(known - product).sum(axis=(left, right), keepdims=True) / 2
+    return np.where(seen > 0, distance, np.inf)

@@ -1,0 +1,347 @@
+"""Laws of a block: exact, of toys, of samplers, and how far they lie apart."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kfexplore.results.maps import Floats, Ints
+from kfexplore.results.quality import Estimate
+
+
+@dataclass(frozen=True)
+class Independence:
+    """Two positions (from 0) that are independent under a law, given values of others."""
+
+    left: int
+    right: int
+    given: tuple[int, ...]
+    """Positions that are seen; empty for none."""
+    values: tuple[int, ...]
+    """What is seen there."""
+
+    def __str__(self) -> str:
+        seen = ", ".join(f"x{j + 1} = {value}" for j, value in zip(self.given, self.values, strict=True))
+        return f"x{self.left + 1} and x{self.right + 1} are independent given {seen or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class Unmasking:
+    """Passes of given sizes over all orders of the positions: how far marginal unmasking ends from the law."""
+
+    sizes: tuple[int, ...]
+    """Positions unmasked in each pass."""
+    best: float
+    """Total variation distance in 0 .. 1 of the best order."""
+    worst: float
+    best_order: tuple[tuple[int, ...], ...]
+    """Positions (from 0) of each pass."""
+    worst_order: tuple[tuple[int, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """As in "2+1"."""
+        return "+".join(map(str, self.sizes))
+
+    @property
+    def even(self) -> bool:
+        """Whether the sizes are as even as possible, larger passes first."""
+        return self.sizes[0] - self.sizes[-1] <= 1 and list(self.sizes) == sorted(self.sizes, reverse=True)
+
+
+@dataclass(frozen=True)
+class ToyLaw:
+    """A law of L tokens in closed form, and what marginal unmasking makes of it."""
+
+    name: str
+    parameters: dict[str, float]
+    law: Floats
+    """(V,) * L exact probabilities."""
+    one_pass: Floats
+    """(V,) * L product of its marginals: all positions unmasked in one pass."""
+    schedules: list[Unmasking]
+    """Every split of the positions into passes, by number of passes, even sizes first."""
+    paper: Independence | None
+    """Why the law fails the paper's definition of conditional irreducibility; None where it meets it."""
+    strong: Independence | None
+    """The same for dependence given every visible set."""
+    push_forward: float = 0.0
+    """Distance of the exact map in one pass: noise of one coordinate a token, by inverse CDF, gives any law."""
+
+    @property
+    def passes(self) -> list[Unmasking]:
+        """(L,) the even schedule of each number of passes, from 1."""
+        return [schedule for schedule in self.schedules if schedule.even]
+
+    @property
+    def impossible(self) -> float:
+        """Share of the one-pass blocks that the law never gives."""
+        return float(self.one_pass[self.law == 0].sum())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; distances to 12 decimals, which leaves out the rounding of float64."""
+
+        def distances(schedule: Unmasking) -> dict[str, float]:
+            return {"best": round(schedule.best, 12), "worst": round(schedule.worst, 12)}
+
+        return {
+            "toy": self.name,
+            "parameters": self.parameters,
+            "tv_by_passes": {str(len(schedule.sizes)): distances(schedule) for schedule in self.passes},
+            "by_schedule": {schedule.name: distances(schedule) for schedule in self.schedules},
+            "push_forward": self.push_forward,
+            "one_pass_impossible": round(self.impossible, 12),
+            "paper_irreducible": self.paper is None,
+            "strongly_irreducible": self.strong is None,
+            "paper_witness": self.paper and str(self.paper),
+            "strong_witness": self.strong and str(self.strong),
+        }
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A quantity that a truncation leaves open, between limits that hold for certain; equal where nothing is left."""
+
+    lower: float
+    value: float
+    """The estimate: what was left out behaves as the rest does."""
+    upper: float
+
+
+@dataclass(frozen=True)
+class BlockLaw:
+    """The teacher's law of the next two tokens after a context, on the M most likely first tokens."""
+
+    context: Ints
+    """(N,) token ids."""
+    first: Ints
+    """(M,) first tokens, most likely first."""
+    marginal_1: Floats
+    """(V,) law of the first token, all of it."""
+    given: npt.NDArray[np.float32]
+    """(M, V) law of the second token after each of them; float32, as the teacher's logits are."""
+    uncovered: float
+    """delta, the probability of all other first tokens; 0 where all are there."""
+    mutual_information: Bounded
+    """Of the two tokens, nats. It is KL(joint || product of the marginals) and, for two tokens, the total correlation:
+    one number with three names."""
+    tv_product: Bounded
+    """Total variation distance of joint and product, 0 .. 1."""
+
+    @property
+    def marginal_2(self) -> Floats:
+        """(V,) law of the second token over the M first tokens; off the whole one by at most delta in TV."""
+        covered = self.marginal_1[self.first]
+        return covered @ self.given.astype(np.float64) / covered.sum()
+
+    @property
+    def joint(self) -> Floats:
+        """(M, V) probabilities of the pairs, which sum to 1 - delta."""
+        return self.marginal_1[self.first, None] * self.given
+
+    @property
+    def product(self) -> Floats:
+        """(M, V) probabilities that a sampler from the marginals gives them."""
+        return np.outer(self.marginal_1[self.first], self.marginal_2)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """What the K tokens of a block know of each other: sums over slots of H(m_j) - H(x_j | x_<j), nats."""
+
+    total: Estimate
+    """Total correlation. For K = 2 with the exact law the limits are certain ones, not an interval."""
+    by_slot: list[Estimate]
+    """(K,) mutual information of x_j and all slots before it; its sum is the total. Slot 1 has none."""
+    surprise: list[float]
+    """(K,) entropy H(x_j | x_<j); their sum is the block's own entropy."""
+    marginals: Floats
+    """(K, V) laws m_j of each slot after the context alone."""
+    samples: int
+    """Blocks of the teacher over which the marginals are means; 0: exact."""
+
+    @property
+    def entropy(self) -> float:
+        """Of the block under the teacher, nats."""
+        return sum(self.surprise)
+
+
+@dataclass(frozen=True)
+class ProductError:
+    """KL(teacher's block law || product of a masked model's one-pass marginals), nats: two sources that add up."""
+
+    product: float
+    """The total correlation: what the product alone costs, however good the marginals are."""
+    wrong_marginals: list[float]
+    """(K,) KL(m_j || q_j): what wrong marginals add, by slot."""
+
+    @property
+    def total(self) -> float:
+        """The sum of both."""
+        return self.product + sum(self.wrong_marginals)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A partition of all blocks of K tokens under the teacher's law, chosen before any sample is looked at."""
+
+    blocks: Ints
+    """(n, K) the blocks that are a cell each, most likely first."""
+    probability: Floats
+    """(C,) of each cell: the n blocks, then C - n pools of rarer ones."""
+    pools: list[str]
+    """(C - n) what each pool holds."""
+
+
+@dataclass(frozen=True)
+class SamplerLaw:
+    """N blocks of one sampler against the teacher's law."""
+
+    sampler: str
+    nfe: int
+    """Forward passes a block."""
+    blocks: Ints
+    """(N, K) the blocks, by sample number."""
+    cells: Cells
+    """The partition that N blocks are tested on."""
+    counts: Ints
+    """(C,) of them in each cell."""
+    g: float
+    """Likelihood ratio statistic (G-test) over the cells, with Williams' correction."""
+    dof: int
+    p_value: float
+    """Chance of such a G or a larger one under the teacher's own law; 1 where there is only one cell."""
+    tv: Estimate
+    """Total variation distance over the cells. `value` is the plug-in of the N blocks, which is biased upwards: hold
+    it against `tv_expected`. The limits hold the true distance with 95 %: the lower from a set of cells that one half
+    of the blocks chooses and the other half counts, the upper from McDiarmid's inequality."""
+    tv_expected: float
+    """What the plug-in is on average for the teacher's own blocks, of the same number."""
+    impossible: Estimate
+    """Share of blocks whose probability is below `ContextStudy.impossible_below`."""
+    is_impossible: npt.NDArray[np.bool_]
+    """(N,) which."""
+    kl: float | None
+    """KL(teacher || sampler) in nats where the sampler's law is known: 0 or a product of marginals."""
+    tv_exact: float | None
+    """Total variation distance of the whole laws, where both are known."""
+    seconds: float
+    """To draw them."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.blocks)
+
+
+@dataclass(frozen=True)
+class ContextStudy:
+    """Everything about the next K tokens after one context: exact law, total correlation, samplers."""
+
+    k: int
+    law: BlockLaw
+    """Of the first two of them."""
+    correlation: Correlation
+    error: ProductError | None
+    """None without a masked model."""
+    samplers: list[SamplerLaw]
+    """The teacher's first."""
+    impossible_below: float
+    """Log-probability below which a block counts as all but impossible: rarer than 1 in 1,000 of the teacher's own."""
+    impossible_expected: float
+    """Share of the teacher's own blocks below it: exact for K = 2 with all first tokens covered, else 0.001."""
+    seed: int
+    notes: list[str]
+    """What was left out, and why."""
+    seconds: float
+
+    @property
+    def errors(self) -> list[SamplerError]:
+        """What the samplers' rows say, without the blocks."""
+        return [
+            SamplerError(
+                row.sampler,
+                row.nfe,
+                row.tv,
+                row.tv_expected,
+                None if row.kl is None else Estimate(row.kl, row.kl, row.kl),
+                row.impossible,
+            )
+            for row in self.samplers
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; the samples themselves and the (M, V) law are left out."""
+        law, found = self.law, self.correlation
+        return {
+            "token_ids": law.context.tolist(),
+            "k": self.k,
+            "seed": self.seed,
+            "first_tokens": len(law.first),
+            "uncovered_mass": law.uncovered,
+            "mutual_information": law.mutual_information.value,
+            "mutual_information_bounds": [law.mutual_information.lower, law.mutual_information.upper],
+            "tv_product": law.tv_product.value,
+            "tv_product_bounds": [law.tv_product.lower, law.tv_product.upper],
+            "total_correlation": asdict(found.total),
+            "total_correlation_by_slot": [asdict(slot) for slot in found.by_slot],
+            "entropy": found.entropy,
+            "entropy_by_slot": found.surprise,
+            "correlation_samples": found.samples,
+            "masked_error": None if self.error is None else {**asdict(self.error), "total": self.error.total},
+            "impossible_below": self.impossible_below,
+            "impossible_expected": self.impossible_expected,
+            "samplers": [_sampler_json(row) for row in self.samplers],
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
+
+
+def _sampler_json(row: SamplerLaw) -> dict[str, Any]:
+    plain = ("sampler", "nfe", "g", "dof", "p_value", "tv_expected", "kl", "tv_exact", "seconds")
+    values = {name: getattr(row, name) for name in plain}
+    return {**values, "blocks": row.size, "tv": asdict(row.tv), "impossible": asdict(row.impossible)}
+
+
+@dataclass(frozen=True)
+class SamplerError:
+    """How far one sampler's blocks are from the teacher's law, after one context or as a mean over several."""
+
+    sampler: str
+    nfe: int
+    tv: Estimate
+    """Plug-in total variation distance over the cells, see `SamplerLaw.tv`; over contexts an interval of the mean."""
+    tv_expected: float
+    """What the teacher's own blocks show on average, of the same number."""
+    kl: Estimate | None
+    """KL(teacher || sampler), nats, where the sampler's law is known."""
+    impossible: Estimate
+    """Share of all but impossible blocks."""
+
+
+@dataclass(frozen=True)
+class ClassInformation:
+    """What first tokens of one class say of the second."""
+
+    name: str
+    share: float
+    """Probability of the class, mean over contexts."""
+    information: Estimate
+    """Nats a token of the class: mean of KL(p(. | x1) || marginal)."""
+
+
+@dataclass(frozen=True)
+class RankedContext:
+    """A context of a text, and how much the next two tokens know of each other there."""
+
+    text: str
+    token_ids: list[int]
+    mutual_information: float
+    """Nats, the estimate."""
+    tv_product: float
+    uncovered_mass: float
+    example: str
+    """The pair of tokens that the product gives most too rarely or too often (largest difference of probability)."""

@@ -1,0 +1,41 @@
+"""A Plotly figure that stays in its place: `gr.Plot` mounts a new one at each update, which takes ten times as long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from kfexplore.figures.page import plotly_script
+
+DRAW = """
+const library = window.Plotly;
+const draw = () => {
+  if (!props.value) return;
+  const figure = JSON.parse(props.value);
+  const options = {responsive: true, displayModeBar: false};
+  library.react(element.querySelector(".kf-plot"), figure.data, figure.layout, options);
+};
+watch("value", draw);
+draw();
+"""
+"""Runs in the browser once the library is there."""
+
+
+def plot(figure: str, **options: Any) -> gr.HTML:
+    """A component whose value is a figure as JSON (`go.Figure.to_json`); give it another to change the picture.
+
+    Args:
+        figure: What it shows first; its layout names a height.
+        options: More arguments of `gr.HTML`.
+    """
+    script = plotly_script()
+    gr.set_static_paths([script])
+    return gr.HTML(
+        figure,
+        html_template='<div class="kf-plot"></div>',
+        js_on_load=DRAW,
+        head=f'<script src="gradio_api/file={script}"></script>',
+        apply_default_css=False,
+        **options,
+    )

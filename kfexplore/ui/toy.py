@@ -1,0 +1,234 @@
+"""The sub-tab Toy laws: where unmasking by marginals must err, and where Theorem 1 says more than its proof shows."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import lru_cache
+from typing import Any, Final
+
+import gradio as gr
+
+from kfexplore.errors import KfError
+from kfexplore.figures.palette import Theme
+from kfexplore.figures.toy import (
+    EXACT,
+    blocks_figure,
+    blocks_words,
+    fewest_exact,
+    order_words,
+    passes_figure,
+    passes_words,
+)
+from kfexplore.laws.toy import TOYS, toy_law
+from kfexplore.results import ToyLaw, Unmasking
+from kfexplore.ui.plot import plot
+
+INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
+what is visible. Here the marginals are perfect and every number is computed from the law itself, without sampling:
+all error is that independence."""
+
+ABOUT: Final = {
+    "permutation": "All orderings of L different tokens, equally likely. With L = 2 it is the paper's own example, "
+    "uniform over 01 and 10.",
+    "correlation": "Two fair bits, from independent (ρ = 0) to equal (ρ = 1).",
+    "noisy-xor": "x1 and x2 are fair bits, and x3 = x1 xor x2, flipped with probability ε.",
+    "chain": "A fair bit, then each bit the one before it, flipped with probability ε.",
+}
+
+LIMITS: Final = """<b>What this does not show.</b> Schedules are fixed ahead; an order drawn anew for each block, or
+chosen by what has been drawn, is not among them. A trained masked model has imperfect marginals besides. And the star
+is the exact push-forward map, which exists for every law; how near a trained student comes to it is a question for the
+other tabs."""
+
+CSS: Final = """
+.kft { line-height: 1.5; --kft-second: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
+.kft h4 { margin: 0 0 .25rem; font-size: 1.05rem; font-weight: 600; line-height: 1.35; }
+.kft p { margin: 0 0 .75rem; }
+.kft p:last-child { margin: 0; }
+.kft .kft-reading, .kft caption, .kft th { color: var(--kft-second); font-size: .875rem; }
+.kft .kft-parts { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin-bottom: 1rem; }
+.kft .kft-parts > dl { flex: 1 1 320px; min-width: 0; margin: 0; }
+.kft table { border-collapse: collapse; font-variant-numeric: tabular-nums; height: max-content; }
+.kft caption { text-align: left; padding-bottom: .5rem; }
+.kft th { text-align: left; font-weight: normal; }
+.kft th, .kft td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--border-color-primary); }
+.kft th, .kft td { white-space: nowrap; }
+.kft .kft-number { text-align: right; }
+.kft .kft-other { color: var(--kft-second); }
+.kft dt { margin-top: .5rem; }
+.kft dd { margin: 0; font-weight: 600; }
+@media (min-width: 800px) { .kft.kft-head { min-height: 8.4rem; } }
+"""
+
+DARK: Final = '(...fields) => [...fields.slice(0, -1), document.body.classList.contains("dark")]'
+"""Runs in the browser before an event is sent: the last field says which theme the page has."""
+
+
+@lru_cache(maxsize=1024)
+def show(name: str, length: float, links: float, rho: float, eps: float, dark: bool = False) -> tuple[str, ...]:
+    """What stands below the sliders.
+
+    Args:
+        name: A key of `TOYS`.
+        length: Tokens of the permutation.
+        links: Tokens of the chain.
+        rho: Correlation.
+        eps: Probability of a flip.
+        dark: Whether the page is.
+
+    Returns:
+        About the law, words and figure of the passes, words and figure of the blocks, and what it all means: text
+        is HTML, figures are JSON.
+    """
+    given = {"length": links if name == "chain" else length, "rho": rho, "eps": eps}
+    toy = toy_law(name, **{option: given[option] for option in TOYS[name].parameters})
+    theme: Theme = "dark" if dark else "light"
+    return (
+        _boxed(f"<p>{ABOUT[name]}</p>"),
+        _head(passes_words(toy)),
+        passes_figure(toy, theme, bare=True).to_json(),
+        _head(blocks_words(toy)),
+        blocks_figure(toy, theme, bare=True).to_json(),
+        meaning(toy),
+    )
+
+
+def meaning(toy: ToyLaw) -> str:
+    """Table of distances, both answers on irreducibility, and what follows, as HTML."""
+    parts = f'<div class="kft-parts">{_table(toy)}{_answers(toy)}</div>'
+    return _boxed(f"{parts}<p><b>What this shows.</b> {_shows(toy)}</p><p>{LIMITS}</p>")
+
+
+def build_toy_tab() -> None:
+    """Fills the sub-tab, in the Gradio context that is open."""
+    _html(_boxed(f"<p>{INTRO}</p>"))
+    with gr.Row():
+        name = gr.Radio([(toy.title, key) for key, toy in TOYS.items()], value="permutation", label="Law", scale=2)
+        with gr.Column(scale=1, min_width=280):
+            length = gr.Slider(2, 4, 2, step=1, label="Tokens L", elem_id="toy-length")
+            links = gr.Slider(2, 5, 3, step=1, label="Tokens L", elem_id="toy-links", visible=False)
+            rho = gr.Slider(0, 1, 0.5, step=0.01, label="Correlation ρ", elem_id="toy-rho", visible=False)
+            eps = gr.Slider(0, 0.5, 0.1, step=0.01, label="Probability of a flip ε", elem_id="toy-eps", visible=False)
+    dark = gr.Checkbox(visible=False)
+    about, first, first_plot, second, second_plot, last = show("permutation", 2, 3, 0.5, 0.1)
+    shown: list[gr.components.Component] = [_html(about)]
+    with gr.Row():
+        for words, figure in ((first, first_plot), (second, second_plot)):
+            with gr.Column(min_width=320):
+                shown += [_html(words), plot(figure, min_height=340)]
+    shown.append(_html(last, elem_id="toy-meaning"))
+    fields = [name, length, links, rho, eps, dark]
+
+    def sliders(chosen: str) -> list[dict[str, Any]]:
+        takes = TOYS[chosen].parameters
+        visible = ("length" in takes and chosen != "chain", chosen == "chain", "rho" in takes, "eps" in takes)
+        return [gr.update(visible=one) for one in visible]
+
+    name.input(sliders, name, [length, links, rho, eps], queue=False, show_progress="hidden")
+    for event in (field.input for field in (name, length, links, rho, eps)):
+        event(_told, fields, shown, queue=False, show_progress="hidden", js=DARK, trigger_mode="always_last")
+    if page := gr.context.Context.root_block:
+        page.load(_told, fields, shown, queue=False, show_progress="hidden", js=DARK)  # in the page's own theme
+
+
+def _told(*fields: Any) -> Any:
+    """As `show`; a value that no slider offers changes nothing and is told."""
+    try:
+        return show(*fields)
+    except (KfError, KeyError) as error:
+        gr.Warning(str(error))
+        return [gr.skip() for _ in range(6)]
+
+
+def _html(text: str, **more: Any) -> gr.HTML:
+    return gr.HTML(text, css_template=CSS, apply_default_css=False, **more)
+
+
+def _boxed(text: str, more: str = "") -> str:
+    return f'<div class="kft {more}">{_subscripts(text)}</div>'
+
+
+def _head(words: tuple[str, str]) -> str:
+    finding, reading = map(html.escape, words)
+    return _boxed(f'<h4>{finding}</h4><p class="kft-reading">{reading}</p>', "kft-head")
+
+
+def _table(toy: ToyLaw) -> str:
+    number, other = ' class="kft-number"', ' class="kft-other"'
+    rows = [
+        f"<tr{'' if s.even else other}><td{number}>{len(s.sizes)}</td><td>{s.name}</td>"
+        f"<td{number}>{_tv(s.best)}</td><td{number}>{_tv(s.worst)}</td></tr>"
+        for s in toy.schedules
+    ]
+    return (
+        "<table><caption>Total variation distance,<br>best and worst order of positions</caption>"
+        f"<tr><th{number}>passes</th><th>sizes</th><th{number}>best</th><th{number}>worst</th></tr>"
+        f"{''.join(rows)}"
+        f"<tr><td{number}>1</td><td>push-forward</td><td{number}>{_tv(toy.push_forward)}</td><td></td></tr></table>"
+    )
+
+
+def _answers(toy: ToyLaw) -> str:
+    paper, strong = (f"no: {found}" if found else "yes" for found in (toy.paper, toy.strong))
+    return (
+        "<dl><dt>Is it conditionally irreducible: are any two groups of positions dependent, given every value of all "
+        f"other positions (the paper's definition)?</dt><dd>{paper}</dd>"
+        "<dt>And given every value of every visible set (the stronger condition)?</dt>"
+        f"<dd>{strong}</dd></dl>"
+    )
+
+
+def _shows(toy: ToyLaw) -> str:
+    length, least = toy.law.ndim, fewest_exact(toy)
+    passes = len(least.sizes)
+    at_once = (
+        "The law meets the paper's definition. So to unmask all remaining positions at once, where two or more remain, "
+        "is never lossless: that case of the theorem is sound."
+    )
+    if toy.paper is None and toy.strong is None:
+        return (
+            f"{at_once} It meets the stronger condition too: whatever is visible, any two hidden positions are "
+            "dependent, so every pass of two or more errs, and no later pass can mend what is drawn. To be lossless "
+            f"takes one pass a token, here {length}, as Theorem 1 concludes; the table shows it for every split."
+        )
+    if toy.paper is None:
+        return (
+            f"{at_once} But <b>Theorem 1 as literally stated fails here</b>: it concludes that {length} passes are "
+            f"needed, and {passes} can be exact ({_which(least)}). An earlier pass may unmask together what is "
+            f"independent while little is visible, and here {_as_clause(str(toy.strong))}. The theorem's proof needs "
+            f"dependence given every visible set, which this law does not have.{_other_way(toy, least)}"
+        )
+    taken = "one pass" if passes == 1 else f"{passes} passes" if passes < length else f"all {length} passes"
+    return (
+        "The law meets neither condition, so Theorem 1 says nothing of it. By enumeration, exact unmasking takes "
+        f"{taken} ({_which(least)}).{_other_way(toy, least)} Failing a condition does not by itself save "
+        "a pass: conditions like these can show that passes are needed, not that they can be spared."
+    )
+
+
+def _which(least: Unmasking) -> str:
+    if len(least.sizes) == 1:
+        return "everything at once"
+    return f"{least.name}, in every order" if least.worst <= EXACT else f"{least.name}: {order_words(least.best_order)}"
+
+
+def _other_way(toy: ToyLaw, least: Unmasking) -> str:
+    """Splits of as many passes that no order makes exact."""
+    bad = [s for s in toy.schedules if len(s.sizes) == len(least.sizes) and s.best > EXACT]
+    if not bad:
+        return ""
+    return f" The split matters: {bad[0].name} is off by {_tv(bad[0].best)} even in its best order."
+
+
+def _as_clause(text: str) -> str:
+    return text.replace("given nothing", "while nothing is visible")
+
+
+def _tv(distance: float) -> str:
+    return "0" if distance <= EXACT else f"{distance:.3f}" if distance >= 0.0005 else "< 0.001"
+
+
+def _subscripts(text: str) -> str:
+    """As in x₁ for x1."""
+    return re.sub(r"\bx([1-9])\b", lambda found: "x" + chr(0x2080 + int(found[1])), text)

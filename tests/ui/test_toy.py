@@ -1,0 +1,105 @@
+"""The sub-tab of the toy laws: what its handler says, for every law and at the ends of every slider."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import gradio as gr
+import pytest
+
+from kfexplore.figures.palette import colours
+from kfexplore.laws.toy import TOYS, toy_law
+from kfexplore.ui.toy import _told, build_toy_tab, meaning, show
+
+
+def words(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", text))
+
+
+@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("length", [2, 4])
+def test_every_slider_position_has_an_answer(name: str, value: float, length: int) -> None:
+    about, first, passes, second, blocks, last = show(name, length, length, value, value)
+    for text in (about, first, second, last):
+        assert text.startswith('<div class="kft ')
+        assert text.count("<div") == text.count("</div>")
+    for figure in map(json.loads, (passes, blocks)):
+        assert figure["data"]
+        assert "text" not in figure["layout"].get("title", {})
+        assert figure["layout"]["height"]
+
+
+def test_the_handler_takes_its_own_sliders_only() -> None:
+    for name in TOYS:
+        taken = TOYS[name].parameters
+        fields = {"length": 3, "links": 4, "rho": 0.3, "eps": 0.2}
+        shown = show(name, **fields)
+        other = {"length": 2, "links": 5, "rho": 0.6, "eps": 0.4}
+        for field, value in other.items():
+            its = name == "chain" if field == "links" else field in taken and (field, name) != ("length", "chain")
+            assert (show(name, **{**fields, field: value})[5] != shown[5]) is its, (name, field)
+
+
+def test_figures_follow_the_theme_of_the_page() -> None:
+    for dark, theme in ((False, "light"), (True, "dark")):
+        figure = json.loads(show("chain", 2, 3, 0.5, 0.1, dark)[2])
+        assert figure["layout"]["font"]["color"] == colours(theme).ink
+
+
+def test_noisy_xor_says_that_the_theorem_fails_as_stated_and_why() -> None:
+    text = words(meaning(toy_law("noisy-xor")))
+    assert "Theorem 1 as literally stated fails here" in text
+    assert "3 passes are needed, and 2 can be exact (2+1, in every order)" in text
+    assert "x₁ and x₂ are independent while nothing is visible" in text
+    assert "1+2 is off by 0.400 even in its best order" in text
+    assert "needs dependence given every visible set" in text
+    assert "all remaining positions at once" in text
+
+
+def test_what_holds_of_the_permutation() -> None:
+    text = words(meaning(toy_law("permutation", length=3)))
+    assert "that case of the theorem is sound" in text
+    assert "every pass of two or more errs" in text
+    assert "fails" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [({"length": 3}, "takes 2 passes (1+2: x₂, then x₁ x₃)"), ({"eps": 0.5}, "takes one pass (everything at once)")],
+)
+def test_neither_condition_says_nothing(given: dict[str, float], taken: str) -> None:
+    text = words(meaning(toy_law("chain", **given)))
+    assert "Theorem 1 says nothing of it" in text
+    assert taken in text
+    assert "fails" not in text
+    assert "sound" not in text
+
+
+def test_table_has_every_split_and_the_push_forward() -> None:
+    text = meaning(toy_law("chain"))
+    rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr.*?</tr>", text)]
+    assert rows[1:] == [
+        ["1", "3", "0.560", "0.560"],
+        ["2", "2+1", "0.320", "0.400"],
+        ["2", "1+2", "0", "0.144"],
+        ["3", "1+1+1", "0", "0"],
+        ["1", "push-forward", "0", ""],
+    ]
+
+
+def test_a_value_out_of_range_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    assert len(_told("chain", 2, 3, 0.5, 7.0, False)) == 6
+    assert "eps is 7.0" in said[0]
+
+
+def test_the_tab_shows_the_first_law_at_once_and_only_its_sliders() -> None:
+    with gr.Blocks(analytics_enabled=False) as demo:
+        build_toy_tab()
+    sliders = {b.elem_id: b.visible for b in demo.blocks.values() if isinstance(b, gr.Slider)}
+    assert sliders == {"toy-length": True, "toy-links": False, "toy-rho": False, "toy-eps": False}
+    values = [b.value for b in demo.blocks.values() if isinstance(b, gr.HTML)]
+    assert list(show("permutation", 2, 3, 0.5, 0.1)) == values[1:]
