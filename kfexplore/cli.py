@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kfexplore.cli_laws import laws
+from kfexplore.cli_options import DeviceOption, IdsOption, JsonFlag, PairOption, PromptOption, numbers, read_context
 from kfexplore.cli_train import train
 from kfexplore.errors import KfError
 
@@ -28,14 +30,9 @@ app.add_typer(train, name="train")
 export = typer.Typer(help="Write files that the app or others use.", no_args_is_help=True)
 app.add_typer(export, name="export")
 
-PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, or a folder.")]
 TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
 StudentOption = Annotated[Path | None, typer.Option("--student", help="Checkpoint of the student.")]
 TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json of such a pair.")]
-PromptOption = Annotated[str | None, typer.Option("--prompt", help="The context, as text.")]
-IdsOption = Annotated[str | None, typer.Option("--token-ids", help="The context, as token ids: 1,2,3.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
 
 
 def main() -> None:
@@ -78,8 +75,8 @@ def map_command(
 ) -> None:
     """The tokens that noise chooses after a context: exact (G*) beside learned."""
     chosen = _pair(pair, teacher, student, tokenizer, device)
-    ids = _context(chosen, prompt, token_ids)
-    block = chosen.block([ids], [_numbers(noise, float, "--noise")])
+    ids = read_context(chosen, prompt, token_ids)
+    block = chosen.block([ids], [numbers(noise, float, "--noise")])
     exact, learned = block.teacher[0].tolist(), block.student[0].tolist()
     result = {
         "student": learned,
@@ -152,7 +149,7 @@ def generate(
             "ar draws one token a pass from the teacher's own law.", "--k, --freq-penalty, --dither and --tau with pflm"
         )
     slots = 1 if model == "ar" else decoding.checked_slots(network, k)
-    ids = _context(both, prompt, token_ids)
+    ids = read_context(both, prompt, token_ids)
     if noise_file:
         values = noise.load(noise_file)
         samples, source = values.shape[1], decoding.replayed_noise(values, slots)
@@ -225,6 +222,9 @@ def eval_command(
         write_page(measured, figures)
 
 
+app.command("laws")(laws)
+
+
 @bench.command("scrub")
 def bench_scrub_command(
     pair: PairOption = None,
@@ -279,6 +279,14 @@ def export_first_screen_command() -> None:
     print(store_first_screen())
 
 
+@export.command("contexts")
+def export_contexts_command() -> None:
+    """Rank contexts by the mutual information of the next two tokens, and store them beside the bundled pair."""
+    from kfexplore.laws.ranking import store_contexts
+
+    print(store_contexts())
+
+
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -303,27 +311,6 @@ def _files(name: str | None, teacher: Path | None, student: Path | None) -> tupl
     if name or teacher is None or student is None:
         raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
     return teacher, student
-
-
-def _context(pair: Pair | None, prompt: str | None, token_ids: str | None) -> list[int]:
-    if (prompt is None) == (token_ids is None):
-        raise KfError("The context is missing, or given twice.", "--prompt TEXT or --token-ids 1,2,3")
-    if token_ids is not None:
-        return _numbers(token_ids, int, "--token-ids")
-    if pair is None:
-        raise KfError("A single checkpoint has no tokenizer.", "--token-ids 1,2,3, or --pair")
-    ids, cut = pair.encode(prompt or "")
-    if cut:
-        print(f"kfexplore: the first {cut} tokens of the prompt were cut to fit the context.", file=sys.stderr)
-    return ids
-
-
-def _numbers(text: str, kind: type[Any], option: str) -> list[Any]:
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise KfError(f"{option} {text!r} is not a list of {what}.", f"{what} with commas between") from None
 
 
 if __name__ == "__main__":

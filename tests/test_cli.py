@@ -18,6 +18,7 @@ from typer.main import get_command
 from kfexplore import cli, noise
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.decoding.generate import generate, replayed_noise
+from kfexplore.laws.study import study
 from kfexplore.pair import load_pair
 from kfexplore.training.data import train_tokenizer
 
@@ -173,6 +174,48 @@ def test_dither_is_passed_on(shell: Shell) -> None:
     assert shell.json(line)["tokens"] != expected.tokens.tolist()
 
 
+def test_laws_of_a_toy(shell: Shell) -> None:
+    result = shell.json("laws --toy noisy-xor --eps 0.1")
+    assert result["tv_by_passes"] == {
+        "1": {"best": 0.4, "worst": 0.4},
+        "2": {"best": 0, "worst": 0},
+        "3": {"best": 0, "worst": 0},
+    }
+    assert result["by_schedule"]["1+2"] == {"best": 0.4, "worst": 0.4}
+    assert (result["paper_irreducible"], result["strongly_irreducible"]) == (True, False)
+    assert result["strong_witness"] == "x1 and x2 are independent given nothing"
+    result = shell.json("laws --toy permutation")
+    assert result["tv_by_passes"] == {"1": {"best": 0.5, "worst": 0.5}, "2": {"best": 0, "worst": 0}}
+    assert (result["paper_irreducible"], result["strongly_irreducible"]) == (True, True)
+    assert shell.json("laws --toy correlation --rho 0.3")["tv_by_passes"]["1"]["best"] == 0.15
+    result = shell.json("laws --toy chain --length 4 --eps 0.2")
+    assert result["parameters"] == {"length": 4, "eps": 0.2}
+    assert list(result["tv_by_passes"]) == ["1", "2", "3", "4"]
+
+
+def test_laws_for_people_have_a_line_a_split(shell: Shell) -> None:
+    code, out, _ = shell.run("laws --toy chain")
+    assert code == 0
+    assert "     2  1+2            0.0000   0.1440\n" in out
+    assert out.count("no: x1 and x3 are independent given x2 = 0") == 2
+
+
+def test_laws_of_a_context_are_those_of_its_study(shell: Shell) -> None:
+    result = shell.json("laws --pair FOLDER --prompt 'The old owl' --blocks 200 --seed 3 --first 20")
+    pair = load_pair(shell.folder)
+    expected = study(pair, pair.encode("The old owl")[0], blocks=200, seed=3, first=20).as_json()
+    assert result["pair"] == str(shell.folder)
+    assert {key: result[key] for key in expected if key not in ("samplers", "seconds")} == {
+        key: value for key, value in expected.items() if key not in ("samplers", "seconds")
+    }
+    assert {"mutual_information", "tv_product", "uncovered_mass"} <= set(result)
+    assert [row["p_value"] for row in result["samplers"]] == [row["p_value"] for row in expected["samplers"]]
+    code, out, _ = shell.run(f"laws --pair FOLDER {IDS} --k 3 --blocks 200")
+    assert code == 0
+    assert "total correlation of the next 3" in out
+    assert "This pair has no masked model" in out
+
+
 ERRORS = {
     f"map {FILES} {IDS} --noise 0.1,1.0": "outside [0, 1)",
     f"map {FILES} {IDS} --noise nan": "outside [0, 1)",
@@ -213,6 +256,20 @@ ERRORS = {
     "eval FOLDER --text FOLDER/text.txt --samples 1": "1 windows",
     "eval FOLDER --text FOLDER/text.txt --new-tokens 79": "exceed the context",
     "eval FOLDER --text FOLDER/text.txt --judge FOLDER/student": "cannot be loaded",
+    "laws": "No law is named",
+    "laws --toy xor": "no toy law 'xor'",
+    "laws --toy noisy-xor --rho 0.3": "noisy-xor takes no rho",
+    "laws --toy correlation --eps 0.1 --rho 0.3": "correlation takes no eps",
+    "laws --toy correlation --length 3": "correlation takes no length",
+    "laws --toy noisy-xor --eps 1.5": "eps is 1.5",
+    "laws --toy chain --eps nan": "eps is nan",
+    "laws --toy permutation --length 7": "length is 7",
+    "laws --toy chain --prompt a": "named in two ways",
+    "laws --pair FOLDER": "context is missing, or given twice",
+    f"laws --pair FOLDER {IDS} --k 5": "k is 5",
+    f"laws --pair FOLDER {IDS} --first 0": "0 first tokens",
+    f"laws --pair FOLDER {IDS} --blocks 1": "1 blocks",
+    "laws --pair FOLDER --token-ids 9999": "9999 is not in the vocabulary",
     "bench scrub --size huge": "no size 'huge'",
     "bench train --recipe huge": "no recipe 'huge'",
     "train pair --recipe tales-cpo --out FOLDER/run": "did you mean tales-cpu",

@@ -24,11 +24,16 @@ ORDER: list[set[str]] = [
     {"training", "evaluate", "laws"},
     {"bench"},
     {"ui"},
-    {"cli_train"},
+    {"cli_options"},
+    {"cli_train", "cli_laws"},
     {"cli"},
 ]
 """A room may import itself and all rooms of earlier lines; `__init__` holds the public names and the version."""
-ACROSS = {("evaluate", "kfexplore.training.targets"), *((a, f"kfexplore.{b}") for a in BASE for b in BASE)}
+ACROSS = {
+    ("evaluate", "kfexplore.training.targets"),
+    ("laws", "kfexplore.evaluate"),
+    *((a, f"kfexplore.{b}") for a in BASE for b in BASE),
+}
 """The only arrows within a line."""
 ONLY = {"gradio": {"ui"}, "plotly": {"figures"}}
 """Libraries that one room alone may import."""
@@ -62,7 +67,7 @@ def may_import(room: str) -> set[str]:
     if room == "figures":
         return {"figures", *BASE}
     line = next(n for n, rooms in enumerate(ORDER) if room in rooms)
-    above = {"figures"} if room in {"ui", "cli", "cli_train"} else set()
+    above = {"figures"} if room in {"ui", "cli", "cli_train", "cli_laws"} else set()
     return {room}.union(above, *ORDER[:line])
 
 

@@ -34,11 +34,12 @@ class MaskedModel(Backbone):
         super().__init__(config)
         self.sigma_map = SigmaMap(config.cond_width)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits (B, N, V) float32 for partly masked ids (B, N), the mask token's at -1e6."""
+    def forward(self, ids: Tensor, read: int | None = None) -> Tensor:
+        """Logits float32 for partly masked ids (B, N), the mask token's at -1e6: (B, N, V), or the last `read` of N."""
         sigma = torch.zeros(ids.shape[0], device=ids.device)
         cond = nn.functional.silu(self.sigma_map(sigma))
-        logits = self.output_layer(self.run_blocks(self.vocab_embed(ids), None, cond=cond), cond)
+        hidden = self.run_blocks(self.vocab_embed(ids), None, cond=cond)
+        logits = self.output_layer(hidden if read is None else hidden[:, -read:], cond)
         logits[..., self.config.mask_id] = -1e6
         return logits
 

@@ -1,0 +1,180 @@
+"""What marginals lose on real contexts: `python -m analysis.joint_vs_marginal --text runs/held-out --out runs/joint`.
+
+Over contexts of a text that the pair was not trained on: the mutual information of the next two tokens, by context and
+by class of the first token; and on some of them the error of every sampler against its forward passes. Prints a table
+and writes joint_vs_marginal.json and .html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from kfexplore import noise
+from kfexplore.bench.scrub import environment
+from kfexplore.evaluate import intervals
+from kfexplore.evaluate.agreement import FEWEST_BEFORE
+from kfexplore.evaluate.text import read_text, stretches, text_ids
+from kfexplore.figures.laws import classes_figure, information_figure, passes_figure
+from kfexplore.figures.page import THEMES, page, write
+from kfexplore.laws.exact import information_by_first, pair_law
+from kfexplore.laws.study import study
+from kfexplore.pair import Pair, load_pair
+from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, SamplerError
+
+CLASSES = ("a word's start", "inside a word", "punctuation", "space or line end", "other")
+_KEY = 2
+"""Sets the draw of contexts apart from those of the evaluation."""
+
+
+def token_class(text: str, before: str) -> str:
+    """The class of a token after a text.
+
+    A word's start is a letter or digit after anything that is none, in the token itself or before it.
+    """
+    bare = text.lstrip(" \n\t")
+    if not bare:
+        return "space or line end"
+    if bare[0].isalnum():
+        inside = bare == text and before[-1:].isalnum()
+        return "inside a word" if inside else "a word's start"
+    return "other" if "\ufffd" in bare else "punctuation"
+
+
+def contexts(pair: Pair, texts: list[str], count: int, seed: int) -> list[list[int]]:
+    """A random prefix of each of `count` evenly spaced stretches."""
+    found = []
+    for c, stretch in enumerate(stretches(text_ids(pair, texts), count, pair.room)):
+        end = int(noise.generator(seed, c, _KEY).integers(FEWEST_BEFORE, pair.room + 1))
+        found.append(stretch[:end].tolist())
+    return found
+
+
+def by_class(pair: Pair, laws: list[BlockLaw]) -> list[ClassInformation]:
+    """What first tokens of each class say of the second; intervals over contexts."""
+    masses, amounts = (np.zeros((len(laws), len(CLASSES))) for _ in range(2))
+    for n, law in enumerate(laws):
+        before = "".join(pair.texts(law.context.tolist()[-8:]))
+        names = [token_class(text, before) for text in pair.texts(law.first.tolist())]
+        index = [CLASSES.index(name) for name in names]
+        weights = law.marginal_1[law.first]
+        np.add.at(masses[n], index, weights)
+        np.add.at(amounts[n], index, weights * information_by_first(law))
+    return [
+        ClassInformation(name, float(mass.mean()), intervals.ratio(amount, mass))
+        for name, mass, amount in zip(CLASSES, masses.T, amounts.T, strict=True)
+        if mass.mean() > 1e-3
+    ]
+
+
+def over_contexts(studies: list[ContextStudy]) -> list[SamplerError]:
+    """Means over contexts of what each sampler's row says, with 95 % intervals."""
+    rows = []
+    for same in zip(*(s.errors for s in studies), strict=True):
+        kl = [row.kl.value for row in same if row.kl is not None]
+        rows.append(
+            SamplerError(
+                same[0].sampler,
+                same[0].nfe,
+                intervals.mean(np.array([row.tv.value for row in same])),
+                float(np.mean([row.tv_expected for row in same])),
+                intervals.mean(np.array(kl)) if kl else None,
+                intervals.mean(np.array([row.impossible.value for row in same])),
+            )
+        )
+    return rows
+
+
+def measure(
+    pair: Pair, texts: list[str], count: int, studied: int, k: int, blocks: int, seed: int
+) -> tuple[dict[str, Any], list[BlockLaw], list[ContextStudy]]:
+    """The document's results, and what they were worked out from."""
+    ids = contexts(pair, texts, count, seed)
+    laws = [pair_law(pair, each) for each in tqdm(ids, desc="laws")]
+    chosen = [ids[n] for n in np.linspace(0, len(ids) - 1, studied).astype(int)]
+    studies = [study(pair, each, k, blocks, seed) for each in tqdm(chosen, desc="samplers")]
+    results = {
+        "mutual_information": asdict(intervals.mean(np.array([law.mutual_information.value for law in laws]))),
+        "quantiles": _quantiles([law.mutual_information.value for law in laws]),
+        "tv_product": asdict(intervals.mean(np.array([law.tv_product.value for law in laws]))),
+        "largest_uncovered_mass": max(law.uncovered for law in laws),
+        "classes": [asdict(found) for found in by_class(pair, laws)],
+        "total_correlation": asdict(intervals.mean(np.array([s.correlation.total.value for s in studies]))),
+        "samplers": [asdict(row) for row in over_contexts(studies)],
+        "contexts": [{"tokens": len(law.context), "mutual_information": law.mutual_information.value} for law in laws],
+    }
+    if all(s.error is not None for s in studies):
+        wrong = np.array([sum(s.error.wrong_marginals) for s in studies if s.error])
+        results["wrong_marginals"] = asdict(intervals.mean(wrong))
+    return results, laws, studies
+
+
+def table(results: dict[str, Any]) -> str:
+    """What is printed."""
+    lines = [f"{'first token':<24} {'share':>7} {'nats':>7}"]
+    lines += [f"{c['name']:<24} {c['share']:>7.1%} {c['information']['value']:>7.3f}" for c in results["classes"]]
+    lines += [f"{'all':<24} {'':>7} {results['mutual_information']['value']:>7.3f}", ""]
+    lines.append(f"{'sampler':<38} {'passes':>6} {'TV':>7} {'exact law':>9} {'KL':>7} {'impossible':>10}")
+    for row in results["samplers"]:
+        kl = f"{row['kl']['value']:>7.3f}" if row["kl"] else f"{'-':>7}"
+        lines.append(
+            f"{row['sampler']:<38} {row['nfe']:>6} {row['tv']['value']:>7.3f} {row['tv_expected']:>9.3f} {kl} "
+            f"{row['impossible']['value']:>10.2%}"
+        )
+    return "\n".join(lines)
+
+
+def draw(pair: Pair, laws: list[BlockLaw], studies: list[ContextStudy], title: str, foot: str) -> str:
+    """All figures as one page."""
+    values = np.array([law.mutual_information.value for law in laws])
+    classes, rows = by_class(pair, laws), over_contexts(studies)
+    drawn = [
+        {theme: information_figure(values, theme) for theme in THEMES},
+        {theme: classes_figure(classes, theme) for theme in THEMES},
+        {theme: passes_figure(rows, theme) for theme in THEMES},
+    ]
+    return page(drawn, title, foot)
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    levels = (0.1, 0.25, 0.5, 0.75, 0.9)
+    return {f"{level:g}": float(value) for level, value in zip(levels, np.quantile(values, levels), strict=True)}
+
+
+def main() -> None:
+    """Measures one pair on one text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", default="tales")
+    parser.add_argument("--text", type=Path, required=True, help="held-out text, a file or folder")
+    parser.add_argument("--contexts", type=int, default=200, help="whose law of two tokens is computed")
+    parser.add_argument("--studies", type=int, default=20, help="on how many of them samplers are drawn")
+    parser.add_argument("--k", type=int, default=2, help="tokens of a block of the samplers")
+    parser.add_argument("--blocks", type=int, default=4096, help="blocks of each sampler")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the two files")
+    asked = parser.parse_args()
+    pair = load_pair(asked.pair)
+    results, laws, studies = measure(
+        pair, read_text(asked.text), asked.contexts, asked.studies, asked.k, asked.blocks, asked.seed
+    )
+    settings = {name: getattr(asked, name) for name in ("pair", "contexts", "studies", "k", "blocks", "seed")}
+    settings |= {"text": asked.text.name}
+    document = {"study": "joint_vs_marginal", **environment(pair.teacher.device), **settings, **results}
+    print(table(results))
+    write(json.dumps(document, indent=2, allow_nan=False) + "\n", asked.out / "joint_vs_marginal.json")
+    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
+    print(
+        write(
+            draw(pair, laws, studies, "kfexplore: joint against marginal", foot), asked.out / "joint_vs_marginal.html"
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""`kfexplore laws`: the exact law of a block beside what marginals give."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kfexplore.cli_options import DeviceOption, IdsOption, PairOption, PromptOption, read_context
+from kfexplore.errors import KfError
+
+if TYPE_CHECKING:
+    from kfexplore.results import Bounded, ContextStudy
+
+
+def laws(
+    toy: Annotated[str | None, typer.Option(help="permutation, correlation, noisy-xor or chain.")] = None,
+    eps: Annotated[float | None, typer.Option(help="noisy-xor, chain: probability of a flip (0.1).")] = None,
+    rho: Annotated[float | None, typer.Option(help="correlation: of the two bits (0.5).")] = None,
+    length: Annotated[int | None, typer.Option(help="permutation (2), chain (3): tokens, 2 to 6.")] = None,
+    pair: PairOption = None,
+    prompt: PromptOption = None,
+    token_ids: IdsOption = None,
+    k: Annotated[int, typer.Option("--k", "--K", help="Tokens of a block, 2 to 4.")] = 2,
+    blocks: Annotated[int, typer.Option(help="Blocks that each sampler draws.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Keys the noise, with the sample's number.")] = 0,
+    first: Annotated[
+        int | None, typer.Option(help="First tokens considered; by default all, of a large vocabulary 98 %.")
+    ] = None,
+    device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """What marginals lose: of the next tokens after a prompt, exactly and by sampler, or of a toy law (--toy)."""
+    if toy is not None and (pair or prompt is not None or token_ids is not None):
+        raise KfError("A law is named in two ways.", "--toy NAME, or --pair with --prompt or --token-ids")
+    if toy is not None:
+        _toy(toy, {"eps": eps, "rho": rho, "length": length}, as_json)
+        return
+    if pair is None and prompt is None and token_ids is None:
+        raise KfError("No law is named.", "--toy permutation, correlation, noisy-xor or chain; or --pair with --prompt")
+    _context(pair or "tales", prompt, token_ids, k, blocks, seed, first, device, as_json)
+
+
+def _context(
+    name: str,
+    prompt: str | None,
+    token_ids: str | None,
+    k: int,
+    blocks: int,
+    seed: int,
+    first: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    from kfexplore.laws.study import study
+    from kfexplore.pair import load_pair
+
+    pair = load_pair(name, device=device)
+    measured = study(pair, read_context(pair, prompt, token_ids), k, blocks, seed, first)
+    print(json.dumps({"pair": name, **measured.as_json()}) if as_json else _summary(measured))
+
+
+def _summary(measured: ContextStudy) -> str:
+    law, found = measured.law, measured.correlation
+    lines = [
+        f"after {len(law.context)} tokens, {len(law.first)} first tokens, {law.uncovered:.3%} uncovered",
+        f"mutual information of the next two  {_limits(law.mutual_information)} nats",
+        f"distance of joint and product (TV)  {_limits(law.tv_product)}",
+        f"total correlation of the next {measured.k}     {found.total.value:.4f} nats "
+        f"[{found.total.low:.4f}, {found.total.high:.4f}]; entropy of the block {found.entropy:.4f}",
+    ]
+    if measured.error is not None:
+        lines.append(
+            f"masked model in one pass            {measured.error.total:.4f} nats from the teacher: "
+            f"{measured.error.product:.4f} by the product, {sum(measured.error.wrong_marginals):.4f} by its marginals"
+        )
+    lines.append(f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>6} {'exact law':>9}  {'p':>7}  impossible")
+    for row in measured.samplers:
+        lines.append(
+            f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.value:>6.3f} {row.tv_expected:>9.3f}  "
+            f"{row.p_value:>7.2g}  {row.impossible.value:>8.2%}"
+        )
+    lines += ["", "TV: plug-in over the cells of the test; `exact law`: what the teacher's own blocks show on average."]
+    return "\n".join([*lines, *measured.notes])
+
+
+def _limits(known: Bounded) -> str:
+    return f"{known.value:.4f} [{known.lower:.4f}, {known.upper:.4f}]"
+
+
+def _toy(name: str, options: dict[str, float | None], as_json: bool) -> None:
+    from kfexplore.laws.toy import toy_law
+
+    measured = toy_law(name, **{option: value for option, value in options.items() if value is not None})
+    if as_json:
+        print(json.dumps(measured.as_json()))
+        return
+    settings = ", ".join(f"{option} {value:g}" for option, value in measured.parameters.items())
+    print(f"{name}, {settings}: total variation distance of marginal unmasking, over all orders of the positions\n")
+    print(f"{'passes':>6}  {'sizes':<12} {'best':>8} {'worst':>8}")
+    for schedule in measured.schedules:
+        print(f"{len(schedule.sizes):>6}  {schedule.name:<12} {schedule.best:>8.4f} {schedule.worst:>8.4f}")
+    print(f"{1:>6}  {'push-forward':<12} {measured.push_forward:>8.4f} {measured.push_forward:>8.4f}\n")
+    for question, reason in (
+        ("paper's definition", measured.paper),
+        ("given every visible set", measured.strong),
+    ):
+        print(f"irreducible, {question + ':':<24} {f'no: {reason}' if reason else 'yes'}")

@@ -1,0 +1,279 @@
+"""Figures of the exact law of a block: joint beside product, what the surprise is made of, samplers against the law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+
+from kfexplore.figures.page import blank
+from kfexplore.figures.palette import Colours, Theme, colours, token_label
+from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, Estimate, Floats, SamplerError
+
+Text = Callable[[int], str]
+"""A token's own text."""
+_SYMBOLS: Final = {"teacher": "diamond", "student": "circle", "ideal MDLM": "square-open"}
+_OTHER_SYMBOLS: Final = ("square", "triangle-up", "triangle-down", "cross", "x")
+_PATTERNS: Final = ("", "/", ".", "\\", "x", "-", "|", "+")
+
+
+def joint_figure(law: BlockLaw, text: Text = str, theme: Theme = "light", most: int = 14) -> go.Figure:
+    """Heat maps of joint, product and their difference on one scale, the likeliest tokens on the axes.
+
+    Args:
+        law: Of the next two tokens.
+        text: A token id's text.
+        theme: Colours.
+        most: Tokens on an axis.
+    """
+    look = colours(theme)
+    rows, columns = min(most, len(law.first)), np.argsort(-law.marginal_2, kind="stable")[:most]
+    joint, product = 100 * law.joint[:rows, columns], 100 * law.product[:rows, columns]
+    top = float(max(joint.max(), product.max()))
+    known, distance = law.mutual_information, law.tv_product
+    figure = blank(
+        look,
+        f"The next two tokens share {known.value:.2f} nats: a sampler from their marginals draws "
+        f"{distance.value:.0%} of its pairs from the wrong place",
+        "A cell: how often the row's token is followed by the column's, in per cent of all pairs; one scale for all "
+        "three, deeper with the square root. In the difference, + is what the product gives too rarely, − too often.",
+    )
+    names = [[token_label(text(int(i))) for i in ids] for ids in (law.first[:rows], columns)]
+    sequential = _by_root(look.surface, look.accent)
+    diverging = [[0.5 - x / 2, c] for x, c in _by_root(look.surface, look.differ)[::-1]]
+    diverging += [[0.5 + x / 2, c] for x, c in sequential[1:]]
+    panels = (
+        ("joint: teacher", joint, 0.0, sequential),
+        ("product of the marginals", product, 0.0, sequential),
+        ("joint − product", joint - product, -top, diverging),
+    )
+    for n, (name, values, least, scale) in enumerate(panels):
+        number = "" if not n else str(n + 1)
+        figure.add_heatmap(
+            z=values,
+            zmin=least,
+            zmax=top,
+            colorscale=scale,
+            xaxis=f"x{number}",
+            yaxis=f"y{number}",
+            xgap=1,
+            ygap=1,
+            showscale=n != 1,
+            colorbar={
+                "orientation": "h",
+                "thickness": 8,
+                "x": 0.5 if n == 2 else 0,
+                "xanchor": "left",
+                "y": -0.3,
+                "len": 0.4,
+                "title": {"text": "% of pairs" + (", difference" if n == 2 else ""), "side": "bottom"},
+            },
+            customdata=[[f"{a} {b}" for b in names[1]] for a in names[0]],
+            hovertemplate="%{customdata}: %{z:.3f} %<extra>" + name + "</extra>",
+        )
+        start = n * 0.345
+        plain = {
+            "gridcolor": look.rule,
+            "tickfont": {"color": look.muted, "size": 12},
+            "showgrid": False,
+            "zeroline": False,
+        }
+        figure.layout[f"xaxis{number}"] = plain | {
+            "domain": [start, start + 0.31],
+            "anchor": f"y{number}",
+            "tickvals": list(range(len(columns))),
+            "ticktext": names[1],
+            "tickangle": -90,
+            "automargin": True,
+        }
+        figure.add_annotation(
+            text=name, x=start, y=1.02, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False
+        )
+        figure.layout[f"yaxis{number}"] = plain | {
+            "anchor": f"x{number}",
+            "autorange": "reversed",
+            "tickvals": list(range(rows)),
+            "ticktext": names[0],
+            "showticklabels": not n,
+            "automargin": True,
+        }
+    return figure.update_layout(height=figure.layout.height + 90)
+
+
+def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure:
+    """Bars of nats: the block's own entropy, what the product adds, and what wrong marginals add."""
+    look, found, error = colours(theme), measured.correlation, measured.error
+    product = found.total.value
+    rows = ["teacher", "product of the exact marginals"] + (["masked model, one pass"] if error else [])
+    wrong = sum(error.wrong_marginals) if error else 0.0
+    parts: list[tuple[str, list[float], str, str]] = [
+        ("the block's own entropy", [found.entropy] * len(rows), look.exact, ""),
+        ("total correlation", [0.0, *[product] * (len(rows) - 1)], look.differ, "/"),
+    ]
+    if error:
+        parts.append(("wrong marginals", [0.0, 0.0, wrong], look.muted, "x"))
+    figure = blank(
+        look,
+        f"A product of marginals pays {product:.2f} nats more for the teacher's next {measured.k} tokens than the "
+        f"{found.entropy:.2f} they have" + (f"; the masked model's own add {wrong:.2f}" if error else ""),
+        "A bar: mean surprise of the teacher's own blocks under that law, in nats, split into parts that add up.",
+    )
+    for name, values, colour, pattern in parts:
+        figure.add_bar(
+            y=rows,
+            x=values,
+            orientation="h",
+            name=name,
+            marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": pattern, "fgcolor": look.surface}},
+            hovertemplate=f"{name}: %{{x:.3f}} nats<extra></extra>",
+        )
+    figure.update_layout(barmode="stack", bargap=0.45)
+    figure.update_xaxes(title="surprise of the block (nats)", rangemode="tozero")
+    return figure.update_yaxes(autorange="reversed", showgrid=False)
+
+
+def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "light", most: int = 8) -> go.Figure:
+    """Bars of each sampler's blocks against expectation: the likeliest ones, and those that are all but impossible."""
+    look = colours(theme)
+    teacher = measured.samplers[0]
+    blocks = teacher.cells.blocks[:most]
+    names = [" ".join(token_label(text(int(t))) for t in block) for block in blocks]
+    last = "✕ all but impossible"
+    expected = [*teacher.cells.probability[: len(blocks)], measured.impossible_expected]
+    worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
+    figure = blank(
+        look,
+        f"{worst.impossible.value:.1%} of the blocks of {worst.sampler} are rarer than one in a thousand of the "
+        "teacher's own",
+        "Bars: share of a sampler's blocks, beside the line that the teacher's exact law expects; the last group (✕) "
+        "counts blocks that the teacher finds all but impossible.",
+    )
+    for n, row in enumerate(measured.samplers):
+        shares = [float((row.blocks == block).all(axis=1).mean()) for block in blocks]
+        figure.add_bar(
+            x=[*names, last],
+            y=[100 * share for share in [*shares, row.impossible.value]],
+            name=row.sampler,
+            marker={
+                "color": _colour(row.sampler, n, look),
+                "line": {"width": [0] * len(names) + [1.5], "color": look.differ},
+                "pattern": {"shape": _PATTERNS[n % len(_PATTERNS)], "fgcolor": look.surface, "size": 5},
+            },
+            hovertemplate=f"{row.sampler}, %{{x}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
+        )
+    figure.add_scatter(
+        x=[*names, last],
+        y=[100 * share for share in expected],
+        mode="markers",
+        name="expected",
+        marker={"symbol": "line-ew", "size": 34, "line": {"color": look.ink, "width": 2}},
+        hovertemplate="expected, %{x}: %{y:.2f} %<extra></extra>",
+    )
+    figure.update_layout(barmode="group", bargap=0.25)
+    figure.update_xaxes(showgrid=False)
+    return figure.update_yaxes(title="blocks (%)", rangemode="tozero")
+
+
+def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Figure:
+    """Distance from the teacher's law against forward passes a block."""
+    look = colours(theme)
+    ideal = next((row for row in rows if row.sampler.startswith("ideal")), rows[-1])
+    floor = max(row.tv_expected for row in rows)
+    figure = blank(
+        look,
+        f"In one pass, perfect marginals still end {ideal.tv.value:.2f} from the teacher's law; its own blocks show "
+        f"{rows[0].tv.value:.2f}",
+        "A mark: total variation distance over the cells of the test, with its 95 % limits. The dotted line is what "
+        "blocks of the exact law itself show: nothing can be told apart below it. Marks are drawn slightly apart.",
+    )
+    figure.add_hline(floor, line={"color": look.muted, "dash": "dot", "width": 1})
+    for n, row in enumerate(rows):
+        colour = _colour(row.sampler, n, look)
+        figure.add_scatter(
+            x=[row.nfe + 0.05 * (n - (len(rows) - 1) / 2)],
+            y=[row.tv.value],
+            error_y=_between(row.tv, colour),
+            mode="markers",
+            marker={"symbol": _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5]), "size": 11, "color": colour},
+            name=row.sampler,
+            customdata=[_hover(row)],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    figure.update_xaxes(title="forward passes a block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
+    return figure.update_yaxes(title="distance from the teacher's law (TV)", rangemode="tozero")
+
+
+def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
+    """Distribution of the mutual information of the next two tokens over contexts (n,)."""
+    look = colours(theme)
+    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+    figure = blank(
+        look,
+        f"The next two tokens share {middle:.2f} nats in the middle context, {high:.2f} or more in one of ten",
+        f"A bar: number of the {len(values)} contexts whose mutual information lies there; nine in ten have more than "
+        f"{low:.2f} nats.",
+    )
+    figure.add_histogram(x=values, nbinsx=30, marker={"color": look.exact, "line": {"color": look.surface, "width": 1}})
+    figure.update_xaxes(title="mutual information of the next two tokens (nats)", rangemode="tozero")
+    return figure.update_yaxes(title="contexts")
+
+
+def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") -> go.Figure:
+    """Bars of what a first token says of the second, by its class."""
+    look = colours(theme)
+    ranked = sorted(classes, key=lambda c: -c.information.value)
+    figure = blank(
+        look,
+        f"A first token that is {ranked[0].name} says most of the second: {ranked[0].information.value:.2f} nats",
+        "A bar: mean over the teacher's first tokens of that class of KL(law of the second token given it || "
+        "marginal), with its 95 % interval over contexts; in brackets, how often the class comes first.",
+    )
+    figure.add_bar(
+        x=[f"{c.name} ({c.share:.0%})" for c in ranked],
+        y=[c.information.value for c in ranked],
+        error_y={
+            "array": [c.information.high - c.information.value for c in ranked],
+            "arrayminus": [c.information.value - c.information.low for c in ranked],
+            "color": look.ink,
+            "thickness": 1.5,
+            "width": 5,
+        },
+        marker={"color": look.exact, "line": {"width": 0}},
+        width=0.55,
+        hovertemplate="%{x}: %{y:.3f} nats<extra></extra>",
+    )
+    figure.update_xaxes(showgrid=False)
+    return figure.update_yaxes(title="information about the second token (nats)", rangemode="tozero")
+
+
+def _by_root(low: str, high: str, stops: int = 6) -> list[list[Any]]:
+    """A colour scale that deepens with the square root, so that rare pairs are seen beside the most frequent one."""
+    ends = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in (low, high)]
+    scale = []
+    for n in range(stops + 1):
+        part = n / stops
+        mixed = [round(a + part * (b - a)) for a, b in zip(*ends, strict=True)]
+        scale.append([part**2, f"rgb({mixed[0]},{mixed[1]},{mixed[2]})"])
+    return scale
+
+
+def _colour(sampler: str, n: int, look: Colours) -> str:
+    fixed = {"teacher": look.exact, "student": look.learned, "ideal MDLM": look.muted}
+    return fixed.get(sampler, look.lines[(5 * n) % len(look.lines)])
+
+
+def _between(found: Estimate, colour: str) -> dict[str, Any]:
+    return {
+        "array": [found.high - found.value],
+        "arrayminus": [found.value - found.low],
+        "color": colour,
+        "thickness": 1.2,
+        "width": 4,
+    }
+
+
+def _hover(row: SamplerError) -> str:
+    kl = "" if row.kl is None else f", KL {row.kl.value:.3f} nats"
+    return f"{row.sampler}: TV {row.tv.value:.3f} (exact law {row.tv_expected:.3f}){kl}"

@@ -1,0 +1,213 @@
+"""The teacher's exact law of the next two tokens after a context, with certain bounds on what a truncation leaves open.
+
+Write A for the M first tokens that are considered, 1 - delta for their probability, m_A for the law of the second token
+given A, I_A for the mutual information given A, and t_A = 1/2 sum over a in A of p(a) |p(.|a) - m_A|_1. Nothing is
+known of the second token after the others. Then, with Z = [x1 in A] and the chain rule,
+
+    I(X1; X2) = I(Z; X2) + (1 - delta) I_A + delta I_rest
+
+lies between (1 - delta) I_A, reached where the rest has the law m_A whatever its first token, and the smaller of
+h(delta) + (1 - delta) I_A + delta H(X1 | rest), as I(Z; X2) <= h(delta), and
+H* - sum over a in A of p(a) H(p(.|a)), where H* is the largest entropy of any law (1 - delta) m_A + delta q.
+
+The distance TV(joint, product) is at least t_A: the marginal's shift by the rest takes from the sum over A no more than
+the rest must itself give. It is at most (1 - delta) t_A + delta (1 - delta) by convexity of the sum over A, and
+delta - sum of p(a)^2 over the rest for the others, as p(a) of a token's own law is part of the marginal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.special import entr, rel_entr
+from torch import Tensor
+from tqdm import tqdm
+
+from kfexplore.errors import KfError
+from kfexplore.models import KVCache, Teacher
+from kfexplore.pair import Pair
+from kfexplore.results import BlockLaw, Bounded, Floats, Ints
+
+SMALL_VOCABULARY = 4096
+"""Rows of the embedding up to which all first tokens are considered by default."""
+MOST_UNCOVERED = 0.02
+"""Beyond, the fewest that leave so much at most."""
+LARGEST_LAW = 2**28
+"""Most entries of a (M, V) law: 1 GiB."""
+ENTRIES_AT_ONCE = 2**21
+"""Probabilities of one tile, float64."""
+ROWS_AT_ONCE = 1024
+NOT_A_LAW = 1e-4
+"""A sum further than this from 1 is refused."""
+
+
+class TeacherTree:
+    """The teacher's laws after a context and any first tokens of a block; the context's keys and values are shared.
+
+    Args:
+        teacher: The teacher.
+        ids: (N,) context, N >= 1.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, teacher: Teacher, ids: Ints) -> None:
+        self.teacher = teacher
+        self._cache = KVCache()
+        context = torch.from_numpy(ids)[None].to(teacher.device)
+        self._root = teacher(context, self._cache, read=1)[0, 0].double().softmax(dim=-1)
+        checked_law(self._root.cpu().numpy())
+
+    @property
+    def root(self) -> Floats:
+        """(V,) law of the first token."""
+        return self._root.cpu().numpy()
+
+    @torch.inference_mode()
+    def after(self, prefixes: Ints, every: bool = False) -> Iterator[tuple[slice, Tensor]]:
+        """Laws of the token after each of R prefixes (R, j), a tile of rows at a time.
+
+        Args:
+            prefixes: (R, j) first tokens of a block; better without repetition.
+            every: Laws of all slots 1 .. j + 1 instead of the last alone.
+
+        Yields:
+            The rows, and their laws (r, V), or (r, j + 1, V), float64.
+        """
+        count, slots = prefixes.shape
+        root = self._root.expand(1, -1)
+        if not slots:
+            yield slice(0, count), root.expand(count, -1)[:, None] if every else root.expand(count, -1)
+            return
+        tile = max(1, min(ROWS_AT_ONCE, ENTRIES_AT_ONCE // (len(self._root) * (slots if every else 1))))
+        for start in tqdm(range(0, count, tile), desc="teacher", leave=False, delay=1):
+            rows = slice(start, min(start + tile, count))
+            tokens = torch.from_numpy(prefixes[rows]).to(self._root.device)
+            logits = self.teacher(tokens, self._cache.branch(), read=None if every else 1)
+            laws = logits.double().softmax(dim=-1)
+            first = root.expand(len(tokens), -1)[:, None]
+            yield rows, torch.cat([first, laws], dim=1) if every else laws[:, 0]
+
+    def log_probs(self, blocks: Ints) -> Floats:
+        """Natural-log probabilities of blocks (R, k) under the teacher; (R,)."""
+        distinct, member = np.unique(blocks, axis=0, return_inverse=True)
+        found = np.empty(len(distinct))
+        for rows, laws in self.after(distinct[:, :-1], every=True):
+            chosen = torch.from_numpy(distinct[rows]).to(laws.device)
+            found[rows] = laws.gather(2, chosen[..., None])[..., 0].log().sum(dim=1).cpu().numpy()
+        return found[member.ravel()]
+
+
+def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: TeacherTree | None = None) -> BlockLaw:
+    """The exact law of the next two tokens after a context.
+
+    Args:
+        pair: Its teacher is asked.
+        ids: N token ids.
+        first: M, how many first tokens are considered; None: all of a small vocabulary (up to 4,096 rows), else the
+            fewest that leave at most 2 % uncovered.
+        tree: The context, where it is held already.
+
+    Raises:
+        KfError: the context is empty, too long for the pair or has unknown ids; M is 0 or above V; the law has more
+            entries than are held at once; the teacher's laws are no laws (broken weights).
+    """
+    pair.check_ids(ids)
+    context = np.array(ids, dtype=np.int64)
+    tree = tree or TeacherTree(pair.teacher, context)
+    root = tree.root
+    order = np.argsort(-root, kind="stable")
+    chosen = order[: _how_many(root[order], first)]
+    given = np.empty((len(chosen), len(root)), dtype=np.float32)
+    for rows, laws in tree.after(chosen[:, None]):
+        given[rows] = laws.float().cpu().numpy()
+    return law_from(context, root, chosen, given)
+
+
+def law_from(context: Ints, marginal_1: Floats, first: Ints, given: Floats | np.ndarray) -> BlockLaw:
+    """The law of two tokens from its parts, with what joint and product differ by.
+
+    Args:
+        context: (N,) token ids.
+        marginal_1: (V,) law of the first token.
+        first: (M,) first tokens that are covered.
+        given: (M, V) law of the second after each.
+
+    Raises:
+        KfError: one of the laws has negative entries or does not sum to one.
+    """
+    checked_law(marginal_1)
+    checked_law(given)
+    rest = np.delete(marginal_1, first)
+    information, distance = _bounds(marginal_1[first], given, rest)
+    return BlockLaw(context, first, marginal_1, given.astype(np.float32), float(rest.sum()), information, distance)
+
+
+def information_by_first(law: BlockLaw) -> Floats:
+    """(M,) what each first token says of the second: KL(p(.|x1) || marginal), nats; weighted by p(x1), it is the MI."""
+    return np.asarray(rel_entr(law.given.astype(np.float64), law.marginal_2).sum(axis=1))
+
+
+def checked_law(law: np.ndarray) -> None:
+    """Raises KfError unless the last axis of `law` (..., V) holds probabilities that sum to one."""
+    totals = law.sum(axis=-1, dtype=np.float64)
+    wrong = np.argmax(np.abs(totals - 1)) if np.isfinite(totals).all() else np.argmin(np.isfinite(totals))
+    total = totals.flat[wrong]
+    if not abs(total - 1) <= NOT_A_LAW:
+        raise KfError(f"A law sums to {total:g}.", "probabilities that sum to 1; are the weights whole?")
+    if law.min() < 0:
+        raise KfError(f"A law has a probability of {law.min():g}.", "0 to 1")
+
+
+def _how_many(sorted_law: Floats, first: int | None) -> int:
+    """M, from the first token's law, most likely first."""
+    rows = len(sorted_law)
+    if first is not None:
+        if not 1 <= first <= rows:
+            raise KfError(f"{first} first tokens were asked for.", f"1 to {rows}, the rows of the vocabulary")
+        count = first
+    elif rows <= SMALL_VOCABULARY:
+        count = int((sorted_law > 0).sum())
+    else:
+        count = int(np.searchsorted(sorted_law.cumsum(), 1 - MOST_UNCOVERED)) + 1
+    most = LARGEST_LAW // rows
+    if count > most:
+        raise KfError(
+            f"The law of {count} first tokens has {count * rows:,} entries.", f"at most {most} first tokens (--first)"
+        )
+    return count
+
+
+def _bounds(weights: Floats, given: np.ndarray, rest: Floats) -> tuple[Bounded, Bounded]:
+    """Mutual information and TV(joint, product) from p(x1) (M,) of A, p(x2 | x1) (M, V) and p(x1) of all others."""
+    covered, delta = float(weights.sum()), float(rest.sum())
+    second = weights @ given.astype(np.float64) / covered
+    own, apart = np.empty(len(weights)), np.empty(len(weights))
+    tile = max(1, ENTRIES_AT_ONCE // len(second))
+    for at in range(0, len(weights), tile):
+        laws = given[at : at + tile].astype(np.float64)
+        own[at : at + tile] = entr(laws).sum(axis=1)
+        apart[at : at + tile] = np.abs(laws - second).sum(axis=1) / 2
+    inside = max(0.0, covered * float(entr(second).sum()) - float(weights @ own))  # (1 - delta) I_A
+    t = float(weights @ apart)
+    if not delta:
+        return Bounded(inside, inside, inside), Bounded(t, t, t)
+    chance = float(entr(np.array([delta, 1 - delta])).sum())
+    split = chance + inside + delta * float(entr(rest / delta).sum())
+    highest = largest_entropy(covered * second, delta) - float(weights @ own)
+    upper = max(inside, min(split, highest))
+    far = min(1.0, covered * t + delta * covered + delta - float((rest**2).sum()))
+    return (
+        Bounded(inside, min(upper, inside / covered), upper),
+        Bounded(t, min(far, t / covered), far),
+    )
+
+
+def largest_entropy(mass: Floats, more: float) -> float:
+    """The largest entropy of a law that is `mass` (V,) plus `more` probability wherever one likes: water filling."""
+    rising = np.sort(mass)
+    count = np.arange(1, len(rising) + 1)
+    levels = (rising.cumsum() + more) / count  # the level where the `count` lowest are filled up to it
+    filled = int(np.flatnonzero(levels >= rising)[-1])
+    return float(entr(np.maximum(rising, levels[filled])).sum())

@@ -1,0 +1,242 @@
+"""Blocks of a sampler against the teacher's law: G-test, total variation with an interval, all but impossible blocks.
+
+A test needs a partition of the blocks (`Cells`) that is chosen from the law alone. Blocks that are expected five times
+or more are a cell each. What is left is pooled so that every pool, too, is expected five times or more: for two tokens,
+where the whole law is at hand, in order of the pointwise mutual information, so that pairs that a product of marginals
+gives too often lie apart from those that it gives too rarely; for more tokens, by the longest beginning that is likely
+enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln, xlog1py, xlogy
+from scipy.stats import chi2, power_divergence
+
+from kfexplore.errors import KfError
+from kfexplore.evaluate import intervals
+from kfexplore.laws.exact import NOT_A_LAW, TeacherTree
+from kfexplore.results import BlockLaw, Cells, Estimate, Floats, Ints, SamplerLaw
+
+EXPECTED = 5.0
+"""Fewest blocks that a cell is expected to have."""
+MOST_POOLS = 32
+"""Of rare pairs."""
+LARGEST_SORTED = 2**23
+"""Entries of a law of two tokens that are sorted into pools; larger ones are pooled by their beginnings."""
+RARE = 1e-3
+"""Share of the teacher's own blocks that are rarer than what counts as all but impossible."""
+OUTSIDE = 0.025
+"""Chance that a 95 % interval lies above, and that it lies below."""
+
+
+Start = tuple[int, ...]
+"""First tokens of a block."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Cells, and the rule that puts a block into one."""
+
+    cells: Cells
+    index: Callable[[Ints], Ints]
+    """Blocks (N, K) -> (N,) numbers of cells."""
+
+
+def partition(tree: TeacherTree, law: BlockLaw, k: int, size: int) -> Partition:
+    """Cells for `size` blocks of k tokens, chosen from the teacher's law alone.
+
+    Raises:
+        KfError: the law does not sum to one.
+    """
+    if k == 2 and law.given.size <= LARGEST_SORTED:
+        return pair_partition(law, size)
+    return tree_partition(tree, k, size)
+
+
+def pair_partition(law: BlockLaw, size: int) -> Partition:
+    """Pairs expected five times or more, and pools of the others by their pointwise mutual information."""
+    joint, second, least = law.joint, law.marginal_2, EXPECTED / size
+    _check_total(float(joint.sum()) + law.uncovered)
+    flat = joint.ravel()
+    named = np.flatnonzero(flat >= least)
+    named = named[np.argsort(-flat[named], kind="stable")]
+    others = law.uncovered if law.uncovered >= least else 0.0  # a cell of their own, or part of a pool
+    while len(named) and 1 - flat[named].sum() - others < least:
+        named = named[:-1]  # the least likely one fills up the pool
+    rare = np.ones(len(flat), dtype=bool)
+    rare[named] = False
+    tail = np.flatnonzero(rare)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        known = np.nan_to_num(np.log(law.given / second).ravel()[tail], nan=-np.inf, neginf=-np.inf)
+    tail = tail[np.argsort(known, kind="stable")]
+    running = flat[tail].cumsum()
+    pools = max(1, min(MOST_POOLS, int(running[-1] / (2 * least)))) if len(tail) else 1
+    which = np.minimum((running / running[-1] * pools).astype(int), pools - 1) if len(tail) and running[-1] else 0
+    cell = np.empty(len(flat) + 1, dtype=np.int64)
+    cell[named], cell[tail] = np.arange(len(named)), len(named) + which
+    cell[-1] = len(named) + (pools if others else pools // 2)
+    probability = np.bincount(cell, np.append(flat, law.uncovered)).astype(np.float64)
+    names = [f"rare pairs, {p + 1} of {pools} by what their tokens know of each other" for p in range(pools)]
+    row = np.full(len(law.marginal_1), len(joint))
+    row[law.first] = np.arange(len(joint))
+    width = len(second)
+
+    def index(blocks: Ints) -> Ints:
+        return cell[np.minimum(row[blocks[:, 0]] * width + blocks[:, 1], len(flat))]
+
+    blocks = np.stack([law.first[named // width], named % width], axis=1)
+    return Partition(Cells(blocks, probability, names + (["other first tokens"] if others else [])), index)
+
+
+def tree_partition(tree: TeacherTree, k: int, size: int) -> Partition:
+    """Blocks expected five times or more, found level by level; the others by the longest beginning that is so."""
+    least = EXPECTED / size
+    prefixes, mass = np.zeros((1, 0), dtype=np.int64), np.ones(1)
+    left: dict[Start, float] = {}
+    for _ in range(k):
+        children, masses = [prefixes[:0, :1].reshape(0, prefixes.shape[1] + 1)], [mass[:0]]
+        for rows, laws in tree.after(prefixes):
+            weights = mass[rows, None] * laws.cpu().numpy()
+            at, token = np.nonzero(weights >= least)
+            children.append(np.column_stack([prefixes[rows][at], token]))
+            masses.append(weights[at, token])
+            remains = mass[rows] - np.bincount(at, weights[at, token], minlength=len(weights))
+            left |= {tuple(start): float(x) for start, x in zip(prefixes[rows].tolist(), remains, strict=True)}
+        prefixes, mass = np.concatenate(children), np.concatenate(masses)
+    for start in sorted(left, key=len, reverse=True):
+        if start and left[start] < least:
+            left[start[:-1]] += left.pop(start)
+    rest = left.pop(())
+    order = np.argsort(-mass, kind="stable")
+    parts = [(tuple(prefixes[n].tolist()), float(mass[n])) for n in order]
+    few = []  # the least likely fill up the rest
+    while rest < least and (parts or left):
+        start, more = parts.pop() if parts else left.popitem()
+        few.append(start)
+        rest += more
+    known = {start: n for n, start in enumerate([*dict(parts), *left])} | dict.fromkeys(few, len(parts) + len(left))
+
+    def cell(block: Start) -> int:
+        return next((known[block[:n]] for n in range(k, 0, -1) if block[:n] in known), len(parts) + len(left))
+
+    def index(found: Ints) -> Ints:
+        distinct, member = np.unique(found, axis=0, return_inverse=True)
+        return np.array([cell(tuple(row)) for row in distinct.tolist()], dtype=np.int64)[member.ravel()]
+
+    names = [f"others that begin with {' '.join(map(str, start))}" for start in left]
+    blocks = np.array([start for start, _ in parts], dtype=np.int64).reshape(-1, k)
+    probability = np.array([*(p for _, p in parts), *left.values(), rest])
+    return Partition(Cells(blocks, probability, [*names, "all others"]), index)
+
+
+def g_test(counts: Ints, probability: Floats) -> tuple[float, int, float]:
+    """G with Williams' correction, its degrees of freedom, and the p-value; (0, 0, 1) for one cell.
+
+    Raises:
+        KfError: the cells' probabilities do not sum to one.
+    """
+    _check_total(float(probability.sum()))
+    dof = len(probability) - 1
+    if not dof:
+        return 0.0, 0, 1.0
+    size, law = counts.sum(), probability / probability.sum()
+    g = power_divergence(counts, size * law, lambda_="log-likelihood").statistic
+    g /= 1 + ((1 / law).sum() - 1) / (6 * size * dof)
+    return float(g), dof, float(chi2.sf(g, dof))
+
+
+def expected_tv(probability: Floats, size: int) -> float:
+    """Mean plug-in distance of `size` blocks of the law itself: half the binomial mean deviations (de Moivre)."""
+    m = np.floor(size * probability)
+    choose = gammaln(size + 1) - gammaln(m + 2) - gammaln(np.maximum(size - m, 1))
+    log_term = choose + xlogy(m + 1, probability) + xlog1py(size - m, -probability)
+    deviation = np.where(m < size, 2 * (m + 1) * np.exp(log_term), 0.0)
+    return float(deviation.sum() / (2 * size))
+
+
+def tv_interval(cells: Ints, probability: Floats) -> Estimate:
+    """Total variation distance over the cells: the plug-in, which is biased upwards, between limits.
+
+    Lower limit: the cells that one half of the blocks has more often than the law are counted in the other half, which
+    is no set chosen by its own noise; the mean of both ways round, each at Wilson's lower limit. Upper limit: the
+    plug-in is no less than the distance on average, and moves by at most 1 / N with one block (McDiarmid).
+
+    Args:
+        cells: (N,) cell of each block.
+        probability: (C,) of the law.
+    """
+    size, bins = len(cells), len(probability)
+    value = float(np.abs(np.bincount(cells, minlength=bins) / size - probability).sum() / 2)
+    halves = [np.bincount(part, minlength=bins) for part in (cells[: size // 2], cells[size // 2 :])]
+    lows = []
+    for choosing, counting in (halves, halves[::-1]):
+        above = choosing > probability * choosing.sum()
+        trials = counting.sum()
+        lows.append(intervals.wilson(counting[above].sum() / trials, trials).low - probability[above].sum())
+    low = min(value, max(0.0, float(np.mean(lows))))
+    return Estimate(value, low, min(1.0, value + float(np.sqrt(np.log(1 / OUTSIDE) / (2 * size)))))
+
+
+def impossible_below(law: BlockLaw, k: int, own: Floats) -> tuple[float, float]:
+    """Log-probability below which a block is rarer than one in a thousand of the teacher's own, and their share there.
+
+    Args:
+        law: Of two tokens: the threshold is exact for k = 2 where all first tokens are covered.
+        k: Slots.
+        own: (S,) log-probabilities of the teacher's own blocks, used otherwise.
+    """
+    if k == 2 and not law.uncovered:
+        rising = np.sort(law.joint, axis=None)
+        below = int(np.searchsorted(rising.cumsum(), RARE, side="right"))
+        least = rising[min(below, len(rising) - 1)]
+        return float(np.log(least)), float(rising[rising < least].sum())
+    return float(np.sort(own)[int(RARE * len(own))]), RARE
+
+
+def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:
+    """Natural-log probabilities of blocks (N, K) under the teacher, looked up where the law of two tokens has them."""
+    if blocks.shape[1] > 2 or law.uncovered:
+        return tree.log_probs(blocks)
+    row = np.full(len(law.marginal_1), -1)
+    row[law.first] = np.arange(len(law.first))
+    at = row[blocks[:, 0]]
+    with np.errstate(divide="ignore"):
+        return np.log(np.where(at < 0, 0.0, law.marginal_1[blocks[:, 0]] * law.given[at, blocks[:, 1]]))
+
+
+def judged(drawn: Ints, parts: Partition, impossible: npt.NDArray[np.bool_], **plain: Any) -> SamplerLaw:
+    """All that is measured of the blocks (N, K) of one sampler.
+
+    Args:
+        drawn: Independent blocks.
+        parts: Cells that were chosen for N blocks.
+        impossible: (N,) which are all but impossible.
+        plain: What is known otherwise: sampler, nfe, kl, tv_exact, seconds.
+    """
+    law, cells = parts.cells.probability, parts.index(drawn)
+    counts = np.bincount(cells, minlength=len(law))
+    g, dof, p_value = g_test(counts, law)
+    return SamplerLaw(
+        blocks=drawn,
+        cells=parts.cells,
+        counts=counts,
+        g=g,
+        dof=dof,
+        p_value=p_value,
+        tv=tv_interval(cells, law),
+        tv_expected=expected_tv(law, len(drawn)),
+        impossible=intervals.wilson(float(impossible.mean()), len(drawn)),
+        is_impossible=impossible,
+        **plain,
+    )
+
+
+def _check_total(total: float) -> None:
+    if not abs(total - 1) <= NOT_A_LAW:
+        raise KfError(f"The law of a block sums to {total:g}.", "probabilities that sum to 1; are the weights whole?")

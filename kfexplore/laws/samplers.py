@@ -1,0 +1,299 @@
+"""Samplers of one block of K tokens after a context, all with the same call: (seed, sample numbers) -> blocks (N, K).
+
+Slot j in pass p reads noise at position p K + j of its sample, so the teacher, the student and every one-pass sampler
+see the same noise, and a block depends neither on how many others are drawn nor on the batch. As in the maps, a
+decision that the rounding of a batch could turn is settled by a pass over that row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kfexplore import noise
+from kfexplore.decoding.cdf import invert
+from kfexplore.errors import KfError
+from kfexplore.laws.exact import ENTRIES_AT_ONCE, TeacherTree
+from kfexplore.models import MaskedModel
+from kfexplore.pair import Pair
+from kfexplore.results import Floats, Ints
+
+Order = Literal["random", "confident"]
+
+LARGEST_BLOCK = 4
+ORDER_NOISE = 32
+"""Noise positions from which the order of unmasking is drawn."""
+REFERENCE_NOISE = 64
+"""Noise positions of the teacher's blocks that means and quantiles are taken over, apart from those that are tested."""
+NEAR = 1e-5
+"""Distance from another decision (in u, in a probability) below which a row is settled alone; batches were seen to
+differ by 4e-6 in u."""
+NEAR_TIE = 1e-4
+"""The same for the student's logit margin, in nats; batches were seen to differ by 1.3e-5."""
+TOKENS_AT_ONCE = 2**13
+"""Tokens of one forward pass of many rows."""
+LARGEST_WORK = 2e11
+"""Multiplications that a masked model's later passes may take on a CPU: some four seconds on two cores."""
+FEWEST_BLOCKS, MOST_BLOCKS = 100, 2**17
+"""Sizes of a study's sample."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to draw a block."""
+
+    name: str
+    nfe: int
+    """Forward passes a block."""
+    draw: Callable[[int, range], Ints]
+    """Seed and sample numbers -> (N, K) tokens."""
+    marginals: Floats | None = None
+    """(K, V), where its law is their product."""
+    most: int | None = None
+    """Blocks beyond which it takes long; None: no limit."""
+
+
+def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal: Floats) -> list[Sampler]:
+    """Every sampler that the pair allows, the teacher first.
+
+    Args:
+        pair: Teacher, student, and maybe a masked model.
+        ids: The context.
+        k: Slots, 2 .. 4 and no more than the student's.
+        tree: The context under the teacher.
+        ideal: (K, V) the teacher's own marginals of the slots.
+    """
+    found = [
+        Sampler("teacher", k, lambda seed, samples: teacher_blocks(pair, ids, k, seed, samples, tree=tree)),
+        Sampler("student", 1, lambda seed, samples: student_blocks(pair, ids, k, seed, samples)),
+        Sampler("ideal MDLM", 1, lambda seed, samples: product_blocks(ideal, seed, samples), ideal),
+    ]
+    if pair.masked is None:
+        return found
+    masked = need_masked(pair)
+    own = masked_marginals(masked, ids, k)
+    found.append(Sampler("MDLM, 1 pass", 1, lambda seed, samples: product_blocks(own, seed, samples), own))
+    orders: dict[Order, str] = {"random": "random order", "confident": "most confident first"}
+    for passes in sorted({2, k}):
+        for order, words in orders.items():
+
+            def draw(seed: int, samples: range, passes: int = passes, order: Order = order) -> Ints:
+                return masked_blocks(pair, ids, k, seed, samples, passes, order)
+
+            most = _most_blocks(masked, len(ids), own, passes)
+            found.append(Sampler(f"MDLM, {passes} passes, {words}", passes, draw, most=most))
+    return found
+
+
+def _most_blocks(masked: MaskedModel, context: int, first: Floats, passes: int) -> int | None:
+    """Blocks whose later passes, each distinct row with the whole context, stay within `LARGEST_WORK`; None: any.
+
+    Args:
+        masked: The masked model.
+        context: Its tokens.
+        first: (K, V) laws of the first pass: rows of two slots repeat, as one token alone is filled in.
+        passes: Of the schedule.
+    """
+    if masked.device.type != "cpu":
+        return None
+    a_token = sum(p.numel() for block in masked.blocks for name, p in block.named_parameters() if "adaLN" not in name)
+    k = len(first)
+
+    def work(blocks: int) -> float:
+        rows = float((1 - (1 - first) ** (blocks / 2)).sum()) if k == 2 else blocks * (passes - 1)
+        return a_token * (context + k) * rows
+
+    if work(MOST_BLOCKS) <= LARGEST_WORK:
+        return None
+    sizes = [MOST_BLOCKS >> n for n in range(1, 11)]
+    return next((size for size in sizes if work(size) <= LARGEST_WORK), sizes[-1])
+
+
+def check_slots(pair: Pair, k: int) -> None:
+    """Raises KfError unless blocks of k tokens can be studied with this pair."""
+    most = min(LARGEST_BLOCK, pair.student.config.block)
+    if not 2 <= k <= most:
+        raise KfError(f"k is {k}.", f"2 to {most} for this pair" if most > 1 else "a student of at least two slots")
+
+
+def need_masked(pair: Pair) -> MaskedModel:
+    """The pair's masked model, or a KfError that says how to get one."""
+    if pair.masked is None:
+        raise KfError(
+            "This pair has no masked model.",
+            "a pair with a folder masked/",
+            "kfexplore train masked --recipe tales-cpu",
+        )
+    return pair.masked
+
+
+def teacher_blocks(
+    pair: Pair,
+    ids: list[int],
+    k: int,
+    seed: int,
+    samples: range,
+    start: int = 0,
+    tree: TeacherTree | None = None,
+) -> Ints:
+    """The exact map of keyed noise: the teacher by inverse CDF, K passes; noise from position `start` on."""
+    tree = tree or TeacherTree(pair.teacher, np.array(ids, dtype=np.int64))
+    u = torch.from_numpy(noise.uniform(seed, samples, start, k)).to(pair.teacher.device)
+    tokens = np.empty((len(samples), k), dtype=np.int64)
+    for j in range(k):
+        distinct, member = np.unique(tokens[:, :j], axis=0, return_inverse=True)
+        member = member.ravel()
+        by_prefix = np.argsort(member, kind="stable")
+        for tile, laws in tree.after(distinct):
+            low, high = np.searchsorted(member[by_prefix], [tile.start, tile.stop])
+            rows = by_prefix[low:high]
+            picked, gap = draw(laws.cumsum(dim=-1), member[rows] - tile.start, u[rows, j])
+            tokens[rows, j] = picked.cpu().numpy()
+            for row in rows[(gap < NEAR).cpu().numpy()] if j else ():
+                alone = next(tree.after(tokens[row : row + 1, :j]))[1]
+                tokens[row, j] = int(draw(alone.cumsum(dim=-1), np.zeros(1, dtype=np.int64), u[row : row + 1, j])[0])
+    return tokens
+
+
+@torch.inference_mode()
+def student_blocks(pair: Pair, ids: list[int], k: int, seed: int, samples: range) -> Ints:
+    """The learned map of keyed noise, one pass, argmax."""
+    student = pair.student
+    cache = student.prefill(torch.tensor([ids], device=student.device))
+    u = torch.from_numpy(noise.uniform(seed, samples, 0, k)).to(student.device)
+    tile = max(1, min(TOKENS_AT_ONCE // k, ENTRIES_AT_ONCE // (k * student.config.vocab_size)))
+    parts = []
+    for rows in tqdm(u.split(tile), desc="student", leave=False, delay=1):
+        top = student(None, rows, cache.branch()).topk(2, dim=-1)
+        tokens, margin = top.indices[..., 0], top.values[..., 0] - top.values[..., 1]
+        for row in (margin < NEAR_TIE).any(dim=1).nonzero()[:, 0].tolist():
+            tokens[row] = student(None, rows[row : row + 1], cache.branch())[0].argmax(dim=-1)
+        parts.append(tokens)
+    return torch.cat(parts).cpu().numpy()
+
+
+def product_blocks(marginals: Floats, seed: int, samples: range) -> Ints:
+    """Every slot from its own law (K, V), apart from the others: all that marginals allow in one pass."""
+    u = torch.from_numpy(noise.uniform(seed, samples, 0, len(marginals)))
+    return invert(torch.from_numpy(marginals).cumsum(dim=-1), u.t()).t().contiguous().numpy()
+
+
+@torch.inference_mode()
+def masked_marginals(masked: MaskedModel, ids: list[int], k: int) -> Floats:
+    """(K, V) float64 laws of k masked tokens after a context, from one pass over both."""
+    row = torch.tensor([[*ids, *[masked.config.mask_id] * k]], device=masked.device)
+    return masked(row, read=k)[0].double().softmax(dim=-1).cpu().numpy()
+
+
+def masked_blocks(
+    pair: Pair, ids: list[int], k: int, seed: int, samples: range, passes: int, order: Order = "random"
+) -> Ints:
+    """The masked model in several passes, as even as can be with larger ones first; float64 inverse CDF throughout.
+
+    random: the slots are filled in an order drawn for each sample. confident: every pass draws a token for each slot
+    that is still masked and keeps those that are likeliest under their own laws.
+
+    Raises:
+        KfError: no masked model; passes are not 1 .. k.
+    """
+    masked = need_masked(pair)
+    if not 1 <= passes <= k:
+        raise KfError(f"{passes} passes were asked for.", f"1 to {k}, the tokens of a block")
+    draws = noise.uniform(seed, samples, 0, passes * k).reshape(len(samples), passes, k)
+    rank = np.argsort(np.argsort(noise.uniform(seed, samples, ORDER_NOISE, k), axis=1, kind="stable"), axis=1)
+    filled = np.full((len(samples), k), masked.config.mask_id, dtype=np.int64)
+    sizes = [len(part) for part in np.array_split(np.arange(k), passes)]
+    for step, size in enumerate(sizes):
+        distinct, member = np.unique(filled, axis=0, return_inverse=True)
+        u = draws[:, step]
+        chosen = _Pass(filled, rank, u, order, size, masked.config.mask_id)
+        fresh = np.empty_like(filled)
+        for tile, laws in _masked_laws(masked, ids, distinct):
+            rows = np.flatnonzero((member.ravel() >= tile.start) & (member.ravel() < tile.stop))
+            fresh[rows], near = chosen.fill(laws, member.ravel()[rows] - tile.start, rows)
+            for row in rows[near] if step else ():
+                alone = next(_masked_laws(masked, ids, filled[row : row + 1]))[1]
+                fresh[row], _ = chosen.fill(alone, np.zeros(1, dtype=np.int64), np.array([row]))
+        filled = fresh
+    return filled
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over partly masked blocks: which slots are filled, and with what."""
+
+    filled: Ints
+    rank: Ints
+    u: Floats
+    order: Order
+    size: int
+    mask_id: int
+
+    def fill(self, laws: Tensor, member: Ints, rows: Ints) -> tuple[Ints, np.ndarray]:
+        """The rows after the pass, and whether the rounding of a batch could have turned one.
+
+        Args:
+            laws: (r, K, V) float64, one for each distinct row.
+            member: (n,) which of them each row has.
+            rows: (n,) numbers of the rows.
+        """
+        open_slots = self.filled[rows] == self.mask_id
+        tokens, gaps, sure = (np.empty((len(rows), laws.shape[1]), dtype=t) for t in (np.int64, float, float))
+        for j in range(laws.shape[1]):
+            cumulative = laws[:, j].cumsum(dim=-1)
+            picked, gap = draw(cumulative, member, torch.from_numpy(self.u[rows, j]).to(laws.device))
+            likely = laws[torch.from_numpy(member).to(laws.device), j, picked]
+            tokens[:, j], gaps[:, j], sure[:, j] = (x.cpu().numpy() for x in (picked, gap, likely))
+        key = self.rank[rows].astype(float) if self.order == "random" else -sure
+        key[~open_slots] = np.inf
+        by_key = np.argsort(key, axis=1, kind="stable")
+        taken = np.zeros_like(open_slots)
+        np.put_along_axis(taken, by_key[:, : self.size], True, axis=1)
+        # A token of the confident order counts even where it is not kept: its probability decides what is.
+        read = open_slots if self.order == "confident" else taken
+        near = (read & (gaps < NEAR)).any(axis=1)
+        if self.order == "confident" and self.size < key.shape[1]:
+            ranked = np.take_along_axis(key, by_key, axis=1)
+            last, next_one = ranked[:, self.size - 1], ranked[:, self.size]
+            near |= next_one - last < NEAR
+        return np.where(taken, tokens, self.filled[rows]), near
+
+
+@torch.inference_mode()
+def _masked_laws(masked: MaskedModel, ids: list[int], blocks: Ints) -> Iterator[tuple[slice, Tensor]]:
+    """Laws (r, K, V) float64 of the slots of partly masked blocks (R, K) after a context, a tile of rows at a time."""
+    k = blocks.shape[1]
+    context = torch.tensor(ids, device=masked.device)
+    tile = max(1, min(TOKENS_AT_ONCE // (len(ids) + k), ENTRIES_AT_ONCE // (k * masked.config.vocab_size)))
+    for start in tqdm(range(0, len(blocks), tile), desc="masked", leave=False, delay=1):
+        rows = slice(start, min(start + tile, len(blocks)))
+        slots = torch.from_numpy(blocks[rows]).to(masked.device)
+        whole = torch.cat([context.expand(len(slots), -1), slots], dim=1)
+        yield rows, masked(whole, read=k).double().softmax(dim=-1)
+
+
+def draw(cumulative: Tensor, member: Ints, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (n,) by inverse CDF, and how far u is from the edge of its cell.
+
+    Args:
+        cumulative: (r, V) float64 running sums.
+        member: (n,) which of the r laws each draw is from.
+        u: (n,) noise.
+    """
+    index = torch.from_numpy(member).to(cumulative.device)
+    chunk = max(1, ENTRIES_AT_ONCE // cumulative.shape[1])
+    tokens, gaps = [], []
+    for at, noises in zip(index.split(chunk), u.split(chunk), strict=True):
+        law = cumulative[at]
+        token = invert(law, noises[:, None])
+        above = law.gather(1, token)[:, 0]
+        below = law.gather(1, (token - 1).clamp_min(0))[:, 0] * (token[:, 0] > 0)
+        tokens.append(token[:, 0])
+        gaps.append(torch.minimum(noises - below, above - noises))
+    return torch.cat(tokens), torch.cat(gaps)

@@ -1,0 +1,133 @@
+"""Everything about the next K tokens after one context as one result: for the app, the command line and analysis."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from kfexplore.errors import KfError
+from kfexplore.laws import goodness
+from kfexplore.laws.correlation import slot_means
+from kfexplore.laws.exact import TeacherTree, pair_law
+from kfexplore.laws.samplers import (
+    FEWEST_BLOCKS,
+    MOST_BLOCKS,
+    REFERENCE_NOISE,
+    Sampler,
+    block_samplers,
+    check_slots,
+    masked_marginals,
+    teacher_blocks,
+)
+from kfexplore.pair import Pair
+from kfexplore.results import BlockLaw, ContextStudy, Correlation, Floats, ProductError, SamplerLaw
+
+REFERENCE_BLOCKS = 4096
+"""Teacher's own blocks over which marginals of later slots are means."""
+
+
+def study(
+    pair: Pair, ids: list[int], k: int = 2, blocks: int = 4096, seed: int = 0, first: int | None = None
+) -> ContextStudy:
+    """The exact law of the next two tokens, the total correlation of the next k, and what every sampler makes of them.
+
+    Args:
+        pair: Teacher, student, and maybe a masked model; without one its samplers are left out, which `notes` says.
+        ids: The context.
+        k: Slots, 2 to 4 and no more than the student's.
+        blocks: N of each sampler.
+        seed: Keys all noise, with the sample number.
+        first: M, see `pair_law`.
+
+    Raises:
+        KfError: as `pair_law`; k or N outside what is allowed.
+    """
+    started = time.perf_counter()
+    check_slots(pair, k)
+    if not FEWEST_BLOCKS <= blocks <= MOST_BLOCKS:
+        raise KfError(f"{blocks} blocks were asked for.", f"{FEWEST_BLOCKS} to {MOST_BLOCKS}")
+    pair.check_ids(ids)
+    tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64))
+    law = pair_law(pair, ids, first, tree)
+    known = k == 2 and not law.uncovered
+    reference = np.empty((0, k), dtype=np.int64)
+    if not known:
+        reference = teacher_blocks(pair, ids, k, seed, range(REFERENCE_BLOCKS), REFERENCE_NOISE, tree)
+    means = slot_means(tree, k, reference, law)
+    correlation = means.correlation()
+    error = means.against(masked_marginals(pair.masked, ids, k)) if pair.masked else None
+    below, expected = goodness.impossible_below(law, k, goodness.log_probs(tree, law, reference))
+    partitions: dict[int, goodness.Partition] = {}
+    rows = []
+    for sampler in block_samplers(pair, ids, k, tree, correlation.marginals):
+        size = min(blocks, sampler.most or blocks)
+        if size not in partitions:
+            partitions[size] = goodness.partition(tree, law, k, size)
+        begun = time.perf_counter()
+        drawn = sampler.draw(seed, range(size))
+        seconds = time.perf_counter() - begun
+        rows.append(
+            goodness.judged(
+                drawn,
+                partitions[size],
+                goodness.log_probs(tree, law, drawn) < below,
+                sampler=sampler.name,
+                nfe=sampler.nfe,
+                kl=_divergence(sampler, correlation, error),
+                tv_exact=_distance(sampler, law) if known else None,
+                seconds=seconds,
+            )
+        )
+    return ContextStudy(
+        k=k,
+        law=law,
+        correlation=correlation,
+        error=error,
+        samplers=rows,
+        impossible_below=below,
+        impossible_expected=expected,
+        seed=seed,
+        notes=_notes(pair, law, known, blocks, rows),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _divergence(sampler: Sampler, correlation: Correlation, error: ProductError | None) -> float | None:
+    """KL(teacher || sampler), where the sampler's law is known."""
+    if sampler.name == "teacher":
+        return 0.0
+    if sampler.marginals is None:
+        return None
+    if sampler.marginals is correlation.marginals:
+        return correlation.total.value
+    assert error is not None
+    return error.total
+
+
+def _distance(sampler: Sampler, law: BlockLaw) -> float | None:
+    """Total variation distance of the whole laws of two tokens, all of them covered."""
+    if sampler.name == "teacher":
+        return 0.0
+    if sampler.marginals is None:
+        return None
+    own: Floats = sampler.marginals
+    outside = 1 - float(own[0, law.first].sum())  # first tokens that the teacher never gives
+    return float(np.abs(law.joint - np.outer(own[0, law.first], own[1])).sum() + outside) / 2
+
+
+def _notes(pair: Pair, law: BlockLaw, known: bool, blocks: int, rows: list[SamplerLaw]) -> list[str]:
+    notes = []
+    if pair.masked is None:
+        notes.append("This pair has no masked model: its samplers are left out.")
+    if law.uncovered:
+        notes.append(
+            f"{len(law.first)} first tokens are considered; the others have a probability of {law.uncovered:.2%}."
+        )
+    if not known:
+        notes.append(f"Marginals of later slots are means over {REFERENCE_BLOCKS:,} blocks of the teacher.")
+    fewer = [row for row in rows if row.size < blocks]
+    if fewer:
+        sizes = ", ".join(f"{row.size:,} ({row.sampler})" for row in fewer)
+        notes.append(f"Where each block takes passes over the whole context, fewer were drawn: {sizes}.")
+    return notes

@@ -1,0 +1,124 @@
+"""Figures of a context's laws: they draw the numbers they are given, on one scale, in both themes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kfexplore.figures.laws import (
+    classes_figure,
+    counts_figure,
+    information_figure,
+    joint_figure,
+    passes_figure,
+    surprise_figure,
+)
+from kfexplore.results import (
+    BlockLaw,
+    Bounded,
+    Cells,
+    ClassInformation,
+    ContextStudy,
+    Correlation,
+    Estimate,
+    ProductError,
+    SamplerLaw,
+)
+
+GIVEN = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], dtype=np.float32)
+LAW = BlockLaw(
+    np.array([0]),
+    np.array([1, 0]),
+    np.array([0.4, 0.6, 0.0]),
+    GIVEN,
+    0.0,
+    Bounded(0.2, 0.2, 0.2),
+    Bounded(0.3, 0.3, 0.3),
+)
+CELLS = Cells(np.array([[1, 0], [0, 1]]), np.array([0.54, 0.32, 0.14]), ["rare pairs"])
+
+
+def row(name: str, nfe: int, blocks: list[list[int]], impossible: float) -> SamplerLaw:
+    drawn = np.array(blocks)
+    return SamplerLaw(
+        name,
+        nfe,
+        drawn,
+        CELLS,
+        np.array([2, 1, 1]),
+        1.0,
+        2,
+        0.5,
+        Estimate(0.2, 0.1, 0.3),
+        0.05,
+        Estimate(impossible, 0.0, 1.0),
+        np.zeros(len(drawn), dtype=bool),
+        0.0,
+        None,
+        0.1,
+    )
+
+
+def measured(error: ProductError | None = None) -> ContextStudy:
+    exact = Estimate(0.2, 0.2, 0.2)
+    correlation = Correlation(exact, [Estimate(0, 0, 0), exact], [0.67, 0.4], np.zeros((2, 3)), 0)
+    rows = [
+        row("teacher", 2, [[1, 0], [1, 0], [0, 1], [0, 0]], 0.001),
+        row("student", 1, [[1, 0]] * 3 + [[0, 0]], 0.25),
+        row("ideal MDLM", 1, [[0, 0]] * 4, 0.5),
+    ]
+    return ContextStudy(2, LAW, correlation, error, rows, -9.0, 0.001, 0, [], 1.0)
+
+
+def test_heat_maps_share_one_scale_and_differ_by_their_difference() -> None:
+    joint, product, apart = joint_figure(LAW, "abc".__getitem__).data
+    assert (joint.zmax, product.zmax, apart.zmax) == pytest.approx((54, 54, 54))
+    assert (joint.zmin, product.zmin, apart.zmin) == pytest.approx((0, 0, -54))
+    np.testing.assert_allclose(joint.z, [[54, 6, 0], [8, 32, 0]], rtol=1e-6)
+    np.testing.assert_allclose(product.z, np.outer([60, 40], [0.62, 0.38, 0]), rtol=1e-6)
+    np.testing.assert_allclose(apart.z, np.array(joint.z) - np.array(product.z))
+    layout = joint_figure(LAW, "abc".__getitem__).layout
+    assert list(layout.yaxis.ticktext) == ["b", "a"]
+    assert list(layout.xaxis3.ticktext) == ["a", "b", "c"]
+    small = joint_figure(LAW, most=1).data
+    assert np.shape(small[0].z) == (1, 1)
+
+
+def test_parts_of_the_surprise_add_up() -> None:
+    own, product = surprise_figure(measured()).data
+    assert list(own.x) == pytest.approx([1.07, 1.07])
+    assert list(product.x) == pytest.approx([0, 0.2])
+    wrong = surprise_figure(measured(ProductError(0.2, [0.3, 0.4]))).data[2]
+    assert list(wrong.x) == pytest.approx([0, 0, 0.7])
+
+
+def test_counts_are_shares_of_each_sampler_and_impossible_ones_are_marked() -> None:
+    *bars, expected = counts_figure(measured(), "abc".__getitem__).data
+    assert [bar.name for bar in bars] == ["teacher", "student", "ideal MDLM"]
+    assert list(bars[0].x) == ["b a", "a b", "✕ all but impossible"]
+    assert list(bars[1].y) == pytest.approx([75, 0, 25])
+    assert list(expected.y) == pytest.approx([54, 32, 0.1])
+    assert "50.0%" in counts_figure(measured()).layout.title.text
+
+
+def test_passes_show_limits_and_what_the_exact_law_shows() -> None:
+    figure = passes_figure(measured().errors)
+    assert [round(mark.x[0]) for mark in figure.data] == [2, 1, 1]
+    assert figure.data[0].error_y.array[0] == pytest.approx(0.1)
+    assert figure.layout.shapes[0].y0 == 0.05
+
+
+def test_distribution_and_classes() -> None:
+    values = np.linspace(0, 2, 21)
+    assert "1.00 nats" in information_figure(values).layout.title.text
+    classes = [ClassInformation("a", 0.2, Estimate(1, 0.5, 2)), ClassInformation("b", 0.8, Estimate(3, 2, 4))]
+    bars = classes_figure(classes).data[0]
+    assert list(bars.y) == [3, 1]
+    assert list(bars.x) == ["b (80%)", "a (20%)"]
+
+
+def test_both_themes_draw() -> None:
+    for theme in ("light", "dark"):
+        for draw in (surprise_figure, counts_figure):
+            assert draw(measured(), theme=theme).layout.paper_bgcolor
+        assert joint_figure(LAW, theme=theme).to_json()

@@ -1,0 +1,148 @@
+"""Statistics on their own null and against known differences: false alarms, coverage, power, partitions."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binom, kstest, multinomial
+
+from kfexplore.errors import KfError
+from kfexplore.laws import goodness
+from kfexplore.laws.exact import TeacherTree, pair_law
+from kfexplore.laws.goodness import (
+    EXPECTED,
+    Partition,
+    expected_tv,
+    g_test,
+    impossible_below,
+    log_probs,
+    pair_partition,
+    partition,
+    tree_partition,
+    tv_interval,
+)
+from kfexplore.laws.samplers import product_blocks, teacher_blocks
+
+from .brute import IDS, ROWS, block_law, product, tiny
+
+PAIR = tiny()
+TREE = TeacherTree(PAIR.teacher, np.array(IDS))
+LAW = pair_law(PAIR, IDS)
+RUNS = 400
+
+
+def partitions(k: int, size: int) -> list[Partition]:
+    tree = tree_partition(TREE, k, size)
+    return [tree, pair_partition(LAW, size), pair_partition(pair_law(PAIR, IDS, 2), size)] if k == 2 else [tree]
+
+
+@pytest.mark.parametrize("size", [6, 100, 600, 4096])
+@pytest.mark.parametrize("k", [2, 3])
+def test_cells_hold_what_the_law_says_and_are_expected_five_times(k: int, size: int) -> None:
+    whole = block_law(PAIR.teacher, IDS, k)
+    every = np.array(list(itertools.product(range(ROWS), repeat=k)))
+    for parts in partitions(k, size):
+        cells, index = parts.cells, parts.index(every)
+        mass = np.bincount(index, whole.ravel(), minlength=len(cells.probability))
+        np.testing.assert_allclose(mass, cells.probability, atol=1e-5)
+        assert (cells.probability * size >= EXPECTED - 1e-3).all()
+        assert len(cells.pools) == len(cells.probability) - len(cells.blocks)
+        np.testing.assert_array_equal(parts.index(cells.blocks), np.arange(len(cells.blocks)))
+        likely = cells.probability[: len(cells.blocks)]
+        assert (np.diff(likely) <= 0).all()
+        np.testing.assert_allclose(whole[tuple(cells.blocks.T)], likely, atol=1e-5)
+        # No block that is likely enough is pooled, but for those that fill up a pool.
+        covered = index < len(index) if parts.cells.pools[-1] != "other first tokens" else index < index.max()
+        pooled = covered & (whole.ravel() * size >= EXPECTED) & (index >= len(likely))
+        assert pooled.sum() <= 1
+
+
+@pytest.mark.parametrize(("k", "size"), [(2, 300), (3, 600)])
+def test_g_test_s_p_values_are_uniform_on_the_teacher_s_own_blocks(k: int, size: int) -> None:
+    blocks = teacher_blocks(PAIR, IDS, k, 21, range(RUNS * size), tree=TREE)
+    for part in partitions(k, size):
+        law = part.cells.probability
+        runs = part.index(blocks).reshape(RUNS, size)
+        found = np.array([g_test(np.bincount(run, minlength=len(law)), law)[2] for run in runs])
+        assert binom.ppf(1e-3, RUNS, 0.05) <= (found < 0.05).sum() <= binom.ppf(1 - 1e-3, RUNS, 0.05)
+        assert kstest(found, "uniform").pvalue > 1e-3
+
+
+def test_g_test_sees_the_product_and_another_seed_s_law() -> None:
+    ideal = np.stack([LAW.marginal_1, LAW.marginal_2])
+    part = pair_partition(LAW, 1000)
+    counts = np.bincount(part.index(product_blocks(ideal, 0, range(1000))), minlength=len(part.cells.probability))
+    assert g_test(counts, part.cells.probability)[2] < 1e-6
+
+
+def test_g_test_of_cases_worked_out_by_hand() -> None:
+    # G = 2 (30 ln(30/20) + 10 ln(10/20)) = 10.4650, over 1 + (1/0.5 + 1/0.5 - 1) / (6 * 40) = 1.0125
+    assert g_test(np.array([30, 10]), np.array([0.5, 0.5])) == pytest.approx(
+        (10.46500 / 1.0125, 1, 0.0013049), rel=1e-4
+    )
+    assert g_test(np.array([9]), np.array([1.0])) == (0.0, 0, 1.0)
+    with pytest.raises(KfError, match=r"sums to 0\.9"):
+        g_test(np.array([5, 5]), np.array([0.5, 0.4]))
+
+
+def test_expected_distance_is_that_of_the_multinomial() -> None:
+    law, size = np.array([0.5, 0.3, 0.2, 0.0]), 6
+    mean = 0.0
+    for counts in itertools.product(range(size + 1), repeat=4):
+        if sum(counts) == size:
+            mean += multinomial.pmf(counts, size, law) * np.abs(np.array(counts) / size - law).sum() / 2
+    assert expected_tv(law, size) == pytest.approx(mean)
+    assert expected_tv(np.array([1.0]), 10) == 0
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.05, 0.3, 1.0])
+def test_limits_hold_the_true_distance(strength: float) -> None:
+    rng, size = np.random.default_rng(3), 600
+    law, far = rng.dirichlet(np.full(40, 0.5), size=2)
+    law, far = (0.9 * each + 0.1 / 40 for each in (law, far))
+    own = (1 - strength) * law + strength * far
+    true = np.abs(own - law).sum() / 2
+    found = [tv_interval(rng.choice(40, size, p=own), law) for _ in range(RUNS)]
+    assert sum(f.low <= true for f in found) >= binom.ppf(1e-3, RUNS, 0.975)
+    assert sum(f.high >= true for f in found) >= binom.ppf(1e-3, RUNS, 0.975)
+    plain = np.array([f.value for f in found])
+    if strength == 0:
+        assert plain.mean() == pytest.approx(expected_tv(law, size), abs=4 * plain.std() / RUNS**0.5)
+        assert all(f.low < 0.05 for f in found)
+    if strength == 1:
+        assert all(f.low > true - 0.15 for f in found)
+
+
+def test_all_but_impossible_is_one_in_a_thousand_of_the_teacher_s_own() -> None:
+    whole = block_law(PAIR.teacher, IDS, 2)
+    below, share = impossible_below(LAW, 2, np.empty(0))
+    assert share <= 1e-3
+    assert whole[whole < np.exp(below) * (1 - 1e-4)].sum() == pytest.approx(share, abs=1e-6)
+    next_one = whole[whole >= np.exp(below) * (1 - 1e-4)].min()
+    assert share + next_one > 1e-3
+    own = TREE.log_probs(teacher_blocks(PAIR, IDS, 3, 5, range(4000), tree=TREE))
+    below, share = impossible_below(LAW, 3, own)
+    assert (own < below).mean() <= share == 1e-3
+    three = block_law(PAIR.teacher, IDS, 3)
+    assert three[three < np.exp(below) * (1 - 1e-4)].sum() < 3e-3
+
+
+def test_probabilities_are_looked_up_or_computed_alike() -> None:
+    blocks = np.array([[0, 1], [3, 3], [0, 1], [ROWS - 1, 0], [0, ROWS - 1]])
+    found = log_probs(TREE, LAW, blocks)
+    np.testing.assert_allclose(found[:3], TREE.log_probs(blocks)[:3], atol=1e-5)
+    assert (found[3:] == -np.inf).all()
+    np.testing.assert_allclose(log_probs(TREE, pair_law(PAIR, IDS, 2), blocks[:3]), found[:3], atol=1e-5)
+
+
+def test_a_large_law_is_pooled_by_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "know of each other" in partition(TREE, LAW, 2, 1000).cells.pools[0]
+    monkeypatch.setattr(goodness, "LARGEST_SORTED", 3)
+    assert partition(TREE, LAW, 2, 1000).cells.pools[-1] == "all others"
+
+
+def test_product_s_law_is_no_accident_of_the_test() -> None:
+    whole = block_law(PAIR.teacher, IDS, 2)
+    assert np.abs(whole - product(whole)).sum() / 2 > 0.1

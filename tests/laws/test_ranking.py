@@ -1,0 +1,70 @@
+"""Ranked contexts: our own sentences, prompts that give the same tokens, and a file that knows its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import student, teacher
+
+from kfexplore.checkpoints.saving import save_model
+from kfexplore.errors import KfError
+from kfexplore.laws import ranking
+from kfexplore.laws.exact import pair_law
+from kfexplore.laws.ranking import own_sentences, rank_contexts, store_contexts, stored_contexts
+from kfexplore.pair import Pair, load_pair
+from kfexplore.training.data import train_tokenizer
+
+SENTENCES = ["The owl went home.", "The old owl said: go home!", "Rain fell on the old house."]
+
+
+def folder_of(path: Path) -> Path:
+    tokenizer = train_tokenizer(SENTENCES, 270)
+    rows = tokenizer.get_vocab_size() + 1
+    save_model(teacher(1, vocab_size=rows, context=80), path / "teacher")
+    save_model(student(11, vocab_size=rows, context=80), path / "student")
+    tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def test_sixty_sentences_are_ours() -> None:
+    sentences = own_sentences()
+    assert len(sentences) == 60 == len(set(sentences))
+    assert all(20 < len(sentence) < 160 for sentence in sentences)
+
+
+def test_each_sentence_s_best_context_in_order(tmp_path: Path) -> None:
+    pair = load_pair(folder_of(tmp_path))
+    found = rank_contexts(pair, SENTENCES)
+    assert len(found) == 3
+    values = [context.mutual_information for context in found]
+    assert values == sorted(values, reverse=True)
+    for context in found:
+        sentence = next(s for s in SENTENCES if s.startswith(context.text))
+        ids = pair.encode(sentence)[0]
+        assert pair.encode(context.text)[0] == context.token_ids == ids[: len(context.token_ids)]
+        others = [pair_law(pair, ids[:n]).mutual_information.value for n in range(4, len(ids))]
+        assert context.mutual_information == pytest.approx(max(others))
+        assert context.example
+
+
+def test_stored_contexts_are_read_back_only_for_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path)
+    monkeypatch.setattr(ranking, "bundled_folder", lambda _: folder)
+    monkeypatch.setattr(ranking, "load_pair", lambda _: load_pair(folder))
+    monkeypatch.setattr(ranking, "own_sentences", lambda: SENTENCES[:1])
+    assert stored_contexts() == []
+    assert store_contexts() == folder / "contexts.json"
+    assert stored_contexts() == rank_contexts(load_pair(folder), SENTENCES[:1])
+    stored = json.loads((folder / "contexts.json").read_text())
+    (folder / "contexts.json").write_text(json.dumps({**stored, "weights": "other"}))
+    assert stored_contexts() == []
+
+
+def test_nothing_to_rank_is_a_clear_error(tmp_path: Path) -> None:
+    pair = load_pair(folder_of(tmp_path))
+    with pytest.raises(KfError, match="No sentence"):
+        rank_contexts(pair, ["Go"])
+    with pytest.raises(KfError, match="no tokenizer"):
+        rank_contexts(Pair(pair.teacher, pair.student), SENTENCES)

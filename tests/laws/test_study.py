@@ -1,0 +1,110 @@
+"""One context's study: its parts agree with each other and with the laws by enumeration."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from kfexplore.errors import KfError
+from kfexplore.laws import study as module
+from kfexplore.laws.study import study
+from kfexplore.pair import Pair
+
+from .brute import IDS, MASK, block_law, divergence, product, slot_laws, tiny
+
+
+def test_two_tokens_are_exact_throughout() -> None:
+    pair = tiny(with_masked=True)
+    found = study(pair, IDS, blocks=2000, seed=3)
+    whole = block_law(pair.teacher, IDS, 2)
+    assert pair.masked is not None
+    wrong = slot_laws(pair.masked, IDS, (MASK, MASK))
+    wrong_law = np.outer(*wrong)
+    rows = {row.sampler: row for row in found.samplers}
+    assert list(rows)[:4] == ["teacher", "student", "ideal MDLM", "MDLM, 1 pass"]
+    assert [row.nfe for row in found.samplers] == [2, 1, 1, 1, 2, 2]
+    assert all(row.size == 2000 for row in rows.values())
+    assert found.notes == []
+    assert (rows["teacher"].kl, rows["teacher"].tv_exact, rows["student"].kl, rows["student"].tv_exact) == (
+        0,
+        0,
+        None,
+        None,
+    )
+    assert rows["ideal MDLM"].kl == pytest.approx(divergence(whole, product(whole)), abs=1e-5)
+    assert rows["ideal MDLM"].tv_exact == pytest.approx(found.law.tv_product.value, abs=1e-6)
+    assert rows["MDLM, 1 pass"].kl == pytest.approx(divergence(whole, wrong_law), abs=1e-5)
+    assert rows["MDLM, 1 pass"].tv_exact == pytest.approx(np.abs(whole - wrong_law).sum() / 2, abs=1e-5)
+    for row in rows.values():
+        exact = row.tv_exact
+        assert row.counts.sum() == row.size
+        if exact is not None:
+            assert row.tv.low <= exact
+        assert row.impossible.value == row.is_impossible.mean()
+        below = whole[tuple(row.blocks.T)] < np.exp(found.impossible_below) * (1 - 1e-4)
+        assert (row.is_impossible == below).mean() > 0.999
+    assert rows["teacher"].p_value > 1e-3
+    assert max(rows[name].p_value for name in ("student", "ideal MDLM", "MDLM, 1 pass")) < 1e-3
+    assert [e.sampler for e in found.errors] == list(rows)
+
+
+@pytest.mark.parametrize("k", [3, 4])
+def test_longer_blocks_are_measured_on_the_teacher_s_own(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kfexplore.laws.samplers.LARGEST_WORK", 1e6)
+    pair = tiny(with_masked=True)
+    found = study(pair, IDS, k, blocks=1000)
+    whole = block_law(pair.teacher, IDS, k)
+    true = divergence(whole, product(whole))
+    assert abs(found.correlation.total.value - true) < 1.6 * found.correlation.total.half
+    rows = {row.sampler: row for row in found.samplers}
+    assert rows["teacher"].p_value > 1e-3
+    assert rows["student"].p_value < 1e-3
+    assert rows["ideal MDLM"].kl == found.correlation.total.value
+    assert rows["teacher"].impossible.value < 0.01
+    assert [row.size for row in found.samplers][:4] == [1000] * 4
+    assert rows[f"MDLM, {k} passes, random order"].size < 1000
+    assert len(found.notes) == 2
+    assert "fewer were drawn" in found.notes[1]
+
+
+def test_json_is_plain_and_has_the_promised_keys() -> None:
+    found = study(tiny(), IDS, blocks=200, first=3)
+    values = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert values["mutual_information"] == found.law.mutual_information.value
+    assert values["tv_product"] == found.law.tv_product.value
+    low, high = values["mutual_information_bounds"]
+    assert low < values["mutual_information"] < high
+    assert 0 < values["uncovered_mass"] == found.law.uncovered
+    assert [row["sampler"] for row in values["samplers"]] == ["teacher", "student", "ideal MDLM"]
+    assert values["masked_error"] is None
+    assert "no masked model" in values["notes"][0]
+    assert "3 first tokens" in values["notes"][1]
+    assert values["correlation_samples"] == module.REFERENCE_BLOCKS
+
+
+def test_seeds_give_other_blocks_and_the_same_law() -> None:
+    pair = tiny()
+    one, same, two = (study(pair, IDS, blocks=200, seed=seed) for seed in (0, 0, 1))
+    assert (one.samplers[0].blocks == same.samplers[0].blocks).all()
+    assert (one.samplers[0].blocks != two.samplers[0].blocks).any()
+    assert one.law.mutual_information == two.law.mutual_information
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"k": 5}, "k is 5"),
+        ({"k": 1}, "k is 1"),
+        ({"blocks": 0}, "0 blocks"),
+        ({"ids": [1] * 45}, "45 tokens"),
+        ({"ids": []}, "empty"),
+        ({"first": 0}, "0 first tokens"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_input_is_a_clear_error(changes: dict[str, object], words: str) -> None:
+    pair: Pair = tiny()
+    with pytest.raises(KfError, match=words):
+        study(pair, **{"ids": IDS, **changes})  # type: ignore[arg-type]
