@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,6 +12,7 @@ from kfexplore.figures.page import blank
 from kfexplore.figures.palette import Colours, Theme, colours, token_label
 from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, Estimate, Floats, SamplerError
 
+Panel = Literal["joint", "product", "difference"]
 Text = Callable[[int], str]
 """A token's own text."""
 _SYMBOLS: Final = {"teacher": "diamond", "student": "circle", "ideal MDLM": "square-open"}
@@ -19,11 +20,14 @@ _OTHER_SYMBOLS: Final = ("square", "triangle-up", "triangle-down", "cross", "x")
 _PATTERNS: Final = ("", "/", ".", "\\", "x", "-", "|", "+")
 
 
-def joint_figure(law: BlockLaw, text: Text = str, theme: Theme = "light", most: int = 14) -> go.Figure:
-    """Heat maps of joint, product and their difference on one scale, the likeliest tokens on the axes.
+def joint_figure(
+    law: BlockLaw, panel: Panel = "joint", text: Text = str, theme: Theme = "light", most: int = 10
+) -> go.Figure:
+    """A heat map of pairs of tokens, the likeliest on the axes; all panels of a law have one scale.
 
     Args:
         law: Of the next two tokens.
+        panel: The joint law, the product of its marginals, or joint less product.
         text: A token id's text.
         theme: Colours.
         most: Tokens on an axis.
@@ -32,74 +36,76 @@ def joint_figure(law: BlockLaw, text: Text = str, theme: Theme = "light", most: 
     rows, columns = min(most, len(law.first)), np.argsort(-law.marginal_2, kind="stable")[:most]
     joint, product = 100 * law.joint[:rows, columns], 100 * law.product[:rows, columns]
     top = float(max(joint.max(), product.max()))
-    known, distance = law.mutual_information, law.tv_product
-    figure = blank(
-        look,
-        f"The next two tokens share {known.value:.2f} nats: a sampler from their marginals draws "
-        f"{distance.value:.0%} of its pairs from the wrong place",
-        "A cell: how often the row's token is followed by the column's, in per cent of all pairs; one scale for all "
-        "three, deeper with the square root. In the difference, + is what the product gives too rarely, − too often.",
+    finding = (
+        f"The next two tokens share {law.mutual_information.value:.2f} nats: a sampler from their marginals puts "
+        f"{law.tv_product.value:.0%} of its pairs in the wrong place"
     )
+    finding, reading, values, least, scale = {
+        "joint": (
+            "Joint: what the teacher gives",
+            "A cell: how often the row's token is followed by the column's, in per cent of all pairs.",
+            joint,
+            0.0,
+            [[0, look.surface], [1, look.exact]],
+        ),
+        "product": (
+            "Product: what its marginals give",
+            "The same tokens drawn apart, each from its own exact marginal, on the same scale.",
+            product,
+            0.0,
+            [[0, look.surface], [1, look.exact]],
+        ),
+        "difference": (
+            finding,
+            "Joint less product, on that scale: + is given too rarely by the product, − too often.",
+            joint - product,
+            -top,
+            [[0, look.differ], [0.5, look.surface], [1, look.accent]],
+        ),
+    }[panel]
+    figure = blank(look, finding, reading)
     names = [[token_label(text(int(i))) for i in ids] for ids in (law.first[:rows], columns)]
-    sequential = _by_root(look.surface, look.accent)
-    diverging = [[0.5 - x / 2, c] for x, c in _by_root(look.surface, look.differ)[::-1]]
-    diverging += [[0.5 + x / 2, c] for x, c in sequential[1:]]
-    panels = (
-        ("joint: teacher", joint, 0.0, sequential),
-        ("product of the marginals", product, 0.0, sequential),
-        ("joint − product", joint - product, -top, diverging),
+    worth = np.abs(values) >= 0.2 * top  # a number in every cell could not be read
+    figure.add_heatmap(
+        z=values,
+        zmin=least,
+        zmax=top,
+        colorscale=scale,
+        xgap=1,
+        ygap=1,
+        showscale=False,
+        customdata=[[f"{a} {b}" for b in names[1]] for a in names[0]],
+        hovertemplate="%{customdata}: %{z:.3f} %<extra>" + panel + "</extra>",
     )
-    for n, (name, values, least, scale) in enumerate(panels):
-        number = "" if not n else str(n + 1)
-        figure.add_heatmap(
-            z=values,
-            zmin=least,
-            zmax=top,
-            colorscale=scale,
-            xaxis=f"x{number}",
-            yaxis=f"y{number}",
-            xgap=1,
-            ygap=1,
-            showscale=n != 1,
-            colorbar={
-                "orientation": "h",
-                "thickness": 8,
-                "x": 0.5 if n == 2 else 0,
-                "xanchor": "left",
-                "y": -0.3,
-                "len": 0.4,
-                "title": {"text": "% of pairs" + (", difference" if n == 2 else ""), "side": "bottom"},
-            },
-            customdata=[[f"{a} {b}" for b in names[1]] for a in names[0]],
-            hovertemplate="%{customdata}: %{z:.3f} %<extra>" + name + "</extra>",
+    dark = np.abs(values) > 0.5 * top
+    for ground, colour in ((~dark, look.ink), (dark, look.surface)):
+        at = np.argwhere(ground & worth)
+        figure.add_scatter(
+            x=at[:, 1],
+            y=at[:, 0],
+            mode="text",
+            text=[f"{values[r, c]:+.1f}" if panel == "difference" else f"{values[r, c]:.1f}" for r, c in at],
+            textfont={"color": colour, "size": 9},
+            hoverinfo="skip",
+            showlegend=False,
         )
-        start = n * 0.345
-        plain = {
-            "gridcolor": look.rule,
-            "tickfont": {"color": look.muted, "size": 12},
-            "showgrid": False,
-            "zeroline": False,
-        }
-        figure.layout[f"xaxis{number}"] = plain | {
-            "domain": [start, start + 0.31],
-            "anchor": f"y{number}",
-            "tickvals": list(range(len(columns))),
-            "ticktext": names[1],
-            "tickangle": -90,
-            "automargin": True,
-        }
-        figure.add_annotation(
-            text=name, x=start, y=1.02, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False
-        )
-        figure.layout[f"yaxis{number}"] = plain | {
-            "anchor": f"x{number}",
-            "autorange": "reversed",
-            "tickvals": list(range(rows)),
-            "ticktext": names[0],
-            "showticklabels": not n,
-            "automargin": True,
-        }
-    return figure.update_layout(height=figure.layout.height + 90)
+    plain = {"showgrid": False, "zeroline": False, "ticks": ""}
+    figure.update_xaxes(
+        tickvals=list(range(len(columns))),
+        ticktext=names[1],
+        tickangle=-90,
+        side="top",
+        range=[-0.5, len(columns) - 0.5],
+        title={"text": "second token"},
+        **plain,
+    )
+    return figure.update_yaxes(
+        tickvals=list(range(rows)),
+        ticktext=names[0],
+        range=[rows - 0.5, -0.5],
+        title={"text": "first token"},
+        **plain,
+    )
 
 
 def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure:
@@ -129,7 +135,7 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
             marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": pattern, "fgcolor": look.surface}},
             hovertemplate=f"{name}: %{{x:.3f}} nats<extra></extra>",
         )
-    figure.update_layout(barmode="stack", bargap=0.45)
+    figure.update_layout(barmode="stack", bargap=0.45, legend={"traceorder": "normal"})
     figure.update_xaxes(title="surprise of the block (nats)", rangemode="tozero")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
@@ -140,40 +146,57 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     teacher = measured.samplers[0]
     blocks = teacher.cells.blocks[:most]
     names = [" ".join(token_label(text(int(t))) for t in block) for block in blocks]
-    last = "✕ all but impossible"
-    expected = [*teacher.cells.probability[: len(blocks)], measured.impossible_expected]
+    last = "✕"
+    expected = teacher.cells.probability[: len(blocks)].tolist()
     worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
     figure = blank(
         look,
         f"{worst.impossible.value:.1%} of the blocks of {worst.sampler} are rarer than one in a thousand of the "
         "teacher's own",
-        "Bars: share of a sampler's blocks, beside the line that the teacher's exact law expects; the last group (✕) "
-        "counts blocks that the teacher finds all but impossible.",
+        "Bars: share of a sampler's blocks that are one of the likeliest, under the line that the teacher's exact law "
+        "expects; on the right (✕), on a scale of its own, the share of blocks that are all but impossible.",
     )
     for n, row in enumerate(measured.samplers):
         shares = [float((row.blocks == block).all(axis=1).mean()) for block in blocks]
-        figure.add_bar(
-            x=[*names, last],
-            y=[100 * share for share in [*shares, row.impossible.value]],
-            name=row.sampler,
-            marker={
-                "color": _colour(row.sampler, n, look),
-                "line": {"width": [0] * len(names) + [1.5], "color": look.differ},
-                "pattern": {"shape": _PATTERNS[n % len(_PATTERNS)], "fgcolor": look.surface, "size": 5},
-            },
-            hovertemplate=f"{row.sampler}, %{{x}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
+        for axis, x, y in (("", names, shares), ("2", [last], [row.impossible.value])):
+            figure.add_bar(
+                x=x,
+                y=[100 * share for share in y],
+                xaxis=f"x{axis}",
+                yaxis=f"y{axis}",
+                offsetgroup=row.sampler,
+                name=row.sampler,
+                legendgroup=row.sampler,
+                showlegend=not axis,
+                marker={
+                    "color": _colour(row.sampler, n, look),
+                    "line": {"width": 0},
+                    "pattern": {"shape": _PATTERNS[n % len(_PATTERNS)], "fgcolor": look.surface, "size": 5},
+                },
+                hovertemplate=f"{row.sampler}, %{{x}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
+            )
+    for axis, x, y in (("", names, expected), ("2", [last], [measured.impossible_expected])):
+        figure.add_scatter(
+            x=x,
+            y=[100 * share for share in y],
+            xaxis=f"x{axis}",
+            yaxis=f"y{axis}",
+            mode="markers",
+            name="expected",
+            legendgroup="expected",
+            showlegend=not axis,
+            marker={"symbol": "line-ew", "size": 34, "line": {"color": look.ink, "width": 2}},
+            hovertemplate="expected, %{x}: %{y:.2f} %<extra></extra>",
         )
-    figure.add_scatter(
-        x=[*names, last],
-        y=[100 * share for share in expected],
-        mode="markers",
-        name="expected",
-        marker={"symbol": "line-ew", "size": 34, "line": {"color": look.ink, "width": 2}},
-        hovertemplate="expected, %{x}: %{y:.2f} %<extra></extra>",
+    figure.update_layout(barmode="group", bargap=0.25, xaxis2=figure.layout.xaxis, yaxis2=figure.layout.yaxis)
+    figure.update_layout(
+        xaxis={"domain": [0, 0.76]},
+        xaxis2={"domain": [0.86, 1], "anchor": "y2"},
+        yaxis={"title": {"text": "blocks (%)"}},
+        yaxis2={"anchor": "x2"},
     )
-    figure.update_layout(barmode="group", bargap=0.25)
     figure.update_xaxes(showgrid=False)
-    return figure.update_yaxes(title="blocks (%)", rangemode="tozero")
+    return figure.update_yaxes(rangemode="tozero")
 
 
 def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Figure:

@@ -17,6 +17,7 @@ from kfexplore.errors import KfError
 from kfexplore.figures.palette import Colours, Theme, colours
 
 THEMES: Final[tuple[Theme, ...]] = ("light", "dark")
+_CLEAR: Final = "rgba(0,0,0,0)"
 _FONT: Final = 'system-ui, -apple-system, "Segoe UI", sans-serif'
 
 
@@ -58,6 +59,21 @@ def blank(look: Colours, finding: str, reading: str) -> go.Figure:
             "yaxis": axis,
         }
     )
+
+
+def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
+    """For a page with a ground and headings of its own: what the figure finds and how to read it; the rest as JSON."""
+    head = figure.layout.title
+    words = head.text.replace("<br>", " "), head.subtitle.text.replace("<br>", " ")
+    figure.update_layout(
+        title=None,
+        height=height,
+        margin={"t": 0},
+        legend={"y": 1.04, "yanchor": "bottom", "font": {"size": 13}},
+        paper_bgcolor=_CLEAR,
+        plot_bgcolor=_CLEAR,
+    )
+    return words, figure.to_json()
 
 
 def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:

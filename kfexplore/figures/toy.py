@@ -17,15 +17,6 @@ EXACT: Final = 1e-12
 """A distance up to this is the rounding of float64."""
 _HUE: Final = 8
 _CLEAR: Final = "rgba(0,0,0,0)"
-_BARE: Final = {
-    "title": None,
-    "height": 340,
-    "margin": {"t": 0},
-    "legend": {"y": 1.04, "yanchor": "bottom", "font": {"size": 13}},
-    "paper_bgcolor": _CLEAR,
-    "plot_bgcolor": _CLEAR,
-}
-"""For a page: no title, the page's own ground, the legend above."""
 
 
 def passes_words(toy: ToyLaw) -> tuple[str, str]:
@@ -49,13 +40,12 @@ def passes_words(toy: ToyLaw) -> tuple[str, str]:
     )
 
 
-def passes_figure(toy: ToyLaw, theme: Theme = "light", bare: bool = False) -> go.Figure:
+def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
     """Exact distance of marginal unmasking over the number of passes, beside push-forward in one.
 
     Args:
         toy: The law.
         theme: light or dark.
-        bare: Leaves the title to the page that shows the figure.
     """
     look, passes = colours(theme), toy.passes
     figure = blank(look, *passes_words(toy))
@@ -100,7 +90,6 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light", bare: bool = False) -> go
             "title": {"text": "total variation distance"},
             "range": [-0.02, max(0.1, 1.08 * toy.schedules[0].worst)],
         },
-        **_BARE if bare else {},
     )
 
 
@@ -123,13 +112,12 @@ def blocks_words(toy: ToyLaw) -> tuple[str, str]:
     return finding, reading + "."
 
 
-def blocks_figure(toy: ToyLaw, theme: Theme = "light", bare: bool = False) -> go.Figure:
+def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
     """The probability of each block, exact and in one pass of marginals; impossible blocks have a sign.
 
     Args:
         toy: The law; of more than 32 blocks the likeliest are drawn.
         theme: light or dark.
-        bare: Leaves the title to the page that shows the figure.
     """
     look, shown = colours(theme), _shown(toy)
     names = ["".join(map(str, np.unravel_index(block, toy.law.shape))) for block in shown]
@@ -179,7 +167,6 @@ def blocks_figure(toy: ToyLaw, theme: Theme = "light", bare: bool = False) -> go
             "showgrid": False,
         },
         yaxis={"title": {"text": "probability (%)"}, "rangemode": "tozero"},
-        **_BARE if bare else {},
     )
 
 

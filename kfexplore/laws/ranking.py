@@ -63,8 +63,9 @@ def store_contexts(name: str = "tales") -> Path:
     """Writes the ranked contexts of our own sentences beside a bundled pair; returns the file."""
     folder = bundled_folder(name)
     ranked = rank_contexts(load_pair(name), own_sentences())
-    document = {"weights": fingerprint(pair_parts(folder)), "contexts": [asdict(context) for context in ranked]}
-    (folder / CONTEXTS).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(asdict(context), ensure_ascii=False) for context in ranked)
+    text = f'{{"weights": "{fingerprint(pair_parts(folder))}", "contexts": [\n{lines}\n]}}\n'
+    (folder / CONTEXTS).write_text(text, encoding="utf-8")
     return folder / CONTEXTS
 
 

@@ -19,6 +19,7 @@ from kfexplore.checkpoints.registry import NAMED, bundled_folder, fingerprint, p
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.explorer import Explorer, Json
+from kfexplore.ui.joint import build_joint_tab
 from kfexplore.ui.scrub import EXAMPLES, build_scrub_tab
 
 INTRO = """# kfexplore
@@ -59,8 +60,11 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
             go = gr.Button("Show", scale=0, min_width=90, variant="primary")
         examples = gr.Examples([[text] for text in EXAMPLES], [prompt], label="Try one of these")
         asked = [prompt.submit, go.click, pair.input, examples.load_input_event.then]
-        with gr.Tabs(), gr.Tab("Scrub", id="scrub"):
-            build_scrub_tab(explorer, first, asked, [pair, prompt])
+        with gr.Tabs():
+            with gr.Tab("Scrub", id="scrub") as scrub:
+                build_scrub_tab(explorer, first, asked, [pair, prompt])
+            with gr.Tab("Joint vs marginal", id="joint") as joint:
+                build_joint_tab(explorer, asked, [pair, prompt], (joint, scrub))
 
         def linked(request: gr.Request) -> tuple[Any, Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kfexplore.errors import KfError
+from kfexplore.laws.study import study
 from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.noise import checked
 from kfexplore.pair import Pair
-from kfexplore.results import Floats
+from kfexplore.results import ContextStudy, Floats
 
 HELD = 8
 """Contexts of a pair kept ready; the least recently used goes first."""
@@ -30,7 +31,7 @@ Json = dict[str, Any]
 
 
 class Explorer:
-    """Answers the scrub page. Heavy work (tables, grids) is done one at a time; points are not kept waiting by it.
+    """Answers the page. Heavy work (tables, grids, studies) is done one at a time; points are not kept waiting by it.
 
     Args:
         loaders: Name of each pair on offer -> how to load it; loaded on first use and kept.
@@ -43,6 +44,7 @@ class Explorer:
         self._loading = {name: threading.Lock() for name in self.loaders}  # a download keeps no other pair waiting
         self._holding = {name: threading.Lock() for name in self.loaders}  # nor does a long prompt of it
         self._heavy = threading.Lock()
+        self._studies: OrderedDict[tuple[str, str, int, int, int], ContextStudy] = OrderedDict()
 
     def pair(self, name: str) -> Pair:
         """The pair of that name, loaded if it is not yet."""
@@ -68,6 +70,22 @@ class Explorer:
     def grid(self, request: Json) -> Json:
         """A section over two sliders; request: seq, pair, prompt, u, slots (i < j), resolution."""
         return self._answer(request, self._grid)
+
+    def study(self, name: str, prompt: str, k: int, blocks: int, seed: int) -> tuple[ContextStudy, Pair, str]:
+        """Exact law and samplers after a prompt, the pair, and what was cut; the last few are kept.
+
+        Raises:
+            KfError: as `laws.study`, or of the pair or prompt.
+        """
+        key = (name, prompt, k, blocks, seed)
+        pair, context, cut = self._context({"pair": name, "prompt": prompt})
+        with self._heavy:
+            if key not in self._studies:
+                self._studies[key] = study(pair, context.ids.tolist(), k, blocks, seed)
+                while len(self._studies) > HELD:
+                    self._studies.popitem(last=False)
+            self._studies.move_to_end(key)
+            return self._studies[key], pair, _cut(cut)
 
     def _answer(self, request: Json, question: Callable[[Json], Json]) -> Json:
         seq = request.get("seq") if isinstance(request, dict) else None
@@ -109,7 +127,7 @@ class Explorer:
             "pair": request["pair"],
             "prompt": request["prompt"],
             "prompt_tokens": [list(item) for item in zip(prompt_ids, pair.texts(prompt_ids), strict=True)],
-            "note": f"The first {cut} tokens of the prompt were cut to fit the context." if cut else "",
+            "note": _cut(cut),
             "k": len(u),
             "k_max": context.slots,
             "resolution": resolution,
@@ -153,6 +171,10 @@ class Explorer:
             "agreement": section.agreement,
             "texts": _texts(pair, section.teacher, section.student),
         }
+
+
+def _cut(tokens: int) -> str:
+    return f"The first {tokens} tokens of the prompt were cut to fit the context." if tokens else ""
 
 
 def _noise_of(request: Json, slots: int) -> Floats:

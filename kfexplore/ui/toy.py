@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from functools import lru_cache
 from typing import Any, Final
@@ -10,19 +9,13 @@ from typing import Any, Final
 import gradio as gr
 
 from kfexplore.errors import KfError
+from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.toy import (
-    EXACT,
-    blocks_figure,
-    blocks_words,
-    fewest_exact,
-    order_words,
-    passes_figure,
-    passes_words,
-)
+from kfexplore.figures.toy import EXACT, blocks_figure, fewest_exact, order_words, passes_figure
 from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
 from kfexplore.ui.plot import plot
+from kfexplore.ui.prose import DARK, boxed, heading, html
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
 what is visible. Here the marginals are perfect and every number is computed from the law itself, without sampling:
@@ -40,29 +33,6 @@ LIMITS: Final = """<b>What this does not show.</b> Schedules are fixed ahead; an
 chosen by what has been drawn, is not among them. A trained masked model has imperfect marginals besides. And the star
 is the exact push-forward map, which exists for every law; how near a trained student comes to it is a question for the
 other tabs."""
-
-CSS: Final = """
-.kft { line-height: 1.5; --kft-second: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
-.kft h4 { margin: 0 0 .25rem; font-size: 1.05rem; font-weight: 600; line-height: 1.35; }
-.kft p { margin: 0 0 .75rem; }
-.kft p:last-child { margin: 0; }
-.kft .kft-reading, .kft caption, .kft th { color: var(--kft-second); font-size: .875rem; }
-.kft .kft-parts { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin-bottom: 1rem; }
-.kft .kft-parts > dl { flex: 1 1 320px; min-width: 0; margin: 0; }
-.kft table { border-collapse: collapse; font-variant-numeric: tabular-nums; height: max-content; }
-.kft caption { text-align: left; padding-bottom: .5rem; }
-.kft th { text-align: left; font-weight: normal; }
-.kft th, .kft td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--border-color-primary); }
-.kft th, .kft td { white-space: nowrap; }
-.kft .kft-number { text-align: right; }
-.kft .kft-other { color: var(--kft-second); }
-.kft dt { margin-top: .5rem; }
-.kft dd { margin: 0; font-weight: 600; }
-@media (min-width: 800px) { .kft.kft-head { min-height: 8.4rem; } }
-"""
-
-DARK: Final = '(...fields) => [...fields.slice(0, -1), document.body.classList.contains("dark")]'
-"""Runs in the browser before an event is sent: the last field says which theme the page has."""
 
 
 @lru_cache(maxsize=1024)
@@ -84,25 +54,27 @@ def show(name: str, length: float, links: float, rho: float, eps: float, dark: b
     given = {"length": links if name == "chain" else length, "rho": rho, "eps": eps}
     toy = toy_law(name, **{option: given[option] for option in TOYS[name].parameters})
     theme: Theme = "dark" if dark else "light"
+    passes, first = bare(passes_figure(toy, theme))
+    blocks, second = bare(blocks_figure(toy, theme))
     return (
-        _boxed(f"<p>{ABOUT[name]}</p>"),
-        _head(passes_words(toy)),
-        passes_figure(toy, theme, bare=True).to_json(),
-        _head(blocks_words(toy)),
-        blocks_figure(toy, theme, bare=True).to_json(),
+        boxed(_positions(f"<p>{ABOUT[name]}</p>")),
+        heading(*passes, beside=True),
+        first,
+        heading(*blocks, beside=True),
+        second,
         meaning(toy),
     )
 
 
 def meaning(toy: ToyLaw) -> str:
     """Table of distances, both answers on irreducibility, and what follows, as HTML."""
-    parts = f'<div class="kft-parts">{_table(toy)}{_answers(toy)}</div>'
-    return _boxed(f"{parts}<p><b>What this shows.</b> {_shows(toy)}</p><p>{LIMITS}</p>")
+    parts = f'<div class="kf-prose-parts">{_table(toy)}{_answers(toy)}</div>'
+    return boxed(_positions(f"{parts}<p><b>What this shows.</b> {_shows(toy)}</p><p>{LIMITS}</p>"))
 
 
 def build_toy_tab() -> None:
     """Fills the sub-tab, in the Gradio context that is open."""
-    _html(_boxed(f"<p>{INTRO}</p>"))
+    html(boxed(f"<p>{INTRO}</p>"))
     with gr.Row():
         name = gr.Radio([(toy.title, key) for key, toy in TOYS.items()], value="permutation", label="Law", scale=2)
         with gr.Column(scale=1, min_width=280):
@@ -112,12 +84,12 @@ def build_toy_tab() -> None:
             eps = gr.Slider(0, 0.5, 0.1, step=0.01, label="Probability of a flip ε", elem_id="toy-eps", visible=False)
     dark = gr.Checkbox(visible=False)
     about, first, first_plot, second, second_plot, last = show("permutation", 2, 3, 0.5, 0.1)
-    shown: list[gr.components.Component] = [_html(about)]
+    shown: list[gr.components.Component] = [html(about)]
     with gr.Row():
         for words, figure in ((first, first_plot), (second, second_plot)):
             with gr.Column(min_width=320):
-                shown += [_html(words), plot(figure, min_height=340)]
-    shown.append(_html(last, elem_id="toy-meaning"))
+                shown += [html(words), plot(figure, min_height=340)]
+    shown.append(html(last, elem_id="toy-meaning"))
     fields = [name, length, links, rho, eps, dark]
 
     def sliders(chosen: str) -> list[dict[str, Any]]:
@@ -141,21 +113,8 @@ def _told(*fields: Any) -> Any:
         return [gr.skip() for _ in range(6)]
 
 
-def _html(text: str, **more: Any) -> gr.HTML:
-    return gr.HTML(text, css_template=CSS, apply_default_css=False, **more)
-
-
-def _boxed(text: str, more: str = "") -> str:
-    return f'<div class="kft {more}">{_subscripts(text)}</div>'
-
-
-def _head(words: tuple[str, str]) -> str:
-    finding, reading = map(html.escape, words)
-    return _boxed(f'<h4>{finding}</h4><p class="kft-reading">{reading}</p>', "kft-head")
-
-
 def _table(toy: ToyLaw) -> str:
-    number, other = ' class="kft-number"', ' class="kft-other"'
+    number, other = ' class="kf-prose-number"', ' class="kf-prose-other"'
     rows = [
         f"<tr{'' if s.even else other}><td{number}>{len(s.sizes)}</td><td>{s.name}</td>"
         f"<td{number}>{_tv(s.best)}</td><td{number}>{_tv(s.worst)}</td></tr>"
@@ -229,6 +188,6 @@ def _tv(distance: float) -> str:
     return "0" if distance <= EXACT else f"{distance:.3f}" if distance >= 0.0005 else "< 0.001"
 
 
-def _subscripts(text: str) -> str:
-    """As in x₁ for x1."""
+def _positions(text: str) -> str:
+    """Their numbers set low, as in x₁ for x1."""
     return re.sub(r"\bx([1-9])\b", lambda found: "x" + chr(0x2080 + int(found[1])), text)

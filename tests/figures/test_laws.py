@@ -13,6 +13,7 @@ from kfexplore.figures.laws import (
     passes_figure,
     surprise_figure,
 )
+from kfexplore.figures.palette import colours
 from kfexplore.results import (
     BlockLaw,
     Bounded,
@@ -71,17 +72,24 @@ def measured(error: ProductError | None = None) -> ContextStudy:
 
 
 def test_heat_maps_share_one_scale_and_differ_by_their_difference() -> None:
-    joint, product, apart = joint_figure(LAW, "abc".__getitem__).data
+    figures = [joint_figure(LAW, panel, "abc".__getitem__) for panel in ("joint", "product", "difference")]
+    joint, product, apart = (figure.data[0] for figure in figures)
     assert (joint.zmax, product.zmax, apart.zmax) == pytest.approx((54, 54, 54))
     assert (joint.zmin, product.zmin, apart.zmin) == pytest.approx((0, 0, -54))
     np.testing.assert_allclose(joint.z, [[54, 6, 0], [8, 32, 0]], rtol=1e-6)
     np.testing.assert_allclose(product.z, np.outer([60, 40], [0.62, 0.38, 0]), rtol=1e-6)
     np.testing.assert_allclose(apart.z, np.array(joint.z) - np.array(product.z))
-    layout = joint_figure(LAW, "abc".__getitem__).layout
-    assert list(layout.yaxis.ticktext) == ["b", "a"]
-    assert list(layout.xaxis3.ticktext) == ["a", "b", "c"]
-    small = joint_figure(LAW, most=1).data
-    assert np.shape(small[0].z) == (1, 1)
+    for figure in figures:
+        assert list(figure.layout.yaxis.ticktext) == ["b", "a"]
+        assert list(figure.layout.xaxis.ticktext) == ["a", "b", "c"]
+    assert np.shape(joint_figure(LAW, most=1).data[0].z) == (1, 1)
+
+
+def test_numbers_stand_in_the_cells_that_matter_and_can_be_read() -> None:
+    _, light, dark = joint_figure(LAW, "joint").data
+    assert (list(dark.text), list(dark.x), list(dark.y)) == (["54.0", "32.0"], [0, 1], [0, 1])
+    assert list(light.text) == []
+    assert dark.textfont.color == colours("light").surface
 
 
 def test_parts_of_the_surprise_add_up() -> None:
@@ -92,12 +100,15 @@ def test_parts_of_the_surprise_add_up() -> None:
     assert list(wrong.x) == pytest.approx([0, 0, 0.7])
 
 
-def test_counts_are_shares_of_each_sampler_and_impossible_ones_are_marked() -> None:
-    *bars, expected = counts_figure(measured(), "abc".__getitem__).data
-    assert [bar.name for bar in bars] == ["teacher", "student", "ideal MDLM"]
-    assert list(bars[0].x) == ["b a", "a b", "✕ all but impossible"]
-    assert list(bars[1].y) == pytest.approx([75, 0, 25])
-    assert list(expected.y) == pytest.approx([54, 32, 0.1])
+def test_counts_are_shares_of_each_sampler_and_impossible_ones_stand_apart() -> None:
+    traces = counts_figure(measured(), "abc".__getitem__).data
+    likely, apart = ([t for t in traces if t.xaxis == axis] for axis in ("x", "x2"))
+    assert [bar.name for bar in likely] == ["teacher", "student", "ideal MDLM", "expected"]
+    assert list(likely[0].x) == ["b a", "a b"]
+    assert list(likely[1].y) == pytest.approx([75, 0])
+    assert list(likely[3].y) == pytest.approx([54, 32])
+    assert [list(bar.x) for bar in apart] == [["✕"]] * 4
+    assert [bar.y[0] for bar in apart] == pytest.approx([0.1, 25, 50, 0.1])
     assert "50.0%" in counts_figure(measured()).layout.title.text
 
 
@@ -121,4 +132,4 @@ def test_both_themes_draw() -> None:
     for theme in ("light", "dark"):
         for draw in (surprise_figure, counts_figure):
             assert draw(measured(), theme=theme).layout.paper_bgcolor
-        assert joint_figure(LAW, theme=theme).to_json()
+        assert joint_figure(LAW, theme=theme).layout.paper_bgcolor

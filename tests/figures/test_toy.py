@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from kfexplore.figures.page import bare
 from kfexplore.figures.palette import colours
 from kfexplore.figures.toy import (
     MOST_BLOCKS,
@@ -93,8 +96,12 @@ def test_fewest_passes_prefer_a_split_that_is_exact_in_every_order() -> None:
 def test_themes_and_bare_figures() -> None:
     for draw in (passes_figure, blocks_figure):
         for theme in ("light", "dark"):
-            assert draw(XOR, theme).layout.paper_bgcolor == colours(theme).surface
-            bare = draw(XOR, theme, bare=True).layout
-            assert bare.title.text is None
-            assert bare.height
-            assert bare.font.color == colours(theme).ink
+            figure = draw(XOR, theme)
+            assert figure.layout.paper_bgcolor == colours(theme).surface
+            title = figure.layout.title.text.replace("<br>", " ")
+            (finding, reading), rest = bare(figure, height=300)
+            assert (finding, reading[-1]) == (title, ".")
+            layout = json.loads(rest)["layout"]
+            assert "text" not in layout.get("title", {})
+            assert layout["height"] == 300
+            assert layout["font"]["color"] == colours(theme).ink

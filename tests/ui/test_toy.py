@@ -23,7 +23,7 @@ def words(text: str) -> str:
 def test_every_slider_position_has_an_answer(name: str, value: float, length: int) -> None:
     about, first, passes, second, blocks, last = show(name, length, length, value, value)
     for text in (about, first, second, last):
-        assert text.startswith('<div class="kft ')
+        assert text.startswith('<div class="kf-prose ')
         assert text.count("<div") == text.count("</div>")
     for figure in map(json.loads, (passes, blocks)):
         assert figure["data"]

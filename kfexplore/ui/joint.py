@@ -1,0 +1,219 @@
+"""The tab Joint vs marginal: the exact law of the next tokens, what drawing them apart costs, and toy laws."""
+
+from __future__ import annotations
+
+import html as markup
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import gradio as gr
+
+from kfexplore.errors import KfError
+from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_figure
+from kfexplore.figures.page import bare
+from kfexplore.figures.palette import Theme, colours, token_colour, token_label
+from kfexplore.laws.ranking import stored_contexts
+from kfexplore.pair import Pair
+from kfexplore.results import ContextStudy, SamplerLaw
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.plot import plot
+from kfexplore.ui.prose import DARK, boxed, heading, html
+from kfexplore.ui.toy import build_toy_tab
+
+INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
+apart from the others. Here the teacher's law of the next tokens after the prompt is exact, so what drawing them apart
+costs is known, and every sampler is held against it. A push-forward model has no such cost in principle; what this
+student makes of it is shown beside."""
+
+PANELS: Final[tuple[Panel, ...]] = ("joint", "product", "difference")
+SAMPLES_SHOWN: Final = 8
+"""Blocks written out for each sampler."""
+END_SHOWN: Final = 40
+"""Characters of a ranked context."""
+EMPTY: Final = '{"data": [], "layout": {"height": 340, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
+"""A figure before the first answer."""
+NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
+
+
+def build_joint_tab(
+    explorer: Explorer, asked: list[Callable[..., Any]], fields: list[gr.Component], tabs: tuple[gr.Tab, gr.Tab]
+) -> None:
+    """Fills the tab.
+
+    Args:
+        explorer: Answers for the models.
+        asked: Events that ask for another prompt or pair.
+        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        tabs: This tab, and the one that stands beside it.
+    """
+    pair, prompt = fields
+    with gr.Tabs():
+        with gr.Tab("After the prompt", id="prompt"):
+            html(boxed(f"<p>{INTRO}</p>"))
+            with gr.Row(equal_height=True):
+                k = gr.Radio([2, 3, 4], value=2, label="Tokens of a block, K", elem_id="joint-k", scale=2)
+                blocks = gr.Radio(
+                    [("512", 512), ("1,024", 1024), ("4,096", 4096)],
+                    value=1024,
+                    label="Blocks of each sampler",
+                    elem_id="joint-blocks",
+                    scale=3,
+                )
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="joint-seed", min_width=90)
+                go = gr.Button("Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go")
+            status = html(boxed(NOT_YET), elem_id="joint-status")
+            shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
+            with gr.Row():
+                for panel in PANELS:
+                    with gr.Column(min_width=300):
+                        shown += [html(""), plot(EMPTY, min_height=340, elem_id=f"joint-{panel}")]
+            for name, height in (("surprise", 240), ("counts", 380)):
+                shown += [html(""), plot(EMPTY, min_height=height, elem_id=f"joint-{name}")]
+            shown.append(html("", elem_id="joint-samplers"))
+            ranked = _contexts()
+        with gr.Tab("Toy laws", id="toys"):
+            build_toy_tab()
+    is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
+    asks = [pair, prompt, k, blocks, seed, is_open, dark]
+    handler = partial(answer, explorer)
+    options: dict[str, Any] = {"js": DARK, "show_progress_on": status, "trigger_mode": "always_last"}
+    own, other = tabs
+    opened = own.select(lambda: True, None, is_open, queue=False, show_progress="hidden")
+    other.select(lambda: False, None, is_open, queue=False, show_progress="hidden")
+    for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked):
+        event(handler, asks, shown, **options)
+    if ranked is not None:
+        texts = [context.text for context in stored_contexts()]
+        chosen = ranked.click(lambda index: texts[index], ranked, prompt, queue=False, show_progress="hidden")
+        chosen.then(handler, asks, shown, **options)
+
+
+def answer(
+    explorer: Explorer, pair: str, prompt: str, k: int, blocks: int, seed: float, is_open: bool, dark: bool
+) -> Any:
+    """What stands below the settings: text is HTML, figures are JSON. While the tab is closed, nothing is asked.
+
+    An error is told in the first of them, and all others stay.
+    """
+    count = 3 + 2 * (len(PANELS) + 2)
+    if not is_open:
+        return [gr.skip()] * count
+    try:
+        measured, models, note = explorer.study(pair, prompt, int(k), int(blocks), int(seed or 0))
+    except KfError as error:
+        parts = (error.failed, error.valid and f"Valid: {error.valid}", error.run and f"Try: {error.run}")
+        told = "".join(f"<p>{markup.escape(part)}</p>" for part in parts if part)
+        return [boxed(told, "kf-prose-failed"), *[gr.skip()] * (count - 1)]
+    return show(measured, models, note, "dark" if dark else "light")
+
+
+def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "light") -> list[str]:
+    """The answer for a study, drawn.
+
+    Args:
+        measured: Of one context.
+        models: The pair, for the tokens' texts.
+        note: What else is to be said.
+        theme: Of the page.
+    """
+
+    def text(token: int) -> str:
+        return models.texts([token])[0] if models.tokenizer else str(token)
+
+    found, heads, figures = "", [], []
+    for panel in PANELS:
+        (finding, reading), figure = bare(joint_figure(measured.law, panel, text, theme))
+        if panel == "difference":
+            found, finding = finding, "Joint − product"
+        heads.append(heading(finding, reading, beside=True))
+        figures.append(figure)
+    parts = [part for pair in zip(heads, figures, strict=True) for part in pair]
+    for drawn, height in (
+        (surprise_figure(measured, theme), 240),
+        (counts_figure(measured, text, theme), 380),
+    ):
+        words, figure = bare(drawn, height)
+        parts += [heading(*words), figure]
+    return [_status(measured, note), boxed(f"<h4>{found}.</h4>"), *parts, _samplers(measured, text, theme)]
+
+
+def _status(measured: ContextStudy, note: str) -> str:
+    law = measured.law
+    known = law.mutual_information
+    covered = f"all {len(law.first):,} first tokens" if not law.uncovered else f"{len(law.first):,} first tokens"
+    limits = "" if known.lower == known.upper else f", certainly between {known.lower:.3f} and {known.upper:.3f}"
+    facts = (
+        f"After {len(law.context)} tokens, over {covered}: mutual information {known.value:.3f} nats{limits}; "
+        f"{measured.seconds:.1f} s for law and samplers, seed {measured.seed}."
+    )
+    notes = [markup.escape(each) for each in (note, *measured.notes) if each]
+    return boxed(f'<p class="kf-prose-reading">{" ".join([facts, *notes])}</p>')
+
+
+def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) -> str:
+    """Each sampler's numbers as a table, and its first blocks written out."""
+    number = ' class="kf-prose-number"'
+    head = "".join(
+        f"<th{'' if not n else number}>{name}</th>"
+        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "chance", "KL (nats)", "✕"))
+    )
+    rows = "".join(
+        f'<tr><td style="white-space: normal">{row.sampler}</td>'
+        + "".join(f"<td{number}>{value}</td>" for value in _numbers(row))
+        + "</tr>"
+        for row in measured.samplers
+    )
+    table = (
+        f'<div class="kf-prose-scroll"><table><tr>{head}</tr>{rows}</table></div>'
+        '<p class="kf-prose-reading">TV: total variation distance from the teacher over the cells of the test; '
+        "chance: what as many blocks of the teacher itself show on average, so only what is above it is error. KL: of "
+        "the teacher from the sampler, where the sampler's law is known. ✕: share of blocks that are all but "
+        "impossible, rarer than one in a thousand of the teacher's own.</p>"
+    )
+    cards = "".join(
+        f"<div><p><b>{row.sampler}</b></p>"
+        + "".join(_block(row, n, text, theme) for n in range(min(SAMPLES_SHOWN, row.size)))
+        + "</div>"
+        for row in measured.samplers
+    )
+    return boxed(
+        f"<h4>Every sampler against the teacher</h4>{table}<h4>The first blocks of each</h4>"
+        '<p class="kf-prose-reading">Teacher, student and the one-pass samplers read the same noise in a row; ✕ marks '
+        f'a block that the teacher finds all but impossible.</p><div class="kf-prose-cards">{cards}</div>'
+    )
+
+
+def _numbers(row: SamplerLaw) -> tuple[str, ...]:
+    return (
+        f"{row.nfe}",
+        f"{row.size:,}",
+        f"{row.tv.value:.3f}",
+        f"{row.tv_expected:.3f}",
+        "" if row.kl is None else f"{row.kl:.2f}",
+        f"{100 * row.impossible.value:.1f} %",
+    )
+
+
+def _block(row: SamplerLaw, n: int, text: Callable[[int], str], theme: Theme) -> str:
+    chips = "".join(
+        f'<span style="background: {token_colour(token, theme)}; color: {colours(theme).ink}">'
+        f"{markup.escape(token_label(text(token)))}</span>"
+        for token in row.blocks[n].tolist()
+    )
+    return f'<p class="kf-prose-block">{chips}{" ✕" if row.is_impossible[n] else ""}</p>'
+
+
+def _contexts() -> gr.Dataset | None:
+    """Contexts where the product errs most, to be tried; None where none are stored."""
+    stored = stored_contexts()
+    if not stored:
+        return None
+    return gr.Dataset(
+        components=[gr.Textbox(visible=False)],
+        samples=[[f"{c.mutual_information:.2f} nats: …{c.text[-END_SHOWN:]}"] for c in stored],
+        label="Find me a context where it matters: our own sentences, ranked by what the next two tokens share",
+        type="index",
+        samples_per_page=12,
+        elem_id="joint-contexts",
+    )

@@ -1,0 +1,55 @@
+"""Text between the figures of a page: headings, tables, and what it looks like."""
+
+from __future__ import annotations
+
+import html as markup
+from typing import Any, Final
+
+import gradio as gr
+
+CSS: Final = """
+.kf-prose { line-height: 1.5; --kf-prose-second: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
+.kf-prose h4 { margin: 0 0 .25rem; font-size: 1.05rem; font-weight: 600; line-height: 1.35; }
+.kf-prose p { margin: 0 0 .75rem; }
+.kf-prose p:last-child { margin: 0; }
+.kf-prose .kf-prose-reading, .kf-prose caption, .kf-prose th { color: var(--kf-prose-second); font-size: .875rem; }
+.kf-prose .kf-prose-parts { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin-bottom: 1rem; }
+.kf-prose .kf-prose-parts > dl { flex: 1 1 320px; min-width: 0; margin: 0; }
+.kf-prose table { border-collapse: collapse; font-variant-numeric: tabular-nums; height: max-content; }
+.kf-prose caption { text-align: left; padding-bottom: .5rem; }
+.kf-prose th { text-align: left; font-weight: normal; }
+.kf-prose th, .kf-prose td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--border-color-primary); }
+.kf-prose th, .kf-prose td { white-space: nowrap; }
+.kf-prose .kf-prose-number { text-align: right; }
+.kf-prose .kf-prose-other { color: var(--kf-prose-second); }
+.kf-prose dt { margin-top: .5rem; }
+.kf-prose dd { margin: 0; font-weight: 600; }
+.kf-prose.kf-prose-failed { border-left: 3px solid var(--kf-prose-differ, #b4552d); padding-left: .75rem; }
+.kf-prose .kf-prose-scroll { overflow-x: auto; contain: inline-size; }
+@media (max-width: 600px) { .kf-prose .kf-prose-scroll :is(th, td) { padding-right: .4rem; font-size: .78rem; } }
+.kf-prose .kf-prose-cards { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; }
+.kf-prose .kf-prose-cards > div { flex: 1 1 230px; min-width: 0; }
+.kf-prose .kf-prose-block { margin: 0 0 .3rem; font-size: .9rem; line-height: 1.7; overflow-wrap: anywhere; }
+.kf-prose .kf-prose-block span { padding: .1rem .25rem; border-radius: 3px; white-space: pre; margin-right: 2px; }
+@media (min-width: 800px) { .kf-prose.kf-prose-beside { min-height: 8.4rem; } }
+"""
+
+DARK: Final = '(...fields) => [...fields.slice(0, -1), document.body.classList.contains("dark")]'
+"""Runs in the browser before an event is sent: the last field says which theme the page has."""
+
+
+def html(text: str, **options: Any) -> gr.HTML:
+    """A component that shows what `boxed` makes."""
+    return gr.HTML(text, css_template=CSS, apply_default_css=False, **options)
+
+
+def boxed(text: str, more: str = "") -> str:
+    """HTML in the page's own look; `more` names further classes."""
+    return f'<div class="kf-prose {more}">{text}</div>'
+
+
+def heading(finding: str, reading: str, beside: bool = False) -> str:
+    """What a figure finds, and how to read it; figures beside each other begin at one height."""
+    finding, reading = map(markup.escape, (finding, reading))
+    words = f'<h4>{finding}</h4><p class="kf-prose-reading">{reading}</p>'
+    return boxed(words, "kf-prose-beside" if beside else "")

@@ -1,0 +1,98 @@
+"""The tab Joint vs marginal in a real Chromium: what it shows is what the laws say, for the prompt above the tabs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from kfexplore import Pair, load_pair
+from kfexplore.laws.exact import pair_law
+from kfexplore.laws.ranking import stored_contexts
+from kfexplore.ui.scrub import EXAMPLES
+
+pytestmark = pytest.mark.browser
+
+STATUS, SAMPLERS = "#joint-status", "#joint-samplers"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return load_pair("tales")
+
+
+def opened(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("tab", name="Joint vs marginal").click()
+
+
+def expect_law_of(page: Page, pair: Pair, prompt: str) -> None:
+    ids, _ = pair.encode(prompt)
+    known = pair_law(pair, ids).mutual_information.value
+    expect(page.locator(STATUS)).to_contain_text(f"After {len(ids)} tokens")
+    expect(page.locator(STATUS)).to_contain_text(f"mutual information {known:.3f} nats")
+
+
+def test_the_tab_answers_for_the_prompt_above_it(page: Page, app_url: str, pair: Pair) -> None:
+    opened(page, app_url)
+    expect_law_of(page, pair, EXAMPLES[0])
+    table = page.locator(f"{SAMPLERS} table")
+    for sampler in ("teacher", "student", "ideal MDLM", "MDLM, 1 pass", "MDLM, 2 passes, random order"):
+        expect(table).to_contain_text(sampler)
+    for name in ("joint", "product", "difference", "surprise", "counts"):
+        expect(page.locator(f"#joint-{name} .main-svg").first).to_be_visible()
+    page.locator("#prompt textarea").fill("The king said to his")
+    page.locator("#prompt textarea").press("Enter")
+    expect_law_of(page, pair, "The king said to his")
+
+
+def test_more_tokens_and_another_seed_are_drawn_anew(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    expect(page.locator(STATUS)).to_contain_text("seed 0")
+    first = page.locator(f"{SAMPLERS} .kf-prose-block").first
+    expect(first.locator("span")).to_have_count(2)
+    page.locator("#joint-k").get_by_text("3", exact=True).click()
+    expect(first.locator("span")).to_have_count(3)
+    page.locator("#joint-seed input").fill("7")
+    page.locator("#joint-go").click()
+    expect(page.locator(STATUS)).to_contain_text("seed 7")
+
+
+def test_a_ranked_context_becomes_the_prompt(page: Page, app_url: str, pair: Pair) -> None:
+    opened(page, app_url)
+    expect_law_of(page, pair, EXAMPLES[0])
+    best = stored_contexts()[0]
+    page.locator("#joint-contexts").get_by_text(re.compile(re.escape(best.text[-20:]))).first.click()
+    expect(page.locator("#prompt textarea")).to_have_value(best.text)
+    expect_law_of(page, pair, best.text)
+
+
+def test_a_mistake_leaves_what_was_shown(page: Page, app_url: str, pair: Pair) -> None:
+    opened(page, app_url)
+    expect_law_of(page, pair, EXAMPLES[0])
+    page.locator("#prompt textarea").fill("")
+    page.locator("#joint-go").click()
+    expect(page.locator(STATUS)).to_contain_text("Valid:")
+    expect(page.locator(f"{SAMPLERS} table")).to_contain_text("teacher")
+
+
+def test_a_toy_law_follows_its_slider(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    page.get_by_role("tab", name="Toy laws").click()
+    page.get_by_text("Noisy XOR", exact=True).click()
+    meaning = page.locator("#toy-meaning")
+    expect(meaning).to_contain_text("Theorem 1 as literally stated fails here")
+    expect(meaning).to_contain_text("0.400")  # eps 0.1: one pass is off by (1 - 2 eps) / 2
+    page.locator("#toy-eps input[type=range]").fill("0.3")
+    expect(meaning).to_contain_text("0.200")
+
+
+def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page, app_url: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, app_url)
+    expect(page.locator(f"{SAMPLERS} table")).to_contain_text("teacher")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_role("tab", name="Toy laws").click()
+    expect(page.locator("#toy-meaning")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -1,0 +1,76 @@
+"""The study of joint against marginal on a small pair: classes of tokens, means over contexts, table and page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import masked, student, teacher
+
+from analysis import joint_vs_marginal as module
+from analysis.joint_vs_marginal import by_class, contexts, measure, over_contexts, table, token_class
+from kfexplore.laws.exact import pair_law
+from kfexplore.pair import Pair
+from kfexplore.training.data import train_tokenizer
+
+TEXT = "The old owl said: go home! Rain fell on the old house, and the rain went on. " * 6
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    tokenizer = train_tokenizer([TEXT], 265)
+    rows = tokenizer.get_vocab_size() + 1
+    models = (teacher(1, vocab_size=rows), student(11, vocab_size=rows), masked(12, vocab_size=rows))
+    return Pair(*models, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "name"),
+    [
+        (" owl", "The", "a word's start"),
+        ("owl", "“", "a word's start"),
+        ("ing", " sing", "inside a word"),
+        (",", "owl", "punctuation"),
+        (" “", "said", "punctuation"),
+        ("\n", "owl", "space or line end"),
+        ("7", " ", "a word's start"),
+        ("\ufffd", "a", "other"),
+    ],
+)
+def test_classes(text: str, before: str, name: str) -> None:
+    assert token_class(text, before) == name
+
+
+def test_classes_take_the_mutual_information_apart(pair: Pair) -> None:
+    laws = [pair_law(pair, ids) for ids in contexts(pair, [TEXT], 3, 0)]
+    found = by_class(pair, laws)
+    assert sum(c.share for c in found) == pytest.approx(1, abs=0.01)
+    whole = np.mean([law.mutual_information.value for law in laws])
+    assert sum(c.share * c.information.value for c in found) == pytest.approx(whole, abs=0.01)
+
+
+def test_measures_add_up_and_the_page_is_written(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, laws, studies = measure(pair, [TEXT], 4, 2, 2, 200, 0)
+    assert len(laws) == 4
+    rows = over_contexts(studies)
+    assert rows[0].sampler == "teacher"
+    assert rows[2].kl is not None
+    both = results["total_correlation"]["value"] + results["wrong_marginals"]["value"]
+    assert rows[3].kl is not None
+    assert rows[3].kl.value == pytest.approx(both)
+    assert "ideal MDLM" in table(results)
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.setattr(module, "load_pair", lambda _: pair)
+    words = f"x --text {tmp_path / 'text.txt'} --contexts 3 --studies 2 --blocks 200 --out {tmp_path / 'out'}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    module.main()
+    assert "inside a word" in capsys.readouterr().out
+    document = json.loads((tmp_path / "out" / "joint_vs_marginal.json").read_text())
+    assert document["study"] == "joint_vs_marginal"
+    assert len(document["contexts"]) == 3
+    assert "Plotly" in (tmp_path / "out" / "joint_vs_marginal.html").read_text()

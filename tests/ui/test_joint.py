@@ -1,0 +1,108 @@
+"""The tab Joint vs marginal: what its handler says of a small pair, and how it answers mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import gradio as gr
+import pytest
+from helpers import masked, student, teacher
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from kfexplore.pair import Pair
+from kfexplore.ui.explorer import HELD, Explorer
+from kfexplore.ui.joint import answer, show
+
+WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
+FIGURES = (3, 5, 7, 9, 11)
+COUNT = 13
+
+
+@pytest.fixture
+def pair() -> Pair:
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return Pair(teacher(), student(), masked(), tokenizer)
+
+
+@pytest.fixture
+def explorer(pair: Pair) -> Explorer:
+    return Explorer({"small": lambda: pair})
+
+
+def asked(explorer: Explorer, **changes: Any) -> list[Any]:
+    given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "is_open": True, "dark": False}
+    return answer(explorer, **{**given, **changes})
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", text))
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_answer_is_that_of_the_study(explorer: Explorer, k: int) -> None:
+    parts = asked(explorer, k=k)
+    measured, _, _ = explorer.study("small", "a b c", k, 512, 0)
+    assert len(parts) == COUNT
+    assert f"mutual information {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
+    assert f"share {measured.law.mutual_information.value:.2f} nats" in parts[1]
+    for n in FIGURES:
+        assert json.loads(parts[n])["data"]
+    for row in measured.samplers:
+        assert row.sampler in parts[-1]
+        assert f"{row.tv.value:.3f}" in parts[-1]
+    assert parts[-1].count("✕") >= min(8, sum(row.is_impossible[:8].sum() for row in measured.samplers))
+
+
+def test_tokens_are_escaped(pair: Pair, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, _, _ = explorer.study("small", "a b c", 2, 512, 0)
+    monkeypatch.setattr(Pair, "texts", lambda _, ids: ["<b>&" for _ in ids])
+    table = show(measured, pair)[-1]
+    assert "<b>&" not in table
+    assert "&lt;b&gt;&amp;" in table
+
+
+def test_a_closed_tab_asks_nothing(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Explorer, "study", None)
+    assert asked(explorer, is_open=False) == [gr.skip()] * COUNT
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pair": "none"}, "There is no pair"),
+        ({"prompt": ""}, "empty"),
+        ({"k": 5}, "k is 5"),
+        ({"blocks": 1}, "1 blocks were asked for"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_a_mistake_is_told_and_what_was_shown_stays(explorer: Explorer, changes: dict[str, Any], told: str) -> None:
+    parts = asked(explorer, **changes)
+    assert told in parts[0]
+    assert "Valid:" in parts[0]
+    assert parts[1:] == [gr.skip()] * (COUNT - 1)
+
+
+def test_a_pair_without_a_masked_model_says_so_and_shows_the_rest(pair: Pair) -> None:
+    bare = Explorer({"small": lambda: dataclasses.replace(pair, masked=None)})
+    parts = asked(bare)
+    assert "no masked model" in parts[0]
+    assert "ideal MDLM" in parts[-1]
+    assert "MDLM, 1 pass" not in parts[-1]
+
+
+def test_the_last_few_studies_are_kept(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def counted(*given: Any) -> Any:
+        made.append(given[1:])
+        return object()
+
+    monkeypatch.setattr("kfexplore.ui.explorer.study", counted)
+    for seed in [*range(HELD), 0, HELD, 0, 1]:  # 1 is the one that went
+        explorer.study("small", "a b c", 2, 512, seed)
+    assert [given[-1] for given in made] == [*range(HELD), HELD, 1]
