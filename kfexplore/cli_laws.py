@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,9 +91,13 @@ def _limits(known: Bounded) -> str:
 
 
 def _toy(name: str, options: dict[str, float | None], as_json: bool) -> None:
-    from kfexplore.laws.toy import toy_law
+    from kfexplore.laws.toy import TOYS, toy_law
 
-    measured = toy_law(name, **{option: value for option, value in options.items() if value is not None})
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in [option for option in given if name in TOYS and option not in TOYS[name].parameters]:
+        print(f"kfexplore: {name} takes no {option}; it is left out.", file=sys.stderr)
+        del given[option]
+    measured = toy_law(name, **given)
     if as_json:
         print(json.dumps(measured.as_json()))
         return
