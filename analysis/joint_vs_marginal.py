@@ -159,6 +159,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the two files")
     asked = parser.parse_args()
+    if not 2 <= asked.studies <= asked.contexts:
+        parser.error(f"--studies is {asked.studies}: 2 to --contexts, {asked.contexts}")
     pair = load_pair(asked.pair)
     results, laws, studies = measure(
         pair, read_text(asked.text), asked.contexts, asked.studies, asked.k, asked.blocks, asked.seed

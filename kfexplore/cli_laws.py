@@ -35,6 +35,9 @@ def laws(
     """What marginals lose: of the next tokens after a prompt, exactly and by sampler, or of a toy law (--toy)."""
     if toy is not None and (pair or prompt is not None or token_ids is not None):
         raise KfError("A law is named in two ways.", "--toy NAME, or --pair with --prompt or --token-ids")
+    own = [option for option, value in {"--eps": eps, "--rho": rho, "--length": length}.items() if value is not None]
+    if toy is None and own:
+        raise KfError(f"{' and '.join(own)} belong to a toy law.", "--toy NAME with them, or --pair without")
     if toy is not None:
         _toy(toy, {"eps": eps, "rho": rho, "length": length}, as_json)
         return
@@ -59,7 +62,7 @@ def _context(
 
     pair = load_pair(name, device=device)
     measured = study(pair, read_context(pair, prompt, token_ids), k, blocks, seed, first)
-    print(json.dumps({"pair": name, **measured.as_json()}) if as_json else _summary(measured))
+    print(json.dumps({"pair": name, **measured.as_json()}, allow_nan=False) if as_json else _summary(measured))
 
 
 def _summary(measured: ContextStudy) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
@@ -33,8 +34,10 @@ def joint_figure(
         most: Tokens on an axis.
     """
     look = colours(theme)
-    rows, columns = min(most, len(law.first)), np.argsort(-law.marginal_2, kind="stable")[:most]
-    joint, product = 100 * law.joint[:rows, columns], 100 * law.product[:rows, columns]
+    rows, second = min(most, len(law.first)), law.marginal_2
+    columns = np.argsort(-second, kind="stable")[:most]
+    first = 100 * law.marginal_1[law.first[:rows], None]
+    joint, product = first * law.given[:rows, columns], first * second[columns]
     top = float(max(joint.max(), product.max()))
     finding = (
         f"The next two tokens share {law.mutual_information.value:.2f} nats: a sampler from their marginals puts "
@@ -64,7 +67,7 @@ def joint_figure(
         ),
     }[panel]
     figure = blank(look, finding, reading)
-    names = [[token_label(text(int(i))) for i in ids] for ids in (law.first[:rows], columns)]
+    names = [[_label(text, i) for i in ids] for ids in (law.first[:rows], columns)]
     worth = np.abs(values) >= 0.2 * top  # a number in every cell could not be read
     figure.add_heatmap(
         z=values,
@@ -145,7 +148,8 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     look = colours(theme)
     teacher = measured.samplers[0]
     blocks = teacher.cells.blocks[:most]
-    names = [" ".join(token_label(text(int(t))) for t in block) for block in blocks]
+    names = [" ".join(_label(text, token) for token in block) for block in blocks]
+    places = list(range(len(names)))  # two blocks may have one label
     last = "✕"
     expected = teacher.cells.probability[: len(blocks)].tolist()
     worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
@@ -158,7 +162,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     )
     for n, row in enumerate(measured.samplers):
         shares = [float((row.blocks == block).all(axis=1).mean()) for block in blocks]
-        for axis, x, y in (("", names, shares), ("2", [last], [row.impossible.value])):
+        for axis, x, y in (("", places, shares), ("2", [last], [row.impossible.value])):
             figure.add_bar(
                 x=x,
                 y=[100 * share for share in y],
@@ -173,9 +177,10 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
                     "line": {"width": 0},
                     "pattern": {"shape": _PATTERNS[n % len(_PATTERNS)], "fgcolor": look.surface, "size": 5},
                 },
-                hovertemplate=f"{row.sampler}, %{{x}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
+                customdata=[last] if axis else names,
+                hovertemplate=f"{row.sampler}, %{{customdata}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
             )
-    for axis, x, y in (("", names, expected), ("2", [last], [measured.impossible_expected])):
+    for axis, x, y in (("", places, expected), ("2", [last], [measured.impossible_expected])):
         figure.add_scatter(
             x=x,
             y=[100 * share for share in y],
@@ -186,11 +191,12 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
             legendgroup="expected",
             showlegend=not axis,
             marker={"symbol": "line-ew", "size": 34, "line": {"color": look.ink, "width": 2}},
-            hovertemplate="expected, %{x}: %{y:.2f} %<extra></extra>",
+            customdata=[last] if axis else names,
+            hovertemplate="expected, %{customdata}: %{y:.2f} %<extra></extra>",
         )
     figure.update_layout(barmode="group", bargap=0.25, xaxis2=figure.layout.xaxis, yaxis2=figure.layout.yaxis)
     figure.update_layout(
-        xaxis={"domain": [0, 0.76]},
+        xaxis={"domain": [0, 0.76], "tickvals": places, "ticktext": names},
         xaxis2={"domain": [0.86, 1], "anchor": "y2"},
         yaxis={"title": {"text": "blocks (%)"}},
         yaxis2={"anchor": "x2"},
@@ -208,8 +214,8 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
         look,
         f"In one pass, perfect marginals still end {ideal.tv.value:.2f} from the teacher's law; its own blocks show "
         f"{rows[0].tv.value:.2f}",
-        "A mark: total variation distance over the cells of the test, with its 95 % limits. The dotted line is what "
-        "blocks of the exact law itself show: nothing can be told apart below it. Marks are drawn slightly apart.",
+        "A mark: total variation distance over the cells of the test, with its 95 % limits. The dotted line is the "
+        "most that as many blocks of the exact law itself show on average. Marks are drawn slightly apart.",
     )
     figure.add_hline(floor, line={"color": look.muted, "dash": "dot", "width": 1})
     for n, row in enumerate(rows):
@@ -271,15 +277,9 @@ def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") 
     return figure.update_yaxes(title="information about the second token (nats)", rangemode="tozero")
 
 
-def _by_root(low: str, high: str, stops: int = 6) -> list[list[Any]]:
-    """A colour scale that deepens with the square root, so that rare pairs are seen beside the most frequent one."""
-    ends = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in (low, high)]
-    scale = []
-    for n in range(stops + 1):
-        part = n / stops
-        mixed = [round(a + part * (b - a)) for a, b in zip(*ends, strict=True)]
-        scale.append([part**2, f"rgb({mixed[0]},{mixed[1]},{mixed[2]})"])
-    return scale
+def _label(text: Text, token: int) -> str:
+    """A token's visible text; Plotly would read tags in it."""
+    return html.escape(token_label(text(int(token))), quote=False)
 
 
 def _colour(sampler: str, n: int, look: Colours) -> str:

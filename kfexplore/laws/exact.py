@@ -1,4 +1,4 @@
-"""The teacher's exact law of the next two tokens after a context, with certain bounds on what a truncation leaves open.
+"""The teacher's exact law of the next two tokens after a context, with bounds on what a truncation leaves open.
 
 Write A for the M first tokens that are considered, 1 - delta for their probability, m_A for the law of the second token
 given A, I_A for the mutual information given A, and t_A = 1/2 sum over a in A of p(a) |p(.|a) - m_A|_1. Nothing is
@@ -57,7 +57,7 @@ class TeacherTree:
         self._cache = KVCache()
         context = torch.from_numpy(ids)[None].to(teacher.device)
         self._root = teacher(context, self._cache, read=1)[0, 0].double().softmax(dim=-1)
-        checked_law(self._root.cpu().numpy())
+        check_sums(self._root.cpu().numpy())
 
     @property
     def root(self) -> Floats:
@@ -137,8 +137,8 @@ def law_from(context: Ints, marginal_1: Floats, first: Ints, given: Floats | np.
     Raises:
         KfError: one of the laws has negative entries or does not sum to one.
     """
-    checked_law(marginal_1)
-    checked_law(given)
+    check_sums(marginal_1)
+    check_sums(given)
     rest = np.delete(marginal_1, first)
     information, distance = _bounds(marginal_1[first], given, rest)
     return BlockLaw(context, first, marginal_1, given.astype(np.float32), float(rest.sum()), information, distance)
@@ -149,7 +149,7 @@ def information_by_first(law: BlockLaw) -> Floats:
     return np.asarray(rel_entr(law.given.astype(np.float64), law.marginal_2).sum(axis=1))
 
 
-def checked_law(law: np.ndarray) -> None:
+def check_sums(law: np.ndarray) -> None:
     """Raises KfError unless the last axis of `law` (..., V) holds probabilities that sum to one."""
     totals = law.sum(axis=-1, dtype=np.float64)
     wrong = np.argmax(np.abs(totals - 1)) if np.isfinite(totals).all() else np.argmin(np.isfinite(totals))
@@ -172,10 +172,10 @@ def _how_many(sorted_law: Floats, first: int | None) -> int:
     else:
         count = int(np.searchsorted(sorted_law.cumsum(), 1 - MOST_UNCOVERED)) + 1
     most = LARGEST_LAW // rows
+    if first is None:
+        return min(count, most)  # what is left uncovered is in the bounds
     if count > most:
-        raise KfError(
-            f"The law of {count} first tokens has {count * rows:,} entries.", f"at most {most} first tokens (--first)"
-        )
+        raise KfError(f"The law of {count} first tokens has {count * rows:,} entries.", f"at most {most} first tokens")
     return count
 
 

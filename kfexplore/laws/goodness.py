@@ -76,7 +76,8 @@ def pair_partition(law: BlockLaw, size: int) -> Partition:
         known = np.nan_to_num(np.log(law.given / second).ravel()[tail], nan=-np.inf, neginf=-np.inf)
     tail = tail[np.argsort(known, kind="stable")]
     running = flat[tail].cumsum()
-    pools = max(1, min(MOST_POOLS, int(running[-1] / (2 * least)))) if len(tail) else 1
+    # Pools of equal mass, each of which holds `least` whichever side of its ends the largest pair falls.
+    pools = max(1, min(MOST_POOLS, int(running[-1] / (least + flat[tail].max())))) if len(tail) else 1
     which = np.minimum((running / running[-1] * pools).astype(int), pools - 1) if len(tail) and running[-1] else 0
     cell = np.empty(len(flat) + 1, dtype=np.int64)
     cell[named], cell[tail] = np.arange(len(named)), len(named) + which
@@ -189,25 +190,29 @@ def impossible_below(law: BlockLaw, k: int, own: Floats) -> tuple[float, float]:
     Args:
         law: Of two tokens: the threshold is exact for k = 2 where all first tokens are covered.
         k: Slots.
-        own: (S,) log-probabilities of the teacher's own blocks, used otherwise.
+        own: (S,) log-probabilities of the teacher's own blocks, used otherwise: an estimate, whose true share is
+            0.001 on average.
     """
     if k == 2 and not law.uncovered:
         rising = np.sort(law.joint, axis=None)
         below = int(np.searchsorted(rising.cumsum(), RARE, side="right"))
         least = rising[min(below, len(rising) - 1)]
         return float(np.log(least)), float(rising[rising < least].sum())
-    return float(np.sort(own)[int(RARE * len(own))]), RARE
+    return float(np.sort(own)[max(0, int(RARE * len(own)) - 1)]), RARE
 
 
 def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:
     """Natural-log probabilities of blocks (N, K) under the teacher, looked up where the law of two tokens has them."""
-    if blocks.shape[1] > 2 or law.uncovered:
+    if blocks.shape[1] > 2:
         return tree.log_probs(blocks)
     row = np.full(len(law.marginal_1), -1)
     row[law.first] = np.arange(len(law.first))
     at = row[blocks[:, 0]]
     with np.errstate(divide="ignore"):
-        return np.log(np.where(at < 0, 0.0, law.marginal_1[blocks[:, 0]] * law.given[at, blocks[:, 1]]))
+        found: Floats = np.log(np.where(at < 0, 0.0, law.marginal_1[blocks[:, 0]] * law.given[at, blocks[:, 1]]))
+    if law.uncovered and (at < 0).any():
+        found[at < 0] = tree.log_probs(blocks[at < 0])
+    return found
 
 
 def judged(drawn: Ints, parts: Partition, impossible: npt.NDArray[np.bool_], **plain: Any) -> SamplerLaw:

@@ -99,7 +99,7 @@ def _divergence(sampler: Sampler, correlation: Correlation, error: ProductError 
         return 0.0
     if sampler.marginals is None:
         return None
-    if sampler.marginals is correlation.marginals:
+    if sampler.name == "ideal MDLM":
         return correlation.total.value
     assert error is not None
     return error.total

@@ -20,7 +20,7 @@ from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.explorer import Explorer, Json
 from kfexplore.ui.joint import build_joint_tab
-from kfexplore.ui.scrub import EXAMPLES, build_scrub_tab
+from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
 
 INTRO = """# kfexplore
 A push-forward language model turns K random numbers into K tokens in one pass. Move the numbers and watch the tokens:
@@ -62,9 +62,10 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         asked = [prompt.submit, go.click, pair.input, examples.load_input_event.then]
         with gr.Tabs():
             with gr.Tab("Scrub", id="scrub") as scrub:
-                build_scrub_tab(explorer, first, asked, [pair, prompt])
+                scrub_view(explorer, first)
             with gr.Tab("Joint vs marginal", id="joint") as joint:
-                build_joint_tab(explorer, asked, [pair, prompt], (joint, scrub))
+                asked += build_joint_tab(explorer, asked, [pair, prompt], (joint, scrub))
+        open_on(asked, [pair, prompt])
 
         def linked(request: gr.Request) -> tuple[Any, Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""

@@ -24,6 +24,8 @@ from kfexplore.results import ContextStudy, Floats
 
 HELD = 8
 """Contexts of a pair kept ready; the least recently used goes first."""
+MOST_HELD_BYTES = 2**30
+"""Of the laws of studies; of a large vocabulary each may have this size, and the last one is always kept."""
 MAX_PROMPT = 20_000
 """Characters of a prompt; a longer one is refused before it is tokenized."""
 
@@ -82,10 +84,13 @@ class Explorer:
         with self._heavy:
             if key not in self._studies:
                 self._studies[key] = study(pair, context.ids.tolist(), k, blocks, seed)
-                while len(self._studies) > HELD:
+                while len(self._studies) > 1 and (len(self._studies) > HELD or self._held_bytes() > MOST_HELD_BYTES):
                     self._studies.popitem(last=False)
             self._studies.move_to_end(key)
             return self._studies[key], pair, _cut(cut)
+
+    def _held_bytes(self) -> int:
+        return sum(held.law.given.nbytes for held in self._studies.values())
 
     def _answer(self, request: Json, question: Callable[[Json], Json]) -> Json:
         seq = request.get("seq") if isinstance(request, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html as markup
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import gradio as gr
@@ -23,7 +22,8 @@ from kfexplore.ui.toy import build_toy_tab
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
 apart from the others. Here the teacher's law of the next tokens after the prompt is exact, so what drawing them apart
-costs is known, and every sampler is held against it. A push-forward model has no such cost in principle; what this
+costs is known, and every sampler is held against it; heads that predict several tokens at once (MTP) are, at best,
+this same product. A push-forward model has no such cost in principle; what this
 student makes of it is shown beside."""
 
 PANELS: Final[tuple[Panel, ...]] = ("joint", "product", "difference")
@@ -38,8 +38,8 @@ NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
 
 def build_joint_tab(
     explorer: Explorer, asked: list[Callable[..., Any]], fields: list[gr.Component], tabs: tuple[gr.Tab, gr.Tab]
-) -> None:
-    """Fills the tab.
+) -> list[Callable[..., Any]]:
+    """Fills the tab; returns the events of its own that ask for another prompt.
 
     Args:
         explorer: Answers for the models.
@@ -75,18 +75,37 @@ def build_joint_tab(
         with gr.Tab("Toy laws", id="toys"):
             build_toy_tab()
     is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
-    asks = [pair, prompt, k, blocks, seed, is_open, dark]
-    handler = partial(answer, explorer)
-    options: dict[str, Any] = {"js": DARK, "show_progress_on": status, "trigger_mode": "always_last"}
+
+    def told(
+        pair: str,
+        prompt: str,
+        k: int,
+        blocks: int,
+        seed: float,
+        is_open: bool,
+        dark: bool,
+        _progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008 - Gradio reads it from the signature
+    ) -> Any:
+        return answer(explorer, pair, prompt, k, blocks, seed, is_open, dark)
+
     own, other = tabs
     opened = own.select(lambda: True, None, is_open, queue=False, show_progress="hidden")
     other.select(lambda: False, None, is_open, queue=False, show_progress="hidden")
-    for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked):
-        event(handler, asks, shown, **options)
+    follows = []
     if ranked is not None:
         texts = [context.text for context in stored_contexts()]
         chosen = ranked.click(lambda index: texts[index], ranked, prompt, queue=False, show_progress="hidden")
-        chosen.then(handler, asks, shown, **options)
+        follows.append(chosen.then)
+    for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows):
+        event(
+            told,
+            [pair, prompt, k, blocks, seed, is_open, dark],
+            shown,
+            js=DARK,
+            show_progress_on=status,
+            trigger_mode="always_last",
+        )
+    return follows
 
 
 def answer(
@@ -135,17 +154,24 @@ def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "l
     ):
         words, figure = bare(drawn, height)
         parts += [heading(*words), figure]
-    return [_status(measured, note), boxed(f"<h4>{found}.</h4>"), *parts, _samplers(measured, text, theme)]
+    return [
+        _status(measured, note, models.teacher.device.type),
+        boxed(f"<h4>{found}.</h4>"),
+        *parts,
+        _samplers(measured, text, theme),
+    ]
 
 
-def _status(measured: ContextStudy, note: str) -> str:
+def _status(measured: ContextStudy, note: str, device: str) -> str:
     law = measured.law
     known = law.mutual_information
     covered = f"all {len(law.first):,} first tokens" if not law.uncovered else f"{len(law.first):,} first tokens"
-    limits = "" if known.lower == known.upper else f", certainly between {known.lower:.3f} and {known.upper:.3f}"
+    limits = ""
+    if known.lower < known.upper:
+        limits = f" (between {known.lower:.3f} and {known.upper:.3f}, whatever the others do)"
     facts = (
         f"After {len(law.context)} tokens, over {covered}: mutual information {known.value:.3f} nats{limits}; "
-        f"{measured.seconds:.1f} s for law and samplers, seed {measured.seed}."
+        f"{measured.seconds:.1f} s for law and samplers on {device}, seed {measured.seed}."
     )
     notes = [markup.escape(each) for each in (note, *measured.notes) if each]
     return boxed(f'<p class="kf-prose-reading">{" ".join([facts, *notes])}</p>')
@@ -156,7 +182,7 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
     number = ' class="kf-prose-number"'
     head = "".join(
         f"<th{'' if not n else number}>{name}</th>"
-        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "chance", "KL (nats)", "✕"))
+        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "95 %", "chance", "p", "KL (nats)", "✕"))
     )
     rows = "".join(
         f'<tr><td style="white-space: normal">{row.sampler}</td>'
@@ -166,10 +192,12 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
     )
     table = (
         f'<div class="kf-prose-scroll"><table><tr>{head}</tr>{rows}</table></div>'
-        '<p class="kf-prose-reading">TV: total variation distance from the teacher over the cells of the test; '
-        "chance: what as many blocks of the teacher itself show on average, so only what is above it is error. KL: of "
-        "the teacher from the sampler, where the sampler's law is known. ✕: share of blocks that are all but "
-        "impossible, rarer than one in a thousand of the teacher's own.</p>"
+        '<p class="kf-prose-reading">'
+        "TV: total variation distance of the blocks from the teacher's law over the cells of "
+        "the test, with limits that hold the sampler's own; chance: what as many blocks of the teacher itself show "
+        "on average, so a value near it is no evidence of error; p: of the G-test. KL: of the teacher from the "
+        "sampler with exact marginals, where its law is known. ✕: share of blocks that are all but impossible, rarer "
+        "than about one in a thousand of the teacher's own.</p>"
     )
     cards = "".join(
         f"<div><p><b>{row.sampler}</b></p>"
@@ -189,7 +217,9 @@ def _numbers(row: SamplerLaw) -> tuple[str, ...]:
         f"{row.nfe}",
         f"{row.size:,}",
         f"{row.tv.value:.3f}",
+        f"{row.tv.low:.2f} to {row.tv.high:.2f}",
         f"{row.tv_expected:.3f}",
+        f"{row.p_value:.2g}" if row.p_value >= 1e-4 else "&lt; 0.0001",
         "" if row.kl is None else f"{row.kl:.2f}",
         f"{100 * row.impossible.value:.1f} %",
     )
@@ -212,7 +242,7 @@ def _contexts() -> gr.Dataset | None:
     return gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[f"{c.mutual_information:.2f} nats: …{c.text[-END_SHOWN:]}"] for c in stored],
-        label="Find me a context where it matters: our own sentences, ranked by what the next two tokens share",
+        label="Find me a context where it matters: sentences of ours, ranked by what the next two tokens share (tales)",
         type="index",
         samples_per_page=12,
         elem_id="joint-contexts",

@@ -71,17 +71,12 @@ def scrub_view(explorer: Explorer, first: Json) -> gr.HTML:
     )
 
 
-def build_scrub_tab(
-    explorer: Explorer, first: Json, asked: list[Callable[..., Any]], fields: list[gr.Component]
-) -> None:
-    """Fills the tab.
+def open_on(asked: list[Callable[..., Any]], fields: list[gr.Component]) -> None:
+    """Lets the component follow what stands above the tabs.
 
     Args:
-        explorer: Answers for the models.
-        first: The payload that is drawn at once.
         asked: Events that ask for another prompt or pair.
-        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        fields: The dropdown of pairs and the prompt.
     """
-    scrub_view(explorer, first)
     for event in asked:
         event(None, fields, fields[:1], js=OPEN)

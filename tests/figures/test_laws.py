@@ -104,7 +104,11 @@ def test_counts_are_shares_of_each_sampler_and_impossible_ones_stand_apart() -> 
     traces = counts_figure(measured(), "abc".__getitem__).data
     likely, apart = ([t for t in traces if t.xaxis == axis] for axis in ("x", "x2"))
     assert [bar.name for bar in likely] == ["teacher", "student", "ideal MDLM", "expected"]
-    assert list(likely[0].x) == ["b a", "a b"]
+    assert list(counts_figure(measured(), "abc".__getitem__).layout.xaxis.ticktext) == ["b a", "a b"]
+    assert list(counts_figure(measured(), ["<b>", "x", ""].__getitem__).layout.xaxis.ticktext) == [
+        "x &lt;b&gt;",
+        "&lt;b&gt; x",
+    ]
     assert list(likely[1].y) == pytest.approx([75, 0])
     assert list(likely[3].y) == pytest.approx([54, 32])
     assert [list(bar.x) for bar in apart] == [["✕"]] * 4

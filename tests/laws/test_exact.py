@@ -105,8 +105,12 @@ def test_large_vocabulary_takes_the_fewest_that_leave_two_per_cent(monkeypatch: 
     law = pair_law(pair, IDS)
     assert law.uncovered <= 0.02 < law.uncovered + law.marginal_1[law.first[-1]]
     monkeypatch.setattr(exact, "LARGEST_LAW", 24 * 3)
-    with pytest.raises(KfError, match="at most 3 first tokens"):
-        pair_law(pair, IDS)
+    cut = pair_law(pair, IDS)  # the rest is in the bounds
+    assert (len(cut.first), cut.uncovered) == (3, pytest.approx(1 - cut.marginal_1[cut.first].sum()))
+    assert cut.mutual_information.lower <= law.mutual_information.value <= cut.mutual_information.upper
+    with pytest.raises(KfError) as caught:
+        pair_law(pair, IDS, 4)
+    assert caught.value.valid == "at most 3 first tokens"
 
 
 @pytest.mark.parametrize("first", [0, -1, ROWS + 1])

@@ -10,7 +10,7 @@ from scipy.stats import binom, kstest, multinomial
 
 from kfexplore.errors import KfError
 from kfexplore.laws import goodness
-from kfexplore.laws.exact import TeacherTree, pair_law
+from kfexplore.laws.exact import TeacherTree, law_from, pair_law
 from kfexplore.laws.goodness import (
     EXPECTED,
     Partition,
@@ -146,3 +146,14 @@ def test_a_large_law_is_pooled_by_beginnings(monkeypatch: pytest.MonkeyPatch) ->
 def test_product_s_law_is_no_accident_of_the_test() -> None:
     whole = block_law(PAIR.teacher, IDS, 2)
     assert np.abs(whole - product(whole)).sum() / 2 > 0.1
+
+
+def test_pools_of_a_law_with_one_pair_that_is_nearly_sure_hold_enough_each() -> None:
+    first = np.append(1 - 1e-4, np.full(8, 1e-4 / 8))
+    law = law_from(np.array([1]), first, np.arange(9), np.tile(first, (9, 1)))
+    for size in (512, 4096, 100_000):
+        parts = pair_partition(law, size)
+        cells = parts.cells.probability
+        assert len(cells) == 1 or (cells * size >= 4.999).all()
+        counts = np.bincount(parts.index(np.zeros((size, 2), dtype=np.int64)), minlength=len(cells))
+        assert np.isfinite(g_test(counts, cells)).all()

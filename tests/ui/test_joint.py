@@ -54,7 +54,7 @@ def test_the_answer_is_that_of_the_study(explorer: Explorer, k: int) -> None:
     for row in measured.samplers:
         assert row.sampler in parts[-1]
         assert f"{row.tv.value:.3f}" in parts[-1]
-    assert parts[-1].count("✕") >= min(8, sum(row.is_impossible[:8].sum() for row in measured.samplers))
+    assert parts[-1].count("✕") == 3 + sum(row.is_impossible[:8].sum() for row in measured.samplers)
 
 
 def test_tokens_are_escaped(pair: Pair, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,14 +95,23 @@ def test_a_pair_without_a_masked_model_says_so_and_shows_the_rest(pair: Pair) ->
     assert "MDLM, 1 pass" not in parts[-1]
 
 
-def test_the_last_few_studies_are_kept(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_few_studies_are_kept_within_limits(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
+    law = explorer.study("small", "a b c", 2, 512, 99)[0]
 
     def counted(*given: Any) -> Any:
         made.append(given[1:])
-        return object()
+        return law
+
+    def seeds(*asked: int) -> list[int]:
+        made.clear()
+        for seed in asked:
+            explorer.study("small", "a b c", 2, 512, seed)
+        return [given[-1] for given in made]
 
     monkeypatch.setattr("kfexplore.ui.explorer.study", counted)
-    for seed in [*range(HELD), 0, HELD, 0, 1]:  # 1 is the one that went
-        explorer.study("small", "a b c", 2, 512, seed)
-    assert [given[-1] for given in made] == [*range(HELD), HELD, 1]
+    assert seeds(*range(HELD), 0, HELD, 0, 1) == [*range(HELD), HELD, 1]  # 1 is the one that went
+    monkeypatch.setattr("kfexplore.ui.explorer.MOST_HELD_BYTES", 2 * law.law.given.nbytes)
+    assert seeds(20, 21, 22, 21, 20) == [20, 21, 22, 20]
+    monkeypatch.setattr("kfexplore.ui.explorer.MOST_HELD_BYTES", 0)
+    assert seeds(30, 30) == [30]
