@@ -30,14 +30,14 @@ def model_card(pair: Pair, measured: Evaluation) -> str:
             for j in slots
         ],
     )
+    masked = f" Masked diffusion model: {_size(pair.masked)}." if pair.masked else ""
     return f"""# Pair `{pair.info.get("name", "")}`
 
-A teacher and its push-forward student{_origin(pair.info)}. This card is written by `kfexplore eval`; no number in it is
-typed by hand.
+A teacher and its push-forward student{_origin(pair.info)}.
+This card is written by `kfexplore eval`; no number in it is typed by hand.
 
-- Teacher: {_size(pair.teacher)}. Student: {_size(pair.student)}, K = {pair.student.config.block}.
-- {config.depth} blocks, width {config.width}, {config.heads} heads, context {config.context} tokens,
-  {config.vocab_size} tokens with the mask.
+- Teacher: {_size(pair.teacher)}. Student: {_size(pair.student)}, K = {pair.student.config.block}.{masked}
+- Width {config.width}, {config.heads} heads, context {config.context} tokens, {config.vocab_size} tokens with the mask.
 {_facts(pair.info)}
 ## Agreement with the exact map
 
@@ -207,4 +207,4 @@ def _range(found: Estimate, digits: int = 0) -> str:
 
 
 def _size(model: Model) -> str:
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters in {model.config.depth} blocks"
