@@ -22,7 +22,7 @@ _PATTERNS: Final = ("", "/", ".", "\\", "x", "-", "|", "+")
 
 
 def joint_figure(
-    law: BlockLaw, panel: Panel = "joint", text: Text = str, theme: Theme = "light", most: int = 10
+    law: BlockLaw, panel: Panel = "joint", text: Text = str, theme: Theme = "light", most: int = 8
 ) -> go.Figure:
     """A heat map of pairs of tokens, the likeliest on the axes; all panels of a law have one scale.
 
@@ -126,7 +126,7 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
     figure = blank(
         look,
         f"A product of marginals pays {product:.2f} nats more for the teacher's next {measured.k} tokens than the "
-        f"{found.entropy:.2f} they have" + (f"; the masked model's own add {wrong:.2f}" if error else ""),
+        f"{found.entropy:.2f} they have" + (f"; the masked model's wrong marginals add {wrong:.2f}" if error else ""),
         "A bar: mean surprise of the teacher's own blocks under that law, in nats, split into parts that add up.",
     )
     for name, values, colour, pattern in parts:
