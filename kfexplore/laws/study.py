@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,12 +24,24 @@ from kfexplore.laws.samplers import (
 from kfexplore.pair import Pair
 from kfexplore.results import BlockLaw, ContextStudy, Correlation, Floats, ProductError, SamplerLaw
 
+Report = Callable[[float, str], object]
+"""Told the share of the work that is done, and what comes next."""
 REFERENCE_BLOCKS = 4096
 """Teacher's own blocks over which marginals of later slots are means."""
 
 
+def silent(_share: float, _what: str) -> None:
+    """Reports to nobody."""
+
+
 def study(
-    pair: Pair, ids: list[int], k: int = 2, blocks: int = 4096, seed: int = 0, first: int | None = None
+    pair: Pair,
+    ids: list[int],
+    k: int = 2,
+    blocks: int = 4096,
+    seed: int = 0,
+    first: int | None = None,
+    report: Report = silent,
 ) -> ContextStudy:
     """The exact law of the next two tokens, the total correlation of the next k, and what every sampler makes of them.
 
@@ -39,6 +52,7 @@ def study(
         blocks: N of each sampler.
         seed: Keys all noise, with the sample number.
         first: M, see `pair_law`.
+        report: Told the share of the work that is done, about, and what comes next.
 
     Raises:
         KfError: as `pair_law`; k or N outside what is allowed.
@@ -48,19 +62,23 @@ def study(
     if not FEWEST_BLOCKS <= blocks <= MOST_BLOCKS:
         raise KfError(f"{blocks} blocks were asked for.", f"{FEWEST_BLOCKS} to {MOST_BLOCKS}")
     pair.check_ids(ids)
+    report(0.0, "the exact law of two tokens")
     tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64))
     law = pair_law(pair, ids, first, tree)
     known = k == 2 and not law.uncovered
     reference = np.empty((0, k), dtype=np.int64)
     if not known:
+        report(0.1, "the teacher's own blocks")
         reference = teacher_blocks(pair, ids, k, seed, range(REFERENCE_BLOCKS), REFERENCE_NOISE, tree)
     means = slot_means(tree, k, reference, law)
     correlation = means.correlation()
     error = means.against(masked_marginals(pair.masked, ids, k)) if pair.masked else None
     below, expected = goodness.impossible_below(law, k, goodness.log_probs(tree, law, reference))
     partitions: dict[int, goodness.Partition] = {}
-    rows = []
-    for sampler in block_samplers(pair, ids, k, tree, correlation.marginals):
+    rows: list[SamplerLaw] = []
+    samplers = block_samplers(pair, ids, k, tree, correlation.marginals)
+    for sampler in samplers:
+        report(0.3 + 0.7 * len(rows) / len(samplers), sampler.name)
         size = min(blocks, sampler.most or blocks)
         if size not in partitions:
             partitions[size] = goodness.partition(tree, law, k, size)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfexplore.errors import KfError
-from kfexplore.laws.study import study
+from kfexplore.laws.study import Report, silent, study
 from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.noise import checked
 from kfexplore.pair import Pair
@@ -73,8 +73,18 @@ class Explorer:
         """A section over two sliders; request: seq, pair, prompt, u, slots (i < j), resolution."""
         return self._answer(request, self._grid)
 
-    def study(self, name: str, prompt: str, k: int, blocks: int, seed: int) -> tuple[ContextStudy, Pair, str]:
+    def study(
+        self,
+        name: str,
+        prompt: str,
+        k: int,
+        blocks: int,
+        seed: int,
+        report: Report = silent,
+    ) -> tuple[ContextStudy, Pair, str]:
         """Exact law and samplers after a prompt, the pair, and what was cut; the last few are kept.
+
+        `report` is told how far it is, as by `laws.study`.
 
         Raises:
             KfError: as `laws.study`, or of the pair or prompt.
@@ -83,7 +93,7 @@ class Explorer:
         pair, context, cut = self._context({"pair": name, "prompt": prompt})
         with self._heavy:
             if key not in self._studies:
-                self._studies[key] = study(pair, context.ids.tolist(), k, blocks, seed)
+                self._studies[key] = study(pair, context.ids.tolist(), k, blocks, seed, report=report)
                 while len(self._studies) > 1 and (len(self._studies) > HELD or self._held_bytes() > MOST_HELD_BYTES):
                     self._studies.popitem(last=False)
             self._studies.move_to_end(key)

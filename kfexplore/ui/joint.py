@@ -13,6 +13,7 @@ from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme, colours, token_colour, token_label
 from kfexplore.laws.ranking import stored_contexts
+from kfexplore.laws.study import Report, silent
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
 from kfexplore.ui.explorer import Explorer
@@ -84,9 +85,9 @@ def build_joint_tab(
         seed: float,
         is_open: bool,
         dark: bool,
-        _progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008 - Gradio reads it from the signature
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio reads it from the signature
     ) -> Any:
-        return answer(explorer, pair, prompt, k, blocks, seed, is_open, dark)
+        return answer(explorer, pair, prompt, k, blocks, seed, is_open, dark, lambda s, what: progress(s, desc=what))
 
     own, other = tabs
     opened = own.select(lambda: True, None, is_open, queue=False, show_progress="hidden")
@@ -109,7 +110,15 @@ def build_joint_tab(
 
 
 def answer(
-    explorer: Explorer, pair: str, prompt: str, k: int, blocks: int, seed: float, is_open: bool, dark: bool
+    explorer: Explorer,
+    pair: str,
+    prompt: str,
+    k: int,
+    blocks: int,
+    seed: float,
+    is_open: bool,
+    dark: bool,
+    report: Report = silent,
 ) -> Any:
     """What stands below the settings: text is HTML, figures are JSON. While the tab is closed, nothing is asked.
 
@@ -119,7 +128,7 @@ def answer(
     if not is_open:
         return [gr.skip()] * count
     try:
-        measured, models, note = explorer.study(pair, prompt, int(k), int(blocks), int(seed or 0))
+        measured, models, note = explorer.study(pair, prompt, int(k), int(blocks), int(seed or 0), report)
     except KfError as error:
         parts = (error.failed, error.valid and f"Valid: {error.valid}", error.run and f"Try: {error.run}")
         told = "".join(f"<p>{markup.escape(part)}</p>" for part in parts if part)

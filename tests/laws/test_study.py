@@ -108,3 +108,12 @@ def test_bad_input_is_a_clear_error(changes: dict[str, object], words: str) -> N
     pair: Pair = tiny()
     with pytest.raises(KfError, match=words):
         study(pair, **{"ids": IDS, **changes})  # type: ignore[arg-type]
+
+
+def test_progress_rises_and_names_every_sampler() -> None:
+    told: list[tuple[float, str]] = []
+    found = study(tiny(with_masked=True), IDS, k=3, blocks=100, report=lambda share, what: told.append((share, what)))
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert 0 == shares[0] <= shares[-1] < 1
+    assert [what for _, what in told][2:] == [row.sampler for row in found.samplers]

@@ -99,7 +99,7 @@ def test_the_last_few_studies_are_kept_within_limits(explorer: Explorer, monkeyp
     made: list[tuple[Any, ...]] = []
     law = explorer.study("small", "a b c", 2, 512, 99)[0]
 
-    def counted(*given: Any) -> Any:
+    def counted(*given: Any, **_: Any) -> Any:
         made.append(given[1:])
         return law
 
