@@ -37,7 +37,7 @@ def laws(
         raise KfError("A law is named in two ways.", "--toy NAME, or --pair with --prompt or --token-ids")
     own = [option for option, value in {"--eps": eps, "--rho": rho, "--length": length}.items() if value is not None]
     if toy is None and own:
-        raise KfError(f"{' and '.join(own)} belong to a toy law.", "--toy NAME with them, or --pair without")
+        raise KfError(f"Only a toy law takes {' and '.join(own)}.", "--toy NAME with it, or --pair without")
     if toy is not None:
         _toy(toy, {"eps": eps, "rho": rho, "length": length}, as_json)
         return

@@ -264,6 +264,7 @@ ERRORS = {
     "laws --toy chain --eps nan": "eps is nan",
     "laws --toy permutation --length 7": "length is 7",
     "laws --toy chain --prompt a": "named in two ways",
+    f"laws --pair FOLDER {IDS} --eps 0.2": "Only a toy law takes --eps",
     "laws --pair FOLDER": "context is missing, or given twice",
     f"laws --pair FOLDER {IDS} --k 5": "k is 5",
     f"laws --pair FOLDER {IDS} --first 0": "0 first tokens",
