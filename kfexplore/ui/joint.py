@@ -13,6 +13,7 @@ from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme, colours, token_colour, token_label
 from kfexplore.laws.ranking import stored_contexts
+from kfexplore.laws.samplers import LARGEST_BLOCK
 from kfexplore.laws.study import Report, silent
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
@@ -53,7 +54,7 @@ def build_joint_tab(
         with gr.Tab("After the prompt", id="prompt"):
             html(boxed(f"<p>{INTRO}</p>"))
             with gr.Row(equal_height=True):
-                k = gr.Radio([2, 3, 4], value=2, label="Tokens of a block, K", elem_id="joint-k", scale=2)
+                k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Tokens of a block, K", elem_id="joint-k", scale=2)
                 blocks = gr.Radio(
                     [("512", 512), ("1,024", 1024), ("4,096", 4096)],
                     value=1024,
@@ -205,8 +206,8 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
         "TV: total variation distance of the blocks from the teacher's law over the cells of "
         "the test, with limits that hold the sampler's own; chance: what as many blocks of the teacher itself show "
         "on average, so a value near it is no evidence of error; p: of the G-test. KL: of the teacher from the "
-        "sampler with exact marginals, where its law is known. ✕: share of blocks that are all but impossible, rarer "
-        "than about one in a thousand of the teacher's own.</p>"
+        "sampler's law, where that is known (of perfect marginals for the ideal MDLM). ✕: share of blocks that are all "
+        "but impossible, rarer than about one in a thousand of the teacher's own.</p>"
     )
     cards = "".join(
         f"<div><p><b>{row.sampler}</b></p>"
