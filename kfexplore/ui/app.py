@@ -64,8 +64,8 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
             with gr.Tab("Scrub", id="scrub") as scrub:
                 scrub_view(explorer, first)
             with gr.Tab("Joint vs marginal", id="joint") as joint:
-                asked += build_joint_tab(explorer, asked, [pair, prompt], (joint, scrub))
-        open_on(asked, [pair, prompt])
+                open_on(asked, [pair, prompt])  # before the study's: listeners of an event run one after another
+                open_on(build_joint_tab(explorer, asked, [pair, prompt], (joint, scrub)), [pair, prompt])
 
         def linked(request: gr.Request) -> tuple[Any, Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as markup
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import gradio as gr
@@ -14,9 +15,9 @@ from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme, colours, token_colour, token_label
 from kfexplore.laws.ranking import stored_contexts
 from kfexplore.laws.samplers import LARGEST_BLOCK
-from kfexplore.laws.study import Report, silent
+from kfexplore.laws.study import Report
 from kfexplore.pair import Pair
-from kfexplore.results import ContextStudy, SamplerLaw
+from kfexplore.results import ContextStudy, RankedContext, SamplerLaw
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.plot import plot
 from kfexplore.ui.prose import DARK, boxed, heading, html
@@ -73,29 +74,19 @@ def build_joint_tab(
             for name, height in (("surprise", 240), ("counts", 380)):
                 shown += [html(""), plot(EMPTY, min_height=height, elem_id=f"joint-{name}")]
             shown.append(html("", elem_id="joint-samplers"))
-            ranked = _contexts()
+            stored = stored_contexts()
+            ranked = _contexts(stored) if stored else None
         with gr.Tab("Toy laws", id="toys"):
             build_toy_tab()
     is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
 
-    def told(
-        pair: str,
-        prompt: str,
-        k: int,
-        blocks: int,
-        seed: float,
-        is_open: bool,
-        dark: bool,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio reads it from the signature
-    ) -> Any:
-        return answer(explorer, pair, prompt, k, blocks, seed, is_open, dark, lambda s, what: progress(s, desc=what))
-
+    told = partial(answer, explorer)
     own, other = tabs
     opened = own.select(lambda: True, None, is_open, queue=False, show_progress="hidden")
     other.select(lambda: False, None, is_open, queue=False, show_progress="hidden")
     follows = []
     if ranked is not None:
-        texts = [context.text for context in stored_contexts()]
+        texts = [context.text for context in stored]
         chosen = ranked.click(lambda index: texts[index], ranked, prompt, queue=False, show_progress="hidden")
         follows.append(chosen.then)
     for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows):
@@ -119,7 +110,7 @@ def answer(
     seed: float,
     is_open: bool,
     dark: bool,
-    report: Report = silent,
+    report: Report = gr.Progress(),  # noqa: B008 - Gradio reads it from the signature
 ) -> Any:
     """What stands below the settings: text is HTML, figures are JSON. While the tab is closed, nothing is asked.
 
@@ -131,8 +122,7 @@ def answer(
     try:
         measured, models, note = explorer.study(pair, prompt, int(k), int(blocks), int(seed or 0), report)
     except KfError as error:
-        parts = (error.failed, error.valid and f"Valid: {error.valid}", error.run and f"Try: {error.run}")
-        told = "".join(f"<p>{markup.escape(part)}</p>" for part in parts if part)
+        told = "".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines())
         return [boxed(told, "kf-prose-failed"), *[gr.skip()] * (count - 1)]
     return show(measured, models, note, "dark" if dark else "light")
 
@@ -244,11 +234,8 @@ def _block(row: SamplerLaw, n: int, text: Callable[[int], str], theme: Theme) ->
     return f'<p class="kf-prose-block">{chips}{" ✕" if row.is_impossible[n] else ""}</p>'
 
 
-def _contexts() -> gr.Dataset | None:
-    """Contexts where the product errs most, to be tried; None where none are stored."""
-    stored = stored_contexts()
-    if not stored:
-        return None
+def _contexts(stored: list[RankedContext]) -> gr.Dataset:
+    """Contexts where the product errs most, to be tried."""
     return gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[f"{c.mutual_information:.2f} nats: …{c.text[-END_SHOWN:]}"] for c in stored],
