@@ -18,7 +18,8 @@ from kfexplore.bench.scrub import environment
 from kfexplore.config import ModelConfig, TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher, build
-from kfexplore.training.loop import make_optimizers, tokens_per_step
+from kfexplore.training import processes
+from kfexplore.training.loop import backward, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 
 SLOTS = (1, 2, 4, 8)
@@ -55,7 +56,7 @@ def bench_train(
     peak = _peak(place, config.precision, repeats)
     teacher = cast(Teacher, build(teacher_shape)).to(place)
     flops: float = 2 * _multiplied(teacher) * 3 * config.batch * config.context
-    jobs: list[tuple[str, nn.Module, TrainConfig, Callable[[int], Tensor], float]] = [
+    jobs: list[tuple[str, nn.Module, TrainConfig, Callable[..., Tensor], float]] = [
         ("teacher", teacher, config, partial(teacher_loss, teacher, tokens, config), flops)
     ]
     frozen = cast(Teacher, build(teacher_shape)).to(place).requires_grad_(False)
@@ -120,12 +121,12 @@ def _multiplied(model: nn.Module) -> int:
 
 
 def _steps(
-    model: nn.Module, config: TrainConfig, loss: Callable[[int], Tensor], repeats: int, place: torch.device
+    model: nn.Module, config: TrainConfig, loss: Callable[..., Tensor], repeats: int, place: torch.device
 ) -> list[float]:
-    optimizers = make_optimizers(model, config)
+    optimizers, parts = make_optimizers(model, config), processes.rows(config.batch, config.accumulate)
 
     def step(n: int) -> None:
-        loss(n).backward()
+        backward(lambda step, rows: loss(step, rows=rows), n, parts)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

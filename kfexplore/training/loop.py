@@ -63,11 +63,7 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * share
-        value = torch.zeros((), device=next(model.parameters()).device)
-        for rows in parts:
-            loss = loss_of(step, rows) / len(parts)
-            loss.backward()
-            value += loss.detach()
+        value = backward(loss_of, step, parts)
         parameters = [p for p in model.parameters() if p.grad is not None]
         processes.average([value, *(p.grad for p in parameters if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -91,6 +87,16 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
     processes.wait()
     if mean is not None:
         model.load_state_dict(mean.module.state_dict())
+
+
+def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[slice]) -> Tensor:
+    """Adds the gradient of a step, its equal parts one after another; returns the loss."""
+    losses = []
+    for rows in parts:
+        loss = loss_of(step, rows) / len(parts)
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:

@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 class Explorer:
-    """Answers the page. Heavy work (tables, grids, studies) is done one at a time; points are not kept waiting by it.
+    """Answers the page. Heavy work (tables and grids; studies) is done one at a time; points are not kept waiting by it.
 
     Args:
         loaders: Name of each pair on offer -> how to load it; loaded on first use and kept.
@@ -46,6 +46,7 @@ class Explorer:
         self._loading = {name: threading.Lock() for name in self.loaders}  # a download keeps no other pair waiting
         self._holding = {name: threading.Lock() for name in self.loaders}  # nor does a long prompt of it
         self._heavy = threading.Lock()
+        self._studying = threading.Lock()  # a study takes seconds; tables of sliders are not kept waiting by it
         self._studies: OrderedDict[tuple[str, str, int, int, int], ContextStudy] = OrderedDict()
 
     def pair(self, name: str) -> Pair:
@@ -91,7 +92,7 @@ class Explorer:
         """
         key = (name, prompt, k, blocks, seed)
         pair, context, cut = self._context({"pair": name, "prompt": prompt})
-        with self._heavy:
+        with self._studying:
             if key not in self._studies:
                 self._studies[key] = study(pair, context.ids.tolist(), k, blocks, seed, report=report)
                 while len(self._studies) > 1 and (len(self._studies) > HELD or self._held_bytes() > MOST_HELD_BYTES):
