@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 class Explorer:
-    """Answers the page. Heavy work (tables and grids; studies) is done one at a time; points are not kept waiting by it.
+    """Answers the page. Tables and grids are made one at a time, and so are studies; points are not kept waiting.
 
     Args:
         loaders: Name of each pair on offer -> how to load it; loaded on first use and kept.
