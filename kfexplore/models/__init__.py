@@ -7,12 +7,13 @@ import torch
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
 from kfexplore.models.masked import MaskedModel
+from kfexplore.models.static import StaticCache
 from kfexplore.models.student import Student
 from kfexplore.models.teacher import Teacher
 
 Model = Teacher | Student | MaskedModel
 
-__all__ = ["KVCache", "MaskedModel", "Model", "Student", "Teacher", "begin_from", "build"]
+__all__ = ["KVCache", "MaskedModel", "Model", "StaticCache", "Student", "Teacher", "begin_from", "build"]
 
 
 def build(config: ModelConfig) -> Model:

@@ -8,7 +8,7 @@ whose cost is therefore linear in the number of slots: groups never attend to ea
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class Segment:
         visible: (B,) row r sees its first `visible[r]` keys only; None: all.
         alone: Query i of t sees key n - t + i only.
         memo: What is worked out once for all layers of a pass.
+        mask: (1 or B, 1, t, n) bool, the keys that each query sees; None: as the others say.
     """
 
     def __init__(
@@ -37,12 +38,15 @@ class Segment:
         visible: Tensor | None = None,
         alone: bool = False,
         memo: dict[str, Any] | None = None,
+        mask: Tensor | None = None,
     ) -> None:
-        self.k, self.v, self.causal, self.visible, self.alone = k, v, causal, visible, alone
+        self.k, self.v, self.causal, self.visible, self.alone, self.mask = k, v, causal, visible, alone, mask
         self.memo: dict[str, Any] = {} if memo is None else memo
 
     def hidden(self, queries: int) -> Tensor | None:
         """What must not be seen: a bool mask that broadcasts to (B, 1, t, n), or None."""
+        if self.mask is not None:
+            return ~self.mask
         n = self.k.shape[2]
         keys = torch.arange(n, device=self.k.device)
         if self.visible is not None:
@@ -62,8 +66,9 @@ def attend(q: Tensor, segments: list[Segment]) -> Tensor:
         only = segments[0]
         if only.causal and only.k.shape[2] == q.shape[2]:
             return F.scaled_dot_product_attention(q, only.k, only.v, is_causal=True)
-        hidden = only.hidden(q.shape[2])
-        return F.scaled_dot_product_attention(q, only.k, only.v, attn_mask=None if hidden is None else ~hidden)
+        hidden = only.hidden(q.shape[2]) if only.mask is None else None
+        mask = only.mask if hidden is None else ~hidden
+        return F.scaled_dot_product_attention(q, only.k, only.v, attn_mask=mask)
     if q.is_cuda and torch.is_grad_enabled() and len(segments) == 2 and segments[0].visible is not None:
         return attend_groups(q, segments[0], segments[1])
     q = q * q.shape[-1] ** -0.5
@@ -101,6 +106,19 @@ def attend_reference(q: Tensor, segments: list[Segment]) -> Tensor:
         masks.append(torch.zeros(shape, dtype=torch.bool, device=q.device) if hidden is None else hidden.expand(shape))
     scores = (q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5
     return scores.masked_fill(torch.cat(masks, dim=-1), float("-inf")).softmax(dim=-1) @ v
+
+
+class Cache(Protocol):
+    """Where a pass finds the keys before it and leaves its own."""
+
+    def positions(self, count: int, device: torch.device) -> Tensor:
+        """Positions (1 or B, count) of the next tokens."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
+        """Takes the pass's keys and values (B, h, t, d); returns all that its queries may see."""
+
+    def commit(self, count: int) -> None:
+        """Keeps the first `count` tokens of the pass."""
 
 
 class KVCache:

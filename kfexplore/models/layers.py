@@ -10,28 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfexplore.config import ModelConfig
-from kfexplore.models.attention import KVCache, Segment, attend
-
-FEW_ROWS = 4
-"""Rows up to which a product on a CPU is bound by reading the weights."""
-
-
-class Linear(nn.Linear):
-    """A linear map whose products with a few rows are taken as weight times columns on a CPU.
-
-    A decoding step has few rows. There the library's own order reads the weights at half the speed (measured in
-    docs/LOG.md), and a single row is slower than the same row four times. The slow twin is `nn.Linear`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.numel() // x.shape[-1]
-        if rows > FEW_ROWS or x.device.type != "cpu" or torch.is_grad_enabled():
-            return super().forward(x)
-        flat = x.reshape(rows, -1)
-        if rows == 1:
-            flat = flat.repeat(FEW_ROWS, 1)
-        out = (self.weight @ flat.t()).t()[:rows].reshape(*x.shape[:-1], -1)
-        return out if self.bias is None else out + self.bias
+from kfexplore.models.attention import Cache, KVCache, Segment, attend
+from kfexplore.models.packed import Linear
 
 
 class Embedding(nn.Module):
@@ -56,15 +36,16 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", 10000.0**-exponents)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (1 or B, 1, T, d/2) of positions (1 or B, T), float32."""
-        angles = positions[:, None, :, None].float() * self.inv_freq.float()
-        return angles.cos(), angles.sin()
+        """Cosines and signed sines (1 or B, T, 1, 1, d) of positions (1 or B, T), float32."""
+        angles = positions[:, :, None, None, None].float() * self.inv_freq.float()
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (x_i, x_{i + d/2}) of x (B, h, T, d) by its angle."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    """Turns each pair (x_i, x_{i + d/2}) of x (B, T, n, h, d) by its angle."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -78,7 +59,7 @@ class Block(nn.Module):
         self.attn_qkv = Linear(width, 3 * width, bias=False)
         self.attn_out = Linear(width, width, bias=False)
         self.norm2 = nn.LayerNorm(width, bias=False)
-        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU("tanh"), Linear(4 * width, width))
+        self.mlp = nn.ModuleDict({"0": Linear(width, 4 * width), "2": Linear(4 * width, width)})
         if config.cond_width:
             self.adaLN_modulation = Linear(config.cond_width, 6 * width)
 
@@ -87,23 +68,29 @@ class Block(nn.Module):
         x: Tensor,
         angles: tuple[Tensor, Tensor],
         layer: int,
-        cache: KVCache | None,
+        cache: Cache | None,
         cond: Tensor | None,
     ) -> Tensor:
         """x (B, T, H) -> (B, T, H); causal through `cache`, bidirectional without one."""
         if cond is None:
-            x = x + self._attention(self.norm1(x), angles, layer, cache)
-            return x + self.mlp(self.norm2(x))
+            x = self.attn_out(self._attention(self.norm1(x), angles, layer, cache), add=x)
+            return self._mlp(self.norm2(x), add=x)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(cond)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self._attention(self.norm1(x) * (1 + scale1) + shift1, angles, layer, cache)
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        heads = self._attention(self.norm1(x) * (1 + scale1) + shift1, angles, layer, cache)
+        x = x + gate1 * self.attn_out(heads)
+        return x + gate2 * self._mlp(self.norm2(x) * (1 + scale2) + shift2)
 
-    def _attention(self, x: Tensor, angles: tuple[Tensor, Tensor], layer: int, cache: KVCache | None) -> Tensor:
+    def _mlp(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        out: Tensor = self.mlp["2"](self.mlp["0"](x, gelu=True), add=add)
+        return out
+
+    def _attention(self, x: Tensor, angles: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
         batch, count, width = x.shape
-        qkv = self.attn_qkv(x).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = rotate(qkv[0], *angles), rotate(qkv[1], *angles), qkv[2]
+        qkv = self.attn_qkv(x).view(batch, count, 3, self.heads, -1)
+        turned = rotate(qkv[:, :, :2], *angles)
+        q, k, v = (part.transpose(1, 2) for part in (turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2]))
         segments = [Segment(k, v)] if cache is None else cache.extend(layer, k, v)
-        return self.attn_out(attend(q, segments).transpose(1, 2).reshape(batch, count, width))
+        return attend(q, segments).transpose(1, 2).reshape(batch, count, width)
 
 
 class OutputLayer(nn.Module):
@@ -140,7 +127,7 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         return self.vocab_embed.embedding.device
 
-    def run_blocks(self, x: Tensor, cache: KVCache | None, keep: int = 0, cond: Tensor | None = None) -> Tensor:
+    def run_blocks(self, x: Tensor, cache: Cache | None, keep: int = 0, cond: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, H) of embedded tokens x (B, T, H).
 
         Args:

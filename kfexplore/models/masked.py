@@ -36,12 +36,22 @@ class MaskedModel(Backbone):
 
     def forward(self, ids: Tensor, read: int | None = None) -> Tensor:
         """Logits float32 for partly masked ids (B, N), the mask token's at -1e6: (B, N, V), or the last `read` of N."""
-        sigma = torch.zeros(ids.shape[0], device=ids.device)
-        cond = nn.functional.silu(self.sigma_map(sigma))
-        hidden = self.run_blocks(self.vocab_embed(ids), None, cond=cond)
-        logits = self.output_layer(hidden if read is None else hidden[:, -read:], cond)
+        hidden = self.hidden(ids)
+        return self.read(hidden if read is None else hidden[:, -read:])
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Hidden states (B, N, H) of partly masked ids (B, N)."""
+        return self.run_blocks(self.vocab_embed(ids), None, cond=self._condition(len(ids)))
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Logits float32 (B, T, V) of hidden states (B, T, H), the mask token's at -1e6."""
+        logits = self.output_layer(hidden, self._condition(len(hidden)))
         logits[..., self.config.mask_id] = -1e6
         return logits
+
+    def _condition(self, batch: int) -> Tensor:
+        """(B, C) at sigma = 0."""
+        return nn.functional.silu(self.sigma_map(torch.zeros(batch, device=self.device)))
 
     def log_probs(self, ids: Tensor) -> Tensor:
         """Natural-log marginals at every position: ids (B, N) int64 -> (B, N, V) float32.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from kfexplore import noise as noises
 from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
-from kfexplore.models.attention import KVCache
+from kfexplore.models.attention import Cache, KVCache
 from kfexplore.models.layers import Backbone
+from kfexplore.models.packed import Linear
 from kfexplore.models.teacher import MASK_LOGIT
 
 
@@ -24,23 +26,31 @@ class NoiseEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.frequencies = [10000.0 ** (-i / (width // 2)) for i in range(width // 2)]
-        self.combined_proj = nn.Linear(2 * width, width)
+        self.frequencies = tuple(10000.0 ** (-i / (width // 2)) for i in range(width // 2))
+        self.combined_proj = Linear(2 * width, width)
         self.norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
 
     def features(self, s: Tensor) -> Tensor:
         """(...) float64 -> (..., H) in the dtype of the weights."""
-        angles = 2 * math.pi * s[..., None] * torch.tensor(self.frequencies, dtype=torch.float64, device=s.device)
+        angles = s[..., None] * _radians(self.frequencies, s.device)
         return torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.combined_proj.weight.dtype)
 
     def forward(self, noise: Tensor, tau: float = 1.0) -> Tensor:
         """noise (B, k) in [0, 1) -> (B, k, H)."""
         noise = noise.double()
         with torch.autocast(noise.device.type, enabled=False):
-            both = torch.cat([self.features(noise), self.features(torch.full_like(noise, tau))], dim=-1)
+            own = self.features(noise)
+            both = torch.cat([own, self.features(noise.new_full((1, 1), tau)).expand_as(own)], dim=-1)
             x = self.combined_proj(both)
             return x + self.mlp(self.norm(x))
+
+
+@lru_cache(maxsize=16)
+def _radians(frequencies: tuple[float, ...], device: torch.device) -> Tensor:
+    """2 pi f in float64: no buffer of the module, whose dtype follows the weights'."""
+    with torch.inference_mode(False):
+        return torch.tensor([2 * math.pi * f for f in frequencies], dtype=torch.float64, device=device)
 
 
 class Student(Backbone):
@@ -54,9 +64,10 @@ class Student(Backbone):
         self,
         tokens: Tensor | None,
         noise: Tensor,
-        cache: KVCache,
+        cache: Cache,
         tau: float = 1.0,
         keep_noise: int = 0,
+        also: int = 0,
     ) -> Tensor:
         """One pass over the tokens just chosen and k fresh noise slots.
 
@@ -67,9 +78,11 @@ class Student(Backbone):
             tau: Temperature given to the noise encoder; 1 in all published results.
             keep_noise: Noise slots that the cache keeps too (only without `tokens`): a sweep of slot j reuses
                 those before j, by causality.
+            also: Logits of the last so many tokens come before those of the slots: a student that was trained with
+                `context_loss` has the law of the next token there.
 
         Returns:
-            Logits of the k slots (B, k, V), float32.
+            Logits (B, also + k, V), float32.
         """
         if tokens is not None and keep_noise:
             raise ValueError("noise slots can be kept only where no tokens come before them")
@@ -78,7 +91,7 @@ class Student(Backbone):
         if tokens is not None:
             x = torch.cat([self.vocab_embed(tokens), x], dim=1)
             kept = tokens.shape[1]
-        logits = self.output_layer(self.run_blocks(x, cache, keep=kept)[:, -noise.shape[1] :])
+        logits = self.output_layer(self.run_blocks(x, cache, keep=kept)[:, -noise.shape[1] - also :])
         logits[..., self.config.mask_id] = MASK_LOGIT
         return logits
 

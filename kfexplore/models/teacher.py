@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kfexplore.models.attention import KVCache
+from kfexplore.models.attention import Cache, KVCache
 from kfexplore.models.layers import Backbone
 
 MASK_LOGIT = -1000.0
@@ -14,7 +14,7 @@ MASK_LOGIT = -1000.0
 class Teacher(Backbone):
     """Causal language model."""
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, read: int | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None = None, read: int | None = None) -> Tensor:
         """Next-token logits float32 after the last `read` of ids (B, T), all by default: (B, read or T, V).
 
         The cache, where one is given, comes before ids and keeps them.

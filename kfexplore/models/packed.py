@@ -1,0 +1,61 @@
+"""Linear maps without gradient on a CPU: weights packed once for oneDNN, and what follows the product done with it.
+
+A decoding step has few rows, and there the plain product reads its weights at half the speed that memory allows
+(docs/LOG.md). The packed weights are a second copy, kept as long as the layer and until its weights change.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALL = 2**20
+"""Entries of a weight that caches hold: a single row is then multiplied faster without packing."""
+
+_packed: weakref.WeakKeyDictionary[nn.Linear, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
+
+
+class Linear(nn.Linear):
+    """x W' + b, then the tanh-approximated GELU if asked for, then a sum with `add`; the slow twin is `plain`."""
+
+    def forward(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        """x (..., in) -> (..., out); `add` (..., out)."""
+        if not self._packs(x):
+            return self.plain(x, gelu, add)
+        weight = self._packed_weight()
+        if add is not None and not gelu:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, self.bias, "add")
+        name, rule = ("gelu", "tanh") if gelu else ("none", "")
+        out = torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, name, [], rule)
+        return out if add is None else out + add
+
+    def plain(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        """The same by PyTorch's own operations."""
+        out = F.linear(x, self.weight, self.bias)
+        if gelu:
+            out = F.gelu(out, approximate="tanh")
+        return out if add is None else add + out
+
+    def _packs(self, x: Tensor) -> bool:
+        """Whether this product is taken with packed weights."""
+        return (
+            x.device.type == "cpu"
+            and not torch.is_grad_enabled()
+            and x.dtype == self.weight.dtype == torch.float32
+            and not (x.numel() == self.in_features and self.weight.numel() < SMALL)
+            and x.numel() > 0
+            and torch.backends.mkldnn.is_available()
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def _packed_weight(self) -> Tensor:
+        version = 0 if self.weight.is_inference() else self.weight._version
+        state = (self.weight.data_ptr(), version)
+        held = _packed.get(self)
+        if held is None or held[0] != state:
+            held = state, torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+            _packed[self] = held
+        return held[1]

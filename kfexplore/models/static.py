@@ -1,0 +1,82 @@
+"""The cache of decoding: keys and values of B rows in buffers that are allocated once.
+
+A token's keys stand at its position, and a query sees the positions up to its own. So a pass may write anywhere: noise
+slots are overwritten by the tokens that take their place, rows may end at different positions, a prompt shorter than
+others may be followed by filling, and nothing has to be cleared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kfexplore.models.attention import Segment
+
+
+class StaticCache:
+    """Room for `capacity` tokens in each row.
+
+    Args:
+        capacity: Positions of a row, noise slots included.
+        stride: Keys read by a pass are a multiple of this (capacity at most): passes of one shape for recorded graphs.
+    """
+
+    def __init__(self, capacity: int, stride: int = 1) -> None:
+        self.capacity, self.stride = capacity, stride
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        self._positions = torch.empty(0)
+        self._rows: Tensor | None = None
+        self._span = slice(0, 0)
+        self._mask: Tensor | None = None
+        self._reach = 0
+
+    def place(self, start: int | Tensor, count: int, last: int | None = None) -> None:
+        """Says where the `count` tokens of the next pass stand.
+
+        Args:
+            start: Position of the first, one for all rows or (B,) int64.
+            count: Tokens of the pass.
+            last: The largest start, where `start` is a tensor.
+        """
+        highest = start if isinstance(start, int) else last
+        if highest is None or highest + count > self.capacity:
+            raise ValueError(f"cache of {self.capacity} tokens asked to hold {count} from {highest}")
+        self._reach = min(self.capacity, -(-(highest + count) // self.stride) * self.stride)
+        if isinstance(start, int):
+            self._rows, self._span = None, slice(start, start + count)
+            self._positions = torch.arange(start, start + count)[None]
+        else:
+            self._rows = torch.arange(len(start), device=start.device)[:, None]
+            self._positions = start[:, None] + torch.arange(count, device=start.device)
+        self._mask = None
+        if count > 1 or self._rows is not None or self._reach > highest + count:
+            keys = torch.arange(self._reach, device=self._positions.device)
+            self._mask = (keys <= self._positions[..., None])[:, None]
+
+    def positions(self, count: int, device: torch.device) -> Tensor:
+        """Positions of the pass (1 or B, count)."""
+        if self._positions.shape[1] != count:
+            raise ValueError(f"{count} tokens in a pass that was placed for {self._positions.shape[1]}")
+        self._positions = self._positions.to(device)
+        if self._mask is not None:
+            self._mask = self._mask.to(device)
+        return self._positions
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
+        """Writes keys and values (B, h, t, d) in their places; returns what the queries see."""
+        if layer == len(self._layers):
+            batch, heads, _, width = k.shape
+            shape = (batch, self.capacity, heads, width)
+            self._layers.append((k.new_zeros(shape), v.new_zeros(shape)))
+        held_k, held_v = self._layers[layer]
+        if self._rows is None:
+            held_k[:, self._span] = k.transpose(1, 2)
+            held_v[:, self._span] = v.transpose(1, 2)
+        else:
+            held_k[self._rows, self._positions] = k.transpose(1, 2)
+            held_v[self._rows, self._positions] = v.transpose(1, 2)
+        seen = slice(0, self._reach)
+        return [Segment(held_k[:, seen].transpose(1, 2), held_v[:, seen].transpose(1, 2), mask=self._mask)]
+
+    def commit(self, count: int) -> None:
+        """Nothing: a token is kept by not writing over it."""
