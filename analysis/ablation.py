@@ -102,7 +102,7 @@ def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folde
         torch.manual_seed(seed)
         student = arm.student(dataclasses.replace(teacher.config, kind="student", depth=depth, block=block))
         if arm.frequencies is not None:
-            student.noise_encoder.frequencies = arm.frequencies(len(student.noise_encoder.frequencies))
+            student.noise_encoder.frequencies = tuple(arm.frequencies(len(student.noise_encoder.frequencies)))
         begin_from(student, teacher if previous is None else previous)
         _fit(student, teacher, tokens, config, folder / f"{block}", previous)
         previous = student.requires_grad_(False)

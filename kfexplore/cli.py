@@ -5,18 +5,31 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kfexplore.cli_generate import generate
 from kfexplore.cli_laws import laws
-from kfexplore.cli_options import DeviceOption, IdsOption, JsonFlag, PairOption, PromptOption, numbers, read_context
+from kfexplore.cli_options import (
+    DeviceOption,
+    IdsOption,
+    JsonFlag,
+    PairOption,
+    PromptOption,
+    StudentOption,
+    TeacherOption,
+    TokenizerOption,
+    load_chosen,
+    numbers,
+    pair_files,
+    read_context,
+)
 from kfexplore.cli_train import train
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
-    from kfexplore.config import Kind
-    from kfexplore.pair import Pair
+    pass
 
 app = typer.Typer(
     help="Explore K-Forcing: K uniform noise variables to K tokens in one pass.",
@@ -29,10 +42,6 @@ app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
 export = typer.Typer(help="Write files that the app or others use.", no_args_is_help=True)
 app.add_typer(export, name="export")
-
-TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
-StudentOption = Annotated[Path | None, typer.Option("--student", help="Checkpoint of the student.")]
-TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json of such a pair.")]
 
 
 def main() -> None:
@@ -57,7 +66,7 @@ def app_command(
     """Open the app in a browser."""
     from kfexplore.ui.app import launch
 
-    files = _files(pair, teacher, student)
+    files = pair_files(pair, teacher, student)
     launch(pair=pair or "tales", files=(*files, tokenizer) if files else None, device=device, host=host, port=port)
 
 
@@ -74,7 +83,7 @@ def map_command(
     as_json: JsonFlag = False,
 ) -> None:
     """The tokens that noise chooses after a context: exact (G*) beside learned."""
-    chosen = _pair(pair, teacher, student, tokenizer, device)
+    chosen = load_chosen(pair, teacher, student, tokenizer, device)
     ids = read_context(chosen, prompt, token_ids)
     block = chosen.block([ids], [numbers(noise, float, "--noise")])
     exact, learned = block.teacher[0].tolist(), block.student[0].tolist()
@@ -96,76 +105,7 @@ def map_command(
         print(f"{j + 1:>4}  {u:>8.5f}  {names[0]:<18} {sign} {names[1]:<20} {block.margins[0, j]:>7.3f}")
 
 
-@app.command()
-def generate(
-    model: Annotated[str, typer.Option(help="ar or pflm.")],
-    pair: PairOption = None,
-    teacher: TeacherOption = None,
-    student: StudentOption = None,
-    tokenizer: TokenizerOption = None,
-    prompt: PromptOption = None,
-    token_ids: IdsOption = None,
-    ckpt_path: Annotated[
-        Path | None, typer.Option("--ckpt_path", "--ckpt-path", help="One checkpoint instead of a pair.")
-    ] = None,
-    noise_file: Annotated[
-        Path | None, typer.Option(help="(steps, B, k) float32 .npy; row s is used at step s.")
-    ] = None,
-    freq_penalty: Annotated[
-        float,
-        typer.Option("--freq-penalty", "--freq_penalty", help="pflm: argmax of logits - penalty x counts."),
-    ] = 0.0,
-    dither: Annotated[
-        int | None,
-        typer.Option(help="pflm: draw from the student's distribution with the bits of u below 2^-DITHER, 1 to 16."),
-    ] = None,
-    k: Annotated[int | None, typer.Option("--k", "--K", help="pflm: tokens a pass; by default all trained.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
-    samples: Annotated[int, typer.Option(help="Samples of the prompt, each with noise of its own.")] = 1,
-    seed: Annotated[int, typer.Option(help="Keys the noise, with sample and position.")] = 0,
-    tau: Annotated[float, typer.Option(help="pflm: temperature given to the noise encoder.")] = 1.0,
-    device: DeviceOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Continue a prompt, autoregressively (ar) or K tokens a pass (pflm), from noise that is given or keyed."""
-    from kfexplore import noise
-    from kfexplore.checkpoints.registry import load_model
-    from kfexplore.decoding import generate as decoding
-
-    kinds: dict[str, Kind] = {"ar": "teacher", "pflm": "student"}
-    if model not in kinds:
-        raise KfError(f"There is no model {model!r}.", "ar or pflm")
-    both: Pair | None = None
-    network: Any
-    if ckpt_path is not None:
-        if pair or teacher or student or tokenizer:
-            raise KfError("A model is named in two ways.", "--ckpt_path alone, or a pair")
-        network = load_model(ckpt_path, device=device, kind=kinds[model])
-    else:
-        both = _pair(pair, teacher, student, tokenizer, device)
-        network = getattr(both, kinds[model])
-    if model == "ar" and (k is not None or freq_penalty or dither is not None or tau != 1.0):
-        raise KfError(
-            "ar draws one token a pass from the teacher's own law.", "--k, --freq-penalty, --dither and --tau with pflm"
-        )
-    slots = 1 if model == "ar" else decoding.checked_slots(network, k)
-    ids = read_context(both, prompt, token_ids)
-    if noise_file:
-        values = noise.load(noise_file)
-        samples, source = values.shape[1], decoding.replayed_noise(values, slots)
-    else:
-        source = decoding.keyed_noise(seed, samples, slots)
-    result = decoding.generate(
-        network, [ids] * samples, source, max_new_tokens, tau=tau, penalty=freq_penalty, dither=dither
-    )
-    rows = result.tokens.tolist()
-    texts = ["".join(both.texts(row)) for row in rows] if both and both.tokenizer else []
-    if as_json:
-        print(json.dumps({"tokens": rows, "text": texts, "nfe": result.nfe, "seconds": result.seconds}))
-        return
-    for row in texts or rows:
-        print(row)
-    print(f"[{result.nfe} passes, {result.seconds:.2f} s]", file=sys.stderr)
+app.command("generate")(generate)
 
 
 @app.command("eval")
@@ -241,7 +181,7 @@ def bench_scrub_command(
 
     if size and (pair or page):
         raise KfError("Random weights are timed without a pair or page.", "--size alone, or --pair with --page")
-    chosen = random_pair(size, device) if size else _pair(pair, None, None, None, device)
+    chosen = random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
     result = bench_scrub(chosen, context, repeats, tables=size is None)
     if page:
         result["rows"] += bench_page(pair or "tales", device or "cpu")
@@ -293,24 +233,6 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise KfError(f"{path} cannot be written: {error}.", "a file in a folder you may write to") from None
-
-
-def _pair(
-    name: str | None, teacher: Path | None, student: Path | None, tokenizer: Path | None, device: str | None
-) -> Pair:
-    from kfexplore.pair import load_pair, pair_from_files
-
-    files = _files(name, teacher, student)
-    return pair_from_files(*files, tokenizer, device) if files else load_pair(name or "tales", device=device)
-
-
-def _files(name: str | None, teacher: Path | None, student: Path | None) -> tuple[Path, Path] | None:
-    """The two checkpoints, where a pair is given so."""
-    if teacher is None and student is None:
-        return None
-    if name or teacher is None or student is None:
-        raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
-    return teacher, student
 
 
 if __name__ == "__main__":

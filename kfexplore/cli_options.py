@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from kfexplore.pair import Pair
 
 PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, or a folder.")]
+TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
+StudentOption = Annotated[Path | None, typer.Option("--student", help="Checkpoint of the student.")]
+TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json of such a pair.")]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="The context, as text.")]
 IdsOption = Annotated[str | None, typer.Option("--token-ids", help="The context, as token ids: 1,2,3.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -44,3 +48,22 @@ def numbers(text: str, kind: type[Any], option: str) -> list[Any]:
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise KfError(f"{option} {text!r} is not a list of {what}.", f"{what} with commas between") from None
+
+
+def load_chosen(
+    name: str | None, teacher: Path | None, student: Path | None, tokenizer: Path | None, device: str | None
+) -> Pair:
+    """The pair that --pair, or --teacher and --student name."""
+    from kfexplore.pair import load_pair, pair_from_files
+
+    files = pair_files(name, teacher, student)
+    return pair_from_files(*files, tokenizer, device) if files else load_pair(name or "tales", device=device)
+
+
+def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> tuple[Path, Path] | None:
+    """The two checkpoints, where a pair is given so."""
+    if teacher is None and student is None:
+        return None
+    if name or teacher is None or student is None:
+        raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
+    return teacher, student

@@ -297,3 +297,61 @@ class Recipe:
             block=block,
             cond_width=self.cond_width if kind == "masked" else 0,
         )
+
+
+DecoderName = Literal["ar", "pflm", "mdlm", "verified", "jacobi"]
+DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
+MOST_DITHER_BITS = 16
+"""Noise is a multiple of 2^-24: eight bits or more are left to choose with."""
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How samples are written."""
+
+    decoder: DecoderName = "ar"
+    """ar: the teacher, one token a pass; pflm: the student, k a pass; mdlm: the masked model, k a pass; verified: the
+    student guesses, the teacher checks; jacobi: the teacher iterates on k guesses. ar, verified and jacobi write the
+    same text."""
+    k: int | None = None
+    """Tokens, or guesses, a pass; None: the student's trained K, for mdlm 1."""
+    tau: float = 1.0
+    """Temperature: of the teacher's logits, or as the student's noise encoder is given it; not of mdlm."""
+    penalty: float = 0.0
+    """pflm: frequency penalty of the published sampler."""
+    dither: int | None = None
+    """pflm: draw from a slot's distribution with the bits of u below 2^-dither."""
+    exact_first: bool = False
+    """pflm: slot 1 from the student's own next-token law (trained with `context_loss`)."""
+    order: Literal["random", "confident"] = "random"
+    """mdlm: which positions are filled first."""
+    guess: Literal["student", "nothing"] = "student"
+    """jacobi: what a block begins with."""
+
+    def __post_init__(self) -> None:
+        if self.k is not None and self.k < 1:
+            raise KfError(f"k is {self.k}.", "at least 1")
+        if self.decoder == "ar" and self.k not in (None, 1):
+            raise KfError("ar draws one token a pass from the teacher's own law.", "k with the other decoders")
+        if not 0 < self.tau < math.inf:
+            raise KfError(f"tau is {self.tau}.", "a number above 0")
+        if not 0 <= self.penalty < math.inf:
+            raise KfError(f"penalty is {self.penalty}.", "0 or more")
+        if self.dither is not None and not 1 <= self.dither <= MOST_DITHER_BITS:
+            raise KfError(f"dither is {self.dither} bits.", f"1 to {MOST_DITHER_BITS}")
+        if self.penalty and (self.dither is not None or self.exact_first):
+            other = "exact_first" if self.exact_first else f"a dither ({self.dither})"
+            raise KfError(f"Both a penalty ({self.penalty}) and {other} were asked for.", "one of the two, or none")
+        fresh = {
+            "tau": 1.0,
+            "penalty": 0.0,
+            "dither": None,
+            "exact_first": False,
+            "order": "random",
+            "guess": "student",
+        }
+        of = {"tau": ("ar", "pflm", "verified", "jacobi"), "order": ("mdlm",), "guess": ("jacobi",)}
+        for name, usual in fresh.items():
+            takers = of.get(name, ("pflm",))
+            if getattr(self, name) != usual and self.decoder not in takers:
+                raise KfError(f"{name} means nothing to {self.decoder}.", f"{name} with {' or '.join(takers)}")

@@ -17,7 +17,8 @@ from typer.main import get_command
 
 from kfexplore import cli, noise
 from kfexplore.checkpoints.saving import save_model
-from kfexplore.decoding.generate import generate, replayed_noise
+from kfexplore.config import DecodeConfig, DecoderName
+from kfexplore.decoding.generate import Networks, generate, replayed_noise
 from kfexplore.laws.study import study
 from kfexplore.pair import load_pair
 from kfexplore.training.data import train_tokenizer
@@ -107,14 +108,14 @@ def test_long_prompt_is_cut_and_the_cut_is_told(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("model", "k"), [("ar", 1), ("pflm", 4), ("pflm", 2)])
-def test_generate_replays_the_noise_of_a_file(shell: Shell, model: str, k: int) -> None:
+def test_generate_replays_the_noise_of_a_file(shell: Shell, model: DecoderName, k: int) -> None:
     slots = f"--k {k}" if model == "pflm" else ""
     result = shell.json(
         f"generate --model {model} {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 6 {slots}"
     )
     pair = load_pair(shell.folder)
-    network = pair.teacher if model == "ar" else pair.student
-    expected = generate(network, [[3, 1, 4]] * 3, replayed_noise(STEPS, k), 6)
+    config, networks = DecodeConfig(model, k), Networks(pair.teacher, pair.student)
+    expected = generate(config, networks, [[3, 1, 4]] * 3, replayed_noise(STEPS, config, networks, 6), 6)
     assert set(result) == {"tokens", "text", "nfe", "seconds"}
     assert result["tokens"] == expected.tokens.tolist()
     assert result["nfe"] == expected.nfe
@@ -169,7 +170,8 @@ def test_eval_writes_what_it_measured(shell: Shell, tmp_path: Path) -> None:
 
 def test_dither_is_passed_on(shell: Shell) -> None:
     line = f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 8"
-    expected = generate(load_pair(shell.folder).student, [[3, 1, 4]] * 3, replayed_noise(STEPS, 4), 8, dither=4)
+    config, networks = DecodeConfig("pflm", dither=4), Networks(student=load_pair(shell.folder).student)
+    expected = generate(config, networks, [[3, 1, 4]] * 3, replayed_noise(STEPS, config, networks, 8), 8)
     assert shell.json(line + " --dither 4")["tokens"] == expected.tokens.tolist()
     assert shell.json(line)["tokens"] != expected.tokens.tolist()
 
@@ -253,7 +255,7 @@ ERRORS = {
     f"generate --model pflm --ckpt_path FOLDER/teacher {IDS}": "a student was asked for",
     f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "Both a penalty (0.5) and a dither (6)",
     f"generate --model pflm {FILES} {IDS} --dither 17": "dither is 17 bits",
-    f"generate --model ar {FILES} {IDS} --dither 6": "ar draws one token",
+    f"generate --model ar {FILES} {IDS} --dither 6": "dither means nothing to ar",
     "eval FOLDER --text FOLDER/none.txt": "no text in",
     "eval FOLDER --text FOLDER/text.txt --samples 1": "1 windows",
     "eval FOLDER --text FOLDER/text.txt --new-tokens 79": "exceed the context",

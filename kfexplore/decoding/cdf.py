@@ -27,6 +27,13 @@ def invert(cumulative: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(chosen, first), last)
 
 
+def choose(cumulative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """As `invert`, with the distance (..., n) float64 of u from the nearer edge of its token's cell."""
+    tokens = invert(cumulative, u)
+    below = cumulative.gather(-1, (tokens - 1).clamp_min(0)) * (tokens > 0)
+    return tokens, torch.minimum(u - below, cumulative.gather(-1, tokens) - u).clamp_min(0.0)
+
+
 def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
     """One token a row: logits (..., V), u (...) -> (...) int64."""
     return invert(cdf(logits), u[..., None])[..., 0]

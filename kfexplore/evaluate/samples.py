@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kfexplore.decoding.generate import generate, keyed_noise
+from kfexplore.config import DecodeConfig
+from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
 from kfexplore.evaluate import diversity, intervals
 from kfexplore.models import Teacher
@@ -21,41 +22,34 @@ FEWEST_NEW = 4
 """A sample has at least one 4-gram."""
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """One way to write; `k` None is the teacher, one token a pass."""
-
-    k: int | None = None
-    penalty: float = 0.0
-    dither: int | None = None
-
-    @property
-    def name(self) -> str:
-        """As tables and figures show it."""
-        if self.k is None:
-            return "AR"
-        penalty = f", penalty {self.penalty:g}" if self.penalty else ""
-        dither = f", dither {self.dither} bits" if self.dither is not None else ""
-        return f"K = {self.k}{penalty}{dither}"
+def name(config: DecodeConfig) -> str:
+    """A decoder's name, as tables and figures show it."""
+    if config.decoder == "ar":
+        return "AR"
+    penalty = f", penalty {config.penalty:g}" if config.penalty else ""
+    dither = f", dither {config.dither} bits" if config.dither is not None else ""
+    return f"K = {config.k}{penalty}{dither}"
 
 
-def decoders(block: int, penalty: float, dither: int) -> list[Decoder]:
+def decoders(block: int, penalty: float, dither: int) -> list[DecodeConfig]:
     """The teacher; the plain argmax at every K; at the largest the published penalty and the dithered argmax."""
-    plain = [Decoder(k) for k in range(1, block + 1)]
-    others = [Decoder(block, penalty=penalty)] if penalty else []
-    return [Decoder(), *plain, *others, Decoder(block, dither=dither)]
+    plain = [DecodeConfig("pflm", k) for k in range(1, block + 1)]
+    others = [DecodeConfig("pflm", block, penalty=penalty)] if penalty else []
+    return [DecodeConfig("ar"), *plain, *others, DecodeConfig("pflm", block, dither=dither)]
 
 
 @dataclass(frozen=True)
 class Written:
     """The new tokens of one decoder (S, n) and its forward passes a sample."""
 
-    decoder: Decoder
+    decoder: DecodeConfig
     tokens: Ints
     nfe: int
 
 
-def write(pair: Pair, prefixes: Ints, new_tokens: int, decoder: Decoder, seed: int = 0, batch: int = 64) -> Written:
+def write(
+    pair: Pair, prefixes: Ints, new_tokens: int, decoder: DecodeConfig, seed: int = 0, batch: int = 64
+) -> Written:
     """Continues prefixes (S, N), noise keyed by (seed, sample, position): the batch size changes nothing.
 
     Raises:
@@ -63,12 +57,12 @@ def write(pair: Pair, prefixes: Ints, new_tokens: int, decoder: Decoder, seed: i
     """
     if new_tokens < FEWEST_NEW:
         raise KfError(f"Samples of {new_tokens} tokens were asked for.", f"at least {FEWEST_NEW} new tokens")
-    network = pair.teacher if decoder.k is None else pair.student
+    networks = Networks(pair.teacher, pair.student)
     parts, passes = [], 0
     for first in range(0, len(prefixes), batch):
         rows = prefixes[first : first + batch].tolist()
-        source = keyed_noise(seed, len(rows), decoder.k or 1, first)
-        decoded = generate(network, rows, source, new_tokens, penalty=decoder.penalty, dither=decoder.dither)
+        noise = keyed_noise(seed, range(first, first + len(rows)), decoder, networks, new_tokens)
+        decoded = generate(decoder, networks, rows, noise, new_tokens)
         parts.append(decoded.tokens)
         passes = decoded.nfe
     return Written(decoder, np.concatenate(parts), passes)
@@ -95,7 +89,7 @@ def quality(teacher: Teacher, prefixes: Ints, written: list[Written]) -> list[Sa
     return [_measured(each, teacher_losses(teacher, prefixes, each.tokens), own) for each in written]
 
 
-def write_all(pair: Pair, prefixes: Ints, new_tokens: int, chosen: list[Decoder], seed: int) -> list[Written]:
+def write_all(pair: Pair, prefixes: Ints, new_tokens: int, chosen: list[DecodeConfig], seed: int) -> list[Written]:
     """`write` for several decoders, with a bar."""
     return [write(pair, prefixes, new_tokens, d, seed) for d in tqdm(chosen, desc="samples", leave=False, delay=1)]
 
@@ -107,7 +101,7 @@ def _measured(written: Written, losses: Floats, own: Floats) -> SampleQuality:
         return intervals.mean(np.array([statistic(row) for row in tokens]))
 
     return SampleQuality(
-        decoder=decoder.name,
+        decoder=name(decoder),
         k=decoder.k or 1,
         penalty=decoder.penalty,
         dither=decoder.dither,

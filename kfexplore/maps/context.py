@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfexplore.decoding.cdf import cdf, invert
+from kfexplore.decoding.cdf import cdf, choose
 from kfexplore.models import KVCache, Student, Teacher
 from kfexplore.results import Floats, Ints
 
@@ -82,10 +82,10 @@ class HeldContext:
                     branches.append(grown)
                 for n, law in zip(tile.tolist(), laws, strict=True):
                     at = members[n]
-                    tokens[at, j], edges[at, j] = _choose(law, noise[at, j])
+                    tokens[at, j], edges[at, j] = choose(law, noise[at, j])
                     if j and (edges[at, j] < NEAR_EDGE).any():
                         settled = self._law(tuple(prefixes[n].tolist()))[0]
-                        tokens[at, j], edges[at, j] = _choose(settled, noise[at, j])
+                        tokens[at, j], edges[at, j] = choose(settled, noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
             prefixes = torch.cat([prefixes[children[:, 0]], children[:, 1:]], dim=1)
             if branches:
@@ -128,7 +128,7 @@ class HeldContext:
         prefix: Tokens = ()
         answers = []
         for u in noise.split(1):
-            answers.append(_choose(self._law(prefix)[0], u))
+            answers.append(choose(self._law(prefix)[0], u))
             prefix = (*prefix, int(answers[-1][0]))
         chosen, edge = (torch.cat(part) for part in zip(*answers, strict=True))
         return chosen, edge
@@ -159,13 +159,6 @@ class HeldContext:
 def _members(node: Tensor, count: int) -> tuple[Tensor, ...]:
     """The rows at each of `count` nodes."""
     return node.argsort(stable=True).split(torch.bincount(node, minlength=count).tolist())
-
-
-def _choose(law: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens that u (m,) chooses under F (V,), and its distance from the nearest edge of the cell."""
-    tokens = invert(law, u)
-    below = torch.where(tokens > 0, law[(tokens - 1).clamp_min(0)], torch.zeros_like(u))
-    return tokens, torch.minimum(u - below, law[tokens] - u).clamp_min(0.0)
 
 
 def _argmax(logits: Tensor) -> tuple[Tensor, Tensor]:

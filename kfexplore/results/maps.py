@@ -128,7 +128,11 @@ class Decoded:
 
     tokens: Ints
     """(B, n) new tokens, the context left out."""
+    lengths: Ints
+    """(B,) new tokens of each sample up to the end of its text, that token included; n where it does not end."""
     nfe: int
-    """Forward passes of the network (number of function evaluations), the one over the prompt included."""
+    """Forward passes over the batch (number of function evaluations); reading the prompts is not among them."""
+    kept: Ints
+    """(steps, B) tokens that each row gained in each step, before the last are cut to n."""
     seconds: float
-    """Wall-clock time of decoding alone."""
+    """Wall-clock time of decoding alone, without reading the prompts."""

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kfexplore import noise
-from kfexplore.config import TrainConfig
-from kfexplore.decoding.generate import collect, pflm_steps
+from kfexplore.config import DecodeConfig, TrainConfig
+from kfexplore.decoding.pflm import pflm_steps
+from kfexplore.decoding.rows import Rows
 from kfexplore.errors import KfError
 from kfexplore.models import KVCache, MaskedModel, Student, Teacher
 from kfexplore.training.data import windows
@@ -123,8 +124,11 @@ def own_words(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
         (B, N).
     """
     half = ids.shape[1] // 2
-    written = collect(pflm_steps(student, ids[:, :half], lambda s: noise[:, s]), ids.shape[1] - half).tokens
-    return torch.cat([ids[:, :half], torch.from_numpy(written).to(ids.device)], dim=1)
+    rows = Rows(ids[:, :half].tolist(), noise[0].numel(), ids.device)
+    config = DecodeConfig("pflm")
+    for _ in pflm_steps(student, rows, noise.flatten(1), noise.shape[2], config, settle=False, recorded=False):
+        pass
+    return rows.ids[:, : ids.shape[1]].clone()  # outside inference mode
 
 
 def noise_of_own_words(student: Student, ids: Tensor) -> tuple[int, int]:

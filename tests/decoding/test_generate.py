@@ -1,32 +1,74 @@
-"""Decoding: the published sampler's tokens, the naive loop's tokens, and no influence of the batch around a sample."""
+"""Decoding: the published sampler's tokens, the slow twins' tokens, and no influence of the batch around a sample."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from helpers import DATA, built, student, teacher
-from torch import Tensor
+from helpers import DATA, built, masked, student, teacher
 
 from kfexplore import noise
-from kfexplore.config import ModelConfig
+from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.decoding import ar, lossless, pflm, readout
 from kfexplore.decoding.generate import (
-    checked_slots,
-    collect,
-    dithered,
+    Networks,
+    decode,
     generate,
     keyed_noise,
-    penalised_argmax,
-    pflm_steps,
+    keyed_order,
+    needed_noise,
     replayed_noise,
+    slots,
 )
+from kfexplore.decoding.reference import reference
 from kfexplore.errors import KfError
-from kfexplore.models import Student, Teacher
+from kfexplore.models import Student
+from kfexplore.results import Decoded
 
-PROMPTS = [[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]]
+LEVEL = [[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]]
+RAGGED = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8], [9, 7], [9, 3, 2, 3, 8, 4, 6, 2, 6]]
+ALL = Networks(teacher(), student(), masked())
+WAYS = [
+    DecodeConfig("ar"),
+    DecodeConfig("ar", tau=0.7),
+    DecodeConfig("pflm"),
+    DecodeConfig("pflm", 1),
+    DecodeConfig("pflm", 3, tau=0.5),
+    DecodeConfig("pflm", 3, penalty=0.5),
+    DecodeConfig("pflm", dither=6),
+    DecodeConfig("pflm", exact_first=True),
+    DecodeConfig("mdlm"),
+    DecodeConfig("mdlm", 4),
+    DecodeConfig("mdlm", 3, order="confident"),
+    DecodeConfig("verified"),
+    DecodeConfig("verified", 2, tau=0.7),
+    DecodeConfig("jacobi"),
+    DecodeConfig("jacobi", 3, guess="nothing"),
+    DecodeConfig("jacobi", 9, guess="nothing"),
+]
+
+
+def named(config: DecodeConfig) -> str:
+    usual = DecodeConfig(config.decoder)
+    return "-".join(
+        str(value) for name, value in vars(config).items() if name == "decoder" or value != getattr(usual, name)
+    )
+
+
+def write(
+    config: DecodeConfig, prompts: list[list[int]], new: int = 11, seed: int = 5, first: int = 0, **options: Any
+) -> Decoded:
+    samples = range(first, first + len(prompts))
+    values = keyed_noise(seed, samples, config, ALL, new)
+    return generate(config, ALL, prompts, values, new, keyed_order(seed, samples, new), **options)
+
+
+def slowly(config: DecodeConfig, prompts: list[list[int]], new: int = 11, networks: Networks = ALL) -> list[list[int]]:
+    samples = range(len(prompts))
+    values = keyed_noise(5, samples, config, networks, new)
+    return reference(config, networks, prompts, values, new, keyed_order(5, samples, new)).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -47,149 +89,118 @@ def published(parity: dict[str, np.ndarray]) -> Student:
 def test_student_decodes_the_published_tokens(
     published: Student, parity: dict[str, np.ndarray], k: int, penalty: float
 ) -> None:
-    source = replayed_noise(parity["stream"].astype(np.float64), k)
-    decoded = generate(published, parity["ctx"].tolist(), source, 21, penalty=penalty)
+    config, networks = DecodeConfig("pflm", k, penalty=penalty), Networks(student=published)
+    values = replayed_noise(parity["stream"].astype(np.float64), config, networks, 21)
+    decoded = generate(config, networks, parity["ctx"].tolist(), values, 21)
     assert decoded.tokens.tolist() == parity[f"decode_k{k}_fp{penalty}"].tolist()
 
 
-def test_teacher_decodes_the_tokens_of_the_naive_loop() -> None:
-    network, new = teacher(), 12
-    u = noise.uniform(5, range(len(PROMPTS)), 0, new)
-    rows = [list(prompt) for prompt in PROMPTS]
-    for row, values in zip(rows, u, strict=True):
-        for value in values:
-            law = network(torch.tensor([row]))[0, -1].double().softmax(0).numpy()
-            row.append(int(np.searchsorted(np.cumsum(law), value)))
-    decoded = generate(network, PROMPTS, keyed_noise(5, len(PROMPTS), 1), new)
-    assert decoded.tokens.tolist() == [row[3:] for row in rows]
+@pytest.mark.parametrize("prompts", [LEVEL, RAGGED], ids=["level", "ragged"])
+@pytest.mark.parametrize("config", WAYS, ids=named)
+def test_every_decoder_writes_what_its_slow_twin_writes(config: DecodeConfig, prompts: list[list[int]]) -> None:
+    assert write(config, prompts).tokens.tolist() == slowly(config, prompts)
 
 
-@pytest.mark.parametrize("k", [2, 4])
-def test_student_decodes_the_tokens_of_the_naive_loop(k: int) -> None:
-    network, source = student(), keyed_noise(5, len(PROMPTS), k)
-    ids = torch.tensor(PROMPTS)
-    for step in range(3):
-        ids = torch.cat([ids, network.block_logits(ids, source(step)).argmax(dim=-1)], dim=1)
-    assert generate(network, PROMPTS, source, 3 * k).tokens.tolist() == ids[:, 3:].tolist()
+@pytest.mark.parametrize("config", WAYS, ids=named)
+def test_every_decoder_writes_the_same_in_float64(config: DecodeConfig) -> None:
+    exact = Networks(teacher().double(), student().double(), masked().double())
+    values = keyed_noise(5, range(5), config, exact, 9)
+    fast = generate(config, exact, RAGGED, values, 9, keyed_order(5, range(5), 9))
+    assert fast.tokens.tolist() == slowly(config, RAGGED, 9, exact)
 
 
-@pytest.mark.parametrize(("network", "k"), [(teacher(), 1), (student(), 4)], ids=["ar", "pflm"])
-def test_tokens_of_a_sample_do_not_depend_on_the_batch_around_it(network: Teacher | Student, k: int) -> None:
-    alone = generate(network, PROMPTS[:1], keyed_noise(3, 1, k), 10).tokens[0].tolist()
-    for others in (PROMPTS[1:], PROMPTS[3:], PROMPTS[:1] * 4):
-        batch = [PROMPTS[0], *others]
-        assert generate(network, batch, keyed_noise(3, len(batch), k), 10).tokens[0].tolist() == alone
+@pytest.mark.parametrize("config", WAYS, ids=named)
+def test_tokens_of_a_sample_do_not_depend_on_the_batch_around_it(config: DecodeConfig) -> None:
+    alone = write(config, RAGGED[:1], first=0).tokens[0].tolist()
+    for others in (RAGGED[1:], LEVEL, RAGGED[:1] * 4):
+        assert write(config, [RAGGED[0], *others]).tokens[0].tolist() == alone
+    last = write(config, RAGGED).tokens[4].tolist()
+    assert write(config, RAGGED[4:], first=4).tokens[0].tolist() == last
+
+
+@pytest.mark.parametrize("peaky", [1.0, 8.0])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "config", [way for way in WAYS if way.decoder in ("verified", "jacobi") and way.tau == 1.0], ids=named
+)
+def test_lossless_decoders_write_the_text_of_ar(config: DecodeConfig, seed: int, peaky: float) -> None:
+    networks = Networks(teacher(peaky=peaky), student())
+    values = noise.uniform(seed, range(5), 0, 17)
+    for prompts in (LEVEL, RAGGED, RAGGED[1:2]):
+        expected = generate(DecodeConfig("ar"), networks, prompts, values[: len(prompts)], 17)
+        decoded = generate(config, networks, prompts, values[: len(prompts)], 17)
+        assert decoded.tokens.tolist() == expected.tokens.tolist()
+        assert decoded.kept.sum(axis=0).tolist() == [17] * len(prompts)
+
+
+def test_a_student_that_knows_the_map_is_verified_in_whole_blocks() -> None:
+    """The teacher's own G* stands in for the student's guesses: every round keeps K + 1 tokens."""
+    values = noise.uniform(1, range(2), 0, 20)
+    exact = generate(DecodeConfig("ar"), ALL, LEVEL[:2], values, 20).tokens
+    network = student()
+
+    class Knowing:
+        config, device = network.config, network.device
+        run_blocks, vocab_embed = network.run_blocks, network.vocab_embed
+
+        def __call__(self, _: torch.Tensor, u: torch.Tensor, *__: Any) -> torch.Tensor:
+            at = int(np.flatnonzero(values[0] == float(u[0, 0]))[0])
+            ahead = np.concatenate([exact, np.zeros((2, 4), dtype=np.int64)], axis=1)[:, at : at + 4]
+            return torch.nn.functional.one_hot(torch.from_numpy(ahead), network.config.vocab_size).float()
+
+    knowing = cast(Student, Knowing())
+    decoded = generate(DecodeConfig("verified"), Networks(teacher(), knowing), LEVEL[:2], values, 20)
+    assert decoded.tokens.tolist() == exact.tolist()
+    assert decoded.kept.tolist() == [[5, 5]] * 4
+    assert decoded.nfe == 8
+
+
+def test_the_first_pass_of_a_jacobi_block_is_a_verified_one() -> None:
+    first = {}
+    for name in ("verified", "jacobi"):
+        config = DecodeConfig(cast(Any, name))
+        steps = decode(config, ALL, RAGGED, noise.uniform(0, range(5), 0, 12), 12)
+        assert next(steps).tokens.numel() == 0
+        first[name] = next(steps)
+    assert first["verified"].tokens.tolist() == first["jacobi"].tokens.tolist()
+    assert cast(Any, first["verified"].counts).tolist() == cast(Any, first["jacobi"].counts).tolist()
+
+
+@pytest.mark.parametrize("config", [way for way in WAYS if way.decoder != "mdlm"], ids=named)
+def test_what_is_in_doubt_is_settled_by_the_row_alone(config: DecodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every choice is declared doubtful, and every pass over the cache is made to err: the tokens stay."""
+    expected = slowly(config, RAGGED)
+    monkeypatch.setattr(readout, "NEAR_EDGE", 2.0)
+    monkeypatch.setattr(readout, "NEAR_TIE", 1e9)
+    for module in (ar, lossless, pflm):
+        plain = module.Passes.__call__
+
+        def erring(*args: Any, plain: Any = plain, **kw: Any) -> Any:
+            tokens, *rest = plain(*args, **kw)
+            return (tokens + 1) % 40, *rest
+
+        monkeypatch.setattr(module, "Passes", type("Erring", (module.Passes,), {"__call__": erring}))
+    assert write(config, RAGGED).tokens.tolist() == expected
+    if config.penalty == 0:  # counts of wrong tokens would be carried on
+        assert write(config, RAGGED, settle=False).tokens.tolist() != expected
 
 
 def test_samples_of_one_prompt_differ_by_their_noise() -> None:
-    decoded = generate(teacher(), [PROMPTS[0]] * 4, keyed_noise(0, 4, 1), 10)
+    decoded = write(DecodeConfig("ar"), [LEVEL[0]] * 4)
     assert len({tuple(row) for row in decoded.tokens.tolist()}) == 4
 
 
-def test_keyed_noise_runs_on_from_step_to_step() -> None:
-    steps = torch.cat([keyed_noise(9, 3, 4)(step) for step in range(3)], dim=1)
-    assert np.array_equal(steps.numpy(), noise.uniform(9, range(3), 0, 12))
-
-
-def test_temperature_reaches_the_noise_encoder() -> None:
-    source, network = keyed_noise(0, 5, 4), student()
-    cold, usual = (generate(network, PROMPTS, source, 4, tau=tau).tokens for tau in (0.3, 1.0))
-    ids = torch.tensor(PROMPTS)
-    assert cold.tolist() == network.block_logits(ids, source(0), tau=0.3).argmax(dim=-1).tolist()
-    assert cold.tolist() != usual.tolist()
-
-
-def test_penalty_counts_grow_within_the_block() -> None:
-    logits = torch.tensor([2.0, 1.8, 1.6, 0.0]).expand(1, 4, 4)
-    counts = torch.zeros(1, 4)
-    # by hand, penalty 0.5: 2.0 wins; then 1.5 < 1.8; then 1.5, 1.3 < 1.6; then 1.5 > 1.3 > 1.1
-    assert penalised_argmax(logits, counts, 0.5).tolist() == [[0, 1, 2, 0]]
-    assert counts.tolist() == [[2, 1, 1, 0]]
-
-
-def test_penalty_counts_of_a_row_are_its_own() -> None:
-    logits = torch.tensor([[[2.0, 1.8, 0.0]], [[0.0, 1.8, 2.0]]])
-    counts = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    assert penalised_argmax(logits, counts, 0.5).tolist() == [[1], [2]]
-
-
-class Constant:
-    """A student whose every slot has the same logits."""
-
-    config = SimpleNamespace(context=32, block=2, vocab_size=4)
-
-    def __call__(self, _: Tensor, noise: Tensor, *__: Any) -> Tensor:
-        return torch.tensor([2.0, 1.8, 1.6, 0.0]).expand(*noise.shape, 4)
-
-
-def test_penalty_counts_generated_tokens_of_all_blocks_but_not_the_prompt() -> None:
-    prompt, source = torch.tensor([[0, 0, 0, 0]]), keyed_noise(0, 1, 2)
-    steps = pflm_steps(cast(Student, Constant()), prompt, source, penalty=0.5)
-    # as above, and on: counts 2, 1, 1 leave 1.0, 1.3, 1.1
-    assert collect(steps, 5).tokens.tolist() == [[0, 1, 2, 0, 1]]
-    steps = pflm_steps(cast(Student, Constant()), prompt, source)
-    assert collect(steps, 5).tokens.tolist() == [[0] * 5]
-
-
-def test_dither_draws_by_the_bits_below_the_first() -> None:
-    # u = 0.8125 is .1101 in binary: without its first bit .101 = 0.625, without two .01 = 0.25, without three 0.5
-    logits = torch.tensor([0.3, 0.3, 0.4]).log().expand(1, 1, 3)
-    u = torch.tensor([[0.8125]], dtype=torch.float64)
-    assert [dithered(logits, u, bits).item() for bits in (1, 2, 3, 4)] == [2, 0, 1, 0]
-
-
-def test_dither_changes_nothing_for_a_student_that_knows_its_noise() -> None:
-    u = torch.from_numpy(noise.uniform(2, range(500), 0, 4))
-    exact = (u * 7).long()  # a map of seven cells, known to the last bit
-    sure = 100.0 * torch.nn.functional.one_hot(exact, 7).float()
-    assert torch.equal(dithered(sure, u, 6), exact)
-
-
-def test_dither_gives_a_student_that_ignores_its_noise_the_law_of_its_softmax() -> None:
-    logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
-    u = torch.from_numpy((np.arange(2**14) + 0.5) / 2**14)[:, None]
-    tokens = dithered(logits.expand(len(u), 1, 4), u, 6)
-    shares = torch.bincount(tokens.flatten(), minlength=4) / len(u)
-    # 64 rounds of 256 steps each: a cell's edge is off by less than a step
-    assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
-    # within a cell that the student would have had to know, the law is the same: the draw is independent of it
-    first = torch.bincount(tokens[: len(u) // 64].flatten(), minlength=4) / (len(u) // 64)
-    assert first.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
-
-
-def test_dither_reads_the_noise_of_its_own_slot_and_row() -> None:
-    logits = torch.zeros(2, 2, 4)
-    u = torch.tensor([[0.0, 1 / 8], [2 / 8, 3 / 8]], dtype=torch.float64) + 1 / 16
-    assert dithered(logits, u, 1).tolist() == [[0, 1], [2, 3]]
-
-
-@pytest.mark.parametrize("k", [1, 4])
-def test_dithered_tokens_are_those_of_the_naive_loop_in_any_batch(k: int) -> None:
-    network, source = student(), keyed_noise(5, len(PROMPTS), k)
-    ids = torch.tensor(PROMPTS)
-    for step in range(2):
-        u = source(step)
-        ids = torch.cat([ids, dithered(network.block_logits(ids, u), u, 6)], dim=1)
-    decoded = generate(network, PROMPTS, source, 2 * k, dither=6).tokens.tolist()
-    assert decoded == ids[:, 3:].tolist()
-    assert decoded != generate(network, PROMPTS, source, 2 * k).tokens.tolist()
-    assert generate(network, PROMPTS[:1], keyed_noise(5, 1, k), 2 * k, dither=6).tokens.tolist() == decoded[:1]
-
-
-@pytest.mark.parametrize("bits", [0, -1, 17])
-def test_dither_with_too_few_or_too_many_bits_is_refused(bits: int) -> None:
-    with pytest.raises(KfError, match=f"dither is {bits} bits") as caught:
-        generate(student(), PROMPTS, keyed_noise(0, 5, 4), 4, dither=bits)
-    assert caught.value.valid == "1 to 16"
-
-
-def test_penalty_and_dither_exclude_each_other() -> None:
-    with pytest.raises(KfError, match=r"penalty \(0.5\) and a dither \(6\)"):
-        generate(student(), PROMPTS, keyed_noise(0, 5, 4), 4, penalty=0.5, dither=6)
-
-
-def test_keyed_noise_of_later_samples_is_their_own() -> None:
-    assert torch.equal(keyed_noise(9, 2, 4, first=3)(1), keyed_noise(9, 5, 4)(1)[3:])
+@pytest.mark.parametrize("k", [1, 3])
+def test_noise_of_a_file_is_used_step_by_step(k: int) -> None:
+    config = DecodeConfig("pflm", k)
+    values = np.arange(5 * 2 * 4).reshape(5, 2, 4) / 64
+    told = replayed_noise(values, config, ALL, 2 * k)
+    assert told.tolist() == [[*values[0, row, :k], *values[1, row, :k]] for row in (0, 1)]
+    assert len(replayed_noise(values, DecodeConfig("ar"), ALL, 3)[0]) == 3
+    with pytest.raises(KfError, match="ends after 5 steps"):
+        replayed_noise(values, config, ALL, 5 * k + 1)
+    with pytest.raises(KfError, match="4 slots a step"):
+        replayed_noise(values, DecodeConfig("jacobi", 5, guess="nothing"), ALL, 5)
 
 
 @pytest.mark.parametrize(("new", "k", "passes"), [(8, 4, 2), (9, 4, 3), (9, 1, 9), (1, 3, 1)])
@@ -197,67 +208,77 @@ def test_every_pass_of_the_student_is_counted(monkeypatch: pytest.MonkeyPatch, n
     network, calls = student(), []
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda *args, **kw: calls.append(1) or forward(*args, **kw))
-    decoded = generate(network, PROMPTS, keyed_noise(0, 5, k), new)
+    config = DecodeConfig("pflm", k)
+    values = keyed_noise(0, range(5), config, ALL, new)
+    decoded = generate(config, Networks(student=network), LEVEL, values, new, settle=False)
     assert decoded.nfe == len(calls) == passes
     assert decoded.tokens.shape == (5, new)
 
 
-def test_every_pass_of_the_teacher_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, calls = teacher(), []
-    forward = network.forward
-    monkeypatch.setattr(network, "forward", lambda *args, **kw: calls.append(1) or forward(*args, **kw))
-    assert generate(network, PROMPTS, keyed_noise(0, 5, 1), 7).nfe == len(calls) == 7
+@pytest.mark.parametrize("prompts", [LEVEL, RAGGED])
+def test_every_pass_of_verified_decoding_is_counted(monkeypatch: pytest.MonkeyPatch, prompts: list[list[int]]) -> None:
+    networks, calls = Networks(teacher(), student()), []
+    for network in (networks.teacher, networks.student):
+        run = cast(Any, network).run_blocks
+        monkeypatch.setattr(network, "run_blocks", lambda *args, run=run, **kw: calls.append(1) or run(*args, **kw))
+    values = noise.uniform(0, range(5), 0, 9)
+    decoded = generate(DecodeConfig("verified"), networks, prompts, values, 9, settle=False)
+    assert decoded.nfe == len(calls) - 2  # the prompts
 
 
-@pytest.mark.parametrize("k", [1, 3, 4])
-def test_the_whole_context_can_be_filled(k: int) -> None:
-    network = student(context=16)
-    assert generate(network, PROMPTS, keyed_noise(0, 5, k), 13).tokens.shape == (5, 13)
+def test_a_text_ends_at_its_end() -> None:
+    whole = write(DecodeConfig("ar"), LEVEL)
+    eos = int(whole.tokens[0, 3])
+    ended = write(DecodeConfig("ar"), LEVEL[:1], eos=eos)
+    first = whole.tokens[0].tolist().index(eos)
+    assert ended.lengths.tolist() == [first + 1]
+    assert ended.nfe == first + 1
+    assert write(DecodeConfig("verified"), LEVEL[:1], eos=eos).lengths.tolist() == [first + 1]
+    batch = write(DecodeConfig("ar"), LEVEL, eos=eos)
+    assert [batch.tokens[r, : batch.lengths[r]].tolist() for r in range(5)] == [
+        whole.tokens[r, : batch.lengths[r]].tolist() for r in range(5)
+    ]
+    assert batch.nfe == batch.lengths.max()
+
+
+@pytest.mark.parametrize("config", WAYS, ids=named)
+def test_the_whole_context_can_be_filled(config: DecodeConfig) -> None:
+    small = Networks(*(make(context=16) for make in (teacher, student, masked)))
+    values = keyed_noise(0, range(5), config, small, 13)
+    assert generate(config, small, LEVEL, values, 13, keyed_order(0, range(5), 13)).tokens.shape == (5, 13)
+
+
+def test_a_decoder_can_be_stopped_at_any_step() -> None:
+    steps = decode(DecodeConfig("pflm"), ALL, LEVEL, keyed_noise(0, range(5), DecodeConfig("pflm"), ALL, 8), 8)
+    assert next(steps).passes == 0
+    assert next(steps).tokens.shape == (5, 4)
+    steps.close()
+    assert next(steps, None) is None
 
 
 def test_slots_are_all_the_trained_ones_unless_fewer_are_asked_for() -> None:
-    network = student()
-    assert [checked_slots(network, k) for k in (None, 1, 4)] == [4, 1, 4]
+    assert [slots(DecodeConfig("pflm", k), ALL) for k in (None, 1, 4)] == [4, 1, 4]
+    assert slots(DecodeConfig("ar"), ALL) == slots(DecodeConfig("mdlm"), ALL) == 1
+    assert needed_noise(DecodeConfig("pflm", 3), ALL, 7) == 9
 
 
-@pytest.mark.parametrize("k", [0, 5, -1])
-def test_more_or_fewer_slots_than_trained_are_refused(k: int) -> None:
-    with pytest.raises(KfError, match=f"k is {k}") as caught:
-        checked_slots(student(), k)
-    assert "1 to 4" in caught.value.valid
+REFUSED = {
+    "k is 5": (DecodeConfig("pflm", 5), ALL, LEVEL, 8),
+    "k is 6": (DecodeConfig("verified", 6), ALL, LEVEL, 8),
+    "k is 65": (DecodeConfig("jacobi", 65, guess="nothing"), ALL, LEVEL, 8),
+    "mdlm needs a masked model": (DecodeConfig("mdlm"), Networks(teacher(), student()), LEVEL, 8),
+    "verified needs a student": (DecodeConfig("verified"), Networks(teacher()), LEVEL, 8),
+    "pflm needs a student": (DecodeConfig("pflm", 4), Networks(teacher()), LEVEL, 8),
+    "no prompt": (DecodeConfig("ar"), ALL, [[1], []], 8),
+    "0 new tokens": (DecodeConfig("ar"), ALL, LEVEL, 0),
+    "62 new ones exceed": (DecodeConfig("ar"), ALL, LEVEL, 62),
+    "not in the vocabulary": (DecodeConfig("ar"), ALL, [[1, 99999]], 8),
+}
 
 
-@pytest.mark.parametrize("new", [0, -3, 46])
-def test_more_new_tokens_than_the_context_holds_or_none_are_refused(new: int) -> None:
-    with pytest.raises(KfError, match=r"asked for|exceed the context"):
-        generate(teacher(), PROMPTS, keyed_noise(0, 5, 1), new)
-
-
-@pytest.mark.parametrize("token", [-1, 24])
-def test_prompts_outside_the_vocabulary_are_refused(token: int) -> None:
-    with pytest.raises(KfError, match="not in the vocabulary") as caught:
-        generate(teacher(), [[1, token, 2]], keyed_noise(0, 1, 1), 3)
-    assert caught.value.valid == "0 to 23"
-
-
-@pytest.mark.parametrize("contexts", [[], [[]]])
-def test_no_prompt_is_refused(contexts: list[list[int]]) -> None:
-    with pytest.raises(KfError):
-        generate(teacher(), contexts, keyed_noise(0, 1, 1), 3)
-
-
-def test_noise_that_ends_too_early_is_refused_at_the_step_it_lacks() -> None:
-    source = replayed_noise(np.full((2, 5, 4), 0.5), 4)
-    assert generate(student(), PROMPTS, source, 8).nfe == 2
-    with pytest.raises(KfError, match="ends after 2 steps"):
-        generate(student(), PROMPTS, source, 9)
-
-
-def test_noise_with_too_few_slots_is_refused() -> None:
-    with pytest.raises(KfError, match="3 slots a step"):
-        replayed_noise(np.full((2, 5, 3), 0.5), 4)
-
-
-def test_replayed_noise_is_the_first_slots_of_each_step() -> None:
-    values = noise.uniform(0, range(6), 0, 4).reshape(2, 3, 4)
-    assert np.array_equal(replayed_noise(values, 2)(1).numpy(), values[1, :, :2])
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_decoded_is_refused(message: str) -> None:
+    config, networks, prompts, new = REFUSED[message]
+    values = np.full((len(prompts), max(new, 1) + 8), 0.5)
+    with pytest.raises(KfError, match=message):
+        generate(config, networks, prompts, values, new)

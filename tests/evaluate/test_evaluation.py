@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
 from kfexplore.evaluate import evaluation as module
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.card import model_card, summary
 from kfexplore.evaluate.evaluation import EvalSettings, evaluate
 from kfexplore.evaluate.law import slot_law
-from kfexplore.evaluate.samples import Decoder, quality, write
+from kfexplore.evaluate.samples import quality, write
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, Evaluation
@@ -33,7 +34,7 @@ def test_parts_are_those_measured_alone(pair: Pair, measured: Evaluation) -> Non
     assert measured.agreement == agreement(pair, [TEXT], windows=2, seed=5)
     assert measured.slot_1 == slot_law(pair, [TEXT], contexts=2, resolution=16, seed=5)
     prefixes = stretches(text_ids(pair, [TEXT]), 3, 12)[:, :4]
-    chosen = (Decoder(), Decoder(4, dither=6))
+    chosen = (DecodeConfig("ar"), DecodeConfig("pflm", 4, dither=6))
     written = [write(pair, prefixes, 8, decoder, seed=5) for decoder in chosen]
     assert [measured.samples[0], measured.samples[-1]] == quality(pair.teacher, prefixes, written)
     assert [row.decoder for row in measured.samples[:3]] == ["AR", "K = 1", "K = 2"]

@@ -6,32 +6,42 @@ import numpy as np
 import pytest
 import torch
 
-from kfexplore.decoding.generate import generate, keyed_noise
+from kfexplore.config import DecodeConfig
+from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
-from kfexplore.evaluate.samples import Decoder, Written, decoders, quality, teacher_losses, write
+from kfexplore.evaluate.samples import Written, decoders, name, quality, teacher_losses, write
 from kfexplore.pair import Pair
 
 PREFIXES = np.array([[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]])
 
 
 def test_decoders_are_the_teacher_every_k_and_both_readouts_of_the_largest() -> None:
-    names = [decoder.name for decoder in decoders(3, 0.5, 6)]
+    names = [name(decoder) for decoder in decoders(3, 0.5, 6)]
     assert names == ["AR", "K = 1", "K = 2", "K = 3", "K = 3, penalty 0.5", "K = 3, dither 6 bits"]
-    assert [d.name for d in decoders(1, 0.0, 4)] == ["AR", "K = 1", "K = 1, dither 4 bits"]
+    assert [name(d) for d in decoders(1, 0.0, 4)] == ["AR", "K = 1", "K = 1, dither 4 bits"]
 
 
-@pytest.mark.parametrize("decoder", [Decoder(), Decoder(4), Decoder(4, penalty=0.5), Decoder(3, dither=6)])
-def test_samples_do_not_depend_on_the_batch(pair: Pair, decoder: Decoder) -> None:
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        DecodeConfig("ar"),
+        DecodeConfig("pflm", 4),
+        DecodeConfig("pflm", 4, penalty=0.5),
+        DecodeConfig("pflm", 3, dither=6),
+    ],
+)
+def test_samples_do_not_depend_on_the_batch(pair: Pair, decoder: DecodeConfig) -> None:
     whole, parts = (write(pair, PREFIXES, 8, decoder, seed=3, batch=batch) for batch in (5, 2))
     assert np.array_equal(whole.tokens, parts.tokens)
     assert whole.nfe == parts.nfe == {None: 8, 4: 2, 3: 3}[decoder.k]
 
 
-def test_samples_are_the_decoders_own(pair: Pair) -> None:
-    expected = generate(pair.student, PREFIXES.tolist(), keyed_noise(3, 5, 4), 8, penalty=0.5).tokens
-    assert np.array_equal(write(pair, PREFIXES, 8, Decoder(4, penalty=0.5), seed=3).tokens, expected)
-    expected = generate(pair.teacher, PREFIXES.tolist(), keyed_noise(3, 5, 1), 8).tokens
-    assert np.array_equal(write(pair, PREFIXES, 8, Decoder(), seed=3).tokens, expected)
+@pytest.mark.parametrize("decoder", [DecodeConfig("pflm", 4, penalty=0.5), DecodeConfig("ar")])
+def test_samples_are_the_decoders_own(pair: Pair, decoder: DecodeConfig) -> None:
+    networks = Networks(pair.teacher, pair.student)
+    noise = keyed_noise(3, range(5), decoder, networks, 8)
+    expected = generate(decoder, networks, PREFIXES.tolist(), noise, 8).tokens
+    assert np.array_equal(write(pair, PREFIXES, 8, decoder, seed=3).tokens, expected)
 
 
 def test_loss_is_the_teachers_on_the_new_tokens_alone(pair: Pair) -> None:
@@ -46,8 +56,8 @@ def test_loss_is_the_teachers_on_the_new_tokens_alone(pair: Pair) -> None:
 
 def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> None:
     # A law of 0.2, 0.3 and 0.5 whatever came before.
-    own = Written(Decoder(), np.array([[30, 40, 70, 70], [70, 70, 70, 70]]), 4)
-    other = Written(Decoder(2), np.array([[70, 70, 70, 70], [70, 70, 70, 70]]), 2)
+    own = Written(DecodeConfig("ar"), np.array([[30, 40, 70, 70], [70, 70, 70, 70]]), 4)
+    other = Written(DecodeConfig("pflm", 2), np.array([[70, 70, 70, 70], [70, 70, 70, 70]]), 2)
     first, second = quality(fixed_law.teacher, PREFIXES[:2], [own, other])
     half = np.log(2)
     losses = [(-np.log(0.2) - np.log(0.3) + 2 * half) / 4, half]
@@ -61,7 +71,7 @@ def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> No
 
 def test_variety_is_counted_within_each_sample(fixed_law: Pair) -> None:
     tokens = np.array([[30, 40, 30, 40, 30, 40], [30, 30, 30, 30, 30, 30]])
-    (row,) = quality(fixed_law.teacher, PREFIXES[:2], [Written(Decoder(), tokens, 6)])
+    (row,) = quality(fixed_law.teacher, PREFIXES[:2], [Written(DecodeConfig("ar"), tokens, 6)])
     assert row.entropy.value == pytest.approx(np.log(2) / 2)
     assert row.distinct_1.value == pytest.approx((2 / 6 + 1 / 6) / 2)
     assert row.distinct_2.value == pytest.approx((2 / 5 + 1 / 5) / 2)
@@ -72,4 +82,4 @@ def test_variety_is_counted_within_each_sample(fixed_law: Pair) -> None:
 
 def test_samples_without_a_4_gram_are_refused(pair: Pair) -> None:
     with pytest.raises(KfError, match="3 tokens"):
-        write(pair, PREFIXES, 3, Decoder())
+        write(pair, PREFIXES, 3, DecodeConfig("ar"))

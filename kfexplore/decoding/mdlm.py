@@ -1,0 +1,73 @@
+"""Masked diffusion decoding (MDLM): all positions at once, K of them filled in a pass, each from its own marginal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kfexplore.decoding.cdf import cdf, choose
+from kfexplore.decoding.rows import BEGUN, Rows, Step
+from kfexplore.models import MaskedModel
+from kfexplore.results import Floats
+
+Order = Literal["random", "confident"]
+ENTRIES_AT_ONCE = 2**24
+"""Probabilities in float64 held at once."""
+
+
+@torch.inference_mode()
+def mdlm_steps(masked: MaskedModel, rows: Rows, noise: Tensor, k: int, ranks: Floats | None) -> Iterator[Step]:
+    """k positions a step, until all new ones are filled; bidirectional, so nothing is cached.
+
+    Rows whose prompts differ in length are passed through the network apart: a masked model has no filling that it
+    would not see.
+
+    Args:
+        masked: The masked model.
+        rows: Prompts.
+        noise: (B, P) float64, P new tokens; value p draws new token p from its marginal in float64, whenever it is.
+        k: Positions a pass.
+        ranks: (B, P) the order of the positions, least first; None: those whose drawn tokens are likeliest.
+    """
+    batch, new = noise.shape
+    mask_id, device = masked.config.mask_id, masked.device
+    filled = torch.full((batch, new), mask_id, device=device)
+    order = None if ranks is None else torch.from_numpy(np.argsort(ranks, axis=1, kind="stable")).to(device)
+    alike = [torch.from_numpy(np.flatnonzero(rows.ends == n)).to(device) for n in np.unique(rows.ends)]
+    yield BEGUN
+    for first in range(0, new, k):
+        size = min(k, new - first)
+        places = torch.empty(batch, size, dtype=torch.int64, device=device)
+        tokens = torch.empty_like(places)
+        for group in alike:
+            prompts = rows.ids[group, : int(rows.ends[int(group[0])])]
+            whole = torch.cat([prompts, filled[group]], dim=1)
+            if order is not None:
+                where = order[group, first : first + size]
+                chosen, _ = _draws(masked, whole, prompts.shape[1] + where, noise[group].gather(1, where))
+            else:
+                still = (filled[group] == mask_id).nonzero()[:, 1].view(len(group), -1)
+                drawn, likely = _draws(masked, whole, prompts.shape[1] + still, noise[group].gather(1, still))
+                best = likely.argsort(dim=1, descending=True, stable=True)[:, :size]
+                where, chosen = still.gather(1, best), drawn.gather(1, best)
+            places[group], tokens[group] = where, chosen
+        filled.scatter_(1, places, tokens)
+        yield Step(tokens, places=places)
+
+
+def _draws(masked: MaskedModel, ids: Tensor, at: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of positions `at` (R, m) of rows ids (R, N) by noise u (R, m), and their probabilities."""
+    hidden = masked.hidden(ids).gather(1, at[..., None].expand(-1, -1, masked.config.width))
+    tokens, likely = [], []
+    tile = max(1, ENTRIES_AT_ONCE // masked.config.vocab_size)
+    for part, values in zip(hidden.flatten(0, 1).split(tile), u.flatten().split(tile), strict=True):
+        law = cdf(masked.read(part[None])[0])
+        token, _ = choose(law, values[:, None])
+        below = law.gather(1, (token - 1).clamp_min(0)) * (token > 0)
+        tokens.append(token[:, 0])
+        likely.append((law.gather(1, token) - below)[:, 0])
+    return torch.cat(tokens).view_as(at), torch.cat(likely).view_as(u)

@@ -1,0 +1,140 @@
+"""What every decoder writes into: rows of tokens, one a sample, and the steps in which they grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kfexplore.results import Ints
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a decoder wrote. The first step of every decoder writes nothing: the prompts have been read."""
+
+    tokens: Tensor
+    """(B, t) int64."""
+    counts: Ints | None = None
+    """(B,) how many of the t each row keeps; None: all."""
+    places: Tensor | None = None
+    """(B, t) where they stand among the new tokens; None: one after the other, behind those before."""
+    passes: int = 1
+    """Forward passes that it took."""
+
+
+class Rows:
+    """Samples being written: tokens in a buffer allocated once, and where each row ends.
+
+    Args:
+        prompts: One list of token ids a sample, none empty.
+        room: Tokens that each may grow by, those of a last block included.
+        device: Of the tokens.
+    """
+
+    def __init__(self, prompts: list[list[int]], room: int, device: torch.device) -> None:
+        self.ends = np.array([len(prompt) for prompt in prompts])
+        self.begun = self.ends.copy()
+        self.capacity = int(self.ends.max()) + room
+        held = np.zeros((len(prompts), self.capacity), dtype=np.int64)
+        for row, prompt in zip(held, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        self.ids = torch.from_numpy(held).to(device)
+        self._level = bool((self.ends == self.ends[0]).all())
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def written(self) -> Ints:
+        """(B,) new tokens of each row."""
+        written: Ints = self.ends - self.begun
+        return written
+
+    def text(self, row: int) -> Tensor:
+        """(1, N) all tokens of a row."""
+        return self.ids[row : row + 1, : self.ends[row]]
+
+    def start(self, count: int) -> int | Tensor:
+        """Where the last `count` tokens begin: one number where all rows end together, or (B,) int64."""
+        if self._level:
+            return int(self.ends[0]) - count
+        return torch.from_numpy(self.ends - count).to(self.ids.device)
+
+    def tail(self, count: int) -> Tensor:
+        """(B, count) the last tokens of each row."""
+        start = self.start(count)
+        if isinstance(start, int):
+            return self.ids[:, start : start + count]
+        return self.ids.gather(1, start[:, None] + torch.arange(count, device=self.ids.device))
+
+    def append(self, tokens: Tensor, counts: Ints | None = None) -> None:
+        """Writes (B, t) tokens at the ends, of which each row keeps `counts` (B,), or all."""
+        start = self.start(0)
+        if isinstance(start, int):
+            self.ids[:, start : start + tokens.shape[1]] = tokens
+        else:
+            self.ids.scatter_(1, start[:, None] + torch.arange(tokens.shape[1], device=tokens.device), tokens)
+        if counts is None:
+            self.ends += tokens.shape[1]
+        else:
+            self.ends += counts
+            self._level = bool((self.ends == self.ends[0]).all())
+
+
+BEGUN = Step(torch.empty(0, 0, dtype=torch.int64), passes=0)
+"""The prompts have been read."""
+
+
+class Sheet:
+    """The new tokens of a batch, as steps bring them.
+
+    Args:
+        batch: Samples.
+        new_tokens: Tokens of each; what steps bring beyond them is left out.
+        eos: The token that ends a text; None: nothing does.
+    """
+
+    def __init__(self, batch: int, new_tokens: int, eos: int | None = None) -> None:
+        self.tokens: Ints = np.zeros((batch, new_tokens), dtype=np.int64)
+        self.filled = np.zeros((batch, new_tokens), dtype=bool)
+        self.eos = eos
+        self._next = np.zeros(batch, dtype=np.int64)
+
+    def write(self, step: Step) -> Ints:
+        """Takes a step; returns how many tokens each row gained (B,), those left out included."""
+        tokens = step.tokens.cpu().numpy()
+        batch, width = len(self.tokens), self.tokens.shape[1]
+        if not tokens.size:
+            return np.zeros(batch, dtype=np.int64)
+        counts = np.full(batch, tokens.shape[1]) if step.counts is None else step.counts
+        if step.places is None:
+            places = self._next[:, None] + np.arange(tokens.shape[1])
+            places[np.arange(tokens.shape[1]) >= counts[:, None]] = width
+            self._next += counts
+        else:
+            places = step.places.cpu().numpy()
+        rows, columns = np.nonzero(places < width)
+        self.tokens[rows, places[rows, columns]] = tokens[rows, columns]
+        self.filled[rows, places[rows, columns]] = True
+        gained: Ints = counts.copy()
+        return gained
+
+    @property
+    def lengths(self) -> Ints:
+        """(B,) tokens up to the end of each text, that token included; all of them where it does not end."""
+        width = self.tokens.shape[1]
+        if self.eos is None:
+            return np.full(len(self.tokens), width)
+        without_gap = np.logical_and.accumulate(self.filled, axis=1)
+        ended = (self.tokens == self.eos) & without_gap
+        lengths: Ints = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, width)
+        return lengths
+
+    @property
+    def done(self) -> bool:
+        """Whether every row is full, or ended."""
+        missing = ~self.filled & (np.arange(self.tokens.shape[1]) < self.lengths[:, None])
+        return not missing.any()

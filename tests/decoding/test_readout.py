@@ -1,0 +1,70 @@
+"""Readouts by hand: the frequency penalty and the dithered argmax."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kfexplore import noise
+from kfexplore.decoding.readout import argmax, dithered, draw, penalised_argmax
+
+
+def test_penalty_counts_grow_within_the_block() -> None:
+    logits = torch.tensor([2.0, 1.8, 1.6, 0.0]).expand(1, 4, 4)
+    before = torch.zeros(1, 4)
+    # by hand, penalty 0.5: 2.0 wins; then 1.5 < 1.8; then 1.5, 1.3 < 1.6; then 1.5 > 1.3 > 1.1
+    tokens, _, counts = penalised_argmax(logits, before, 0.5)
+    assert tokens.tolist() == [[0, 1, 2, 0]]
+    assert counts.tolist() == [[2, 1, 1, 0]]
+    assert before.tolist() == [[0, 0, 0, 0]]
+
+
+def test_penalty_counts_of_a_row_are_its_own() -> None:
+    logits = torch.tensor([[[2.0, 1.8, 0.0]], [[0.0, 1.8, 2.0]]])
+    counts = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    assert penalised_argmax(logits, counts, 0.5)[0].tolist() == [[1], [2]]
+
+
+def test_near_choices_are_in_doubt() -> None:
+    logits = torch.tensor([[[1.0, 1.0 + 1e-5, 0.0], [1.0, 2.0, 0.0]]])
+    tokens, doubts = argmax(logits)
+    assert tokens.tolist() == [[1, 1]]
+    assert doubts.tolist() == [[True, False]]
+    even = torch.zeros(1, 3, 4)
+    u = torch.tensor([[0.5 + 1e-6, 0.5 - 1e-6, 0.6]], dtype=torch.float64)
+    tokens, doubts = draw(even, u)
+    assert tokens.tolist() == [[2, 1, 2]]
+    assert doubts.tolist() == [[True, True, False]]
+
+
+def test_dither_draws_by_the_bits_below_the_first() -> None:
+    # u = 0.8125 is .1101 in binary: without its first bit .101 = 0.625, without two .01 = 0.25, without three 0.5
+    logits = torch.tensor([0.3, 0.3, 0.4]).log().expand(1, 1, 3)
+    u = torch.tensor([[0.8125]], dtype=torch.float64)
+    assert [dithered(logits, u, bits)[0].item() for bits in (1, 2, 3, 4)] == [2, 0, 1, 0]
+
+
+def test_dither_changes_nothing_for_a_student_that_knows_its_noise() -> None:
+    u = torch.from_numpy(noise.uniform(2, range(500), 0, 4))
+    exact = (u * 7).long()  # a map of seven cells, known to the last bit
+    sure = 100.0 * torch.nn.functional.one_hot(exact, 7).float()
+    assert torch.equal(dithered(sure, u, 6)[0], exact)
+
+
+def test_dither_gives_a_student_that_ignores_its_noise_the_law_of_its_softmax() -> None:
+    logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
+    u = torch.from_numpy((np.arange(2**14) + 0.5) / 2**14)[:, None]
+    tokens, _ = dithered(logits.expand(len(u), 1, 4), u, 6)
+    shares = torch.bincount(tokens.flatten(), minlength=4) / len(u)
+    # 64 rounds of 256 steps each: a cell's edge is off by less than a step
+    assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
+    # within a cell that the student would have had to know, the law is the same: the draw is independent of it
+    first = torch.bincount(tokens[: len(u) // 64].flatten(), minlength=4) / (len(u) // 64)
+    assert first.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
+
+
+def test_dither_reads_the_noise_of_its_own_slot_and_row() -> None:
+    logits = torch.zeros(2, 2, 4)
+    u = torch.tensor([[0.0, 1 / 8], [2 / 8, 3 / 8]], dtype=torch.float64) + 1 / 16
+    assert dithered(logits, u, 1)[0].tolist() == [[0, 1], [2, 3]]
