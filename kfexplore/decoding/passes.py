@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kfexplore.decoding.rows import Rows
-from kfexplore.models import StaticCache, Student, Teacher
+from kfexplore.models import StaticCache, Student, Teacher, lean_blocks
 
 GRAPH_STRIDE = 128
 """Keys read by a recorded pass are a multiple of this, so that few shapes are recorded."""
@@ -39,6 +39,7 @@ class Passes:
         if self.recorded:
             capacity = -(-capacity // GRAPH_STRIDE) * GRAPH_STRIDE
         self.cache = StaticCache(capacity, GRAPH_STRIDE if self.recorded else 1)
+        self.cache.blocks = lean_blocks(network)
         self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensors, Tensors]] = {}
         self.prefill()
 

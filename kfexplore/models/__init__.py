@@ -6,6 +6,7 @@ import torch
 
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
+from kfexplore.models.lean import lean_blocks
 from kfexplore.models.masked import MaskedModel
 from kfexplore.models.static import StaticCache
 from kfexplore.models.student import Student
@@ -13,7 +14,7 @@ from kfexplore.models.teacher import Teacher
 
 Model = Teacher | Student | MaskedModel
 
-__all__ = ["KVCache", "MaskedModel", "Model", "StaticCache", "Student", "Teacher", "begin_from", "build"]
+__all__ = ["KVCache", "MaskedModel", "Model", "StaticCache", "Student", "Teacher", "begin_from", "build", "lean_blocks"]
 
 
 def build(config: ModelConfig) -> Model:

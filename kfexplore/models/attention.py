@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kfexplore.models import flash
 from kfexplore.models.flex import attend_groups
 
 
@@ -28,6 +29,7 @@ class Segment:
         alone: Query i of t sees key n - t + i only.
         memo: What is worked out once for all layers of a pass.
         mask: (1 or B, 1, t, n) bool, the keys that each query sees; None: as the others say.
+        ends: (1 or B,) int64, where each row ends, if the mask is nothing but causal up to there.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Segment:
         alone: bool = False,
         memo: dict[str, Any] | None = None,
         mask: Tensor | None = None,
+        ends: Tensor | None = None,
     ) -> None:
-        self.k, self.v, self.causal, self.visible, self.alone, self.mask = k, v, causal, visible, alone, mask
+        self.k, self.v, self.causal, self.visible, self.alone = k, v, causal, visible, alone
+        self.mask, self.ends = mask, ends
         self.memo: dict[str, Any] = {} if memo is None else memo
 
     def hidden(self, queries: int) -> Tensor | None:
@@ -64,6 +68,8 @@ def attend(q: Tensor, segments: list[Segment]) -> Tensor:
     """
     if len(segments) == 1 and segments[0].k.shape[0] == q.shape[0]:
         only = segments[0]
+        if only.ends is not None and flash.usable(q):
+            return flash.attend_ends(q, only.k, only.v, only.ends)
         if only.causal and only.k.shape[2] == q.shape[2]:
             return F.scaled_dot_product_attention(q, only.k, only.v, is_causal=True)
         hidden = only.hidden(q.shape[2]) if only.mask is None else None

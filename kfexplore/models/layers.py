@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import Cache, KVCache, Segment, attend
 from kfexplore.models.packed import Linear
+from kfexplore.models.static import StaticCache
 
 
 class Embedding(nn.Module):
@@ -136,6 +137,8 @@ class Backbone(nn.Module):
             keep: How many of the T tokens the cache keeps afterwards.
             cond: (B, C) conditioning of the masked model.
         """
+        if isinstance(cache, StaticCache) and cache.blocks is not None:
+            return cache.blocks(x, cache)
         count = x.shape[1]
         angles = self.rotary_emb((cache or KVCache()).positions(count, x.device))
         for layer, block in enumerate(self.blocks):

@@ -18,6 +18,26 @@ SMALL = 2**20
 _packed: weakref.WeakKeyDictionary[nn.Linear, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
 
 
+def pack(weight: Tensor) -> Tensor:
+    """A weight (out, in) in the layout that oneDNN multiplies fastest."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+    return packed
+
+
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+    """x (..., in) by a packed weight -> (..., out), then the tanh-approximated GELU, then a sum with `add`."""
+    if add is not None and not gelu:
+        return torch.ops.mkldnn._linear_pointwise.binary(x, add, packed, bias, "add")
+    name, rule = ("gelu", "tanh") if gelu else ("none", "")
+    out = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], rule)
+    return out if add is None else out + add
+
+
+def version(weight: Tensor) -> tuple[int, int]:
+    """Changes whenever the weight does."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
 class Linear(nn.Linear):
     """x W' + b, then the tanh-approximated GELU if asked for, then a sum with `add`; the slow twin is `plain`."""
 
@@ -25,12 +45,7 @@ class Linear(nn.Linear):
         """x (..., in) -> (..., out); `add` (..., out)."""
         if not self._packs(x):
             return self.plain(x, gelu, add)
-        weight = self._packed_weight()
-        if add is not None and not gelu:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, self.bias, "add")
-        name, rule = ("gelu", "tanh") if gelu else ("none", "")
-        out = torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, name, [], rule)
-        return out if add is None else out + add
+        return multiply(x, self.packed(), self.bias, gelu, add)
 
     def plain(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
         """The same by PyTorch's own operations."""
@@ -51,11 +66,11 @@ class Linear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
         )
 
-    def _packed_weight(self) -> Tensor:
-        version = 0 if self.weight.is_inference() else self.weight._version
-        state = (self.weight.data_ptr(), version)
+    def packed(self) -> Tensor:
+        """The weight, packed."""
+        state = version(self.weight)
         held = _packed.get(self)
         if held is None or held[0] != state:
-            held = state, torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+            held = state, pack(self.weight)
             _packed[self] = held
         return held[1]

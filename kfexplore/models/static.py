@@ -7,6 +7,8 @@ others may be followed by filling, and nothing has to be cleared.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,14 @@ class StaticCache:
 
     def __init__(self, capacity: int, stride: int = 1) -> None:
         self.capacity, self.stride = capacity, stride
-        self._layers: list[tuple[Tensor, Tensor]] = []
+        self.mask: Tensor | None = None
+        """(1 or B, 1, t, n) bool, the keys that the queries of the pass see; None: all."""
+        self.blocks: Callable[[Tensor, StaticCache], Tensor] | None = None
+        """A faster way through the blocks that fills this cache, instead of their own (models/lean.py)."""
+        self._layers: list[Tensor] = []
         self._positions = torch.empty(0)
         self._rows: Tensor | None = None
         self._span = slice(0, 0)
-        self._mask: Tensor | None = None
         self._reach = 0
 
     def place(self, start: int | Tensor, count: int, last: int | None = None) -> None:
@@ -48,35 +53,43 @@ class StaticCache:
         else:
             self._rows = torch.arange(len(start), device=start.device)[:, None]
             self._positions = start[:, None] + torch.arange(count, device=start.device)
-        self._mask = None
+        self.mask = None
         if count > 1 or self._rows is not None or self._reach > highest + count:
             keys = torch.arange(self._reach, device=self._positions.device)
-            self._mask = (keys <= self._positions[..., None])[:, None]
+            self.mask = (keys <= self._positions[..., None])[:, None]
 
     def positions(self, count: int, device: torch.device) -> Tensor:
         """Positions of the pass (1 or B, count)."""
         if self._positions.shape[1] != count:
             raise ValueError(f"{count} tokens in a pass that was placed for {self._positions.shape[1]}")
         self._positions = self._positions.to(device)
-        if self._mask is not None:
-            self._mask = self._mask.to(device)
+        if self.mask is not None:
+            self.mask = self.mask.to(device)
         return self._positions
+
+    def at(self, table: Tensor) -> Tensor:
+        """Entries (1 or B, t, ...) of a table over positions (capacity, ...) for the tokens of the pass."""
+        if self._rows is None:
+            return table[self._span][None]
+        return table[self._positions]
+
+    def store(self, layer: int, keys_and_values: Tensor) -> Tensor:
+        """Writes keys and values (B, t, 2, h, d) in their places; returns all that the pass may see (B, n, 2, h, d)."""
+        if layer == len(self._layers):
+            batch, _, _, heads, width = keys_and_values.shape
+            self._layers.append(keys_and_values.new_zeros((batch, self.capacity, 2, heads, width)))
+        held = self._layers[layer]
+        if self._rows is None:
+            held[:, self._span] = keys_and_values
+        else:
+            held[self._rows, self._positions] = keys_and_values
+        return held[:, : self._reach]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
         """Writes keys and values (B, h, t, d) in their places; returns what the queries see."""
-        if layer == len(self._layers):
-            batch, heads, _, width = k.shape
-            shape = (batch, self.capacity, heads, width)
-            self._layers.append((k.new_zeros(shape), v.new_zeros(shape)))
-        held_k, held_v = self._layers[layer]
-        if self._rows is None:
-            held_k[:, self._span] = k.transpose(1, 2)
-            held_v[:, self._span] = v.transpose(1, 2)
-        else:
-            held_k[self._rows, self._positions] = k.transpose(1, 2)
-            held_v[self._rows, self._positions] = v.transpose(1, 2)
-        seen = slice(0, self._reach)
-        return [Segment(held_k[:, seen].transpose(1, 2), held_v[:, seen].transpose(1, 2), mask=self._mask)]
+        seen = self.store(layer, torch.stack([k, v], dim=2).permute(0, 3, 2, 1, 4))
+        ends = self._positions[:, -1] + 1
+        return [Segment(seen[:, :, 0].transpose(1, 2), seen[:, :, 1].transpose(1, 2), mask=self.mask, ends=ends)]
 
     def commit(self, count: int) -> None:
         """Nothing: a token is kept by not writing over it."""

@@ -1,0 +1,97 @@
+"""The blocks of a causal model for decoding on a CPU: the same arithmetic in as few operations as PyTorch allows.
+
+At the bundled pair's size a step of the plain modules spends more time between its products than in them. Here the
+rows of all tokens stay one matrix, residual sums and GELU are part of the products, and queries and keys are turned in
+place: their dimensions are reordered so that the two halves of a pair stand together and a rotation is one complex
+product. Scores are sums over dimensions, so the order of these does not matter. The slow twin is `Backbone.run_blocks`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kfexplore.models.layers import Backbone, Block
+from kfexplore.models.packed import SMALL, Linear, multiply, pack, version
+from kfexplore.models.static import StaticCache
+
+
+def lean_blocks(network: Backbone) -> LeanBlocks | None:
+    """The blocks of a network, prepared once for as long as its weights stay; None where they would not be faster."""
+    weight = network.vocab_embed.embedding
+    if network.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return None
+    state = [version(parameter) for parameter in network.blocks.parameters()]
+    held = _held.get(network)
+    if held is None or held[0] != state:
+        held = state, LeanBlocks(network)
+        _held[network] = held
+    return held[1]
+
+
+class LeanBlocks:
+    """All blocks of a network, called with embedded tokens and the static cache that was placed for them."""
+
+    def __init__(self, network: Backbone) -> None:
+        self.heads = network.config.heads
+        self.inv_freq = network.rotary_emb.inv_freq
+        self.blocks = [_LeanBlock(cast(Block, block)) for block in network.blocks]
+        self._turns = torch.empty(0)
+
+    def __call__(self, x: Tensor, cache: StaticCache) -> Tensor:
+        """x (B, t, H) -> hidden states (B, t, H)."""
+        batch, count, width = x.shape
+        if len(self._turns) < cache.capacity:
+            angles = torch.arange(cache.capacity)[:, None].float() * self.inv_freq.float()
+            self._turns = torch.polar(torch.ones_like(angles), angles)
+        turns = cache.at(self._turns)[:, :, None, None]
+        rows, shape = x.reshape(-1, width), (batch, count, 3, self.heads, width // self.heads)
+        for layer, block in enumerate(self.blocks):
+            qkv = block.qkv(torch.layer_norm(rows, (width,), block.norm1)).view(shape)
+            pairs = torch.view_as_complex(qkv.view(*shape[:4], -1, 2)[:, :, :2])
+            pairs.mul_(turns)
+            seen = cache.store(layer, qkv[:, :, 1:])
+            k, v = seen.transpose(1, 3).unbind(2)
+            heads = F.scaled_dot_product_attention(qkv[:, :, 0].transpose(1, 2), k, v, attn_mask=cache.mask)
+            rows = block.out(heads.transpose(1, 2).reshape(-1, width), add=rows)
+            rows = block.down(block.up(torch.layer_norm(rows, (width,), block.norm2), gelu=True), add=rows)
+        return rows.view(x.shape)
+
+
+class _LeanBlock:
+    """Weights of one block, ready to be multiplied."""
+
+    def __init__(self, block: Block) -> None:
+        self.norm1, self.norm2 = block.norm1.weight.detach(), block.norm2.weight.detach()
+        width = block.attn_qkv.in_features
+        halves = block.attn_qkv.weight.detach().view(3, block.heads, 2, -1, width)
+        paired = halves.transpose(2, 3).clone()
+        paired[2] = halves[2].reshape(paired[2].shape)
+        self.qkv = _Product(paired.reshape(3 * width, width), None)
+        self.out = _Product(block.attn_out.weight.detach(), None)
+        up, down = cast(Linear, block.mlp["0"]), cast(Linear, block.mlp["2"])
+        self.up, self.down = _Product(up.weight.detach(), up.bias), _Product(down.weight.detach(), down.bias)
+
+
+class _Product:
+    """x W' + b for rows x (n, in); a single row of small weights is multiplied unpacked."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.packed, self.bias = pack(weight), bias
+        self.plain = weight.t() if weight.numel() < SMALL else None
+
+    def __call__(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        if self.plain is None or len(x) > 1:
+            return multiply(x, self.packed, self.bias, gelu, add)
+        if add is not None and self.bias is not None:
+            add = add + self.bias
+        base = self.bias if add is None else add
+        out = torch.mm(x, self.plain) if base is None else torch.addmm(base, x, self.plain)
+        return F.gelu(out, approximate="tanh") if gelu else out
+
+
+_held: weakref.WeakKeyDictionary[Backbone, tuple[list[tuple[int, int]], LeanBlocks]] = weakref.WeakKeyDictionary()

@@ -1,0 +1,83 @@
+"""The lean blocks against the plain ones, and the static cache against no cache at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import student, teacher
+
+from kfexplore.models import KVCache, StaticCache, lean_blocks, packed
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("small", [packed.SMALL, 0])
+def test_passes_over_a_static_cache_give_the_logits_of_whole_rows(
+    lean: bool, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kfexplore.models.lean.SMALL", small)
+    network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = network(ids)
+        cache = StaticCache(20)
+        cache.blocks = lean_blocks(network) if lean else None
+        cache.place(0, 5)
+        assert torch.allclose(network(ids[:, :5], cache), whole[:, :5], atol=1e-5)
+        cache.place(5, 1)
+        assert torch.allclose(network(ids[:, 5:6], cache), whole[:, 5:6], atol=1e-5)
+        cache.place(4, 5)  # some of it again
+        assert torch.allclose(network(ids[:, 4:], cache), whole[:, 4:], atol=1e-5)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_rows_of_different_ends_see_their_own_tokens_only(lean: bool) -> None:
+    network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(1))
+    ends = torch.tensor([2, 7, 5])
+    with torch.inference_mode():
+        cache = StaticCache(20)
+        cache.blocks = lean_blocks(network) if lean else None
+        cache.place(0, 8)  # beyond every row's end: filling, to be overwritten
+        network(ids[:, :8], cache)
+        fresh = torch.tensor([[5, 6], [7, 8], [9, 1]])
+        cache.place(ends, 2, 7)
+        found = network(fresh, cache)
+        for row, end in enumerate(ends.tolist()):
+            alone = network(torch.cat([ids[row : row + 1, :end], fresh[row : row + 1]], dim=1), KVCache(), read=2)
+            assert torch.allclose(found[row : row + 1], alone, atol=1e-5)
+
+
+def test_noise_slots_are_overwritten_by_the_tokens_they_became() -> None:
+    network, ids = student(), torch.tensor([[3, 1, 4]])
+    u = torch.tensor([[0.1, 0.7]], dtype=torch.float64)
+    with torch.inference_mode():
+        cache = StaticCache(12)
+        cache.blocks = lean_blocks(network)
+        cache.place(0, 5)
+        network(ids, u, cache)
+        cache.place(3, 4)
+        found = network(torch.tensor([[9, 2]]), u, cache)
+        assert torch.allclose(found, network.block_logits(torch.tensor([[3, 1, 4, 9, 2]]), u), atol=1e-5)
+
+
+def test_lean_blocks_follow_their_weights() -> None:
+    network, ids = teacher(), torch.tensor([[3, 1, 4]])
+    with torch.no_grad():
+        for _ in range(2):
+            cache = StaticCache(5)
+            cache.blocks = lean_blocks(network)
+            cache.place(0, 3)
+            assert torch.allclose(network(ids, cache), network(ids), atol=1e-5)
+            for parameter in network.blocks.parameters():
+                parameter.mul_(1.1)
+
+
+def test_a_pass_beyond_the_room_of_the_cache_is_an_error() -> None:
+    cache = StaticCache(4)
+    with pytest.raises(ValueError, match="cache of 4 tokens asked to hold 3 from 2"):
+        cache.place(2, 3)
+    cache.place(0, 3)
+    with pytest.raises(ValueError, match="2 tokens in a pass that was placed for 3"):
+        cache.positions(2, torch.device("cpu"))
+
+
+def test_double_precision_has_no_lean_blocks() -> None:
+    assert lean_blocks(teacher().double()) is None
