@@ -36,7 +36,7 @@ def ar_steps(
     tokens = None
     for position in range(noise.shape[1]):
         u = noise[:, position : position + 1]
-        tokens, doubts = passes("ar", run, 1, 0, (u,), tokens)
+        tokens, doubts = passes(("ar", tau), run, 1, 0, (u,), tokens)
         if settle:
             for row in doubts[:, 0].nonzero()[:, 0].tolist():
                 tokens[row] = exact_token(teacher, rows.text(row), u[row], tau)

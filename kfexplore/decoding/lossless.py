@@ -74,7 +74,7 @@ def lossless_steps(
             else:
                 guesses = torch.where(torch.from_numpy(used_up).to(fresh.device)[:, None], fresh, guesses)
             block_ends = np.where(used_up, rows.ends + k, block_ends)
-        exact, doubts = passes("check", run, 1, k, (guesses, u))
+        exact, doubts = passes(("check", tau), run, 1, k, (guesses, u))
         if passes.recorded:
             exact = exact.clone()
         right = (exact[:, :k] == guesses).long().cumprod(dim=1).sum(dim=1)

@@ -2,12 +2,15 @@
 
 On CUDA every shape of a pass is recorded once as a graph, its readout included, and replayed: a step then costs no
 more Python than copying its inputs. Elsewhere a pass is run as it is written, which is also the graph's slow twin.
+Buffers and graphs outlive a batch: the next one of the same shape takes them over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,8 +21,24 @@ from kfexplore.models import StaticCache, Student, Teacher, lean_blocks
 GRAPH_STRIDE = 128
 """Keys read by a recorded pass are a multiple of this, so that few shapes are recorded."""
 WARM_UPS = 3
+KEPT = 2
+"""Unused sets of buffers that a network keeps; the oldest goes first."""
 
 Tensors = tuple[Tensor, ...]
+Network = Teacher | Student
+
+
+@dataclass
+class _Buffers:
+    """What a batch of one shape needs on a device."""
+
+    shape: Hashable
+    cache: StaticCache
+    graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensors, Tensors]] = field(default_factory=dict)
+
+
+_unused: weakref.WeakKeyDictionary[Network, list[_Buffers]] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()  # a finalizer may run while the same thread holds it
 
 
 class Passes:
@@ -32,15 +51,17 @@ class Passes:
         recorded: Whether passes are recorded as CUDA graphs; None: where the network is on CUDA.
     """
 
-    def __init__(self, network: Teacher | Student, rows: Rows, slots: int, recorded: bool | None = None) -> None:
+    def __init__(self, network: Network, rows: Rows, slots: int, recorded: bool | None = None) -> None:
         self.network, self.rows = network, rows
         self.recorded = network.device.type == "cuda" if recorded is None else recorded
-        capacity = rows.capacity + slots
-        if self.recorded:
-            capacity = -(-capacity // GRAPH_STRIDE) * GRAPH_STRIDE
-        self.cache = StaticCache(capacity, GRAPH_STRIDE if self.recorded else 1)
+        stride = GRAPH_STRIDE if self.recorded else 1
+        capacity = -(-(rows.capacity + slots) // stride) * stride
+        weights = network.vocab_embed.embedding
+        shape = (len(rows), capacity, stride, weights.dtype, weights.device)
+        self._buffers = _taken(network, shape) or _Buffers(shape, StaticCache(capacity, stride))
+        weakref.finalize(self, _left, weakref.ref(network), self._buffers)
+        self.cache = self._buffers.cache
         self.cache.blocks = lean_blocks(network)
-        self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensors, Tensors]] = {}
         self.prefill()
 
     def prefill(self) -> None:
@@ -51,12 +72,18 @@ class Passes:
             self.network.run_blocks(self.network.vocab_embed(self.rows.ids[:, :before]), self.cache)
 
     def __call__(
-        self, name: str, run: Callable[..., Tensors], count: int, after: int, extra: Tensors, tail: Tensor | None = None
+        self,
+        name: Hashable,
+        run: Callable[..., Tensors],
+        count: int,
+        after: int,
+        extra: Tensors,
+        tail: Tensor | None = None,
     ) -> Tensors:
         """One pass over the last `count` tokens of each row and `after` positions behind them.
 
         Args:
-            name: Tells `run` from others in what is recorded.
+            name: Tells what `run` does, its settings included, from whatever else is recorded of this network.
             run: (tokens (B, count), *extra) -> tensors; passes the tokens through the network with `self.cache`. It
                 changes none of its arguments, and gives no tensor that a later pass may not overwrite.
             count: Tokens fed again or for the first time.
@@ -79,8 +106,9 @@ class Passes:
 
         return self._replay((name, count, after, reach), placed, (start, tokens, *extra))
 
-    def _replay(self, key: tuple[Any, ...], run: Callable[..., Tensors], inputs: Tensors) -> Tensors:
-        if key not in self._graphs:
+    def _replay(self, key: Hashable, run: Callable[..., Tensors], inputs: Tensors) -> Tensors:
+        graphs = self._buffers.graphs
+        if key not in graphs:
             held = tuple(each.clone() for each in inputs)
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -91,9 +119,28 @@ class Passes:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 out = run(*held)
-            self._graphs[key] = graph, held, out
-        graph, held, out = self._graphs[key]
+            graphs[key] = graph, held, out
+        graph, held, out = graphs[key]
         for mine, given in zip(held, inputs, strict=True):
             mine.copy_(given)
         graph.replay()
         return out
+
+
+def _taken(network: Network, shape: Hashable) -> _Buffers | None:
+    """Unused buffers of this shape, which are then in use."""
+    with _lock:
+        unused = _unused.get(network, [])
+        found = next((buffers for buffers in unused if buffers.shape == shape), None)
+        if found is not None:
+            unused.remove(found)
+    return found
+
+
+def _left(network: weakref.ref[Network], buffers: _Buffers) -> None:
+    """Keeps buffers that are no longer in use for the next batch."""
+    with _lock:
+        if (alive := network()) is not None:
+            unused = _unused.setdefault(alive, [])
+            unused.append(buffers)
+            del unused[:-KEPT]

@@ -49,7 +49,7 @@ def pflm_steps(
     tokens, fed = None, 1
     for position in range(0, noise.shape[1] - k + 1, k):
         u, before = noise[:, position : position + k], counts
-        tokens, doubts, counts = passes("pflm", run, fed, k, (u, counts), tokens)
+        tokens, doubts, counts = passes(config, run, fed, k, (u, counts), tokens)
         if settle:
             for row in doubts.any(dim=1).nonzero()[:, 0].tolist():
                 one = slice(row, row + 1)

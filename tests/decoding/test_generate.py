@@ -11,7 +11,7 @@ from helpers import DATA, built, masked, student, teacher
 
 from kfexplore import noise
 from kfexplore.config import DecodeConfig, ModelConfig
-from kfexplore.decoding import ar, lossless, pflm, readout
+from kfexplore.decoding import ar, lossless, passes, pflm, readout, rows
 from kfexplore.decoding.generate import (
     Networks,
     decode,
@@ -278,3 +278,37 @@ def test_what_cannot_be_decoded_is_refused(message: str) -> None:
     values = np.full((len(prompts), max(new, 1) + 8), 0.5)
     with pytest.raises(KfError, match=message):
         generate(config, networks, prompts, values, new)
+
+
+@pytest.mark.parametrize("config", WAYS, ids=named)
+def test_what_an_earlier_batch_left_in_the_buffers_changes_nothing(config: DecodeConfig) -> None:
+    expected = write(config, RAGGED[:3]).tokens.tolist()
+    write(config, [prompt[::-1] for prompt in RAGGED[:3]], seed=77)
+    assert write(config, RAGGED[:3]).tokens.tolist() == expected
+
+
+def test_buffers_are_taken_over_and_two_batches_at_once_have_their_own() -> None:
+    network = teacher()
+    batches = [rows.Rows(LEVEL, 4, network.device) for _ in range(3)]
+    with torch.inference_mode():
+        first = passes.Passes(network, batches[0], 1)
+        second = passes.Passes(network, batches[1], 1)
+        assert first.cache is not second.cache
+        left = second.cache
+        del second
+        assert passes.Passes(network, batches[2], 1).cache is left
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("config", [way for way in WAYS if way.decoder != "mdlm"], ids=named)
+def test_recorded_passes_write_what_plain_ones_write(config: DecodeConfig) -> None:
+    place = Networks(teacher().cuda(), student().cuda())
+    values = keyed_noise(5, range(5), config, place, 11)
+    for prompts in (LEVEL, RAGGED):
+        both = []
+        for recorded in (True, True, False):
+            sheet = rows.Sheet(5, 11)
+            for step in decode(config, place, prompts, values, 11, settle=False, recorded=recorded):
+                sheet.write(step)
+            both.append(sheet.tokens.tolist())
+        assert both[0] == both[1] == both[2]
