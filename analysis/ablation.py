@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from kfexplore import noise
-from kfexplore.bench.scrub import environment
+from kfexplore.bench.setting import environment
 from kfexplore.bench.train import token_passes
 from kfexplore.config import TrainConfig
 from kfexplore.evaluate.agreement import agreement

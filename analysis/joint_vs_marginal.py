@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kfexplore import noise
-from kfexplore.bench.scrub import environment
+from kfexplore.bench.setting import environment
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
 from kfexplore.evaluate.text import read_text, stretches, text_ids

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kfexplore.cli_bench import bench
 from kfexplore.cli_generate import generate
 from kfexplore.cli_laws import laws
 from kfexplore.cli_options import (
@@ -24,6 +25,7 @@ from kfexplore.cli_options import (
     numbers,
     pair_files,
     read_context,
+    write_text,
 )
 from kfexplore.cli_train import train
 from kfexplore.errors import KfError
@@ -37,7 +39,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Timing, as JSON.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
 export = typer.Typer(help="Write files that the app or others use.", no_args_is_help=True)
@@ -153,9 +154,9 @@ def eval_command(
     measured = evaluate(chosen, pair, read_text(text), text.name, settings)
     print(summary(measured))
     if json_file:
-        _write(json_file, json.dumps(measured.as_json(), indent=2, allow_nan=False) + "\n")
+        write_text(json_file, json.dumps(measured.as_json(), indent=2, allow_nan=False) + "\n")
     if card:
-        _write(card, model_card(chosen, measured))
+        write_text(card, model_card(chosen, measured))
     if figures:
         from kfexplore.figures.evaluate import write_page
 
@@ -163,52 +164,6 @@ def eval_command(
 
 
 app.command("laws")(laws)
-
-
-@bench.command("scrub")
-def bench_scrub_command(
-    pair: PairOption = None,
-    size: Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens of the context.")] = 64,
-    page: Annotated[bool, typer.Option(help="Also the app in a headless Chromium (needs playwright).")] = False,
-    repeats: Annotated[int, typer.Option(help="Timed repeats.")] = 5,
-    device: DeviceOption = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
-) -> None:
-    """Times what dragging a slider asks for: a context held, blocks, and unless --size is given, sweeps and grids."""
-    from kfexplore.bench.page import bench_page
-    from kfexplore.bench.scrub import bench_scrub, random_pair
-
-    if size and (pair or page):
-        raise KfError("Random weights are timed without a pair or page.", "--size alone, or --pair with --page")
-    chosen = random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
-    result = bench_scrub(chosen, context, repeats, tables=size is None)
-    if page:
-        result["rows"] += bench_page(pair or "tales", device or "cpu")
-    document = json.dumps(result, indent=2)
-    if json_file:
-        _write(json_file, document + "\n")
-    print(document)
-
-
-@bench.command("train")
-def bench_train_command(
-    recipe: Annotated[str, typer.Option(help="Its shape and the settings of its last student stage are timed.")],
-    vocab_size: Annotated[int, typer.Option(help="Rows of the embedding, the mask included.")] = 513,
-    repeats: Annotated[int, typer.Option(help="Timed steps.")] = 5,
-    device: DeviceOption = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
-) -> None:
-    """Times training steps: the teacher, and students of 1, 2, 4 and 8 slots beside it, on random weights."""
-    from kfexplore.bench.train import bench_train
-    from kfexplore.training.recipes import load_recipe
-
-    chosen = load_recipe(recipe)
-    teacher, student = (chosen.shape(kind, vocab_size, vocab_size - 1) for kind in ("teacher", "student"))
-    document = json.dumps(bench_train(teacher, student, chosen.students[-1], repeats, device), indent=2)
-    if json_file:
-        _write(json_file, document + "\n")
-    print(document)
 
 
 @export.command("first-screen")
@@ -225,14 +180,6 @@ def export_contexts_command() -> None:
     from kfexplore.laws.ranking import store_contexts
 
     print(store_contexts())
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise KfError(f"{path} cannot be written: {error}.", "a file in a folder you may write to") from None
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="token
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="The context, as text.")]
 IdsOption = Annotated[str | None, typer.Option("--token-ids", help="The context, as token ids: 1,2,3.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
 
 
@@ -50,6 +52,13 @@ def numbers(text: str, kind: type[Any], option: str) -> list[Any]:
         raise KfError(f"{option} {text!r} is not a list of {what}.", f"{what} with commas between") from None
 
 
+def refuse(options: Mapping[str, Any], by: str, instead: str) -> None:
+    """Raises KfError for the first option that was given where it means nothing."""
+    for option, value in options.items():
+        if value is not None and value is not False:
+            raise KfError(f"{option} means nothing to {by}.", instead)
+
+
 def load_chosen(
     name: str | None, teacher: Path | None, student: Path | None, tokenizer: Path | None, device: str | None
 ) -> Pair:
@@ -67,3 +76,12 @@ def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> 
     if name or teacher is None or student is None:
         raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
     return teacher, student
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, and the folder that it is in."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KfError(f"{path} cannot be written: {error}.", "a file in a folder you may write to") from None

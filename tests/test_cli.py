@@ -3,76 +3,19 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
-from helpers import student, teacher
+from shell import FILES, IDS, SENTENCES, Shell
 from torch.distributed.run import get_args_parser
 from typer.main import get_command
 
-from kfexplore import cli, noise
-from kfexplore.checkpoints.saving import save_model
-from kfexplore.config import DecodeConfig, DecoderName
-from kfexplore.decoding.generate import Networks, generate, replayed_noise
+from kfexplore import cli
 from kfexplore.laws.study import study
 from kfexplore.pair import load_pair
-from kfexplore.training.data import train_tokenizer
-
-SENTENCES = ["The owl went home.", "The old owl said: go home!", "Rain fell on the old house, and the rain went on."]
-STEPS = noise.uniform(0, range(18), 0, 4).reshape(6, 3, 4)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pair with a tokenizer, noise of six steps for three samples, and a text."""
-    folder = tmp_path_factory.mktemp("pair")
-    tokenizer = train_tokenizer(SENTENCES, 270)
-    rows = tokenizer.get_vocab_size() + 1
-    save_model(teacher(1, vocab_size=rows, context=80), folder / "teacher")
-    save_model(student(11, vocab_size=rows, context=80), folder / "student")
-    save_model(student(12, vocab_size=rows + 1), folder / "other")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    np.save(folder / "noise.npy", STEPS.astype(np.float32))
-    np.save(folder / "bad.npy", STEPS + 0.5)
-    (folder / "text.txt").write_text(" ".join(SENTENCES * 20), encoding="utf-8")
-    return folder
-
-
-class Shell:
-    """Runs the command line in this process; FOLDER in an argument stands for the fixture's."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.patch, self.capture = folder, patch, capture
-
-    def run(self, line: str) -> tuple[int, str, str]:
-        words = [word.replace("FOLDER", str(self.folder)) for word in shlex.split(line)]
-        self.patch.setattr(sys, "argv", ["kfexplore", *words])
-        self.capture.readouterr()
-        try:
-            cli.main()
-        except SystemExit as end:
-            out, err = self.capture.readouterr()
-            return int(end.code or 0), out, err
-        return (0, *self.capture.readouterr())
-
-    def json(self, line: str) -> dict[str, Any]:
-        code, out, err = self.run(line + " --json")
-        assert code == 0, err
-        return json.loads(out)
-
-
-@pytest.fixture
-def shell(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(folder, monkeypatch, capsys)
-
-
-FILES = "--teacher FOLDER/teacher/model.safetensors --student FOLDER/student/model.safetensors"
-IDS = "--token-ids 3,1,4"
 
 
 def test_map_prints_both_blocks_of_two_files(shell: Shell) -> None:
@@ -107,49 +50,6 @@ def test_long_prompt_is_cut_and_the_cut_is_told(shell: Shell) -> None:
     assert len(json.loads(out)["teacher"]) == 1
 
 
-@pytest.mark.parametrize(("model", "k"), [("ar", 1), ("pflm", 4), ("pflm", 2)])
-def test_generate_replays_the_noise_of_a_file(shell: Shell, model: DecoderName, k: int) -> None:
-    slots = f"--k {k}" if model == "pflm" else ""
-    result = shell.json(
-        f"generate --model {model} {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 6 {slots}"
-    )
-    pair = load_pair(shell.folder)
-    config, networks = DecodeConfig(model, k), Networks(pair.teacher, pair.student)
-    expected = generate(config, networks, [[3, 1, 4]] * 3, replayed_noise(STEPS, config, networks, 6), 6)
-    assert set(result) == {"tokens", "text", "nfe", "seconds"}
-    assert result["tokens"] == expected.tokens.tolist()
-    assert result["nfe"] == expected.nfe
-    assert result["text"] == []
-
-
-def test_one_checkpoint_generates_as_the_pair_does(shell: Shell) -> None:
-    rest = f"{IDS} --noise-file FOLDER/noise.npy --max-new-tokens 6"
-    for model, name in (("ar", "teacher"), ("pflm", "student")):
-        alone = shell.json(f"generate --model {model} --ckpt_path FOLDER/{name}/model.safetensors {rest}")
-        assert alone["tokens"] == shell.json(f"generate --model {model} {FILES} {rest}")["tokens"]
-
-
-def test_generated_tokens_are_keyed_by_seed_and_sample(shell: Shell) -> None:
-    line = "generate --model ar --pair FOLDER --prompt 'The old owl' --max-new-tokens 8"
-    one, three = shell.json(line + " --seed 5"), shell.json(line + " --seed 5 --samples 3")
-    assert three["tokens"][0] == one["tokens"][0]
-    assert three["tokens"][1] != one["tokens"][0]
-    assert shell.json(line + " --seed 6")["tokens"] != one["tokens"]
-    assert one["text"] == [load_pair(shell.folder).tokenizer.decode(one["tokens"][0])]
-
-
-def test_frequency_penalty_forbids_repetition(shell: Shell) -> None:
-    line = f"generate --model pflm {FILES} {IDS} --max-new-tokens 16"
-    free, penalised = shell.json(line), shell.json(line + " --freq-penalty 1000")
-    assert len(set(free["tokens"][0])) < 16
-    assert len(set(penalised["tokens"][0])) == 16
-
-
-def test_temperature_is_passed_on(shell: Shell) -> None:
-    line = f"generate --model pflm {FILES} {IDS} --max-new-tokens 8"
-    assert shell.json(line)["tokens"] != shell.json(line + " --tau 0.1")["tokens"]
-
-
 def test_eval_writes_what_it_measured(shell: Shell, tmp_path: Path) -> None:
     line = "eval FOLDER --text FOLDER/text.txt --windows 2 --samples 3 --seed 4 --dither 5"
     code, out, err = shell.run(
@@ -166,14 +66,6 @@ def test_eval_writes_what_it_measured(shell: Shell, tmp_path: Path) -> None:
     assert [row["decoder"] for row in document["samples"]] == names
     assert all(f"\n{name}  " in out for name in names)
     assert (tmp_path / "figures" / "evaluation.html").is_file()
-
-
-def test_dither_is_passed_on(shell: Shell) -> None:
-    line = f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 8"
-    config, networks = DecodeConfig("pflm", dither=4), Networks(student=load_pair(shell.folder).student)
-    expected = generate(config, networks, [[3, 1, 4]] * 3, replayed_noise(STEPS, config, networks, 8), 8)
-    assert shell.json(line + " --dither 4")["tokens"] == expected.tokens.tolist()
-    assert shell.json(line)["tokens"] != expected.tokens.tolist()
 
 
 def test_laws_of_a_toy(shell: Shell) -> None:
@@ -238,24 +130,6 @@ ERRORS = {
     f"map --teacher FOLDER/student --student FOLDER/teacher {IDS} --noise 0.1": "a teacher was asked for",
     f"map --teacher FOLDER/teacher --student FOLDER/other {IDS} --noise 0.1": "do not fit together",
     f"map {FILES} {IDS} --noise 0.1 --device nowhere": "device",
-    f"generate --model xyz {FILES} {IDS}": "no model 'xyz'",
-    f"generate --model pflm {FILES} {IDS} --k 0": "k is 0",
-    f"generate --model pflm {FILES} {IDS} --k 5": "k is 5",
-    f"generate --model ar {FILES} {IDS} --max-new-tokens 0": "0 new tokens",
-    f"generate --model ar {FILES} {IDS} --max-new-tokens 78": "exceed the context",
-    f"generate --model ar {FILES} {IDS} --seed -1": "seed is -1",
-    f"generate --model ar {FILES} {IDS} --samples 0": "at least one sample",
-    f"generate --model ar {FILES} --token-ids 1,9999": "not in the vocabulary",
-    f"generate --model ar {FILES} --token-ids 100000000000000000000": "not in the vocabulary",
-    f"generate --model ar {FILES} {IDS} --noise-file FOLDER/none.npy": "none.npy cannot be read",
-    f"generate --model ar {FILES} {IDS} --noise-file FOLDER/text.txt": "text.txt cannot be read",
-    f"generate --model ar {FILES} {IDS} --noise-file FOLDER/bad.npy": "outside [0, 1)",
-    f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 30": "ends after 6 steps",
-    "generate --model ar --ckpt_path FOLDER/teacher --prompt a": "no tokenizer",
-    f"generate --model pflm --ckpt_path FOLDER/teacher {IDS}": "a student was asked for",
-    f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "Both a penalty (0.5) and a dither (6)",
-    f"generate --model pflm {FILES} {IDS} --dither 17": "dither is 17 bits",
-    f"generate --model ar {FILES} {IDS} --dither 6": "dither means nothing to ar",
     "eval FOLDER --text FOLDER/none.txt": "no text in",
     "eval FOLDER --text FOLDER/text.txt --samples 1": "1 windows",
     "eval FOLDER --text FOLDER/text.txt --new-tokens 79": "exceed the context",
@@ -290,13 +164,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("line", ERRORS)
 def test_user_error_is_one_message_and_exit_code_2(shell: Shell, line: str) -> None:
-    code, out, err = shell.run(line)
-    assert code == 2
-    assert out == ""
-    assert err.startswith("kfexplore: ")
-    assert err.count("kfexplore: ") == 1
-    assert ERRORS[line] in err
-    assert "Traceback" not in err
+    assert ERRORS[line] in shell.refused(line)
 
 
 @pytest.mark.parametrize("line", ["map", "map --noise 0.1 --nonsense 3", "fly", "generate --model ar --k many"])
@@ -349,10 +217,11 @@ def test_a_process_of_its_own_prints_no_traceback(folder: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_no_launcher_takes_an_option_of_training_for_its_own() -> None:
+def test_no_launcher_takes_an_option_of_ours_for_its_own() -> None:
     """torchrun reads a long option as any of its own that begins with it, and stops where that is not one."""
     launcher = [option for action in get_args_parser()._actions for option in action.option_strings]
-    commands = cast(Any, get_command(cli.app)).commands["train"].commands.values()
+    verbs = cast(Any, get_command(cli.app)).commands
+    commands = [*verbs["train"].commands.values(), verbs["generate"]]
     options = [option for command in commands for parameter in command.params for option in parameter.opts]
-    assert "--recipe" in options
+    assert {"--recipe", "--devices"} <= set(options)
     assert not [(option, theirs) for option in options for theirs in launcher if theirs.startswith(option)]

@@ -23,9 +23,11 @@ ORDER: list[set[str]] = [
     {"__init__"},
     {"training", "evaluate", "laws"},
     {"bench"},
+    {"completions"},
     {"ui"},
     {"cli_options"},
-    {"cli_train", "cli_laws", "cli_generate"},
+    {"cli_prefixes", "cli_prompt"},
+    {"cli_train", "cli_laws", "cli_generate", "cli_bench"},
     {"cli"},
 ]
 """A room may import itself and all rooms of earlier lines; `__init__` holds the public names and the version."""
@@ -67,7 +69,7 @@ def may_import(room: str) -> set[str]:
     if room == "figures":
         return {"figures", *BASE}
     line = next(n for n, rooms in enumerate(ORDER) if room in rooms)
-    above = {"figures"} if room in {"ui", "cli", "cli_train", "cli_laws", "cli_generate"} else set()
+    above = {"figures"} if room in {"ui", "cli", "cli_train", "cli_laws", "cli_generate", "cli_bench"} else set()
     return {room}.union(above, *ORDER[:line])
 
 

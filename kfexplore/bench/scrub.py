@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
-import kfexplore
 from kfexplore import noise
-from kfexplore.config import ModelConfig
+from kfexplore.bench.setting import environment, timed
 from kfexplore.errors import KfError
 from kfexplore.maps import block, grid, sweeps
-from kfexplore.models import Student, Teacher, build
 from kfexplore.pair import Pair
 
 Job = tuple[str, dict[str, Any], Callable[[], object]]
-
-SIZES = {"owt": (50258, 768, 12, 12, 50257, 1024), "lm1b": (30522, 768, 12, 12, 103, 128)}
-"""Rows, width, depth, heads, mask id and context of the published models."""
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a timing hangs on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": device.type,
-        "device_name": name,
-        "dtype": "float32",
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "kfexplore": kfexplore.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-    }
-
-
-def random_pair(size: str, device: str | None = None) -> Pair:
-    """Teacher and student of a published size (`SIZES`) with random weights and no tokenizer."""
-    if size not in SIZES:
-        raise KfError(f"There is no size {size!r}.", ", ".join(SIZES))
-    rows, width, depth, heads, mask, context = SIZES[size]
-    shape = ModelConfig("teacher", rows, width, depth, heads, mask, context)
-    student = dataclasses.replace(shape, kind="student", block=4)
-    models = [build(config).to(device or "cpu").eval().requires_grad_(False) for config in (shape, student)]
-    return Pair(cast(Teacher, models[0]), cast(Student, models[1]), info={"name": f"random weights, size {size}"})
 
 
 def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: bool = True) -> dict[str, Any]:
@@ -91,7 +54,7 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
     config = pair.student.config
     shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.slots}
     shape |= {"width": config.width, "depth": config.depth, "vocab_size": config.vocab_size}
-    rows = [_timed(name, {**shape, **settings}, job, repeats) for name, settings, job in jobs]
+    rows = [_timed(name, {**shape, **settings}, job, repeats, pair.student.device) for name, settings, job in jobs]
     return {
         "bench": "scrub",
         **environment(pair.student.device),
@@ -99,14 +62,9 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
     }
 
 
-def _timed(name: str, settings: dict[str, Any], job: Callable[[], object], repeats: int) -> dict[str, Any]:
-    job()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        job()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+def _timed(
+    name: str, settings: dict[str, Any], job: Callable[[], object], repeats: int, place: torch.device
+) -> dict[str, Any]:
+    seconds = timed(job, repeats, place)
     spread = {"seconds": statistics.median(seconds), "least": min(seconds), "largest": max(seconds)}
     return {"what": name, **settings, "repeats": repeats, **spread}

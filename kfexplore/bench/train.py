@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kfexplore import noise
-from kfexplore.bench.scrub import environment
+from kfexplore.bench.setting import environment, measure_limits, timed
 from kfexplore.config import ModelConfig, TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher, build
@@ -53,7 +53,8 @@ def bench_train(
         raise KfError(f"{repeats} repeats were asked for.", "at least 1")
     place = torch.device(device or "cpu")
     tokens = noise.generator(0).integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
-    peak = _peak(place, config.precision, repeats)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    peak = measure_limits(place, dtype, repeats).flops_per_second
     teacher = cast(Teacher, build(teacher_shape)).to(place)
     flops: float = 2 * _multiplied(teacher) * 3 * config.batch * config.context
     jobs: list[tuple[str, nn.Module, TrainConfig, Callable[..., Tensor], float]] = [
@@ -131,23 +132,5 @@ def _steps(
             optimizer.step()
             optimizer.zero_grad()
 
-    return _timed(step, repeats, place)
-
-
-def _peak(place: torch.device, precision: str, repeats: int) -> float:
-    """Operations a second of a large square product on this device, in this run."""
-    side = 8192 if place.type == "cuda" else 1024
-    square = torch.ones(side, side, device=place, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    return 2 * side**3 / min(_timed(lambda _: square @ square, repeats, place))
-
-
-def _timed(job: Callable[[int], object], repeats: int, place: torch.device) -> list[float]:
-    """Seconds of each repeat, after two that are not counted."""
-    seconds = []
-    for n in range(repeats + 2):
-        start = time.perf_counter()
-        job(n)
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        seconds.append(time.perf_counter() - start)
-    return seconds[2:]
+    steps = itertools.count()
+    return timed(lambda: step(next(steps)), repeats, place, warm_ups=2)

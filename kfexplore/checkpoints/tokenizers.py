@@ -15,6 +15,12 @@ from kfexplore.errors import KfError
 
 TOKENIZER_FILE = "tokenizer.json"
 MAX_TOKENIZER_BYTES = 64 << 20
+ENDS_OF_TEXT = ("<|endoftext|>", "[SEP]", "</s>")
+"""What ends a text, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
+LONGEST_CHARACTER = 4
+"""Bytes, so tokens that one character can be spread over."""
+REMEMBERED = 2**16
+"""Pieces that a `Spelling` keeps."""
 
 
 class AnyTokenizer(Protocol):
@@ -70,6 +76,54 @@ def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:
     A token that is part of a character has the replacement character U+FFFD for it.
     """
     return [_token_text(tokenizer, int(i)) for i in ids]
+
+
+def end_of_text(tokenizer: AnyTokenizer) -> int | None:
+    """The token that ends a text; None: the tokenizer has none of `ENDS_OF_TEXT`."""
+    vocabulary = tokenizer.get_vocab()
+    return next((vocabulary[name] for name in ENDS_OF_TEXT if name in vocabulary), None)
+
+
+class Spelling:
+    """Each token's part of a running text, which is not always the token's own text.
+
+    A character may be spread over tokens, none of which can be read alone, and tokenizers of the BERT family write a
+    space before a word only where something stands before it. What was found is kept: a page asks for the same text
+    again and again while it grows.
+    """
+
+    def __init__(self, tokenizer: AnyTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {}
+
+    def pieces(self, ids: list[int], before: list[int]) -> list[str]:
+        """One a token; "" for one whose character the next tokens complete.
+
+        Args:
+            ids: The text.
+            before: What stands before it; [] at a beginning.
+        """
+        pieces: list[str] = []
+        last, held = tuple(before[-1:]), tuple[int, ...]()
+        for n, token in enumerate(ids):
+            held = (*held, token)
+            piece = self._piece(last, held)
+            if piece.endswith("\ufffd") and len(held) < LONGEST_CHARACTER and n + 1 < len(ids):
+                pieces.append("")
+                continue
+            pieces.append(piece)
+            last, held = held, ()
+        return pieces
+
+    def _piece(self, last: tuple[int, ...], held: tuple[int, ...]) -> str:
+        key = last, held
+        if key not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            before, now = (decode_ids(self._tokenizer, ids) for ids in (last, last + held))
+            piece = now[len(before) :] if now.startswith(before) else ""
+            self._known[key] = piece or "".join(_token_text(self._tokenizer, token) for token in held)
+        return self._known[key]
 
 
 def highest_id(tokenizer: AnyTokenizer) -> int:

@@ -22,6 +22,8 @@ from kfexplore.results.laws import (
 )
 from kfexplore.results.maps import Band, Block, Decoded, Floats, Grid, Ints, Region, Sweep, Which, steps
 from kfexplore.results.quality import Agreement, Bin, Estimate, Evaluation, SampleQuality, SlotLaw
+from kfexplore.results.text import Line, Written
+from kfexplore.results.timing import Cost, Gain, Limits, Spread, TimingRow
 
 __all__ = [
     "Agreement",
@@ -34,13 +36,17 @@ __all__ = [
     "ClassInformation",
     "ContextStudy",
     "Correlation",
+    "Cost",
     "Decoded",
     "Estimate",
     "Evaluation",
     "Floats",
+    "Gain",
     "Grid",
     "Independence",
     "Ints",
+    "Limits",
+    "Line",
     "ProductError",
     "RankedContext",
     "Region",
@@ -48,9 +54,12 @@ __all__ = [
     "SamplerError",
     "SamplerLaw",
     "SlotLaw",
+    "Spread",
     "Sweep",
+    "TimingRow",
     "ToyLaw",
     "Unmasking",
     "Which",
+    "Written",
     "steps",
 ]

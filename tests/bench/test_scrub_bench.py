@@ -6,10 +6,12 @@ import json
 import time
 
 import pytest
+import torch
 from helpers import student, teacher
 
 from kfexplore.bench import scrub
-from kfexplore.bench.scrub import bench_scrub, random_pair
+from kfexplore.bench.scrub import bench_scrub
+from kfexplore.bench.setting import random_pair
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 
@@ -43,7 +45,7 @@ def test_the_document_has_device_versions_settings_and_rows(tables: bool, monkey
 def test_median_least_and_largest_are_of_the_repeats_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = iter([10.0, 14.0, 20.0, 21.0, 30.0, 32.0]), []
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    row = scrub._timed("job", {"resolution": 8}, lambda: calls.append(1), 3)
+    row = scrub._timed("job", {"resolution": 8}, lambda: calls.append(1), 3, torch.device("cpu"))
     assert row == {"what": "job", "resolution": 8, "repeats": 3, "seconds": 2.0, "least": 1.0, "largest": 4.0}
     assert len(calls) == 4
     assert list(clock) == []

@@ -14,8 +14,10 @@ from tokenizers.processors import TemplateProcessing
 from kfexplore.checkpoints import tokenizers as ours
 from kfexplore.checkpoints.tokenizers import (
     AnyTokenizer,
+    Spelling,
     decode_ids,
     encode_ids,
+    end_of_text,
     highest_id,
     load_tokenizer,
     token_texts,
@@ -64,6 +66,40 @@ def test_the_highest_id_counts_added_tokens(any_tokenizer: AnyTokenizer) -> None
     extended: Any = tokenizer()
     extended.add_tokens(["new"])
     assert highest_id(extended) == 12
+
+
+def test_the_end_of_text_is_found_by_name(any_tokenizer: AnyTokenizer) -> None:
+    assert end_of_text(any_tokenizer) == 0
+    assert end_of_text(Tokenizer(models.WordLevel({"a": 0, "[SEP]": 1}, "a"))) == 1
+    assert end_of_text(Tokenizer(models.WordLevel({"a": 0}, "a"))) is None
+
+
+def test_pieces_of_a_running_text_make_the_text(any_tokenizer: AnyTokenizer) -> None:
+    spelling = Spelling(any_tokenizer)
+    for _ in range(2):  # the second time from what is kept
+        assert spelling.pieces([7, 8, 1, 4, 50257], [2]) == ["ab", " ab", " ", "c", "<50257>"]
+
+
+def test_a_character_spread_over_tokens_comes_with_the_last_of_them() -> None:
+    made = Tokenizer(models.BPE(vocab={"â": 0, "Ģ": 1, "ľ": 2, "a": 3}, merges=[]))  # e2 80 9c is a quotation mark
+    made.decoder = decoders.ByteLevel()
+    spelling = Spelling(made)
+    assert spelling.pieces([3, 0, 1, 2, 3], []) == ["a", "", "", "\u201c", "a"]
+    assert spelling.pieces([3, 0, 1], []) == ["a", "", "\ufffd"]  # not there yet
+    assert spelling.pieces([0, 0, 0, 0, 3], []) == ["", "", "", 4 * "\ufffd", "a"]  # never a character
+
+
+def test_word_pieces_are_joined_to_what_stands_before(tmp_path: Path) -> None:
+    spelling = Spelling(load_tokenizer(word_pieces(tmp_path / "tokenizer.json")))
+    assert spelling.pieces([1, 2, 3, 1], [1]) == [" a", "b", " .", " a"]
+    assert spelling.pieces([1, 2], []) == ["a", "b"]
+
+
+def test_few_pieces_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "REMEMBERED", 2)
+    spelling = Spelling(tokenizer())
+    assert spelling.pieces([2, 3, 4, 5], []) == list("abcd")
+    assert len(spelling._known) <= 2
 
 
 def test_no_special_tokens_are_added() -> None:

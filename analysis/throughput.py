@@ -1,0 +1,203 @@
+"""Decoders against each other and against peers: `python -m analysis.throughput --sizes owt --out runs/throughput`.
+
+Random weights of the published sizes, or a pair: our decoders beside `transformers`' generate() with a GPT-2 of the
+same size and a plain loop (no packed weights, no static cache), all in one run on one machine. Prints a table and
+writes throughput.json, throughput.csv and throughput.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from tqdm import tqdm
+
+from kfexplore import noise
+from kfexplore.bench.setting import SIZES, measure_limits, random_pair, timed
+from kfexplore.bench.throughput import RaceSettings, race, setting
+from kfexplore.config import ModelConfig
+from kfexplore.decoding.cdf import inverse_cdf
+from kfexplore.decoding.generate import Networks
+from kfexplore.figures.timing import write_page
+from kfexplore.models import KVCache, Teacher
+from kfexplore.models.packed import Linear
+from kfexplore.pair import Pair, load_pair
+from kfexplore.results import Spread, TimingRow
+
+GENERATE, PLAIN = "transformers generate()", "plain loop"
+
+
+def peer_rows(teacher: Teacher, size: str, settings: RaceSettings, batch: int) -> list[TimingRow]:
+    """The same job by `transformers` and by the plain loop, prompts read inside the clock where they cannot be apart.
+
+    Args:
+        teacher: Its shape is the peers', and the plain loop's weights.
+        size: Name of the models.
+        settings: Prompt, new tokens and repeats.
+        batch: Samples at once.
+    """
+    ids = noise.generator(settings.seed).integers(0, teacher.config.vocab_size - 1, settings.prompt)
+    prompts = torch.from_numpy(ids).expand(batch, -1).contiguous().to(teacher.device)
+    u = torch.from_numpy(noise.uniform(settings.seed, range(batch), 0, settings.new_tokens)).to(teacher.device)
+    jobs: dict[str, Callable[[], object]] = {PLAIN: lambda: plain_loop(teacher, prompts, u)}
+    peer = gpt2(teacher.config, teacher.device)
+    if peer is not None:
+        jobs = {GENERATE: lambda: peer(prompts, settings.new_tokens), **jobs}
+    rows = []
+    for name, job in jobs.items():
+        seconds = timed(job, settings.repeats, teacher.device)
+        took = Spread(statistics.median(seconds), min(seconds), max(seconds))
+        row = TimingRow(name, batch, 1, size, settings.prompt, settings.new_tokens, settings.repeats)
+        rows.append(
+            dataclasses.replace(
+                row,
+                nfe=settings.new_tokens,
+                seconds=took,
+                ms_per_step=1e3 * took.value / settings.new_tokens,
+                tokens_per_second=batch * settings.new_tokens / took.value,
+                tokens_per_pass=1.0,
+                load_average=os.getloadavg()[0],
+            )
+        )
+    return rows
+
+
+def gpt2(shape: ModelConfig, place: torch.device) -> Callable[[torch.Tensor, int], object] | None:
+    """Sampling by `generate()` of a GPT-2 of this shape with random weights; None without transformers."""
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError:
+        return None
+    config = GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.context,
+        n_embd=shape.width,
+        n_layer=shape.depth,
+        n_head=shape.heads,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model = GPT2LMHeadModel(config).to(place).eval()
+
+    @torch.inference_mode()
+    def write(prompts: torch.Tensor, new_tokens: int) -> object:
+        mask = torch.ones_like(prompts)
+        options: dict[str, Any] = {"do_sample": True, "top_k": 0, "min_new_tokens": new_tokens}
+        return model.generate(prompts, attention_mask=mask, max_new_tokens=new_tokens, **options)
+
+    return write
+
+
+@torch.inference_mode()
+def plain_loop(teacher: Teacher, prompts: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """AR as one would write it first: keys joined to those before, every product by PyTorch's own."""
+    with patch.object(Linear, "_packs", lambda *_: False):
+        cache, fed, written = KVCache(), prompts, []
+        for values in u.t():
+            fed = inverse_cdf(teacher(fed, cache, read=1)[:, 0], values)[:, None]
+            written.append(fed)
+    return torch.cat(written, dim=1)
+
+
+def measure(pair: Pair, size: str, settings: RaceSettings, peers: bool) -> dict[str, Any]:
+    """The document: limits, and rows of peers and decoders batch by batch, so that a ratio is of neighbours in time."""
+    networks = Networks(pair.teacher, pair.student, pair.masked)
+    limits = measure_limits(pair.teacher.device, torch.float32)
+    ids = pair.encode("Once upon a time")[0] if pair.tokenizer is not None else None
+    rows: list[TimingRow] = []
+    for batch in tqdm(settings.batches, desc=size, leave=False):
+        here = dataclasses.replace(settings, batches=(batch,))
+        if peers:
+            rows += peer_rows(pair.teacher, size, here, batch)
+        settle = False if size in SIZES else None
+        rows += [p.row for p in race(networks, here, limits, size, ids, settle=settle) if p.row is not None]
+    return {
+        "bench": "throughput",
+        **setting(pair.teacher),
+        "limits": dataclasses.asdict(limits),
+        "rows": [row.as_json() for row in rows],
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """Tokens a second, and each over generate(), the plain loop and ar at the same batch."""
+    lines = [
+        f"{'decoder':<25}{'batch':>6}{'k':>3}{'ms/pass':>9}{'tokens/s':>10}{'/generate':>10}{'/plain':>8}{'/ar':>7}"
+        f"{'allowed':>9}{'share':>7}"
+    ]
+    for row in document["rows"]:
+        if row["seconds"] is None:
+            lines.append(f"{row['decoder']:<25}{row['batch']:>6}{row['k']:>3}  {row['error']}")
+            continue
+        over = [_over(document, row, other) for other in (GENERATE, PLAIN, "ar")]
+        allowed = row["roofline_speedup"]
+        share = over[2] / allowed if allowed and over[2] else None
+        lines.append(
+            f"{row['decoder']:<25}{row['batch']:>6}{row['k']:>3}{row['ms_per_step']:>9.2f}"
+            f"{row['tokens_per_second']:>10,.0f}{_ratio(over[0]):>10}{_ratio(over[1]):>8}{_ratio(over[2]):>7}"
+            f"{_ratio(allowed):>9}{_ratio(share):>7}"
+        )
+    return "\n".join(lines)
+
+
+def _over(document: dict[str, Any], row: dict[str, Any], other: str) -> float | None:
+    for found in document["rows"]:
+        if found["decoder"] == other and found["batch"] == row["batch"] and found["tokens_per_second"]:
+            return float(row["tokens_per_second"] / found["tokens_per_second"])
+    return None
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def main() -> None:
+    """Runs the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="owt", help="owt, lm1b, both, or empty")
+    parser.add_argument("--pair", default="", help="tales, or a folder: timed beside them")
+    parser.add_argument("--decoders", default="ar,pflm")
+    parser.add_argument("--batch", default="1,4,16")
+    parser.add_argument("--k", default="4")
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--prompt", type=int, default=32, help="tokens")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--out", type=Path, default=Path("runs/throughput"))
+    args = parser.parse_args()
+    settings = RaceSettings(
+        decoders=tuple(args.decoders.split(",")),
+        batches=tuple(map(int, args.batch.split(","))),
+        ks=tuple(map(int, args.k.split(","))),
+        prompt=args.prompt,
+        new_tokens=args.new_tokens,
+        repeats=args.repeats,
+    )
+    names = [name for name in (*args.sizes.split(","), args.pair) if name]
+    for name in names:
+        pair = random_pair(name, args.device) if name in SIZES else load_pair(name, device=args.device)
+        document = measure(pair, name, settings, peers=name in SIZES)
+        print(f"\n{name}\n{table(document)}")
+        folder = args.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "throughput.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        with (folder / "throughput.csv").open("w", newline="") as file:
+            rows = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in document["rows"]]
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        write_page(document, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The least time that decoding can take on a device: bytes to be moved and operations to be done, counted by hand.
+
+A pass over B rows of t tokens reads every weight once, the keys and values before it, and computes 2 operations a
+weight and token; the head is counted on the rows that are read. What is small beside that (norms, positions, the
+readout in float64) is left out, so the bound is a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.results import Cost, Gain, Limits
+
+LOGIT_BYTES = 4
+
+
+def pass_cost(
+    shape: ModelConfig, batch: int, tokens: int, keys: float, read: int, slots: int = 0, width: int = 4
+) -> Cost:
+    """One forward pass.
+
+    Args:
+        shape: Of the network.
+        batch: Rows B.
+        tokens: Tokens t of each row, noise slots included.
+        keys: Keys that a query sees, at the mean.
+        read: Rows of each at which the head is read.
+        slots: Noise slots among the tokens, which pass through the noise encoder (10 H^2 weights).
+        width: Bytes of a weight.
+    """
+    h, layers, v = shape.width, shape.depth, shape.vocab_size
+    block, head, encoder = 12 * h * h * layers, h * v, 10 * h * h if slots else 0
+    weights = block + head + encoder
+    held = 2 * layers * h * batch * (keys + tokens)
+    bytes_moved = width * (weights + held + batch * tokens * h) + LOGIT_BYTES * batch * read * v
+    products = block * tokens + head * read + encoder * slots + 2 * layers * h * keys * tokens
+    return Cost(bytes_moved, 2 * batch * products)
+
+
+def decode_cost(
+    config: DecodeConfig,
+    shapes: dict[str, ModelConfig],
+    batch: int,
+    prompt: int,
+    new_tokens: int,
+    k: int,
+    rounds: int = 0,
+    drafts: int = 0,
+    width: int = 4,
+) -> Cost:
+    """All passes of a decoder after the prompts have been read.
+
+    Args:
+        config: The decoder.
+        shapes: Of the networks, by kind.
+        batch: Samples.
+        prompt: Tokens of each prompt.
+        new_tokens: Tokens of each sample.
+        k: Tokens, or guesses, a pass.
+        rounds: verified, jacobi: passes of the teacher, as they were counted.
+        drafts: verified, jacobi: passes of the student, likewise.
+        width: Bytes of a weight.
+    """
+    keys = prompt + new_tokens / 2
+    steps = -(-new_tokens // k)
+    if config.decoder == "ar":
+        return pass_cost(shapes["teacher"], batch, 1, keys, 1, width=width).scaled(new_tokens)
+    if config.decoder == "pflm":
+        return pass_cost(shapes["student"], batch, 2 * k, keys, k, slots=k, width=width).scaled(steps)
+    if config.decoder == "mdlm":
+        whole = prompt + new_tokens
+        read = k if config.order == "random" else new_tokens // 2
+        return pass_cost(shapes["masked"], batch, whole, whole, read, width=width).scaled(steps)
+    check = pass_cost(shapes["teacher"], batch, k + 1, keys, k + 1, width=width).scaled(rounds)
+    if not drafts:
+        return check
+    return check + pass_cost(shapes["student"], batch, 2 * k + 1, keys, k, slots=k, width=width).scaled(drafts)
+
+
+def gains(
+    teacher: ModelConfig,
+    student: ModelConfig,
+    limits: Limits,
+    batches: Iterable[int],
+    ks: Iterable[int],
+    keys: float,
+    width: int = 4,
+) -> list[Gain]:
+    """Where the gain of K tokens a pass must end: 2 K tokens are fed for K gained.
+
+    While reading the weights is all that counts, a pass of K tokens costs what a pass of one does, and the gain is K;
+    once arithmetic does, for both, it tends to 1/2 for the blocks and 1 for the head, whatever K is. Where contexts are
+    so long that AR goes on being bound by each sample's own keys and values, the gain ends higher: a pass of K tokens
+    reads them once.
+
+    Args:
+        teacher: Shape of the teacher.
+        student: Shape of the student.
+        limits: Of the device.
+        batches: Batch sizes.
+        ks: Tokens a pass; also beyond what the student was trained on.
+        keys: Keys that a query sees, at the mean.
+        width: Bytes of a weight.
+    """
+    found = []
+    for batch in batches:
+        ar = pass_cost(teacher, batch, 1, keys, 1, width=width).least_seconds(limits)
+        for k in ks:
+            cost = pass_cost(student, batch, 2 * k, keys, k, slots=k, width=width)
+            arithmetic = cost.flops / limits.flops_per_second > cost.bytes / limits.bytes_per_second
+            bound = "arithmetic" if arithmetic else "memory"
+            found.append(Gain(batch, k, 1e3 * ar, 1e3 * cost.least_seconds(limits), bound))
+    return found

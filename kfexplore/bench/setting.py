@@ -1,0 +1,135 @@
+"""What every timing shares: what it hangs on, models of a published size, the device's own limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+import kfexplore
+from kfexplore.config import ModelConfig
+from kfexplore.errors import KfError
+from kfexplore.models import Model, Student, Teacher, build
+from kfexplore.pair import Pair
+from kfexplore.results import Limits
+
+SIZES = {"owt": (50258, 768, 12, 12, 50257, 1024), "lm1b": (30522, 768, 12, 12, 103, 128)}
+"""Rows, width, depth, heads, mask id and context of the published models."""
+COPIED = 2**28
+"""Bytes of the buffer whose copy is timed."""
+OTHERS = 0.75
+"""A load of so much more than a timing's own is the work of others."""
+LEAST_SECONDS = 20
+"""A shorter timing hardly moves the load average, which is renewed every five seconds."""
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a timing hangs on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": device.type,
+        "device_name": name,
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "versions": {
+            "kfexplore": kfexplore.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many threads ran, or waited for a core, around a timing; averages of one minute, as `uptime` gives them."""
+
+    before: float
+    after: float
+    seconds: float
+    """Between the two."""
+    own: int
+    """Threads of the timing itself."""
+
+    @property
+    def during(self) -> float:
+        """Mean over the timing alone: the average is exponential, so what came before can be taken out of it."""
+        if self.seconds < LEAST_SECONDS:
+            return max(self.before, self.after)
+        left = math.exp(-self.seconds / 60)
+        return max(0.0, (self.after - left * self.before) / (1 - left))
+
+    @property
+    def busy(self) -> bool:
+        """Whether others were clearly at work."""
+        return self.during > self.own + OTHERS
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"load_average": self.before, "load_after": self.after, "load_during": self.during, "busy": self.busy}
+
+
+def own_threads(device: torch.device) -> int:
+    """Threads that a timing keeps at work: those of the products, or the one that feeds an accelerator."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def random_pair(size: str, device: str | None = None, dtype: torch.dtype = torch.float32) -> Pair:
+    """Teacher and student of a published size (`SIZES`) with random weights and no tokenizer."""
+    if size not in SIZES:
+        raise KfError(f"There is no size {size!r}.", ", ".join(SIZES))
+    rows, width, depth, heads, mask, context = SIZES[size]
+    shape = ModelConfig("teacher", rows, width, depth, heads, mask, context)
+    student = dataclasses.replace(shape, kind="student", block=4)
+    models = [in_dtype(build(config).to(device or "cpu"), dtype) for config in (shape, student)]
+    return Pair(cast(Teacher, models[0]), cast(Student, models[1]), info={"name": f"random weights, size {size}"})
+
+
+def in_dtype(model: Model, dtype: torch.dtype) -> Model:
+    """The model with weights of another type; the rotary frequencies stay as they are."""
+    kept = model.rotary_emb.inv_freq
+    model.to(dtype).rotary_emb.inv_freq = kept
+    return model.eval().requires_grad_(False)
+
+
+def timed(job: Callable[[], object], repeats: int, place: torch.device, warm_ups: int = 1) -> list[float]:
+    """Seconds of each repeat, after some that are not counted; the device has finished when the clock stops."""
+    seconds = []
+    for _ in range(repeats + warm_ups):
+        start = time.perf_counter()
+        job()
+        synchronise(place)
+        seconds.append(time.perf_counter() - start)
+    return seconds[warm_ups:]
+
+
+def synchronise(place: torch.device) -> None:
+    """Waits until the device has done what it was asked to."""
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+
+
+def measure_limits(place: torch.device, dtype: torch.dtype, repeats: int = 5) -> Limits:
+    """A copy and a matrix product, the fastest of some repeats of each."""
+    with torch.inference_mode():
+        source = torch.ones(COPIED // 4 * (8 if place.type == "cuda" else 1), device=place)
+        target = torch.empty_like(source)
+        copied = 2 * source.numel() * 4 / min(timed(lambda: target.copy_(source), repeats, place))
+        side = 8192 if place.type == "cuda" else 1536
+        square = torch.randn(side, side, device=place, dtype=dtype)
+        product = torch.nn.functional.linear
+        if place.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            packed = torch.ops.mkldnn._reorder_linear_weight(square)
+            multiplied = min(
+                timed(lambda: torch.ops.mkldnn._linear_pointwise(square, packed, None, "none", [], ""), repeats, place)
+            )
+        else:
+            multiplied = min(timed(lambda: product(square, square), repeats, place))
+    return Limits(copied, 2 * side**3 / multiplied)

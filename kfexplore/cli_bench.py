@@ -1,0 +1,172 @@
+"""`kfexplore bench VERB`: timings, each a JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kfexplore.cli_options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
+from kfexplore.errors import KfError
+
+if TYPE_CHECKING:
+    from kfexplore.bench.throughput import Progress
+
+bench = typer.Typer(help="Timing, as JSON.", no_args_is_help=True)
+SizeOption = Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")]
+
+
+@bench.command("scrub")
+def bench_scrub_command(
+    pair: PairOption = None,
+    size: Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens of the context.")] = 64,
+    page: Annotated[bool, typer.Option(help="Also the app in a headless Chromium (needs playwright).")] = False,
+    repeats: Annotated[int, typer.Option(help="Timed repeats.")] = 5,
+    device: DeviceOption = None,
+    json_file: JsonFileOption = None,
+) -> None:
+    """Times what dragging a slider asks for: a context held, blocks, and unless --size is given, sweeps and grids."""
+    from kfexplore.bench.page import bench_page
+    from kfexplore.bench.scrub import bench_scrub
+    from kfexplore.bench.setting import random_pair
+
+    if size and (pair or page):
+        raise KfError("Random weights are timed without a pair or page.", "--size alone, or --pair with --page")
+    chosen = random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
+    result = bench_scrub(chosen, context, repeats, tables=size is None)
+    if page:
+        result["rows"] += bench_page(pair or "tales", device or "cpu")
+    _publish(result, json_file)
+
+
+@bench.command("train")
+def bench_train_command(
+    recipe: Annotated[str, typer.Option(help="Its shape and the settings of its last student stage are timed.")],
+    vocab_size: Annotated[int, typer.Option(help="Rows of the embedding, the mask included.")] = 513,
+    repeats: Annotated[int, typer.Option(help="Timed steps.")] = 5,
+    device: DeviceOption = None,
+    json_file: JsonFileOption = None,
+) -> None:
+    """Times training steps: the teacher, and students of 1, 2, 4 and 8 slots beside it, on random weights."""
+    from kfexplore.bench.train import bench_train
+    from kfexplore.training.recipes import load_recipe
+
+    chosen = load_recipe(recipe)
+    teacher, student = (chosen.shape(kind, vocab_size, vocab_size - 1) for kind in ("teacher", "student"))
+    _publish(bench_train(teacher, student, chosen.students[-1], repeats, device), json_file)
+
+
+@bench.command("throughput")
+def bench_throughput_command(
+    pair: PairOption = None,
+    size: SizeOption = None,
+    decoders: Annotated[str, typer.Option(help="ar,pflm,mdlm,verified,jacobi, or some of them.")] = "ar,pflm",
+    batch: Annotated[str, typer.Option(help="Samples at once: 1,4,16.")] = "1,4,16",
+    k: Annotated[str, typer.Option("--k", "--K", help="Tokens, or guesses, a pass: 4, or 2,4.")] = "4",
+    max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt, with random weights.")] = 32,
+    prompt: Annotated[str, typer.Option(help="The prompt, with a pair.")] = "Once upon a time",
+    repeats: Annotated[int, typer.Option(help="Timed repeats, after one that is not counted.")] = 3,
+    seed: Annotated[int, typer.Option(help="Keys the noise.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+    roofline: Annotated[
+        bool, typer.Option(help="Only the least times that this device allows, by batch and K.")
+    ] = False,
+    figures: Annotated[Path | None, typer.Option(help="Folder for throughput.html.")] = None,
+    device: DeviceOption = None,
+    json_file: JsonFileOption = None,
+) -> None:
+    """Times decoders against each other: tokens a second, passes, and the share of what the device allows."""
+    from kfexplore.bench.setting import in_dtype, random_pair
+    from kfexplore.bench.throughput import RaceSettings, bench_roofline, bench_throughput
+    from kfexplore.checkpoints.tokenizers import end_of_text
+    from kfexplore.decoding.generate import Networks
+
+    if size and pair:
+        raise KfError("The models are named in two ways.", "--size, or --pair")
+    chosen = random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
+    parts = [model for model in (chosen.teacher, chosen.student, chosen.masked) if model is not None]
+    for model in parts:
+        in_dtype(model, _dtype(dtype))
+    networks = Networks(chosen.teacher, chosen.student, chosen.masked)
+    settings = RaceSettings(
+        decoders=tuple(decoders.split(",")),  # type: ignore[arg-type]
+        batches=tuple(numbers(batch, int, "--batch")),
+        ks=tuple(numbers(k, int, "--k")),
+        prompt=prompt_tokens,
+        new_tokens=max_new_tokens,
+        repeats=repeats,
+        seed=seed,
+    )
+    name = size or pair or "tales"
+    if roofline:
+        result = bench_roofline(networks, settings, name)
+        _tell_roofline(result["limits"], result["gains"])
+    else:
+        ids = chosen.encode(prompt)[0] if chosen.tokenizer is not None else None
+        eos = end_of_text(chosen.tokenizer) if chosen.tokenizer is not None else None
+        print(HEAD, file=sys.stderr)
+        settle = False if size else None  # a law of random weights is flat: everything would be near an edge
+        result = bench_throughput(networks, settings, name, ids, eos, settle, _tell)
+    if figures:
+        from kfexplore.figures.timing import write_page
+
+        write_page(result, figures)
+    _publish(result, json_file)
+
+
+HEAD = (
+    f"{'decoder':<9}{'batch':>6}{'k':>3}{'passes':>8}{'ms/pass':>9}{'tokens/s':>10}{'over ar':>9}"
+    f"{'allowed':>9}{'GB/s':>7}{'GFLOP/s':>9}"
+)
+
+
+def _tell(progress: Progress) -> None:
+    row = progress.row
+    if row is None:
+        return
+    if row.error or row.seconds is None:
+        print(f"{row.decoder:<9}{row.batch:>6}{row.k:>3}  {row.error}", file=sys.stderr)
+        return
+    over, allowed = (f"{x:.2f}" if x else "" for x in (row.speedup and row.speedup.value, row.roofline_speedup))
+    moved, done = (row.bytes_per_second or 0) / 1e9, (row.flops_per_second or 0) / 1e9
+    print(
+        f"{row.decoder:<9}{row.batch:>6}{row.k:>3}{row.nfe:>8}{row.ms_per_step:>9.2f}{row.tokens_per_second:>10,.0f}"
+        f"{over:>9}{allowed:>9}{moved:>7.1f}{done:>9.0f}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _tell_roofline(limits: dict[str, float], gains: list[dict[str, Any]]) -> None:
+    print(
+        f"this device: {limits['bytes_per_second'] / 1e9:.1f} GB/s, {limits['flops_per_second'] / 1e9:.0f} GFLOP/s\n"
+        f"{'batch':>6}{'k':>4}{'ar ms':>9}{'pflm ms':>9}{'gain':>7}  pflm bound by",
+        file=sys.stderr,
+    )
+    for gain in gains:
+        print(
+            f"{gain['batch']:>6}{gain['k']:>4}{gain['ar_ms']:>9.2f}{gain['pflm_ms']:>9.2f}{gain['speedup']:>7.2f}  "
+            f"{gain['bound']}",
+            file=sys.stderr,
+        )
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise KfError(f"There is no dtype {name!r}.", ", ".join(known))
+    return known[name]
+
+
+def _publish(result: dict[str, Any], json_file: Path | None) -> None:
+    document = json.dumps(result, indent=2, allow_nan=False)
+    if json_file:
+        write_text(json_file, document + "\n")
+    print(document)

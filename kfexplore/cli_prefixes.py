@@ -1,0 +1,93 @@
+"""`kfexplore generate` of a file of prefixes: the interface of the published script."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kfexplore.errors import KfError
+
+if TYPE_CHECKING:
+    from kfexplore.completions.source import Source
+    from kfexplore.config import DecodeConfig
+
+PREFIX_FILE, OUTPUT_DIR = Path("assets/prefix_examples.jsonl"), Path("outputs")
+PENALTY = 0.5
+"""Of pflm, as in the published script."""
+MASKED_K = 4
+"""Positions a pass of mdlm, as there; pflm takes what it was trained on."""
+
+
+def complete_prefixes(
+    source: Source,
+    asked: dict[str, Any],
+    greedy: bool,
+    prefix_file: Path | None,
+    output_dir: Path | None,
+    values: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Completes the file and prints what throughput.json holds.
+
+    Args:
+        source: Models and tokenizer.
+        asked: Fields of DecodeConfig; None: the default of this mode.
+        greedy: mdlm fills positions by confidence.
+        prefix_file: JSON lines with `prefix`.
+        output_dir: Where the two files go.
+        values: More fields of Request; None: its default.
+        as_json: The document alone.
+    """
+    import torch
+
+    from kfexplore.completions.batches import complete
+    from kfexplore.completions.report import SAMPLES_FILE, THROUGHPUT_FILE
+    from kfexplore.completions.request import Request
+
+    given = {name: value for name, value in values.items() if value is not None}
+    if torch.cuda.is_available():
+        given.setdefault("device", "cuda")
+    folder = output_dir or OUTPUT_DIR
+    found = complete(Request(source, decoder(asked, greedy), prefix_file or PREFIX_FILE, folder, **given))
+    if found is None:  # another process has the whole
+        return
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['num_samples']} completions of {found['max_new_tokens']} tokens: {folder / SAMPLES_FILE}")
+    print(
+        f"{found['throughput_tok_per_sec_total']:,.1f} tokens a second, {found['nfe_per_token']:.3f} passes a token, "
+        f"{found['tokens_after_eos']} tokens behind the end of a text: {folder / THROUGHPUT_FILE}"
+    )
+
+
+def decoder(asked: dict[str, Any], greedy: bool) -> DecodeConfig:
+    """The decoder, with the published defaults; what the published script takes and leaves out, with a word on stderr.
+
+    Raises:
+        KfError: --mdlm_greedy beside another order; as DecodeConfig.
+    """
+    from kfexplore.config import DecodeConfig
+
+    name, found = asked["decoder"], dict(asked)
+    if greedy and found["order"] == "random":
+        raise KfError("--mdlm_greedy is --order confident, and --order random was asked for.", "one of the two")
+    if greedy:
+        found["order"] = "confident"
+    if name == "mdlm" and found["k"] is None:
+        found["k"] = MASKED_K
+    usual = found["dither"] is None and not found["exact_first"]
+    if name == "pflm" and found["penalty"] is None and usual:
+        found["penalty"] = PENALTY
+    means_nothing = {
+        "k": ("--K", name == "ar"),
+        "penalty": ("--freq_penalty", name != "pflm"),
+        "order": ("--mdlm_greedy", greedy and name != "mdlm"),
+    }
+    for field, (option, nothing) in means_nothing.items():
+        if nothing and found[field] is not None:
+            print(f"kfexplore: {option} means nothing to {name}; it is left out.", file=sys.stderr)
+            found[field] = None
+    return DecodeConfig(**{field: value for field, value in found.items() if value is not None})

@@ -1,0 +1,177 @@
+"""The two files of a run: samples.jsonl, and throughput.json with the keys of the published script and more."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kfexplore.bench.setting import environment
+from kfexplore.checkpoints.saving import write_whole
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, decode_ids
+from kfexplore.completions.request import Request, Shape
+from kfexplore.errors import KfError
+from kfexplore.results import Ints
+
+SAMPLES_FILE, THROUGHPUT_FILE = "samples.jsonl", "throughput.json"
+CLOCK = "whole batches: noise, prefill, decoding, tokens on the host; not text decoding, not writing files"
+LOSSLESS = ("verified", "jacobi")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of completions."""
+
+    samples: range
+    """Their numbers among all B."""
+    tokens: Ints
+    """(B, n) new tokens."""
+    lengths: Ints
+    """(B,) new tokens up to the end of each text, that token included."""
+    nfe: int
+    """Forward passes over the batch; reading the prompts is not among them."""
+    right: tuple[int, int]
+    """Of `right_guesses`."""
+    seconds: float
+    """Prefill included."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process has written."""
+
+    batches: list[Batch]
+    warmed: int
+    """Batches before the clock started."""
+    seconds: float
+    """From the first batch to the end of the last."""
+
+
+def right_guesses(kept: Ints, new_tokens: int) -> tuple[int, int]:
+    """Right guesses of a decoder that checks them, and the rounds that they are counted over.
+
+    A row's last round is left out: it is cut where the row is full.
+
+    Args:
+        kept: (steps, B) tokens that each row gained, a round's right guesses and the token after them.
+        new_tokens: Tokens of a full row.
+    """
+    whole = (kept > 0) & (kept.cumsum(axis=0) < new_tokens)
+    return int((kept - 1)[whole].sum()), int(whole.sum())
+
+
+def acceptance(right: int, rounds: int, k: int) -> float | None:
+    """Share of the k guesses a round that were right; None: no round was whole."""
+    return right / (rounds * k) if rounds else None
+
+
+def document(
+    request: Request, name: str, form: Shape, k: int, parts: list[Part], place: torch.device
+) -> dict[str, Any]:
+    """What throughput.json holds: the published keys with their published meaning, then keys of our own.
+
+    Differences: `total_elapsed_sec` leaves out text decoding and writing files, and is that of the slowest process;
+    `throughput_tok_per_sec_avg_batch` counts the tokens that a batch has on average, a last smaller one included;
+    `n_warmup_batches` are those that were run.
+
+    Args:
+        request: What was asked for.
+        name: Of the task, or of the models.
+        form: Lengths, in tokens.
+        k: Tokens or guesses a pass.
+        parts: One a process.
+        place: Device of the first process.
+    """
+    batches = [batch for part in parts for batch in part.batches]
+    decoder, seconds = request.decoder, [batch.seconds for batch in batches]
+    samples = sum(len(batch.tokens) for batch in batches)
+    tokens, elapsed = samples * form.new, max(part.seconds for part in parts)
+    within = sum(int(batch.lengths.sum()) for batch in batches)
+    passes = sum(batch.nfe * len(batch.tokens) for batch in batches)
+    mean_batch = sum(seconds) / len(seconds)
+    published = {
+        "model": decoder.decoder,
+        "task": name,
+        "batch_size": request.batch_size,
+        "num_samples": samples,
+        "max_new_tokens": form.new,
+        "K_per_step": k,
+        "prefix_len": form.prefix,
+        "n_batches": len(batches),
+        "n_warmup_batches": parts[0].warmed,
+        "total_elapsed_sec": elapsed,
+        "avg_batch_time_sec": mean_batch,
+        "throughput_tok_per_sec_total": tokens / elapsed,
+        "throughput_tok_per_sec_avg_batch": tokens / len(batches) / mean_batch,
+        "total_nfe": passes,
+        "nfe_per_token": passes / tokens,
+        "device": place.type,
+    }
+    own: dict[str, Any] = {
+        "clock": CLOCK,
+        "tokens_after_eos": tokens - within,
+        "throughput_tok_per_sec_until_eos": within / elapsed,
+        "last_batch_size": len(max(batches, key=lambda batch: batch.samples.start).tokens),
+        "n_per_prefix": request.per_prefix,
+        "devices": len(parts),
+        "seed": request.seed,
+        "tau": decoder.tau,
+        "freq_penalty": decoder.penalty,
+        "dither": decoder.dither,
+        "exact_first": decoder.exact_first,
+        "order": decoder.order if decoder.decoder == "mdlm" else None,
+        "guess": decoder.guess if decoder.decoder == "jacobi" else None,
+    }
+    if decoder.decoder in LOSSLESS:
+        right, rounds = (sum(batch.right[n] for batch in batches) for n in range(2))
+        own["acceptance"] = acceptance(right, rounds, k)
+    return published | own | environment(place)
+
+
+def prepare(folder: Path) -> None:
+    """Makes the folder, and tries it before hours are spent.
+
+    Raises:
+        KfError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def write_files(
+    folder: Path, tokenizer: AnyTokenizer, prefixes: list[list[int]], parts: list[Part], throughput: dict[str, Any]
+) -> None:
+    """Writes both files, each whole; if one cannot be written, neither is there.
+
+    Raises:
+        KfError: the folder cannot be written, or the disk is full.
+    """
+    rows = []
+    for batch in sorted((batch for part in parts for batch in part.batches), key=lambda batch: batch.samples.start):
+        for sample, tokens, length in zip(batch.samples, batch.tokens, batch.lengths, strict=True):
+            prefix = decode_ids(tokenizer, prefixes[sample % len(prefixes)])
+            completion = decode_ids(tokenizer, tokens[:length].tolist())
+            rows.append(json.dumps({"prefix": prefix, "completion": completion}, ensure_ascii=False) + "\n")
+    text = json.dumps(throughput, indent=2) + "\n"
+
+    def both(samples: Path) -> None:
+        samples.write_text("".join(rows), encoding="utf-8")
+        # Within: the samples get their name only once the other file has been written.
+        write_whole(folder / THROUGHPUT_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+    try:
+        write_whole(folder / SAMPLES_FILE, both)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> KfError:
+    return KfError(f"{folder} cannot be written: {error.strerror}.", "a folder you may write to", "--output_dir FOLDER")

@@ -1,0 +1,454 @@
+"""Figures of timings: tokens a second of each decoder, the speed-up over AR, and where the roofline's gain ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil, floor, log10
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import plotly.graph_objects as go
+
+from kfexplore.config import DECODERS, from_dict
+from kfexplore.figures.page import THEMES, blank, page, write
+from kfexplore.figures.palette import Colours, Theme, colours
+from kfexplore.figures.text import LEARNED, NAMES
+from kfexplore.results import Gain, TimingRow
+
+Race = tuple[int, str, int]
+"""Batch, decoder and K."""
+_LABELS: Final[dict[str, str]] = {decoder: name for decoder, (name, _) in NAMES.items()}
+_PATTERNS: Final = {"ar": "", "pflm": "/", "mdlm": "-", "verified": "x", "jacobi": "."}
+_SYMBOLS: Final = {"ar": "circle", "pflm": "circle", "mdlm": "diamond", "verified": "square", "jacobi": "triangle-up"}
+_K_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
+_FILLED: Final = 0.84
+"""Of the room between two batches."""
+_FAINTEST: Final = 0.4
+"""Opacity of the smallest K."""
+_HUE: Final = 5
+_CLEAR: Final = "rgba(0,0,0,0)"
+
+
+def figure_height(races: Sequence[Race]) -> int:
+    """Pixels in which a legend of all decoders and K leaves room for the bars, on narrow screens too."""
+    return 340 + 12 * max(0, len({(decoder, k) for _, decoder, k in races}) - 3)
+
+
+class _Entrant(NamedTuple):
+    """A decoder at one K: a trace of its own."""
+
+    decoder: str
+    """One of `DECODERS`, or another program's name, which is shown as it is."""
+    k: int
+
+    @property
+    def name(self) -> str:
+        name = _LABELS.get(self.decoder)
+        if name is None or self.decoder == "ar":
+            return name or self.decoder
+        return f"{name}, K = {self.k}"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Decoders as they are listed everywhere, others behind them."""
+        listed: tuple[str, ...] = DECODERS
+        return (listed.index(self.decoder) if self.decoder in listed else len(listed)), self.k
+
+
+def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequence[Race] | None = None) -> go.Figure:
+    """Bars of tokens a second, by batch and decoder, each with the mark of what the device allows.
+
+    Args:
+        rows: As many as there are.
+        theme: Colours.
+        races: All that are to come, so that every bar has its place from the beginning; None: those of the rows.
+    """
+    look, field = colours(theme), _Field(rows, races)
+    timed = [row for row in rows if row.tokens_per_second is not None]
+    figure = blank(
+        look,
+        _race_finding(rows),
+        "A bar: new tokens of all samples a second, the median of the repeats, with their slowest and fastest as a "
+        "whisker; the scale is logarithmic, so equal heights are equal factors. The line above it: the most that "
+        "this device's memory and arithmetic allow that decoder."
+        + (" ✕: it could not be timed." if any(row.error for row in rows) else ""),
+    )
+    for entrant in field.entrants:
+        own = field.of(timed, entrant)
+        values = [row.tokens_per_second or 0.0 for row in own]
+        spreads = [row.seconds for row in own if row.seconds is not None]
+        figure.add_bar(
+            x=[field.x(row) for row in own],
+            y=values,
+            width=0.92 * field.width,
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [v * (s.value / s.low - 1) for v, s in zip(values, spreads, strict=True)],
+                "arrayminus": [v * (1 - s.value / s.high) for v, s in zip(values, spreads, strict=True)],
+                "color": look.muted,
+                "thickness": 1.6,
+                "width": 4,
+            },
+            marker=field.marker(entrant, look),
+            name=entrant.name,
+            showlegend=True,
+            customdata=[[row.batch, row.ms_per_step, row.nfe] for row in own],
+            hovertemplate="batch %{customdata[0]}: %{y:,.0f} tokens/s, %{customdata[2]} passes of "
+            "%{customdata[1]:.2f} ms<extra>" + entrant.name + "</extra>",
+        )
+    marked = [(field.x(row), _roofline(row), row) for row in timed if _roofline(row)]
+    if marked:
+        half = 0.46 * field.width
+        figure.add_scatter(
+            x=[x for middle, _, _ in marked for x in (middle - half, middle + half, None)],
+            y=[y for _, most, _ in marked for y in (most, most, None)],
+            mode="lines",
+            line={"color": look.differ, "width": 3},
+            name="allowed by the device",
+            hovertemplate="allowed: %{y:,.0f} tokens/s<extra></extra>",
+        )
+    _failures(figure, field, rows, look)
+    shown = [row.tokens_per_second for row in timed if row.tokens_per_second]
+    most = [value for _, value, _ in marked]
+    least, top = (min(shown) / 3, 1.6 * max(shown + most)) if shown else (1.0, 1000.0)
+    _axes(figure, field)
+    return figure.update_layout(
+        barmode="overlay",
+        yaxis={"title": {"text": "tokens a second"}, **_log_axis(least, top)},
+    )
+
+
+def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequence[Race] | None = None) -> go.Figure:
+    """Speed-up over AR at the same batch, with its spread, and the roofline's own ratio.
+
+    Args:
+        rows: As many as there are.
+        theme: Colours.
+        races: As for `race_figure`.
+    """
+    look, field = colours(theme), _Field(rows, races, without="ar")
+    compared = [row for row in rows if row.speedup is not None and row.decoder != "ar"]
+    figure = blank(
+        look,
+        _speedup_finding(rows, compared),
+        "A mark: tokens a second over those of AR at the same batch in the same run; above the line it is faster. "
+        "Whiskers go from the slowest repeat over AR's fastest to the reverse. The short line: what speed-up the "
+        "device would show if both ran as fast as its memory and arithmetic allow.",
+    )
+    figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
+    for entrant in field.entrants:
+        own = field.of(compared, entrant)
+        spreads = [row.speedup for row in own if row.speedup is not None]
+        marker = field.marker(entrant, look)
+        figure.add_scatter(
+            x=[field.x(row) for row in own],
+            y=[spread.value for spread in spreads],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [spread.high - spread.value for spread in spreads],
+                "arrayminus": [spread.value - spread.low for spread in spreads],
+                "color": look.ink,
+                "thickness": 1.2,
+                "width": 4,
+            },
+            mode="markers",
+            marker={
+                "symbol": _SYMBOLS.get(entrant.decoder, "star"),
+                "size": 11,
+                "color": marker["color"],
+                "opacity": marker["opacity"],
+                "line": {"width": 1.5, "color": marker["line"]["color"]},
+            },
+            name=entrant.name,
+            showlegend=True,
+            customdata=[[row.batch, spread.low, spread.high] for row, spread in zip(own, spreads, strict=True)],
+            hovertemplate="batch %{customdata[0]}: %{y:.2f} × AR (%{customdata[1]:.2f} to %{customdata[2]:.2f})<extra>"
+            + entrant.name
+            + "</extra>",
+        )
+    marked = [(field.x(row), row.roofline_speedup) for row in compared if row.roofline_speedup]
+    if marked:
+        half = 0.46 * field.width
+        figure.add_scatter(
+            x=[x for middle, _ in marked for x in (middle - half, middle + half, None)],
+            y=[y for _, most in marked for y in (most, most, None)],
+            mode="lines",
+            line={"color": look.differ, "width": 3},
+            name="allowed by the device",
+            hovertemplate="allowed: %{y:.2f} × AR<extra></extra>",
+        )
+    ends = [value for row in compared if row.speedup for value in (row.speedup.low, row.speedup.high)]
+    ends += [most for _, most in marked]
+    _axes(figure, field)
+    return figure.update_layout(
+        yaxis={"title": {"text": "speed-up (× AR)"}, **_log_axis(min([0.5, *ends]) / 1.2, 1.2 * max([2.0, *ends]))}
+    )
+
+
+def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
+    """The gain that the roofline allows K tokens a pass, over the batch; where arithmetic bounds it, lines are dotted.
+
+    Args:
+        gains: Of several batches and K, batches in rising order.
+        theme: Colours.
+    """
+    look, ks = colours(theme), sorted({gain.k for gain in gains})
+    figure = blank(
+        look,
+        gain_words(gains),
+        "A line: the tokens a second of one K over those of AR, if both ran as fast as the device's memory and "
+        "arithmetic allow. Solid, with filled marks: reading the weights bounds the push-forward pass, and K tokens "
+        "cost little more than one. Dotted, with open marks: arithmetic does, and 2K tokens are fed for K gained.",
+    )
+    figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
+    for n, k in enumerate(ks):
+        own = [gain for gain in gains if gain.k == k]
+        colour, symbol = look.lines[(8 + 5 * n) % len(look.lines)], _K_SYMBOLS[n % len(_K_SYMBOLS)]
+        for bound, dash in (("memory", "solid"), ("arithmetic", "dot")):
+            steps = [(a, b) for a, b in pairwise(own) if b.bound == bound]
+            figure.add_scatter(
+                x=[x for a, b in steps for x in (a.batch, b.batch, None)],
+                y=[y for a, b in steps for y in (a.speedup, b.speedup, None)],
+                mode="lines",
+                line={"color": colour, "width": 2, "dash": dash},
+                legendgroup=str(k),
+                showlegend=False,
+                hoverinfo="skip",
+                name=f"{bound}, K = {k}",
+            )
+        figure.add_scatter(
+            x=[gain.batch for gain in own],
+            y=[gain.speedup for gain in own],
+            mode="markers",
+            marker={
+                "symbol": [symbol + ("" if gain.bound == "memory" else "-open") for gain in own],
+                "size": 9,
+                "color": colour,
+                "line": {"width": 2, "color": colour},
+            },
+            legendgroup=str(k),
+            name=f"K = {k}",
+            showlegend=True,
+            customdata=[[gain.bound, gain.ar_ms, gain.pflm_ms] for gain in own],
+            hovertemplate="batch %{x}: at most %{y:.2f} × AR, bound by %{customdata[0]}<br>a pass of AR takes at least "
+            "%{customdata[1]:.3g} ms, one of PFLM %{customdata[2]:.3g} ms<extra>K = " + str(k) + "</extra>",
+            cliponaxis=False,
+        )
+    batches, values = sorted({gain.batch for gain in gains}), [gain.speedup for gain in gains]
+    figure.update_xaxes(
+        title={"text": "batch (samples at once)"},
+        type="log",
+        tickvals=batches if len(batches) <= 12 else None,
+        ticktext=[f"{batch:,}" if n % 2 == 0 else "" for n, batch in enumerate(batches)]
+        if len(batches) <= 12
+        else None,
+        tickangle=0,
+        showgrid=False,
+        zeroline=False,
+    )
+    return figure.update_layout(
+        yaxis={
+            "title": {"text": "allowed speed-up (× AR)"},
+            **_log_axis(min([0.5, *values]) / 1.2, 1.2 * max([2.0, *values])),
+        }
+    )
+
+
+def gain_words(gains: Sequence[Gain]) -> str:
+    """Where the gain ends, in a sentence: of K = 4 where there is one, or else of the largest K."""
+    ks = {gain.k for gain in gains}
+    k = 4 if 4 in ks else max(ks)
+    own = sorted((gain for gain in gains if gain.k == k), key=lambda gain: gain.batch)
+    begin, end = own[0], own[-1]
+    words = f"With K = {k} this device allows {begin.speedup:.2f} times AR's speed at batch {begin.batch:,}"
+    if end is begin:
+        return words
+    falls = []
+    for level, name in ((2.0, "below 2"), (1.0, "below 1")):
+        under = next((gain.batch for gain in own if gain.speedup < level), None)
+        if begin.speedup >= level and under is not None:
+            falls.append(f"{name} from batch {under:,}")
+    turned = next((gain.batch for gain in own if gain.bound == "arithmetic"), None)
+    where = f" (arithmetic bounds it from batch {turned:,})" if turned is not None else ""
+    return f"{words}, {', '.join([*falls, f'{end.speedup:.2f} at {end.batch:,}'])}{where}"
+
+
+def timing_page(document: dict[str, Any]) -> str:
+    """The figures of a document of `kfexplore bench throughput`, with --roofline or without, as one HTML page."""
+    if document["bench"] == "roofline":
+        gains = [gain_of(values) for values in document.get("curve") or document["gains"]]
+        drawn: list[dict[Theme, go.Figure]] = [{theme: gain_figure(gains, theme) for theme in THEMES}]
+        about = f"{document['size']}; {document['keys']:.0f} keys a query"
+    else:
+        rows = [from_dict(TimingRow, values) for values in document["rows"]]
+        drawn = [
+            {theme: race_figure(rows, theme) for theme in THEMES},
+            {theme: speedup_figure(rows, theme) for theme in THEMES},
+        ]
+        about = ", ".join(dict.fromkeys(row.size for row in rows))
+        if rows:
+            about += f"; {rows[0].prompt} tokens of prompt, {rows[0].new_tokens} new ones, {rows[0].repeats} repeats"
+        failed = [f"{_entrant(row).name} at batch {row.batch}: {row.error}" for row in rows if row.error]
+        about = ". ".join([about, *(reason.rstrip(".") for reason in failed)])
+    return page(drawn, "kfexplore: throughput", f"{about}. {device_words(document)}")
+
+
+def write_page(document: dict[str, Any], folder: Path) -> Path:
+    """Writes throughput.html into a folder, which is made.
+
+    Raises:
+        KfError: the folder cannot be written.
+    """
+    return write(timing_page(document), folder / "throughput.html")
+
+
+def gain_of(values: dict[str, Any]) -> Gain:
+    """A gain from its plain values."""
+    return from_dict(Gain, {name: value for name, value in values.items() if name != "speedup"})
+
+
+def device_words(document: dict[str, Any]) -> str:
+    """What a timing hangs on: device, threads, dtype, what the device can do, and whether others were at work."""
+    limits, threads = document["limits"], document["threads"]
+    busy = ""
+    if document.get("busy"):
+        busy = (
+            f" The machine was busy: {document['load_during']:.1f} threads ran or waited on average, so times are "
+            "longer than they need be, and ratios uncertain."
+        )
+    elif "busy" in document:
+        busy = f" Nothing else of note was running (load {document['load_during']:.1f})."
+    return (
+        f"{document['device']} ({document['device_name']}), {threads} thread{'' if threads == 1 else 's'}, "
+        f"{document['dtype']}, torch {document['versions']['torch']}; measured on it: copies "
+        f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s, products {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s.{busy}"
+    )
+
+
+class _Field:
+    """Where every bar stands: groups by batch, a place in each for every entrant."""
+
+    def __init__(self, rows: Sequence[TimingRow], races: Sequence[Race] | None, without: str = "") -> None:
+        if races is None:
+            races = [(row.batch, row.decoder, row.k) for row in rows]
+        kept = [race for race in races if race[1] != without]
+        self.batches = sorted({batch for batch, _, _ in races})
+        named = sorted({_Entrant(decoder, k) for _, decoder, k in kept})
+        self.entrants = sorted(named, key=lambda each: each.place)
+        self.width = _FILLED / max(1, len(self.entrants))
+
+    def x(self, row: TimingRow) -> float:
+        """The middle of a row's bar."""
+        place = self.entrants.index(_entrant(row)) - (len(self.entrants) - 1) / 2
+        return self.batches.index(row.batch) + place * self.width
+
+    def of(self, rows: Sequence[TimingRow], entrant: _Entrant) -> list[TimingRow]:
+        """An entrant's rows."""
+        return [row for row in rows if _entrant(row) == entrant]
+
+    def marker(self, entrant: _Entrant, look: Colours) -> dict[str, Any]:
+        """Exact decoders are dark, learned ones coloured and hatched; the smaller K, the fainter."""
+        other = {"pflm": look.learned, "mdlm": look.lines[_HUE]}
+        colour = other.get(entrant.decoder, look.exact if entrant.decoder in _LABELS else look.muted)
+        ks = [each.k for each in self.entrants if each.decoder == entrant.decoder]
+        share = (ks.index(entrant.k) + 1) / len(ks)
+        return {
+            "color": colour,
+            "opacity": _FAINTEST + (1 - _FAINTEST) * share,
+            "line": {"width": 1, "color": colour},
+            "pattern": {
+                "shape": _PATTERNS.get(entrant.decoder, "+"),
+                "fgcolor": colour if entrant.decoder in LEARNED else look.surface,
+                "bgcolor": _CLEAR if entrant.decoder in LEARNED else colour,
+                "size": 6,
+                "solidity": 0.4,
+            },
+        }
+
+
+def _entrant(row: TimingRow) -> _Entrant:
+    return _Entrant(row.decoder, row.k)
+
+
+def _roofline(row: TimingRow) -> float:
+    """Tokens a second at the least time; 0 where it is not known."""
+    if not row.least_ms or not row.nfe:
+        return 0.0
+    return row.batch * row.new_tokens / (row.least_ms * row.nfe / 1e3)
+
+
+def _failures(figure: go.Figure, field: _Field, rows: Sequence[TimingRow], look: Colours) -> None:
+    if failed := [row for row in rows if row.error]:
+        figure.add_scatter(
+            x=[field.x(row) for row in failed],
+            y=[0.06] * len(failed),
+            yaxis="y2",
+            mode="text",
+            text=["✕"] * len(failed),
+            textfont={"color": look.differ, "size": 15},
+            name="✕ could not be timed",
+            showlegend=False,
+            customdata=[[row.batch, row.error, _entrant(row).name] for row in failed],
+            hovertemplate="batch %{customdata[0]}, %{customdata[2]}: %{customdata[1]}<extra></extra>",
+        )
+        figure.update_layout(
+            yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True, "matches": None}
+        )
+
+
+def _axes(figure: go.Figure, field: _Field) -> None:
+    count = len(field.batches)
+    figure.update_xaxes(
+        title={"text": "batch (samples at once)"},
+        tickvals=list(range(count)),
+        ticktext=[f"{size:,}" for size in field.batches],
+        range=[-0.5, max(1, count) - 0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_layout(legend={"maxheight": 0.6, "font": {"size": 13}})
+    for line in range(1, count):
+        figure.add_vline(line - 0.5, line={"color": figure.layout.xaxis.linecolor, "width": 1}, layer="below")
+
+
+def _log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, or at its powers of ten where it is long."""
+    ends = [log10(low), log10(high)]
+    steps = (1, 2, 5) if ends[1] - ends[0] < 2.5 else (1,)
+    powers = range(floor(ends[0]), ceil(ends[1]) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return {
+        "type": "log",
+        "range": ends,
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks],
+        "zeroline": False,
+    }
+
+
+def _race_finding(rows: Sequence[TimingRow]) -> str:
+    timed = [row for row in rows if row.tokens_per_second]
+    if not timed:
+        return "No decoder could be timed" if rows else "No decoder is timed yet"
+    best = max(timed, key=lambda row: row.tokens_per_second or 0)
+    words = f"{_entrant(best).name} at batch {best.batch} is fastest: {best.tokens_per_second:,.0f} tokens a second"
+    first = min(row.batch for row in timed)
+    alone = max((row for row in timed if row.batch == first), key=lambda row: row.tokens_per_second or 0)
+    if alone.batch == best.batch:
+        return words
+    return f"{words}; at batch {first} {_entrant(alone).name} is, with {alone.tokens_per_second:,.0f}"
+
+
+def _speedup_finding(rows: Sequence[TimingRow], compared: Sequence[TimingRow]) -> str:
+    if not compared:
+        has_ar = any(row.decoder == "ar" and row.tokens_per_second for row in rows)
+        return "Nothing is timed against AR yet" if has_ar or not rows else "AR was not timed: there is no speed-up"
+    best = _entrant(max(compared, key=lambda row: row.speedup.value if row.speedup else 0.0))
+    own = sorted((row for row in compared if _entrant(row) == best), key=lambda row: row.batch)
+    high = max(own, key=lambda row: row.speedup.value if row.speedup else 0.0)
+    told = [row for row in own if row in (own[0], high, own[-1])]
+    parts = [f"{row.speedup.value:.2f} times AR's at batch {row.batch}" for row in told if row.speedup]
+    return f"Speed of {best.name}: {', '.join(parts)}"

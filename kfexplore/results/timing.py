@@ -1,0 +1,124 @@
+"""Timed decoding, and the least time that it could have taken."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device can do, measured in the run that is held against it."""
+
+    bytes_per_second: float
+    """Of a copy between buffers far larger than any cache, bytes read and bytes written both counted."""
+    flops_per_second: float
+    """Of a large square matrix product in the models' own dtype; a multiplication and an addition are two."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a forward pass, or several, must read and write, and compute."""
+
+    bytes: float
+    flops: float
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.bytes + other.bytes, self.flops + other.flops)
+
+    def scaled(self, factor: float) -> Cost:
+        """So many times this."""
+        return Cost(self.bytes * factor, self.flops * factor)
+
+    def least_seconds(self, limits: Limits) -> float:
+        """The roofline: neither faster than memory nor than arithmetic."""
+        return max(self.bytes / limits.bytes_per_second, self.flops / limits.flops_per_second)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the roofline allows a push-forward pass over an autoregressive one."""
+
+    batch: int
+    k: int
+    ar_ms: float
+    """Least milliseconds of an AR pass."""
+    pflm_ms: float
+    """Least milliseconds of a push-forward pass, k tokens a sample."""
+    bound: str
+    """What limits the push-forward pass: memory or arithmetic."""
+
+    @property
+    def speedup(self) -> float:
+        """Tokens a second over those of AR."""
+        return self.k * self.ar_ms / self.pflm_ms
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, the speed-up among them."""
+        return {**asdict(self), "speedup": self.speedup}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median of some repeats, with the least and the largest."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TimingRow:
+    """One decoder at one batch size, timed; rates and shares are None where it failed."""
+
+    decoder: str
+    batch: int
+    k: int
+    """Tokens, or guesses, a pass."""
+    size: str
+    """Name of the pair, or of a published size with random weights."""
+    prompt: int
+    """Tokens of each prompt, read before the clock starts."""
+    new_tokens: int
+    """Tokens of each sample."""
+    repeats: int
+    nfe: int = 0
+    """Forward passes over the batch."""
+    seconds: Spread | None = None
+    """Of decoding alone."""
+    ms_per_step: float | None = None
+    """Milliseconds a forward pass, at the median."""
+    tokens_per_second: float | None = None
+    """New tokens of all samples, at the median."""
+    tokens_after_eos: int = 0
+    """Of those, how many stand behind the end of a text."""
+    speedup: Spread | None = None
+    """Tokens a second over those of `ar` at the same batch in the same run; low and high from the extremes of both."""
+    tokens_per_pass: float | None = None
+    """Tokens that a sample gains a forward pass."""
+    kept_per_round: float | None = None
+    """verified, jacobi: mean tokens a round keeps; 1 to k + 1."""
+    idle_share: float | None = None
+    """verified, jacobi: share of row-rounds in which a row that is done waits for others of its batch."""
+    bytes_per_second: float | None = None
+    """Bytes that the passes must move, over the time."""
+    flops_per_second: float | None = None
+    """Operations that they must do, over the time."""
+    least_ms: float | None = None
+    """The roofline's time a forward pass on this device."""
+    share_of_roofline: float | None = None
+    """Least time over measured time."""
+    roofline_speedup: float | None = None
+    """The roofline's own ratio to `ar`: what speed-up a perfect implementation of both would show."""
+    peak_memory: int | None = None
+    """Bytes: allocated on the accelerator; on a CPU, the largest resident set of the process so far."""
+    settled: bool = False
+    """Whether near choices were settled by the row alone."""
+    load_average: float | None = None
+    """Of the machine over the minute before; above the threads used, others were at work."""
+    error: str | None = None
+    """Why there is no time."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)

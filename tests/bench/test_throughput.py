@@ -1,0 +1,279 @@
+"""A race's rows are the arithmetic of its clock; what a device allows is counted by hand; failures leave the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers import masked, student, teacher
+
+from kfexplore.bench import throughput
+from kfexplore.bench.roofline import decode_cost, gains, pass_cost
+from kfexplore.bench.setting import LEAST_SECONDS, Load
+from kfexplore.bench.throughput import Cancelled, RaceSettings, bench_roofline, bench_throughput, race
+from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.decoding.generate import Networks, generate, keyed_noise
+from kfexplore.decoding.rows import BEGUN, Step
+from kfexplore.errors import KfError
+from kfexplore.results import Limits, TimingRow
+
+NETWORKS = Networks(teacher(), student(), masked())
+LIMITS = Limits(bytes_per_second=1e9, flops_per_second=1e10)
+SHAPE = ModelConfig("teacher", vocab_size=8, width=16, depth=2, heads=2, mask_id=7, context=64)
+PROMPT = [3, 1, 4]
+
+
+def settings(**changes: Any) -> RaceSettings:
+    values = {"decoders": ("ar", "pflm"), "batches": (2,), "ks": (2,), "new_tokens": 4, "repeats": 3}
+    return RaceSettings(**{**values, **changes})
+
+
+def clock_of(*seconds: float) -> Callable[[], float]:
+    """A clock by which run n takes seconds[n]."""
+    times: Iterator[float] = (t for n, s in enumerate(seconds) for t in (100.0 * n, 100.0 * n + s))
+    return lambda: next(times)
+
+
+def rows_of(chosen: RaceSettings, **options: Any) -> list[TimingRow]:
+    found = race(NETWORKS, chosen, LIMITS, "small", PROMPT, **options)
+    return [progress.row for progress in found if progress.row is not None]
+
+
+def test_times_are_the_clocks_without_the_warm_up() -> None:
+    ar, pflm = rows_of(settings(), clock=clock_of(99, 4.0, 2.0, 3.0, 99, 1.0, 1.5, 0.5))
+    assert ar.seconds is not None
+    assert (ar.seconds.value, ar.seconds.low, ar.seconds.high) == (3.0, 2.0, 4.0)
+    assert (ar.decoder, ar.batch, ar.k, ar.prompt, ar.nfe, ar.repeats) == ("ar", 2, 1, 3, 4, 3)
+    assert ar.ms_per_step == pytest.approx(750)
+    assert ar.tokens_per_second == pytest.approx(2 * 4 / 3)
+    assert (pflm.nfe, pflm.tokens_per_pass, pflm.ms_per_step) == (2, 2.0, pytest.approx(500))
+
+
+def test_the_speed_up_has_the_extremes_of_both() -> None:
+    ar, pflm = rows_of(settings(), clock=clock_of(99, 4.0, 2.0, 3.0, 99, 1.0, 1.5, 0.5))
+    assert pflm.speedup is not None
+    assert ar.speedup is not None
+    assert dataclasses.astuple(pflm.speedup) == pytest.approx((3.0, 2.0 / 1.5, 4.0 / 0.5))
+    assert ar.speedup.value == 1
+    assert pflm.roofline_speedup == pytest.approx(ar.least_ms * ar.nfe / (pflm.least_ms * pflm.nfe))
+    alone = rows_of(settings(decoders=("pflm",)), clock=clock_of(1, 1, 1, 1))
+    assert (alone[0].speedup, alone[0].roofline_speedup) == (None, None)
+
+
+def test_a_batch_is_held_against_ar_of_the_same_batch() -> None:
+    found = rows_of(settings(batches=(1, 2), repeats=1), clock=clock_of(0, 2.0, 0, 1.0, 0, 9.0, 0, 3.0))
+    assert [row.speedup.value for row in found if row.speedup] == pytest.approx([1, 2, 1, 3])
+
+
+def test_the_rates_are_those_of_the_hand_count() -> None:
+    ar, pflm = rows_of(settings(repeats=1), clock=clock_of(0, 2.0, 0, 1.0))
+    shapes = {"teacher": NETWORKS.teacher.config, "student": NETWORKS.student.config}  # type: ignore[union-attr]
+    for row, config, k in ((ar, DecodeConfig("ar"), 1), (pflm, DecodeConfig("pflm", 2), 2)):
+        cost = decode_cost(config, shapes, 2, 3, 4, k)
+        assert row.bytes_per_second == pytest.approx(cost.bytes / row.seconds.value)  # type: ignore[union-attr]
+        assert row.flops_per_second == pytest.approx(cost.flops / row.seconds.value)  # type: ignore[union-attr]
+        assert row.least_ms == pytest.approx(1e3 * cost.least_seconds(LIMITS) / row.nfe)
+        assert row.share_of_roofline == pytest.approx(cost.least_seconds(LIMITS) / row.seconds.value)  # type: ignore[union-attr]
+
+
+def test_tokens_after_the_end_are_counted_in_all_samples() -> None:
+    config = DecodeConfig("ar")
+    values = keyed_noise(0, range(3), config, NETWORKS, 12)
+    tokens = generate(config, NETWORKS, [PROMPT] * 3, values, 12).tokens.tolist()
+    eos = tokens[1][4]
+    after = sum(12 - 1 - row.index(eos) for row in tokens if eos in row)
+    (row,) = rows_of(settings(decoders=("ar",), batches=(3,), new_tokens=12, repeats=1), eos=eos)
+    assert row.tokens_after_eos == after > 0
+    assert row.seconds is not None
+
+
+def test_rounds_that_keep_and_rows_that_wait_are_counted() -> None:
+    verified, jacobi = rows_of(settings(decoders=("verified", "jacobi"), new_tokens=12, batches=(3,), repeats=1))
+    for row in (verified, jacobi):
+        assert 1 <= (row.kept_per_round or 0) <= 3
+        assert 0 <= (row.idle_share or 0) < 1
+        assert row.nfe >= 12 / 3
+        assert row.tokens_per_pass == pytest.approx(12 / row.nfe)
+    assert verified.nfe > jacobi.nfe / 2
+
+
+@pytest.mark.parametrize(
+    ("networks", "ks", "told"),
+    [
+        (NETWORKS, (9,), "1 to 4, the block this student was trained on"),
+        (dataclasses.replace(NETWORKS, student=None), (2,), "needs a student"),
+    ],
+)
+def test_a_decoder_that_cannot_says_why_and_the_rest_go_on(networks: Networks, ks: tuple[int, ...], told: str) -> None:
+    chosen = settings(decoders=("ar", "pflm", "mdlm"), ks=ks, repeats=1)
+    found = list(race(networks, chosen, LIMITS, "small", PROMPT))
+    rows = [p.row for p in found if p.row]
+    assert [(row.decoder, row.error is None) for row in rows] == [("ar", True), ("pflm", False), ("mdlm", True)]
+    assert told in str(rows[1].error)
+    assert (rows[1].tokens_per_second, rows[1].speedup, rows[1].nfe) == (None, None, 0)
+    assert [p.done for p in found] == sorted(p.done for p in found)
+    assert (found[-1].done, found[-1].total) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        MemoryError(),
+    ],
+)
+def test_a_row_without_memory_says_so_and_the_rest_go_on(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(config: DecodeConfig, *given: Any) -> Iterator[Step]:
+        if config.decoder == "ar" and len(given[1]) > 1:
+            raise error
+        return decode(config, *given)
+
+    decode = throughput.decode
+    monkeypatch.setattr(throughput, "decode", scarce)
+    found = rows_of(settings(batches=(1, 2), repeats=1))
+    assert [(row.decoder, row.batch, row.error is None) for row in found] == [
+        ("ar", 1, True),
+        ("pflm", 1, True),
+        ("ar", 2, False),
+        ("pflm", 2, True),
+    ]
+    assert str(found[2].error).startswith("Out of memory")
+    assert found[3].speedup is None  # nothing of another batch stands in for AR
+
+
+def test_a_fault_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Iterator[Step]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(throughput, "decode", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        rows_of(settings())
+
+
+def test_a_race_ends_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def counted(*_: Any) -> Iterator[Step]:
+        yield BEGUN
+        for n in range(100):
+            taken.append(n)
+            yield Step(torch.zeros(2, 1, dtype=torch.int64))
+
+    monkeypatch.setattr(throughput, "decode", counted)
+    with pytest.raises(Cancelled):
+        rows_of(settings(), stopped=lambda: len(taken) >= 3)
+    assert taken == [0, 1, 2]
+    with pytest.raises(Cancelled):
+        rows_of(settings(), stopped=lambda: True)
+    assert taken == [0, 1, 2]  # no run is begun
+
+
+def test_the_order_puts_ar_first_and_names_each_race_once() -> None:
+    chosen = settings(decoders=("mdlm", "pflm", "ar", "pflm"), batches=(1, 8), ks=(2, 4, 2))
+    each = [("ar", 1), ("pflm", 2), ("pflm", 4), ("mdlm", 2), ("mdlm", 4)]
+    assert chosen.races == [(batch, *one) for batch in (1, 8) for one in each]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"decoders": ("fast",)}, {"decoders": ()}, {"batches": (0,)}, {"ks": ()}, {"repeats": 0}]
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(KfError):
+        settings(**wrong)
+
+
+def test_the_document_has_limits_load_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "measure_limits", lambda *_: LIMITS)
+    document = json.loads(json.dumps(bench_throughput(NETWORKS, settings(repeats=1), "small", PROMPT), allow_nan=False))
+    assert (document["bench"], document["device"], document["dtype"]) == ("throughput", "cpu", "float32")
+    assert document["limits"] == {"bytes_per_second": 1e9, "flops_per_second": 1e10}
+    assert {"threads", "versions", "load_average", "load_after", "load_during", "busy"} <= set(document)
+    assert [(row["decoder"], row["size"]) for row in document["rows"]] == [("ar", "small"), ("pflm", "small")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "seconds", "during", "busy"),
+    [
+        (2.0, 2.0, 60.0, 2.0, False),
+        (0.0, 2.0 * (1 - 0.36787944), 60.0, 2.0, False),  # rises to 2 with e^-1 of the past left
+        (0.0, 4.0 * (1 - 0.36787944), 60.0, 4.0, True),
+        (8.0, 8.0 * 0.36787944 + 2.0 * (1 - 0.36787944), 60.0, 2.0, False),  # what ran before is taken out
+        (3.0, 1.0, LEAST_SECONDS / 2, 3.0, True),  # too short to tell: the larger one
+    ],
+)
+def test_others_at_work_are_told_from_what_ran_before(
+    before: float, after: float, seconds: float, during: float, busy: bool
+) -> None:
+    load = Load(before, after, seconds, own=2)
+    assert load.during == pytest.approx(during, abs=1e-6)
+    assert load.busy == busy
+
+
+def test_a_pass_costs_what_a_hand_count_says() -> None:
+    h, layers, v, batch, keys = 16, 2, 8, 3, 5
+    found = pass_cost(SHAPE, batch, 1, keys, 1)
+    weights = 12 * h * h * layers + h * v
+    held = 2 * layers * h * batch * (keys + 1)
+    assert found.bytes == 4 * (weights + held + batch * h) + 4 * batch * v
+    assert found.flops == 2 * batch * (weights + 2 * layers * h * keys)
+    # Two noise slots behind two tokens: the noise encoder, and the head on the slots.
+    found = pass_cost(SHAPE, batch, 4, keys, 2, slots=2, width=2)
+    blocks, head, encoder = 12 * h * h * layers, h * v, 10 * h * h
+    held = 2 * layers * h * batch * (keys + 4)
+    assert found.bytes == 2 * (blocks + head + encoder + held + batch * 4 * h) + 4 * batch * 2 * v
+    assert found.flops == 2 * batch * (blocks * 4 + head * 2 + encoder * 2 + 2 * layers * h * keys * 4)
+
+
+def test_a_decoder_costs_its_passes() -> None:
+    shapes = {"teacher": SHAPE, "student": SHAPE, "masked": SHAPE}
+    keys = 6 + 10 / 2
+    ar = decode_cost(DecodeConfig("ar"), shapes, 2, 6, 10, 1)
+    assert ar == pass_cost(SHAPE, 2, 1, keys, 1).scaled(10)
+    pflm = decode_cost(DecodeConfig("pflm", 4), shapes, 2, 6, 10, 4)
+    assert pflm == pass_cost(SHAPE, 2, 8, keys, 4, slots=4).scaled(3)  # 10 tokens are three blocks of 4
+    checks = decode_cost(DecodeConfig("jacobi", 4), shapes, 2, 6, 10, 4, rounds=5)
+    assert checks == pass_cost(SHAPE, 2, 5, keys, 5).scaled(5)
+    both = decode_cost(DecodeConfig("verified", 4), shapes, 2, 6, 10, 4, rounds=5, drafts=6)
+    assert both.flops == checks.flops + 6 * pass_cost(SHAPE, 2, 9, keys, 4, slots=4).flops
+
+
+def test_the_least_time_is_that_of_the_narrower_limit() -> None:
+    cost = pass_cost(SHAPE, 2, 1, 5, 1)
+    assert cost.least_seconds(Limits(1.0, 1e30)) == cost.bytes
+    assert cost.least_seconds(Limits(1e30, 1.0)) == cost.flops
+
+
+def test_the_gain_is_k_while_weights_are_read_and_ends_below_two() -> None:
+    wide = dataclasses.replace(SHAPE, vocab_size=50_000, mask_id=0, width=768, heads=12, depth=12)
+    limits = Limits(bytes_per_second=2e12, flops_per_second=2e14)
+    found = gains(wide, dataclasses.replace(wide, kind="student", block=8), limits, (1, 4096), (1, 2, 4, 8), 4)
+    by = {(gain.batch, gain.k): gain for gain in found}
+    for k in (1, 2, 4, 8):
+        assert by[1, k].bound == "memory"
+        assert 0.85 * k < by[1, k].speedup <= k
+        assert by[4096, k].bound == "arithmetic"
+        assert 0.4 < by[4096, k].speedup < 2
+        fed = pass_cost(wide, 4096, 2 * k, 4, k, slots=k)
+        assert by[4096, k].pflm_ms == pytest.approx(1e3 * fed.least_seconds(limits))
+    ends = [by[4096, k].speedup for k in (1, 2, 4, 8)]
+    assert max(ends) - min(ends) < 0.05  # whatever K
+
+
+def test_the_roofline_document_reaches_beyond_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "measure_limits", lambda *_: LIMITS)
+    document = json.loads(json.dumps(bench_roofline(NETWORKS, settings(batches=(3,), ks=(5,)), "small")))
+    assert [(gain["batch"], gain["k"]) for gain in document["gains"]] == [(3, 5)]
+    gain = document["gains"][0]
+    assert gain["speedup"] == pytest.approx(5 * gain["ar_ms"] / gain["pflm_ms"])
+    curve = {(gain["batch"], gain["k"]) for gain in document["curve"]}
+    assert {(3, 5), (1, 4), (1024, 8)} <= curve
+    batches = [gain["batch"] for gain in document["curve"] if gain["k"] == 5]
+    assert batches == sorted(batches)
+    with pytest.raises(KfError, match="two models"):
+        bench_roofline(dataclasses.replace(NETWORKS, student=None), settings(), "small")

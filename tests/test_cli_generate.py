@@ -1,0 +1,168 @@
+"""`kfexplore generate` of one prompt, by every decoder, on a small pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from shell import FILES, IDS, STEPS, Shell
+
+from kfexplore.checkpoints.registry import load_model
+from kfexplore.config import DecodeConfig, DecoderName
+from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, replayed_noise
+from kfexplore.pair import load_pair
+
+PROMPT = "generate --pair FOLDER --prompt 'The old owl' --max-new-tokens 12"
+MASKED = "generate --model mdlm --ckpt_path FOLDER/diffusion --tokenizer FOLDER/tokenizer.json"
+
+
+@pytest.mark.parametrize(("model", "k"), [("ar", 1), ("pflm", 4), ("pflm", 2)])
+def test_generate_replays_the_noise_of_a_file(shell: Shell, model: DecoderName, k: int) -> None:
+    slots = f"--k {k}" if model == "pflm" else ""
+    result = shell.json(
+        f"generate --model {model} {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 6 {slots}"
+    )
+    pair = load_pair(shell.folder)
+    config, networks = DecodeConfig(model, k), Networks(pair.teacher, pair.student)
+    expected = generate(config, networks, [[3, 1, 4]] * 3, replayed_noise(STEPS, config, networks, 6), 6)
+    assert set(result) == {"tokens", "text", "nfe", "seconds"}
+    assert result["tokens"] == expected.tokens.tolist()
+    assert result["nfe"] == expected.nfe
+    assert result["text"] == []
+
+
+def test_one_checkpoint_generates_as_the_pair_does(shell: Shell) -> None:
+    rest = f"{IDS} --noise-file FOLDER/noise.npy --max-new-tokens 6"
+    for model, name in (("ar", "teacher"), ("pflm", "student")):
+        alone = shell.json(f"generate --model {model} --ckpt_path FOLDER/{name}/model.safetensors {rest}")
+        assert alone["tokens"] == shell.json(f"generate --model {model} {FILES} {rest}")["tokens"]
+
+
+def test_generated_tokens_are_keyed_by_seed_and_sample(shell: Shell) -> None:
+    line = "generate --model ar --pair FOLDER --prompt 'The old owl' --max-new-tokens 8"
+    one, three = shell.json(line + " --seed 5"), shell.json(line + " --seed 5 --samples 3")
+    assert three["tokens"][0] == one["tokens"][0]
+    assert three["tokens"][1] != one["tokens"][0]
+    assert shell.json(line + " --seed 6")["tokens"] != one["tokens"]
+    assert one["text"] == [load_pair(shell.folder).tokenizer.decode(one["tokens"][0])]
+
+
+def test_frequency_penalty_forbids_repetition(shell: Shell) -> None:
+    line = f"generate --model pflm {FILES} {IDS} --max-new-tokens 16"
+    free, penalised = shell.json(line), shell.json(line + " --freq-penalty 1000")
+    assert len(set(free["tokens"][0])) < 16
+    assert len(set(penalised["tokens"][0])) == 16
+
+
+def test_temperature_is_passed_on(shell: Shell) -> None:
+    line = f"generate --model pflm {FILES} {IDS} --max-new-tokens 8"
+    assert shell.json(line)["tokens"] != shell.json(line + " --tau 0.1")["tokens"]
+
+
+def test_dither_is_passed_on(shell: Shell) -> None:
+    line = f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 8"
+    config, networks = DecodeConfig("pflm", dither=4), Networks(student=load_pair(shell.folder).student)
+    expected = generate(config, networks, [[3, 1, 4]] * 3, replayed_noise(STEPS, config, networks, 8), 8)
+    assert shell.json(line + " --dither 4")["tokens"] == expected.tokens.tolist()
+    assert shell.json(line)["tokens"] != expected.tokens.tolist()
+
+
+@pytest.mark.parametrize("model", ["verified", "jacobi"])
+def test_lossless_decoders_write_what_ar_writes_and_tell_what_they_kept(shell: Shell, model: str) -> None:
+    exact, lossless = (
+        shell.json(f"{PROMPT} --model ar --samples 2"),
+        shell.json(f"{PROMPT} --model {model} --samples 2"),
+    )
+    assert lossless["tokens"] == exact["tokens"]
+    assert lossless["text"] == exact["text"]
+    assert set(lossless) == {"tokens", "text", "nfe", "seconds", "kept", "acceptance"}
+    assert np.array(lossless["kept"]).sum(axis=0).tolist() == [12, 12]
+    assert 0 <= lossless["acceptance"] < 1
+
+
+def test_the_teacher_alone_decodes_by_jacobi(shell: Shell) -> None:
+    line = f"--ckpt_path FOLDER/teacher {IDS} --max-new-tokens 12"
+    exact = shell.json(f"generate --model ar {line}")
+    assert shell.json(f"generate --model jacobi --guess nothing --k 6 {line}")["tokens"] == exact["tokens"]
+
+
+def test_exact_first_is_passed_on(shell: Shell) -> None:
+    line = f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 8"
+    config, networks = DecodeConfig("pflm", exact_first=True), Networks(student=load_pair(shell.folder).student)
+    expected = generate(config, networks, [[3, 1, 4]] * 3, replayed_noise(STEPS, config, networks, 8), 8)
+    assert shell.json(line + " --exact-first")["tokens"] == expected.tokens.tolist()
+    assert shell.json(line)["tokens"] != expected.tokens.tolist()
+
+
+@pytest.mark.parametrize("order", ["random", "confident"])
+def test_the_order_of_mdlm_is_passed_on(shell: Shell, order: Any) -> None:
+    result = shell.json(f"{MASKED} {IDS} --max-new-tokens 12 --k 2 --order {order} --seed 3")
+    network = load_model(shell.folder / "diffusion", kind="masked")
+    config, networks = DecodeConfig("mdlm", 2, order=order), Networks(masked=network)
+    noise = keyed_noise(3, range(1), config, networks, 12)
+    expected = generate(config, networks, [[3, 1, 4]], noise, 12, keyed_order(3, range(1), 12))
+    assert result["tokens"] == expected.tokens.tolist()
+    assert set(result) == {"tokens", "text", "nfe", "seconds"}
+    assert result["nfe"] == 6
+
+
+def test_one_checkpoint_with_a_tokenizer_reads_text(shell: Shell) -> None:
+    line = "generate --model ar --ckpt_path FOLDER/teacher --tokenizer FOLDER/tokenizer.json --max-new-tokens 12"
+    result, expected = shell.json(f"{line} --prompt 'The old owl'"), shell.json(f"{PROMPT} --model ar")
+    assert (result["tokens"], result["text"]) == (expected["tokens"], expected["text"])
+
+
+def test_stop_at_eos_cuts_each_row_behind_its_end(shell: Shell) -> None:
+    line = f"generate --pair FOLDER --model ar {IDS} --samples 12 --max-new-tokens 70"
+    whole, cut = shell.json(line), shell.json(line + " --stop-at-eos")
+    end = load_pair(shell.folder).tokenizer.get_vocab()["<|endoftext|>"]
+    expected = [row[: row.index(end) + 1] if end in row else row for row in whole["tokens"]]
+    assert [len(row) for row in whole["tokens"]] == [70] * 12
+    assert cut["tokens"] == expected != whole["tokens"]
+    ended = next(text for text, row in zip(cut["text"], cut["tokens"], strict=True) if len(row) < 70)
+    assert ended.endswith("<|endoftext|>")
+
+
+def test_people_are_told_of_tokens_a_pass(shell: Shell) -> None:
+    code, _, err = shell.run(f"generate --model pflm --pair FOLDER {IDS} --max-new-tokens 8 --k 4")
+    assert code == 0
+    assert err.startswith("[2 passes, 4.00 tokens a pass, ")
+
+
+ERRORS = {
+    f"generate --model xyz {FILES} {IDS}": "no model 'xyz'",
+    f"generate --model pflm {FILES} {IDS} --k 0": "k is 0",
+    f"generate --model pflm {FILES} {IDS} --k 5": "k is 5",
+    f"generate --model ar {FILES} {IDS} --max-new-tokens 0": "0 new tokens",
+    f"generate --model ar {FILES} {IDS} --max-new-tokens 78": "exceed the context",
+    f"generate --model ar {FILES} {IDS} --seed -1": "seed is -1",
+    f"generate --model ar {FILES} {IDS} --samples 0": "at least one sample",
+    f"generate --model ar {FILES} --token-ids 1,9999": "not in the vocabulary",
+    f"generate --model ar {FILES} --token-ids 100000000000000000000": "not in the vocabulary",
+    f"generate --model ar {FILES} {IDS} --noise-file FOLDER/none.npy": "none.npy cannot be read",
+    f"generate --model ar {FILES} {IDS} --noise-file FOLDER/text.txt": "text.txt cannot be read",
+    f"generate --model ar {FILES} {IDS} --noise-file FOLDER/bad.npy": "outside [0, 1)",
+    f"generate --model pflm {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 30": "ends after 6 steps",
+    "generate --model ar --ckpt_path FOLDER/teacher --prompt a": "no tokenizer",
+    f"generate --model pflm --ckpt_path FOLDER/teacher {IDS}": "a student was asked for",
+    f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "Both a penalty (0.5) and a dither (6)",
+    f"generate --model pflm {FILES} {IDS} --dither 17": "dither is 17 bits",
+    f"generate --model ar {FILES} {IDS} --dither 6": "dither means nothing to ar",
+    f"generate --model verified --ckpt_path FOLDER/teacher {IDS}": "needs a teacher and a student",
+    f"generate --model jacobi --ckpt_path FOLDER/teacher {IDS}": "--guess nothing",
+    f"generate --model ar --pair FOLDER --ckpt_path FOLDER/teacher {IDS}": "named in two ways",
+    f"generate --model mdlm --pair FOLDER {IDS}": "mdlm needs a masked model",
+    f"generate --model ar {FILES} {IDS} --order confident": "order means nothing to ar",
+    f"generate --model verified {FILES} {IDS} --guess nothing": "guess means nothing to verified",
+    f"generate --model ar {FILES} {IDS} --exact-first": "exact_first means nothing to ar",
+    f"generate --model pflm {FILES} {IDS} --exact-first --freq-penalty 1": "Both a penalty",
+    f"generate --model ar {FILES} {IDS} --stop-at-eos": "a token that ends a text",
+    f"generate --model ar {FILES} {IDS} --batch_size 4": "--batch_size means nothing to one prompt",
+    f"generate --model mdlm --ckpt_path FOLDER/diffusion {IDS} --mdlm_greedy": "--mdlm_greedy means nothing",
+}
+
+
+@pytest.mark.parametrize("line", ERRORS)
+def test_user_error_is_one_message_and_exit_code_2(shell: Shell, line: str) -> None:
+    assert ERRORS[line] in shell.refused(line)

@@ -1,0 +1,73 @@
+"""The throughput study: peers do the same job, and its table's ratios are those of the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import student, teacher
+
+from analysis import throughput
+from kfexplore import noise
+from kfexplore.bench.throughput import RaceSettings
+from kfexplore.config import DecodeConfig
+from kfexplore.decoding.generate import Networks
+from kfexplore.decoding.reference import reference
+from kfexplore.pair import Pair
+
+SMALL = RaceSettings(batches=(1, 3), ks=(2,), prompt=5, new_tokens=6, repeats=1)
+
+
+def test_the_plain_loop_writes_the_text_of_ar() -> None:
+    network, prompts = teacher(), [[3, 1, 4], [1, 5, 9]]
+    u = noise.uniform(3, range(2), 0, 7)
+    expected = reference(DecodeConfig("ar"), Networks(network), prompts, u, 7)
+    found = throughput.plain_loop(network, torch.tensor(prompts), torch.from_numpy(u))
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.slow
+def test_generate_of_transformers_writes_as_many_tokens() -> None:
+    write = throughput.gpt2(teacher().config, torch.device("cpu"))
+    assert write is not None
+    found: Any = write(torch.tensor([[3, 1, 4], [1, 5, 9]]), 9)
+    assert found.shape == (2, 12)
+
+
+def test_every_batch_has_its_peers_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "gpt2", lambda *_: lambda *_: None)
+    document = throughput.measure(Pair(teacher(), student()), "small", SMALL, peers=True)
+    found = [(row["batch"], row["decoder"], row["k"]) for row in document["rows"]]
+    names = [(throughput.GENERATE, 1), (throughput.PLAIN, 1), ("ar", 1), ("pflm", 2)]
+    assert found == [(batch, *name) for batch in (1, 3) for name in names]
+
+
+def test_ratios_are_over_rows_of_the_same_batch() -> None:
+    rows = [
+        {"decoder": name, "batch": batch, "k": 1, "ms_per_step": 1.0, "tokens_per_second": speed, "seconds": {}}
+        | {"roofline_speedup": allowed, "error": None}
+        for name, batch, speed, allowed in [
+            (throughput.GENERATE, 1, 10.0, None),
+            ("ar", 1, 20.0, 1.0),
+            ("pflm", 1, 60.0, 4.0),
+            (throughput.GENERATE, 4, 40.0, None),
+            ("ar", 4, 50.0, 1.0),
+        ]
+    ]
+    lines = [line.split() for line in throughput.table({"rows": rows}).splitlines()[1:]]
+    assert lines[2] == ["pflm", "1", "1", "1.00", "60", "6.00", "3.00", "4.00", "0.75"]
+    assert lines[4] == ["ar", "4", "1", "1.00", "50", "1.25", "1.00", "1.00", "1.00"]
+
+
+def test_documents_tables_and_figures_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(throughput, "load_pair", lambda *_, **__: Pair(teacher(), student()))
+    line = ["throughput", "--sizes", "", "--pair", "small", "--batch", "1", "--k", "2", "--new-tokens", "4"]
+    monkeypatch.setattr("sys.argv", [*line, "--prompt", "3", "--repeats", "1", "--out", str(tmp_path)])
+    throughput.main()
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == [
+        "throughput.csv",
+        "throughput.html",
+        "throughput.json",
+    ]
