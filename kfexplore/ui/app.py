@@ -19,8 +19,10 @@ from kfexplore.checkpoints.registry import NAMED, bundled_folder, fingerprint, p
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.explorer import Explorer, Json
+from kfexplore.ui.generate import build_generate_tab
 from kfexplore.ui.joint import build_joint_tab
 from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
+from kfexplore.ui.timing import build_timing_tab
 
 INTRO = """# kfexplore
 A push-forward language model turns K random numbers into K tokens in one pass. Move the numbers and watch the tokens:
@@ -30,7 +32,11 @@ FIRST_SCREEN = "first_screen.json"
 """Beside the weights of a bundled pair."""
 FIRST_STEPS = (102, 71, 200, 360)
 """Steps of the first screen's noise: exact and learned agree on two slots of the bundled pair, and part on two."""
-CSS = ".gradio-container { max-width: 1132px !important; margin: 0 auto !important; }"
+CSS = """
+.gradio-container { max-width: 1132px !important; margin: 0 auto !important; }
+@media (max-width: 600px) { .tab-container button { padding: 0 5px !important; font-size: 13px !important; } }
+"""
+"""On a narrow screen all tabs stay in sight."""
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
@@ -63,9 +69,16 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Scrub", id="scrub") as scrub:
                 scrub_view(explorer, first)
+            with gr.Tab("Generate", id="generate") as generate:
+                build_generate_tab(explorer, [pair, prompt], generate, first["k_max"])
             with gr.Tab("Joint vs marginal", id="joint") as joint:
+                pass  # filled below: it closes when any other tab is opened
+            with gr.Tab("Timing", id="timing") as timing:
+                build_timing_tab(explorer, [pair, prompt], timing, first["k_max"])
+            with joint:
                 open_on(asked, [pair, prompt])  # before the study's: listeners of an event run one after another
-                open_on(build_joint_tab(explorer, asked, [pair, prompt], (joint, scrub)), [pair, prompt])
+                others = [scrub, generate, timing]
+                open_on(build_joint_tab(explorer, asked, [pair, prompt], (joint, others)), [pair, prompt])
 
         def linked(request: gr.Request) -> tuple[Any, Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""

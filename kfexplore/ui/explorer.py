@@ -21,6 +21,8 @@ from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.noise import checked
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, Floats
+from kfexplore.ui.racing import RaceConfig, Racing
+from kfexplore.ui.writing import WriteConfig, Writing
 
 HELD = 8
 """Contexts of a pair kept ready; the least recently used goes first."""
@@ -47,6 +49,7 @@ class Explorer:
         self._holding = {name: threading.Lock() for name in self.loaders}  # nor does a long prompt of it
         self._heavy = threading.Lock()
         self._studying = threading.Lock()  # a study takes seconds; tables of sliders are not kept waiting by it
+        self._timing = threading.Lock()
         self._studies: OrderedDict[tuple[str, str, int, int, int], ContextStudy] = OrderedDict()
 
     def pair(self, name: str) -> Pair:
@@ -100,6 +103,28 @@ class Explorer:
             self._studies.move_to_end(key)
             return self._studies[key], pair, _cut(cut)
 
+    def writing(self, config: WriteConfig) -> Writing:
+        """Decoders set to write after a prompt; each has a state of its own, and nothing is kept here.
+
+        Raises:
+            KfError: as `Writing`, or of the pair or prompt.
+        """
+        _check_length(config.prompt)
+        pair = self.pair(config.pair)
+        ids, cut = pair.encode(config.prompt)
+        return Writing(pair, ids, config, _cut(cut))
+
+    def racing(self, config: RaceConfig) -> Racing:
+        """A race of decoders after a prompt; no other overlaps it, and tables and studies wait while a clock runs.
+
+        Raises:
+            KfError: as `Racing`, or of the pair or prompt.
+        """
+        _check_length(config.prompt)
+        pair = self.pair(config.pair)
+        ids, cut = pair.encode(config.prompt)
+        return Racing(pair, ids, config, _cut(cut), self._timing, (self._studying, self._heavy))
+
     def _held_bytes(self) -> int:
         return sum(held.law.given.nbytes for held in self._studies.values())
 
@@ -113,8 +138,7 @@ class Explorer:
 
     def _context(self, request: Json) -> tuple[Pair, HeldContext, int]:
         name, prompt = str(request.get("pair")), str(request.get("prompt") or "")
-        if len(prompt) > MAX_PROMPT:
-            raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")
+        _check_length(prompt)
         pair = self.pair(name)
         with self._holding[name]:
             held = self._held[name]
@@ -187,6 +211,11 @@ class Explorer:
             "agreement": section.agreement,
             "texts": _texts(pair, section.teacher, section.student),
         }
+
+
+def _check_length(prompt: str) -> None:
+    if len(prompt) > MAX_PROMPT:
+        raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")
 
 
 def _cut(tokens: int) -> str:

@@ -40,7 +40,7 @@ NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
 
 
 def build_joint_tab(
-    explorer: Explorer, asked: list[Callable[..., Any]], fields: list[gr.Component], tabs: tuple[gr.Tab, gr.Tab]
+    explorer: Explorer, asked: list[Callable[..., Any]], fields: list[gr.Component], tabs: tuple[gr.Tab, list[gr.Tab]]
 ) -> list[Callable[..., Any]]:
     """Fills the tab; returns the events of its own that ask for another prompt.
 
@@ -48,7 +48,7 @@ def build_joint_tab(
         explorer: Answers for the models.
         asked: Events that ask for another prompt or pair.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
-        tabs: This tab, and the one that stands beside it.
+        tabs: This tab, and those that stand beside it.
     """
     pair, prompt = fields
     with gr.Tabs():
@@ -81,9 +81,10 @@ def build_joint_tab(
     is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
 
     told = partial(answer, explorer)
-    own, other = tabs
+    own, others = tabs
     opened = own.select(lambda: True, None, is_open, queue=False, show_progress="hidden")
-    other.select(lambda: False, None, is_open, queue=False, show_progress="hidden")
+    for other in others:
+        other.select(lambda: False, None, is_open, queue=False, show_progress="hidden")
     follows = []
     if ranked is not None:
         texts = [context.text for context in stored]

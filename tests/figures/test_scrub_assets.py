@@ -28,7 +28,7 @@ def run_node(script: str) -> str:
 
 def test_every_asset_is_used() -> None:
     assert sorted(path.name for path in ASSETS.glob("*.js")) == sorted(scrub._SCRIPTS)
-    assert {path.name for path in ASSETS.iterdir()} == {*scrub._SCRIPTS, "scrub.css", "scrub.html"}
+    assert {path.name for path in ASSETS.iterdir()} == {*scrub._SCRIPTS, "scrub.css", "scrub.html", "text.css"}
 
 
 @node

@@ -1,0 +1,150 @@
+"""Texts as decoders write them, as HTML: which step wrote what, where texts part, and what surprised the teacher."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from kfexplore.config import DecoderName
+from kfexplore.figures.palette import palette_css, token_label
+from kfexplore.results import Line, Written
+
+NAMES: Final[dict[DecoderName, tuple[str, str]]] = {
+    "ar": ("AR", "the teacher, a token a pass"),
+    "pflm": ("PFLM", "the student, {k} a pass"),
+    "mdlm": ("MDLM", "the masked model, {k} a pass"),
+    "verified": ("Verified", "{k} guessed, checked by the teacher"),
+    "jacobi": ("Jacobi", "{k} guesses, iterated by the teacher"),
+}
+"""Name of each decoder, and who writes how."""
+LEARNED: Final[tuple[DecoderName, ...]] = ("pflm", "mdlm")
+SHADES: Final = 8
+"""Of a text that is filled in any order: the later, the stronger."""
+LEVELS: Final = (2.0, 4.0, 7.0, 10.0)
+"""Bits of surprise from which on the underline is thicker."""
+READING: Final = (
+    "Tokens of one step share a ground, of two that take turns (of a masked model: the later, the stronger); exact "
+    "grounds are solid, learned ones have an outline."
+)
+PARTS: Final = "≠ marks where a text parts from the exact one under the same noise."
+UNDERLINES: Final = (
+    f"The underline is the teacher's surprise, from {LEVELS[0]:.0f} bits a token (thin) to {LEVELS[-1]:.0f} or more "
+    "(thick)."
+)
+
+
+def texts_html(texts: Sequence[Written], underlined: bool = False, told: bool = True) -> str:
+    """The texts of all decoders side by side.
+
+    Args:
+        texts: One a decoder, of equally many lines.
+        underlined: Draw the teacher's surprise, where it is known.
+        told: Every token tells its number and step on hover; without it, the HTML of long texts is half as long.
+    """
+    rows = max((len(written.lines) for written in texts), default=0)
+    parts = any(line.shared is not None for written in texts for line in written.lines)
+    reading = " ".join([READING, *[PARTS] * parts, *[UNDERLINES] * underlined])
+    panes = "".join(_pane(written, underlined, told) for written in texts)
+    return (
+        f'<div class="kft"><p class="kft-read">{reading}</p>'
+        f'<div class="kft-panes" style="--rows: {rows + 1}">{panes}</div></div>'
+    )
+
+
+@cache
+def text_css() -> str:
+    """The style sheet, palette included; every rule is under `.kft`."""
+    return palette_css(".kft") + (Path(__file__).parent / "assets" / "text.css").read_text(encoding="utf-8")
+
+
+def sharing(written: Written) -> str:
+    """How far a decoder's texts are the exact ones; "" where nothing is compared."""
+    lines = [line for line in written.lines if line.shared is not None]
+    if not lines:
+        return ""
+    if not any(line.parted for line in lines):
+        return "exact so far" if written.stage == "writing" else "exact throughout"
+    mean = sum(line.shared or 0 for line in lines) / len(lines)
+    if len(lines) == 1:
+        return f"exact for {mean:.0f} token{'' if mean == 1 else 's'}, then ≠"
+    return f"exact for {mean:.1f} tokens on average"
+
+
+def _pane(written: Written, underlined: bool, told: bool) -> str:
+    name, how = NAMES[written.decoder]
+    kind = "learned" if written.decoder in LEARNED else "exact"
+    several = len(written.lines) > 1
+    lines = "".join(
+        _line(written, line, f"sample {n}" if several else "", underlined, told)
+        for n, line in enumerate(written.lines, start=1)
+    )
+    return (
+        f'<section class="kft-pane kft-{kind}" data-decoder="{written.decoder}" data-stage="{written.stage}">'
+        f"<header><h4>{name} <span>{how.format(k=written.k)}</span></h4>{_facts(written, underlined)}</header>"
+        f"{lines}</section>"
+    )
+
+
+def _facts(written: Written, underlined: bool) -> str:
+    speed = f"{written.tokens / written.seconds:,.0f}" if written.seconds else "–"
+    facts = [
+        f"<b>{written.nfe}</b> passes (NFE)",
+        f"<b>{written.tokens}</b> tokens",
+        f"<b>{written.seconds:.2f}</b> s",
+        f"<b>{speed}</b> tokens/s",
+    ]
+    if underlined and written.loss is not None:
+        facts.append(f"<b>{written.loss:.2f}</b> nats a token")
+    if written.stage in ("waiting", "stopped"):
+        facts.append({"waiting": "waits", "stopped": "stopped"}[written.stage])
+    spread = "".join(f"<li>{fact}</li>" for fact in facts)
+    return f'<ul>{spread}</ul><p class="kft-share">{sharing(written)}</p>'
+
+
+def _line(written: Written, line: Line, name: str, underlined: bool, told: bool) -> str:
+    caption = [name] if name else []
+    if name and line.shared is not None:
+        caption.append(f"exact for {line.shared}, then ≠" if line.parted else "exact")
+    head = f'<p class="kft-caption">{" · ".join(caption)}</p>' if caption else ""
+    last = max(-(-len(line.tokens) // written.k), *line.steps) if written.decoder == "mdlm" else 0
+    surprise = line.surprise if underlined else None
+    blocks = []
+    for step, members in groupby(range(len(line.tokens)), key=lambda n: line.steps[n]):
+        tokens = "".join(_token(line, n, surprise, told) for n in members)
+        blocks.append(f'<span class="{_ground(step, last)}">{tokens}</span>')
+    return f'<div class="kft-line">{head}<p class="kft-text">{"".join(blocks)}</p></div>'
+
+
+def _ground(step: int, last: int) -> str:
+    """Class of a step's tokens: one of two in turn, or with `last` a shade of how late it came."""
+    if not step:
+        return "g"
+    return f"s{(step - 1) * SHADES // last}" if last else f"p{step % 2}"
+
+
+def _token(line: Line, n: int, surprise: list[float] | None, told: bool) -> str:
+    if not line.steps[n]:
+        return "_"
+    piece = line.pieces[n]
+    is_end = line.ended and n == len(line.tokens) - 1
+    classes = [*["end"] * is_end, *["part"] * (not piece)]
+    bits = "" if surprise is None else f", {surprise[n]:.1f} bits"
+    if surprise is not None and (level := sum(surprise[n] >= bound for bound in LEVELS)):
+        classes.append(f"u{level}")
+    named = f' class="{" ".join(classes)}"' if classes else ""
+    title = f' title="token {n + 1}, step {line.steps[n]}{bits}"' if told else ""
+    mark = '<em title="Here the text parts from the exact one">≠</em>' if line.parted and n == line.shared else ""
+    return f"{mark}<i{named}{title}>{'end of text' if is_end else _visible(piece)}</i>"
+
+
+@lru_cache(maxsize=2**14)
+def _visible(piece: str) -> str:
+    """A token's text between others: spaces stay as they are, except where there is nothing else; the rest as marks."""
+    if not piece.strip(" "):
+        return token_label(piece) if piece else ""
+    shown = "".join(sign if sign == " " else token_label(sign) for sign in piece)
+    return html.escape(shown.replace("↵", "↵\n"))

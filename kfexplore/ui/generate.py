@@ -1,0 +1,262 @@
+"""The tab Generate: one prompt through several decoders at once, side by side, as they write."""
+
+from __future__ import annotations
+
+import html as markup
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Final
+
+import gradio as gr
+
+from kfexplore.config import DECODERS, DecoderName
+from kfexplore.errors import KfError
+from kfexplore.figures.text import NAMES, text_css, texts_html
+from kfexplore.ui.download import saves_as
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.prose import boxed, html
+from kfexplore.ui.writing import MOST_SAMPLES, WriteConfig, Writing
+
+INTRO: Final = """AR, Verified and Jacobi write the exact map's text, the teacher's, token for token; the student (PFLM)
+writes its own, K tokens a pass, from the same noise. Decoders take turns so that their clocks run alike: the text that
+is ahead here is ahead on a machine of its own. Reading the prompt is not in their time."""
+NOT_YET: Final = "<p>Choose decoders, and press Generate: the prompt above is continued by each of them.</p>"
+AT_OTHER_TAU: Final = "The student was trained at temperature 1 only; at another, PFLM is an experiment."
+KEPT_SECONDS: Final = 3600
+"""Of a page's last texts after they were last asked for."""
+LONGEST_PROMPT_SHOWN: Final = 160
+"""Characters, the last ones."""
+
+DRAW: Final = """
+const draw = () => { element.querySelector(".kft-page").innerHTML = props.value ?? ""; };
+watch("value", draw);
+draw();
+"""
+"""Runs in the browser; Gradio's own way compares every node with the one before, which takes five times as long."""
+
+Shown = list[Any]
+"""Status, texts, what is held, Generate, Stop, Download."""
+
+
+def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
+    """Fills the tab, in the Gradio context that is open.
+
+    Args:
+        explorer: Answers for the models.
+        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        tab: This tab.
+        k_max: Tokens a pass of the first pair's student.
+    """
+    pair, prompt = fields
+    html(boxed(f"<p>{INTRO}</p>"))
+    decoders = gr.CheckboxGroup(_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders")
+    with gr.Row():
+        k = gr.Slider(1, k_max, k_max, step=1, label="Tokens a pass, K", elem_id="generate-k", min_width=180)
+        length = gr.Slider(1, 255, 64, step=1, label="New tokens", elem_id="generate-length", min_width=180)
+        samples = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples", elem_id="generate-samples", min_width=180)
+    with gr.Row():
+        tau = gr.Slider(
+            0.1, 2, 1, step=0.05, label="Temperature", info="Not of MDLM.", elem_id="generate-tau", min_width=180
+        )
+        penalty = gr.Slider(
+            0, 5, 0, step=0.1, label="Frequency penalty", info="PFLM only.", elem_id="generate-penalty", min_width=180
+        )
+        seed = gr.Number(
+            0, label="Seed", info="Keys the noise.", precision=0, minimum=0, elem_id="generate-seed", min_width=180
+        )
+    with gr.Row():
+        same = gr.Checkbox(
+            True,
+            label="Same noise for all",
+            info="Off: a seed of its own for each decoder.",
+            elem_id="generate-same",
+            min_width=240,
+        )
+        underlined = gr.Checkbox(
+            False,
+            label="Underline what surprises the teacher",
+            info="Also after a run; not part of its time.",
+            elem_id="generate-surprise",
+            min_width=240,
+        )
+    with gr.Row():
+        go = gr.Button("Generate", variant="primary", elem_id="generate-go", min_width=110)
+        stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=110)
+        save = gr.Button("Download", interactive=False, elem_id="generate-save", min_width=110)
+    status = html(boxed(NOT_YET), elem_id="generate-status")
+    texts = gr.HTML(
+        "",
+        html_template='<div class="kft-page"></div>',
+        js_on_load=DRAW,
+        head=f"<style>{text_css()}</style>",  # a css_template would be scoped, and not see which theme the page has
+        apply_default_css=False,
+        elem_id="generate-texts",
+    )
+    held = gr.State(None, time_to_live=KEPT_SECONDS)
+    document = gr.Textbox(visible=False)
+
+    shown = [status, texts, held, go, stop, save]
+    settings = [pair, prompt, decoders, k, length, samples, tau, penalty, seed, same]
+    running = go.click(partial(answer, explorer), [*settings, underlined], shown, show_progress="hidden")
+    stop.click(halt, [held, underlined], shown, cancels=[running], show_progress="hidden")
+    underlined.input(underline, [held, underlined], shown, show_progress_on=texts, trigger_mode="always_last")
+    saved = save.click(as_json, held, document, show_progress="hidden")
+    saved.then(None, document, None, js=saves_as("kfexplore-generate.json", "application/json"))
+    for event in (tab.select, pair.change):  # the pair of a copied link is never typed
+        event(partial(fit, explorer), [pair, decoders, k, length], [decoders, k, length], show_progress="hidden")
+
+
+def answer(
+    explorer: Explorer,
+    pair: str,
+    prompt: str,
+    decoders: list[DecoderName],
+    k: float,
+    length: float,
+    samples: float,
+    tau: float,
+    penalty: float,
+    seed: float,
+    same: bool,
+    underlined: bool,
+) -> Iterator[Shown]:
+    """What stands below the settings, as the texts grow and when they are done.
+
+    A mistake is told in the status, and what was shown and held stays.
+    """
+    yield [boxed("<p>The models are asked …</p>"), *[gr.skip()] * 5]
+    try:
+        config = WriteConfig(
+            pair,
+            prompt,
+            tuple(decoders),
+            _whole("K", k),
+            _whole("The number of new tokens", length),
+            _whole("The number of samples", samples),
+            _number("The temperature", tau),
+            _number("The penalty", penalty),
+            _whole("The seed", seed),
+            bool(same),
+        )
+        writing = explorer.writing(config)
+        writing.underlined = underlined
+    except KfError as error:
+        yield [_failed(error), *[gr.skip()] * 5]
+        return
+    failed = ""
+    try:
+        yield [_status(writing), _drawn(writing, False), writing, *_buttons(writing)]
+        for _ in writing.frames():
+            yield [gr.skip(), _drawn(writing, False), *[gr.skip()] * 4]
+        if writing.underlined:
+            yield [_status(writing, "The teacher reads the texts …"), _drawn(writing, False), *[gr.skip()] * 4]
+            for _ in writing.surprises():
+                pass
+    except KfError as error:
+        failed = _failed(error)
+    finally:
+        writing.stop()
+    yield [failed or _status(writing), _drawn(writing, writing.underlined), gr.skip(), *_buttons(writing)]
+
+
+def halt(writing: Writing | None, underlined: bool) -> Shown:
+    """Stops, and shows what has been written."""
+    if writing is None:
+        return [boxed(NOT_YET), *[gr.skip()] * 2, *_buttons(None)]
+    writing.stop()
+    return [_status(writing), _drawn(writing, underlined), gr.skip(), *_buttons(writing)]
+
+
+def underline(writing: Writing | None, underlined: bool) -> Iterator[Shown]:
+    """Draws the texts with the teacher's surprise or without; those that still grow get theirs when they are done."""
+    if writing is not None:
+        writing.underlined = underlined
+    if writing is None or not writing.is_over:
+        yield [gr.skip()] * 6
+        return
+    try:
+        for _ in writing.surprises() if underlined else ():
+            yield [gr.skip(), _drawn(writing, True), *[gr.skip()] * 4]
+        yield [_status(writing), _drawn(writing, underlined), *[gr.skip()] * 4]
+    except KfError as error:
+        yield [_failed(error), *[gr.skip()] * 5]
+
+
+def as_json(writing: Writing | None) -> str:
+    """What the download holds; "" where nothing is held any more."""
+    if writing is None:
+        gr.Warning("The texts are no longer held. Generate them again.")
+        return ""
+    return json.dumps(writing.as_json(), indent=1, ensure_ascii=False)
+
+
+def fit(explorer: Explorer, name: str, decoders: list[DecoderName], k: float, length: float) -> Shown:
+    """What a pair offers: decoders, k and length; choices that it offers too are kept."""
+    try:
+        pair = explorer.pair(name)
+    except KfError:
+        return [gr.skip()] * 3  # told where the pair was asked for
+    most, longest = pair.student.config.block, pair.teacher.config.context - 1
+    chosen = [each for each in decoders if pair.masked is not None or each != "mdlm"]
+    return [
+        gr.update(
+            choices=_choices(pair.masked is not None),
+            value=chosen,
+            info="" if pair.masked is not None else "This pair has no masked model, so MDLM is not offered.",
+        ),
+        gr.update(maximum=most, value=min(k or most, most)),
+        gr.update(maximum=longest, value=min(length or 1, longest)),
+    ]
+
+
+def _choices(with_masked: bool) -> list[tuple[str, str]]:
+    return [(NAMES[name][0], name) for name in DECODERS if with_masked or name != "mdlm"]
+
+
+def _buttons(writing: Writing | None) -> list[Any]:
+    """Generate, Stop and Download, as they can be pressed."""
+    over = writing is None or writing.is_over
+    return [gr.update(interactive=on) for on in (over, not over, over and writing is not None)]
+
+
+def _drawn(writing: Writing, underlined: bool) -> str:
+    return texts_html(writing.written(), underlined, told=writing.is_over)
+
+
+def _status(writing: Writing, more: str = "") -> str:
+    config, prompt = writing.config, writing.config.prompt
+    cut = f"… {prompt[-LONGEST_PROMPT_SHOWN:]}" if len(prompt) > LONGEST_PROMPT_SHOWN else prompt
+    seeds = f"seed {config.seed}"
+    if not config.same_noise:
+        seeds = ", ".join(f"seed {config.seed_of(name)} of {NAMES[name][0]}" for name in config.decoders)
+    batch = f", {config.samples} samples at once" if config.samples > 1 else ""
+    facts = f"{config.pair} on {writing.pair.teacher.device.type}, float32{batch}, {seeds}."
+    off = AT_OTHER_TAU if config.tau != 1 and set(config.decoders) - {"ar", "mdlm"} else ""
+    notes = " ".join(markup.escape(each) for each in (facts, writing.note, off, more) if each)
+    return boxed(
+        f'<p>After “<b>{markup.escape(cut)}</b>” ({len(writing.ids)} tokens)</p><p class="kf-prose-reading">{notes}</p>'
+    )
+
+
+def _failed(error: KfError) -> str:
+    return boxed("".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines()), "kf-prose-failed")
+
+
+def _number(what: str, value: object) -> float:
+    """What a field holds.
+
+    Raises:
+        KfError: no number.
+    """
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise KfError(f"{what} is {'empty' if value is None else value}.", "a number")
+    return value
+
+
+def _whole(what: str, value: object) -> int:
+    number = _number(what, value)
+    if number != int(number):
+        raise KfError(f"{what} is {value}.", "a whole number")
+    return int(number)

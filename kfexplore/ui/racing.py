@@ -1,0 +1,247 @@
+"""A race of decoders for the page: one at a time, apart from other heavy work, and it can be stopped at any step."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from kfexplore.bench.setting import Load, measure_limits, own_threads
+from kfexplore.bench.throughput import Cancelled, Clock, Progress, RaceSettings, allowed, race, throughput_document
+from kfexplore.checkpoints.tokenizers import end_of_text
+from kfexplore.config import DecoderName
+from kfexplore.decoding.generate import Networks
+from kfexplore.errors import KfError
+from kfexplore.pair import Pair
+from kfexplore.results import Gain, Limits, TimingRow
+
+BATCHES: Final = (1, 2, 4, 8, 16, 32)
+MOST_REPEATS: Final = 5
+MOST_NEW_TOKENS: Final = 192
+ASKED_EVERY: Final = 0.05
+"""Seconds between two looks at whether a race that waits was called off."""
+
+Stage = Literal["waiting", "measuring", "racing", "done", "stopped"]
+
+
+@dataclass(frozen=True)
+class RaceConfig:
+    """What a page asks to be timed."""
+
+    pair: str
+    prompt: str
+    decoders: tuple[DecoderName, ...]
+    batches: tuple[int, ...]
+    ks: tuple[int, ...]
+    new_tokens: int
+    repeats: int
+
+    def __post_init__(self) -> None:
+        if not all(batch in BATCHES for batch in self.batches):
+            raise KfError(f"The batches are {_listed(self.batches)}.", f"of {_listed(BATCHES)} on this page")
+        for what, value, most in (
+            ("new tokens", self.new_tokens, MOST_NEW_TOKENS),
+            ("repeats", self.repeats, MOST_REPEATS),
+        ):
+            if not 1 <= value <= most:
+                raise KfError(f"{value} {what} were asked for.", f"1 to {most} on this page")
+
+
+class Racing:
+    """One race, as it waits, runs and has run. One thread runs it; others may look at it and stop it.
+
+    Args:
+        pair: The models.
+        ids: The prompt's tokens.
+        config: What is timed.
+        note: What else is to be said of the prompt.
+        turn: Held from the first timing to the last, so that no two races overlap.
+        quiet: Held while a clock runs, so that other heavy work waits for its end.
+
+    Raises:
+        KfError: nothing is chosen, a k beyond the trained one, more tokens than the context holds.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        ids: list[int],
+        config: RaceConfig,
+        note: str,
+        turn: threading.Lock,
+        quiet: Sequence[threading.Lock],
+    ) -> None:
+        self.settings = RaceSettings(
+            config.decoders,
+            tuple(sorted(config.batches)),
+            tuple(sorted(config.ks)) or (1,),
+            len(ids),
+            config.new_tokens,
+            config.repeats,
+        )
+        if not config.ks and set(config.decoders) != {"ar"}:
+            raise KfError("No K is chosen.", "one or more, or AR alone")
+        room = pair.teacher.config.context - len(ids)
+        if config.new_tokens > room:
+            raise KfError(
+                f"A prompt of {len(ids)} tokens and {config.new_tokens} new ones do not fit the context.",
+                f"1 to {room} new tokens, or a shorter prompt",
+            )
+        self.pair, self.ids, self.config, self.note = pair, ids, config, note
+        self.networks = Networks(pair.teacher, pair.student, pair.masked)
+        self.rows: list[TimingRow] = []
+        self.progress = Progress(0, len(self.settings.races) * (config.repeats + 1))
+        self.limits: Limits | None = None
+        self.stage: Stage = "waiting"
+        self._turn, self._quiet = turn, quiet
+        self._load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
+        self._begun = 0.0
+        self._seconds: dict[tuple[DecoderName, int], tuple[int, float]] = {}
+        self._stop = threading.Event()
+
+    def steps(
+        self, clock: Clock = time.perf_counter, measure: Callable[..., Limits] = measure_limits
+    ) -> Iterator[None]:
+        """Waits for its turn and runs; a turn for every change. Closing it, or `stop`, leaves the rows that are there.
+
+        Args:
+            clock: Seconds.
+            measure: Finds the device's limits.
+        """
+        try:
+            with held([self._turn], self._stop.is_set):
+                self.stage = "measuring"
+                yield
+                network = self.pair.teacher
+                with held(self._quiet, self._stop.is_set):
+                    self._load = Load(os.getloadavg()[0], 0.0, 0.0, self._load.own)
+                    self._begun = clock()
+                    self.limits = measure(network.device, network.vocab_embed.embedding.dtype)
+                self.stage = "racing"
+                yield
+                yield from self._race(clock)
+                self.stage = "done"
+        except Cancelled:
+            pass
+        finally:
+            self.stop()
+            self._load = Load(self._load.before, os.getloadavg()[0], clock() - self._begun, self._load.own)
+
+    def _race(self, clock: Clock) -> Iterator[None]:
+        assert self.limits is not None
+        eos = end_of_text(self.pair.tokenizer) if self.pair.tokenizer is not None else None
+        runs = race(
+            self.networks,
+            self.settings,
+            self.limits,
+            self.config.pair,
+            self.ids,
+            eos,
+            stopped=self._stop.is_set,
+            clock=clock,
+        )
+        while True:
+            with held(self._quiet, self._stop.is_set):
+                start = clock()
+                progress = next(runs, None)
+                seconds = clock() - start
+            if progress is None:
+                return
+            if progress.row is None:
+                batch, decoder, k = self.settings.races[(progress.done - 1) // (self.config.repeats + 1)]
+                self._seconds[decoder, k] = batch, seconds
+            else:
+                self.rows.append(progress.row)
+            self.progress = progress
+            yield
+
+    def stop(self) -> None:
+        """Calls it off; a decoder ends at its next step."""
+        self._stop.set()
+        self.stage = "done" if self.stage == "done" else "stopped"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be timed."""
+        return self.stage in ("done", "stopped")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """About how long the rest will take; None before the first run.
+
+        A decoder that was timed at another batch is taken to grow with the root of the batch, between what reading the
+        weights does (nothing) and arithmetic (as the batch).
+        """
+        if not self._seconds:
+            return None
+        each = self.config.repeats + 1
+        number, part = divmod(self.progress.done, each)
+        left, last = 0.0, list(self._seconds.values())[-1]
+        for batch, decoder, k in self.settings.races[number:]:
+            known, seconds = self._seconds.get((decoder, k), last)
+            left += (each - part) * seconds * math.sqrt(batch / known)
+            part = 0
+        return left
+
+    @property
+    def load(self) -> Load:
+        """Of the machine, from the first timing to the last."""
+        return self._load
+
+    def gains(self) -> list[Gain]:
+        """What the device allows the pair by batch and K; nothing before its limits are known."""
+        return allowed(self.networks, self.settings, self.limits) if self.limits is not None else []
+
+    def document(self) -> dict[str, Any] | None:
+        """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""
+        if self.limits is None:
+            return None
+        return throughput_document(self.networks, self.limits, self._load, self.rows)
+
+
+@contextmanager
+def held(locks: Sequence[threading.Lock], stopped: Callable[[], bool]) -> Iterator[None]:
+    """Holds locks, one after the other.
+
+    Raises:
+        Cancelled: `stopped` said so while it waited.
+    """
+    with ExitStack() as stack:
+        for lock in locks:
+            while not lock.acquire(timeout=ASKED_EVERY):
+                if stopped():
+                    raise Cancelled
+            stack.callback(lock.release)
+        yield
+
+
+def rows_csv(rows: Sequence[TimingRow]) -> str:
+    """The rows as a table for a spreadsheet; a spread has three columns."""
+    plain = [_flat(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(plain[0]) if plain else ["decoder"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return text.getvalue()
+
+
+def _flat(row: TimingRow) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.as_json().items():
+        if name in ("seconds", "speedup"):
+            spread = value or {"value": None, "low": None, "high": None}
+            flat |= {name: spread["value"], f"{name}_low": spread["low"], f"{name}_high": spread["high"]}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values)) or "empty"

@@ -1,0 +1,389 @@
+"""The tab Timing: decoders race each other on this device, beside what it allows them."""
+
+from __future__ import annotations
+
+import html as markup
+import json
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import gradio as gr
+
+from kfexplore.config import DECODERS, DecoderName
+from kfexplore.errors import KfError
+from kfexplore.figures.page import bare
+from kfexplore.figures.palette import Theme
+from kfexplore.figures.text import NAMES
+from kfexplore.figures.timing import device_words, figure_height, gain_figure, race_figure, speedup_figure
+from kfexplore.results import TimingRow
+from kfexplore.ui.download import saves_as
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.plot import plot
+from kfexplore.ui.prose import DARK, boxed, heading, html
+from kfexplore.ui.racing import BATCHES, MOST_NEW_TOKENS, MOST_REPEATS, RaceConfig, Racing, rows_csv
+
+INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
+decoding is timed: prompts have been read and nothing is spelled out. The first run of each is not counted. Races of
+all pages run one after the other, and tables and studies of other tabs wait while a clock runs."""
+NOT_YET: Final = "<p>Choose what to race, and press Start.</p>"
+LEAST_NEW_TOKENS: Final = 16
+EMPTY: Final = '{"data": [], "layout": {"height": 360, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
+GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained}; other K show what one of the same shape
+could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
+operations of all products."""
+READING: Final = """One row a decoder, K and batch. Times are medians; in brackets the extremes over the repeats.
+Allowed: what the device's memory and arithmetic, as measured in this run, would permit; a share above 100 % says that
+they were measured while others were at work, or that the models fit a cache. Kept: mean tokens that a round of
+verified or Jacobi keeps; idle: share of row-rounds in which a finished row waits for others of its batch. After end:
+new tokens behind the end of a text, which are counted in tokens a second."""
+COLUMNS: Final = (
+    "decoder",
+    "K",
+    "batch",
+    "passes",
+    "ms/pass",
+    "tokens/s",
+    "× AR",
+    "allowed × AR",
+    "of allowed",
+    "GB/s",
+    "GFLOP/s",
+    "kept",
+    "idle",
+    "after end",
+)
+
+READABLE: Final = "<style>#timing-status .pending { opacity: 1; }</style>"
+"""Gradio fades what waits in its queue; here it says what it waits for."""
+
+Shown = list[Any]
+"""Status; the part below it; words and figure of tokens a second and of the speed-up; the table; the part of the gain,
+its words and figure; Start, Cancel, JSON, CSV."""
+COUNT: Final = 14
+
+
+@dataclass
+class _Page:
+    racing: Racing
+    theme: Theme
+
+
+class Races:
+    """The last race of every page, told apart by its session."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self._explorer = explorer
+        self._pages: dict[str, _Page] = {}
+        self._lock = threading.Lock()
+
+    def start(
+        self,
+        pair: str,
+        prompt: str,
+        decoders: list[DecoderName],
+        batches: list[int],
+        ks: list[int],
+        new_tokens: float,
+        repeats: float,
+        dark: bool,
+        request: gr.Request,
+    ) -> Shown:
+        """Sets a race up; `run` runs it. A mistake is told, and what was shown and held stays."""
+        try:
+            config = RaceConfig(
+                pair,
+                prompt,
+                tuple(decoders),
+                tuple(map(int, batches)),
+                tuple(map(int, ks)),
+                _whole("new tokens", new_tokens),
+                _whole("repeats", repeats),
+            )
+            racing = self._explorer.racing(config)
+        except KfError as error:
+            return [_failed(error), *[gr.skip()] * (COUNT - 1)]
+        page = _Page(racing, "dark" if dark else "light")
+        with self._lock:
+            former = self._pages.get(request.session_hash)
+            self._pages[request.session_hash] = page
+        if former is not None:
+            former.racing.stop()
+        return [_status(racing), gr.update(visible=True), *_figures(page), *_gains(page), *_buttons(racing)]
+
+    def run(self, request: gr.Request) -> Iterator[Shown]:
+        """Runs the race that was set up, if it still waits; what changes is sent as it does."""
+        page = self._pages.get(request.session_hash)
+        if page is None or page.racing.stage != "waiting":
+            yield [gr.skip()] * COUNT
+            return
+        racing, rows, failed = page.racing, 0, ""
+        steps = racing.steps()
+        try:
+            for _ in steps:
+                new = len(racing.rows) > rows
+                rows = len(racing.rows)
+                gains = _gains(page) if racing.stage == "racing" and not racing.progress.done else [gr.skip()] * 3
+                figures = _figures(page) if new else [gr.skip()] * 5
+                yield [_status(racing), gr.skip(), *figures, *gains, *_buttons(racing)]
+        except KfError as error:
+            failed = _failed(error)
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+        yield [failed or _status(racing), gr.skip(), *[gr.skip()] * 8, *_buttons(racing)]
+
+    def cancel(self, request: gr.Request) -> Shown:
+        """Calls the page's race off; its rows stay."""
+        page = self._pages.get(request.session_hash)
+        if page is None:
+            return [boxed(NOT_YET), *[gr.skip()] * 9, *_buttons(None)]
+        page.racing.stop()
+        return [_status(page.racing), gr.skip(), *_figures(page), *[gr.skip()] * 3, *_buttons(page.racing)]
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: its race ends, and nothing of it is kept."""
+        with self._lock:
+            page = self._pages.pop(request.session_hash, None)
+        if page is not None:
+            page.racing.stop()
+
+    def document(self, request: gr.Request) -> str:
+        """The JSON file; "" where there is no race."""
+        page = self._pages.get(request.session_hash)
+        found = page.racing.document() if page is not None else None
+        return "" if found is None else json.dumps(found, indent=2, allow_nan=False) + "\n"
+
+    def table(self, request: gr.Request) -> str:
+        """The CSV file; "" where there is no race."""
+        page = self._pages.get(request.session_hash)
+        return rows_csv(page.racing.rows) if page is not None else ""
+
+    def fit(self, name: str, decoders: list[DecoderName], ks: list[int], new_tokens: float) -> list[Any]:
+        """What a pair offers: decoders, K and new tokens; choices that it offers too are kept."""
+        try:
+            pair = self._explorer.pair(name)
+        except KfError:
+            return [gr.skip()] * 3  # told where the pair was asked for
+        most = pair.student.config.block
+        longest = min(MOST_NEW_TOKENS, pair.teacher.config.context - 1)
+        least = min(LEAST_NEW_TOKENS, longest)
+        with_masked = pair.masked is not None
+        fields: list[dict[str, Any]] = [
+            {
+                "choices": _choices(with_masked),
+                "info": "" if with_masked else "This pair has no masked model, so MDLM is not offered.",
+            },
+            {"choices": list(range(1, most + 1))},
+            {"minimum": least, "maximum": longest},
+        ]
+        # A choice that the pair offers is not sent back: it may have been changed since.
+        for field, held, fitting in (
+            (fields[0], decoders, [each for each in decoders if with_masked or each != "mdlm"]),
+            (fields[1], ks, [k for k in ks if k <= most] or [most]),
+            (fields[2], new_tokens, max(least, min(new_tokens or least, longest))),
+        ):
+            if fitting != held:
+                field["value"] = fitting
+        return [gr.update(**field) for field in fields]
+
+
+def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
+    """Fills the tab, in the Gradio context that is open.
+
+    Args:
+        explorer: Answers for the models.
+        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        tab: This tab.
+        k_max: Tokens a pass of the first pair's student.
+    """
+    races, (pair, prompt) = Races(explorer), fields
+    html(boxed(f"<p>{INTRO}</p>"))
+    decoders = gr.CheckboxGroup(_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders")
+    with gr.Row():
+        batches = gr.CheckboxGroup(
+            list(BATCHES), value=[1, 4, 16], label="Batch (samples at once)", elem_id="timing-batches", min_width=300
+        )
+        ks = gr.CheckboxGroup(
+            list(range(1, k_max + 1)),
+            value=[k_max],
+            label="Tokens, or guesses, a pass, K",
+            elem_id="timing-ks",
+            min_width=300,
+        )
+    with gr.Row():
+        new_tokens = gr.Slider(
+            LEAST_NEW_TOKENS, MOST_NEW_TOKENS, 64, step=1, label="New tokens", elem_id="timing-length", min_width=240
+        )
+        repeats = gr.Slider(1, MOST_REPEATS, 3, step=1, label="Timed repeats", elem_id="timing-repeats", min_width=240)
+    with gr.Row():
+        go = gr.Button("Start", variant="primary", elem_id="timing-go", min_width=110)
+        stop = gr.Button("Cancel", interactive=False, elem_id="timing-cancel", min_width=110)
+        save = gr.Button("Save JSON", interactive=False, elem_id="timing-json", min_width=110)
+        spreadsheet = gr.Button("Save CSV", interactive=False, elem_id="timing-csv", min_width=110)
+    status = html(boxed(NOT_YET), elem_id="timing-status", head=READABLE)
+    with gr.Column(visible=False) as part:
+        drawn = []
+        for name in ("race", "speedup"):
+            drawn += [html(""), plot(EMPTY, min_height=360, elem_id=f"timing-{name}")]
+        drawn.append(html("", elem_id="timing-table"))
+        with gr.Column(visible=False) as gain_part:
+            gain = [html("", elem_id="timing-gain-words"), plot(EMPTY, min_height=360, elem_id="timing-gain")]
+    dark, document = gr.Checkbox(visible=False), gr.Textbox(visible=False)
+
+    shown = [status, part, *drawn, gain_part, *gain, go, stop, save, spreadsheet]
+    settings = [pair, prompt, decoders, batches, ks, new_tokens, repeats, dark]
+    asked = go.click(races.start, settings, shown, js=DARK, queue=False, show_progress="hidden")
+    running = asked.then(
+        races.run,
+        None,
+        shown,
+        concurrency_limit=1,
+        concurrency_id="timing",
+        show_progress="full",
+        show_progress_on=status,
+    )
+    stop.click(races.cancel, None, shown, queue=False, cancels=[running], show_progress="hidden")
+    for button, made, script in (
+        (save, races.document, saves_as("kfexplore-throughput.json", "application/json")),
+        (spreadsheet, races.table, saves_as("kfexplore-throughput.csv", "text/csv")),
+    ):
+        ready = button.click(made, None, document, queue=False, show_progress="hidden")
+        ready.then(None, document, None, js=script)
+    for event in (tab.select, pair.change):  # the pair of a copied link is never typed
+        event(races.fit, [pair, decoders, ks, new_tokens], [decoders, ks, new_tokens], show_progress="hidden")
+    if page := gr.context.Context.root_block:
+        page.unload(races.leave)
+
+
+def _choices(with_masked: bool) -> list[tuple[str, str]]:
+    return [(NAMES[name][0], name) for name in DECODERS if with_masked or name != "mdlm"]
+
+
+def _buttons(racing: Racing | None) -> list[Any]:
+    """Start, Cancel, JSON and CSV, as they can be pressed."""
+    over = racing is None or racing.is_over
+    held = over and racing is not None and bool(racing.rows)
+    return [gr.update(interactive=on) for on in (over, not over, held, held)]
+
+
+def _figures(page: _Page) -> list[str]:
+    """Words and figure of tokens a second, of the speed-up, and the table."""
+    rows, races = page.racing.rows, page.racing.settings.races
+    parts = []
+    for draw in (race_figure, speedup_figure):
+        words, figure = bare(draw(rows, page.theme, races), figure_height(races))
+        parts += [heading(*words), figure]
+    return [*parts, _table(rows)]
+
+
+def _gains(page: _Page) -> list[Any]:
+    """Words and figure of the gain that the device allows; nothing before its limits are known."""
+    gains = page.racing.gains()
+    if not gains:
+        return [gr.update(visible=False), gr.skip(), gr.skip()]
+    (finding, reading), figure = bare(gain_figure(gains, page.theme), 360)
+    note = GAIN_NOTE.format(trained=page.racing.pair.student.config.block)
+    return [gr.update(visible=True), heading(finding, f"{reading} {note}"), figure]
+
+
+def _status(racing: Racing) -> str:
+    """How far a race is, and what its times hang on."""
+    config, settings, rows = racing.config, racing.settings, racing.rows
+    number = len(settings.races)
+    facts = (
+        f"{config.pair}, {settings.prompt} tokens of prompt, {settings.new_tokens} new ones, "
+        f"{settings.repeats} timed repeat{'' if settings.repeats == 1 else 's'}. {racing.note}"
+    )
+    bar = ""
+    if racing.stage == "waiting":
+        told = "Waiting for its turn: no two timings overlap."
+    elif racing.stage == "measuring":
+        told = "Measuring what this device can do: a large copy and a large product …"
+    elif racing.stage == "racing":
+        done, total, left = racing.progress.done, racing.progress.total, racing.seconds_left
+        bar = _bar(done, total)
+        told = f"{done} of {total} runs{'' if left is None else f', about {_duration(left)} left'}"
+        if done < total:
+            batch, decoder, k = settings.races[done // (settings.repeats + 1)]
+            told += f"; now {_name(decoder, k)} at batch {batch}"
+    elif racing.stage == "done":
+        failed = sum(row.error is not None for row in rows)
+        told = f"Done: {number - failed} of {number} timed."
+    else:
+        told = f"Cancelled after {len(rows)} of {number} rows" + ("; they stay." if rows else ".")
+    if racing.is_over and (document := racing.document()) is not None:
+        facts += f" {device_words(document)}"
+    return boxed(f'<p><b>{told}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
+
+
+def _bar(done: int, total: int) -> str:
+    return (
+        f'<div role="progressbar" aria-label="Runs done" aria-valuemin="0" aria-valuenow="{done}" '
+        f'aria-valuemax="{total}" style="height: 8px; margin: 0 0 .5rem; border-radius: 4px; overflow: hidden; '
+        f'background: var(--border-color-primary)"><div style="height: 100%; width: {100 * done / total:.1f}%; '
+        'background: var(--button-primary-background-fill)"></div></div>'
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{math.ceil(seconds)} s" if seconds < 100 else f"{math.ceil(seconds / 60)} min"
+
+
+def _name(decoder: str, k: int) -> str:
+    return NAMES[decoder][0] + (f", K = {k}," if decoder != "ar" else "")  # type: ignore[index]
+
+
+def _table(rows: Sequence[TimingRow]) -> str:
+    """All rows, with the reason where one could not be timed."""
+    if not rows:
+        return ""
+    number = ' class="kf-prose-number"'
+    head = "".join(f"<th{number if n else ''}>{name}</th>" for n, name in enumerate(COLUMNS))
+    body = ""
+    for row in rows:
+        own = f"<td>{NAMES[row.decoder][0]}</td><td{number}>{row.k}</td><td{number}>{row.batch}</td>"  # type: ignore[index]
+        if row.error:
+            rest = f'<td colspan="{len(COLUMNS) - 3}" style="white-space: normal">✕ {markup.escape(row.error)}</td>'
+        else:
+            rest = "".join(f"<td{number}>{value}</td>" for value in _numbers(row))
+        body += f"<tr>{own}{rest}</tr>"
+    return boxed(
+        f'<h4>All rows</h4><div class="kf-prose-scroll"><table><tr>{head}</tr>{body}</table></div>'
+        f'<p class="kf-prose-reading">{READING}</p>'
+    )
+
+
+def _numbers(row: TimingRow) -> list[str]:
+    seconds, over = row.seconds, row.speedup
+    assert seconds is not None
+    tokens = row.batch * row.new_tokens
+    return [
+        f"{row.nfe:,}",
+        f"{row.ms_per_step:.2f}",
+        f"{row.tokens_per_second:,.0f} ({tokens / seconds.high:,.0f} to {tokens / seconds.low:,.0f})",
+        "" if over is None else f"{over.value:.2f} ({over.low:.2f} to {over.high:.2f})",
+        "" if row.roofline_speedup is None else f"{row.roofline_speedup:.2f}",
+        f"{100 * (row.share_of_roofline or 0):.1f} %",
+        f"{(row.bytes_per_second or 0) / 1e9:.1f}",
+        f"{(row.flops_per_second or 0) / 1e9:,.0f}",
+        "" if row.kept_per_round is None else f"{row.kept_per_round:.2f}",
+        "" if row.idle_share is None else f"{100 * row.idle_share:.0f} %",
+        f"{row.tokens_after_eos:,}",
+    ]
+
+
+def _failed(error: KfError) -> str:
+    return boxed("".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines()), "kf-prose-failed")
+
+
+def _whole(what: str, value: object) -> int:
+    """What a field holds.
+
+    Raises:
+        KfError: no whole number.
+    """
+    if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
+        raise KfError(f"The number of {what} is {'empty' if value is None else value}.", "a whole number")
+    return int(value)

@@ -1,0 +1,290 @@
+"""Several decoders at work on one prompt: they take turns, and each has a clock of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from kfexplore.bench.setting import environment, synchronise
+from kfexplore.checkpoints.tokenizers import Spelling, end_of_text
+from kfexplore.config import DECODERS, DecodeConfig, DecoderName
+from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
+from kfexplore.decoding.rows import Sheet
+from kfexplore.errors import KfError
+from kfexplore.models import Teacher
+from kfexplore.pair import Pair
+from kfexplore.results import Line, Written
+from kfexplore.results.text import LN2, Stage
+
+MOST_SAMPLES: Final = 8
+PAUSE: Final = 0.1
+"""Seconds between two pictures of texts that grow, and more where they are long: a browser must keep up."""
+PAUSE_PER_TOKEN: Final = 1 / 20_000
+EXACT: Final[tuple[DecoderName, ...]] = ("ar", "verified", "jacobi")
+"""Decoders that write the exact map's text, token for token."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class WriteConfig:
+    """What is to be written."""
+
+    pair: str
+    prompt: str
+    decoders: tuple[DecoderName, ...]
+    k: int
+    """Tokens, or guesses, a pass of all but ar."""
+    new_tokens: int
+    samples: int = 1
+    tau: float = 1.0
+    """Of all but mdlm."""
+    penalty: float = 0.0
+    """Of pflm alone."""
+    seed: int = 0
+    same_noise: bool = True
+    """One noise for all decoders, or seed + n for the n-th of `DECODERS`."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.decoders if name not in DECODERS]
+        if unknown or not self.decoders:
+            what = f"There is no decoder {unknown[0]!r}." if unknown else "No decoder is chosen."
+            raise KfError(what, f"one or more of {', '.join(DECODERS)}")
+        if not 1 <= self.samples <= MOST_SAMPLES:
+            raise KfError(f"{self.samples} samples were asked for.", f"1 to {MOST_SAMPLES} on this page")
+        if self.new_tokens < 1:
+            raise KfError(f"{self.new_tokens} new tokens were asked for.", "at least 1")
+
+    def of(self, decoder: DecoderName) -> DecodeConfig:
+        """The settings that mean something to one decoder."""
+        return DecodeConfig(
+            decoder,
+            k=None if decoder == "ar" else self.k,
+            tau=1.0 if decoder == "mdlm" else self.tau,
+            penalty=self.penalty if decoder == "pflm" else 0.0,
+        )
+
+    def seed_of(self, decoder: DecoderName) -> int:
+        """Keys a decoder's noise."""
+        return self.seed + (0 if self.same_noise else DECODERS.index(decoder))
+
+
+class Writing:
+    """The texts of some decoders after one prompt, as they grow and when they are done.
+
+    One thread runs it; others may look at it and stop it.
+
+    Args:
+        pair: Models and tokenizer.
+        ids: The prompt's tokens.
+        config: What is to be written.
+        note: What else is to be said of the prompt.
+
+    Raises:
+        KfError: a model that the pair has not, a k beyond the trained one, more tokens than the context holds.
+    """
+
+    def __init__(self, pair: Pair, ids: list[int], config: WriteConfig, note: str = "") -> None:
+        room = pair.teacher.config.context - len(ids)
+        if config.new_tokens > room:
+            raise KfError(
+                f"A prompt of {len(ids)} tokens and {config.new_tokens} new ones do not fit the context.",
+                f"1 to {room} new tokens, or a shorter prompt",
+            )
+        self.pair, self.ids, self.config, self.note = pair, ids, config, note
+        self.underlined = False
+        """Whether surprises are asked for when the texts are done; may change while they grow."""
+        self._spelling = Spelling(pair.need_tokenizer())
+        self._eos = end_of_text(pair.need_tokenizer())
+        self._desks = [_Desk(pair, ids, config, name, self._eos) for name in DECODERS if name in config.decoders]
+        self._reference = next((desk for name in EXACT for desk in self._desks if desk.decoder == name), None)
+        self._bits: dict[tuple[int, ...], list[float]] = {}
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
+        """Runs the decoders to their ends, a step at a time; closing it, or `stop`, leaves what is there.
+
+        The one whose clock is behind goes next, so that the texts race as they would on machines of their own.
+
+        Raises:
+            KfError: the device has too little memory.
+        """
+        try:
+            for desk in self._desks:
+                if self._stopped:
+                    return
+                desk.read_prompt()
+            while behind := [desk for desk in self._desks if desk.stage == "writing"]:
+                self._step(min(behind, key=lambda desk: desk.seconds), clock)
+                if self._stopped:
+                    return
+                yield
+        except torch.OutOfMemoryError:
+            raise KfError("The device has too little memory.", "fewer samples, decoders or new tokens") from None
+        finally:
+            self.stop()
+            for desk in self._desks:
+                desk.close()
+
+    def frames(self, clock: Clock = time.perf_counter) -> Iterator[None]:
+        """As `steps`, but a caller that draws at each turn is not asked more often than is worth while."""
+        due = clock() + PAUSE
+        steps = self.steps()
+        try:
+            for _ in steps:
+                if clock() >= due:
+                    yield
+                    due = (
+                        clock() + PAUSE + PAUSE_PER_TOKEN * sum(np.count_nonzero(desk.numbers) for desk in self._desks)
+                    )
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        """Ends the writing; a step that is under way is thrown away."""
+        with self._lock:
+            self._stopped = True
+            for desk in self._desks:
+                desk.stage = "done" if desk.stage == "done" else "stopped"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be written."""
+        return all(desk.stage in ("done", "stopped") for desk in self._desks)
+
+    def surprises(self) -> Iterator[None]:
+        """Asks the teacher how likely each text is, one a turn; what it said once is kept."""
+        for desk in self._desks:
+            for row in range(self.config.samples):
+                tokens, numbers = desk.row(row)
+                if tokens and all(numbers) and tuple(tokens) not in self._bits:
+                    self._bits[tuple(tokens)] = surprise(self.pair.teacher, self.ids, tokens)
+                    yield
+
+    def written(self) -> list[Written]:
+        """All texts as they stand, in the order of `DECODERS`."""
+        with self._lock:
+            reference = self._reference if self.config.same_noise else None
+            exact = [reference.row(row)[0] for row in range(self.config.samples)] if reference else None
+            return [
+                Written(
+                    desk.decoder,
+                    [
+                        self._line(*desk.row(row), exact[row] if exact and desk.is_compared(reference) else None)
+                        for row in range(self.config.samples)
+                    ],
+                    desk.k,
+                    desk.seed,
+                    desk.nfe,
+                    desk.seconds,
+                    desk.stage,
+                )
+                for desk in self._desks
+            ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Texts, tokens and times, with all that they hang on; plain values."""
+        return {
+            "prompt": self.config.prompt,
+            "prompt_tokens": self.ids,
+            "settings": asdict(self.config),
+            "environment": environment(self.pair.teacher.device),
+            "decoders": [written.as_json() for written in self.written()],
+        }
+
+    def _step(self, desk: _Desk, clock: Clock) -> None:
+        start = clock()
+        step = next(desk.steps, None)
+        if step is not None:
+            step.tokens.cpu()  # waits for the device
+        took = clock() - start
+        with self._lock:
+            if not self._stopped:
+                desk.take(step, took)
+
+    def _line(self, tokens: list[int], numbers: list[int], exact: list[int] | None) -> Line:
+        shared, parted = None, False
+        if exact is not None:
+            known = min(len(tokens), len(exact))
+            shared = next((n for n in range(known) if tokens[n] != exact[n]), known)
+            parted = shared < known
+        ended = self._eos is not None and bool(tokens) and numbers[-1] > 0 and tokens[-1] == self._eos
+        bits = self._bits.get(tuple(tokens)) if all(numbers) else None
+        return Line(tokens, numbers, self._pieces(tokens, numbers), ended, bits, shared, parted)
+
+    def _pieces(self, tokens: list[int], numbers: list[int]) -> list[str]:
+        """Of each stretch without a gap."""
+        pieces: list[str] = []
+        while len(pieces) < len(tokens):
+            start = end = len(pieces)
+            while end < len(tokens) and numbers[end]:
+                end += 1
+            before = [] if start else self.ids[-1:]
+            pieces += self._spelling.pieces(tokens[start:end], before) if end > start else [""]
+        return pieces
+
+
+class _Desk:
+    """One decoder at work."""
+
+    def __init__(self, pair: Pair, ids: list[int], config: WriteConfig, decoder: DecoderName, eos: int | None) -> None:
+        networks = Networks(pair.teacher, pair.student, pair.masked)
+        own, samples, new_tokens = config.of(decoder), range(config.samples), config.new_tokens
+        self.decoder, self.seed, self.k = decoder, config.seed_of(decoder), slots(own, networks)
+        noise = keyed_noise(self.seed, samples, own, networks, new_tokens)
+        order = keyed_order(self.seed, samples, new_tokens)
+        self.steps = decode(own, networks, [ids] * config.samples, noise, new_tokens, order)
+        self.sheet = Sheet(config.samples, new_tokens, eos)
+        self.numbers = np.zeros((config.samples, new_tokens), dtype=np.int64)
+        self.nfe, self.seconds = 0, 0.0
+        self.stage: Stage = "waiting"
+        self._count = 0
+        self._place = pair.teacher.device
+
+    def read_prompt(self) -> None:
+        """What precedes the clock."""
+        next(self.steps)
+        synchronise(self._place)
+        if self.stage == "waiting":
+            self.stage = "writing"
+
+    def take(self, step: Any, seconds: float) -> None:
+        """Writes a step down; None: there is no more."""
+        self.seconds += seconds
+        if step is not None:
+            self.sheet.write(step)
+            self._count += 1
+            self.nfe += step.passes
+            self.numbers[self.sheet.filled & (self.numbers == 0)] = self._count
+        if step is None or self.sheet.done:
+            self.stage = "done"
+
+    def row(self, row: int) -> tuple[list[int], list[int]]:
+        """Tokens of a sample up to its end, and the step of each; a masked model's has gaps, with step 0."""
+        length = int(self.sheet.lengths[row])
+        if self.decoder != "mdlm":
+            length = min(length, int(self.sheet.filled[row].sum()))
+        return self.sheet.tokens[row, :length].tolist(), self.numbers[row, :length].tolist()
+
+    def is_compared(self, reference: _Desk | None) -> bool:
+        """A masked model draws from marginals by that noise, which is no map of the whole text."""
+        return self is not reference and self.decoder != "mdlm"
+
+    def close(self) -> None:
+        """Ends the decoder, so that its cache is free."""
+        self.steps.close()  # type: ignore[attr-defined]
+
+
+@torch.inference_mode()
+def surprise(teacher: Teacher, prompt: list[int], tokens: list[int]) -> list[float]:
+    """-log2 of the teacher's probability of each token after the prompt and those before it, in bits."""
+    ids = torch.tensor([prompt + tokens], device=teacher.device)
+    law = teacher(ids, read=len(tokens) + 1)[0, :-1].log_softmax(dim=-1)
+    return (-law.gather(1, ids[0, len(prompt) :, None])[:, 0] / LN2).tolist()

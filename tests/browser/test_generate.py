@@ -1,0 +1,141 @@
+"""The tab Generate in a real Chromium: texts stream, stop, are underlined and saved; mistakes leave them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from kfexplore import Pair, load_pair
+from kfexplore.config import DecodeConfig
+from kfexplore.decoding.generate import Networks, generate, keyed_noise
+from kfexplore.ui.scrub import EXAMPLES
+
+pytestmark = pytest.mark.browser
+
+GO, STOP, SAVE, STATUS, TEXTS = (f"#generate-{name}" for name in ("go", "stop", "save", "status", "texts"))
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return load_pair("tales")
+
+
+def opened(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("tab", name="Generate").click()
+
+
+def set_to(page: Page, name: str, value: int) -> None:
+    page.locator(f"#generate-{name} input[type=range]").fill(str(value))
+
+
+def expect_done(page: Page, panes: int) -> None:
+    expect(page.locator(f"{TEXTS} [data-stage=done]")).to_have_count(panes)
+    expect(page.locator(GO)).to_be_enabled()
+
+
+def saved(page: Page) -> dict[str, object]:
+    with page.expect_download() as download:
+        page.locator(SAVE).click()
+    assert download.value.suggested_filename == "kfexplore-generate.json"
+    return dict(json.loads(download.value.path().read_text()))
+
+
+def exact_text(pair: Pair, prompt: str, length: int) -> list[int]:
+    networks, config = Networks(pair.teacher), DecodeConfig("ar")
+    noise = keyed_noise(0, [0], config, networks, length)
+    return list(generate(config, networks, [pair.encode(prompt)[0]], noise, length).tokens[0].tolist())
+
+
+def test_the_prompt_above_is_continued_and_the_texts_can_be_saved(page: Page, app_url: str, pair: Pair) -> None:
+    opened(page, app_url)
+    prompt = "Say ${1+1} {{value}} <img src=x onerror=alert(1)> and"
+    page.locator("#prompt textarea").fill(prompt)
+    set_to(page, "length", 24)
+    page.locator(GO).click()
+    expect_done(page, 2)
+    expect(page.locator(STATUS)).to_contain_text(prompt)
+    expect(page.locator("img[src=x]")).to_have_count(0)
+    held = saved(page)
+    assert isinstance(held["decoders"], list)
+    assert [each["decoder"] for each in held["decoders"]] == ["ar", "pflm"]
+    assert held["decoders"][0]["lines"][0]["tokens"] == exact_text(pair, prompt, 24)
+    shown = page.locator(f"{TEXTS} [data-decoder=ar] .kft-text").inner_text()
+    assert shown.replace("·", " ").replace("↵", "").split() == held["decoders"][0]["lines"][0]["text"].split()
+    expect(page.locator(f"{TEXTS} [data-decoder=pflm] em")).to_have_text("≠")
+    expect(page.locator(f"{TEXTS} [data-decoder=pflm] header")).to_contain_text("6 passes (NFE)")
+
+
+def test_texts_stream_and_stop_where_they_are(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    page.get_by_label("MDLM").check()
+    set_to(page, "k", 1)
+    set_to(page, "samples", 4)
+    set_to(page, "length", 240)  # far longer than the test waits
+    page.locator(GO).click()
+    expect(page.locator(f"{TEXTS} [data-decoder=mdlm] .kft-text > span:not(.g)")).not_to_have_count(0)
+    text = page.locator(f"{TEXTS} [data-decoder=mdlm] header")
+    first = text.inner_text()
+    expect(text).not_to_have_text(first)
+    page.locator(STOP).click()
+    expect(page.locator(f"{TEXTS} [data-decoder=mdlm]")).to_have_attribute("data-stage", "stopped")
+    expect(page.locator(f"{TEXTS} [data-stage=writing]")).to_have_count(0)
+    expect(page.locator(GO)).to_be_enabled()
+    kept = page.locator(TEXTS).inner_text()
+    assert "_" in kept
+    held = saved(page)
+    assert page.locator(TEXTS).inner_text() == kept
+    assert isinstance(held["decoders"], list)
+    assert 0 < held["decoders"][2]["tokens"] < 960
+    page.get_by_label("MDLM").uncheck()  # and it starts anew
+    set_to(page, "length", 8)
+    page.locator(GO).click()
+    expect_done(page, 2)
+
+
+def test_surprise_is_drawn_after_a_run_and_leaves_again(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    set_to(page, "length", 24)
+    page.locator(GO).click()
+    expect_done(page, 2)
+    seconds = page.locator(f"{TEXTS} [data-decoder=ar] li").nth(2).inner_text()
+    page.locator("#generate-surprise input").check()
+    expect(page.locator(f"{TEXTS} header").first).to_contain_text("nats a token")
+    expect(page.locator(f"{TEXTS} .u4")).not_to_have_count(0)
+    assert page.locator(f"{TEXTS} [data-decoder=ar] li").nth(2).inner_text() == seconds  # no new run
+    page.locator("#generate-surprise input").uncheck()
+    expect(page.locator(f"{TEXTS} .u4")).to_have_count(0)
+
+
+def test_a_mistake_leaves_fields_and_texts(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    set_to(page, "length", 8)
+    page.locator(GO).click()
+    expect_done(page, 2)
+    kept = page.locator(TEXTS).inner_text()
+    page.locator("#prompt textarea").fill("")
+    page.locator(GO).click()
+    expect(page.locator(STATUS)).to_contain_text("The prompt is empty")
+    assert page.locator(TEXTS).inner_text() == kept
+    page.locator("#prompt textarea").fill(EXAMPLES[0])
+    set_to(page, "length", 255)
+    page.locator(GO).click()
+    expect(page.locator(STATUS)).to_contain_text("or a shorter prompt")
+    expect(page.locator("#generate-length input[type=number]")).to_have_value("255")
+    assert page.locator(TEXTS).inner_text() == kept
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_can_be_read_in_both_themes_and_nothing_scrolls_sideways(page: Page, app_url: str, theme: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, f"{app_url}?__theme={theme}")
+    set_to(page, "samples", 2)
+    set_to(page, "length", 24)
+    page.locator(GO).click()
+    expect_done(page, 2)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    ink = page.locator(f"{TEXTS} .kft-text").first.evaluate("node => getComputedStyle(node).color")
+    light = sum(map(int, ink[4:-1].split(","))) > 3 * 128
+    assert light == (theme == "dark")

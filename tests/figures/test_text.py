@@ -1,0 +1,144 @@
+"""Texts as HTML: grounds by step, marks where texts part, underlines of surprise, and nothing of a token as markup."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from kfexplore.figures.palette import colours
+from kfexplore.figures.text import LEVELS, NAMES, text_css, texts_html
+from kfexplore.results import Line, Written
+
+
+def line(pieces: list[str], steps: list[int] | None = None, **more: Any) -> Line:
+    return Line(list(range(len(pieces))), steps or [n + 1 for n in range(len(pieces))], pieces, **more)
+
+
+def written(*lines: Line, **more: Any) -> Written:
+    given: dict[str, Any] = {"decoder": "pflm", "k": 2, "seed": 0, "nfe": 3, "seconds": 0.5, "stage": "done"}
+    return Written(lines=list(lines), **{**given, **more})
+
+
+def drawn(*lines: Line, underlined: bool = False, told: bool = False, **more: Any) -> str:
+    return texts_html([written(*lines, **more)], underlined, told)
+
+
+def blocks(html: str) -> list[tuple[str, str]]:
+    """Class and text of each ground."""
+    text = re.search('<p class="kft-text">(.*?)</p>', html, re.DOTALL)
+    assert text
+    found = re.findall(r'<span class="(\w+)">(.*?)</span>', text[1], re.DOTALL)
+    return [(ground, re.sub("<[^>]*>", "", inner)) for ground, inner in found]
+
+
+def test_tokens_of_a_step_share_a_ground_and_neighbours_differ() -> None:
+    assert blocks(drawn(line(["Once", " upon", " a", " time", ","], [1, 1, 2, 3, 3]))) == [
+        ("p1", "Once upon"),
+        ("p0", " a"),
+        ("p1", " time,"),
+    ]
+
+
+def test_a_masked_models_grounds_grow_stronger_with_the_step_and_gaps_are_seen() -> None:
+    found = drawn(line(list("abcdefgh"), [8, 1, 0, 0, 2, 4, 1, 0]), decoder="mdlm", k=1)
+    assert blocks(found) == [
+        ("s7", "a"),
+        ("s0", "b"),
+        ("g", "__"),
+        ("s1", "e"),
+        ("s3", "f"),
+        ("s0", "g"),
+        ("g", "_"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("piece", "shown"),
+    [
+        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
+        ('"&', "&quot;&amp;"),
+        (" a b", " a b"),
+        (" ", "·"),
+        ("\n", "↵\n"),
+        ("a\n b", "a↵\n b"),
+        ("\t", "⇥"),
+        ("\u202e", "‹202e›"),
+        ("", ""),
+    ],
+)
+def test_a_tokens_text_is_shown_and_never_markup(piece: str, shown: str) -> None:
+    found = drawn(line(["x", piece]), told=True)
+    assert re.findall(r"<i[^>]*>(.*?)</i>", found, re.DOTALL) == ["x", shown]
+    assert "<img" not in found
+
+
+def test_the_mark_stands_before_the_first_token_that_differs() -> None:
+    found = drawn(line(["a", " b", " c"], shared=1, parted=True))
+    assert re.sub("<[^>]*>", "", found.split("kft-text")[1]).endswith(">a≠ b c")
+    assert "exact for 1 token, then ≠" in found
+    assert "≠ marks" in found
+
+
+def test_texts_that_are_the_same_have_no_mark_and_say_so() -> None:
+    for stage, told in (("done", "exact throughout"), ("writing", "exact so far")):
+        found = drawn(line(["a", " b"], shared=2), decoder="verified", stage=stage)
+        assert told in found
+        assert "<em" not in found
+
+
+def test_what_is_compared_with_nothing_speaks_of_no_parting() -> None:
+    assert "≠" not in drawn(line(["a", " b"]))
+
+
+def test_several_samples_are_told_apart_and_share_rows() -> None:
+    found = drawn(line(["a", "b"], shared=1, parted=True), line(["a", "b"], shared=2))
+    assert "sample 1 · exact for 1, then ≠" in found
+    assert "sample 2 · exact<" in found
+    assert "exact for 1.5 tokens on average" in found
+    assert "--rows: 3" in found
+
+
+def test_underlines_grow_with_surprise() -> None:
+    bits = [LEVELS[0] - 0.1, *LEVELS]
+    text = line(list("abcde"), surprise=bits)
+    found = drawn(text, underlined=True, told=True)
+    assert re.findall(r'<i(?: class="(\w+)")? title', found) == ["", "u1", "u2", "u3", "u4"]
+    assert [float(b) for b in re.findall(r"([\d.]+) bits\"", found)] == pytest.approx(bits)
+    assert f"{sum(bits) / 5 * 0.6931:.2f}</b> nats a token" in found
+    assert "The underline is" in found
+    for plain in (drawn(text, told=True), drawn(line(list("abcde")), underlined=True, told=True)):
+        assert not re.search('class="u|bits"|nats', plain)
+
+
+def test_the_end_of_a_text_is_shown() -> None:
+    found = drawn(line(["a", "<|endoftext|>"], ended=True))
+    assert "end of text" in found
+    assert "endoftext" not in found
+
+
+def test_numbers_of_a_pane() -> None:
+    found = re.sub("<[^>]*>", "", drawn(line(["a", "b", "c"]), line(["a", "b"]), nfe=7))
+    assert "7 passes (NFE)5 tokens0.50 s10 tokens/s" in found
+    assert "–" in drawn(line([]), seconds=0.0, stage="waiting")
+
+
+def test_each_pane_says_who_writes_and_whether_it_is_exact() -> None:
+    found = texts_html([written(line(["a"]), decoder=name) for name in NAMES])
+    kinds = re.findall(r'kft-pane kft-(\w+)" data-decoder="(\w+)"', found)
+    assert kinds == [
+        ("exact", "ar"),
+        ("learned", "pflm"),
+        ("learned", "mdlm"),
+        ("exact", "verified"),
+        ("exact", "jacobi"),
+    ]
+    assert "the student, 2 a pass" in found
+
+
+def test_styles_have_both_themes_and_a_class_for_all_that_is_drawn() -> None:
+    css = text_css()
+    assert colours("dark").ink in css.split(".dark .kft")[1]
+    for name in ("p0", "p1", "g", *(f"s{n}" for n in range(8)), *(f"u{n}" for n in range(1, 5)), "end", "part"):
+        assert re.search(rf"\.{name}\b", css), name
