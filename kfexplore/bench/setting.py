@@ -101,13 +101,16 @@ def in_dtype(model: Model, dtype: torch.dtype) -> Model:
 
 def timed(job: Callable[[], object], repeats: int, place: torch.device, warm_ups: int = 1) -> list[float]:
     """Seconds of each repeat, after some that are not counted; the device has finished when the clock stops."""
+    for _ in range(warm_ups):
+        job()
+    synchronise(place)
     seconds = []
-    for _ in range(repeats + warm_ups):
+    for _ in range(repeats):
         start = time.perf_counter()
         job()
         synchronise(place)
         seconds.append(time.perf_counter() - start)
-    return seconds[warm_ups:]
+    return seconds
 
 
 def synchronise(place: torch.device) -> None:
