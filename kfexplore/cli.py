@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -29,9 +29,6 @@ from kfexplore.cli_options import (
 )
 from kfexplore.cli_train import train
 from kfexplore.errors import KfError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Explore K-Forcing: K uniform noise variables to K tokens in one pass.",

@@ -22,7 +22,7 @@ SizeOption = Annotated[str | None, typer.Option(help="owt or lm1b: random weight
 @bench.command("scrub")
 def bench_scrub_command(
     pair: PairOption = None,
-    size: Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")] = None,
+    size: SizeOption = None,
     context: Annotated[int, typer.Option(help="Tokens of the context.")] = 64,
     page: Annotated[bool, typer.Option(help="Also the app in a headless Chromium (needs playwright).")] = False,
     repeats: Annotated[int, typer.Option(help="Timed repeats.")] = 5,
@@ -94,7 +94,7 @@ def bench_throughput_command(
         in_dtype(model, _dtype(dtype))
     networks = Networks(chosen.teacher, chosen.student, chosen.masked)
     settings = RaceSettings(
-        decoders=tuple(decoders.split(",")),  # type: ignore[arg-type]
+        decoders=tuple(name.strip() for name in decoders.split(",")),  # type: ignore[misc]
         batches=tuple(numbers(batch, int, "--batch")),
         ks=tuple(numbers(k, int, "--k")),
         prompt=prompt_tokens,
@@ -112,6 +112,8 @@ def bench_throughput_command(
         print(HEAD, file=sys.stderr)
         settle = False if size else None  # a law of random weights is flat: everything would be near an edge
         result = bench_throughput(networks, settings, name, ids, eos, settle, _tell)
+        if all(row["error"] for row in result["rows"]):
+            raise KfError(f"No decoder could be timed. {result['rows'][0]['error']}")
     if figures:
         from kfexplore.figures.timing import write_page
 

@@ -329,6 +329,8 @@ class DecodeConfig:
     """jacobi: what a block begins with."""
 
     def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise KfError(f"There is no decoder {self.decoder!r}.", ", ".join(DECODERS))
         if self.k is not None and self.k < 1:
             raise KfError(f"k is {self.k}.", "at least 1")
         if self.decoder == "ar" and self.k not in (None, 1):

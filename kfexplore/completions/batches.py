@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from kfexplore.checkpoints.registry import usable_device
@@ -21,8 +20,8 @@ from kfexplore.completions.request import Request, Shape, shape
 from kfexplore.completions.source import load
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, slots
+from kfexplore.decoding.rows import text_lengths
 from kfexplore.errors import KfError
-from kfexplore.results import Ints
 
 
 def complete(request: Request) -> dict[str, Any] | None:
@@ -87,13 +86,6 @@ def write_batch(
     seconds = time.perf_counter() - start
     right = right_guesses(result.kept, form.new)
     return Batch(samples, result.tokens, text_lengths(result.tokens, form.end), result.nfe, right, seconds)
-
-
-def text_lengths(tokens: Ints, end: int | None) -> Ints:
-    """(B,) tokens of rows (B, n) up to the first `end`, that one included; n where there is none."""
-    ended = tokens == (-1 if end is None else end)
-    lengths: Ints = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, tokens.shape[1])
-    return lengths
 
 
 def _timed(

@@ -113,11 +113,15 @@ def decode(
         recorded: CUDA graphs; None: where the models are on CUDA.
 
     Raises:
-        KfError: a model that is not there, no prompt, ids outside the vocabulary, more than the context holds.
+        KfError: a model that is not there, no prompt, ids outside the vocabulary, more than the context holds, too
+            little noise.
     """
     network = _network(config, networks)
     _check(network, prompts, new_tokens)
     k = slots(config, networks)
+    needed = len(prompts), needed_noise(config, networks, new_tokens)
+    if noise.shape[0] != needed[0] or noise.shape[1] < needed[1]:
+        raise KfError(f"The noise has the shape {noise.shape}.", f"{needed}: a row a sample, and a value a new token")
     if settle is None:
         settle = network.device.type == "cpu" and network.vocab_embed.embedding.dtype == torch.float32
     u = torch.from_numpy(np.ascontiguousarray(noise)).to(network.device)

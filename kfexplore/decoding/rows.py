@@ -88,6 +88,21 @@ BEGUN = Step(torch.empty(0, 0, dtype=torch.int64), passes=0)
 """The prompts have been read."""
 
 
+def text_lengths(tokens: Ints, end: int | None, known: np.ndarray | None = None) -> Ints:
+    """(B,) tokens of rows (B, n) up to the first `end`, that one included; n where there is none.
+
+    Args:
+        tokens: (B, n).
+        end: The token that ends a text; None: nothing does.
+        known: (B, n) bool, where a token is one; None: everywhere.
+    """
+    if end is None:
+        return np.full(len(tokens), tokens.shape[1])
+    ended = (tokens == end) if known is None else (tokens == end) & known
+    lengths: Ints = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, tokens.shape[1])
+    return lengths
+
+
 class Sheet:
     """The new tokens of a batch, as steps bring them.
 
@@ -125,13 +140,8 @@ class Sheet:
     @property
     def lengths(self) -> Ints:
         """(B,) tokens up to the end of each text, that token included; all of them where it does not end."""
-        width = self.tokens.shape[1]
-        if self.eos is None:
-            return np.full(len(self.tokens), width)
-        without_gap = np.logical_and.accumulate(self.filled, axis=1)
-        ended = (self.tokens == self.eos) & without_gap
-        lengths: Ints = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, width)
-        return lengths
+        known = None if self.eos is None else np.logical_and.accumulate(self.filled, axis=1)
+        return text_lengths(self.tokens, self.eos, known)
 
     @property
     def done(self) -> bool:

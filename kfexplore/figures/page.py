@@ -6,6 +6,7 @@ import html
 import json
 import textwrap
 from collections.abc import Sequence
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +63,7 @@ def blank(look: Colours, finding: str, reading: str) -> go.Figure:
 
 
 def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
-    """For a page with a ground and headings of its own: what the figure finds and how to read it; the rest as JSON."""
+    """For a page with headings and a background of its own: what the figure finds, how to read it; the rest as JSON."""
     head = figure.layout.title
     words = head.text.replace("<br>", " "), head.subtitle.text.replace("<br>", " ")
     figure.update_layout(
@@ -100,9 +101,14 @@ def write(text: str, path: Path) -> Path:
     Raises:
         KfError: it cannot be written.
     """
+    return write_bytes(text.encode(), path)
+
+
+def write_bytes(content: bytes, path: Path) -> Path:
+    """As `write`, for what is no text."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
         raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
     return path
@@ -158,3 +164,18 @@ draw();
 </body>
 </html>
 """
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, or at its powers of ten where it is long."""
+    ends = [log10(low), log10(high)]
+    steps = (1, 2, 5) if ends[1] - ends[0] < 2.5 else (1,)
+    powers = range(floor(ends[0]), ceil(ends[1]) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return {
+        "type": "log",
+        "range": ends,
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks],
+        "zeroline": False,
+    }

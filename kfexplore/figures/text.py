@@ -27,8 +27,8 @@ SHADES: Final = 8
 LEVELS: Final = (2.0, 4.0, 7.0, 10.0)
 """Bits of surprise from which on the underline is thicker."""
 READING: Final = (
-    "Tokens of one step share a ground, of two that take turns (of a masked model: the later, the stronger); exact "
-    "grounds are solid, learned ones have an outline."
+    "Tokens of one step share a background, one of two that take turns (of a masked model: the later, the stronger); "
+    "exact backgrounds are solid, learned ones have an outline."
 )
 PARTS: Final = "≠ marks where a text parts from the exact one under the same noise."
 UNDERLINES: Final = (
@@ -115,11 +115,11 @@ def _line(written: Written, line: Line, name: str, underlined: bool, told: bool)
     blocks = []
     for step, members in groupby(range(len(line.tokens)), key=lambda n: line.steps[n]):
         tokens = "".join(_token(line, n, surprise, told) for n in members)
-        blocks.append(f'<span class="{_ground(step, last)}">{tokens}</span>')
+        blocks.append(f'<span class="{_background(step, last)}">{tokens}</span>')
     return f'<div class="kft-line">{head}<p class="kft-text">{"".join(blocks)}</p></div>'
 
 
-def _ground(step: int, last: int) -> str:
+def _background(step: int, last: int) -> str:
     """Class of a step's tokens: one of two in turn, or with `last` a shade of how late it came."""
     if not step:
         return "g"

@@ -1,27 +1,25 @@
-"""Figures of timings: tokens a second of each decoder, the speed-up over AR, and where the roofline's gain ends."""
+"""Figures of timings: tokens a second of each decoder, and the speed-up over AR; the page of a whole document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import plotly.graph_objects as go
 
 from kfexplore.config import DECODERS, from_dict
-from kfexplore.figures.page import THEMES, blank, page, write
+from kfexplore.figures.page import THEMES, blank, log_axis, page, write
 from kfexplore.figures.palette import Colours, Theme, colours
+from kfexplore.figures.roofline import gain_figure, gain_of
 from kfexplore.figures.text import LEARNED, NAMES
-from kfexplore.results import Gain, TimingRow
+from kfexplore.results import TimingRow
 
 Race = tuple[int, str, int]
 """Batch, decoder and K."""
 _LABELS: Final[dict[str, str]] = {decoder: name for decoder, (name, _) in NAMES.items()}
 _PATTERNS: Final = {"ar": "", "pflm": "/", "mdlm": "-", "verified": "x", "jacobi": "."}
 _SYMBOLS: Final = {"ar": "circle", "pflm": "circle", "mdlm": "diamond", "verified": "square", "jacobi": "triangle-up"}
-_K_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 _FILLED: Final = 0.84
 """Of the room between two batches."""
 _FAINTEST: Final = 0.4
@@ -116,7 +114,7 @@ def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequen
     _axes(figure, field)
     return figure.update_layout(
         barmode="overlay",
-        yaxis={"title": {"text": "tokens a second"}, **_log_axis(least, top)},
+        yaxis={"title": {"text": "tokens a second"}, **log_axis(least, top)},
     )
 
 
@@ -135,7 +133,8 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
         _speedup_finding(rows, compared),
         "A mark: tokens a second over those of AR at the same batch in the same run; above the line it is faster. "
         "Whiskers go from the slowest repeat over AR's fastest to the reverse. The short line: what speed-up the "
-        "device would show if both ran as fast as its memory and arithmetic allow.",
+        "device would show if both ran as fast as its memory and arithmetic allow; above it, AR is the further "
+        "from its own limit.",
     )
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
     for entrant in field.entrants:
@@ -184,96 +183,8 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
     ends += [most for _, most in marked]
     _axes(figure, field)
     return figure.update_layout(
-        yaxis={"title": {"text": "speed-up (× AR)"}, **_log_axis(min([0.5, *ends]) / 1.2, 1.2 * max([2.0, *ends]))}
+        yaxis={"title": {"text": "speed-up (× AR)"}, **log_axis(min([0.5, *ends]) / 1.2, 1.2 * max([2.0, *ends]))}
     )
-
-
-def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
-    """The gain that the roofline allows K tokens a pass, over the batch; where arithmetic bounds it, lines are dotted.
-
-    Args:
-        gains: Of several batches and K, batches in rising order.
-        theme: Colours.
-    """
-    look, ks = colours(theme), sorted({gain.k for gain in gains})
-    figure = blank(
-        look,
-        gain_words(gains),
-        "A line: the tokens a second of one K over those of AR, if both ran as fast as the device's memory and "
-        "arithmetic allow. Solid, with filled marks: reading the weights bounds the push-forward pass, and K tokens "
-        "cost little more than one. Dotted, with open marks: arithmetic does, and 2K tokens are fed for K gained.",
-    )
-    figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
-    for n, k in enumerate(ks):
-        own = [gain for gain in gains if gain.k == k]
-        colour, symbol = look.lines[(8 + 5 * n) % len(look.lines)], _K_SYMBOLS[n % len(_K_SYMBOLS)]
-        for bound, dash in (("memory", "solid"), ("arithmetic", "dot")):
-            steps = [(a, b) for a, b in pairwise(own) if b.bound == bound]
-            figure.add_scatter(
-                x=[x for a, b in steps for x in (a.batch, b.batch, None)],
-                y=[y for a, b in steps for y in (a.speedup, b.speedup, None)],
-                mode="lines",
-                line={"color": colour, "width": 2, "dash": dash},
-                legendgroup=str(k),
-                showlegend=False,
-                hoverinfo="skip",
-                name=f"{bound}, K = {k}",
-            )
-        figure.add_scatter(
-            x=[gain.batch for gain in own],
-            y=[gain.speedup for gain in own],
-            mode="markers",
-            marker={
-                "symbol": [symbol + ("" if gain.bound == "memory" else "-open") for gain in own],
-                "size": 9,
-                "color": colour,
-                "line": {"width": 2, "color": colour},
-            },
-            legendgroup=str(k),
-            name=f"K = {k}",
-            showlegend=True,
-            customdata=[[gain.bound, gain.ar_ms, gain.pflm_ms] for gain in own],
-            hovertemplate="batch %{x}: at most %{y:.2f} × AR, bound by %{customdata[0]}<br>a pass of AR takes at least "
-            "%{customdata[1]:.3g} ms, one of PFLM %{customdata[2]:.3g} ms<extra>K = " + str(k) + "</extra>",
-            cliponaxis=False,
-        )
-    batches, values = sorted({gain.batch for gain in gains}), [gain.speedup for gain in gains]
-    figure.update_xaxes(
-        title={"text": "batch (samples at once)"},
-        type="log",
-        tickvals=batches if len(batches) <= 12 else None,
-        ticktext=[f"{batch:,}" if n % 2 == 0 else "" for n, batch in enumerate(batches)]
-        if len(batches) <= 12
-        else None,
-        tickangle=0,
-        showgrid=False,
-        zeroline=False,
-    )
-    return figure.update_layout(
-        yaxis={
-            "title": {"text": "allowed speed-up (× AR)"},
-            **_log_axis(min([0.5, *values]) / 1.2, 1.2 * max([2.0, *values])),
-        }
-    )
-
-
-def gain_words(gains: Sequence[Gain]) -> str:
-    """Where the gain ends, in a sentence: of K = 4 where there is one, or else of the largest K."""
-    ks = {gain.k for gain in gains}
-    k = 4 if 4 in ks else max(ks)
-    own = sorted((gain for gain in gains if gain.k == k), key=lambda gain: gain.batch)
-    begin, end = own[0], own[-1]
-    words = f"With K = {k} this device allows {begin.speedup:.2f} times AR's speed at batch {begin.batch:,}"
-    if end is begin:
-        return words
-    falls = []
-    for level, name in ((2.0, "below 2"), (1.0, "below 1")):
-        under = next((gain.batch for gain in own if gain.speedup < level), None)
-        if begin.speedup >= level and under is not None:
-            falls.append(f"{name} from batch {under:,}")
-    turned = next((gain.batch for gain in own if gain.bound == "arithmetic"), None)
-    where = f" (arithmetic bounds it from batch {turned:,})" if turned is not None else ""
-    return f"{words}, {', '.join([*falls, f'{end.speedup:.2f} at {end.batch:,}'])}{where}"
 
 
 def timing_page(document: dict[str, Any]) -> str:
@@ -303,11 +214,6 @@ def write_page(document: dict[str, Any], folder: Path) -> Path:
         KfError: the folder cannot be written.
     """
     return write(timing_page(document), folder / "throughput.html")
-
-
-def gain_of(values: dict[str, Any]) -> Gain:
-    """A gain from its plain values."""
-    return from_dict(Gain, {name: value for name, value in values.items() if name != "speedup"})
 
 
 def device_words(document: dict[str, Any]) -> str:
@@ -412,21 +318,6 @@ def _axes(figure: go.Figure, field: _Field) -> None:
     figure.update_layout(legend={"maxheight": 0.6, "font": {"size": 13}})
     for line in range(1, count):
         figure.add_vline(line - 0.5, line={"color": figure.layout.xaxis.linecolor, "width": 1}, layer="below")
-
-
-def _log_axis(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, or at its powers of ten where it is long."""
-    ends = [log10(low), log10(high)]
-    steps = (1, 2, 5) if ends[1] - ends[0] < 2.5 else (1,)
-    powers = range(floor(ends[0]), ceil(ends[1]) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    return {
-        "type": "log",
-        "range": ends,
-        "tickvals": ticks,
-        "ticktext": [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks],
-        "zeroline": False,
-    }
 
 
 def _race_finding(rows: Sequence[TimingRow]) -> str:

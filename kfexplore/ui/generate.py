@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import html as markup
 import json
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.config import DECODERS, DecoderName
+from kfexplore.config import DecoderName
 from kfexplore.errors import KfError
 from kfexplore.figures.text import NAMES, text_css, texts_html
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.fields import decoder_choices, failed, fitted, number, offered_decoders, whole
 from kfexplore.ui.prose import boxed, html
 from kfexplore.ui.writing import MOST_SAMPLES, WriteConfig, Writing
 
@@ -51,7 +51,9 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     """
     pair, prompt = fields
     html(boxed(f"<p>{INTRO}</p>"))
-    decoders = gr.CheckboxGroup(_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders")
+    decoders = gr.CheckboxGroup(
+        decoder_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders"
+    )
     with gr.Row():
         k = gr.Slider(1, k_max, k_max, step=1, label="Tokens a pass, K", elem_id="generate-k", min_width=180)
         length = gr.Slider(1, 255, 64, step=1, label="New tokens", elem_id="generate-length", min_width=180)
@@ -132,20 +134,20 @@ def answer(
             pair,
             prompt,
             tuple(decoders),
-            _whole("K", k),
-            _whole("The number of new tokens", length),
-            _whole("The number of samples", samples),
-            _number("The temperature", tau),
-            _number("The penalty", penalty),
-            _whole("The seed", seed),
+            whole("K", k),
+            whole("The number of new tokens", length),
+            whole("The number of samples", samples),
+            number("The temperature", tau),
+            number("The penalty", penalty),
+            whole("The seed", seed),
             bool(same),
         )
         writing = explorer.writing(config)
         writing.underlined = underlined
     except KfError as error:
-        yield [_failed(error), *[gr.skip()] * 5]
+        yield [failed(error), *[gr.skip()] * 5]
         return
-    failed = ""
+    told = ""
     try:
         yield [_status(writing), _drawn(writing, False), writing, *_buttons(writing)]
         for _ in writing.frames():
@@ -155,10 +157,10 @@ def answer(
             for _ in writing.surprises():
                 pass
     except KfError as error:
-        failed = _failed(error)
+        told = failed(error)
     finally:
         writing.stop()
-    yield [failed or _status(writing), _drawn(writing, writing.underlined), gr.skip(), *_buttons(writing)]
+    yield [told or _status(writing), _drawn(writing, writing.underlined), gr.skip(), *_buttons(writing)]
 
 
 def halt(writing: Writing | None, underlined: bool) -> Shown:
@@ -181,7 +183,7 @@ def underline(writing: Writing | None, underlined: bool) -> Iterator[Shown]:
             yield [gr.skip(), _drawn(writing, True), *[gr.skip()] * 4]
         yield [_status(writing), _drawn(writing, underlined), *[gr.skip()] * 4]
     except KfError as error:
-        yield [_failed(error), *[gr.skip()] * 5]
+        yield [failed(error), *[gr.skip()] * 5]
 
 
 def as_json(writing: Writing | None) -> str:
@@ -196,23 +198,15 @@ def fit(explorer: Explorer, name: str, decoders: list[DecoderName], k: float, le
     """What a pair offers: decoders, k and length; choices that it offers too are kept."""
     try:
         pair = explorer.pair(name)
-    except KfError:
-        return [gr.skip()] * 3  # told where the pair was asked for
+    except KfError as error:
+        gr.Warning(markup.escape(str(error)))  # the dropdown goes back by itself, which no tab but Scrub explains
+        return [gr.skip()] * 3
     most, longest = pair.student.config.block, pair.teacher.config.context - 1
-    chosen = [each for each in decoders if pair.masked is not None or each != "mdlm"]
     return [
-        gr.update(
-            choices=_choices(pair.masked is not None),
-            value=chosen,
-            info="" if pair.masked is not None else "This pair has no masked model, so MDLM is not offered.",
-        ),
-        gr.update(maximum=most, value=min(k or most, most)),
-        gr.update(maximum=longest, value=min(length or 1, longest)),
+        offered_decoders(pair, decoders),
+        fitted(k, min(k or most, most), maximum=most),
+        fitted(length, min(length or 1, longest), maximum=longest),
     ]
-
-
-def _choices(with_masked: bool) -> list[tuple[str, str]]:
-    return [(NAMES[name][0], name) for name in DECODERS if with_masked or name != "mdlm"]
 
 
 def _buttons(writing: Writing | None) -> list[Any]:
@@ -238,25 +232,3 @@ def _status(writing: Writing, more: str = "") -> str:
     return boxed(
         f'<p>After “<b>{markup.escape(cut)}</b>” ({len(writing.ids)} tokens)</p><p class="kf-prose-reading">{notes}</p>'
     )
-
-
-def _failed(error: KfError) -> str:
-    return boxed("".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines()), "kf-prose-failed")
-
-
-def _number(what: str, value: object) -> float:
-    """What a field holds.
-
-    Raises:
-        KfError: no number.
-    """
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise KfError(f"{what} is {'empty' if value is None else value}.", "a number")
-    return value
-
-
-def _whole(what: str, value: object) -> int:
-    number = _number(what, value)
-    if number != int(number):
-        raise KfError(f"{what} is {value}.", "a whole number")
-    return int(number)

@@ -12,22 +12,25 @@ from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.config import DECODERS, DecoderName
+from kfexplore.config import DecoderName
 from kfexplore.errors import KfError
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
+from kfexplore.figures.roofline import gain_figure
 from kfexplore.figures.text import NAMES
-from kfexplore.figures.timing import device_words, figure_height, gain_figure, race_figure, speedup_figure
+from kfexplore.figures.timing import device_words, figure_height, race_figure, speedup_figure
 from kfexplore.results import TimingRow
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.fields import decoder_choices, failed, fitted, offered_decoders, whole
 from kfexplore.ui.plot import plot
 from kfexplore.ui.prose import DARK, boxed, heading, html
 from kfexplore.ui.racing import BATCHES, MOST_NEW_TOKENS, MOST_REPEATS, RaceConfig, Racing, rows_csv
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
 decoding is timed: prompts have been read and nothing is spelled out. The first run of each is not counted. Races of
-all pages run one after the other, and tables and studies of other tabs wait while a clock runs."""
+all pages run one after the other, and tables and studies of other tabs wait while a clock
+runs; texts of the tab Generate do not, and would disturb it."""
 NOT_YET: Final = "<p>Choose what to race, and press Start.</p>"
 LEAST_NEW_TOKENS: Final = 16
 EMPTY: Final = '{"data": [], "layout": {"height": 360, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
@@ -99,12 +102,12 @@ class Races:
                 tuple(decoders),
                 tuple(map(int, batches)),
                 tuple(map(int, ks)),
-                _whole("new tokens", new_tokens),
-                _whole("repeats", repeats),
+                whole("The number of new tokens", new_tokens),
+                whole("The number of repeats", repeats),
             )
             racing = self._explorer.racing(config)
         except KfError as error:
-            return [_failed(error), *[gr.skip()] * (COUNT - 1)]
+            return [failed(error), *[gr.skip()] * (COUNT - 1)]
         page = _Page(racing, "dark" if dark else "light")
         with self._lock:
             former = self._pages.get(request.session_hash)
@@ -119,7 +122,7 @@ class Races:
         if page is None or page.racing.stage != "waiting":
             yield [gr.skip()] * COUNT
             return
-        racing, rows, failed = page.racing, 0, ""
+        racing, rows, told = page.racing, 0, ""
         steps = racing.steps()
         try:
             for _ in steps:
@@ -129,10 +132,10 @@ class Races:
                 figures = _figures(page) if new else [gr.skip()] * 5
                 yield [_status(racing), gr.skip(), *figures, *gains, *_buttons(racing)]
         except KfError as error:
-            failed = _failed(error)
+            told = failed(error)
         finally:
             steps.close()  # type: ignore[attr-defined]
-        yield [failed or _status(racing), gr.skip(), *[gr.skip()] * 8, *_buttons(racing)]
+        yield [told or _status(racing), gr.skip(), *[gr.skip()] * 8, *_buttons(racing)]
 
     def cancel(self, request: gr.Request) -> Shown:
         """Calls the page's race off; its rows stay."""
@@ -165,28 +168,16 @@ class Races:
         try:
             pair = self._explorer.pair(name)
         except KfError:
-            return [gr.skip()] * 3  # told where the pair was asked for
+            return [gr.skip()] * 3  # told by the tab Generate, whichever is open
         most = pair.student.config.block
         longest = min(MOST_NEW_TOKENS, pair.teacher.config.context - 1)
         least = min(LEAST_NEW_TOKENS, longest)
-        with_masked = pair.masked is not None
-        fields: list[dict[str, Any]] = [
-            {
-                "choices": _choices(with_masked),
-                "info": "" if with_masked else "This pair has no masked model, so MDLM is not offered.",
-            },
-            {"choices": list(range(1, most + 1))},
-            {"minimum": least, "maximum": longest},
+        fitting = max(least, min(new_tokens or least, longest))
+        return [
+            offered_decoders(pair, decoders),
+            fitted(ks, [k for k in ks if k <= most] or [most], choices=list(range(1, most + 1))),
+            fitted(new_tokens, fitting, minimum=least, maximum=longest),
         ]
-        # A choice that the pair offers is not sent back: it may have been changed since.
-        for field, held, fitting in (
-            (fields[0], decoders, [each for each in decoders if with_masked or each != "mdlm"]),
-            (fields[1], ks, [k for k in ks if k <= most] or [most]),
-            (fields[2], new_tokens, max(least, min(new_tokens or least, longest))),
-        ):
-            if fitting != held:
-                field["value"] = fitting
-        return [gr.update(**field) for field in fields]
 
 
 def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
@@ -200,7 +191,9 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
     """
     races, (pair, prompt) = Races(explorer), fields
     html(boxed(f"<p>{INTRO}</p>"))
-    decoders = gr.CheckboxGroup(_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders")
+    decoders = gr.CheckboxGroup(
+        decoder_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders"
+    )
     with gr.Row():
         batches = gr.CheckboxGroup(
             list(BATCHES), value=[1, 4, 16], label="Batch (samples at once)", elem_id="timing-batches", min_width=300
@@ -257,10 +250,6 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         page.unload(races.leave)
 
 
-def _choices(with_masked: bool) -> list[tuple[str, str]]:
-    return [(NAMES[name][0], name) for name in DECODERS if with_masked or name != "mdlm"]
-
-
 def _buttons(racing: Racing | None) -> list[Any]:
     """Start, Cancel, JSON and CSV, as they can be pressed."""
     over = racing is None or racing.is_over
@@ -309,8 +298,8 @@ def _status(racing: Racing) -> str:
             batch, decoder, k = settings.races[done // (settings.repeats + 1)]
             told += f"; now {_name(decoder, k)} at batch {batch}"
     elif racing.stage == "done":
-        failed = sum(row.error is not None for row in rows)
-        told = f"Done: {number - failed} of {number} timed."
+        without = sum(row.error is not None for row in rows)
+        told = f"Done: {number - without} of {number} timed."
     else:
         told = f"Cancelled after {len(rows)} of {number} rows" + ("; they stay." if rows else ".")
     if racing.is_over and (document := racing.document()) is not None:
@@ -372,18 +361,3 @@ def _numbers(row: TimingRow) -> list[str]:
         "" if row.idle_share is None else f"{100 * row.idle_share:.0f} %",
         f"{row.tokens_after_eos:,}",
     ]
-
-
-def _failed(error: KfError) -> str:
-    return boxed("".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines()), "kf-prose-failed")
-
-
-def _whole(what: str, value: object) -> int:
-    """What a field holds.
-
-    Raises:
-        KfError: no whole number.
-    """
-    if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
-        raise KfError(f"The number of {what} is {'empty' if value is None else value}.", "a whole number")
-    return int(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kfexplore.completions.batches import text_lengths
 from kfexplore.completions.report import acceptance, right_guesses
 
 
@@ -18,9 +17,3 @@ def test_right_guesses_leave_out_the_round_that_fills_a_row() -> None:
 def test_no_whole_round_has_no_acceptance() -> None:
     assert right_guesses(np.array([[2]]), 2) == (0, 0)
     assert acceptance(0, 0, 4) is None
-
-
-def test_a_text_ends_at_its_first_end_and_holds_it() -> None:
-    tokens = np.array([[5, 0, 7, 0], [0, 1, 2, 3], [4, 5, 6, 0], [4, 5, 6, 7]])
-    assert text_lengths(tokens, 0).tolist() == [2, 1, 4, 4]
-    assert text_lengths(tokens, None).tolist() == [4, 4, 4, 4]

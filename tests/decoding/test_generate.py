@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, cast
 
 import numpy as np
@@ -280,6 +281,17 @@ def test_what_cannot_be_decoded_is_refused(message: str) -> None:
         generate(config, networks, prompts, values, new)
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (4, 8)])
+def test_noise_that_does_not_reach_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(KfError, match="The noise has the shape"):
+        generate(DecodeConfig("ar"), ALL, LEVEL, np.full(shape, 0.5), 8)
+
+
+def test_an_unknown_decoder_is_refused() -> None:
+    with pytest.raises(KfError, match="no decoder 'foo'"):
+        DecodeConfig("foo")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("config", WAYS, ids=named)
 def test_what_an_earlier_batch_left_in_the_buffers_changes_nothing(config: DecodeConfig) -> None:
     expected = write(config, RAGGED[:3]).tokens.tolist()
@@ -297,6 +309,24 @@ def test_buffers_are_taken_over_and_two_batches_at_once_have_their_own() -> None
         left = second.cache
         del second
         assert passes.Passes(network, batches[2], 1).cache is left
+
+
+@pytest.mark.parametrize("config", [DecodeConfig("ar"), DecodeConfig("pflm"), DecodeConfig("verified")], ids=named)
+def test_buffers_are_free_for_the_next_batch_as_soon_as_a_decoder_is_gone(
+    config: DecodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    plain = passes.StaticCache
+    monkeypatch.setattr(passes, "StaticCache", lambda *shape: made.append(shape) or plain(*shape))
+    networks = Networks(teacher(), student())
+    values = keyed_noise(5, range(5), config, networks, 11)
+    gc.disable()  # a cycle of references would keep them until the collector comes
+    try:
+        for _ in range(3):
+            generate(config, networks, LEVEL, values, 11)
+    finally:
+        gc.enable()
+    assert len(made) == (2 if config.decoder == "verified" else 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -1,4 +1,4 @@
-"""Texts as HTML: grounds by step, marks where texts part, underlines of surprise, and nothing of a token as markup."""
+"""Texts as HTML: backgrounds by step, marks where texts part, underlines of surprise; no token is markup."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def drawn(*lines: Line, underlined: bool = False, told: bool = False, **more: An
 
 
 def blocks(html: str) -> list[tuple[str, str]]:
-    """Class and text of each ground."""
+    """Class and text of each background."""
     text = re.search('<p class="kft-text">(.*?)</p>', html, re.DOTALL)
     assert text
     found = re.findall(r'<span class="(\w+)">(.*?)</span>', text[1], re.DOTALL)
-    return [(ground, re.sub("<[^>]*>", "", inner)) for ground, inner in found]
+    return [(background, re.sub("<[^>]*>", "", inner)) for background, inner in found]
 
 
-def test_tokens_of_a_step_share_a_ground_and_neighbours_differ() -> None:
+def test_tokens_of_a_step_share_a_background_and_neighbours_differ() -> None:
     assert blocks(drawn(line(["Once", " upon", " a", " time", ","], [1, 1, 2, 3, 3]))) == [
         ("p1", "Once upon"),
         ("p0", " a"),
@@ -41,7 +41,7 @@ def test_tokens_of_a_step_share_a_ground_and_neighbours_differ() -> None:
     ]
 
 
-def test_a_masked_models_grounds_grow_stronger_with_the_step_and_gaps_are_seen() -> None:
+def test_a_masked_models_backgrounds_grow_stronger_with_the_step_and_gaps_are_seen() -> None:
     found = drawn(line(list("abcdefgh"), [8, 1, 0, 0, 2, 4, 1, 0]), decoder="mdlm", k=1)
     assert blocks(found) == [
         ("s7", "a"),

@@ -12,11 +12,9 @@ import pytest
 
 from kfexplore.errors import KfError
 from kfexplore.figures.palette import colours
+from kfexplore.figures.roofline import gain_figure, gain_of, gain_words
 from kfexplore.figures.timing import (
     figure_height,
-    gain_figure,
-    gain_of,
-    gain_words,
     race_figure,
     speedup_figure,
     timing_page,

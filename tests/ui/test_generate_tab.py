@@ -332,10 +332,14 @@ def test_a_device_without_memory_is_told(explorer: Explorer, monkeypatch: pytest
     assert [button["interactive"] for button in last[3:]] == [True, False, True]
 
 
-def test_a_pair_without_a_masked_model_does_not_offer_mdlm(pair: Pair, explorer: Explorer) -> None:
+def test_a_pair_without_a_masked_model_does_not_offer_mdlm(
+    pair: Pair, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offered, k, length = fit(explorer, "small", ["ar", "mdlm"], 9, 99)
     assert [name for _, name in offered["choices"]] == list(DECODERS)
     assert (k["maximum"], k["value"], length["maximum"], length["value"]) == (4, 4, 47, 47)
+    kept = fit(explorer, "small", ["ar", "mdlm"], 2, 10)
+    assert not any("value" in each for each in kept)  # what a reader may just have changed is not sent back
     bare = Explorer({"small": lambda: dataclasses.replace(pair, masked=None)})
     offered, *_ = fit(bare, "small", ["ar", "mdlm"], 2, 10)
     assert offered["value"] == ["ar"]
@@ -344,7 +348,10 @@ def test_a_pair_without_a_masked_model_does_not_offer_mdlm(pair: Pair, explorer:
     *_, last = asked(bare, decoders=["ar", "mdlm"])
     assert "masked model" in last[0]
     assert last[1:] == [gr.skip()] * 5
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", told.append)
     assert fit(explorer, "none", ["ar"], 2, 10) == [gr.skip()] * 3
+    assert "none" in told[0]
 
 
 def test_the_download_says_what_it_hangs_on(pair: Pair, explorer: Explorer) -> None:
