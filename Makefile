@@ -1,8 +1,8 @@
-# make setup | app | test | fast | lint: each sets up what it needs on a fresh machine, then runs.
+# make setup | app | lab | notebooks | test | fast | lint: each sets up what it needs on a fresh machine, then runs.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
 
-.PHONY: setup app test fast lint clean
+.PHONY: setup app lab notebooks test fast lint clean
 
 setup: .venv/.installed .venv/.browser
 
@@ -22,6 +22,13 @@ setup: .venv/.installed .venv/.browser
 
 app: .venv/.installed
 	$(BIN)/python app.py
+
+lab: .venv/.installed
+	$(BIN)/jupyter lab notebooks
+
+# Runs all notebooks and writes them back with their outputs, without what is of one machine alone.
+notebooks: setup
+	$(BIN)/python notebooks/execute.py
 
 test: setup lint
 	$(BIN)/python -m pytest tests -q

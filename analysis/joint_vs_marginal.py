@@ -1,8 +1,8 @@
 """What marginals lose on real contexts: `python -m analysis.joint_vs_marginal --text runs/held-out --out runs/joint`.
 
-Over contexts of a text that the pair was not trained on: the mutual information of the next two tokens, by context and
-by class of the first token; and on some of them the error of every sampler against its forward passes. Prints a table
-and writes joint_vs_marginal.json and .html.
+Over contexts of a text that the pair was not trained on (by default our own sentences): the mutual information of the
+next two tokens, by context and by class of the first token; and on some of them the error of every sampler against its
+forward passes. Prints a table and writes joint_vs_marginal.json, .html and one PNG a figure.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 from tqdm import tqdm
 
 from kfexplore import noise
 from kfexplore.bench.setting import environment
+from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
-from kfexplore.evaluate.text import read_text, stretches, text_ids
+from kfexplore.evaluate.text import prefixes, read_text, stretches, text_ids
 from kfexplore.figures.laws import classes_figure, information_figure, passes_figure
 from kfexplore.figures.page import THEMES, page, write
+from kfexplore.figures.palette import Theme
+from kfexplore.figures.still import write_stills
 from kfexplore.laws.exact import information_by_first, pair_law
+from kfexplore.laws.ranking import own_sentences
 from kfexplore.laws.study import study
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, SamplerError
@@ -92,10 +97,9 @@ def over_contexts(studies: list[ContextStudy]) -> list[SamplerError]:
 
 
 def measure(
-    pair: Pair, texts: list[str], count: int, studied: int, k: int, blocks: int, seed: int
+    pair: Pair, ids: list[list[int]], studied: int, k: int, blocks: int, seed: int
 ) -> tuple[dict[str, Any], list[BlockLaw], list[ContextStudy]]:
-    """The document's results, and what they were worked out from."""
-    ids = contexts(pair, texts, count, seed)
+    """The document's results over contexts, and what they were worked out from; samplers on `studied` of them."""
     laws = [pair_law(pair, each) for each in tqdm(ids, desc="laws")]
     chosen = [ids[n] for n in np.linspace(0, len(ids) - 1, studied).astype(int)]
     studies = [study(pair, each, k, blocks, seed) for each in tqdm(chosen, desc="samplers")]
@@ -130,16 +134,16 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(pair: Pair, laws: list[BlockLaw], studies: list[ContextStudy], title: str, foot: str) -> str:
-    """All figures as one page."""
+def figures(
+    pair: Pair, laws: list[BlockLaw], studies: list[ContextStudy], theme: Theme = "light"
+) -> dict[str, go.Figure]:
+    """All figures by name."""
     values = np.array([law.mutual_information.value for law in laws])
-    classes, rows = by_class(pair, laws), over_contexts(studies)
-    drawn = [
-        {theme: information_figure(values, theme) for theme in THEMES},
-        {theme: classes_figure(classes, theme) for theme in THEMES},
-        {theme: passes_figure(rows, theme) for theme in THEMES},
-    ]
-    return page(drawn, title, foot)
+    return {
+        "information": information_figure(values, theme),
+        "classes": classes_figure(by_class(pair, laws), theme),
+        "passes": passes_figure(over_contexts(studies), theme),
+    }
 
 
 def _quantiles(values: list[float]) -> dict[str, float]:
@@ -151,7 +155,7 @@ def main() -> None:
     """Measures one pair on one text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default="tales")
-    parser.add_argument("--text", type=Path, required=True, help="held-out text, a file or folder")
+    parser.add_argument("--text", type=Path, default=None, help="held-out text, a file or folder")
     parser.add_argument("--contexts", type=int, default=200, help="whose law of two tokens is computed")
     parser.add_argument("--studies", type=int, default=20, help="on how many of them samplers are drawn")
     parser.add_argument("--k", type=int, default=2, help="tokens of a block of the samplers")
@@ -162,20 +166,25 @@ def main() -> None:
     if not 2 <= asked.studies <= asked.contexts:
         parser.error(f"--studies is {asked.studies}: 2 to --contexts, {asked.contexts}")
     pair = load_pair(asked.pair)
-    results, laws, studies = measure(
-        pair, read_text(asked.text), asked.contexts, asked.studies, asked.k, asked.blocks, asked.seed
-    )
-    settings = {name: getattr(asked, name) for name in ("pair", "contexts", "studies", "k", "blocks", "seed")}
-    settings |= {"text": asked.text.name}
+    if asked.text is None:
+        ids = prefixes(pair, own_sentences(), asked.seed, asked.contexts)
+    else:
+        ids = contexts(pair, read_text(asked.text), asked.contexts, asked.seed)
+    results, laws, studies = measure(pair, ids, min(asked.studies, len(ids)), asked.k, asked.blocks, asked.seed)
+    settings = {name: getattr(asked, name) for name in ("pair", "studies", "k", "blocks", "seed")}
+    settings |= {"text": asked.text.name if asked.text else "own sentences"}
     document = {"study": "joint_vs_marginal", **environment(pair.teacher.device), **settings, **results}
     print(table(results))
     write(json.dumps(document, indent=2, allow_nan=False) + "\n", asked.out / "joint_vs_marginal.json")
+    settings["contexts"] = len(ids)
     foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
-    print(
-        write(
-            draw(pair, laws, studies, "kfexplore: joint against marginal", foot), asked.out / "joint_vs_marginal.html"
-        )
-    )
+    drawn = {theme: figures(pair, laws, studies, theme) for theme in THEMES}
+    both: list[dict[Theme, go.Figure]] = [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
+    print(write(page(both, "kfexplore: joint against marginal", foot), asked.out / "joint_vs_marginal.html"))
+    try:
+        write_stills(drawn["light"], asked.out)
+    except KfError as error:
+        print(f"No images: {error}")
 
 
 if __name__ == "__main__":

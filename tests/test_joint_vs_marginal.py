@@ -55,7 +55,7 @@ def test_classes_take_the_mutual_information_apart(pair: Pair) -> None:
 def test_measures_add_up_and_the_page_is_written(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results, laws, studies = measure(pair, [TEXT], 4, 2, 2, 200, 0)
+    results, laws, studies = measure(pair, contexts(pair, [TEXT], 4, 0), 2, 2, 200, 0)
     assert len(laws) == 4
     rows = over_contexts(studies)
     assert rows[0].sampler == "teacher"
@@ -66,6 +66,7 @@ def test_measures_add_up_and_the_page_is_written(
     assert "ideal MDLM" in table(results)
     (tmp_path / "text.txt").write_text(TEXT)
     monkeypatch.setattr(module, "load_pair", lambda _: pair)
+    monkeypatch.setattr(module, "write_stills", lambda *_: [])
     words = f"x --text {tmp_path / 'text.txt'} --contexts 3 --studies 2 --blocks 200 --out {tmp_path / 'out'}"
     monkeypatch.setattr(sys, "argv", words.split())
     module.main()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from kfexplore import noise
 from kfexplore.checkpoints.tokenizers import encode_ids
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import Ints
+
+FEWEST_BEFORE = 4
+"""Tokens of a prefix."""
+_PREFIXES = 3
+"""Sets the draw of prefixes apart from other purposes."""
 
 
 def read_text(path: Path) -> list[str]:
@@ -49,3 +56,18 @@ def stretches(ids: Ints, count: int, length: int) -> Ints:
         )
     starts = np.linspace(0, len(ids) - length, min(count, len(ids) // length)).astype(int)
     return np.stack([ids[start : start + length] for start in starts])
+
+
+def prefixes(pair: Pair, texts: Sequence[str], seed: int, most: int | None = None) -> list[list[int]]:
+    """A random prefix of each text, as token ids; of more than `most` texts, evenly spaced ones.
+
+    Raises:
+        KfError: fewer than two texts have a prefix.
+    """
+    coded = [pair.encode(text)[0] for text in texts if text]
+    long = [ids for ids in coded if len(ids) > FEWEST_BEFORE]
+    if len(long) < 2:
+        raise KfError(f"{len(long)} texts have more than {FEWEST_BEFORE} tokens.", "at least two")
+    at = np.linspace(0, len(long) - 1, min(most or len(long), len(long))).astype(int)
+    ends = [int(noise.generator(seed, int(n), _PREFIXES).integers(FEWEST_BEFORE, len(long[n]))) for n in at]
+    return [long[n][:end] for n, end in zip(at, ends, strict=True)]

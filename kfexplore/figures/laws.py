@@ -93,6 +93,7 @@ def joint_figure(
             showlegend=False,
         )
     plain = {"showgrid": False, "zeroline": False, "ticks": ""}
+    figure.update_layout(margin={"t": figure.layout.margin.t + 60})  # the names of the columns stand above
     figure.update_xaxes(
         tickvals=list(range(len(columns))),
         ticktext=names[1],
@@ -139,7 +140,7 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
             hovertemplate=f"{name}: %{{x:.3f}} nats<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.45, legend={"traceorder": "normal"})
-    figure.update_xaxes(title="surprise of the block (nats)", rangemode="tozero")
+    figure.update_xaxes(title_text="surprise of the block (nats)", rangemode="tozero")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
@@ -230,8 +231,8 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
             customdata=[_hover(row)],
             hovertemplate="%{customdata}<extra></extra>",
         )
-    figure.update_xaxes(title="forward passes a block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
-    return figure.update_yaxes(title="distance from the teacher's law (TV)", rangemode="tozero")
+    figure.update_xaxes(title_text="forward passes a block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
+    return figure.update_yaxes(title_text="distance from the teacher's law (TV)", rangemode="tozero")
 
 
 def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
@@ -244,9 +245,10 @@ def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
         f"A bar: number of the {len(values)} contexts whose mutual information lies there; nine in ten have more than "
         f"{low:.2f} nats.",
     )
-    figure.add_histogram(x=values, nbinsx=30, marker={"color": look.exact, "line": {"color": look.surface, "width": 1}})
-    figure.update_xaxes(title="mutual information of the next two tokens (nats)", rangemode="tozero")
-    return figure.update_yaxes(title="contexts")
+    bars = {"color": look.exact, "line": {"color": look.surface, "width": 1}}
+    figure.add_histogram(x=values, nbinsx=min(30, max(5, len(values) // 3)), marker=bars)
+    figure.update_xaxes(title_text="mutual information of the next two tokens (nats)", rangemode="tozero")
+    return figure.update_yaxes(title_text="contexts")
 
 
 def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") -> go.Figure:
@@ -274,7 +276,7 @@ def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") 
         hovertemplate="%{x}: %{y:.3f} nats<extra></extra>",
     )
     figure.update_xaxes(showgrid=False)
-    return figure.update_yaxes(title="information about the second token (nats)", rangemode="tozero")
+    return figure.update_yaxes(title_text="information about the second token (nats)", rangemode="tozero")
 
 
 def _label(text: Text, token: int) -> str:

@@ -5,7 +5,6 @@ Replies carry arrays as base64 little-endian strings: large lists in JSON are sl
 
 from __future__ import annotations
 
-import base64
 import threading
 import time
 from collections import OrderedDict
@@ -13,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kfexplore.errors import KfError
+from kfexplore.figures.tables import section, tables, token_texts
 from kfexplore.laws.study import Report, silent, study
 from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.noise import checked
@@ -155,34 +154,22 @@ class Explorer:
         pair, context, cut = self._context(request)
         u = _noise_of(request, context.slots)
         resolution = int(request.get("resolution") or 512)
-        point = self._point({**request, "u": u.tolist()})
         with self._heavy:
             start = time.perf_counter()
             moved = sweeps(context, u, list(range(len(u))), resolution)
             seconds = time.perf_counter() - start
-        teacher = np.stack([s.block.teacher for s in moved])
-        student = np.stack([s.block.student for s in moved])
-        prompt_ids = context.ids.tolist()
-        return {
-            "pair": request["pair"],
-            "prompt": request["prompt"],
-            "prompt_tokens": [list(item) for item in zip(prompt_ids, pair.texts(prompt_ids), strict=True)],
-            "note": _cut(cut),
-            "k": len(u),
-            "k_max": context.slots,
-            "resolution": resolution,
-            "u": u.tolist(),
-            "teacher": _packed(teacher, "<u2"),
-            "student": _packed(student, "<u2"),
-            "margin": _packed(np.stack([s.block.margins for s in moved]), "<f4"),
-            "edge": _packed(np.stack([s.block.edges for s in moved]), "<f4"),
-            "point": {name: point[name] for name in ("teacher", "student", "margin", "edge")},
-            "texts": point["texts"] | _texts(pair, teacher, student),
-            "device": pair.student.device.type,
-            "dtype": "float32",
-            "seconds": seconds,
-            "stored": False,
-        }
+        return tables(
+            moved,
+            block(context, u),
+            context.ids.tolist(),
+            pair.texts,
+            pair=request["pair"],
+            prompt=request["prompt"],
+            note=_cut(cut),
+            k_max=context.slots,
+            device=pair.student.device.type,
+            seconds=seconds,
+        )
 
     def _point(self, request: Json) -> Json:
         pair, context, _ = self._context(request)
@@ -193,7 +180,7 @@ class Explorer:
             "student": answer.student[0].tolist(),
             "margin": answer.margins[0].tolist(),
             "edge": answer.edges[0].tolist(),
-            "texts": _texts(pair, answer.teacher, answer.student),
+            "texts": token_texts(pair.texts, answer.teacher, answer.student),
         }
 
     def _grid(self, request: Json) -> Json:
@@ -201,21 +188,8 @@ class Explorer:
         i, j = request["slots"]
         resolution = int(request.get("resolution") or 128)
         with self._heavy:
-            section = grid(context, checked(request["u"]), (int(i), int(j)), resolution)
-        return {
-            "slots": [i, j],
-            "resolution": resolution,
-            "u": request["u"],
-            "teacher": _packed(section.teacher, "<u2"),
-            "student": _packed(section.student, "<u2"),
-            "agreement": section.agreement,
-            "texts": _texts(pair, section.teacher, section.student),
-        }
-
-
-def _check_length(prompt: str) -> None:
-    if len(prompt) > MAX_PROMPT:
-        raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")
+            square = grid(context, checked(request["u"]), (int(i), int(j)), resolution)
+        return section(square, pair.texts)
 
 
 def _cut(tokens: int) -> str:
@@ -239,10 +213,6 @@ def _told(pair: Pair) -> Pair:
     return pair
 
 
-def _packed(values: npt.NDArray[Any], dtype: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
-
-
-def _texts(pair: Pair, *tokens: npt.NDArray[np.int64]) -> dict[str, str]:
-    ids = np.unique(np.concatenate([t.ravel() for t in tokens])).tolist()
-    return dict(zip(map(str, ids), pair.texts(ids), strict=True))
+def _check_length(prompt: str) -> None:
+    if len(prompt) > MAX_PROMPT:
+        raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")

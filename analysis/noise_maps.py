@@ -1,0 +1,332 @@
+"""What the map over noise is, exact and learned: `python -m analysis.noise_maps --pair tales --out runs/noise_maps`.
+
+After random prefixes of our own sentences (or of a text): where and why the learned map parts from the exact one, how
+finely it resolves noise, how far each slot's noise reaches; and after one prompt the areas of the map against the
+teacher's probabilities. Prints tables and writes noise_maps.json, noise_maps.csv, noise_maps.html and one PNG a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import entr
+from tqdm import tqdm
+
+from kfexplore import noise
+from kfexplore.bench.setting import environment
+from kfexplore.errors import KfError
+from kfexplore.evaluate import intervals
+from kfexplore.evaluate.agreement import binned
+from kfexplore.evaluate.text import prefixes, read_text
+from kfexplore.figures.maps import (
+    areas_figure,
+    by_figure,
+    reach_figure,
+    resolution_figure,
+    section_figure,
+    slots_figure,
+)
+from kfexplore.figures.page import THEMES, page, write
+from kfexplore.figures.palette import Theme
+from kfexplore.figures.scrub import standalone_html
+from kfexplore.figures.still import write_stills
+from kfexplore.figures.tables import section, tables
+from kfexplore.laws.exact import TeacherTree, pair_law
+from kfexplore.laws.ranking import own_sentences
+from kfexplore.maps import block, grid, sweeps
+from kfexplore.models import Student
+from kfexplore.pair import Pair, load_pair
+from kfexplore.results import Block, BlockLaw, Floats, Grid
+from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, Sample, SlotAgreement
+
+_ENCODER = 4
+"""Sets the draw of the encoder's noise apart from other purposes."""
+QUANTITIES = {
+    "margin": "student's margin (nats)",
+    "edge": "distance of u to the edge of its cell",
+    "width": "width of the exact cell",
+    "entropy": "entropy of the exact law (nats)",
+    "frequency": "frequency of the exact token",
+}
+"""What may tell why the maps part: attributes of `Sample`, in words."""
+POINTS = 2**14
+"""Of the square at which areas are told."""
+APART = 2.0 ** -np.arange(1, 13)
+"""Distances of two noise values at which the encoder is asked."""
+
+
+def sample(pair: Pair, ids: Sequence[list[int]], each: int, seed: int) -> Sample:
+    """Both maps under `each` noise vectors after every context."""
+    slots = pair.student.config.block
+    parts, tokens, laws = [], [], np.zeros(pair.teacher.config.vocab_size)
+    for c, context in enumerate(tqdm(ids, desc="both maps", leave=False)):
+        u = noise.uniform(seed, range(c * each, (c + 1) * each), 0, slots)
+        found = block(pair.hold(context), u)
+        width, entropy = np.empty(u.shape), np.empty(u.shape)
+        for rows, law in TeacherTree(pair.teacher, np.array(context)).after(found.teacher[:, :-1], every=True):
+            exact = torch.from_numpy(found.teacher[rows]).to(law.device)
+            width[rows] = law.gather(2, exact[..., None])[..., 0].cpu().numpy()
+            entropy[rows] = entr(law.cpu().numpy()).sum(axis=-1)
+            laws += law.sum(dim=(0, 1)).cpu().numpy()
+        tokens.append(found.teacher)
+        parts.append((u, found.teacher, found.student, found.margins, found.edges, width, entropy))
+    arrays = [np.stack(part) for part in zip(*parts, strict=True)]
+    return Sample(*arrays, frequency=(laws / laws.sum())[np.stack(tokens)])
+
+
+def by_slot(taken: Sample) -> list[SlotAgreement]:
+    """Agreement of each slot: all, and apart by whether the slots before it agree; contexts are the units."""
+    hits, rows = taken.teacher == taken.student, []
+    for j in range(hits.shape[2]):
+        before = hits[:, :, :j].all(axis=2)
+        split = [_share(hits[:, :, j] & where, where) if j else None for where in (before, ~before)]
+        rows.append(SlotAgreement(j, intervals.share(hits[:, :, j].sum(axis=1), _ones(hits)), *split))
+    return rows
+
+
+def agreement_by(taken: Sample, name: str) -> AgreementBy:
+    """Agreement by fifths of a quantity (a key of `QUANTITIES`)."""
+    values, hits = getattr(taken, name), taken.teacher == taken.student
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, 6)))
+    slots = [binned(values[..., j], hits[..., j], edges) for j in range(hits.shape[2])]
+    flat = (len(values), -1)
+    return AgreementBy(QUANTITIES[name], slots, binned(values.reshape(flat), hits.reshape(flat), edges))
+
+
+def lattice(points: int) -> Floats:
+    """(N, 2) noise spread evenly over the unit square, no value twice: narrow cells of either slot are not missed."""
+    n = np.arange(points)
+    return np.stack([(n + 0.5) / points, (n * (np.sqrt(5) - 1) / 2 + 0.5) % 1], axis=1)
+
+
+def areas(law: BlockLaw, found: Block) -> Areas:
+    """Areas of pairs of slots 1 and 2, as shares of evenly spread noise, against the law, all first tokens covered."""
+    size, points = len(law.marginal_1), len(found.u)
+    joint = np.zeros((size, size))
+    joint[law.first] = law.joint
+    shares = [np.bincount(tokens @ [size, 1], minlength=size**2) / points for tokens in (found.teacher, found.student)]
+    shown = np.flatnonzero((shares[0] > 0) | (shares[1] > 0))
+    shown = shown[np.argsort(-joint.reshape(-1)[shown], kind="stable")]
+    distances = [float(np.abs(share - joint.reshape(-1)).sum()) / 2 for share in shares]
+    tokens = np.stack(np.divmod(shown, size), axis=1)
+    chosen = [values[shown] for values in (joint.reshape(-1), *shares)]
+    return Areas(tokens, *chosen, points, *distances)
+
+
+def resolution(pair: Pair, taken: Sample, ids: Sequence[list[int]], steps: int = 512) -> Resolution:
+    """How finely the student tells noise apart: its encoder, cells by their width, borders of slot 1."""
+    shifts = []
+    for context in tqdm(ids, desc="borders", leave=False):
+        moved = sweeps(pair.hold(context), np.array([0.5]), [0], steps)[0].block
+        exact, learned = (np.sort(tokens[:, 0]) for tokens in (moved.teacher, moved.student))
+        borders = np.unique(exact)[:-1]
+        places = [np.searchsorted(tokens, borders, side="right") / steps for tokens in (learned, exact)]
+        shifts.append(places[0] - places[1])
+    widths, hits = taken.width[..., 0], (taken.teacher == taken.student)[..., 0]
+    edges = 2.0 ** np.arange(np.floor(np.log2(widths.min())), 1)
+    return Resolution(
+        APART, encoder_distances(pair.student, APART), binned(widths, hits, edges), np.concatenate(shifts)
+    )
+
+
+@torch.inference_mode()
+def encoder_distances(student: Student, apart: Floats, count: int = 512) -> Floats:
+    """Mean distance of the encodings of u and u + d for each d, over that of independent values."""
+    rng = noise.generator(0, _ENCODER)
+    one, other = (student.noise_encoder(torch.from_numpy(rng.random((1, count)))) for _ in range(2))
+    far = (one - other).double().norm(dim=-1).mean()
+    found = []
+    for distance in apart:
+        u = rng.random((1, count)) * (1 - distance)
+        pair = (student.noise_encoder(torch.from_numpy(values)) for values in (u, u + distance))
+        found.append(float((next(pair) - next(pair)).double().norm(dim=-1).mean() / far))
+    return np.array(found)
+
+
+def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> Reach:
+    """How often a slot's token changes where another's noise is drawn anew: one noise vector after each context."""
+    slots = pair.student.config.block
+    found = np.zeros((2, slots, slots))
+    for c, context in enumerate(tqdm(ids, desc="reach", leave=False)):
+        u = noise.uniform(seed, [c], 0, slots)[0]
+        for moved in sweeps(pair.hold(context), u, list(range(slots)), steps):
+            for which, tokens in enumerate((moved.block.teacher, moved.block.student)):
+                found[which, moved.slot] += [_differ(tokens[:, j]) for j in range(slots)]
+    return Reach(*(found / len(ids)))
+
+
+def _differ(tokens: np.ndarray) -> float:
+    """Chance that two steps drawn independently differ."""
+    shares = np.unique(tokens, return_counts=True)[1] / len(tokens)
+    return float(1 - (shares**2).sum())
+
+
+def _ones(hits: np.ndarray) -> np.ndarray:
+    return np.full(hits.shape[0], hits.shape[1])
+
+
+def _share(hits: np.ndarray, where: np.ndarray) -> Any:
+    return intervals.share(hits.sum(axis=1), where.sum(axis=1)) if where.any() else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that the script and the notebook show."""
+
+    prompt: str
+    section: Grid
+    areas: Areas
+    taken: Sample
+    slots: list[SlotAgreement]
+    by: dict[str, AgreementBy]
+    """By the keys of `QUANTITIES`."""
+    resolution: Resolution
+    reach: Reach
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; the sample itself goes to the CSV file."""
+        offsets = np.abs(self.resolution.shifts)
+        return {
+            "agreement_by_slot": [asdict(row) for row in self.slots],
+            "agreement_by": {name: asdict(found) for name, found in self.by.items()},
+            "tv_areas_exact": self.areas.tv_exact,
+            "tv_areas_learned": self.areas.tv_learned,
+            "section_agreement": self.section.agreement,
+            "encoder": dict(zip(map(str, APART), self.resolution.encoded.tolist(), strict=True)),
+            "agreement_by_width": [asdict(found) for found in self.resolution.by_width],
+            "border_shift_quantiles": {q: float(np.quantile(offsets, float(q))) for q in ("0.1", "0.5", "0.9")},
+            "reach_exact": self.reach.exact.tolist(),
+            "reach_learned": self.reach.learned.tolist(),
+        }
+
+
+def measure(
+    pair: Pair, prompt: str, ids: Sequence[list[int]], each: int, seed: int, side: int = 96, few: int = 16
+) -> Study:
+    """The whole study.
+
+    Args:
+        pair: Teacher, student, tokenizer.
+        prompt: Of the section and its areas.
+        ids: Contexts of the sample.
+        each: Noise vectors after each.
+        seed: Keys the noise.
+        side: Steps of a side of the section.
+        few: Contexts on which borders and reach are measured.
+    """
+    context = pair.encode(prompt)[0]
+    held = pair.hold(context)
+    section = grid(held, np.full(held.slots, 0.5), (0, 1), side)
+    law = pair_law(pair, context, first=pair.teacher.config.vocab_size)
+    taken = sample(pair, ids, each, seed)
+    return Study(
+        prompt,
+        section,
+        areas(law, block(held, lattice(POINTS))),
+        taken,
+        by_slot(taken),
+        {name: agreement_by(taken, name) for name in QUANTITIES},
+        resolution(pair, taken, ids[:few]),
+        reach(pair, ids[:few], seed),
+    )
+
+
+def table(found: Study) -> str:
+    """What is printed."""
+    lines = [f"{'slot':<6}{'exact':>8}{'after exact':>13}{'after wrong':>13}"]
+    for row in found.slots:
+        rest = "".join(
+            f"{'-' if e is None else format(e.value, '.1%'):>13}" for e in (row.after_exact, row.after_wrong)
+        )
+        lines.append(f"{row.slot + 1:<6}{row.all.value:>8.1%}{rest}")
+    lines += ["", f"{'by fifths of':<40}{'lowest':>8}{'highest':>9}"]
+    for by in found.by.values():
+        lines.append(f"{by.quantity:<40}{by.all[0].share.value:>8.1%}{by.all[-1].share.value:>9.1%}")
+    numbers = {
+        "areas against probabilities, exact (TV)": found.areas.tv_exact,
+        "areas against probabilities, learned (TV)": found.areas.tv_learned,
+        "middle shift of a border of slot 1 (u)": float(np.median(np.abs(found.resolution.shifts))),
+    }
+    return "\n".join([*lines, "", *(f"{name:<44}{value:.4f}" for name, value in numbers.items())])
+
+
+def figures(pair: Pair, found: Study, theme: Theme = "light") -> dict[str, Any]:
+    """All figures by name."""
+
+    def text(token: int) -> str:
+        return pair.texts([token])[0]
+
+    return {
+        "section": section_figure(found.section, text, theme),
+        "areas": areas_figure(found.areas, text, theme),
+        "slots": slots_figure(found.slots, theme),
+        "by": by_figure(list(found.by.values()), theme),
+        "resolution": resolution_figure(found.resolution, theme),
+        "reach": reach_figure(found.reach, theme),
+    }
+
+
+def strip(pair: Pair, prompt: str, u: Sequence[float], steps: int = 128, height: int = 1300) -> str:
+    """The app's scrub figure after a prompt as HTML that needs no server: one slider drags, its track is the map."""
+    ids = pair.encode(prompt)[0]
+    held = pair.hold(ids)
+    at = np.array(u)
+    payload = tables(
+        sweeps(held, at, list(range(len(at))), steps), block(held, at), ids, pair.texts, pair=pair.info.get("name", "")
+    )
+    if len(at) > 1:
+        payload["grid"] = section(grid(held, at, (0, 1), steps // 2), pair.texts)
+    return standalone_html(payload, height)
+
+
+def write_csv(taken: Sample, path: Path) -> None:
+    """One row a slot: context, noise vector, slot, and every array of the sample."""
+    columns = asdict(taken)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["context", "vector", "slot", *columns])
+        for at in np.ndindex(taken.u.shape):
+            writer.writerow([at[0], at[1], at[2] + 1, *(f"{values[at]:.6g}" for values in columns.values())])
+
+
+def main() -> None:
+    """Measures one pair."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", default="tales")
+    parser.add_argument("--prompt", default="He looked at", help="of the section and its areas")
+    parser.add_argument("--text", type=Path, default=None, help="file or folder, a context a line")
+    parser.add_argument("--contexts", type=int, default=60)
+    parser.add_argument("--each", type=int, default=64, help="noise vectors after each context")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/noise_maps"), help="folder of the files")
+    asked = parser.parse_args()
+    pair = load_pair(asked.pair)
+    texts = own_sentences() if asked.text is None else "\n".join(read_text(asked.text)).splitlines()
+    found = measure(pair, asked.prompt, prefixes(pair, texts, asked.seed, asked.contexts), asked.each, asked.seed)
+    print(table(found))
+    settings = {name: getattr(asked, name) for name in ("pair", "prompt", "contexts", "each", "seed")}
+    settings["text"] = asked.text.name if asked.text else "own sentences"
+    document = {"study": "noise_maps", **environment(pair.teacher.device), **settings, **found.as_json()}
+    write(json.dumps(document, indent=2, allow_nan=False) + "\n", asked.out / "noise_maps.json")
+    write_csv(found.taken, asked.out / "noise_maps.csv")
+    drawn = {theme: figures(pair, found, theme) for theme in THEMES}
+    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
+    both = [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
+    print(write(page(both, "kfexplore: maps over noise", foot), asked.out / "noise_maps.html"))
+    try:
+        write_stills(drawn["light"], asked.out)
+    except KfError as error:
+        print(f"No images: {error}")
+
+
+if __name__ == "__main__":
+    main()

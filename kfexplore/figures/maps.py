@@ -1,0 +1,530 @@
+"""Figures of the maps: sections of the square of noise, areas, where the two maps part, resolution, reach."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+
+from kfexplore.figures.page import blank
+from kfexplore.figures.palette import HUES, Colours, Theme, colours, hue_index, token_label
+from kfexplore.results import Bin, Estimate, Grid, Ints
+from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, SlotAgreement
+
+Text = Callable[[int], str]
+"""A token's own text."""
+_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
+_LEAST_LABELLED: Final = 0.008
+"""Share of the square; the label of a smaller region would not fit."""
+_FEWEST_DRAWN: Final = 20
+"""Slots of a bin; a share of fewer says little."""
+_FAINT: Final = 0.5
+
+
+def square_figure(pairs: Ints, text: Text = str, theme: Theme = "light") -> go.Figure:
+    """The exact map of a law of two tokens over the whole unit square.
+
+    Args:
+        pairs: (R, R, 2) tokens, the first axis is u_1.
+        text: A token id's text.
+        theme: Colours.
+    """
+    look = colours(theme)
+    found, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)
+    shares = counts / counts.sum()
+    figure = blank(
+        look,
+        f"{len(found)} regions of the unit square, one a pair of tokens, of areas "
+        + ", ".join(f"{share:.4f}" for share in shares),
+        "Across: the noise of the first token. Up: that of the second, whose cells depend on the first token. Colour "
+        "is the second token's.",
+    )
+    _section(figure, look, pairs, text, "", with_area=True)
+    figure.update_layout(height=figure.layout.height + 40)
+    return _square_axes(figure, [("", (0.22, 0.78), "", (0, 1))])
+
+
+def section_figure(section: Grid, text: Text = str, theme: Theme = "light") -> go.Figure:
+    """A section of both maps, exact on the left and learned on the right; where they differ there are crosses."""
+    look, (i, j) = colours(theme), section.slots
+    figure = blank(
+        look,
+        f"On {section.agreement:.0%} of this square the learned pair of tokens is the exact one",
+        f"Across: noise of slot {i + 1}. Up: noise of slot {j + 1}. A region gives one pair of tokens, its colour is "
+        f"the token of slot {j + 1}; × marks where the learned pair is not the exact one.",
+    )
+    _section(figure, look, section.teacher, text, "")
+    _section(figure, look, section.student, text, "2", hatched=True)
+    differ = np.argwhere((section.teacher != section.student).any(axis=-1)[_lattice(len(section.teacher))])
+    spots = (_lattice(len(section.teacher))[0].ravel() + 0.5) / len(section.teacher)
+    figure.add_scatter(
+        x=spots[differ[:, 0]],
+        y=spots[differ[:, 1]],
+        xaxis="x2",
+        yaxis="y2",
+        mode="markers",
+        marker={"symbol": "x-thin-open", "size": 4, "color": look.differ, "line": {"color": look.differ, "width": 1.2}},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.data = sorted(figure.data, key=lambda trace: getattr(trace, "mode", "") == "text")  # labels over crosses
+    figure.update_layout(height=figure.layout.height + 50)
+    ends = [("", (0, 0.48), "exact", (0, 1)), ("2", (0.52, 1), "learned", (0, 1))]
+    _square_axes(figure, ends, slots=section.slots)
+    for _, (left, right), name, _ in ends:
+        _heading(figure, look, name, (left + right) / 2)
+    return figure.update_layout(yaxis2={"showticklabels": False, "title": None})
+
+
+def areas_figure(found: Areas, text: Text = str, theme: Theme = "light") -> go.Figure:
+    """Areas of the pairs' regions against their probabilities; a pair without area stands on the lowest line."""
+    look, floor = colours(theme), 0.5 / found.points
+    missing = float(found.probability[found.learned == 0].sum())
+    figure = blank(
+        look,
+        f"The exact map's areas are the probabilities (TV {found.tv_exact:.2f}, as {found.points:,} points cannot tell "
+        f"more); the learned map's are not (TV {found.tv_learned:.2f})",
+        "A mark: one pair of tokens, on the dotted line if its area is its probability. On the lowest line stand pairs "
+        f"that no point gives; in the learned map they hold {missing:.0%} of the probability. TV: total variation "
+        "distance of areas and probabilities.",
+    )
+    least = max(float(found.probability[found.probability > 0].min()), floor / 10)
+    names = [" ".join(_label(text, token) for token in pair) for pair in found.tokens]
+    figure.add_scatter(
+        x=[least, 1],
+        y=[least, 1],
+        mode="lines",
+        line={"color": look.muted, "dash": "dot", "width": 1},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    for name, values, colour, symbol in (
+        ("learned", found.learned, look.learned, "circle-open"),
+        ("exact", found.exact, look.exact, "diamond"),
+    ):
+        figure.add_scatter(
+            x=np.maximum(found.probability, least),
+            y=np.maximum(values, floor),
+            mode="markers",
+            marker={"symbol": symbol, "size": 6, "color": colour, "opacity": 0.7},
+            name=name,
+            customdata=np.array(list(zip(names, values.tolist(), strict=True)), dtype=object),
+            hovertemplate="%{customdata[0]}: probability %{x:.5f}, area %{customdata[1]:.5f}<extra>"
+            + name
+            + "</extra>",
+        )
+    _log_axis(figure, "x", least, 1, "probability under the teacher")
+    _log_axis(figure, "y", floor, 1, "area in the square")
+    powers = [10.0**n for n in range(int(np.ceil(np.log10(floor))), 1)]
+    return figure.update_yaxes(tickvals=[floor, *powers[1:]], ticktext=["none", *(f"{p:g}" for p in powers[1:])])
+
+
+def slots_figure(rows: Sequence[SlotAgreement], theme: Theme = "light") -> go.Figure:
+    """Bars of each slot's agreement: all noise vectors, and apart by whether the slots before it agree."""
+    look, last = colours(theme), rows[-1]
+    finding = f"Slot 1 is exact on {rows[0].all.value:.0%} of noise"
+    if last.after_exact and last.after_wrong:
+        finding += (
+            f"; slot {last.slot + 1} on {last.all.value:.0%}: {last.after_exact.value:.0%} where all slots before it "
+            f"are, {last.after_wrong.value:.0%} where one is not"
+        )
+    figure = blank(
+        look,
+        finding,
+        "A bar: share of noise vectors on which the learned token is the exact one, with its 95 % interval over "
+        "contexts.",
+    )
+    kinds: tuple[tuple[str, str, str, list[Estimate | None]], ...] = (
+        ("all noise", look.exact, "", [row.all for row in rows]),
+        ("slots before it exact", look.learned, "/", [row.after_exact for row in rows]),
+        ("one before it is not", look.differ, "x", [row.after_wrong for row in rows]),
+    )
+    for name, colour, pattern, shares in kinds:
+        known = [(row, share) for row, share in zip(rows, shares, strict=True) if share]
+        figure.add_bar(
+            x=[f"slot {row.slot + 1}" for row, _ in known],
+            y=[100 * share.value for _, share in known],
+            error_y=_between([share for _, share in known], look.ink),
+            marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": pattern, "fgcolor": look.surface}},
+            name=name,
+            hovertemplate="%{x}: %{y:.1f} %<extra>" + name + "</extra>",
+        )
+    figure.update_layout(barmode="group", bargap=0.3)
+    figure.update_xaxes(showgrid=False)
+    return figure.update_yaxes(title=_titled("exact tokens (%)"), rangemode="tozero")
+
+
+def by_figure(found: Sequence[AgreementBy], theme: Theme = "light") -> go.Figure:
+    """One panel a quantity: each slot's agreement over the quantity's fifths."""
+    look = colours(theme)
+    ranked = sorted(found, key=lambda by: -abs(_rise(by)))
+    most, least = ranked[0], ranked[-1]
+    ends = [(by.all[0].share.value, by.all[-1].share.value) for by in (most, least)]
+    figure = blank(
+        look,
+        f"What tells most is {_bare(most)}: {ends[0][0]:.0%} exact in its lowest fifth, {ends[0][1]:.0%} in its "
+        f"highest; what tells least is {_bare(least)} ({ends[1][0]:.0%}, {ends[1][1]:.0%})",
+        "A panel: share of exact tokens over fifths of one quantity, lowest on the left, its limits below. "
+        "Lines are slots, bars 95 % intervals over contexts.",
+    )
+    rows, columns = -(-len(found) // 3), min(3, len(found))
+    for n, by in enumerate(ranked):
+        axis, (row, column) = "" if n == 0 else str(n + 1), divmod(n, 3)
+        for j, bins in enumerate(by.slots):
+            drawn = [(b, _place(b, by)) for b in bins if b.blocks >= _FEWEST_DRAWN]
+            colour = look.lines[(8 + 5 * j) % len(look.lines)]
+            figure.add_scatter(
+                x=[place + 0.08 * (j - (len(by.slots) - 1) / 2) for _, place in drawn],
+                y=[100 * b.share.value for b, _ in drawn],
+                error_y=_between([b.share for b, _ in drawn], colour),
+                xaxis=f"x{axis}",
+                yaxis=f"y{axis}",
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+                marker={"symbol": _SYMBOLS[j % len(_SYMBOLS)], "size": 7},
+                name=f"slot {j + 1}",
+                legendgroup=f"{j}",
+                showlegend=n == 0,
+                customdata=[[b.low, b.high, b.blocks] for b, _ in drawn],
+                hovertemplate="%{y:.1f} % of %{customdata[2]}, %{customdata[0]:.3g} to %{customdata[1]:.3g}",
+            )
+        edges = [by.all[0].low, *(b.high for b in by.all)]
+        width, height = 1 / columns, 1 / rows
+        left, top = column * width, 1 - row * height
+        figure.update_layout(
+            {
+                f"xaxis{axis}": {
+                    **_style(figure, "x"),
+                    "domain": [left + 0.02, left + width - 0.02],
+                    "anchor": f"y{axis}",
+                    "tickvals": [at + 0.5 for at in range(len(edges))],
+                    "ticktext": ["0" if edge < 1e-3 * edges[-1] else f"{edge:.2g}" for edge in edges],
+                    "tickangle": 0,
+                    "tickfont": {"size": 11, "color": look.muted},
+                    "range": [0.4, len(edges) - 0.4],
+                    "title": {"text": by.quantity, "font": {"size": 12}, "standoff": 6},
+                },
+                f"yaxis{axis}": {
+                    **_style(figure, "y"),
+                    "domain": [top - height + (0.16 if rows > 1 else 0.02), top - 0.01],
+                    "anchor": f"x{axis}",
+                    "range": [0, 100],
+                    "dtick": 25,
+                    "showticklabels": column == 0,
+                    "title": {"text": "exact (%)" if column == 0 else "", "font": {"size": 12}},
+                },
+            }
+        )
+    free = len(found) % 3
+    place = {"x": free / 3 + 0.04, "y": 0.36, "orientation": "v"} if free and rows > 1 else {"y": -0.2}
+    return figure.update_layout(height=figure.layout.height + 170 * (rows - 1), legend=place)
+
+
+def resolution_figure(found: Resolution, theme: Theme = "light") -> go.Figure:
+    """Left: how far apart the encoder puts near noise. Right: agreement of slot 1 by the width of the exact cell."""
+    look = colours(theme)
+    shift = float(np.median(np.abs(found.shifts)))
+    bins = [b for b in found.by_width if b.blocks >= _FEWEST_DRAWN] or found.by_width
+    narrow, wide = bins[0], bins[-1]
+    figure = blank(
+        look,
+        f"Borders of slot 1 are moved by {shift:.3f} of the slider in the middle case; cells under {narrow.high:.2g} "
+        f"wide are hit on {narrow.share.value:.0%} of their noise, those over {wide.low:.2g} on {wide.share.value:.0%}",
+        "Left: distance of the encodings of two noise values, 1 being that of independent ones; the dotted line would "
+        "be a distance in proportion. Right: share of exact tokens by cell width, with 95 % intervals; dashed: that "
+        "middle shift.",
+    )
+    figure.add_scatter(
+        x=found.apart,
+        y=found.encoded,
+        mode="lines+markers",
+        line={"color": look.learned, "width": 2},
+        marker={"symbol": "circle", "size": 8},
+        hovertemplate="%{x:.5f} apart: %{y:.4f}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=found.apart,
+        y=found.encoded[-1] * found.apart / found.apart[-1],
+        mode="lines",
+        line={"color": look.muted, "dash": "dot", "width": 1},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[np.sqrt(b.low * b.high) for b in bins],
+        y=[100 * b.share.value for b in bins],
+        error_y=_between([b.share for b in bins], look.learned),
+        xaxis="x2",
+        yaxis="y2",
+        mode="lines+markers",
+        line={"color": look.learned, "width": 2},
+        marker={"symbol": "square", "size": 8},
+        customdata=[[b.low, b.high, b.blocks] for b in bins],
+        hovertemplate="%{y:.1f} % of %{customdata[2]}, %{customdata[0]:.3g} to %{customdata[1]:.3g}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=[shift, shift],
+        y=[0, 100],
+        xaxis="x2",
+        yaxis="y2",
+        mode="lines",
+        line={"color": look.differ, "dash": "dash", "width": 1.5},
+        hovertemplate=f"middle shift of a border: {shift:.4f}<extra></extra>",
+    )
+    plain = {"type": "log", "exponentformat": "none"}
+    return figure.update_layout(
+        showlegend=False,
+        xaxis={**plain, "domain": [0, 0.44], "title": {"text": "distance of the noise (u)"}, "dtick": 1},
+        yaxis={**plain, "title": {"text": "distance of the encodings"}, "dtick": 1},
+        xaxis2={**_style(figure, "x"), **plain, "domain": [0.56, 1], "anchor": "y2", "dtick": 1}
+        | {"title": _titled("width of the exact cell (u)")},
+        yaxis2={
+            **_style(figure, "y"),
+            "anchor": "x2",
+            "range": [0, 102],
+            "title": _titled("exact tokens of slot 1 (%)"),
+        },
+    )
+
+
+def reach_figure(found: Reach, theme: Theme = "light") -> go.Figure:
+    """Two tables of shares: whose noise is drawn anew, and whose token then differs."""
+    look, last = colours(theme), len(found.exact) - 1
+    figure = blank(
+        look,
+        f"Noise 1 drawn anew changes token {last + 1} on {found.exact[0, last]:.0%} of draws in the exact map, on "
+        f"{found.learned[0, last]:.0%} in the learned",
+        "A cell: how often the column's token differs when the row's noise alone is drawn anew, in per cent. Below the "
+        "diagonal nothing can change: a slot does not see later noise.",
+    )
+    names = [str(j + 1) for j in range(last + 1)]
+    for n, (name, values) in enumerate((("exact", found.exact), ("learned", found.learned))):
+        axis = "" if n == 0 else "2"
+        figure.add_heatmap(
+            z=100 * values,
+            x=names,
+            y=names,
+            xaxis=f"x{axis}",
+            yaxis=f"y{axis}",
+            zmin=0,
+            zmax=100,
+            colorscale=[[0, look.surface], [1, look.exact if n == 0 else look.learned]],
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            hovertemplate="noise %{y}, token %{x}: %{z:.1f} %<extra>" + name + "</extra>",
+        )
+        for ground, colour in ((values <= 0.5, look.ink), (values > 0.5, look.surface)):
+            at = np.argwhere(ground)
+            figure.add_scatter(
+                x=[names[c] for _, c in at],
+                y=[names[r] for r, _ in at],
+                xaxis=f"x{axis}",
+                yaxis=f"y{axis}",
+                mode="text",
+                text=[f"{100 * values[r, c]:.0f}" if c >= r else "0" for r, c in at],
+                textfont={"color": colour, "size": 15},
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        domain = (0, 0.46) if n == 0 else (0.54, 1)
+        _heading(figure, look, name, sum(domain) / 2)
+        for letter, title in (("x", "token of slot"), ("y", "noise of slot")):
+            figure.update_layout(
+                {
+                    f"{letter}axis{axis}": {
+                        **_style(figure, letter),
+                        **({"domain": domain} if letter == "x" else {"autorange": "reversed"}),
+                        "anchor": f"{'y' if letter == 'x' else 'x'}{axis}",
+                        "type": "category",
+                        "showgrid": False,
+                        "title": _titled(title),
+                    }
+                }
+            )
+    return figure
+
+
+def _section(
+    figure: go.Figure,
+    look: Colours,
+    pairs: Ints,
+    text: Text,
+    axis: str,
+    hatched: bool = False,
+    with_area: bool = False,
+) -> None:
+    """One map (R, R, 2): filled regions with hairlines between them, and labels of those that have room."""
+    side = len(pairs)
+    keys = pairs[..., 0] * (int(pairs.max()) + 1) + pairs[..., 1]
+    places = (np.arange(side) + 0.5) / side
+    labels = {int(token): _label(text, token) for token in np.unique(pairs)}
+    fills = look.fills
+    scale = [[at / HUES, fills[n]] for n in range(HUES) for at in (n, n + 1)]
+    hues = {token: hue_index(token) + 0.5 for token in labels}
+    axes = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
+    figure.add_heatmap(
+        x=places,
+        y=places,
+        z=np.vectorize(hues.get)(pairs[..., 1].T),
+        zmin=0,
+        zmax=HUES,
+        colorscale=scale,
+        showscale=False,
+        customdata=[[f"{labels[int(a)]} {labels[int(b)]}" for a, b in row] for row in pairs.transpose(1, 0, 2)],
+        hovertemplate="%{x:.3f}, %{y:.3f}: %{customdata}<extra></extra>",
+        **axes,
+    )
+    plain: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip", "showlegend": False, **axes}
+    if hatched:
+        figure.add_scatter(**_hatching(), line={"color": look.surface, "width": 2}, opacity=_FAINT, **plain)
+    figure.add_scatter(**_borders(keys), line={"color": look.ink, "width": 1}, opacity=_FAINT, **plain)
+    for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
+        area = count / side**2
+        at = np.argwhere(keys == key)[0]
+        words = " ".join(labels[int(token)] for token in pairs[tuple(at)])
+        place = _room(keys == key, len(html.unescape(words)) * 0.018 * side) if area >= _LEAST_LABELLED else None
+        if place is not None:
+            figure.add_scatter(
+                x=[place[0]],
+                y=[place[1]],
+                mode="text",
+                text=f"{words}<br>area {area:.4f}" if with_area else words,
+                textfont={"color": look.ink, "size": 15 if with_area else 12},
+                hoverinfo="skip",
+                showlegend=False,
+                **axes,
+            )
+
+
+def _borders(keys: Ints) -> dict[str, list[float | None]]:
+    """Lines between cells (R, R) of different keys, as broken lines."""
+    side = len(keys)
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for turned in (False, True):
+        edges = keys.T if turned else keys
+        for line in range(1, side):
+            differ = np.concatenate([[False], edges[line] != edges[line - 1], [False]]).astype(np.int8)
+            starts, stops = np.flatnonzero(np.diff(differ) == 1), np.flatnonzero(np.diff(differ) == -1)
+            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+                across, along = [line / side] * 2, [start / side, stop / side]
+                x += [*(along if turned else across), None]
+                y += [*(across if turned else along), None]
+    return {"x": x, "y": y}
+
+
+def _hatching(lines: int = 56) -> dict[str, list[float | None]]:
+    """Diagonals of the unit square."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for n in range(1, 2 * lines):
+        at = n / lines
+        x += [max(0.0, at - 1), min(1.0, at), None]
+        y += [min(1.0, at), max(0.0, at - 1), None]
+    return {"x": x, "y": y}
+
+
+def _room(inside: np.ndarray, wide: float, tall: float = 0.05) -> tuple[float, float] | None:
+    """The middle of the widest place in a region (R, R) with room for a label; None where it has none."""
+    side, best = len(inside), wide
+    places: list[tuple[float, float]] = []
+    rows = max(1, round(tall * side))
+    for low in range(side - rows + 1):
+        free = np.concatenate([[False], inside[:, low : low + rows].all(axis=1), [False]]).astype(np.int8)
+        starts, stops = np.flatnonzero(np.diff(free) == 1), np.flatnonzero(np.diff(free) == -1)
+        if len(starts) and (stops - starts).max() >= best:
+            n, middle = int((stops - starts).argmax()), low + rows / 2
+            if stops[n] - starts[n] > best:
+                places.clear()
+            best = float(stops[n] - starts[n])
+            places.append(((starts[n] + stops[n]) / 2 / side, middle / side))
+    return places[len(places) // 2] if places else None
+
+
+def _square_axes(
+    figure: go.Figure,
+    panels: Sequence[tuple[str, tuple[float, float], str, tuple[float, float]]],
+    slots: tuple[int, int] = (0, 1),
+) -> go.Figure:
+    """Axes of u from 0 to 1, as long as they are high."""
+    for axis, across, _, up in panels:
+        plain = {"range": [0, 1], "showgrid": False, "zeroline": False, "tickvals": [0, 0.25, 0.5, 0.75, 1]}
+        plain |= {"constrain": "domain"}
+        figure.update_layout(
+            {
+                f"xaxis{axis}": {**_style(figure, "x"), **plain, "domain": across, "anchor": f"y{axis}"}
+                | {"title": _titled(f"noise of slot {slots[0] + 1}")},
+                f"yaxis{axis}": {**_style(figure, "y"), **plain, "domain": up, "anchor": f"x{axis}"}
+                | {"title": _titled(f"noise of slot {slots[1] + 1}"), "scaleanchor": f"x{axis}"},
+            }
+        )
+    return figure
+
+
+def _lattice(side: int) -> tuple[Ints, ...]:
+    """Every few cells both ways, so that marks do not run together."""
+    step = max(1, side // 32)
+    at = np.arange(step // 2, side, step)
+    return np.ix_(at, at)
+
+
+def _heading(figure: go.Figure, look: Colours, name: str, middle: float) -> None:
+    figure.add_annotation(
+        text=f"<b>{name}</b>",
+        x=middle,
+        y=1,
+        xref="paper",
+        yref="paper",
+        yanchor="bottom",
+        showarrow=False,
+        font={"color": look.exact if name == "exact" else look.learned, "size": 14},
+    )
+
+
+def _log_axis(figure: go.Figure, letter: str, low: float, high: float, title: str) -> None:
+    ends = [float(np.log10(low)) - 0.15, float(np.log10(high)) + 0.1]
+    figure.update_layout({f"{letter}axis": {"type": "log", "range": ends, "title": {"text": title}, "dtick": 1}})
+    figure.update_layout({f"{letter}axis": {"exponentformat": "none"}})
+
+
+def _style(figure: go.Figure, letter: str) -> dict[str, Any]:
+    """The look of an axis, for another panel."""
+    kept = ("gridcolor", "linecolor", "zerolinecolor", "tickfont", "automargin")
+    values = figure.layout[f"{letter}axis"].to_plotly_json()
+    return {name: values[name] for name in kept}
+
+
+def _titled(words: str) -> dict[str, Any]:
+    return {"text": words, "font": {"size": 14}}
+
+
+def _between(shares: Sequence[Estimate], colour: str) -> dict[str, Any]:
+    return {
+        "array": [100 * (share.high - share.value) for share in shares],
+        "arrayminus": [100 * (share.value - share.low) for share in shares],
+        "color": colour,
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def _place(found: Bin, by: AgreementBy) -> int:
+    """Which of the fifths a bin is, from 1."""
+    return 1 + [b.low for b in by.all].index(found.low)
+
+
+def _rise(by: AgreementBy) -> float:
+    return by.all[-1].share.value - by.all[0].share.value
+
+
+def _bare(by: AgreementBy) -> str:
+    """A quantity without its unit."""
+    return "the " + by.quantity.split(" (")[0]
+
+
+def _label(text: Text, token: int) -> str:
+    """A token's visible text; Plotly would read tags in it."""
+    return html.escape(token_label(text(int(token))), quote=False)

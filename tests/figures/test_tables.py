@@ -1,0 +1,29 @@
+"""The payload of the scrub figure is the app's own reply."""
+
+from __future__ import annotations
+
+import numpy as np
+from helpers import student, teacher
+
+from kfexplore.figures.tables import section, tables
+from kfexplore.maps import block, grid, sweeps
+from kfexplore.pair import Pair
+from kfexplore.training.data import train_tokenizer
+from kfexplore.ui.explorer import Explorer
+
+PROMPT = "The owl went"
+
+
+def test_payload_is_what_the_app_answers() -> None:
+    tokenizer = train_tokenizer(["The owl went home."], 262)
+    rows = tokenizer.get_vocab_size() + 1
+    pair = Pair(teacher(1, vocab_size=rows), student(11, vocab_size=rows), tokenizer=tokenizer)
+    ids, u = pair.encode(PROMPT)[0], np.array([0.2, 0.4, 0.6, 0.8])
+    held = pair.hold(ids)
+    made = tables(sweeps(held, u, [0, 1, 2, 3], 16), block(held, u), ids, pair.texts, pair="small")
+    app = Explorer({"small": lambda: pair})
+    request = {"pair": "small", "prompt": PROMPT, "u": u.tolist(), "resolution": 16}
+    reply = app.tables(request)
+    assert {**made, "seq": None, "seconds": reply["seconds"]} == reply
+    square = app.grid({**request, "slots": [1, 2]})
+    assert {**section(grid(held, u, (1, 2), 16), pair.texts), "ok": True, "seq": None} == square
