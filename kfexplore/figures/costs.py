@@ -1,0 +1,185 @@
+"""Figures of what speed is made of: published steps beside their least times, ragged rounds, tokens that pay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import plotly.graph_objects as go
+
+from kfexplore.figures.page import blank, log_axis
+from kfexplore.figures.palette import Theme, colours
+from kfexplore.results import Ints
+
+_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up")
+
+
+class StepTime(NamedTuple):
+    """A forward pass over a batch: how long it took, and the least that it could have taken."""
+
+    name: str
+    batch: int
+    ms: float
+    least_ms: float
+
+
+class Payback(NamedTuple):
+    """How many generated tokens pay for training."""
+
+    name: str
+    batch: int
+    tokens: float | None
+    """None: nothing is saved, so it never pays."""
+
+
+def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure:
+    """Milliseconds of a pass over the batch, filled as they were reported, open as the device would allow.
+
+    Args:
+        steps: Of several batches, in rising order a name.
+        theme: Colours.
+    """
+    look = colours(theme)
+    shares = [step.least_ms / step.ms for step in steps]
+    figure = blank(
+        look,
+        f"A pass takes {1 / max(shares):,.0f} to {1 / min(shares):,.0f} times what memory and arithmetic need",
+        "A filled mark: milliseconds of a forward pass, from published tokens a second. The open mark of the same kind "
+        "below it: the least that the device's memory and arithmetic allow. Both scales are logarithmic.",
+    )
+    for n, name in enumerate(dict.fromkeys(step.name for step in steps)):
+        own = [step for step in steps if step.name == name]
+        colour, symbol = look.lines[(8 + 3 * n) % len(look.lines)], _SYMBOLS[n % len(_SYMBOLS)]
+        for values, mark, dash, label in (
+            ([step.ms for step in own], symbol, "solid", name),
+            ([step.least_ms for step in own], f"{symbol}-open", "dot", f"{name}, least"),
+        ):
+            figure.add_scatter(
+                x=[step.batch for step in own],
+                y=values,
+                mode="lines+markers",
+                line={"color": colour, "width": 2, "dash": dash},
+                marker={"symbol": mark, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
+                name=label,
+                hovertemplate="batch %{x}: %{y:.3g} ms a pass<extra>" + label + "</extra>",
+            )
+    _batches(figure, [step.batch for step in steps])
+    return figure.update_layout(
+        yaxis={
+            "title": {"text": "milliseconds a pass"},
+            **log_axis(min(step.least_ms for step in steps) / 1.5, 1.5 * max(step.ms for step in steps)),
+        }
+    )
+
+
+def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
+    """How the rows of a verified batch grow apart, beside blocks of fixed length.
+
+    Args:
+        kept: (rounds, B) tokens that each row keeps a round; 0 once it is done.
+        fixed: Tokens of a fixed block.
+        theme: Colours.
+    """
+    look, rounds, rows = colours(theme), len(kept), kept.shape[1]
+    busy = (kept > 0).sum(axis=0)
+    figure = blank(
+        look,
+        f"Rows are done after {busy.min()} to {busy.max()} rounds, and {(kept == 0).mean():.0%} of all row-rounds wait "
+        "for others",
+        "A thin line: the tokens of one sample over the rounds of verified decoding, each a pass of the student and "
+        "one of the teacher; a flat end is a row that waits. The dashed line: fixed blocks, one pass of the student "
+        "each, not checked.",
+    )
+    grown = kept.cumsum(axis=0)
+    length = int(grown[-1].max())
+    for row in range(rows):
+        figure.add_scatter(
+            x=list(range(rounds + 1)),
+            y=[0, *grown[:, row].tolist()],
+            mode="lines",
+            line={"color": look.exact, "width": 1.5},
+            opacity=0.55,
+            name="verified, a sample each",
+            legendgroup="verified",
+            showlegend=row == 0,
+            hovertemplate=f"sample {row + 1}: %{{y}} tokens after %{{x}} rounds<extra></extra>",
+        )
+    blocks = -(-length // fixed)
+    figure.add_scatter(
+        x=list(range(blocks + 1)),
+        y=[min(length, fixed * n) for n in range(blocks + 1)],
+        mode="lines+markers",
+        line={"color": look.learned, "width": 2.5, "dash": "dash"},
+        marker={"size": 7, "color": look.learned},
+        name=f"fixed blocks of {fixed}",
+        hovertemplate="%{y} tokens after %{x} blocks<extra></extra>",
+    )
+    figure.update_xaxes(title={"text": "rounds (verified) or blocks (fixed)"}, rangemode="tozero")
+    return figure.update_layout(yaxis={"title": {"text": "new tokens of a sample"}, "rangemode": "tozero"})
+
+
+def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Figure:
+    """Tokens that must be generated until the time saved is the time that training took.
+
+    Args:
+        paybacks: Of several batches, in rising order a name; at least one pays.
+        theme: Colours.
+    """
+    look = colours(theme)
+    paid = [each.tokens for each in paybacks if each.tokens is not None]
+    never = [each for each in paybacks if each.tokens is None]
+    figure = blank(
+        look,
+        f"Training is paid for after {_short(min(paid), 1)} to {_short(max(paid), 1)} tokens"
+        + (", or never" if never else ""),
+        "A mark: generated tokens after which the time saved over AR at that batch equals the time of training, on "
+        "the same kind of device." + (" ✕ at the top: no time is saved." if never else ""),
+    )
+    low, high = min(paid) / 3, 10 * max(paid)
+    for n, name in enumerate(dict.fromkeys(each.name for each in paybacks)):
+        own = [each for each in paybacks if each.name == name]
+        colour = look.lines[(8 + 3 * n) % len(look.lines)]
+        figure.add_scatter(
+            x=[each.batch for each in own],
+            y=[each.tokens for each in own],
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={
+                "symbol": _SYMBOLS[n % len(_SYMBOLS)],
+                "size": 11,
+                "color": colour,
+            },
+            name=name,
+            hovertemplate="batch %{x}: %{y:.2g} tokens<extra>" + name + "</extra>",
+        )
+        if missing := [each.batch for each in own if each.tokens is None]:
+            figure.add_scatter(
+                x=missing,
+                y=[high / 2] * len(missing),
+                mode="markers",
+                marker={"symbol": "x-thin", "size": 11, "line": {"width": 2.5, "color": colour}},
+                name=f"{name}: never",
+                hovertemplate="batch %{x}: never<extra>" + name + "</extra>",
+            )
+    _batches(figure, [each.batch for each in paybacks])
+    axis = log_axis(low, high)
+    axis["ticktext"] = [_short(tick, 0) for tick in axis["tickvals"]]
+    return figure.update_layout(yaxis={"title": {"text": "tokens until it pays"}, **axis})
+
+
+def _short(value: float, digits: int) -> str:
+    """A large number as 1.5e7."""
+    digit, power = f"{value:.{digits}e}".split("e")
+    return f"{digit}e{int(power)}"
+
+
+def _batches(figure: go.Figure, batches: Sequence[int]) -> None:
+    shown = sorted(set(batches))
+    figure.update_xaxes(
+        title={"text": "batch (samples at once)"},
+        type="log",
+        tickvals=shown,
+        ticktext=[f"{batch:,}" for batch in shown],
+        showgrid=False,
+        zeroline=False,
+    )
