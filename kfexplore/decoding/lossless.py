@@ -80,7 +80,8 @@ def lossless_steps(
         right = (exact[:, :k] == guesses).long().cumprod(dim=1).sum(dim=1)
         counts = right.cpu().numpy() + 1
         if settle:
-            for row in doubts.any(dim=1).nonzero()[:, 0].tolist():
+            going_on = torch.from_numpy(rows.written < length).to(doubts.device)
+            for row in (doubts.any(dim=1) & going_on).nonzero()[:, 0].tolist():
                 counts[row] = _settled(teacher, rows.text(row), exact[row], guesses[row], doubts[row], u[row], tau)
         kept = np.minimum(counts, length - rows.written)
         # What the pass said of the positions behind the kept ones is the next guess; behind those stands the last.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from kfexplore.decoding.rows import BEGUN, Rows, Step
 from kfexplore.models import MaskedModel
 from kfexplore.results import Floats
 
-Order = Literal["random", "confident"]
 ENTRIES_AT_ONCE = 2**24
 """Probabilities in float64 held at once."""
 

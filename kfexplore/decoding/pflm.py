@@ -48,7 +48,7 @@ def pflm_steps(
     yield BEGUN
     tokens, fed = None, 1
     for position in range(0, noise.shape[1] - k + 1, k):
-        u, before = noise[:, position : position + k], counts.clone() if settle else counts
+        u, before = noise[:, position : position + k], counts.clone() if passes.recorded else counts
         tokens, doubts, counts = passes(config, run, fed, k, (u, counts), tokens)
         if settle:
             for row in doubts.any(dim=1).nonzero()[:, 0].tolist():

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kfexplore import noise
-from kfexplore.decoding.cdf import invert
+from kfexplore.decoding.cdf import choose, invert
 from kfexplore.errors import KfError
 from kfexplore.laws.exact import ENTRIES_AT_ONCE, TeacherTree
 from kfexplore.models import MaskedModel
@@ -290,10 +290,7 @@ def draw(cumulative: Tensor, member: Ints, u: Tensor) -> tuple[Tensor, Tensor]:
     chunk = max(1, ENTRIES_AT_ONCE // cumulative.shape[1])
     tokens, gaps = [], []
     for at, noises in zip(index.split(chunk), u.split(chunk), strict=True):
-        law = cumulative[at]
-        token = invert(law, noises[:, None])
-        above = law.gather(1, token)[:, 0]
-        below = law.gather(1, (token - 1).clamp_min(0))[:, 0] * (token[:, 0] > 0)
+        token, gap = choose(cumulative[at], noises[:, None])
         tokens.append(token[:, 0])
-        gaps.append(torch.minimum(noises - below, above - noises))
+        gaps.append(gap[:, 0])
     return torch.cat(tokens), torch.cat(gaps)
