@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,9 +24,10 @@ from tqdm import tqdm
 from kfexplore import noise
 from kfexplore.bench.setting import SIZES, measure_limits, random_pair, timed
 from kfexplore.bench.throughput import RaceSettings, race, setting
-from kfexplore.config import ModelConfig
+from kfexplore.config import DecodeConfig, DecoderName, ModelConfig
 from kfexplore.decoding.cdf import inverse_cdf
-from kfexplore.decoding.generate import Networks
+from kfexplore.decoding.generate import Networks, decode, keyed_noise
+from kfexplore.decoding.rows import Step
 from kfexplore.figures.timing import write_page
 from kfexplore.models import KVCache, Teacher
 from kfexplore.models.packed import Linear
@@ -34,6 +35,7 @@ from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Spread, TimingRow
 
 GENERATE, PLAIN = "transformers generate()", "plain loop"
+PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "mkldnn::_linear_pointwise")
 
 
 def peer_rows(teacher: Teacher, size: str, settings: RaceSettings, batch: int) -> list[TimingRow]:
@@ -129,6 +131,28 @@ def measure(pair: Pair, size: str, settings: RaceSettings, peers: bool) -> dict[
     }
 
 
+def profile(networks: Networks, decoder: DecoderName, size: str, new_tokens: int) -> dict[str, float]:
+    """Shares of a decoder's time at batch 1, by PyTorch's profiler: matrix products, attention, and all else."""
+    config = DecodeConfig(decoder)
+    prompt = [1] * 16
+    values = keyed_noise(0, range(1), config, networks, new_tokens)
+
+    def steps() -> Iterator[Step]:
+        found = decode(config, networks, [prompt], values, new_tokens, settle=False if size in SIZES else None)
+        next(found)
+        return found
+
+    list(steps())
+    timed_steps = steps()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+        list(timed_steps)
+    spent = {event.key: event.self_cpu_time_total for event in watched.key_averages()}
+    total = sum(spent.values())
+    products = sum(time for name, time in spent.items() if name in PRODUCTS) / total
+    attention = sum(time for name, time in spent.items() if name.startswith("aten::_scaled_dot_product")) / total
+    return {"products": products, "attention": attention, "other": 1 - products - attention}
+
+
 def table(document: dict[str, Any]) -> str:
     """Tokens a second, and each over generate(), the plain loop and ar at the same batch."""
     lines = [
@@ -187,7 +211,13 @@ def main() -> None:
     for name in names:
         pair = random_pair(name, args.device) if name in SIZES else load_pair(name, device=args.device)
         document = measure(pair, name, settings, peers=name in SIZES)
+        networks = Networks(pair.teacher, pair.student)
+        if pair.teacher.device.type == "cpu":
+            shown: tuple[DecoderName, ...] = ("ar", "pflm")
+            document["profile"] = {each: profile(networks, each, name, settings.new_tokens) for each in shown}
         print(f"\n{name}\n{table(document)}")
+        for decoder, shares in document.get("profile", {}).items():
+            print(f"{decoder} at batch 1: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "throughput.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -12,7 +12,7 @@ from helpers import student, teacher
 from analysis import throughput
 from kfexplore import noise
 from kfexplore.bench.throughput import RaceSettings
-from kfexplore.config import DecodeConfig
+from kfexplore.config import DecodeConfig, DecoderName
 from kfexplore.decoding.generate import Networks
 from kfexplore.decoding.reference import reference
 from kfexplore.pair import Pair
@@ -59,6 +59,13 @@ def test_ratios_are_over_rows_of_the_same_batch() -> None:
     lines = [line.split() for line in throughput.table({"rows": rows}).splitlines()[1:]]
     assert lines[2] == ["pflm", "1", "1", "1.00", "60", "6.00", "3.00", "4.00", "0.75"]
     assert lines[4] == ["ar", "4", "1", "1.00", "50", "1.25", "1.00", "1.00", "1.00"]
+
+
+@pytest.mark.parametrize("decoder", ["ar", "pflm"])
+def test_a_profile_tells_products_attention_and_the_rest(decoder: DecoderName) -> None:
+    shares = throughput.profile(Networks(teacher(), student()), decoder, "small", 8)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(0 < share < 1 for share in shares.values())
 
 
 def test_documents_tables_and_figures_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
