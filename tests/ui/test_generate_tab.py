@@ -12,8 +12,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from helpers import masked, student, teacher
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 
 from kfexplore import KfError
 from kfexplore.config import DECODERS
@@ -25,21 +24,8 @@ from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.generate import answer, as_json, fit, halt, underline
 from kfexplore.ui.writing import WriteConfig, Writing
 
-WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
 PROMPT = "a b c"
 LENGTH = 20
-
-
-@pytest.fixture
-def pair() -> Pair:
-    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return Pair(teacher(), student(), masked(), tokenizer)
-
-
-@pytest.fixture
-def explorer(pair: Pair) -> Explorer:
-    return Explorer({"small": lambda: pair})
 
 
 def config(**changes: Any) -> WriteConfig:
@@ -189,7 +175,7 @@ def test_surprise_is_the_teachers_own(pair: Pair, explorer: Explorer) -> None:
 def test_a_text_ends_at_the_end_of_text(pair: Pair, explorer: Explorer) -> None:
     whole = by_name(done(explorer, decoders=("ar",)))["ar"].lines[0].tokens
     end = whole[6]
-    words = {**{word: n for word, n in WORDS.items() if n != end}, "<|endoftext|>": end}
+    words = {**{word: n for word, n in pair.need_tokenizer().get_vocab().items() if n != end}, "<|endoftext|>": end}
     ending = Explorer({"small": lambda: dataclasses.replace(pair, tokenizer=Tokenizer(models.WordLevel(words, "a")))})
     writing = Writing(ending.pair("small"), pair.encode(PROMPT)[0], config(decoders=("ar", "mdlm")))
     for _ in writing.steps():

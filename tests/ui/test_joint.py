@@ -9,28 +9,13 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from helpers import masked, student, teacher
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.pair import Pair
 from kfexplore.ui.explorer import HELD, Explorer
 from kfexplore.ui.joint import answer, show
 
-WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
 FIGURES = (3, 5, 7, 9, 11)
 COUNT = 13
-
-
-@pytest.fixture
-def pair() -> Pair:
-    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return Pair(teacher(), student(), masked(), tokenizer)
-
-
-@pytest.fixture
-def explorer(pair: Pair) -> Explorer:
-    return Explorer({"small": lambda: pair})
 
 
 def asked(explorer: Explorer, **changes: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import re
@@ -15,8 +14,6 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from helpers import masked, student, teacher
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.bench import throughput
 from kfexplore.bench.setting import Load
@@ -24,14 +21,12 @@ from kfexplore.bench.throughput import throughput_document
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.rows import Step
 from kfexplore.errors import KfError
-from kfexplore.pair import Pair
 from kfexplore.results import Limits
 from kfexplore.ui import racing
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.racing import RaceConfig, Racing, rows_csv
 from kfexplore.ui.timing import COUNT, Races
 
-WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
 LIMITS = Limits(bytes_per_second=1e9, flops_per_second=1e10)
 STATUS, PART, RACE, SPEEDUP, TABLE, GAIN_PART, GAIN = 0, 1, 3, 5, 6, 7, 9
 START, CANCEL, JSON, CSV = 10, 11, 12, 13
@@ -42,18 +37,6 @@ FIRST, SECOND = (SimpleNamespace(session_hash=name) for name in ("first", "secon
 @pytest.fixture(autouse=True)
 def _limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(racing.Racing.steps, "__defaults__", (time.perf_counter, lambda *_: LIMITS))
-
-
-@pytest.fixture
-def pair() -> Pair:
-    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return Pair(teacher(), student(), masked(), tokenizer)
-
-
-@pytest.fixture
-def explorer(pair: Pair) -> Explorer:
-    return Explorer({"small": lambda: pair, "bare": lambda: dataclasses.replace(pair, masked=None)})
 
 
 def racing_of(explorer: Explorer, **changes: Any) -> Racing:

@@ -1,0 +1,27 @@
+"""A small pair with a tokenizer of letters, and an explorer that offers it, for the tests of the tabs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from helpers import masked, student, teacher
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from kfexplore.pair import Pair
+from kfexplore.ui.explorer import Explorer
+
+WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
+
+
+@pytest.fixture
+def pair() -> Pair:
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return Pair(teacher(), student(), masked(), tokenizer)
+
+
+@pytest.fixture
+def explorer(pair: Pair) -> Explorer:
+    """The pair as "small", and without its masked model as "bare"."""
+    return Explorer({"small": lambda: pair, "bare": lambda: dataclasses.replace(pair, masked=None)})
