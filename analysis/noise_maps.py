@@ -26,17 +26,11 @@ from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
 from kfexplore.evaluate.text import prefixes, read_text
-from kfexplore.figures.maps import (
-    areas_figure,
-    by_figure,
-    reach_figure,
-    resolution_figure,
-    section_figure,
-    slots_figure,
-)
+from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolution_figure, slots_figure
 from kfexplore.figures.page import THEMES, page, write
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.scrub import standalone_html
+from kfexplore.figures.squares import section_figure
 from kfexplore.figures.still import write_stills
 from kfexplore.figures.tables import section, tables
 from kfexplore.laws.exact import TeacherTree, pair_law

@@ -1,82 +1,22 @@
-"""Figures of the maps: sections of the square of noise, areas, where the two maps part, resolution, reach."""
+"""Figures of the maps: areas against probabilities, where the two maps part, resolution, reach."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
 
 from kfexplore.figures.page import blank
-from kfexplore.figures.palette import HUES, Colours, Theme, colours, hue_index, token_label
-from kfexplore.results import Bin, Estimate, Grid, Ints
+from kfexplore.figures.palette import Theme, colours
+from kfexplore.figures.squares import Text, axis_style, heading, label, titled
+from kfexplore.results import Bin, Estimate
 from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, SlotAgreement
 
-Text = Callable[[int], str]
-"""A token's own text."""
 _SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
-_LEAST_LABELLED: Final = 0.008
-"""Share of the square; the label of a smaller region would not fit."""
 _FEWEST_DRAWN: Final = 20
 """Slots of a bin; a share of fewer says little."""
-_FAINT: Final = 0.5
-
-
-def square_figure(pairs: Ints, text: Text = str, theme: Theme = "light") -> go.Figure:
-    """The exact map of a law of two tokens over the whole unit square.
-
-    Args:
-        pairs: (R, R, 2) tokens, the first axis is u_1.
-        text: A token id's text.
-        theme: Colours.
-    """
-    look = colours(theme)
-    found, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)
-    shares = counts / counts.sum()
-    figure = blank(
-        look,
-        f"{len(found)} regions of the unit square, one a pair of tokens, of areas "
-        + ", ".join(f"{share:.4f}" for share in shares),
-        "Across: the noise of the first token. Up: that of the second, whose cells depend on the first token. Colour "
-        "is the second token's.",
-    )
-    _section(figure, look, pairs, text, "", with_area=True)
-    figure.update_layout(height=figure.layout.height + 40)
-    return _square_axes(figure, [("", (0.22, 0.78), "", (0, 1))])
-
-
-def section_figure(section: Grid, text: Text = str, theme: Theme = "light") -> go.Figure:
-    """A section of both maps, exact on the left and learned on the right; where they differ there are crosses."""
-    look, (i, j) = colours(theme), section.slots
-    figure = blank(
-        look,
-        f"On {section.agreement:.0%} of this square the learned pair of tokens is the exact one",
-        f"Across: noise of slot {i + 1}. Up: noise of slot {j + 1}. A region gives one pair of tokens, its colour is "
-        f"the token of slot {j + 1}; × marks where the learned pair is not the exact one.",
-    )
-    _section(figure, look, section.teacher, text, "")
-    _section(figure, look, section.student, text, "2", hatched=True)
-    differ = np.argwhere((section.teacher != section.student).any(axis=-1)[_lattice(len(section.teacher))])
-    spots = (_lattice(len(section.teacher))[0].ravel() + 0.5) / len(section.teacher)
-    figure.add_scatter(
-        x=spots[differ[:, 0]],
-        y=spots[differ[:, 1]],
-        xaxis="x2",
-        yaxis="y2",
-        mode="markers",
-        marker={"symbol": "x-thin-open", "size": 4, "color": look.differ, "line": {"color": look.differ, "width": 1.2}},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    figure.data = sorted(figure.data, key=lambda trace: getattr(trace, "mode", "") == "text")  # labels over crosses
-    figure.update_layout(height=figure.layout.height + 50)
-    ends = [("", (0, 0.48), "exact", (0, 1)), ("2", (0.52, 1), "learned", (0, 1))]
-    _square_axes(figure, ends, slots=section.slots)
-    for _, (left, right), name, _ in ends:
-        _heading(figure, look, name, (left + right) / 2)
-    return figure.update_layout(yaxis2={"showticklabels": False, "title": None})
 
 
 def areas_figure(found: Areas, text: Text = str, theme: Theme = "light") -> go.Figure:
@@ -92,7 +32,7 @@ def areas_figure(found: Areas, text: Text = str, theme: Theme = "light") -> go.F
         "distance of areas and probabilities.",
     )
     least = max(float(found.probability[found.probability > 0].min()), floor / 10)
-    names = [" ".join(_label(text, token) for token in pair) for pair in found.tokens]
+    names = [" ".join(label(text, token) for token in pair) for pair in found.tokens]
     figure.add_scatter(
         x=[least, 1],
         y=[least, 1],
@@ -154,7 +94,7 @@ def slots_figure(rows: Sequence[SlotAgreement], theme: Theme = "light") -> go.Fi
         )
     figure.update_layout(barmode="group", bargap=0.3)
     figure.update_xaxes(showgrid=False)
-    return figure.update_yaxes(title=_titled("exact tokens (%)"), rangemode="tozero")
+    return figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
 
 
 def by_figure(found: Sequence[AgreementBy], theme: Theme = "light") -> go.Figure:
@@ -197,7 +137,7 @@ def by_figure(found: Sequence[AgreementBy], theme: Theme = "light") -> go.Figure
         figure.update_layout(
             {
                 f"xaxis{axis}": {
-                    **_style(figure, "x"),
+                    **axis_style(figure, "x"),
                     "domain": [left + 0.02, left + width - 0.02],
                     "anchor": f"y{axis}",
                     "tickvals": [at + 0.5 for at in range(len(edges))],
@@ -208,7 +148,7 @@ def by_figure(found: Sequence[AgreementBy], theme: Theme = "light") -> go.Figure
                     "title": {"text": by.quantity, "font": {"size": 12}, "standoff": 6},
                 },
                 f"yaxis{axis}": {
-                    **_style(figure, "y"),
+                    **axis_style(figure, "y"),
                     "domain": [top - height + (0.16 if rows > 1 else 0.02), top - 0.01],
                     "anchor": f"x{axis}",
                     "range": [0, 100],
@@ -278,13 +218,13 @@ def resolution_figure(found: Resolution, theme: Theme = "light") -> go.Figure:
         showlegend=False,
         xaxis={**plain, "domain": [0, 0.44], "title": {"text": "distance of the noise (u)"}, "dtick": 1},
         yaxis={**plain, "title": {"text": "distance of the encodings"}, "dtick": 1},
-        xaxis2={**_style(figure, "x"), **plain, "domain": [0.56, 1], "anchor": "y2", "dtick": 1}
-        | {"title": _titled("width of the exact cell (u)")},
+        xaxis2={**axis_style(figure, "x"), **plain, "domain": [0.56, 1], "anchor": "y2", "dtick": 1}
+        | {"title": titled("width of the exact cell (u)")},
         yaxis2={
-            **_style(figure, "y"),
+            **axis_style(figure, "y"),
             "anchor": "x2",
             "range": [0, 102],
-            "title": _titled("exact tokens of slot 1 (%)"),
+            "title": titled("exact tokens of slot 1 (%)"),
         },
     )
 
@@ -330,175 +270,27 @@ def reach_figure(found: Reach, theme: Theme = "light") -> go.Figure:
                 showlegend=False,
             )
         domain = (0, 0.46) if n == 0 else (0.54, 1)
-        _heading(figure, look, name, sum(domain) / 2)
+        heading(figure, look, name, sum(domain) / 2)
         for letter, title in (("x", "token of slot"), ("y", "noise of slot")):
             figure.update_layout(
                 {
                     f"{letter}axis{axis}": {
-                        **_style(figure, letter),
+                        **axis_style(figure, letter),
                         **({"domain": domain} if letter == "x" else {"autorange": "reversed"}),
                         "anchor": f"{'y' if letter == 'x' else 'x'}{axis}",
                         "type": "category",
                         "showgrid": False,
-                        "title": _titled(title),
+                        "title": titled(title),
                     }
                 }
             )
     return figure
 
 
-def _section(
-    figure: go.Figure,
-    look: Colours,
-    pairs: Ints,
-    text: Text,
-    axis: str,
-    hatched: bool = False,
-    with_area: bool = False,
-) -> None:
-    """One map (R, R, 2): filled regions with hairlines between them, and labels of those that have room."""
-    side = len(pairs)
-    keys = pairs[..., 0] * (int(pairs.max()) + 1) + pairs[..., 1]
-    places = (np.arange(side) + 0.5) / side
-    labels = {int(token): _label(text, token) for token in np.unique(pairs)}
-    fills = look.fills
-    scale = [[at / HUES, fills[n]] for n in range(HUES) for at in (n, n + 1)]
-    hues = {token: hue_index(token) + 0.5 for token in labels}
-    axes = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
-    figure.add_heatmap(
-        x=places,
-        y=places,
-        z=np.vectorize(hues.get)(pairs[..., 1].T),
-        zmin=0,
-        zmax=HUES,
-        colorscale=scale,
-        showscale=False,
-        customdata=[[f"{labels[int(a)]} {labels[int(b)]}" for a, b in row] for row in pairs.transpose(1, 0, 2)],
-        hovertemplate="%{x:.3f}, %{y:.3f}: %{customdata}<extra></extra>",
-        **axes,
-    )
-    plain: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip", "showlegend": False, **axes}
-    if hatched:
-        figure.add_scatter(**_hatching(), line={"color": look.surface, "width": 2}, opacity=_FAINT, **plain)
-    figure.add_scatter(**_borders(keys), line={"color": look.ink, "width": 1}, opacity=_FAINT, **plain)
-    for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
-        area = count / side**2
-        at = np.argwhere(keys == key)[0]
-        words = " ".join(labels[int(token)] for token in pairs[tuple(at)])
-        place = _room(keys == key, len(html.unescape(words)) * 0.018 * side) if area >= _LEAST_LABELLED else None
-        if place is not None:
-            figure.add_scatter(
-                x=[place[0]],
-                y=[place[1]],
-                mode="text",
-                text=f"{words}<br>area {area:.4f}" if with_area else words,
-                textfont={"color": look.ink, "size": 15 if with_area else 12},
-                hoverinfo="skip",
-                showlegend=False,
-                **axes,
-            )
-
-
-def _borders(keys: Ints) -> dict[str, list[float | None]]:
-    """Lines between cells (R, R) of different keys, as broken lines."""
-    side = len(keys)
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for turned in (False, True):
-        edges = keys.T if turned else keys
-        for line in range(1, side):
-            differ = np.concatenate([[False], edges[line] != edges[line - 1], [False]]).astype(np.int8)
-            starts, stops = np.flatnonzero(np.diff(differ) == 1), np.flatnonzero(np.diff(differ) == -1)
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-                across, along = [line / side] * 2, [start / side, stop / side]
-                x += [*(along if turned else across), None]
-                y += [*(across if turned else along), None]
-    return {"x": x, "y": y}
-
-
-def _hatching(lines: int = 56) -> dict[str, list[float | None]]:
-    """Diagonals of the unit square."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for n in range(1, 2 * lines):
-        at = n / lines
-        x += [max(0.0, at - 1), min(1.0, at), None]
-        y += [min(1.0, at), max(0.0, at - 1), None]
-    return {"x": x, "y": y}
-
-
-def _room(inside: np.ndarray, wide: float, tall: float = 0.05) -> tuple[float, float] | None:
-    """The middle of the widest place in a region (R, R) with room for a label; None where it has none."""
-    side, best = len(inside), wide
-    places: list[tuple[float, float]] = []
-    rows = max(1, round(tall * side))
-    for low in range(side - rows + 1):
-        free = np.concatenate([[False], inside[:, low : low + rows].all(axis=1), [False]]).astype(np.int8)
-        starts, stops = np.flatnonzero(np.diff(free) == 1), np.flatnonzero(np.diff(free) == -1)
-        if len(starts) and (stops - starts).max() >= best:
-            n, middle = int((stops - starts).argmax()), low + rows / 2
-            if stops[n] - starts[n] > best:
-                places.clear()
-            best = float(stops[n] - starts[n])
-            places.append(((starts[n] + stops[n]) / 2 / side, middle / side))
-    return places[len(places) // 2] if places else None
-
-
-def _square_axes(
-    figure: go.Figure,
-    panels: Sequence[tuple[str, tuple[float, float], str, tuple[float, float]]],
-    slots: tuple[int, int] = (0, 1),
-) -> go.Figure:
-    """Axes of u from 0 to 1, as long as they are high."""
-    for axis, across, _, up in panels:
-        plain = {"range": [0, 1], "showgrid": False, "zeroline": False, "tickvals": [0, 0.25, 0.5, 0.75, 1]}
-        plain |= {"constrain": "domain"}
-        figure.update_layout(
-            {
-                f"xaxis{axis}": {**_style(figure, "x"), **plain, "domain": across, "anchor": f"y{axis}"}
-                | {"title": _titled(f"noise of slot {slots[0] + 1}")},
-                f"yaxis{axis}": {**_style(figure, "y"), **plain, "domain": up, "anchor": f"x{axis}"}
-                | {"title": _titled(f"noise of slot {slots[1] + 1}"), "scaleanchor": f"x{axis}"},
-            }
-        )
-    return figure
-
-
-def _lattice(side: int) -> tuple[Ints, ...]:
-    """Every few cells both ways, so that marks do not run together."""
-    step = max(1, side // 32)
-    at = np.arange(step // 2, side, step)
-    return np.ix_(at, at)
-
-
-def _heading(figure: go.Figure, look: Colours, name: str, middle: float) -> None:
-    figure.add_annotation(
-        text=f"<b>{name}</b>",
-        x=middle,
-        y=1,
-        xref="paper",
-        yref="paper",
-        yanchor="bottom",
-        showarrow=False,
-        font={"color": look.exact if name == "exact" else look.learned, "size": 14},
-    )
-
-
 def _log_axis(figure: go.Figure, letter: str, low: float, high: float, title: str) -> None:
     ends = [float(np.log10(low)) - 0.15, float(np.log10(high)) + 0.1]
     figure.update_layout({f"{letter}axis": {"type": "log", "range": ends, "title": {"text": title}, "dtick": 1}})
     figure.update_layout({f"{letter}axis": {"exponentformat": "none"}})
-
-
-def _style(figure: go.Figure, letter: str) -> dict[str, Any]:
-    """The look of an axis, for another panel."""
-    kept = ("gridcolor", "linecolor", "zerolinecolor", "tickfont", "automargin")
-    values = figure.layout[f"{letter}axis"].to_plotly_json()
-    return {name: values[name] for name in kept}
-
-
-def _titled(words: str) -> dict[str, Any]:
-    return {"text": words, "font": {"size": 14}}
 
 
 def _between(shares: Sequence[Estimate], colour: str) -> dict[str, Any]:
@@ -523,8 +315,3 @@ def _rise(by: AgreementBy) -> float:
 def _bare(by: AgreementBy) -> str:
     """A quantity without its unit."""
     return "the " + by.quantity.split(" (")[0]
-
-
-def _label(text: Text, token: int) -> str:
-    """A token's visible text; Plotly would read tags in it."""
-    return html.escape(token_label(text(int(token))), quote=False)

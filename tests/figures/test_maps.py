@@ -5,17 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kfexplore.figures.maps import (
-    areas_figure,
-    by_figure,
-    reach_figure,
-    resolution_figure,
-    section_figure,
-    slots_figure,
-    square_figure,
-)
+from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolution_figure, slots_figure
 from kfexplore.figures.page import THEMES
 from kfexplore.figures.palette import Theme, colours
+from kfexplore.figures.squares import section_figure, square_figure
 from kfexplore.results import Bin, Estimate, Grid
 from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, SlotAgreement
 
