@@ -77,6 +77,7 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        torch.autograd.graph.increment_version(parameters)  # fused optimizers do not, and packed copies hang on it
         if mean is not None:
             mean.update_parameters(model)
         if curve is not None:

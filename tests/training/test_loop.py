@@ -138,6 +138,20 @@ def test_a_gradient_that_is_no_number_stops_with_the_last_good_state(tmp_path: P
     assert all(bool(tensor.isfinite().all()) for tensor in state(tmp_path)["model"].values())
 
 
+def test_what_is_read_between_steps_is_read_with_the_new_weights(tmp_path: Path) -> None:
+    model, ids = small_teacher(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+
+    def loss(step: int, rows: slice) -> Tensor:
+        with torch.no_grad():
+            model(ids)  # packs the weights
+        return teacher_loss(model, TOKENS, CONFIG, step, rows)
+
+    fit(model, loss, CONFIG, tmp_path)
+    plain = model(ids).detach()  # with gradient nothing is packed
+    with torch.no_grad():
+        assert torch.allclose(model(ids), plain, atol=1e-5)
+
+
 def test_parts_of_a_step_are_that_step(tmp_path: Path) -> None:
     found = []
     for accumulate in (1, 4):
