@@ -28,7 +28,7 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=3) or sorted(fields)
-            raise KfError(f"{cls.__name__} has no setting {key!r}.", "did you mean " + ", ".join(near) + "?")
+            raise KfError(f"{cls.__name__} has no setting {key[:80]!r}.", "did you mean " + ", ".join(near) + "?")
     missing = [
         name
         for name, field in fields.items()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from kfexplore import noise
@@ -142,3 +144,27 @@ BROKEN = [
 def test_files_that_hold_no_noise_are_refused(tmp_path: Path, how: str) -> None:
     with pytest.raises(KfError):
         noise.load(broken_file(tmp_path, how))
+
+
+SEED = st.integers(0, 2**64 - 1) | st.integers(0, 9)
+KEY = st.tuples(SEED, st.integers(0, 2**63) | st.integers(0, 9))
+
+
+@settings(max_examples=150)
+@given(SEED, st.lists(KEY.map(lambda key: key[1]), min_size=1, max_size=4), st.integers(0, 10**9), st.integers(1, 9))
+def test_a_value_hangs_on_its_seed_sample_and_position_alone(
+    seed: int, samples: list[int], start: int, count: int
+) -> None:
+    values = noise.uniform(seed, samples, start, count)
+    alone = [[noise.uniform(seed, [s], start + j, 1)[0, 0] for j in range(count)] for s in samples]
+    assert np.array_equal(values, alone)
+    assert values.min() >= 0
+    assert values.astype(np.float32).max() < 1
+
+
+@settings(max_examples=150)
+@given(st.lists(KEY, min_size=2, max_size=6, unique=True), st.integers(0, 10**9))
+def test_distinct_keys_have_distinct_noise(keys: list[tuple[int, int]], start: int) -> None:
+    rows = {tuple(noise.uniform(seed, [sample], start, 4)[0]) for seed, sample in keys}
+    rows |= {tuple(noise.uniform(seed, [sample], start + 4, 4)[0]) for seed, sample in keys}
+    assert len(rows) == 2 * len(keys)

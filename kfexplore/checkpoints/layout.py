@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from kfexplore.checkpoints.reading import shortened
+from kfexplore.checkpoints.documents import read_json_object
+from kfexplore.checkpoints.words import shortened, shown
 from kfexplore.config import Kind, ModelConfig, from_dict
 from kfexplore.errors import KfError
 from kfexplore.models import build
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1 << 20
+MOST = {"depth": 256, "context": 1 << 20, "block": 64}
+"""Largest settings that are believed: a small file can claim any, and each costs time and memory later."""
 OWT_ROWS, LM1B_ROWS = 50258, 30522
 """Embedding rows of the published models: gpt2 and one mask token, and bert-base-uncased."""
 
@@ -59,7 +62,13 @@ def describe(
         "block": _PUBLISHED_BLOCK if told["kind"] == "student" else 0,
     }
     stated = stated or {}
-    config = from_dict(ModelConfig, {**told, **defaults, **stated})
+    try:
+        config = from_dict(ModelConfig, {**told, **defaults, **stated})
+    except KfError as error:
+        raise KfError(f"{where}: {error.failed}", error.valid, error.run) from error
+    for name, most in MOST.items():
+        if getattr(config, name) > most:
+            raise KfError(f"{where}: {name} is {getattr(config, name)}.", f"at most {most}")
     for name in _TOLD:
         if getattr(config, name) != told[name]:
             raise KfError(
@@ -84,7 +93,7 @@ def stated_settings(weights: Path) -> dict[str, Any]:
             wrong type.
     """
     path = weights.parent / CONFIG_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     stated = read_json_object(path, MAX_CONFIG_BYTES)
     # As beside the published masked model: it describes a class of that library, not these tensors.
@@ -93,23 +102,10 @@ def stated_settings(weights: Path) -> dict[str, Any]:
     # Unknown keys are refused by from_dict in `describe`; types are checked here, as JSON brings any.
     for name, value in stated.items():
         if name == "kind" and value not in get_args(Kind):
-            raise KfError(f"{path}: kind is {value!r}.", ", ".join(get_args(Kind)))
-        if name != "kind" and name in _field_names() and type(value) is not int:
-            raise KfError(f"{path}: {name} is {value!r}.", "a whole number")
+            raise KfError(f"{path}: kind is {shown(repr(value))}.", ", ".join(get_args(Kind)))
+        if name != "kind" and name in _field_names() and not (type(value) is int and abs(value) < 1 << 31):
+            raise KfError(f"{path}: {name} is {shown(repr(value))}.", "a whole number below 2^31")
     return stated
-
-
-def read_json_object(path: Path, most: int) -> dict[str, Any]:
-    """A JSON object from a file of at most `most` bytes, or KfError."""
-    if path.stat().st_size > most:
-        raise KfError(f"{path} has {path.stat().st_size} bytes.", f"at most {most}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise KfError(f"{path} cannot be read: {error}.", "a JSON object") from error
-    if not isinstance(value, dict):
-        raise KfError(f"{path} does not hold a JSON object.", "{...}")
-    return value
 
 
 def _field_names() -> set[str]:
@@ -155,7 +151,7 @@ def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, where: str
         )
     shape = tuple(tensors[name].shape)
     if len(shape) != dimensions:
-        raise KfError(f"{where}: {name} has shape {shape}.", f"{dimensions} dimensions")
+        raise KfError(f"{where}: {name} has shape {shown(shape)}.", f"{dimensions} dimensions")
     return shape
 
 

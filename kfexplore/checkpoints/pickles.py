@@ -21,8 +21,12 @@ import torch
 
 from kfexplore.checkpoints.names import GETATTR, is_plain_attribute, is_refused
 
-MAX_OPERATIONS = 5_000_000
+MAX_OPERATIONS = 1_000_000
 """A checkpoint of a hundred layers with its optimizer has some 100,000; the limit bounds time and memory."""
+MAX_NAME = 500
+"""Characters of a name. A longer text is held once and could be joined, split and compared a million times."""
+MAX_ELEMENTS = 1 << 48
+"""Of a storage. A number of millions of digits takes for ever to multiply."""
 
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
@@ -231,9 +235,10 @@ class _Machine:
         self._push_name(module, name)
 
     def _push_name(self, module: str, name: str) -> None:
+        _check_length(module, name)
         full = f"{module}.{name}"
         if is_refused(full) and full not in GETATTR:
-            raise UnsafeName(full[:200])
+            raise UnsafeName(full)
         self.stack.append(Name(full))
 
     def reduce(self, _: Any) -> None:
@@ -275,7 +280,10 @@ class _Machine:
     def _attribute(self, getattr_name: str, arguments: tuple[Any, ...]) -> Placeholder:
         """A class's attribute by name, the one use of getattr that honest files have."""
         owner, attribute = arguments if len(arguments) == 2 else (None, None)
-        if isinstance(owner, Name) and isinstance(attribute, str) and is_plain_attribute(owner.full, attribute):
+        if not (isinstance(owner, Name) and isinstance(attribute, str)):
+            raise UnsafeName(getattr_name)
+        _check_length(attribute)
+        if is_plain_attribute(owner.full, attribute):
             return Placeholder(f"{owner.full}.{attribute}")
         raise UnsafeName(getattr_name)
 
@@ -297,14 +305,19 @@ class _Machine:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise PickleError("its pickle has a persistent id that is not a storage")
         _, cls, key, location, numel = pid[:5]
-        plain = isinstance(key, str) and isinstance(location, str) and type(numel) is int and numel >= 0
+        plain = isinstance(key, str) and isinstance(location, str) and type(numel) is int
         dtype = STORAGES.get(cls.full.replace("torch.cuda.", "torch.")) if isinstance(cls, Name) else None
-        if not plain or dtype is None or pid[5:] not in ((), (None,)):
+        if not plain or not 0 <= numel <= MAX_ELEMENTS or dtype is None or pid[5:] not in ((), (None,)):
             raise PickleError("its pickle has a storage of unknown form")
         storage = self.storages.setdefault(key, StorageRef(dtype, key, numel))
         if (storage.dtype, storage.numel) != (dtype, numel):
             raise PickleError(f"its pickle declares storage {key[:80]!r} twice, differently")
         self.stack.append(storage)
+
+
+def _check_length(*parts: str) -> None:
+    if sum(map(len, parts)) > MAX_NAME:
+        raise PickleError(f"its pickle has a name of more than {MAX_NAME} characters")
 
 
 _CONSTANT_TEXT = """

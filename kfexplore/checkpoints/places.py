@@ -5,7 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kfexplore.checkpoints.words import shown
+from kfexplore.errors import KfError
+
 HOME_VARIABLE = "KFEXPLORE_HOME"
+
+
+def given(path: str | Path) -> Path:
+    """A path that a user gave, with `~` expanded; there need not be anything.
+
+    Raises:
+        KfError: nothing can be there: no such user, a name too long, a folder that may not be entered.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise KfError(f"{shown(path, 200)} cannot be a path here: {reason}.", "a file or a folder") from error
+    return found
 
 
 def by_hand(name: str) -> Path:

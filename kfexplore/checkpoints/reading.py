@@ -7,7 +7,7 @@ import math
 import mmap
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kfexplore.checkpoints.documents import json_object
 from kfexplore.checkpoints.pickles import PickleError, StorageRef, TensorRef, UnsafeName, read_pickle
+from kfexplore.checkpoints.places import given
+from kfexplore.checkpoints.words import shortened, shown
 from kfexplore.errors import KfError
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_PICKLE_BYTES = 64 << 20
 """Of the pickle alone, without the elements of tensors, which lie beside it."""
+MAX_HEADER_BYTES = 1 << 20
+"""Of a safetensors file: the names and places of some 10,000 tensors."""
+MAX_TENSORS = 10_000
+"""Of a state dictionary; the deepest model that is read has fewer than half as many."""
+MAX_WEIGHT = 1e4
+"""Largest size of a weight. No trained one comes near it, and every type that a model can be held in has it."""
 
 _PREFIX = "backbone."
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -61,30 +70,35 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         path: The file; what it is is told from its content.
 
     Returns:
-        Tensors on the CPU in the type they were saved in (float32, bfloat16, float16 or float64), all finite.
+        Tensors on the CPU in the type they were saved in (float32, bfloat16, float16 or float64), their values
+        sound (`check_values`).
 
     Raises:
         KfError: the file is missing, damaged, no checkpoint, names something dangerous (see `names`),
-            declares tensors that do not fit in it, or has weights that are not finite floating-point numbers.
+            declares tensors that do not fit in it or into memory, or has weights that are no sound numbers.
     """
-    path = Path(path).expanduser()
+    path = given(path)
     try:
         _check_is_file(path)
         tensors = _read(path)
     except UnsafeName as error:
         raise KfError(
-            f"{path} is refused: its pickle names {error}, which could run code; no checkpoint needs it.",
+            f"{path} is refused: its pickle names {shown(error, 200)}, which could run code; no checkpoint needs it.",
             "a checkpoint of tensors and training state; nothing in this file was executed",
             "get the file from its publisher again, or ask there for .safetensors",
         ) from error
     except _BROKEN as error:
         raise KfError(
-            f"{path} cannot be read: {error}.",
+            f"{path} cannot be read: {shown(error, 300).rstrip('.')}.",
             "a .safetensors file, or a .ckpt or .pt file written by torch.save",
             "download or copy the file again; it may be incomplete",
         ) from error
+    except MemoryError as error:
+        raise KfError(
+            f"{path} does not fit into memory: it has {path.stat().st_size >> 20} MiB.", "a smaller checkpoint"
+        ) from error
     tensors = _without_prefix(path, tensors)
-    check_finite(str(path), tensors)
+    check_values(str(path), tensors)
     return tensors
 
 
@@ -95,20 +109,17 @@ def weight_files(folder: Path) -> list[str]:
     return sorted(f.name for f in folder.iterdir() if f.suffix in WEIGHT_SUFFIXES and f.is_file())
 
 
-def shortened(names: Iterable[str], most: int = 8) -> str:
-    """The first few names, and how many more there are."""
-    listed = [name if len(name) <= 80 else name[:77] + "..." for name in names]
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest
-
-
-def check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raises KfError that names the first tensor with a NaN or an infinity."""
+def check_values(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raises KfError that names the first tensor with a NaN, an infinity, or a value beyond `MAX_WEIGHT`."""
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not tensor.numel():
+            continue
+        extremes = torch.stack(torch.aminmax(tensor))  # one pass without a copy; a NaN is both
+        if not bool((extremes.abs() <= MAX_WEIGHT).all()):
+            beyond = f"beyond {MAX_WEIGHT:,.0f}" if bool(extremes.isfinite().all()) else "not finite (NaN or infinity)"
             raise KfError(
-                f"{where}: {name} has values that are not finite (NaN or infinity).",
-                "finite weights",
+                f"{where}: {shown(name)} has values that are {beyond}.",
+                f"weights from -{MAX_WEIGHT:,.0f} to {MAX_WEIGHT:,.0f}",
                 "use an earlier checkpoint of that training run",
             )
 
@@ -136,8 +147,23 @@ def _read(path: Path) -> dict[str, Tensor]:
     if head.startswith(b"PK"):
         return _read_zip(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
+        _check_header(path)
         return _checked_types(load_file(path))
     return _read_legacy(path)
+
+
+def _check_header(path: Path) -> None:
+    """What the library lets pass: a header of 100 MB, and two tensors of one name."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise _Damaged(f"it has no safetensors header, or one of more than {MAX_HEADER_BYTES >> 20} MiB")
+        _check_count(json_object(stream.read(length)))
+
+
+def _check_count(tensors: Sized) -> None:
+    if len(tensors) > MAX_TENSORS:
+        raise _Damaged(f"it has {len(tensors)} tensors, more than {MAX_TENSORS}")
 
 
 def _read_zip(path: Path) -> dict[str, Tensor]:
@@ -176,7 +202,7 @@ def _check_entries(infos: list[zipfile.ZipInfo], file_size: int) -> None:
     """torch.save stores without compression, so honest sizes add up to less than the file."""
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED:
-            raise _Damaged(f"its entry {info.filename[:80]} is compressed, which torch.save never does")
+            raise _Damaged(f"its entry {shown(info.filename)} is compressed, which torch.save never does")
     if sum(info.file_size for info in infos) > file_size:
         raise _Damaged("its entries declare more bytes than the file has")
 
@@ -223,9 +249,10 @@ def _weights(value: Any) -> dict[str, TensorRef]:
     if not isinstance(state, dict) or not any(isinstance(v, TensorRef) for v in state.values()):
         keys = f"; its keys are {shortened(map(str, value))}" if isinstance(value, dict) and value else ""
         raise _Damaged(f"it holds no state dictionary of tensors{keys}")
+    _check_count(state)
     for name, tensor in state.items():
         if not isinstance(tensor, TensorRef):
-            raise _Damaged(f"{name[:80]} in its state dictionary is not a tensor")
+            raise _Damaged(f"{shown(name)} in its state dictionary is not a tensor")
     return state
 
 
@@ -251,7 +278,7 @@ def _materialise(weights: Mapping[str, TensorRef], fetch: Fetch, file_size: int)
 
 def _check_view(name: str, ref: TensorRef) -> None:
     """A tensor must lie within its storage, and not repeat its elements (stride 0)."""
-    name, storage = name[:80], ref.storage
+    name, storage = shown(name), ref.storage
     if storage.dtype not in FLOAT_TYPES:
         raise _Damaged(_wrong_type(name, storage.dtype))
     size, stride = ref.size, ref.stride
@@ -275,7 +302,7 @@ def _checked_types(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _wrong_type(name: str, dtype: torch.dtype) -> str:
     valid = ", ".join(str(t).removeprefix("torch.") for t in FLOAT_TYPES)
-    return f"{name} has type {str(dtype).removeprefix('torch.')}, weights are {valid}"
+    return f"{shown(name)} has type {str(dtype).removeprefix('torch.')}, weights are {valid}"
 
 
 def _without_prefix(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import huggingface_hub
 import torch
 
-from kfexplore.checkpoints.layout import KIND_NAMES, describe, read_json_object, stated_settings
-from kfexplore.checkpoints.places import by_hand
-from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, shortened, weight_files
+from kfexplore.checkpoints.documents import read_json_object
+from kfexplore.checkpoints.layout import KIND_NAMES, describe, stated_settings
+from kfexplore.checkpoints.places import by_hand, given
+from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, weight_files
 from kfexplore.checkpoints.saving import WEIGHTS_FILE
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer, highest_id
+from kfexplore.checkpoints.words import shortened
 from kfexplore.config import Kind, ModelConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Model, build
@@ -139,7 +142,7 @@ def locate(path_or_id: str | Path) -> Path:
     Raises:
         KfError: a folder without one clear checkpoint; a hub file that is not here and cannot be fetched.
     """
-    path = Path(path_or_id).expanduser()
+    path = given(path_or_id)
     if path.is_dir():
         return _file_in(path)
     name = str(path_or_id)
@@ -166,7 +169,7 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
         pair = NAMED[name]
         info = {"name": name, **pair.info}
         return _published(name, pair, info) if pair.repository else _in_folder(bundled_folder(name), info)
-    folder = Path(name_or_folder).expanduser()
+    folder = given(name_or_folder)
     if folder.is_dir():
         return _in_folder(folder, {"name": folder.resolve().name})
     near = difflib.get_close_matches(str(name_or_folder), NAMED, n=2)
@@ -299,13 +302,13 @@ def bundled_folder(name: str) -> Path:
 
 def _in_folder(folder: Path, info: dict[str, Any]) -> PairParts:
     tokenizer, training = folder / TOKENIZER_FILE, folder / TRAINING_FILE
-    if training.is_file():
+    if os.path.lexists(training):
         info = {**info, "training": read_json_object(training, 1 << 16)}
     return PairParts(
         _need(folder, "teacher"),
         _need(folder, "student"),
         _part(folder, "masked"),
-        tokenizer if tokenizer.is_file() else None,
+        tokenizer if os.path.lexists(tokenizer) else None,
         {**info, "folder": str(folder)},
     )
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kfexplore.checkpoints.layout import CONFIG_FILE
-from kfexplore.checkpoints.reading import check_finite
+from kfexplore.checkpoints.reading import check_values
 from kfexplore.errors import KfError
 from kfexplore.models import Model
 
@@ -42,7 +42,7 @@ def save_model(
         The folder.
 
     Raises:
-        KfError: another dtype, weights that are not finite, or a folder that cannot be written.
+        KfError: another dtype, weights that are not sound (`reading.check_values`), or a folder that cannot be written.
     """
     if dtype not in SAVED_TYPES:
         raise KfError(f"A model cannot be saved as {dtype}.", "torch.float32 or torch.bfloat16")
@@ -52,7 +52,7 @@ def save_model(
         block=model.config.block if block is None else block,
     )
     tensors = {name: _saved(name, tensor, dtype) for name, tensor in model.state_dict().items()}
-    check_finite("the model to be saved", tensors)
+    check_values("the model to be saved", tensors)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from kfexplore.checkpoints.places import by_hand
+from kfexplore.checkpoints.documents import json_object, read_text
+from kfexplore.checkpoints.pipelines import check_pipeline
+from kfexplore.checkpoints.places import by_hand, given
+from kfexplore.checkpoints.words import shown
 from kfexplore.errors import KfError
 
 TOKENIZER_FILE = "tokenizer.json"
-MAX_TOKENIZER_BYTES = 64 << 20
+MAX_TOKENIZER_BYTES = 20 << 20
+"""Llama 3's has 17 MB. What the library builds of a file is up to ten times its size."""
+FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama"
 ENDS_OF_TEXT = ("<|endoftext|>", "[SEP]", "</s>")
 """What ends a text, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
 LONGEST_CHARACTER = 4
@@ -40,10 +46,10 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     fetched by transformers, without remote code.
 
     Raises:
-        KfError: the file is missing, larger than 64 MiB or not a tokenizer; the hub has none or cannot be
-            reached.
+        KfError: the file is missing, too large, not a tokenizer or one that asks for too much (`pipelines`);
+            the hub has none or cannot be reached.
     """
-    path = Path(path_or_name).expanduser()
+    path = given(path_or_name)
     if path.is_dir():
         path = path / TOKENIZER_FILE
     name = str(path_or_name)
@@ -58,7 +64,8 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
 
 def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
     """Token ids of a text, with no special tokens added."""
-    encoded = tokenizer.encode(text, add_special_tokens=False)
+    with _refused("The tokenizer cannot encode this text", f"another text, or a sound {TOKENIZER_FILE}"):
+        encoded = tokenizer.encode(text, add_special_tokens=False)
     return [int(i) for i in getattr(encoded, "ids", encoded)]
 
 
@@ -67,7 +74,8 @@ def decode_ids(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
     options = {"skip_special_tokens": False}
     if not isinstance(tokenizer, Tokenizer):
         options["clean_up_tokenization_spaces"] = False
-    return str(tokenizer.decode([int(i) for i in ids], **options))
+    with _refused("The tokenizer cannot decode its own tokens", f"a sound {TOKENIZER_FILE}"):
+        return str(tokenizer.decode([int(i) for i in ids], **options))
 
 
 def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:
@@ -141,16 +149,26 @@ def _token_text(tokenizer: Any, token: int) -> str:
     return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 
 
-def _from_file(path: Path) -> AnyTokenizer:
-    size = path.stat().st_size
-    if size > MAX_TOKENIZER_BYTES:
-        raise KfError(f"{path} has {size >> 20} MiB.", f"a tokenizer of at most {MAX_TOKENIZER_BYTES >> 20} MiB")
+@contextmanager
+def _refused(failed: str, valid: str) -> Iterator[None]:
+    """Turns whatever the library raises into a KfError: plain Exceptions, and panics, which are none."""
     try:
-        return _without_cleanup(Tokenizer.from_file(str(path)))
-    except Exception as error:  # the library raises plain Exception for whatever it cannot parse
-        raise KfError(
-            f"{path} is not a tokenizer: {error}.", f"a {TOKENIZER_FILE} of the tokenizers library"
-        ) from error
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise KfError(f"{failed}: {shown(error, 300).rstrip('.')}.", valid) from error
+
+
+def _from_file(path: Path) -> AnyTokenizer:
+    text = read_text(path, MAX_TOKENIZER_BYTES)
+    with _refused(f"{path} is not a tokenizer that can be used", f"a {TOKENIZER_FILE} of {FAMILIES}"):
+        check_pipeline(json_object(text))
+        tokenizer = Tokenizer.from_str(text)
+    # A prompt is never filled up or cut by its tokenizer: a file can ask for 10^12 tokens of filling.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return _without_cleanup(tokenizer)
 
 
 def _from_hub(name: str) -> AnyTokenizer:
@@ -164,6 +182,10 @@ def _from_hub(name: str) -> AnyTokenizer:
             f"a {TOKENIZER_FILE} file, or a hub name",
             f"put https://huggingface.co/{name}/resolve/main/{TOKENIZER_FILE} into {by_hand(name)}",
         ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        with _refused(f"The tokenizer {name!r} is refused", f"one of {FAMILIES}"):
+            check_pipeline(json_object(backend.to_str()))
     return _without_cleanup(tokenizer)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kfexplore import noise
-from kfexplore.checkpoints.layout import read_json_object
+from kfexplore.checkpoints.documents import read_json_object
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, highest_id, load_tokenizer
 from kfexplore.config import DataConfig, differences, from_dict
 from kfexplore.errors import KfError
@@ -85,7 +85,7 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
     if text is not None:
         documents, source = _folder(text)
     elif config.dataset is not None:
-        documents, source = (lambda: _rows(config)), f"{config.dataset}, {config.split}, {config.column}"
+        documents, source = (lambda: hub_rows(config)), f"{config.dataset}, {config.split}, {config.column}"
     else:
         raise KfError("The recipe names no dataset.", "--text FOLDER of .txt files, or --dataset NAME")
     if (out / INFO).exists():
@@ -261,7 +261,7 @@ def _text(file: Path) -> str:
         raise KfError(f"{file} cannot be read: {error}.", "a text in UTF-8") from error
 
 
-def _rows(config: DataConfig) -> Iterator[Document]:
+def hub_rows(config: DataConfig) -> Iterator[Document]:
     """The rows of a hub dataset, streamed; each is named by its number."""
     try:
         datasets = importlib.import_module("datasets")

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kfexplore.checkpoints.layout import CONFIG_FILE, read_json_object
+from kfexplore.checkpoints.documents import read_json_object
+from kfexplore.checkpoints.layout import CONFIG_FILE
 from kfexplore.checkpoints.registry import TRAINING_FILE, fingerprint, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model, write_whole
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kfexplore.checkpoints import reading
-from kfexplore.checkpoints.reading import read_tensors, shortened
+from kfexplore.checkpoints.reading import read_tensors
+from kfexplore.checkpoints.words import shortened
 from kfexplore.errors import KfError
 
 from .synthetic import save_zip, tensor_pickle, weights

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from kfexplore.checkpoints import tokenizers as ours
+from kfexplore.checkpoints.pipelines import check_pipeline
 from kfexplore.checkpoints.tokenizers import (
     AnyTokenizer,
     Spelling,
@@ -148,6 +150,75 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) ->
     path.write_text(content)
     with pytest.raises(KfError, match="is not a tokenizer"):
         load_tokenizer(path)
+
+
+def described(**sections: Any) -> dict[str, Any]:
+    """A sound tokenizer.json with other sections."""
+    return {**json.loads(tokenizer().to_str()), **sections}
+
+
+def steps(kind: str, *inside: dict[str, Any]) -> dict[str, Any]:
+    name = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}[kind]
+    return {kind: {"type": "Sequence", name: list(inside)}}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+SPACE, MARK = {"String": " "}, {"String": "▁"}
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize("regex", [LLAMA_3, LLAMA_3.replace("{1,3}", "")])
+def test_the_steps_of_llama_3_and_qwen_are_taken(regex: str) -> None:
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    check_pipeline(described(**steps("pre_tokenizer", split, BYTES), post_processor=BYTES, decoder=BYTES))
+
+
+def test_the_steps_of_gpt_2_llama_2_and_bert_are_taken() -> None:
+    old = described(pre_tokenizer=BYTES, post_processor=BYTES, decoder=BYTES)
+    del old["model"]["type"]  # as in GPT-2's published file
+    check_pipeline(old)
+    marked = steps(
+        "normalizer",
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": SPACE, "content": "▁"},
+    )
+    plain = steps(
+        "decoder",
+        {"type": "Replace", "pattern": MARK, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    )
+    check_pipeline(described(**marked, **plain))
+    bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+    check_pipeline(described(normalizer=bert, pre_tokenizer={"type": "BertPreTokenizer"}))
+
+
+def test_a_prompt_is_neither_filled_up_nor_cut(tmp_path: Path) -> None:
+    """A file can ask for 10^12 tokens of filling."""
+    fill = {"strategy": {"Fixed": 1000}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+    cut = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(described(padding={**fill, "pad_to_multiple_of": None}, truncation=cut)))
+    assert len(Tokenizer.from_file(str(path)).encode("ab ab").ids) == 1000
+    assert encode_ids(load_tokenizer(path), "ab ab") == [7, 8]
+
+
+def test_a_hub_tokenizer_is_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    made: Any = tokenizer()
+    made.normalizer = normalizers.Sequence([normalizers.Replace("a", "aa")] * 7)
+    made.save(str(path))
+
+    def from_pretrained(*_: Any, **__: Any) -> Any:
+        return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
+    with pytest.raises(KfError, match="times as long"):
+        load_tokenizer("someone/hostile")
 
 
 def test_a_huge_file_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

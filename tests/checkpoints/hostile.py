@@ -1,0 +1,217 @@
+"""Hostile and broken inputs by name: what each builds in an empty folder, and what its refusal says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kfexplore.checkpoints.saving import save_model
+
+from .hostile_weights import WEIGHTS, Build, Hostile, saved, written
+from .synthetic import config, model, tokenizer, write_config
+
+SECRET = "password-of-another-file"
+
+# Folders: links, pipes, config.json.
+
+
+def beside(**values: Any) -> Build:
+    """A sound student beside a config.json."""
+
+    def build(folder: Path) -> Path:
+        save_model(model("student"), folder)
+        write_config(folder, **values)
+        return folder
+
+    return build
+
+
+def raw_config(data: bytes) -> Build:
+    return lambda folder: written(beside()(folder) / "config.json", data).parent
+
+
+def linked(name: str, target: str) -> Build:
+    def build(folder: Path) -> Path:
+        (folder / "secret.txt").write_text(SECRET)
+        (folder / name).symlink_to(target)
+        return folder / name
+
+    return build
+
+
+def no_file(name: str, make: Callable[[Path], None], within: Build = lambda folder: folder) -> Build:
+    """Something that is no file, where one is looked for."""
+
+    def build(folder: Path) -> Path:
+        found = within(folder)
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+        return found
+
+    return build
+
+
+def shards(folder: Path) -> Path:
+    index = {"weight_map": {"vocab_embed.embedding": "../../../etc/passwd", "x": "/etc/passwd"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def pair(folder: Path) -> Path:
+    for role in ("teacher", "student"):
+        save_model(model(role), folder / role)
+    return folder
+
+
+FOLDERS = {
+    "a link in a circle": Hostile(linked("m.ckpt", "m.ckpt"), "no file"),
+    "a link to nothing": Hostile(linked("m.ckpt", "../gone.ckpt"), "no file"),
+    "a link to an endless device": Hostile(linked("m.ckpt", "/dev/zero"), "is empty"),
+    "a link to another file": Hostile(linked("m.ckpt", "secret.txt"), "cannot be read"),
+    "a pipe": Hostile(lambda f: no_file("m.ckpt", os.mkfifo)(f) / "m.ckpt", "is empty"),
+    "a pipe in a folder": Hostile(no_file("model.safetensors", os.mkfifo), "no checkpoint file"),
+    "a folder named as a file": Hostile(no_file("model.safetensors", Path.mkdir), "no checkpoint file"),
+    "shards elsewhere": Hostile(shards, "no checkpoint file"),
+    "a path of no user": Hostile(lambda _: Path("~nobody-has-this-name/m.ckpt"), "cannot be a path here"),
+    "a path that is too long": Hostile(lambda f: f / ("a" * 5000), "cannot be a path here"),
+    "a pipe as config.json": Hostile(no_file("config.json", os.mkfifo, beside()), "is not a file"),
+    "a folder as config.json": Hostile(no_file("config.json", Path.mkdir, beside()), "is not a file"),
+    "a config.json that links to nothing": Hostile(
+        no_file("config.json", lambda path: path.symlink_to("/gone/config.json"), beside()), "is not a file"
+    ),
+    "a config.json that links elsewhere": Hostile(
+        no_file("config.json", lambda path: path.symlink_to("/etc/hostname"), beside()), "cannot be read"
+    ),
+    "a path in config.json": Hostile(beside(tokenizer="../../../etc/passwd"), "no setting 'tokenizer'"),
+    "code in config.json": Hostile(beside(auto_map={"AutoModel": "evil.Model"}), "no setting 'auto_map'"),
+    "a context of 10^12": Hostile(beside(context=10**12), "context is 1000000000000"),
+    "a context of 2^30": Hostile(beside(context=2**30), "context is 1073741824"),
+    "a context of 1e300": Hostile(beside(context=1e300), r"context is 1e\+300"),
+    "a block of a million": Hostile(beside(block=10**6), "block is 1000000"),
+    "a depth of a million": Hostile(beside(depth=10**6), "depth is 1000000"),
+    "heads that do not divide": Hostile(beside(heads=3), "does not give 3 heads"),
+    "no heads": Hostile(beside(heads=0), "heads is 0"),
+    "a truth value": Hostile(beside(width=True), "width is True"),
+    "a setting of 4,000 digits": Hostile(beside(mask_id=10**4000), r"mask_id is 1000+\.\.\."),
+    "a setting of 5,000 digits": Hostile(raw_config(b'{"context":' + b"9" * 5000 + b"}"), "cannot be read"),
+    "no number": Hostile(raw_config(b'{"context": NaN}'), "context is nan"),
+    "a setting with a long name": Hostile(beside(**{"\x1b[2J\n" + "x" * 100_000: 1}), "has no setting"),
+    "a setting given twice": Hostile(raw_config(b'{"context": 64, "context": 4096}'), "key context twice"),
+    "config.json nested a million times": Hostile(raw_config(b'{"a":' + b"[" * 1_000_000), "too deeply"),
+    "config.json of two megabytes": Hostile(raw_config(b" " * (2 << 20) + b"{}"), "more than 1048576 bytes"),
+    "config.json in no encoding": Hostile(raw_config(b'{"context": "\xff\xfe"}'), "cannot be read"),
+}
+
+# Tokenizers.
+
+
+def json_tokenizer(steps: dict[str, Any] | None = None, **changed: Any) -> Build:
+    """A sound tokenizer.json with other steps, and other parts of its model."""
+
+    def build(folder: Path) -> Path:
+        described = json.loads(tokenizer().to_str()) | (steps or {})
+        described["model"] |= changed
+        return written(folder / "tokenizer.json", json.dumps(described).encode())
+
+    return build
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sequence(steps: list[Any]) -> dict[str, Any]:
+    return {"normalizer": {"type": "Sequence", "normalizers": steps}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    step: dict[str, Any] = {"type": "NFC"}
+    for _ in range(depth):
+        step = {"type": "Sequence", "normalizers": [step]}
+    return {"normalizer": step}
+
+
+def split(pattern: str) -> dict[str, Any]:
+    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"pre_tokenizer": step}
+
+
+def added(count: int, length: int) -> dict[str, Any]:
+    rest = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    return {"added_tokens": [{"id": 12 + i, "content": f"{i}" * length, **rest} for i in range(count)]}
+
+
+def in_pair(build: Build) -> Build:
+    return lambda folder: build(pair(folder)).parent
+
+
+TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+COPIES = {"post_processor": {**TEMPLATE, "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 50_000}}
+TABLE = base64.b64encode(b"\x08\x00\x00\x00" + b"\x01\xff\xff\x7f" * 2 + b"abc").decode()
+WORDS = {"type": "WordLevel", "unk_token": "?", "merges": None}
+TOKENIZERS = {
+    "a billion laughs": Hostile(json_tokenizer(sequence([replace({"String": "a"}, "aa")] * 40)), "times as long"),
+    "laughs when it is decoded": Hostile(
+        json_tokenizer({"decoder": {"type": "Sequence", "decoders": [replace({"String": "a"}, "a" * 65)]}}),
+        "times as long",
+    ),
+    "bytes as characters again and again": Hostile(
+        json_tokenizer(sequence([{"type": "ByteLevel"}] * 40)), "times as long"
+    ),
+    "a pattern that searches for ever": Hostile(json_tokenizer(split(r"(\w+\s?)+$")), "regular expression of its own"),
+    "such a pattern to replace": Hostile(
+        json_tokenizer(sequence([replace({"Regex": "(a|a)*b"}, "")])), "regular expression of its own"
+    ),
+    "a compiled table": Hostile(
+        json_tokenizer(sequence([{"type": "Precompiled", "precompiled_charsmap": TABLE}])), "Precompiled"
+    ),
+    "a step without a type": Hostile(json_tokenizer(sequence([{"precompiled_charsmap": TABLE}])), "has no type"),
+    "steps nested a hundred times": Hostile(json_tokenizer(nested(100)), "recursion limit"),
+    "steps nested a million times": Hostile(
+        lambda f: written(f / "tokenizer.json", b'{"normalizer":' + b"[" * 1_000_000), "too deeply"
+    ),
+    "a template of 50,000 copies": Hostile(json_tokenizer(COPIES), "more than 16,384 characters"),
+    "long added tokens": Hostile(json_tokenizer(added(30, 50_000)), "added tokens have more than"),
+    "a tree of long tokens": Hostile(
+        json_tokenizer(type="Unigram", unk_id=0, vocab=[[f"{i}" * 20_000, 0.0] for i in range(200)]), "token to id"
+    ),
+    "no tokens": Hostile(json_tokenizer(vocab={}, merges=[]), "token to id"),
+    "a vocabulary elsewhere": Hostile(json_tokenizer(vocab="../../../etc/passwd"), "token to id"),
+    "merges of no tokens": Hostile(json_tokenizer(merges=[["a", "zz"]]), "out of vocabulary"),
+    "tokens at random": Hostile(json_tokenizer(dropout=0.5), "drops merges at random"),
+    "a token's number below zero": Hostile(json_tokenizer(vocab={"a": -1}, merges=[]), "is not a tokenizer"),
+    "a vocabulary given twice": Hostile(
+        lambda f: written(f / "tokenizer.json", b'{"model": {"vocab": {"a": 0, "a": 1}}}'), "key a twice"
+    ),
+    "a step that fails in the library": Hostile(
+        json_tokenizer({"pre_tokenizer": {"type": "FixedLength", "length": 0}}), "cannot encode"
+    ),
+    "no token for what is unknown": Hostile(json_tokenizer(**WORDS), "cannot encode"),
+    "21 MiB": Hostile(lambda f: written(f / "tokenizer.json", b" " * (21 << 20)), "more than 20971520 bytes"),
+    "a tokenizer in no encoding": Hostile(lambda f: written(f / "tokenizer.json", b'{"a": "\xff"}'), "cannot be read"),
+    "a pipe as tokenizer.json": Hostile(
+        in_pair(no_file("tokenizer.json", os.mkfifo, lambda f: f / "x")), "no tokenizer"
+    ),
+    "a token numbered 2^32 - 1": Hostile(in_pair(json_tokenizer(vocab={"a": 2**32 - 1}, merges=[])), "does not fit"),
+    "more tokens than the model": Hostile(
+        in_pair(json_tokenizer(vocab={f"{i}": i for i in range(50_000)}, merges=[])), "does not fit the model"
+    ),
+    "a pipe as training.json": Hostile(no_file("training.json", os.mkfifo, pair), "is not a file"),
+    "a pair of two vocabularies": Hostile(
+        lambda f: save_model(model("student", rows=41), pair(f) / "student").parent, "do not fit together"
+    ),
+}
+
+HOSTILE = {**WEIGHTS, **FOLDERS, **TOKENIZERS}
+SOUND: dict[str, Build] = {
+    "a zip file": saved(lambda s, _: {"state_dict": s}),
+    "the older format": saved(lambda *_: None, zip_format=False),
+    "a folder": beside(context=64, block=config("student").block),
+    "a tokenizer": json_tokenizer(),
+    "a pair": in_pair(json_tokenizer()),
+}
+"""What all the others were before something was changed."""
