@@ -1,16 +1,16 @@
 """What each choice of the training recipe buys, at equal compute: `python -m analysis.ablation --data D --text T`.
 
 Every arm starts from the teacher's weights and may spend the same number of token passes (one token once through the
-teacher's blocks; a backward pass counts as two), its targets included. The paper's ablations are A, B and C.
+teacher's blocks; a backward pass counts as two), its targets included. The paper's ablations are A, B and C. Prints a
+line an arm and writes ablation.json, anew after each arm, ablation.csv, ablation.html and a PNG.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
 from kfexplore.bench.setting import environment
 from kfexplore.bench.train import token_passes
 from kfexplore.config import TrainConfig
+from kfexplore.errors import told
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.text import read_text
+from kfexplore.figures.training import arms_figure
 from kfexplore.models import Student, Teacher, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.data import load_tokens, windows
@@ -166,6 +169,14 @@ class Renamed:
         return [self.names[i] for i in getattr(found, "ids", found)]
 
 
+def tidy(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row a slot of an arm."""
+    lists = {name: values for name, values in row.items() if isinstance(values, list)}
+    rest = {name: value for name, value in row.items() if name not in lists}
+    for slot, values in enumerate(zip(*lists.values(), strict=True), 1):
+        yield {**rest, "slot": slot, **dict(zip(lists, values, strict=True))}
+
+
 def main() -> None:
     """Runs the arms and writes one row each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -175,7 +186,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=4e5, help="token passes an arm")
     parser.add_argument("--seeds", default="0", help="0,1,..")
     parser.add_argument("--arms", default=",".join(ARMS), help="which")
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the files")
     asked = parser.parse_args()
     plain, texts = load_pair(asked.pair), read_text(asked.text)
     tokens, held_out = load_tokens(asked.data), np.load(asked.data / "held_out.npy")
@@ -209,10 +220,14 @@ def main() -> None:
                 f"{name:<24} seed {seed}  {steps:>5} steps  {slots}  block {100 * found.agreement_block:.2f}%",
                 flush=True,
             )
-            if asked.json:
-                document = {"study": "ablation", **environment(torch.device("cpu")), "pair": asked.pair, "rows": rows}
-                asked.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            document = {"study": "ablation", **environment(torch.device("cpu")), "pair": asked.pair, "rows": rows}
+            write_document("ablation", document, asked.out)
+    write_rows((line for row in rows for line in tidy(row)), asked.out / "ablation.csv")
+    foot = f"Pair {asked.pair}; {asked.budget:,.0f} token passes an arm; {document['device']}, float32."
+    title = "kfexplore: what each choice of the recipe buys"
+    write_figures("ablation", lambda theme: {"ablation": arms_figure(rows, theme)}, asked.out, title, foot)
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -8,7 +8,6 @@ forward passes. Prints a table and writes joint_vs_marginal.json, .html and one 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,15 @@ import numpy as np
 import plotly.graph_objects as go
 from tqdm import tqdm
 
+from analysis.writing import write_document, write_figures
 from kfexplore import noise
 from kfexplore.bench.setting import environment
-from kfexplore.errors import KfError
+from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
 from kfexplore.evaluate.text import prefixes, read_text, stretches, text_ids
 from kfexplore.figures.laws import classes_figure, information_figure, passes_figure
-from kfexplore.figures.page import THEMES, page, write
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.still import write_stills
 from kfexplore.laws.exact import information_by_first, pair_law
 from kfexplore.laws.ranking import own_sentences
 from kfexplore.laws.study import study
@@ -175,17 +173,13 @@ def main() -> None:
     settings |= {"text": asked.text.name if asked.text else "own sentences"}
     document = {"study": "joint_vs_marginal", **environment(pair.teacher.device), **settings, **results}
     print(table(results))
-    write(json.dumps(document, indent=2, allow_nan=False) + "\n", asked.out / "joint_vs_marginal.json")
+    write_document("joint_vs_marginal", document, asked.out)
     settings["contexts"] = len(ids)
     foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
-    drawn = {theme: figures(pair, laws, studies, theme) for theme in THEMES}
-    both: list[dict[Theme, go.Figure]] = [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
-    print(write(page(both, "kfexplore: joint against marginal", foot), asked.out / "joint_vs_marginal.html"))
-    try:
-        write_stills(drawn["light"], asked.out)
-    except KfError as error:
-        print(f"No images: {error}")
+    title = "kfexplore: joint against marginal"
+    write_figures("joint_vs_marginal", lambda theme: figures(pair, laws, studies, theme), asked.out, title, foot)
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -8,9 +8,7 @@ teacher's probabilities. Prints tables and writes noise_maps.json, noise_maps.cs
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +18,17 @@ import torch
 from scipy.special import entr
 from tqdm import tqdm
 
+from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
 from kfexplore.bench.setting import environment
-from kfexplore.errors import KfError
+from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
 from kfexplore.evaluate.text import prefixes, read_text
 from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolution_figure, slots_figure
-from kfexplore.figures.page import THEMES, page, write
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.scrub import standalone_html
 from kfexplore.figures.squares import section_figure
-from kfexplore.figures.still import write_stills
 from kfexplore.figures.tables import section, tables
 from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.ranking import own_sentences
@@ -281,15 +278,12 @@ def strip(pair: Pair, prompt: str, u: Sequence[float], steps: int = 128, height:
     return standalone_html(payload, height)
 
 
-def write_csv(taken: Sample, path: Path) -> None:
+def tidy(taken: Sample) -> Iterator[dict[str, Any]]:
     """One row a slot: context, noise vector, slot, and every array of the sample."""
     columns = asdict(taken)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["context", "vector", "slot", *columns])
-        for at in np.ndindex(taken.u.shape):
-            writer.writerow([at[0], at[1], at[2] + 1, *(f"{values[at]:.6g}" for values in columns.values())])
+    for context, vector, slot in np.ndindex(taken.u.shape):
+        values = {name: f"{array[context, vector, slot]:.6g}" for name, array in columns.items()}
+        yield {"context": context, "vector": vector, "slot": slot + 1, **values}
 
 
 def main() -> None:
@@ -310,17 +304,13 @@ def main() -> None:
     settings = {name: getattr(asked, name) for name in ("pair", "prompt", "contexts", "each", "seed")}
     settings["text"] = asked.text.name if asked.text else "own sentences"
     document = {"study": "noise_maps", **environment(pair.teacher.device), **settings, **found.as_json()}
-    write(json.dumps(document, indent=2, allow_nan=False) + "\n", asked.out / "noise_maps.json")
-    write_csv(found.taken, asked.out / "noise_maps.csv")
-    drawn = {theme: figures(pair, found, theme) for theme in THEMES}
+    write_document("noise_maps", document, asked.out)
+    write_rows(tidy(found.taken), asked.out / "noise_maps.csv")
     foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
-    both = [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
-    print(write(page(both, "kfexplore: maps over noise", foot), asked.out / "noise_maps.html"))
-    try:
-        write_stills(drawn["light"], asked.out)
-    except KfError as error:
-        print(f"No images: {error}")
+    title = "kfexplore: maps over noise"
+    write_figures("noise_maps", lambda theme: figures(pair, found, theme), asked.out, title, foot)
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -2,18 +2,17 @@
 
 Random weights of the published sizes, or a pair: our decoders beside `transformers`' generate() with a GPT-2 of the
 same size and a plain loop (no packed weights, no static cache), all in one run on one machine. Prints a table and
-writes throughput.json, throughput.csv and throughput.html.
+writes throughput.json, throughput.csv, throughput.html and one PNG a figure.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import json
 import os
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +20,7 @@ from unittest.mock import patch
 import torch
 from tqdm import tqdm
 
+from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
 from kfexplore.bench.setting import SIZES, measure_limits, random_pair, timed
 from kfexplore.bench.throughput import RaceSettings, race, setting
@@ -28,7 +28,8 @@ from kfexplore.config import DecodeConfig, DecoderName, ModelConfig
 from kfexplore.decoding.cdf import inverse_cdf
 from kfexplore.decoding.generate import Networks, decode, keyed_noise
 from kfexplore.decoding.rows import Step
-from kfexplore.figures.timing import write_page
+from kfexplore.errors import told
+from kfexplore.figures.timing import TITLE, timing_figures, timing_foot
 from kfexplore.models import KVCache, Teacher
 from kfexplore.models.packed import Linear
 from kfexplore.pair import Pair, load_pair
@@ -185,6 +186,11 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+def tidy(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for a table: medians where it has spreads."""
+    return {name: value["value"] if isinstance(value, dict) else value for name, value in row.items()}
+
+
 def main() -> None:
     """Runs the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,15 +225,11 @@ def main() -> None:
         for decoder, shares in document.get("profile", {}).items():
             print(f"{decoder} at batch 1: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
         folder = args.out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "throughput.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-        with (folder / "throughput.csv").open("w", newline="") as file:
-            rows = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in document["rows"]]
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        write_page(document, folder)
+        write_document("throughput", document, folder)
+        write_rows(map(tidy, document["rows"]), folder / "throughput.csv")
+        write_figures("throughput", partial(timing_figures, document), folder, TITLE, timing_foot(document))
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class KfError(Exception):
     """A user error in three parts: what failed, what would be valid, what to run.
@@ -25,3 +29,13 @@ class KfError(Exception):
         if self.run:
             parts.append(f"Try: {self.run}")
         return "\n".join(parts)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Around a command: a user error is printed, and the process ends with 2."""
+    try:
+        yield
+    except KfError as error:
+        print(f"kfexplore: {error}", file=sys.stderr)
+        sys.exit(2)

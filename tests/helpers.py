@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kfexplore.config import Kind, ModelConfig
 from kfexplore.models import MaskedModel, Model, Student, Teacher, build
+from kfexplore.training.data import train_tokenizer
 
 DATA = Path(__file__).parent / "data"
 Shapes = list[tuple[str, tuple[int, ...]]]
@@ -92,6 +93,17 @@ def student(seed: int = 1, peaky: float = 1.0, **changes: Any) -> Student:
 
 def masked(seed: int = 2, peaky: float = 1.0, **changes: Any) -> MaskedModel:
     return cast(MaskedModel, model("masked", seed, peaky, **changes))
+
+
+def save_gpt2(folder: Path, text: str, positions: int) -> None:
+    """A tiny GPT-2 of transformers with a tokenizer trained on a text, as a judge is saved."""
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_tokenizer([text], 280))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=positions, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(folder)
 
 
 def _linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:

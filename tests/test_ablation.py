@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from helpers import student, teacher
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from analysis import ablation
+from analysis import ablation, writing
 from kfexplore.bench.train import token_passes
 from kfexplore.pair import Pair
 
@@ -73,3 +75,28 @@ def test_slot_1_by_the_own_law_is_exact_for_the_teacher_s_own_weights(small: Pai
     assert ablation.exact_first(twin, small.teacher, TOKENS) < 0.9
     twin.load_state_dict(small.teacher.state_dict(), strict=False)
     assert ablation.exact_first(twin, small.teacher, TOKENS) == 1.0
+
+
+def test_a_row_a_slot_and_a_figure_are_written(
+    small: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train.npy", "held_out.npy"):
+        np.save(tmp_path / name, TOKENS)
+    (tmp_path / "text.txt").write_text("a b c d e f g h " * 200)
+    monkeypatch.setattr(ablation, "load_pair", lambda _: small)
+    monkeypatch.setattr(ablation, "load_tokens", lambda folder: np.load(folder / "train.npy"))
+    monkeypatch.setattr(writing, "write_stills", lambda drawn, _: print(*drawn))
+    passes = 2 * sum(token_passes(ablation.BASE))
+    words = (
+        f"x --data {tmp_path} --text {tmp_path / 'text.txt'} --arms B,exact --budget {passes} --out {tmp_path / 'out'}"
+    )
+    monkeypatch.setattr("sys.argv", words.split())
+    ablation.main()
+    assert capsys.readouterr().out.endswith("\nablation\n")
+    document = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert [row["arm"] for row in document["rows"]] == ["B", "exact"]
+    with (tmp_path / "out" / "ablation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["slot"]) for row in rows] == [(arm, str(j)) for arm in ("B", "exact") for j in range(1, 5)]
+    assert [float(row["agreement_by_slot"]) for row in rows[:4]] == document["rows"][0]["agreement_by_slot"]
+    assert "Plotly" in (tmp_path / "out" / "ablation.html").read_text()

@@ -11,6 +11,7 @@ import pytest
 from helpers import masked, student, teacher
 
 from analysis import joint_vs_marginal as module
+from analysis import writing
 from analysis.joint_vs_marginal import by_class, contexts, measure, over_contexts, table, token_class
 from kfexplore.laws.exact import pair_law
 from kfexplore.pair import Pair
@@ -66,7 +67,7 @@ def test_measures_add_up_and_the_page_is_written(
     assert "ideal MDLM" in table(results)
     (tmp_path / "text.txt").write_text(TEXT)
     monkeypatch.setattr(module, "load_pair", lambda _: pair)
-    monkeypatch.setattr(module, "write_stills", lambda *_: [])
+    monkeypatch.setattr(writing, "write_stills", lambda *_: [])
     words = f"x --text {tmp_path / 'text.txt'} --contexts 3 --studies 2 --blocks 200 --out {tmp_path / 'out'}"
     monkeypatch.setattr(sys, "argv", words.split())
     module.main()

@@ -13,6 +13,7 @@ import torch
 from helpers import student, teacher
 
 from analysis import noise_maps as module
+from analysis import writing
 from analysis.noise_maps import (
     agreement_by,
     areas,
@@ -124,7 +125,7 @@ def test_files_figures_and_strip(
     assert "<iframe" in strip(pair, "The old", [0.5] * 4, 16)
     (tmp_path / "text.txt").write_text("\n".join(TEXTS))
     monkeypatch.setattr(module, "load_pair", lambda _: pair)
-    monkeypatch.setattr(module, "write_stills", lambda *_: [])
+    monkeypatch.setattr(writing, "write_stills", lambda *_: [])
     words = f"x --prompt The --text {tmp_path / 'text.txt'} --contexts 3 --each 4 --out {tmp_path / 'out'}"
     monkeypatch.setattr(sys, "argv", words.split())
     module.main()

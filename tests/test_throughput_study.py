@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from helpers import student, teacher
 
-from analysis import throughput
+from analysis import throughput, writing
 from kfexplore import noise
 from kfexplore.bench.throughput import RaceSettings
 from kfexplore.config import DecodeConfig, DecoderName
@@ -68,8 +69,11 @@ def test_a_profile_tells_products_attention_and_the_rest(decoder: DecoderName) -
     assert all(0 < share < 1 for share in shares.values())
 
 
-def test_documents_tables_and_figures_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_documents_tables_and_figures_are_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(throughput, "load_pair", lambda *_, **__: Pair(teacher(), student()))
+    monkeypatch.setattr(writing, "write_stills", lambda drawn, _: print(*drawn))
     line = ["throughput", "--sizes", "", "--pair", "small", "--batch", "1", "--k", "2", "--new-tokens", "4"]
     monkeypatch.setattr("sys.argv", [*line, "--prompt", "3", "--repeats", "1", "--out", str(tmp_path)])
     throughput.main()
@@ -77,4 +81,24 @@ def test_documents_tables_and_figures_are_written(monkeypatch: pytest.MonkeyPatc
         "throughput.csv",
         "throughput.html",
         "throughput.json",
+    ]
+    assert capsys.readouterr().out.endswith("\nrace speedup\n")
+    with (tmp_path / "small" / "throughput.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["decoder"], row["error"]) for row in rows] == [("ar", ""), ("pflm", "")]
+    assert float(rows[0]["seconds"]) > 0
+    assert float(rows[0]["speedup"]) == 1
+
+
+def test_a_decoder_that_failed_has_its_row_in_the_table_too(tmp_path: Path) -> None:
+    spread = {"value": 2.0, "low": 1.0, "high": 3.0}
+    rows: list[dict[str, Any]] = [
+        {"decoder": "ar", "seconds": spread, "error": None},
+        {"decoder": "pflm", "seconds": None, "error": "Out of memory."},
+    ]
+    writing.write_rows(map(throughput.tidy, rows), tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_text().splitlines() == [
+        "decoder,seconds,error",
+        "ar,2.0,",
+        "pflm,,Out of memory.",
     ]

@@ -24,11 +24,11 @@ FEWEST_NEW = 4
 
 def name(config: DecodeConfig) -> str:
     """A decoder's name, as tables and figures show it."""
-    if config.decoder == "ar":
-        return "AR"
+    first = "AR" if config.decoder == "ar" else f"K = {config.k}"
+    tau = f", tau {config.tau:g}" if config.tau != 1 else ""
     penalty = f", penalty {config.penalty:g}" if config.penalty else ""
     dither = f", dither {config.dither} bits" if config.dither is not None else ""
-    return f"K = {config.k}{penalty}{dither}"
+    return first + tau + penalty + dither
 
 
 def decoders(block: int, penalty: float, dither: int) -> list[DecodeConfig]:
@@ -69,13 +69,13 @@ def write(
 
 
 @torch.inference_mode()
-def teacher_losses(teacher: Teacher, prefixes: Ints, tokens: Ints) -> Floats:
-    """Teacher's loss of new tokens (S, n) after prefixes (S, N), nats a token; (S,) means over each sample."""
+def token_losses(teacher: Teacher, prefixes: Ints, tokens: Ints) -> Floats:
+    """Teacher's loss of each new token (S, n) after prefixes (S, N), at temperature 1; (S, n) nats."""
     whole = torch.from_numpy(np.concatenate([prefixes, tokens], axis=1)).to(teacher.device)
     first, found = prefixes.shape[1], []
     for rows in whole.split(ROWS_SCORED_AT_ONCE):
         law = teacher.log_probs(rows)[:, first - 1 : -1]
-        found.append(-law.gather(2, rows[:, first:, None])[..., 0].double().mean(dim=1).cpu().numpy())
+        found.append(-law.gather(2, rows[:, first:, None])[..., 0].double().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -85,8 +85,8 @@ def quality(teacher: Teacher, prefixes: Ints, written: list[Written]) -> list[Sa
     Intervals are normal over samples (for self-BLEU, whose samples share references, that is an approximation); the
     ratio's pairs samples of one prefix.
     """
-    own = teacher_losses(teacher, prefixes, written[0].tokens)
-    return [_measured(each, teacher_losses(teacher, prefixes, each.tokens), own) for each in written]
+    losses = [token_losses(teacher, prefixes, each.tokens).mean(axis=1) for each in written]
+    return [_measured(each, own, losses[0]) for each, own in zip(written, losses, strict=True)]
 
 
 def write_all(pair: Pair, prefixes: Ints, new_tokens: int, chosen: list[DecodeConfig], seed: int) -> list[Written]:
@@ -105,6 +105,7 @@ def _measured(written: Written, losses: Floats, own: Floats) -> SampleQuality:
         k=decoder.k or 1,
         penalty=decoder.penalty,
         dither=decoder.dither,
+        tau=decoder.tau,
         nfe=written.nfe,
         teacher_nll=intervals.mean(losses),
         teacher_nll_ratio=intervals.ratio(losses, own),

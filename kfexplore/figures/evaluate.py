@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import THEMES, blank, page, write
+from kfexplore.figures.page import THEMES, blank, page, whiskers, write
 from kfexplore.figures.palette import Colours, Theme, colours
-from kfexplore.results import Agreement, Bin, Estimate, Evaluation, SampleQuality
+from kfexplore.results import Agreement, Bin, Evaluation, SampleQuality
+from kfexplore.results.replication import AGREEMENT, PUBLISHED
 
-PUBLISHED: Final = (0.591, 0.327, 0.197, 0.155)
-"""Agreement by slot of the published LM1B pair (K = 4) in an independent replication: another text and vocabulary."""
 _SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon")
 _MARK: Final = 0.6
 """Thickness of a published pair's mark, in points of per cent."""
@@ -41,7 +40,7 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
         name="this pair",
         hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
     )
-    published = [100 * share for share in PUBLISHED[: len(shares)]]
+    published = published_agreement(len(shares))
     figure.add_bar(
         x=names[: len(published)],
         y=[_MARK] * len(published),
@@ -56,6 +55,12 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(title="exact tokens (%)", rangemode="tozero")
     return figure
+
+
+def published_agreement(slots: int) -> list[float]:
+    """Per cent of exact tokens of the published LM1B pair (K = 4) in its first slots, as the replication found it."""
+    keys = [("lm1b", AGREEMENT, f"slot {slot + 1}", None) for slot in range(slots)]
+    return [PUBLISHED["replication"][key] for key in keys if key in PUBLISHED["replication"]]
 
 
 def entropy_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
@@ -73,7 +78,7 @@ def entropy_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
         figure.add_scatter(
             x=[(b.low + b.high) / 2 + 0.04 * (j - (len(drawn) - 1) / 2) for b in bins],
             y=[100 * b.share.value for b in bins],
-            error_y=_between([b.share for b in bins], colour, 100),
+            error_y=whiskers([b.share for b in bins], colour, 100),
             mode="lines+markers",
             line={"color": colour, "width": 2},
             marker={"symbol": _SYMBOLS[j % len(_SYMBOLS)], "size": 9},
@@ -105,8 +110,8 @@ def quality_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> go.
         figure.add_scatter(
             x=[100 * row.distinct_2.value],
             y=[row.teacher_nll.value],
-            error_x=_between([row.distinct_2], colour, 100),
-            error_y=_between([row.teacher_nll], colour),
+            error_x=whiskers([row.distinct_2], colour, 100),
+            error_y=whiskers([row.teacher_nll], colour),
             mode="markers+text",
             marker={"symbol": "diamond" if n == 0 else "square" if other else "circle", "size": 11, "color": colour},
             text="teacher (AR)" if n == 0 else row.decoder,
@@ -167,13 +172,3 @@ def _quality_finding(anchor: SampleQuality, plain: SampleQuality) -> str:
 
 def _bars(halves: Sequence[float], look: Colours) -> dict[str, Any]:
     return {"array": [100 * half for half in halves], "color": look.ink, "thickness": 1.5, "width": 5}
-
-
-def _between(found: Sequence[Estimate], colour: str, scale: float = 1.0) -> dict[str, Any]:
-    return {
-        "array": [scale * (e.high - e.value) for e in found],
-        "arrayminus": [scale * (e.value - e.low) for e in found],
-        "color": colour,
-        "thickness": 1.2,
-        "width": 4,
-    }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank
+from kfexplore.figures.page import blank, whiskers
 from kfexplore.figures.palette import Colours, Theme, colours, token_label
-from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, Estimate, Floats, SamplerError
+from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, Floats, SamplerError
 
 Panel = Literal["joint", "product", "difference"]
 Text = Callable[[int], str]
@@ -224,7 +224,7 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
         figure.add_scatter(
             x=[row.nfe + 0.05 * (n - (len(rows) - 1) / 2)],
             y=[row.tv.value],
-            error_y=_between(row.tv, colour),
+            error_y=whiskers([row.tv], colour),
             mode="markers",
             marker={"symbol": _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5]), "size": 11, "color": colour},
             name=row.sampler,
@@ -287,16 +287,6 @@ def _label(text: Text, token: int) -> str:
 def _colour(sampler: str, n: int, look: Colours) -> str:
     fixed = {"teacher": look.exact, "student": look.learned, "ideal MDLM": look.muted}
     return fixed.get(sampler, look.lines[(5 * n) % len(look.lines)])
-
-
-def _between(found: Estimate, colour: str) -> dict[str, Any]:
-    return {
-        "array": [found.high - found.value],
-        "arrayminus": [found.value - found.low],
-        "color": colour,
-        "thickness": 1.2,
-        "width": 4,
-    }
 
 
 def _hover(row: SamplerError) -> str:

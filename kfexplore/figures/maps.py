@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank
+from kfexplore.figures.page import blank, whiskers
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.figures.squares import Text, axis_style, heading, label, titled
 from kfexplore.results import Bin, Estimate
@@ -87,7 +87,7 @@ def slots_figure(rows: Sequence[SlotAgreement], theme: Theme = "light") -> go.Fi
         figure.add_bar(
             x=[f"slot {row.slot + 1}" for row, _ in known],
             y=[100 * share.value for _, share in known],
-            error_y=_between([share for _, share in known], look.ink),
+            error_y=whiskers([share for _, share in known], look.ink, 100),
             marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": pattern, "fgcolor": look.surface}},
             name=name,
             hovertemplate="%{x}: %{y:.1f} %<extra>" + name + "</extra>",
@@ -119,7 +119,7 @@ def by_figure(found: Sequence[AgreementBy], theme: Theme = "light") -> go.Figure
             figure.add_scatter(
                 x=[place + 0.08 * (j - (len(by.slots) - 1) / 2) for _, place in drawn],
                 y=[100 * b.share.value for b, _ in drawn],
-                error_y=_between([b.share for b, _ in drawn], colour),
+                error_y=whiskers([b.share for b, _ in drawn], colour, 100),
                 xaxis=f"x{axis}",
                 yaxis=f"y{axis}",
                 mode="lines+markers",
@@ -195,7 +195,7 @@ def resolution_figure(found: Resolution, theme: Theme = "light") -> go.Figure:
     figure.add_scatter(
         x=[np.sqrt(b.low * b.high) for b in bins],
         y=[100 * b.share.value for b in bins],
-        error_y=_between([b.share for b in bins], look.learned),
+        error_y=whiskers([b.share for b in bins], look.learned, 100),
         xaxis="x2",
         yaxis="y2",
         mode="lines+markers",
@@ -291,16 +291,6 @@ def _log_axis(figure: go.Figure, letter: str, low: float, high: float, title: st
     ends = [float(np.log10(low)) - 0.15, float(np.log10(high)) + 0.1]
     figure.update_layout({f"{letter}axis": {"type": "log", "range": ends, "title": {"text": title}, "dtick": 1}})
     figure.update_layout({f"{letter}axis": {"exponentformat": "none"}})
-
-
-def _between(shares: Sequence[Estimate], colour: str) -> dict[str, Any]:
-    return {
-        "array": [100 * (share.high - share.value) for share in shares],
-        "arrayminus": [100 * (share.value - share.low) for share in shares],
-        "color": colour,
-        "thickness": 1.2,
-        "width": 3,
-    }
 
 
 def _place(found: Bin, by: AgreementBy) -> int:

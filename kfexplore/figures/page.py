@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from kfexplore.errors import KfError
 from kfexplore.figures.palette import Colours, Theme, colours
+from kfexplore.results import Estimate
 
 THEMES: Final[tuple[Theme, ...]] = ("light", "dark")
 _CLEAR: Final = "rgba(0,0,0,0)"
@@ -75,6 +76,23 @@ def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
         plot_bgcolor=_CLEAR,
     )
     return words, figure.to_json()
+
+
+def whiskers(found: Sequence[Estimate], colour: str, scale: float = 1.0) -> dict[str, Any]:
+    """The intervals of estimates as Plotly's error bars."""
+    return {
+        "array": [scale * (e.high - e.value) for e in found],
+        "arrayminus": [scale * (e.value - e.low) for e in found],
+        "color": colour,
+        "thickness": 1.2,
+        "width": 4,
+    }
+
+
+def themed(draw: Callable[[Theme], Mapping[str, go.Figure]]) -> list[dict[Theme, go.Figure]]:
+    """For `page`: every figure that `draw` gives by name, in both themes."""
+    drawn = {theme: draw(theme) for theme in THEMES}
+    return [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
 
 
 def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import plotly.graph_objects as go
 
 from kfexplore.config import DECODERS, from_dict
-from kfexplore.figures.page import THEMES, blank, log_axis, page, write
+from kfexplore.figures.page import blank, log_axis, page, themed, write
 from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.figures.roofline import gain_figure, gain_of
 from kfexplore.figures.text import LEARNED, NAMES
 from kfexplore.results import TimingRow
 
+TITLE: Final = "kfexplore: throughput"
 Race = tuple[int, str, int]
 """Batch, decoder and K."""
 _LABELS: Final[dict[str, str]] = {decoder: name for decoder, (name, _) in NAMES.items()}
@@ -187,24 +189,32 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
     )
 
 
-def timing_page(document: dict[str, Any]) -> str:
-    """The figures of a document of `kfexplore bench throughput`, with --roofline or without, as one HTML page."""
+def timing_figures(document: dict[str, Any], theme: Theme = "light") -> dict[str, go.Figure]:
+    """All figures, by name, of a document of `kfexplore bench throughput`, with --roofline or without."""
     if document["bench"] == "roofline":
         gains = [gain_of(values) for values in document.get("curve") or document["gains"]]
-        drawn: list[dict[Theme, go.Figure]] = [{theme: gain_figure(gains, theme) for theme in THEMES}]
+        return {"gain": gain_figure(gains, theme)}
+    rows = _rows(document)
+    return {"race": race_figure(rows, theme), "speedup": speedup_figure(rows, theme)}
+
+
+def timing_foot(document: dict[str, Any]) -> str:
+    """What a document's numbers hang on, and what could not be timed."""
+    if document["bench"] == "roofline":
         about = f"{document['size']}; {document['keys']:.0f} keys a query"
     else:
-        rows = [from_dict(TimingRow, values) for values in document["rows"]]
-        drawn = [
-            {theme: race_figure(rows, theme) for theme in THEMES},
-            {theme: speedup_figure(rows, theme) for theme in THEMES},
-        ]
+        rows = _rows(document)
         about = ", ".join(dict.fromkeys(row.size for row in rows))
         if rows:
             about += f"; {rows[0].prompt} tokens of prompt, {rows[0].new_tokens} new ones, {rows[0].repeats} repeats"
         failed = [f"{_entrant(row).name} at batch {row.batch}: {row.error}" for row in rows if row.error]
         about = ". ".join([about, *(reason.rstrip(".") for reason in failed)])
-    return page(drawn, "kfexplore: throughput", f"{about}. {device_words(document)}")
+    return f"{about}. {device_words(document)}"
+
+
+def timing_page(document: dict[str, Any]) -> str:
+    """The figures as one HTML page."""
+    return page(themed(partial(timing_figures, document)), TITLE, timing_foot(document))
 
 
 def write_page(document: dict[str, Any], folder: Path) -> Path:
@@ -232,6 +242,10 @@ def device_words(document: dict[str, Any]) -> str:
         f"{document['dtype']}, torch {document['versions']['torch']}; measured on it: copies "
         f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s, products {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s.{busy}"
     )
+
+
+def _rows(document: dict[str, Any]) -> list[TimingRow]:
+    return [from_dict(TimingRow, values) for values in document["rows"]]
 
 
 class _Field:

@@ -1,8 +1,9 @@
-"""Figure of `kfexplore train curves`: the loss of every stage of a run over its steps."""
+"""Figures of training: the loss of every stage of a run (`kfexplore train curves`), and arms of an ablation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -43,6 +44,44 @@ def curves_figure(curves: Mapping[str, Curve], theme: Theme = "light") -> go.Fig
     figure.update_xaxes(title="optimizer steps")
     figure.update_yaxes(title="loss (nats)", rangemode="tozero")
     return figure
+
+
+def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light") -> go.Figure:
+    """Agreement in slot 1 of every arm of an ablation, a mark a seed.
+
+    Args:
+        rows: `arm`, `what`, `seed`, `agreement_by_slot` and its intervals, as `analysis.ablation` writes them.
+        theme: light or dark.
+    """
+    look = colours(theme)
+    ranked = sorted(rows, key=lambda row: row["agreement_by_slot"][0], reverse=True)
+    names = list(dict.fromkeys(row["what"] for row in ranked))
+    best, last = ranked[0], next(row for row in ranked if row["what"] == names[-1])
+    figure = blank(
+        look,
+        f"At equal compute slot 1 is exact most often with: {best['what']}, {best['agreement_by_slot'][0]:.1%}; "
+        f"least with: {last['what']}, {last['agreement_by_slot'][0]:.1%}",
+        "A mark: one seed, with its 95 % interval over stretches of text; arms stand in the order of their best seed, "
+        "which may be chance where intervals overlap. All may spend the same token passes, their targets included.",
+    )
+    figure.add_scatter(
+        x=[100 * row["agreement_by_slot"][0] for row in ranked],
+        y=[row["what"] for row in ranked],
+        error_x={
+            "array": [100 * row["agreement_by_slot_interval"][0] for row in ranked],
+            "color": look.learned,
+            "thickness": 1.2,
+            "width": 4,
+        },
+        mode="markers",
+        marker={"size": 10, "color": look.learned},
+        customdata=[[row["arm"], row["seed"]] for row in ranked],
+        hovertemplate="%{customdata[0]}, seed %{customdata[1]}: %{x:.1f} %<extra></extra>",
+    )
+    figure.update_xaxes(title={"text": "exact tokens of slot 1 (%)"}, rangemode="tozero")
+    figure.update_yaxes(type="category", categoryarray=names, autorange="reversed", showgrid=False)
+    aside = {"xref": "container", "x": 0.012}  # the names leave too little room beside them
+    return figure.update_layout(height=figure.layout.margin.t + 110 + 30 * len(names), title=aside)
 
 
 def curves_page(curves: Mapping[str, Curve], run: str) -> str:

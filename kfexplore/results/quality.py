@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -67,6 +68,19 @@ class Agreement:
         """Plain values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Agreement:
+        """From a document of `kfexplore eval`, whose other values are left out."""
+        own = {each.name: values[each.name] for each in fields(cls)}
+        own["block_by_entropy"] = _bins(own["block_by_entropy"])
+        for name in ("agreement_by_entropy", "agreement_by_margin"):
+            own[name] = [_bins(bins) for bins in own[name]]
+        return cls(**own)
+
+
+def _bins(values: Sequence[Mapping[str, Any]]) -> list[Bin]:
+    return [Bin(**{**value, "share": Estimate(**value["share"])}) for value in values]
+
 
 @dataclass(frozen=True)
 class SlotLaw:
@@ -93,6 +107,8 @@ class SampleQuality:
     """Frequency penalty; 0 for none."""
     dither: int | None
     """Bits; None for the argmax."""
+    tau: float
+    """Temperature; 1 for the teacher's own law."""
     nfe: int
     """Forward passes a sample."""
     teacher_nll: Estimate

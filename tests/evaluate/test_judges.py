@@ -10,7 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from helpers import save_gpt2
 
 from kfexplore import noise
 from kfexplore.errors import KfError
@@ -26,11 +26,7 @@ TEXTS = [Continued("The old", " owl said"), Continued("Rain", " fell on the old 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_tokenizer([TEXT], 280))
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=512, n_embd=16, n_layer=1, n_head=2)
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    save_gpt2(folder, TEXT, 512)
     return folder
 
 

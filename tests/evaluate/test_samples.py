@@ -9,7 +9,7 @@ import torch
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
-from kfexplore.evaluate.samples import Written, decoders, name, quality, teacher_losses, write
+from kfexplore.evaluate.samples import Written, decoders, name, quality, token_losses, write
 from kfexplore.pair import Pair
 
 PREFIXES = np.array([[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]])
@@ -19,6 +19,7 @@ def test_decoders_are_the_teacher_every_k_and_both_readouts_of_the_largest() -> 
     names = [name(decoder) for decoder in decoders(3, 0.5, 6)]
     assert names == ["AR", "K = 1", "K = 2", "K = 3", "K = 3, penalty 0.5", "K = 3, dither 6 bits"]
     assert [name(d) for d in decoders(1, 0.0, 4)] == ["AR", "K = 1", "K = 1, dither 4 bits"]
+    assert name(DecodeConfig("ar", tau=0.5)) == "AR, tau 0.5"
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_loss_is_the_teachers_on_the_new_tokens_alone(pair: Pair) -> None:
     for prefix, new in zip(PREFIXES.tolist(), tokens.tolist(), strict=True):
         one = pair.teacher.log_probs(torch.tensor([prefix]))[0, -1, new[0]]
         two = pair.teacher.log_probs(torch.tensor([[*prefix, new[0]]]))[0, -1, new[1]]
-        expected.append(-float(one + two) / 2)
-    assert teacher_losses(pair.teacher, PREFIXES, tokens) == pytest.approx(expected, abs=1e-5)
+        expected.append([-float(one), -float(two)])
+    assert token_losses(pair.teacher, PREFIXES, tokens) == pytest.approx(np.array(expected), abs=1e-5)
 
 
 def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> None:

@@ -41,7 +41,7 @@ AGREEMENT = Agreement(
 
 
 def row(name: str, loss: float, distinct: float, **other: Any) -> SampleQuality:
-    values = {"k": 1, "penalty": 0.0, "dither": None, **other}
+    values = {"k": 1, "penalty": 0.0, "dither": None, "tau": 1.0, **other}
     variety, same = Estimate(distinct, distinct - 0.01, distinct + 0.02), Estimate(1.0, 0.9, 1.1)
     loss_and_interval = Estimate(loss, loss - 0.1, loss + 0.1)
     return SampleQuality(name, *values.values(), 8, loss_and_interval, same, same, same, variety, same, same, same)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kfexplore.figures.training import curves_figure, curves_page
+from kfexplore.figures.training import arms_figure, curves_figure, curves_page
 
 CURVES = {
     "teacher": [
@@ -29,3 +29,21 @@ def test_the_page_needs_nothing_else_and_escapes_the_name() -> None:
     assert "&lt;b&gt;run&lt;/b&gt;" in text
     assert "<b>run" not in text
     assert 'src="http' not in text
+
+
+def test_arms_stand_in_the_order_of_their_best_seed() -> None:
+    rows = [
+        {
+            "arm": arm,
+            "what": what,
+            "seed": seed,
+            "agreement_by_slot": [value, 0.1],
+            "agreement_by_slot_interval": [0.02, 0],
+        }
+        for arm, what, seed, value in (("A", "apart", 0, 0.2), ("B", "causal", 0, 0.15), ("B", "causal", 1, 0.25))
+    ]
+    figure = arms_figure(rows)
+    assert "most often with: causal, 25.0%; least with: apart, 20.0%" in figure.layout.title.text.replace("<br>", " ")
+    assert list(figure.layout.yaxis.categoryarray) == ["causal", "apart"]
+    assert list(figure.data[0].x) == [25.0, 20.0, 15.0]
+    assert list(figure.data[0].error_x.array) == [2.0] * 3

@@ -1,0 +1,202 @@
+"""One task of the paper: its models, texts and samples, each there when it is needed; what was measured is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kfexplore.bench.setting import SIZES, environment
+from kfexplore.bench.throughput import RaceSettings
+from kfexplore.checkpoints.registry import PairParts, fingerprint, locate
+from kfexplore.checkpoints.saving import write_whole
+from kfexplore.checkpoints.tokenizers import encode_ids
+from kfexplore.completions.prefixes import read_prefixes
+from kfexplore.completions.source import TASKS
+from kfexplore.config import DecodeConfig
+from kfexplore.decoding.generate import Networks, slots
+from kfexplore.errors import KfError
+from kfexplore.evaluate.judges import Continued, continued
+from kfexplore.evaluate.samples import Written, write
+from kfexplore.evaluate.text import read_text, stretches, text_ids
+from kfexplore.pair import Pair, pair_from_files
+from kfexplore.results import Ints
+from kfexplore.training.data import hub_rows
+from kfexplore.training.recipes import load_recipe
+
+PREFIX = {"lm1b": 6, "owt": 64}
+"""Tokens of a prefix in the paper; its script takes 6 for both."""
+PENALTIES = {"lm1b": {2: 0.2, 3: 0.4, 4: 0.5}, "owt": {2: 0.3, 3: 0.5, 4: 0.5}}
+"""Frequency penalty by K that the published code recommends; the paper does not mention it."""
+SPLITS = {"lm1b": "test", "owt": "train"}
+"""Of the recipe's dataset on the hub; of OpenWebText, there is no other."""
+HUB_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how much of it."""
+
+    ks: tuple[int, ...]
+    batches: tuple[int, ...]
+    samples: int
+    windows: int
+    repeats: int
+    seed: int
+    prefix: int | None
+    """Tokens; None: the paper's."""
+    new_tokens: int | None
+    """None: as many as the paper's samples have."""
+    text: Path | None
+    """None: the hub's dataset."""
+    prefixes: Path | None
+    """JSON lines; None: taken from the text."""
+    gen_ppl: str
+    judge: str
+    """Models; empty: none."""
+
+    def __post_init__(self) -> None:
+        RaceSettings(batches=self.batches, ks=self.ks, repeats=self.repeats)  # refuses what cannot be timed
+        for name, least in {"samples": 2, "windows": 2, "prefix": 1, "new_tokens": 1}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise KfError(f"--{name.replace('_', '-')} is {value}.", f"at least {least}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One task of the paper: its models, loaded when they are needed, and where its parts are kept."""
+
+    task: str
+    parts: PairParts
+    settings: Settings
+    device: torch.device
+    folder: Path
+
+    @cached_property
+    def pair(self) -> Pair:
+        tokenizer = self.parts.tokenizer or TASKS[self.task].tokenizer
+        return pair_from_files(self.parts.teacher, self.parts.student, tokenizer, str(self.device))
+
+    @cached_property
+    def hangs_on(self) -> dict[str, Any]:
+        """What every number hangs on."""
+        about = environment(self.device)
+        if not all(locate(part).is_file() for part in (self.parts.teacher, self.parts.student)):
+            _ = self.pair  # says what is missing
+        return {"weights": fingerprint(self.parts), **{name: about[name] for name in ("device_name", "versions")}}
+
+    @cached_property
+    def texts(self) -> list[str]:
+        if self.settings.text:
+            return read_text(self.settings.text)
+        config = dataclasses.replace(load_recipe(self.task).data, split=SPLITS[self.task])
+        return [text for _, text in islice(hub_rows(config), HUB_ROWS)]
+
+    @property
+    def text_key(self) -> str:
+        """Tells one text from another."""
+        return _digest("".join(self.texts).encode()) if self.settings.text else f"{HUB_ROWS} rows of the hub's dataset"
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of a prefix, and of what is written after it."""
+        prefix = self.settings.prefix or PREFIX[self.task]
+        return prefix, self.settings.new_tokens or TASKS[self.task].total - prefix
+
+    @cached_property
+    def prefixes(self) -> Ints:
+        """(S, N): of the file; the beginnings of the hub's documents; or from evenly spaced places of the text."""
+        (length, new), count = self.lengths, self.settings.samples
+        tokenizer = self.pair.need_tokenizer()
+        if self.settings.prefixes:
+            found = np.array(read_prefixes(self.settings.prefixes, tokenizer, length)[:count])
+        elif self.settings.text:
+            found = stretches(text_ids(self.pair, self.texts), count, length + new)[:, :length]
+        else:
+            coded = (encode_ids(tokenizer, text)[:length] for text in self.texts)
+            found = np.array(list(islice((ids for ids in coded if len(ids) == length), count)))
+        if len(found) < 2:
+            raise KfError(f"There are {len(found)} prefixes of {length} tokens.", "at least 2")
+        return found
+
+    @cached_property
+    def sampling(self) -> dict[str, Any]:
+        """What samples hang on."""
+        file = self.settings.prefixes
+        after = self.text_key if file is None else _digest(file.read_bytes()) if file.is_file() else str(file)
+        names = ("samples", "seed")
+        return {"after": after, "lengths": self.lengths, **{name: getattr(self.settings, name) for name in names}}
+
+    @cached_property
+    def written(self) -> list[Written]:
+        """AR's samples and those of every K, each kept as it ends."""
+        penalties = PENALTIES[self.task]
+        plans = [DecodeConfig("pflm", k, penalty=penalties.get(k, 0.0)) for k in self.settings.ks]
+        for decoder in plans:
+            slots(decoder, Networks(student=self.pair.student))  # a K that is too large is refused at once
+        found = []
+        for decoder in tqdm([DecodeConfig("ar"), *plans], desc=f"samples, {self.task}", leave=False):
+
+            def sample(decoder: DecodeConfig = decoder) -> dict[str, Any]:
+                new = write(self.pair, self.prefixes, self.lengths[1], decoder, self.settings.seed)
+                return {"tokens": new.tokens.tolist(), "nfe": new.nfe}
+
+            held = self.kept(
+                f"samples-{decoder.decoder}{decoder.k or ''}", {**self.sampling, "decoder": asdict(decoder)}, sample
+            )
+            found.append(Written(decoder, np.array(held["tokens"]), held["nfe"]))
+        return found
+
+    @cached_property
+    def continuations(self) -> list[list[Continued]]:
+        """All samples as texts."""
+        return [continued(self.pair.need_tokenizer(), self.prefixes, each.tokens) for each in self.written]
+
+    def kept(self, name: str, settings: dict[str, Any], measure: Callable[[], Any]) -> Any:
+        """What was measured with the same settings before, or is now; saved as soon as it is known."""
+        path = self.folder / f"{self.task}-{name}.json"
+        key = json.loads(json.dumps({**self.hangs_on, **settings}))
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["settings"] == key:
+                return held["found"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not there, or no file of this script
+        found = measure()
+        text = json.dumps({"settings": key, "found": found})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
+        return found
+
+    def unlike(self, lengths: bool = True) -> str | None:
+        """Why no number of this case is one of the published; None: none is known."""
+        config, task = self.pair.teacher.config, self.task
+        names = ("vocab_size", "width", "depth", "heads", "mask_id", "context")
+        if tuple(getattr(config, name) for name in names) != SIZES[task]:
+            return "the models are not of the published size"
+        usual = PREFIX[task], TASKS[task].total - PREFIX[task]
+        if lengths and self.lengths != usual:
+            return "{} tokens after {}, in the paper {} after {}".format(*self.lengths[::-1], *usual[::-1])
+        return None
+
+
+def decoder_name(decoder: DecodeConfig) -> str:
+    """As the paper's tables have it, the penalty left out."""
+    return "AR" if decoder.decoder == "ar" else f"K = {decoder.k}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

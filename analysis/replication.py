@@ -1,0 +1,288 @@
+"""The paper's tables on the published checkpoints: `python -m analysis.replication --task lm1b --out runs/replication`.
+
+Agreement under the same noise, Gen-PPL with the variety of the samples, the win rate against AR (with --judge), and
+throughput, each beside what the paper and an independent replication have. Checkpoints and texts are fetched from the
+hub where they are not named. Prints a table and writes replication.json, replication.csv, replication.html and one PNG
+a figure. What has been measured stays in OUT/parts: a run that was cut off goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from tqdm import tqdm
+
+from analysis.case import PENALTIES, Case, Settings, decoder_name
+from analysis.writing import write_document, write_figures, write_rows
+from kfexplore.bench.setting import environment
+from kfexplore.bench.throughput import RaceSettings, bench_throughput
+from kfexplore.checkpoints.registry import PairParts, pair_parts, usable_device
+from kfexplore.cli_options import numbers, pair_files
+from kfexplore.config import from_dict
+from kfexplore.decoding.generate import Networks
+from kfexplore.errors import KfError, told
+from kfexplore.evaluate import intervals
+from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.judges import gen_ppl, load_judge, win_rate
+from kfexplore.evaluate.samples import quality
+from kfexplore.figures.palette import Theme
+from kfexplore.figures.replication import SHOWN, part_figure
+from kfexplore.results import Estimate, TimingRow
+from kfexplore.results import replication as published
+from kfexplore.results.replication import SOURCES, Compared, Part
+
+JUDGED_BY, TIMED_ON = "gpt2-large", "H100"
+"""The paper's model for Gen-PPL, and its device; its judge is a Qwen."""
+
+Found = tuple[list[Compared], list[str]]
+"""What a part has measured, and what it has left out, and why."""
+
+
+def agreement_part(case: Case) -> Found:
+    """Exact tokens by slot and block."""
+    found = agreement(case.pair, case.texts, windows=case.settings.windows, seed=case.settings.seed)
+    names = [f"slot {j + 1}" for j in range(len(found.agreement_by_slot))]
+    shares = [*found.agreement_by_slot, found.agreement_block]
+    halves = [*found.agreement_by_slot_interval, found.agreement_block_interval]
+    values = [_per_cent(Estimate(s, s - half, s + half)) for s, half in zip(shares, halves, strict=True)]
+    names.append(f"block of {len(names)}")
+    return _rows(case, "agreement", {published.AGREEMENT: values}, names, case.unlike(lengths=False)), []
+
+
+def quality_part(case: Case) -> Found:
+    """Gen-PPL, and beside it how varied the samples are."""
+    model, remarks = case.settings.gen_ppl, [] if case.settings.gen_ppl else ["Gen-PPL: no model was named (--gen-ppl)"]
+    judge = load_judge(model, case.device) if model else None
+    measured = quality(case.pair.teacher, case.prefixes, case.written)
+    names = [decoder_name(each.decoder) for each in case.written]
+    columns: dict[str, list[Estimate]] = {}
+    if judge is not None:
+        columns[published.GEN_PPL] = [gen_ppl(judge, texts) for texts in tqdm(case.continuations, desc="Gen-PPL")]
+    columns[published.ENTROPY] = [row.entropy for row in measured]
+    for n, name in enumerate(published.DISTINCT):
+        found = [(row.distinct_1, row.distinct_2, row.distinct_3)[n] for row in measured]
+        columns[name] = [_per_cent(each) for each in found]
+    other = None if Path(model).name == JUDGED_BY else f"Gen-PPL is under {Path(model).name}, in the paper {JUDGED_BY}"
+    return _rows(case, "quality", columns, names, case.unlike() or other), remarks
+
+
+def judge_part(case: Case) -> Found:
+    """Win rate of every K against AR."""
+    model = case.settings.judge
+    if not model:
+        return [], ["win rate: no judge was named (--judge MODEL_OR_FOLDER; the paper's is a Qwen)"]
+    judge = load_judge(model, case.device)
+    unlike = case.unlike() or (None if "qwen" in Path(model).name.lower() else "the paper's judge is a Qwen")
+    own, *others = case.continuations
+    columns: dict[str, list[Estimate]] = {published.WIN_RATE: [], published.FIRST: []}
+    for texts in tqdm(others, desc="judge"):
+        wins, first = win_rate(judge, texts, own, case.settings.seed)
+        columns[published.WIN_RATE].append(_per_cent(wins))
+        columns[published.FIRST].append(_per_cent(intervals.wilson(first, len(texts))))
+    return _rows(case, "judge", columns, [decoder_name(each.decoder) for each in case.written[1:]], unlike), []
+
+
+def throughput_part(case: Case) -> Found:
+    """Tokens a second at each batch, and over AR's."""
+    prefix, new = case.lengths
+    race = RaceSettings(
+        batches=case.settings.batches,
+        ks=case.settings.ks,
+        prompt=prefix,
+        new_tokens=new,
+        repeats=case.settings.repeats,
+        seed=case.settings.seed,
+    )
+    networks = Networks(case.pair.teacher, case.pair.student)
+    with tqdm(desc=f"throughput, {case.task}", total=len(race.races), leave=False) as bar:
+        document = bench_throughput(networks, race, case.task, report=lambda at: bar.update(at.row is not None))
+    unlike, remarks = case.unlike(), []
+    speeds: list[Compared] = []
+    gains: list[Compared] = []
+    for row in (from_dict(TimingRow, values) for values in document["rows"]):
+        of = "AR" if row.decoder == "ar" else f"K = {row.k}"
+        if row.seconds is None:
+            remarks.append(f"throughput of {of} at batch {row.batch}: {row.error}")
+            continue
+        tokens, took = row.batch * row.new_tokens / 1e3, row.seconds
+        speed = Estimate(tokens / took.value, tokens / took.high, tokens / took.low)
+        device = None if TIMED_ON in document["device_name"] else f"timed on another device than the paper's {TIMED_ON}"
+        speeds.append(Compared(case.task, "throughput", published.SPEED, of, speed, row.batch, unlike or device))
+        if row.speedup and of != "AR":
+            gain = Estimate(row.speedup.value, row.speedup.low, row.speedup.high)
+            gains.append(Compared(case.task, "throughput", published.SPEED_UP, of, gain, row.batch, unlike))
+    return speeds + gains, remarks
+
+
+PARTS: dict[Part, tuple[Callable[[Case], Found], Callable[[Case], dict[str, Any]]]] = {
+    "agreement": (
+        agreement_part,
+        lambda case: {"text": case.text_key, "windows": case.settings.windows, "seed": case.settings.seed},
+    ),
+    "quality": (quality_part, lambda case: {**case.sampling, "ks": case.settings.ks, "model": case.settings.gen_ppl}),
+    "judge": (judge_part, lambda case: {**case.sampling, "ks": case.settings.ks, "model": case.settings.judge}),
+    "throughput": (
+        throughput_part,
+        lambda case: {
+            "lengths": case.lengths,
+            **{name: getattr(case.settings, name) for name in ("ks", "batches", "repeats", "seed")},
+        },
+    ),
+}
+"""How each part is measured, and what it hangs on besides models and device."""
+
+
+def measured(case: Case, part: Part) -> Found:
+    """A part's rows and remarks, kept from before or measured now."""
+    measure, settings = PARTS[part]
+
+    def plain() -> dict[str, Any]:
+        rows, remarks = measure(case)
+        return {"rows": [asdict(row) for row in rows], "remarks": remarks}
+
+    found = case.kept(part, settings(case), plain)
+    return [from_dict(Compared, values) for values in found["rows"]], found["remarks"]
+
+
+def table(rows: Sequence[Compared]) -> str:
+    """What is printed."""
+    lines = [
+        f"{'task':<5} {'quantity':<29} {'of':<10} {'batch':>5} {'ours':>8} {'interval':>19} {'paper':>8} "
+        f"{'replication':>11} {'difference':>10}"
+    ]
+    reasons = list(dict.fromkeys(row.unlike for row in rows if row.unlike and row.against))
+    for row in rows:
+        quantity = f"{row.quantity} ({row.unit})" if row.unit else row.quantity
+        interval = f"{row.ours.low:.{row.digits}f} to {row.ours.high:.{row.digits}f}"
+        beside = [f"{row.published[source]:g}" if source in row.published else "-" for source in SOURCES]
+        difference = "-" if row.difference is None else f"{row.difference:+.{row.digits}f}"
+        verdict: str = row.verdict or ""
+        if row.against and row.unlike:
+            verdict = f"not comparable [{reasons.index(row.unlike) + 1}]"
+        line = (
+            f"{row.task:<5} {quantity:<29} {row.of:<10} {row.batch or '':>5} {row.ours.value:>8.{row.digits}f} "
+            f"{interval:>19} {beside[0]:>8} {beside[1]:>11} {difference:>10}  {verdict}"
+        )
+        lines.append(line.rstrip())
+    return "\n".join([*lines, *(f"[{n}] {reason}" for n, reason in enumerate(reasons, 1))])
+
+
+def figures(rows: Sequence[Compared], theme: Theme = "light") -> dict[str, go.Figure]:
+    """One for each part of each task."""
+    parts = dict.fromkeys((row.task, row.part) for row in rows if row.quantity in SHOWN)
+    return {
+        f"{task}-{part}": part_figure([row for row in rows if (row.task, row.part) == (task, part)], theme)
+        for task, part in parts
+    }
+
+
+def _rows(
+    case: Case, part: Part, columns: dict[str, list[Estimate]], names: list[str], unlike: str | None
+) -> list[Compared]:
+    """One for each quantity and name."""
+    return [
+        Compared(case.task, part, quantity, of, value, None, unlike)
+        for quantity, values in columns.items()
+        for of, value in zip(names, values, strict=True)
+    ]
+
+
+def _per_cent(share: Estimate) -> Estimate:
+    """A share in per cent; a normal interval that reaches beyond is cut."""
+    return Estimate(100 * share.value, 100 * max(0.0, share.low), 100 * min(1.0, share.high))
+
+
+def main() -> None:
+    """Measures one task of the paper, or both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=("lm1b", "owt", "both"), default="both")
+    parser.add_argument("--teacher", type=Path, default=None, help="a checkpoint, instead of the task's published one")
+    parser.add_argument("--student", type=Path, default=None, help="its student")
+    parser.add_argument("--tokenizer", type=Path, default=None, help="tokenizer.json; else the task's own")
+    parser.add_argument("--text", type=Path, default=None, help="held-out text, a file or folder; else the hub's")
+    parser.add_argument("--prefixes", type=Path, default=None, help="JSON lines with prefix; else from the text")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which")
+    parser.add_argument("--k", default="2,3,4")
+    parser.add_argument("--batch", default=",".join(map(str, published.BATCHES)))
+    parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--windows", type=int, default=256, help="stretches of text for the agreement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prefix-len", type=int, default=None, help="tokens; else 6 (lm1b), 64 (owt)")
+    parser.add_argument("--new-tokens", type=int, default=None, help="else 122 (lm1b), 960 (owt)")
+    parser.add_argument("--gen-ppl", default=JUDGED_BY, help="model or folder; '' for none")
+    parser.add_argument("--judge", default="", help="model or folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/replication"))
+    asked = parser.parse_args()
+    settings = Settings(
+        ks=tuple(dict.fromkeys(numbers(asked.k, int, "--k"))),
+        batches=tuple(dict.fromkeys(numbers(asked.batch, int, "--batch"))),
+        prefix=asked.prefix_len,
+        **{
+            name: getattr(asked, name)
+            for name in (
+                "samples",
+                "windows",
+                "repeats",
+                "seed",
+                "new_tokens",
+                "text",
+                "prefixes",
+                "gen_ppl",
+                "judge",
+            )
+        },
+    )
+    chosen, device = asked.parts.split(","), usable_device(asked.device)
+    if unknown := [part for part in chosen if part not in PARTS]:
+        raise KfError(f"There is no part {unknown[0]!r}.", ", ".join(PARTS))
+    files = pair_files(None, asked.teacher, asked.student)
+    if files and asked.task == "both":
+        raise KfError("--teacher and --student are models of one task.", "--task lm1b, or --task owt")
+    rows: list[Compared] = []
+    remarks: list[str] = []
+    for task in ("lm1b", "owt") if asked.task == "both" else (asked.task,):
+        named = PairParts(*files, None, asked.tokenizer, {}) if files else pair_parts(task)
+        case = Case(
+            task,
+            dataclasses.replace(named, tokenizer=asked.tokenizer or named.tokenizer),
+            settings,
+            device,
+            asked.out / "parts",
+        )
+        for part in PARTS:
+            if part in chosen:
+                found, left = measured(case, part)
+                rows += found
+                remarks += [f"{task}, {remark}" for remark in left]
+    print(table(rows))
+    for remark in remarks:
+        print(f"Left out: {remark}")
+    about = {name: value.name if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    document = {
+        "study": "replication",
+        **environment(device),
+        "settings": {**about, "penalties": PENALTIES},
+        "sources": SOURCES,
+        "rows": [row.as_json() for row in rows],
+        "left_out": remarks,
+    }
+    write_document("replication", document, asked.out)
+    write_rows((row.as_json() for row in rows), asked.out / "replication.csv")
+    words = ", ".join(f"{name} {value}" for name, value in about.items() if value not in (None, ""))
+    foot = f"{words}; {document['device_name']}, float32. " + ". ".join(f"{k.title()}: {v}" for k, v in SOURCES.items())
+    foot += "".join(f". Left out: {remark}" for remark in remarks)
+    write_figures("replication", lambda theme: figures(rows, theme), asked.out, "kfexplore: replication", foot)
+
+
+if __name__ == "__main__":
+    with told():
+        main()

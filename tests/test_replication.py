@@ -1,0 +1,272 @@
+"""The replication: what is compared with what, and the whole of it on tiny checkpoints of the published layout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import runpy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from checkpoints.synthetic import weights, write_config
+from helpers import save_gpt2
+from tokenizers import Tokenizer
+
+from analysis import case as case_module
+from analysis import replication, writing
+from kfexplore.errors import KfError
+from kfexplore.figures.replication import part_figure
+from kfexplore.results import Estimate
+from kfexplore.results.replication import (
+    AGREEMENT,
+    ENTROPY,
+    GEN_PPL,
+    PUBLISHED,
+    SPEED,
+    SPEED_UP,
+    WIN_RATE,
+    Compared,
+)
+from kfexplore.training.data import train_tokenizer
+
+TEXT = "The old owl said: go home! Rain fell on the old house, and the rain went on. " * 40
+PERPLEXITY = Compared("lm1b", "quality", GEN_PPL, "K = 4", Estimate(130.0, 120.0, 140.0))
+"""The paper has 127.6, the replication 215.7."""
+
+
+def test_published_speed_ups_are_those_of_the_published_speeds() -> None:
+    paper = PUBLISHED["paper"]
+    gains = {key: value for key, value in paper.items() if key[1] == SPEED_UP}
+    assert len(gains) == 18
+    for (task, _, of, batch), gain in gains.items():
+        assert gain == pytest.approx(paper[task, SPEED, of, batch] / paper[task, SPEED, "AR", batch], rel=5e-3)
+
+
+def test_ours_is_held_against_the_paper_first() -> None:
+    assert PERPLEXITY.published == {"paper": 127.6, "replication": 215.7}
+    assert PERPLEXITY.difference == pytest.approx(2.4)
+    assert PERPLEXITY.verdict == "consistent"
+    for low, high in ((128.0, 140.0), (120.0, 127.0)):
+        assert replace(PERPLEXITY, ours=Estimate(130.0, low, high)).verdict == "not consistent"
+    slot = Compared("lm1b", "agreement", AGREEMENT, "slot 2", Estimate(32.0, 31.0, 33.0))
+    assert slot.against == ("replication", 32.7)
+    assert slot.difference == pytest.approx(-0.7)
+    gain = Compared("owt", "throughput", SPEED_UP, "K = 4", Estimate(2.0, 1.9, 2.1), batch=128)
+    assert (gain.against, gain.verdict) == (("paper", 2.38), "not consistent")
+
+
+def test_what_is_measured_otherwise_has_no_verdict() -> None:
+    other = replace(PERPLEXITY, unlike="another model")
+    assert (other.difference, other.verdict) == (PERPLEXITY.difference, None)
+    row, reason = replication.table([other]).splitlines()[1:]
+    assert row.endswith("+2.40  not comparable [1]")
+    assert reason == "[1] another model"
+    assert replace(PERPLEXITY, of="K = 5").against is None
+    assert replace(PERPLEXITY, task="owt", quantity=AGREEMENT, of="slot 1").verdict is None
+    line = replication.table([replace(PERPLEXITY, quantity=ENTROPY)]).splitlines()[1]
+    assert line.split()[-3:] == ["-", "-", "-"]
+
+
+def test_the_figure_says_both_numbers_and_draws_each_source() -> None:
+    rows = [
+        replace(PERPLEXITY, of=of, ours=Estimate(mean, 99.0, 140.0)) for of, mean in (("AR", 100.0), ("K = 4", 130.0))
+    ]
+    rows += [replace(row, quantity=name) for name in (ENTROPY, "distinct-2") for row in rows]
+    figure = part_figure(rows)
+    title = figure.layout.title.text.replace("<br>", " ")
+    assert "Gen-PPL is 100.00 (the paper: 104.8) for AR and 130.00 (the paper: 127.6) at K\u00a0=\u00a04" in title
+    drawn = {(trace.name, trace.xaxis): list(trace.x) for trace in figure.data if trace.x}
+    assert drawn["the paper", "x"] == [104.8, 127.6]
+    assert drawn["independent replication", "x"] == [215.7]
+    assert drawn["ours", "x3"] == [100.0, 130.0]
+    assert not [trace for trace in figure.data if trace.name != "ours" and trace.xaxis == "x2" and trace.x]
+    assert "2 of 2 published numbers lie within ours" in figure.layout.title.subtitle.text.replace("<br>", " ")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair as published (a pickle with `backbone.` before every name), a tokenizer, a judge, text and prefixes."""
+    folder = tmp_path_factory.mktemp("published")
+    tokenizer = train_tokenizer([TEXT], 265)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    rows = tokenizer.get_vocab_size() + 1
+    for name, kind, seed in (("ar", "teacher", 1), ("pflm", "student", 2)):
+        state = weights(kind, seed, "backbone.", rows)  # type: ignore[arg-type]
+        torch.save({"state_dict": state, "global_step": 500_000}, folder / f"{name}.ckpt")
+    write_config(folder, context=40)
+    save_gpt2(folder / "gpt2-large", TEXT, 1024)
+    (folder / "text").mkdir()
+    (folder / "text" / "a.txt").write_text(TEXT, encoding="utf-8")
+    lines = [json.dumps({"prefix": TEXT[n : n + 40]}) + "\n" for n in range(6)]
+    (folder / "prefixes.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+class Script:
+    """Runs the script in this process on the tiny pair."""
+
+    def __init__(self, files: Path, out: Path, patch: pytest.MonkeyPatch) -> None:
+        self.files, self.out, self.patch = files, out, patch
+        patch.setattr(writing, "write_stills", lambda *_: [])
+
+    def run(self, **options: str | None) -> dict[str, Any]:
+        given = {
+            "task": "lm1b",
+            "teacher": f"{self.files}/ar.ckpt",
+            "student": f"{self.files}/pflm.ckpt",
+            "tokenizer": f"{self.files}/tokenizer.json",
+            "text": f"{self.files}/text",
+            "gen-ppl": f"{self.files}/gpt2-large",
+            "judge": f"{self.files}/gpt2-large",
+            "k": "2,4",
+            "batch": "1,3",
+            "samples": "6",
+            "windows": "4",
+            "repeats": "1",
+            "prefix-len": "6",
+            "new-tokens": "10",
+            "out": str(self.out),
+            **{name.replace("_", "-"): value for name, value in options.items()},
+        }
+        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+        self.patch.setattr("sys.argv", ["replication", *words])
+        replication.main()
+        found: dict[str, Any] = json.loads((self.out / "replication.json").read_text())
+        return found
+
+
+@pytest.fixture
+def script(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    return Script(files, tmp_path / "out", monkeypatch)
+
+
+def test_all_parts_on_a_tiny_published_pair(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    found = script.run()
+    parts = {row["part"] for row in found["rows"]}
+    assert parts == {"agreement", "quality", "judge", "throughput"}
+    assert found["left_out"] == []
+    of = {(row["quantity"], row["of"], row["batch"]): row for row in found["rows"]}
+    assert {of_ for what, of_, _ in of if what == AGREEMENT} == {*(f"slot {j}" for j in range(1, 5)), "block of 4"}
+    assert [of[GEN_PPL, name, None]["paper"] for name in ("AR", "K = 2", "K = 4")] == [104.8, 107.2, 127.6]
+    assert of[GEN_PPL, "K = 4", None]["replication"] == 215.7
+    assert {name for what, name, _ in of if what == WIN_RATE} == {"K = 2", "K = 4"}
+    assert {(name, batch) for what, name, batch in of if what == SPEED_UP} == {
+        (f"K = {k}", b) for k in (2, 4) for b in (1, 3)
+    }
+    assert of[SPEED, "AR", 1]["ours"] > 0
+    for row in found["rows"]:
+        assert row["low"] <= row["ours"] <= row["high"]
+        assert row["verdict"] is None  # the models are tiny
+    with (script.out / "replication.csv").open() as file:
+        assert [row["quantity"] for row in csv.DictReader(file)] == [row["quantity"] for row in found["rows"]]
+    page = (script.out / "replication.html").read_text()
+    assert page.count('class="figure"') == 4
+    said = capsys.readouterr().out
+    assert re.search(r"lm1b +exact tokens \(%\) +slot 1 .* - +59.1 .*not comparable \[1\]", said)
+
+
+def test_a_verdict_needs_the_published_setting(script: Script) -> None:
+    rows = len(json.loads((script.files / "tokenizer.json").read_text())["model"]["vocab"]) + 1
+
+    def reasons(**options: str) -> dict[str, str | None]:
+        found = script.run(batch="1", k="2", **options)["rows"]
+        return {row["quantity"]: row["unlike"] for row in found if row["of"] in ("K = 2", "slot 1")}
+
+    script.patch.setitem(case_module.SIZES, "lm1b", (rows, 16, 2, 2, rows - 1, 40))
+    found = reasons(parts="agreement,quality,judge")
+    assert found[AGREEMENT] is None
+    assert {found[each] for each in (GEN_PPL, WIN_RATE)} == {"10 tokens after 6, in the paper 122 after 6"}
+    script.out = script.out / "again"
+    script.patch.setitem(case_module.TASKS, "lm1b", replace(case_module.TASKS["lm1b"], total=16))
+    found = reasons()
+    assert found[GEN_PPL] is None
+    assert found[WIN_RATE] == "the paper's judge is a Qwen"
+    assert found[SPEED_UP] is None
+    assert found[SPEED] == "timed on another device than the paper's H100"
+
+
+def test_a_run_that_was_cut_off_goes_on(script: Script, files: Path) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    parts = "agreement,quality,judge"
+    with pytest.raises(KfError, match="is not here"):
+        script.run(parts=parts, judge=str(files / "nothing"))
+    with script.patch.context() as patch:
+        for module, name in ((replication, "agreement"), (replication, "quality"), (case_module, "write")):
+            patch.setattr(module, name, never)
+        found = script.run(parts=parts)
+        assert {row["part"] for row in found["rows"]} == set(parts.split(","))
+        with pytest.raises(AssertionError, match="measured again"):
+            script.run(parts="agreement", seed="1")
+    (script.out / "parts" / "lm1b-agreement.json").write_text("{")
+    assert script.run(parts="agreement")["rows"] == [row for row in found["rows"] if row["part"] == "agreement"]
+
+
+def test_prefixes_of_a_file_and_parts_without_a_model(script: Script, files: Path) -> None:
+    found = script.run(parts="quality,judge", prefixes=str(files / "prefixes.jsonl"), judge="", gen_ppl="")
+    assert {row["quantity"] for row in found["rows"]} == {ENTROPY, "distinct-1", "distinct-2", "distinct-3"}
+    assert [remark.split(":")[0] for remark in found["left_out"]] == ["lm1b, Gen-PPL", "lm1b, win rate"]
+
+
+def test_texts_of_the_hub_are_begun_where_they_begin(script: Script) -> None:
+    asked: list[Any] = []
+    texts = [TEXT[n : n + 60] for n in range(9)]
+
+    def rows(config: Any) -> Iterator[tuple[str, str]]:
+        asked.append((config.dataset, config.split))
+        yield from (("", text) for text in ["a", *texts])  # the first is too short for a prefix
+
+    script.patch.setattr(case_module, "hub_rows", rows)
+    write, given = case_module.write, []
+    script.patch.setattr(case_module, "write", lambda pair, ids, *rest: given.append(ids) or write(pair, ids, *rest))
+    script.run(parts="quality", text=None, gen_ppl="")
+    assert asked == [("dvruette/lm1b", "test")]
+    tokenizer = Tokenizer.from_file(str(script.files / "tokenizer.json"))
+    assert given[0].tolist() == [tokenizer.encode(text).ids[:6] for text in texts[:6]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"parts": "agreement,speed"}, "no part 'speed'"),
+        ({"task": "both"}, "models of one task"),
+        ({"batch": "0"}, "batch is 0"),
+        ({"samples": "1"}, "--samples is 1"),
+        ({"k": "2,5", "parts": "quality"}, "k is 5"),
+        ({"k": "two"}, "not a list of whole numbers"),
+        ({"teacher": "missing.ckpt"}, "missing.ckpt"),
+        ({"prefixes": "missing.jsonl", "parts": "quality"}, "missing.jsonl"),
+    ],
+)
+def test_wrong_options_are_user_errors(script: Script, options: dict[str, str], said: str) -> None:
+    with pytest.raises(KfError, match=re.escape(said)):
+        script.run(**options)
+    assert not (script.out / "parts").exists()
+
+
+def test_without_files_or_a_connection_one_error_says_what_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["replication", "--task", "lm1b", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(replication.__file__)), run_name="__main__")
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(
+        "kfexplore: ar_best_lm1b.ckpt of zwave/K-Forcing is not here and cannot be fetched: no connection"
+    )
+    assert "pflm_lm1b_k4.ckpt in the folder" in err
+    assert "https://huggingface.co/zwave/K-Forcing" in err
