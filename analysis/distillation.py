@@ -1,0 +1,173 @@
+"""How a student learns its teacher's map: `python -m analysis.distillation --pair tales --out runs/distillation`.
+
+Distils a small student from the teacher alone, on texts that the teacher writes, and measures it on our own sentences
+as it learns; beside it the documents of docs/bench: the bundled pair's own curve and versions, the ablation. Prints
+tables and writes distillation.json, distillation.csv, distillation.html and one PNG a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis.quality import prompts
+from analysis.writing import write_document, write_figures, write_rows
+from kfexplore.bench.setting import environment
+from kfexplore.config import DecodeConfig, TrainConfig
+from kfexplore.errors import KfError, told
+from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.samples import write
+from kfexplore.figures.distillation import legs_figure, progress_figure, versions_figure
+from kfexplore.figures.evaluate import entropy_figure
+from kfexplore.figures.palette import Theme
+from kfexplore.figures.training import arms_figure
+from kfexplore.laws.ranking import own_sentences
+from kfexplore.models import Student, begin_from
+from kfexplore.pair import Pair, load_pair
+from kfexplore.results import Agreement
+from kfexplore.results.distillation import Leg, Progress, Version
+from kfexplore.training.loop import fit
+from kfexplore.training.losses import Tokens, student_loss
+
+BENCH = Path(__file__).parents[1] / "docs" / "bench"
+FEW = 4
+"""Tokens of a sentence after which the teacher writes the corpus."""
+SMALL = TrainConfig(steps=1, batch=4, groups=32, block=4, context=64, optimizer="muon", lr=6e-3, warmup=10, decay=0.0)
+"""Settings of the small run; a step is a fraction of a second on a CPU."""
+WINDOWS = 7
+
+
+def own_corpus(pair: Pair, sentences: Sequence[str], length: int, seed: int) -> Tokens:
+    """What the teacher writes after the first tokens of each sentence, one text after another: no data are needed."""
+    before = prompts(pair, sentences, FEW, 1)
+    written = write(pair, before, length, DecodeConfig("ar"), seed).tokens
+    return np.concatenate([before, written], axis=1).ravel().astype(np.uint32)
+
+
+def distil(
+    pair: Pair, corpus: Tokens, texts: list[str], steps: int, every: int, seed: int, config: TrainConfig = SMALL
+) -> list[Progress]:
+    """A student of the teacher's shape, begun with its weights, measured every few steps.
+
+    Args:
+        pair: Teacher and tokenizer.
+        corpus: What contexts are cut from.
+        texts: What it is measured on.
+        steps: Of the run.
+        every: Steps between measurements.
+        seed: Keys contexts and noise, and the encoder's first weights.
+        config: The settings; its steps and seed are those given here.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = Student(dataclasses.replace(pair.teacher.config, kind="student", block=config.block))
+    begin_from(student, pair.teacher)
+    found = [_measured(0, pair, student, texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        for end in range(every, steps + 1, every):
+            now = dataclasses.replace(config, steps=end, seed=seed)
+
+            def loss(step: int, rows: slice, now: TrainConfig = now) -> torch.Tensor:
+                return student_loss(student, pair.teacher, corpus, now, step, rows)
+
+            fit(student.requires_grad_(True), loss, now, Path(folder) / "student")  # goes on where it was
+            found.append(_measured(end, pair, student.requires_grad_(False), texts))
+    return found
+
+
+def _measured(step: int, pair: Pair, student: Student, texts: list[str]) -> Progress:
+    found = agreement(dataclasses.replace(pair, student=student), texts, windows=WINDOWS, groups=64)
+    return Progress(step, found.student_nll_by_slot, found.agreement_by_slot)
+
+
+def legs() -> list[Leg]:
+    """The bundled student's own training."""
+    return [Leg(**leg) for leg in _document("tales-training")["legs"]]
+
+
+def versions() -> list[Version]:
+    """The states of the bundled pair, oldest first."""
+    return [Version(**version) for version in _document("tales-training")["versions"]]
+
+
+def arms() -> list[dict[str, Any]]:
+    """The rows of both documents of the ablation."""
+    return [row for name in ("ablation-tales", "ablation-options-tales") for row in _document(name)["rows"]]
+
+
+def _document(name: str) -> dict[str, Any]:
+    """A document of docs/bench.
+
+    Raises:
+        KfError: it is not there: the package was installed without the repository.
+    """
+    try:
+        return dict(json.loads((BENCH / f"{name}.json").read_text(encoding="utf-8")))
+    except OSError as error:
+        raise KfError(f"{BENCH / name}.json cannot be read: {error}.", "the repository's docs/bench") from None
+
+
+def table(run: Sequence[Progress]) -> str:
+    """What is printed of the small run."""
+    slots = range(1, len(run[0].losses) + 1)
+    heads = [*(f"{f'loss {j}':>8}" for j in slots), *(f"{f'exact {j}':>9}" for j in slots)]
+    lines = [f"{'step':<6}{''.join(heads)}"]
+    for point in run:
+        losses = "".join(f"{loss:>8.2f}" for loss in point.losses)
+        lines.append(f"{point.step:<6}{losses}{''.join(f'{share:>9.1%}' for share in point.agreement)}")
+    return "\n".join(lines)
+
+
+def figures(run: Sequence[Progress], theme: Theme = "light") -> dict[str, Any]:
+    """All figures by name."""
+    return {
+        "progress": progress_figure(run, theme),
+        "legs": legs_figure(legs(), theme),
+        "versions": versions_figure(versions(), theme),
+        "entropy": entropy_figure(Agreement.from_json(_document("tales-agreement")), theme),
+        "ablation": arms_figure(arms(), theme),
+    }
+
+
+def tidy(run: Sequence[Progress]) -> Iterator[dict[str, Any]]:
+    """One row a measurement and slot."""
+    for point in run:
+        for slot, (loss, share) in enumerate(zip(point.losses, point.agreement, strict=True)):
+            yield {"step": point.step, "slot": slot + 1, "loss": f"{loss:.6g}", "agreement": f"{share:.6g}"}
+
+
+def main() -> None:
+    """Distils one small student."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", default="tales", help="the teacher's pair")
+    parser.add_argument("--length", type=int, default=128, help="tokens that the teacher writes after each sentence")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=40, help="steps between measurements")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/distillation"), help="folder of the files")
+    asked = parser.parse_args()
+    pair, sentences = load_pair(asked.pair), own_sentences()
+    corpus = own_corpus(pair, sentences, asked.length, asked.seed)
+    run = distil(pair, corpus, ["\n".join(sentences)], asked.steps, asked.every, asked.seed)
+    print(table(run))
+    settings = {name: getattr(asked, name) for name in ("pair", "length", "steps", "every", "seed")}
+    points = [dataclasses.asdict(point) for point in run]
+    document = {"study": "distillation", **environment(pair.teacher.device), **settings, "run": points}
+    write_document("distillation", document, asked.out)
+    write_rows(tidy(run), asked.out / "distillation.csv")
+    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
+    title = "kfexplore: distillation"
+    write_figures("distillation", lambda theme: figures(run, theme), asked.out, title, foot)
+
+
+if __name__ == "__main__":
+    with told():
+        main()

@@ -1,0 +1,267 @@
+"""Samples of the teacher and of its student: `python -m analysis.quality --pair tales --out runs/quality`.
+
+After the first tokens of our own sentences (or of a text), all decoders under the same noise: the teacher's loss
+against the variety of samples, over temperature, K, penalty and dither; what perplexity alone would have said; where
+the texts part; and what a block costs the teacher, by how much of it is exact. Prints tables and writes quality.json,
+quality.csv, quality.html and one PNG a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from analysis.writing import write_document, write_figures, write_rows
+from kfexplore import noise
+from kfexplore.bench.setting import environment
+from kfexplore.config import DecodeConfig
+from kfexplore.errors import KfError, told
+from kfexplore.evaluate import intervals
+from kfexplore.evaluate.judges import continued, gen_ppl, load_judge
+from kfexplore.evaluate.samples import Written, name, quality, token_losses, write_all
+from kfexplore.evaluate.text import read_text
+from kfexplore.figures.frontiers import (
+    frontier_figure,
+    leading_figure,
+    perplexity_figure,
+    slot_losses_figure,
+    survival_figure,
+)
+from kfexplore.figures.palette import Theme
+from kfexplore.laws.ranking import own_sentences
+from kfexplore.pair import Pair, load_pair
+from kfexplore.results import Floats, Ints, SampleQuality
+from kfexplore.results.frontiers import AtVariety, Frontier, Leading, SlotLosses, Survival
+
+TEACHER_TAUS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15)
+STUDENT_TAUS = (0.5, 0.75, 1.0, 1.25)
+PENALTIES = (0.0, 0.2, 0.5, 1.0)
+DITHERS = (None, 2, 6)
+_SETTINGS = ("pair", "prompt_tokens", "times", "new_tokens", "seed", "gen_ppl")
+
+
+def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
+    """What is varied, one setting at a time; every sweep of the student's has its plain argmax at K in it."""
+    return {
+        "AR over temperature": [DecodeConfig("ar", tau=tau) for tau in TEACHER_TAUS],
+        "student over K": [DecodeConfig("pflm", k) for k in range(1, block + 1)],
+        f"K = {block} over the penalty": [DecodeConfig("pflm", block, penalty=penalty) for penalty in PENALTIES],
+        f"K = {block} over the dither": [DecodeConfig("pflm", block, dither=dither) for dither in DITHERS],
+        f"K = {block} over temperature": [DecodeConfig("pflm", block, tau=tau) for tau in STUDENT_TAUS],
+    }
+
+
+def prompts(pair: Pair, texts: Sequence[str], length: int, times: int) -> Ints:
+    """The first tokens of each text, all `times` times, each time with noise of its own; (S, length).
+
+    Raises:
+        KfError: fewer than two texts are so long.
+    """
+    coded = [pair.encode(text)[0] for text in texts if text]
+    long = [ids[:length] for ids in coded if len(ids) >= length]
+    if len(long) < 2:
+        raise KfError(f"{len(long)} texts have {length} tokens.", "at least two")
+    return np.tile(np.array(long), (times, 1))
+
+
+def at_variety(row: SampleQuality, own: Sequence[SampleQuality]) -> AtVariety:
+    """The teacher's loss at the entropy of a decoder's samples, between its own at rising temperatures."""
+    variety = [each.entropy.value for each in own]
+    order = np.argsort(variety)
+    if not min(variety) <= row.entropy.value <= max(variety):
+        return AtVariety(row, None, None)
+    tau, loss = (
+        float(np.interp(row.entropy.value, np.array(variety)[order], np.array(values)[order]))
+        for values in ([each.tau for each in own], [each.teacher_nll.value for each in own])
+    )
+    return AtVariety(row, tau, loss)
+
+
+def survival(written: Written, own: Written) -> Survival:
+    """How long the tokens of a decoder are those of the teacher's under the same noise."""
+    same = np.cumprod(written.tokens == own.tokens, axis=1)
+    return Survival(name(written.decoder), written.decoder.k or 1, same.mean(axis=0))
+
+
+def slot_losses(written: Written, losses: Floats, own: Floats) -> SlotLosses:
+    """Excess of each slot over the mean of the teacher's own sample after the same prompt; losses (S, n) in nats."""
+    k = written.decoder.k or 1
+    excess = [intervals.mean(losses[:, slot::k].mean(axis=1) - own.mean(axis=1)) for slot in range(k)]
+    return SlotLosses(name(written.decoder), k, excess)
+
+
+def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[Leading]:
+    """Blocks of both maps after contexts (C, N), `each` noise vectors a context, by how many first slots are exact."""
+    slots = pair.student.config.block
+    groups, learned, exact = (np.empty((len(contexts), each)) for _ in range(3))
+    for c, context in enumerate(tqdm(contexts, desc="blocks", leave=False)):
+        u = noise.uniform(seed, range(c * each, (c + 1) * each), len(context), slots)  # not that of the context
+        before = np.tile(context, (each, 1))
+        block = pair.block(before, u)
+        groups[c] = np.cumprod(block.student == block.teacher, axis=1).sum(axis=1)
+        learned[c], exact[c] = (
+            token_losses(pair.teacher, before, tokens).mean(axis=1) for tokens in (block.student, block.teacher)
+        )
+    found = []
+    for count in range(slots + 1):
+        where = groups == count
+        if where.sum(axis=1).astype(bool).sum() < 2:
+            continue
+        mine, theirs = (intervals.ratio((loss * where).sum(1), where.sum(1)) for loss in (learned, exact))
+        found.append(Leading(count, intervals.share(where.sum(1), np.full(len(groups), each)), mine, theirs))
+    return found
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that the script and the notebook show."""
+
+    frontiers: list[Frontier]
+    at_variety: list[AtVariety]
+    """Of the student's plain argmax at every K."""
+    survival: list[Survival]
+    slots: list[SlotLosses]
+    leading: list[Leading]
+    texts: dict[str, str]
+    """By decoder, what follows the first prompt."""
+
+    @property
+    def rows(self) -> list[SampleQuality]:
+        """Every decoder once, the teacher at temperature 1 first."""
+        rows = {row.decoder: row for frontier in self.frontiers for row in frontier.rows}
+        return [rows.pop("AR"), *rows.values()]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "frontiers": [asdict(frontier) for frontier in self.frontiers],
+            "at_variety": [{"decoder": a.row.decoder, "tau": a.tau, "loss": a.loss} for a in self.at_variety],
+            "survival": {s.decoder: s.shares.tolist() for s in self.survival},
+            "slot_excess": {s.decoder: [asdict(found) for found in s.excess] for s in self.slots},
+            "leading": [asdict(found) for found in self.leading],
+        }
+
+
+def measure(
+    pair: Pair, before: Ints, new_tokens: int, seed: int, contexts: int = 120, each: int = 16, ppl: str | None = None
+) -> Study:
+    """The whole study.
+
+    Args:
+        pair: Teacher, student, tokenizer.
+        before: (S, N) prompts.
+        new_tokens: That every decoder writes after each.
+        seed: Keys the noise.
+        contexts: Contexts of single blocks: the prompt and half of what the teacher wrote after it.
+        each: Noise vectors after each of these.
+        ppl: Another causal model, whose perplexity is shown; None: the teacher's own alone.
+    """
+    plans = sweeps(pair.student.config.block)
+    chosen = list(dict.fromkeys(decoder for plan in plans.values() for decoder in plan))
+    chosen.sort(key=lambda decoder: decoder != DecodeConfig("ar"))
+    written = write_all(pair, before, new_tokens, chosen, seed)
+    rows = quality(pair.teacher, before, written)
+    tokenizer = pair.need_tokenizer()
+    if ppl is not None:
+        judge = load_judge(ppl, pair.teacher.device)
+        texts = (continued(tokenizer, before, each.tokens) for each in written)
+        rows = [replace(row, gen_ppl=gen_ppl(judge, text)) for row, text in zip(rows, texts, strict=True)]
+    row_of, of = dict(zip(chosen, rows, strict=True)), dict(zip(chosen, written, strict=True))
+    frontiers = [Frontier(what, [_value(d) for d in plan], [row_of[d] for d in plan]) for what, plan in plans.items()]
+    own, plain = written[0], [of[decoder] for decoder in plans["student over K"]]
+    own_losses = token_losses(pair.teacher, before, own.tokens)
+    read = np.concatenate([before, own.tokens[:, : new_tokens // 2]], axis=1)
+    return Study(
+        frontiers,
+        [at_variety(row_of[each.decoder], frontiers[0].rows) for each in plain],
+        [survival(each, own) for each in plain],
+        [slot_losses(each, token_losses(pair.teacher, before, each.tokens), own_losses) for each in plain],
+        leading(pair, read[:contexts], each, seed),
+        {name(d): "".join(pair.texts(of[d].tokens[0].tolist())) for d in (own.decoder, *(w.decoder for w in plain))},
+    )
+
+
+def _value(decoder: DecodeConfig) -> str:
+    """The setting in which a decoder differs from the plain one of its kind."""
+    if decoder.penalty or decoder.dither is not None:
+        return f"penalty {decoder.penalty:g}" if decoder.penalty else f"{decoder.dither} bits"
+    return f"tau {decoder.tau:g}" if decoder.decoder == "ar" or decoder.tau != 1 else f"K = {decoder.k}"
+
+
+def table(found: Study) -> str:
+    """What is printed."""
+    lines = [f"{'decoder':<24}{'nats':>7}{'over AR':>9}{'entropy':>9}{'dist-2':>8}{'rep-4':>8}{'self-BLEU':>11}"]
+    for row in found.rows:
+        lines.append(
+            f"{row.decoder:<24}{row.teacher_nll.value:>7.2f}{row.teacher_nll_ratio.value:>9.2f}{row.entropy.value:>9.2f}"
+            f"{row.distinct_2.value:>8.1%}{row.repeated_4.value:>8.1%}{row.self_bleu.value:>11.3f}"
+        )
+    lines += ["", f"{'at the same entropy':<24}{'nats':>7}{'AR':>7}{'at tau':>8}"]
+    for at in found.at_variety:
+        beside = f"{at.loss:>7.2f}{at.tau:>8.2f}" if at.loss is not None else f"{'-':>7}{'-':>8}"
+        lines.append(f"{at.row.decoder:<24}{at.row.teacher_nll.value:>7.2f}{beside}")
+    lines += ["", f"{'first slots exact':<24}{'share':>8}{'learned':>9}{'exact':>8}"]
+    for group in found.leading:
+        lines.append(f"{group.slots:<24}{group.share.value:>8.1%}{group.learned.value:>9.2f}{group.exact.value:>8.2f}")
+    return "\n".join(lines)
+
+
+def figures(found: Study, theme: Theme = "light") -> dict[str, Any]:
+    """All figures by name."""
+    return {
+        "frontiers": frontier_figure(found.frontiers, theme),
+        "perplexity": perplexity_figure(found.rows, theme),
+        "survival": survival_figure(found.survival, theme),
+        "slots": slot_losses_figure(found.slots, theme),
+        "leading": leading_figure(found.leading, theme),
+    }
+
+
+def tidy(rows: Sequence[SampleQuality]) -> Iterator[dict[str, Any]]:
+    """One row a decoder; an estimate has three columns: its name, and that with _low and _high."""
+    for row in rows:
+        columns: dict[str, Any] = {}
+        for key, value in asdict(row).items():
+            if isinstance(value, dict):
+                columns |= {key: value["value"], f"{key}_low": value["low"], f"{key}_high": value["high"]}
+            else:
+                columns[key] = value
+        yield columns
+
+
+def main() -> None:
+    """Measures one pair."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", default="tales")
+    parser.add_argument("--text", type=Path, default=None, help="file or folder, a prompt from the first tokens a line")
+    parser.add_argument("--prompt-tokens", type=int, default=12)
+    parser.add_argument("--times", type=int, default=4, help="samples after each prompt")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gen-ppl", default=None, help="another causal model, a name or folder, for the perplexity")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="folder of the files")
+    asked = parser.parse_args()
+    pair = load_pair(asked.pair)
+    texts = own_sentences() if asked.text is None else "\n".join(read_text(asked.text)).splitlines()
+    before = prompts(pair, texts, asked.prompt_tokens, asked.times)
+    found = measure(pair, before, asked.new_tokens, asked.seed, ppl=asked.gen_ppl)
+    print(table(found))
+    settings = {name: getattr(asked, name) for name in _SETTINGS}
+    settings["text"] = asked.text.name if asked.text else "own sentences"
+    document = {"study": "quality", **environment(pair.teacher.device), **settings, **found.as_json()}
+    write_document("quality", document, asked.out)
+    write_rows(tidy(found.rows), asked.out / "quality.csv")
+    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
+    title = "kfexplore: samples of the teacher and the student"
+    write_figures("quality", lambda theme: figures(found, theme), asked.out, title, foot)
+
+
+if __name__ == "__main__":
+    with told():
+        main()

@@ -1,0 +1,135 @@
+"""Figures of a distillation: a student as it learns, the legs of a long run, versions of a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import plotly.graph_objects as go
+
+from kfexplore.figures.evaluate import published_agreement
+from kfexplore.figures.page import blank
+from kfexplore.figures.palette import Colours, Theme, colours
+from kfexplore.figures.squares import titled
+from kfexplore.results.distillation import Leg, Progress, Version
+
+_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
+
+
+def progress_figure(run: Sequence[Progress], theme: Theme = "light") -> go.Figure:
+    """Loss and agreement of each slot over the steps, side by side."""
+    look, first, last = colours(theme), run[0], run[-1]
+    figure = blank(
+        look,
+        f"In {last.step} steps slot 1 goes from {first.losses[0]:.1f} to {last.losses[0]:.1f} nats and from "
+        f"{first.agreement[0]:.0%} to {last.agreement[0]:.0%} exact tokens; slot {len(last.losses)} is at "
+        f"{last.losses[-1]:.1f} nats and {last.agreement[-1]:.0%}",
+        "A point: the student after so many steps, on text that it was not trained on. Left: its loss on the exact "
+        "tokens, which the noise determines, so that 0 is the exact map. Right: how often its own token is the exact "
+        "one.",
+    )
+    for slot in range(len(last.losses)):
+        for axis, values in (
+            ("", [point.losses[slot] for point in run]),
+            ("2", [100 * point.agreement[slot] for point in run]),
+        ):
+            figure.add_scatter(
+                x=[point.step for point in run],
+                y=values,
+                xaxis=f"x{axis}",
+                yaxis=f"y{axis}",
+                showlegend=not axis,
+                hovertemplate=f"slot {slot + 1}, step %{{x}}: %{{y:.1f}}<extra></extra>",
+                **_line(look, slot),
+            )
+    second = {name: figure.layout[name].to_plotly_json() for name in ("xaxis", "yaxis")}
+    return figure.update_layout(
+        xaxis={"domain": [0, 0.46], "title": titled("steps")},
+        yaxis={"title": titled("loss (nats a slot)"), "rangemode": "tozero"},
+        xaxis2={**second["xaxis"], "domain": [0.56, 1], "title": titled("steps"), "anchor": "y2"},
+        yaxis2={**second["yaxis"], "title": titled("exact tokens (%)"), "rangemode": "tozero", "anchor": "x2"},
+    )
+
+
+def legs_figure(legs: Sequence[Leg], theme: Theme = "light") -> go.Figure:
+    """The loss of each slot over all steps of a long run, with its legs told apart."""
+    look = colours(theme)
+    steps, end = legs[-1].steps[-1], legs[-1].losses[-1]
+    figure = blank(
+        look,
+        f"Over {steps:,} steps slot 1 fell to {end[0]:.1f} nats, slot {len(end)} to {end[-1]:.1f}",
+        "A line: the loss of one slot on the batches of training, smoothed. A dotted line begins a leg, named above; "
+        "the learning rate rises anew with each, and the loss with it. Where a leg ends in a drop, the rate fell to 0.",
+    )
+    for slot in range(len(end)):
+        figure.add_scatter(
+            x=[step for leg in legs for step in leg.steps],
+            y=[losses[slot] for leg in legs for losses in leg.losses],
+            mode="lines",
+            line={"color": _line(look, slot)["line"]["color"], "width": 2},
+            name=f"slot {slot + 1}",
+            hovertemplate=f"slot {slot + 1}, step %{{x:,}}: %{{y:.2f}} nats<extra></extra>",
+        )
+    for leg in legs:
+        figure.add_vline(leg.steps[0], line={"color": look.muted, "dash": "dot", "width": 1})
+        figure.add_annotation(
+            x=leg.steps[0],
+            y=1,
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            text=leg.name,
+            showarrow=False,
+            textangle=-20,
+            font={"color": look.muted, "size": 12},
+        )
+    figure.update_layout(margin={"t": figure.layout.margin.t + 50}, height=figure.layout.height + 50)
+    figure.update_xaxes(title=titled("steps of four contexts, all legs"))
+    return figure.update_yaxes(title=titled("loss (nats a slot)"), rangemode="tozero")
+
+
+def versions_figure(found: Sequence[Version], theme: Theme = "light") -> go.Figure:
+    """Agreement by slot and block of each version, beside the published pair's."""
+    look, last = colours(theme), found[-1]
+    ours, theirs = [100 * share for share in last.agreement_by_slot], published_agreement(len(last.agreement_by_slot))
+    above = sum(mine > other for mine, other in zip(ours, theirs, strict=False))
+    figure = blank(
+        look,
+        f"The bundled student went from {found[0].agreement_by_slot[0]:.0%} to {last.agreement_by_slot[0]:.0%} in slot "
+        f"1 and from {found[0].agreement_block:.1%} to {last.agreement_block:.1%} of blocks; {above} of "
+        f"{len(last.agreement_by_slot)} slots are above the published pair's",
+        "A bar: share of noise vectors on held-out books whose token is exact. Marks: the published LM1B pair, with "
+        "another text and a vocabulary sixty times as large. A version with another vocabulary has another teacher.",
+    )
+    slots = len(last.agreement_by_slot)
+    names = [*(f"slot {j + 1}" for j in range(slots)), "block"]
+    for n, version in enumerate(found):
+        figure.add_bar(
+            x=names,
+            y=[100 * share for share in (*version.agreement_by_slot, version.agreement_block)],
+            marker={"color": look.lines[(8 + 5 * n) % len(look.lines)], "line": {"width": 0}},
+            name=version.what,
+            hovertemplate="%{x}: %{y:.1f} %<extra>" + version.what + "</extra>",
+        )
+    figure.add_scatter(
+        x=names[: len(theirs)],
+        y=theirs,
+        mode="markers",
+        marker={"symbol": "line-ew", "size": 44, "line": {"width": 3, "color": look.differ}},
+        name="published LM1B pair",
+        hovertemplate="published, %{x}: %{y:.1f} %<extra></extra>",
+    )
+    figure.update_layout(barmode="group", bargap=0.3)
+    figure.update_xaxes(showgrid=False)
+    return figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
+
+
+def _line(look: Colours, slot: int) -> dict[str, Any]:
+    """How a slot looks in every figure here."""
+    colour = look.lines[(8 + 5 * slot) % len(look.lines)]
+    return {
+        "mode": "lines+markers",
+        "line": {"color": colour, "width": 2},
+        "marker": {"symbol": _SYMBOLS[slot % len(_SYMBOLS)], "size": 8, "color": colour},
+        "name": f"slot {slot + 1}",
+    }

@@ -1,0 +1,89 @@
+"""The study of distillation on a small pair: a corpus of the teacher's own, a run that learns, and the files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import student, teacher
+
+from analysis import distillation as module
+from analysis import writing
+from analysis.distillation import SMALL, arms, distil, figures, legs, own_corpus, table, versions
+from kfexplore.figures.page import THEMES
+from kfexplore.pair import Pair
+from kfexplore.results.distillation import Progress
+from kfexplore.training.data import train_tokenizer
+
+TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on."] * 8
+TINY = dataclasses.replace(SMALL, groups=8, context=16)
+RUN = [Progress(0, [3.0, 4.0], [0.25, 0.125]), Progress(5, [2.0, 3.5], [0.5, 0.25])]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    tokenizer = train_tokenizer(TEXTS, 262)
+    rows = tokenizer.get_vocab_size() + 1
+    return Pair(teacher(1, vocab_size=rows, peaky=2), student(11, vocab_size=rows, peaky=2), tokenizer=tokenizer)
+
+
+def test_corpus_is_the_teachers_after_the_first_tokens(pair: Pair) -> None:
+    corpus = own_corpus(pair, TEXTS[:3], 12, 0).reshape(3, -1)
+    assert corpus[:, :4].tolist() == [pair.encode(text)[0][:4] for text in TEXTS[:3]]
+    assert corpus.shape == (3, 16)
+    assert (corpus < pair.teacher.config.mask_id).all()
+    assert np.array_equal(corpus.ravel(), own_corpus(pair, TEXTS[:3], 12, 0))
+    assert not np.array_equal(corpus.ravel(), own_corpus(pair, TEXTS[:3], 12, 1))
+
+
+def test_student_learns_and_the_run_goes_on_where_it_was(pair: Pair) -> None:
+    corpus = own_corpus(pair, TEXTS[:3], 20, 0)
+    whole, halves = (distil(pair, corpus, ["".join(TEXTS)], 12, every, 0, TINY) for every in (12, 6))
+    assert [point.step for point in halves] == [0, 6, 12]
+    assert whole[-1].losses == pytest.approx(halves[-1].losses, abs=1e-4)
+    assert sum(whole[-1].losses) < sum(whole[0].losses)
+    assert len(whole[0].losses) == len(whole[0].agreement) == 4
+
+
+def test_documents_are_of_one_pair() -> None:
+    assert all(len(leg.steps) == len(leg.losses) for leg in legs())
+    steps = [step for leg in legs() for step in leg.steps]
+    assert steps == sorted(steps)
+    document = json.loads((module.BENCH / "tales-agreement.json").read_text())
+    assert versions()[-1].agreement_by_slot == pytest.approx(document["agreement_by_slot"], abs=1e-4)
+    assert {"A", "B", "C", "exact"} <= {arm["arm"] for arm in arms()}
+
+
+def test_figures_say_what_they_find() -> None:
+    for theme in THEMES:
+        drawn = figures(RUN, theme)
+        assert set(drawn) == {"progress", "legs", "versions", "entropy", "ablation"}
+    progress = drawn["progress"]
+    found = progress.layout.title.text.replace("<br>", " ")
+    assert found == (
+        "In 5 steps slot 1 goes from 3.0 to 2.0 nats and from 25% to 50% exact tokens; slot 2 is at 3.5 nats and 25%"
+    )
+    assert [list(line.y) for line in progress.data] == [[3, 2], [25, 50], [4, 3.5], [12.5, 25]]
+    last = versions()[-1]
+    bars = drawn["versions"].data[len(versions()) - 1]
+    assert list(bars.y) == pytest.approx([100 * share for share in (*last.agreement_by_slot, last.agreement_block)])
+    assert [len(line.x) for line in drawn["legs"].data] == [sum(len(leg.steps) for leg in legs())] * 4
+
+
+def test_script_writes_its_files(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "load_pair", lambda _: pair)
+    monkeypatch.setattr(module, "distil", lambda *_: RUN)
+    monkeypatch.setattr(writing, "write_stills", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["distillation", "--out", str(tmp_path), "--length", "8"])
+    module.main()
+    assert json.loads((tmp_path / "distillation.json").read_text())["run"][1]["losses"] == [2.0, 3.5]
+    with (tmp_path / "distillation.csv").open() as file:
+        assert [row["loss"] for row in csv.DictReader(file)] == ["3", "4", "2", "3.5"]
+    assert table(RUN) in capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""The study of samples on a small pair: numbers held against their definitions, and the files that it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import student, teacher
+
+from analysis import quality as module
+from analysis import writing
+from analysis.quality import Study, at_variety, figures, leading, measure, prompts, slot_losses, survival, table
+from kfexplore.config import DecodeConfig
+from kfexplore.errors import KfError
+from kfexplore.evaluate.samples import Written
+from kfexplore.figures.page import THEMES
+from kfexplore.pair import Pair
+from kfexplore.results import Estimate, SampleQuality
+from kfexplore.training.data import train_tokenizer
+
+TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on.", "go"]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    tokenizer = train_tokenizer(TEXTS, 262)
+    rows = tokenizer.get_vocab_size() + 1
+    return Pair(teacher(1, vocab_size=rows, peaky=2), student(11, vocab_size=rows, peaky=2), tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def found(pair: Pair) -> Study:
+    return measure(pair, prompts(pair, TEXTS, 5, 2), 8, 0, contexts=4, each=6)
+
+
+def test_prompts_are_first_tokens_and_short_texts_are_left_out(pair: Pair) -> None:
+    taken = prompts(pair, TEXTS, 5, 2)
+    assert taken.tolist() == [pair.encode(text)[0][:5] for text in TEXTS[:3]] * 2
+    with pytest.raises(KfError, match=r"0 texts have 99 tokens"):
+        prompts(pair, TEXTS, 99, 1)
+
+
+def row(entropy: float, loss: float, tau: float = 1.0) -> SampleQuality:
+    first, second = Estimate(loss, loss - 0.1, loss + 0.1), Estimate(entropy, entropy - 0.1, entropy + 0.1)
+    return SampleQuality("x", 1, 0.0, None, tau, 8, first, first, second, *[first] * 5)
+
+
+def test_teacher_is_interpolated_at_the_same_entropy_and_not_beyond_its_own() -> None:
+    own = [row(3.0, 1.0, 0.5), row(4.0, 3.0, 1.0), row(3.5, 2.0, 0.7)]
+    at = at_variety(row(3.25, 9.0), own)
+    assert (at.loss, at.tau) == (pytest.approx(1.5), pytest.approx(0.6))
+    assert at_variety(row(4.1, 9.0), own).loss is None
+
+
+def test_texts_survive_until_their_first_other_token() -> None:
+    own = Written(DecodeConfig("ar"), np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), 4)
+    other = Written(
+        DecodeConfig("pflm", 2), np.array([[1, 2, 9, 4], [5, 9, 7, 8]]), 2
+    )  # equal tokens after do not count
+    assert survival(other, own).shares.tolist() == [1, 0.5, 0, 0]
+
+
+def test_slots_are_told_apart_by_their_place_in_the_block() -> None:
+    written = Written(DecodeConfig("pflm", 2), np.zeros((3, 4), dtype=np.int64), 2)
+    losses, own = np.array([[1.0, 5, 3, 7]] * 3), np.array([[2.0, 2, 2, 2]] * 3)
+    assert [e.value for e in slot_losses(written, losses, own).excess] == [0, 4]
+
+
+def test_blocks_are_grouped_by_their_first_exact_slots(pair: Pair) -> None:
+    contexts = prompts(pair, TEXTS, 5, 1)
+    groups = leading(pair, contexts, 40, 0)
+    assert sum(group.share.value for group in groups) == pytest.approx(1)
+    for group in groups:
+        assert (group.learned == group.exact) == (group.slots == pair.student.config.block)
+    blind = Pair(pair.teacher, student(12, vocab_size=pair.teacher.config.vocab_size), tokenizer=pair.tokenizer)
+    assert leading(blind, contexts, 3, 0)[0].slots == 0
+
+
+def test_loss_of_a_group_is_the_teachers_mean_over_its_blocks(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.noise, "uniform", lambda *_: np.full((2, pair.student.config.block), 0.5))
+    contexts = prompts(pair, TEXTS, 5, 1)
+    losses = []
+    for context in contexts:
+        block = pair.block([context.tolist()], [[0.5] * pair.student.config.block])
+        ids = [*context.tolist(), *block.teacher[0].tolist()]
+        law = pair.teacher.log_probs(torch.tensor([ids]))[0]
+        losses.append(-np.mean([float(law[at - 1, ids[at]]) for at in range(5, len(ids))]))
+    groups = leading(pair, contexts, 2, 0)
+    mean = sum(group.share.value * group.exact.value for group in groups)
+    assert mean == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_study_has_every_decoder_once_with_the_teacher_first(pair: Pair, found: Study) -> None:
+    names = [row.decoder for row in found.rows]
+    assert names[0] == "AR"
+    assert len(set(names)) == len(names) == 18
+    assert found.rows[0].teacher_nll_ratio.value == 1
+    assert [s.k for s in found.slots] == list(range(1, pair.student.config.block + 1))
+
+
+def test_table_and_figures_show_the_study(found: Study) -> None:
+    assert table(found).splitlines()[1].startswith("AR ")
+    for theme in THEMES:
+        drawn = figures(found, theme)
+        assert set(drawn) == {"frontiers", "perplexity", "survival", "slots", "leading"}
+        assert all(figure.layout.title.text and figure.layout.title.subtitle.text for figure in drawn.values())
+
+
+def test_script_writes_its_files(
+    pair: Pair, found: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "load_pair", lambda _: pair)
+    monkeypatch.setattr(module, "measure", lambda *_, **__: found)
+    monkeypatch.setattr(writing, "write_stills", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["quality", "--out", str(tmp_path), "--prompt-tokens", "5"])
+    module.main()
+    document = json.loads((tmp_path / "quality.json").read_text())
+    assert document["study"] == "quality"
+    assert len(document["frontiers"]) == 5
+    with (tmp_path / "quality.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["decoder"] for row in rows] == [row.decoder for row in found.rows]
+    assert float(rows[0]["entropy_low"]) < float(rows[0]["entropy"]) < float(rows[0]["entropy_high"])
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "quality.html")
