@@ -2,6 +2,11 @@
 
 import os
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+if find_spec("spaces"):
+    import_module("spaces")  # before torch, which kfexplore imports: ZeroGPU stands in for its CUDA
 
 from kfexplore.errors import KfError
 from kfexplore.ui.app import launch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,7 @@ from kfexplore.cli_options import (
     write_text,
 )
 from kfexplore.cli_train import train
-from kfexplore.errors import KfError
+from kfexplore.errors import told
 
 app = typer.Typer(
     help="Explore K-Forcing: K uniform noise variables to K tokens in one pass.",
@@ -44,11 +43,8 @@ app.add_typer(export, name="export")
 
 def main() -> None:
     """Runs the command line; a user error is printed and exits with 2."""
-    try:
+    with told():
         app()
-    except KfError as error:
-        print(f"kfexplore: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 @app.command("app")
@@ -177,6 +173,16 @@ def export_contexts_command() -> None:
     from kfexplore.laws.ranking import store_contexts
 
     print(store_contexts())
+
+
+@export.command("space")
+def export_space_command(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder, or an earlier export.")],
+) -> None:
+    """Assemble what a Hugging Face Space is made of, and say how to push it."""
+    from kfexplore.space import summary, write_space
+
+    print(summary(folder, write_space(folder)))
 
 
 if __name__ == "__main__":

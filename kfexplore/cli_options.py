@@ -14,7 +14,7 @@ from kfexplore.errors import KfError
 if TYPE_CHECKING:
     from kfexplore.pair import Pair
 
-PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, or a folder.")]
+PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, a folder, or owner/name of the hub.")]
 TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
 StudentOption = Annotated[Path | None, typer.Option("--student", help="Checkpoint of the student.")]
 TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json of such a pair.")]

@@ -9,27 +9,74 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor
 
 from kfexplore import noise as noises
+from kfexplore.checkpoints.hub import card_text, fetch_pair, is_repository, save_pair, stored_info
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, token_texts
 from kfexplore.config import Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import HeldContext, block
-from kfexplore.models import MaskedModel, Student, Teacher
+from kfexplore.models import MaskedModel, Model, Student, Teacher
 from kfexplore.results import Block
+
+CARD = "---\n{{ card_data }}\n---\n\n{{ card }}\n"
+"""README.md of a pair's repository, as a Jinja template."""
+UNTOLD = "A teacher and its push-forward student (K-Forcing), for kfexplore. What they are worth was not measured."
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A teacher, its student, and where there are any, a masked model and a tokenizer."""
+class Pair(
+    ModelHubMixin,
+    library_name="kfexplore",
+    tags=["k-forcing"],
+    pipeline_tag="text-generation",
+    model_card_template=CARD,
+):
+    """A teacher, its student, and where there are any, a masked model and a tokenizer.
+
+    `save_pretrained(folder)` and `push_to_hub("owner/name")` are those of huggingface_hub's mixin.
+    """
 
     teacher: Teacher
     student: Student
     masked: MaskedModel | None = None
     tokenizer: AnyTokenizer | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __new__(cls, *_: Any, **__: Any) -> Pair:
+        """Passes the mixin by, which would keep the arguments as a config: a pair is not made from one."""
+        return object.__new__(cls)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the mixin's would look for a config first
+        cls, name_or_folder: str | Path, *, device: str | torch.device | None = None, **options: Any
+    ) -> Pair:
+        """As `load_pair`, with options for the hub.
+
+        Args:
+            name_or_folder: What `load_pair` takes.
+            device: None: the CPU.
+            options: For a repository of the hub: revision, token, cache_dir, force_download, local_files_only.
+
+        Raises:
+            KfError: as `load_pair`.
+        """
+        where = fetch_pair(str(name_or_folder), **options) if is_repository(name_or_folder) else name_or_folder
+        return load_pair(where, device)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        models: dict[str, Model] = {"teacher": self.teacher, "student": self.student}
+        if self.masked is not None:
+            models["masked"] = self.masked
+        save_pair(save_directory, models, self.tokenizer, self.info)
+
+    def generate_model_card(self, **more: Any) -> ModelCard:
+        """README.md of the pair's repository: the card that lies beside its models, with the hub's header."""
+        told = card_text(self.info.get("folder")) or f"# Pair `{self.info.get('name', '')}`\n\n{UNTOLD}"
+        return super().generate_model_card(card=told, **more)
 
     def block(self, ids: Tensor | npt.ArrayLike, noise: Tensor | npt.ArrayLike) -> Block:
         """The K tokens that noise gives after each context, exact (G*) and learned.
@@ -103,11 +150,17 @@ class Pair:
 
 
 def load_pair(name_or_folder: str | Path = "tales", device: str | torch.device | None = None) -> Pair:
-    """Loads a named pair (`tales` is bundled; `owt`, `lm1b` come from the hub on first use) or a folder.
+    """Loads a named pair (`tales` is bundled; `owt`, `lm1b` come from the hub on first use), a folder, or a repository.
+
+    Args:
+        name_or_folder: A name, a folder, or the `owner/name` of a repository of the hub that is laid out as one.
+        device: None: the CPU.
 
     Raises:
         KfError: an unknown name, files that are missing or unreadable, models or tokenizer that do not fit together.
     """
+    if is_repository(name_or_folder):
+        return Pair.from_pretrained(name_or_folder, device=device)
     parts = pair_parts(name_or_folder)
     masked = _load(parts.masked, MaskedModel, device) if parts.masked else None
     tokenizer = load_tokenizer(parts.tokenizer) if parts.tokenizer else None
@@ -116,7 +169,7 @@ def load_pair(name_or_folder: str | Path = "tales", device: str | torch.device |
         _load(parts.student, Student, device),
         masked,
         tokenizer,
-        parts.info,
+        parts.info | stored_info(parts.info.get("folder")),
     )
 
 

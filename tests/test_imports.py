@@ -21,7 +21,7 @@ ORDER: list[set[str]] = [
     {"maps"},
     {"pair"},
     {"__init__"},
-    {"training", "evaluate", "laws"},
+    {"training", "evaluate", "laws", "space"},
     {"bench"},
     {"completions"},
     {"ui"},

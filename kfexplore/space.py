@@ -1,0 +1,139 @@
+"""What a Hugging Face Space is made of: the app, the package, the bundled pair, and what a Space must be told."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from kfexplore.checkpoints.registry import PACKAGE, bundled_folder
+from kfexplore.errors import KfError
+
+PAIR: Final = "tales"
+PYTHON: Final = "3.12"
+"""Of the Space: ZeroGPU has this one."""
+TORCH: Final = "2.11.0"
+"""Of the Space: ZeroGPU has no later one yet; elsewhere it is as in requirements.txt."""
+MARK: Final = "Assembled by `kfexplore export space`."
+"""In README.md of an export, which may be written over."""
+README: Final = f"""---
+title: kfexplore
+emoji: 🎲
+colorFrom: indigo
+colorTo: gray
+sdk: gradio
+sdk_version: "{{gradio}}"
+python_version: "{PYTHON}"
+app_file: app.py
+suggested_hardware: cpu-basic
+license: mit
+short_description: "K-Forcing: random numbers in, tokens out, in one pass"
+tags:
+  - k-forcing
+---
+
+# kfexplore
+
+K-Forcing ([arXiv 2606.10820](https://arxiv.org/abs/2606.10820)) turns an autoregressive teacher into a student that
+maps K uniform noise numbers to K tokens in one pass. Move the numbers and watch the tokens: exact, as the teacher would
+choose them one after another, beside learned, as the student chooses them all at once.
+
+The bundled pair needs no GPU. On hardware that has one, set the variable `KFEXPLORE_DEVICE` to `cuda`; `KFEXPLORE_PAIR`
+names the pair that is shown first: `tales`, `owt`, `lm1b`, or `owner/name` of a pair on the hub.
+
+{MARK} Code and weights: MIT.
+"""
+"""Of a Space; the repository's own has no such header, which GitHub would show as a table above its title."""
+
+Part = tuple[str, list[Path]]
+"""A name in the folder, and the files that it stands for."""
+
+
+def write_space(folder: Path) -> list[Part]:
+    """Writes exactly what a Space needs, in place of an earlier export if there is one.
+
+    Args:
+        folder: New, empty, or an earlier export; what an export does not have, such as .git, is left there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        KfError: the folder holds something else or cannot be written, or this is no whole working copy.
+    """
+    sources = {name: PACKAGE.parent / name for name in ("app.py", "LICENSE", "requirements.txt")}
+    sources |= {"kfexplore": PACKAGE, f"checkpoints/{PAIR}": bundled_folder(PAIR)}
+    missing = [name for name, source in sources.items() if not source.exists()]
+    if missing:
+        raise KfError(
+            f"{', '.join(missing)} is not beside the package, in {PACKAGE.parent}.",
+            "a whole working copy of the repository, installed with pip install -e .",
+        )
+    _check_target(folder)
+    requirements = sources.pop("requirements.txt").read_text(encoding="utf-8")
+    texts = {"requirements.txt": space_requirements(requirements), "README.md": space_readme(requirements)}
+    try:
+        for name, source in sources.items():
+            _copy(source, folder / name)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KfError(f"The Space cannot be written to {folder}: {error}.", "a folder you may write to") from error
+    return [(name, _files(folder / name)) for name in sorted({*sources, *texts})]
+
+
+def space_requirements(requirements: str) -> str:
+    """The requirements of a Space, which has a torch of its own."""
+    pins = [line for line in requirements.splitlines() if line and not line.startswith("#")]
+    return "\n".join(f"torch=={TORCH}" if line.startswith("torch==") else line for line in pins) + "\n"
+
+
+def space_readme(requirements: str) -> str:
+    """README.md of a Space: its header names the Gradio that the requirements pin."""
+    pinned = re.search(r"^gradio==(\S+)$", requirements, re.MULTILINE)
+    if pinned is None:
+        raise KfError("requirements.txt pins no gradio.", "a line gradio==X.Y.Z")
+    return README.format(gradio=pinned[1])
+
+
+def summary(folder: Path, parts: list[Part]) -> str:
+    """What was written, with sizes, and how it is pushed."""
+    rows = [(name, len(files), sum(file.stat().st_size for file in files)) for name, files in parts]
+    rows.append(("together", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    table = [
+        f"  {name:<20} {count:>4} file{'s' if count > 1 else ' '} {size / 1e3:>8,.0f} kB" for name, count, size in rows
+    ]
+    push = [
+        "  hf repos create OWNER/kfexplore --repo-type space --space-sdk gradio --exist-ok",
+        f"  hf upload OWNER/kfexplore {folder} . --repo-type space",
+    ]
+    return "\n".join([f"Written to {folder}:", *table, "", "To push it (after `hf auth login`):", *push])
+
+
+def _check_target(folder: Path) -> None:
+    try:
+        there = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+        readme = folder / "README.md"
+        earlier = readme.is_file() and MARK in readme.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise KfError(f"{folder} cannot be written to: {error}.", "a new or empty folder") from error
+    if there and not earlier:
+        raise KfError(
+            f"{folder} is not empty: it has {', '.join(there[:3])}{', ...' if len(there) > 3 else ''}.",
+            "a new or empty folder, or an earlier export",
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file, or a folder without what Python compiled; what was there before goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copyfile(source, target)
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
