@@ -64,7 +64,7 @@ def text_css() -> str:
 def sharing(written: Written) -> str:
     """How far a decoder's texts are the exact ones; "" where nothing is compared."""
     lines = [line for line in written.lines if line.shared is not None]
-    if not lines:
+    if not lines or not written.tokens:
         return ""
     if not any(line.parted for line in lines):
         return "exact so far" if written.stage == "writing" else "exact throughout"

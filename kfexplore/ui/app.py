@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from kfexplore.checkpoints.registry import NAMED, bundled_folder, fingerprint, pair_parts
+from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.explorer import Explorer, Json
 from kfexplore.ui.generate import build_generate_tab
+from kfexplore.ui.guard import serving
 from kfexplore.ui.joint import build_joint_tab
+from kfexplore.ui.limits import DEFAULTS, PageLimits, limits_from
 from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
 from kfexplore.ui.timing import build_timing_tab
 
@@ -56,12 +58,20 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 label="Prompt",
                 lines=1,
                 max_lines=4,
+                max_length=explorer.limits.prompt_characters,
                 scale=5,
                 elem_id="prompt",
                 info="Press Enter to continue another text.",
             )
             pair = gr.Dropdown(
-                list(explorer.loaders), value=name, label="Models", scale=1, min_width=140, elem_id="pair"
+                list(explorer.loaders),
+                value=name,
+                label="Models",
+                info="Or a folder, or an id of the hub." if explorer.limits.other_checkpoints else None,
+                allow_custom_value=explorer.limits.other_checkpoints,
+                scale=1,
+                min_width=140,
+                elem_id="pair",
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary")
         examples = gr.Examples([[text] for text in EXAMPLES], [prompt], label="Try one of these")
@@ -83,18 +93,19 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         def linked(request: gr.Request) -> tuple[Any, Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
             link = request.query_params
-            known = link["pair"] if link.get("pair") in explorer.loaders else gr.skip()
+            known = link["pair"] if explorer.offers(link.get("pair", "")) else gr.skip()
             return known, link.get("prompt", gr.skip())
 
-        demo.load(linked, None, [pair, prompt])
-    return demo
+        demo.load(linked, None, [pair, prompt], queue=False)
+    return demo.queue(max_size=explorer.limits.queue, api_open=False)
 
 
 def first_payload(explorer: Explorer, name: str) -> Json:
     """The stored first screen, where one is stored of these weights and this prompt, or else a fresh one."""
     if name == "tales" and (file := bundled_folder(name) / FIRST_SCREEN).is_file():
         stored = json.loads(file.read_text())
-        if (stored["weights"], stored["prompt"]) == (fingerprint(pair_parts(file.parent)), EXAMPLES[0]):
+        fits = stored["resolution"] <= explorer.limits.sweep_steps and stored["k_max"] <= explorer.limits.slots
+        if fits and (stored["weights"], stored["prompt"]) == (fingerprint(pair_parts(file.parent)), EXAMPLES[0]):
             return {**stored, "stored": True}
     return fresh_first_payload(explorer, name)
 
@@ -114,34 +125,40 @@ def fresh_first_payload(explorer: Explorer, name: str) -> Json:
     Raises:
         KfError: the pair cannot be loaded.
     """
-    question = {"seq": 0, "pair": name, "prompt": EXAMPLES[0], "resolution": 512}
-    slots = explorer.pair(name).student.config.block
+    explorer.loaders[name]()  # the page would be told no more than that it cannot be loaded
+    limits = explorer.limits
+    question = {"seq": 0, "pair": name, "prompt": EXAMPLES[0], "resolution": min(512, limits.sweep_steps)}
+    slots = explorer.slots(explorer.pair(name))
     question["u"] = [*((0.5 + step) / 512 for step in FIRST_STEPS[:slots]), *[0.5] * (slots - len(FIRST_STEPS))]
     tables = explorer.tables(question)
     if not tables["ok"]:
         raise KfError(tables["failed"], tables["valid"], tables["run"])
     if slots > 1:
-        tables["grid"] = explorer.grid({**question, "slots": [0, 1], "resolution": 64})
+        tables["grid"] = explorer.grid({**question, "slots": [0, 1], "resolution": min(64, limits.grid_steps)})
     return tables
 
 
 def make_explorer(
-    pair: str, files: tuple[Path, Path, Path | None] | None = None, device: str | None = None
+    pair: str,
+    files: tuple[Path, Path, Path | None] | None = None,
+    device: str | None = None,
+    limits: PageLimits = DEFAULTS,
 ) -> tuple[Explorer, str]:
-    """An explorer of the named pairs and the one asked for, with the name of that one.
+    """An explorer of the pair asked for and those that the limits offer, with the name of the first.
 
     Args:
         pair: A name or a folder.
         files: Teacher, student and tokenizer instead.
         device: Where models run; None: the CPU.
+        limits: What the page may ask.
     """
-    loaders: dict[str, Callable[[], Pair]] = {name: partial(load_pair, name, device) for name in NAMED}
-    if files:
-        loaders = {"your files": partial(pair_from_files, *files, device), **loaders}
-        return Explorer(loaders), "your files"
-    if pair not in loaders:
-        loaders = {pair: partial(load_pair, pair, device), **loaders}
-    return Explorer(loaders), pair
+    name = "your files" if files else pair
+    own = partial(pair_from_files, *files, device) if files else partial(load_pair, pair, device)
+    named: dict[str, Callable[[], Pair]] = {each: partial(load_pair, each, device) for each in limits.pairs}
+    other = partial(load_pair, device=device) if limits.other_checkpoints else None
+    return Explorer(
+        {name: cache(own), **{each: load for each, load in named.items() if each != name}}, limits, other
+    ), name
 
 
 def launch(
@@ -150,6 +167,7 @@ def launch(
     device: str | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
+    limits: PageLimits | None = None,
     **options: Any,
 ) -> gr.Blocks:
     """Builds and serves the page; the first screen is drawn from a stored result while the models load behind it.
@@ -160,15 +178,35 @@ def launch(
         device: Where models run; None: the CPU.
         host: Address to listen on.
         port: Port.
+        limits: What the page may ask; None: as the environment says.
         options: More options of `gr.Blocks.launch`.
 
     Raises:
-        KfError: the pair cannot be loaded and no first screen of it is stored.
+        KfError: the pair cannot be loaded and no first screen of it is stored, or a limit is none.
     """
-    explorer, name = make_explorer(pair, files, device)
+    explorer, name = make_explorer(pair, files, device, limits or limits_from())
+    return serve(explorer, name, server_name=host, server_port=port, **options)
+
+
+def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
+    """Serves the page of an explorer, which opens with the pair of that name; `options` are those of `launch`.
+
+    Raises:
+        KfError: as `launch`.
+    """
     first = first_payload(explorer, name)
     warm_up = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
     threading.Thread(target=explorer.tables, args=(warm_up,), daemon=True).start()
     demo = build_app(explorer, name, first)
-    demo.launch(server_name=host, server_port=port, ssr_mode=False, run_history=False, theme=THEME, css=CSS, **options)
+    demo.launch(
+        ssr_mode=False,
+        run_history=False,
+        theme=THEME,
+        css=CSS,
+        footer_links=["gradio", "settings"],  # no API: its endpoints are the page's own affair, and change with it
+        enable_monitoring=False,
+        state_session_capacity=explorer.limits.pages,
+        app_kwargs=serving(explorer.limits),
+        **options,
+    )
     return demo

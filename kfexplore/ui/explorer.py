@@ -5,60 +5,100 @@ Replies carry arrays as base64 little-endian strings: large lists in JSON are sl
 
 from __future__ import annotations
 
-import threading
+import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-
+from kfexplore.bench.throughput import Cancelled
 from kfexplore.errors import KfError
 from kfexplore.figures.tables import section, tables, token_texts
 from kfexplore.laws.study import Report, silent, study
 from kfexplore.maps import HeldContext, block, grid, sweeps
-from kfexplore.noise import checked
+from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
-from kfexplore.results import ContextStudy, Floats
+from kfexplore.results import ContextStudy
+from kfexplore.ui.kept import Kept
+from kfexplore.ui.limits import DEFAULTS, PageLimits
+from kfexplore.ui.questions import Question, read
 from kfexplore.ui.racing import RaceConfig, Racing
+from kfexplore.ui.turns import Busy, Stop, Turns
 from kfexplore.ui.writing import WriteConfig, Writing
-
-HELD = 8
-"""Contexts of a pair kept ready; the least recently used goes first."""
-MOST_HELD_BYTES = 2**30
-"""Of the laws of studies; of a large vocabulary each may have this size, and the last one is always kept."""
-MAX_PROMPT = 20_000
-"""Characters of a prompt; a longer one is refused before it is tokenized."""
 
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Context:
+    """A prompt that both models have read."""
+
+    held: HeldContext
+    cut: int
+    """Tokens that did not fit."""
+
+    @property
+    def nbytes(self) -> int:
+        """About: keys and values of the prompt, and all laws that may be remembered."""
+        models = (self.held.teacher.config, self.held.student.config)
+        keys = sum(2 * 4 * model.depth * model.width for model in models) * len(self.held.ids)
+        return keys + REMEMBERED * 8 * models[0].vocab_size
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A pair in memory, with the prompts that it holds ready."""
+
+    pair: Pair
+    contexts: Kept[str, _Context]
+    turn: Turns
+
+
 class Explorer:
-    """Answers the page. Tables and grids are made one at a time, and so are studies; points are not kept waiting.
+    """Answers the page. Tables and grids are made one at a time, and so are points, and studies.
 
     Args:
-        loaders: Name of each pair on offer -> how to load it; loaded on first use and kept.
+        loaders: Name of each pair on offer -> how to load it; loaded on first use. The first one is never let go.
+        limits: What may be asked.
+        other: Loads a pair that is not on offer, by its folder or hub id; None: there is no other.
+        clock: Seconds.
     """
 
-    def __init__(self, loaders: Mapping[str, Callable[[], Pair]]) -> None:
-        self.loaders = dict(loaders)
-        self._pairs: dict[str, Pair] = {}
-        self._held: dict[str, OrderedDict[str, tuple[HeldContext, int]]] = {n: OrderedDict() for n in self.loaders}
-        self._loading = {name: threading.Lock() for name in self.loaders}  # a download keeps no other pair waiting
-        self._holding = {name: threading.Lock() for name in self.loaders}  # nor does a long prompt of it
-        self._heavy = threading.Lock()
-        self._studying = threading.Lock()  # a study takes seconds; tables of sliders are not kept waiting by it
-        self._timing = threading.Lock()
-        self._studies: OrderedDict[tuple[str, str, int, int, int], ContextStudy] = OrderedDict()
+    def __init__(
+        self,
+        loaders: Mapping[str, Callable[[], Pair]],
+        limits: PageLimits = DEFAULTS,
+        other: Callable[[str], Pair] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.loaders, self.limits, self._other, self._clock = dict(loaders), limits, other, clock
+        self._pairs: Kept[str, _Ready] = Kept(
+            limits.loaded_pairs, limits.idle_seconds, pinned=next(iter(self.loaders)), clock=clock
+        )
+        self._studies: Kept[tuple[str, str, int, int, int], ContextStudy] = Kept(
+            limits.studies, limits.idle_seconds, limits.held_bytes, lambda held: held.law.given.nbytes, clock=clock
+        )
+        self._loading = {name: Turns(limits.questions) for name in self.loaders}  # one download keeps no other waiting
+        self._loading_other = Turns(limits.questions)
+        self._heavy, self._pointing = Turns(limits.questions), Turns(limits.questions)
+        self._studying, self._writing, self._timing = Turns(), Turns(), Turns()  # who waits is in the page's queue
+
+    def offers(self, name: str) -> bool:
+        """Whether a pair of that name may be asked for."""
+        return name in self.loaders or self._other is not None
 
     def pair(self, name: str) -> Pair:
-        """The pair of that name, loaded if it is not yet."""
-        if name not in self.loaders:
-            raise KfError(f"There is no pair {name!r}.", ", ".join(self.loaders))
-        with self._loading[name]:
-            if name not in self._pairs:
-                self._pairs[name] = _told(self.loaders[name]())
-        return self._pairs[name]
+        """The pair of that name, loaded if it is not yet.
+
+        Raises:
+            KfError: it is not on offer, or cannot be loaded; why, with all paths, is told in the log alone.
+        """
+        return self._ready(name).pair
+
+    def slots(self, pair: Pair) -> int:
+        """The largest K of a pair on this page."""
+        return min(pair.student.config.block, self.limits.slots)
 
     def tables(self, request: Json) -> Json:
         """What every slot becomes as each slider moves, the others held where `u` says.
@@ -84,6 +124,7 @@ class Explorer:
         blocks: int,
         seed: int,
         report: Report = silent,
+        stop: Stop | None = None,
     ) -> tuple[ContextStudy, Pair, str]:
         """Exact law and samplers after a prompt, the pair, and what was cut; the last few are kept.
 
@@ -91,89 +132,111 @@ class Explorer:
 
         Raises:
             KfError: as `laws.study`, or of the pair or prompt.
+            Cancelled: `stop` said so.
         """
-        key = (name, prompt, k, blocks, seed)
-        pair, context, cut = self._context({"pair": name, "prompt": prompt})
-        with self._studying:
-            if key not in self._studies:
-                self._studies[key] = study(pair, context.ids.tolist(), k, blocks, seed, report=report)
-                while len(self._studies) > 1 and (len(self._studies) > HELD or self._held_bytes() > MOST_HELD_BYTES):
-                    self._studies.popitem(last=False)
-            self._studies.move_to_end(key)
-            return self._studies[key], pair, _cut(cut)
+        stop = stop or Stop()
+        key = (name, self.limits.check_prompt(prompt), k, self.limits.check("blocks", blocks, "study_blocks"), seed)
+        pair, context = self._context(name, prompt)
+        with self._studying.held(stop):
+            stop.begin()
+            found = self._studies.get(key)
+            if found is None:
+                told = partial(_reported, report, stop)
+                found = self._studies.put(key, study(pair, context.held.ids.tolist(), k, blocks, seed, report=told))
+        return found, pair, _cut(context.cut)
 
     def writing(self, config: WriteConfig) -> Writing:
         """Decoders set to write after a prompt; each has a state of its own, and nothing is kept here.
 
         Raises:
-            KfError: as `Writing`, or of the pair or prompt.
+            KfError: as `Writing`, of the pair or prompt, or more than the limits allow.
         """
-        _check_length(config.prompt)
-        pair = self.pair(config.pair)
-        ids, cut = pair.encode(config.prompt)
-        return Writing(pair, ids, config, _cut(cut))
+        pair, ids, cut = self._prompt(config.pair, config.prompt)
+        self.limits.check("samples", config.samples, "samples")
+        self.limits.check("new tokens", config.new_tokens, "new_tokens")
+        self.limits.check("tokens a pass, K,", config.k, "slots")
+        return Writing(pair, ids, config, _cut(cut), Stop(self.limits.run_seconds, self._clock), self._writing)
 
     def racing(self, config: RaceConfig) -> Racing:
-        """A race of decoders after a prompt; no other overlaps it, and tables and studies wait while a clock runs.
+        """A race of decoders after a prompt; no other overlaps it, and all other work waits while a clock runs.
 
         Raises:
-            KfError: as `Racing`, or of the pair or prompt.
+            KfError: as `Racing`, of the pair or prompt, or more than the limits allow.
         """
-        _check_length(config.prompt)
-        pair = self.pair(config.pair)
-        ids, cut = pair.encode(config.prompt)
-        return Racing(pair, ids, config, _cut(cut), self._timing, (self._studying, self._heavy))
+        config.check(self.limits)
+        pair, ids, cut = self._prompt(config.pair, config.prompt)
+        quiet = (self._studying, self._heavy, self._writing)
+        return Racing(pair, ids, config, _cut(cut), Stop(self.limits.run_seconds, self._clock), self._timing, quiet)
 
-    def _held_bytes(self) -> int:
-        return sum(held.law.given.nbytes for held in self._studies.values())
+    def _ready(self, name: str) -> _Ready:
+        load = self.loaders.get(name) or (partial(self._other, name) if self._other is not None else None)
+        if load is None:
+            raise KfError(f"There is no pair {name!r}.", ", ".join(self.loaders))
+        ready = self._pairs.get(name)
+        if ready is not None:
+            return ready
+        with self._loading.get(name, self._loading_other).held():
+            ready = self._pairs.get(name)
+            if ready is None:
+                limits = self.limits
+                contexts: Kept[str, _Context] = Kept(
+                    limits.contexts, limits.idle_seconds, limits.held_bytes, lambda c: c.nbytes, clock=self._clock
+                )
+                ready = self._pairs.put(name, _Ready(_loaded(name, load), contexts, Turns(limits.questions)))
+        return ready
 
-    def _answer(self, request: Json, question: Callable[[Json], Json]) -> Json:
+    def _prompt(self, name: str, prompt: str) -> tuple[Pair, list[int], int]:
+        """The pair, the prompt's tokens, and how many were cut."""
+        self.limits.check_prompt(prompt)
+        pair = self.pair(name)
+        return pair, *pair.encode(prompt)
+
+    def _context(self, name: str, prompt: str) -> tuple[Pair, _Context]:
+        ready = self._ready(name)
+        context = ready.contexts.get(prompt)
+        if context is None:
+            with ready.turn.held():
+                context = ready.contexts.get(prompt)
+                if context is None:
+                    ids, cut = ready.pair.encode(prompt)
+                    context = ready.contexts.put(prompt, _Context(ready.pair.hold(ids), cut))
+        return ready.pair, context
+
+    def _answer(self, request: Json, answered: Callable[[Question], Json]) -> Json:
         seq = request.get("seq") if isinstance(request, dict) else None
         try:
-            reply = question(request)
+            reply = answered(read(request, self.limits))
         except KfError as error:
-            return {"ok": False, "seq": seq, "failed": error.failed, "valid": error.valid, "run": error.run}
+            told = {"failed": error.failed, "valid": error.valid, "run": error.run}
+            return {"ok": False, "busy": isinstance(error, Busy), "seq": seq, **told}
         return {"ok": True, "seq": seq, **reply}
 
-    def _context(self, request: Json) -> tuple[Pair, HeldContext, int]:
-        name, prompt = str(request.get("pair")), str(request.get("prompt") or "")
-        _check_length(prompt)
-        pair = self.pair(name)
-        with self._holding[name]:
-            held = self._held[name]
-            if prompt not in held:
-                ids, cut = pair.encode(prompt)
-                held[prompt] = pair.hold(ids), cut
-                while len(held) > HELD:
-                    held.popitem(last=False)
-            held.move_to_end(prompt)
-            context, cut = held[prompt]
-        return pair, context, cut
-
-    def _tables(self, request: Json) -> Json:
-        pair, context, cut = self._context(request)
-        u = _noise_of(request, context.slots)
-        resolution = int(request.get("resolution") or 512)
-        with self._heavy:
+    def _tables(self, asked: Question) -> Json:
+        pair, context = self._context(asked.pair, asked.prompt)
+        most = self.slots(pair)
+        u = asked.noise(most)
+        with self._heavy.held():
             start = time.perf_counter()
-            moved = sweeps(context, u, list(range(len(u))), resolution)
+            moved = sweeps(context.held, u, list(range(len(u))), asked.resolution or self.limits.sweep_steps)
             seconds = time.perf_counter() - start
         return tables(
             moved,
-            block(context, u),
-            context.ids.tolist(),
+            block(context.held, u),
+            context.held.ids.tolist(),
             pair.texts,
-            pair=request["pair"],
-            prompt=request["prompt"],
-            note=_cut(cut),
-            k_max=context.slots,
+            pair=asked.pair,
+            prompt=asked.prompt,
+            note=_cut(context.cut),
+            k_max=most,
             device=pair.student.device.type,
             seconds=seconds,
         )
 
-    def _point(self, request: Json) -> Json:
-        pair, context, _ = self._context(request)
-        answer = block(context, checked(request.get("u")))
+    def _point(self, asked: Question) -> Json:
+        pair, context = self._context(asked.pair, asked.prompt)
+        u = asked.noise(self.slots(pair))
+        with self._pointing.held():
+            answer = block(context.held, u)
         return {
             "u": answer.u[0].tolist(),
             "teacher": answer.teacher[0].tolist(),
@@ -183,36 +246,36 @@ class Explorer:
             "texts": token_texts(pair.texts, answer.teacher, answer.student),
         }
 
-    def _grid(self, request: Json) -> Json:
-        pair, context, _ = self._context(request)
-        i, j = request["slots"]
-        resolution = int(request.get("resolution") or 128)
-        with self._heavy:
-            square = grid(context, checked(request["u"]), (int(i), int(j)), resolution)
+    def _grid(self, asked: Question) -> Json:
+        pair, context = self._context(asked.pair, asked.prompt)
+        u = asked.noise(self.slots(pair))
+        if asked.slots is None:
+            raise KfError("No slots are named.", "two slots, the earlier one first")
+        with self._heavy.held():
+            square = grid(context.held, u, asked.slots, asked.resolution or self.limits.grid_steps)
         return section(square, pair.texts)
+
+
+def _reported(report: Report, stop: Stop, share: float, what: str) -> None:
+    """Tells how far a study is, unless it is to end."""
+    if stop():
+        raise Cancelled
+    report(share, what)
 
 
 def _cut(tokens: int) -> str:
     return f"The first {tokens} tokens of the prompt were cut to fit the context." if tokens else ""
 
 
-def _noise_of(request: Json, slots: int) -> Floats:
-    """The noise that a request holds, its first k values where it names k; the middle of [0, 1) where it has none."""
-    asked = request.get("k")
-    k = slots if asked is None else int(asked)
-    if not 1 <= k <= slots:
-        raise KfError(f"K is {k}.", f"1 to {slots}, the block this student was trained on")
-    given = request.get("u")
-    return np.full(k, 0.5) if given is None else checked(given[:k], None if asked is None else k)
-
-
-def _told(pair: Pair) -> Pair:
+def _loaded(name: str, load: Callable[[], Pair]) -> Pair:
     """The pair, if its tokens fit the two bytes that they travel in."""
+    try:
+        pair = load()
+    except KfError as error:
+        print(f"kfexplore: the pair {name!r} cannot be loaded: {error}", file=sys.stderr)
+        raise KfError(
+            f"The pair {name!r} cannot be loaded.", "another pair", "read the reason in the log of the app"
+        ) from None
     if pair.teacher.config.vocab_size > 2**16:
         raise KfError(f"The pair has {pair.teacher.config.vocab_size} tokens.", f"at most {2**16} on this page")
     return pair
-
-
-def _check_length(prompt: str) -> None:
-    if len(prompt) > MAX_PROMPT:
-        raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {MAX_PROMPT:,}")

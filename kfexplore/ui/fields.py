@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as markup
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 
@@ -14,6 +14,11 @@ from kfexplore.errors import KfError
 from kfexplore.figures.text import NAMES
 from kfexplore.pair import Pair
 from kfexplore.ui.prose import boxed
+
+REFUSED: Final = boxed(
+    "<p>The server did not take this on: too many pages wait, or it made a mistake. Try again in a while.</p>",
+    "kf-prose-failed",
+)
 
 
 def decoder_choices(with_masked: bool) -> list[tuple[str, str]]:
@@ -44,9 +49,12 @@ def number(what: str, value: object) -> float:
     Raises:
         KfError: no number.
     """
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise KfError(f"{what} is {'empty' if value is None else value}.", "a number")
-    return value
+    try:
+        if isinstance(value, int | float) and math.isfinite(value):
+            return value
+    except OverflowError:  # a whole number beyond all floats
+        pass
+    raise KfError(f"{what} is {'empty' if value is None else repr(value)}.", "a number")
 
 
 def whole(what: str, value: object) -> int:

@@ -15,17 +15,16 @@ from kfexplore.errors import KfError
 from kfexplore.figures.text import NAMES, text_css, texts_html
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import decoder_choices, failed, fitted, number, offered_decoders, whole
-from kfexplore.ui.prose import boxed, html
-from kfexplore.ui.writing import MOST_SAMPLES, WriteConfig, Writing
+from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, number, offered_decoders, whole
+from kfexplore.ui.prose import READABLE, boxed, html
+from kfexplore.ui.writing import WriteConfig, Writing
 
 INTRO: Final = """AR, Verified and Jacobi write the exact map's text, the teacher's, token for token; the student (PFLM)
 writes its own, K tokens a pass, from the same noise. Decoders take turns so that their clocks run alike: the text that
 is ahead here is ahead on a machine of its own. Reading the prompt is not in their time."""
 NOT_YET: Final = "<p>Choose decoders, and press Generate: the prompt above is continued by each of them.</p>"
+WAITING: Final = "Waiting for its turn: pages are written for one after the other."
 AT_OTHER_TAU: Final = "The student was trained at temperature 1 only; at another, PFLM is an experiment."
-KEPT_SECONDS: Final = 3600
-"""Of a page's last texts after they were last asked for."""
 LONGEST_PROMPT_SHOWN: Final = 160
 """Characters, the last ones."""
 
@@ -49,15 +48,23 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
         tab: This tab.
         k_max: Tokens a pass of the first pair's student.
     """
-    pair, prompt = fields
+    (pair, prompt), limits = fields, explorer.limits
     html(boxed(f"<p>{INTRO}</p>"))
     decoders = gr.CheckboxGroup(
         decoder_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders"
     )
     with gr.Row():
         k = gr.Slider(1, k_max, k_max, step=1, label="Tokens a pass, K", elem_id="generate-k", min_width=180)
-        length = gr.Slider(1, 255, 64, step=1, label="New tokens", elem_id="generate-length", min_width=180)
-        samples = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples", elem_id="generate-samples", min_width=180)
+        length = gr.Slider(
+            1,
+            min(255, limits.new_tokens),
+            min(64, limits.new_tokens),
+            step=1,
+            label="New tokens",
+            elem_id="generate-length",
+            min_width=180,
+        )
+        samples = gr.Slider(1, limits.samples, 1, step=1, label="Samples", elem_id="generate-samples", min_width=180)
     with gr.Row():
         tau = gr.Slider(
             0.1, 2, 1, step=0.05, label="Temperature", info="Not of MDLM.", elem_id="generate-tau", min_width=180
@@ -87,7 +94,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
         go = gr.Button("Generate", variant="primary", elem_id="generate-go", min_width=110)
         stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=110)
         save = gr.Button("Download", interactive=False, elem_id="generate-save", min_width=110)
-    status = html(boxed(NOT_YET), elem_id="generate-status")
+    status = html(boxed(NOT_YET), elem_id="generate-status", elem_classes="kf-told", head=READABLE)
     texts = gr.HTML(
         "",
         html_template='<div class="kft-page"></div>',
@@ -96,21 +103,38 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
         apply_default_css=False,
         elem_id="generate-texts",
     )
-    held = gr.State(None, time_to_live=KEPT_SECONDS)
+    held = gr.State(None, time_to_live=limits.idle_seconds, delete_callback=let_go)
     document = gr.Textbox(visible=False)
 
     shown = [status, texts, held, go, stop, save]
     settings = [pair, prompt, decoders, k, length, samples, tau, penalty, seed, same]
-    running = go.click(partial(answer, explorer), [*settings, underlined], shown, show_progress="hidden")
-    stop.click(halt, [held, underlined], shown, cancels=[running], show_progress="hidden")
+    asked = go.click(
+        partial(start, explorer),
+        [*settings, underlined, held],
+        shown,
+        queue=False,
+        show_progress="minimal",
+        show_progress_on=status,
+    )
+    running = asked.then(
+        run, held, shown, concurrency_limit=limits.at_once, show_progress="full", show_progress_on=status
+    )
+    running.failure(refuse, held, shown, queue=False, show_progress="hidden")
+    stop.click(halt, [held, underlined], shown, queue=False, cancels=[running], show_progress="hidden")
     underlined.input(underline, [held, underlined], shown, show_progress_on=texts, trigger_mode="always_last")
-    saved = save.click(as_json, held, document, show_progress="hidden")
+    saved = save.click(as_json, held, document, queue=False, show_progress="hidden")
     saved.then(None, document, None, js=saves_as("kfexplore-generate.json", "application/json"))
     for event in (tab.select, pair.change):  # the pair of a copied link is never typed
-        event(partial(fit, explorer), [pair, decoders, k, length], [decoders, k, length], show_progress="hidden")
+        event(
+            partial(fit, explorer),
+            [pair, decoders, k, length],
+            [decoders, k, length],
+            queue=False,
+            show_progress="hidden",
+        )
 
 
-def answer(
+def start(
     explorer: Explorer,
     pair: str,
     prompt: str,
@@ -123,17 +147,14 @@ def answer(
     seed: float,
     same: bool,
     underlined: bool,
-) -> Iterator[Shown]:
-    """What stands below the settings, as the texts grow and when they are done.
-
-    A mistake is told in the status, and what was shown and held stays.
-    """
-    yield [boxed("<p>The models are asked …</p>"), *[gr.skip()] * 5]
+    held: Writing | None = None,
+) -> Shown:
+    """Sets the decoders up; `run` lets them write. A mistake is told, and what was shown and held stays."""
     try:
         config = WriteConfig(
             pair,
             prompt,
-            tuple(decoders),
+            tuple(decoders or ()),
             whole("K", k),
             whole("The number of new tokens", length),
             whole("The number of samples", samples),
@@ -143,13 +164,21 @@ def answer(
             bool(same),
         )
         writing = explorer.writing(config)
-        writing.underlined = underlined
     except KfError as error:
-        yield [failed(error), *[gr.skip()] * 5]
+        return [failed(error), *[gr.skip()] * 5]
+    let_go(held)
+    writing.underlined = underlined
+    return [_status(writing, WAITING), _drawn(writing, False), writing, *_buttons(writing)]
+
+
+def run(writing: Writing | None) -> Iterator[Shown]:
+    """What stands below the settings, as the texts grow and when they are done, if they still wait."""
+    if writing is None or not writing.is_waiting:
+        yield [gr.skip()] * 6
         return
     told = ""
     try:
-        yield [_status(writing), _drawn(writing, False), writing, *_buttons(writing)]
+        yield [_status(writing), _drawn(writing, False), *[gr.skip()] * 4]
         for _ in writing.frames():
             yield [gr.skip(), _drawn(writing, False), *[gr.skip()] * 4]
         if writing.underlined:
@@ -161,6 +190,20 @@ def answer(
     finally:
         writing.stop()
     yield [told or _status(writing), _drawn(writing, writing.underlined), gr.skip(), *_buttons(writing)]
+
+
+def refuse(writing: Writing | None) -> Shown:
+    """The server did not let it run: the queue had no place, or the page gave its place up."""
+    if writing is None or writing.is_over:
+        return [gr.skip()] * 6
+    writing.stop()
+    return [REFUSED, _drawn(writing, False), gr.skip(), *_buttons(writing)]
+
+
+def let_go(writing: Writing | None) -> None:
+    """Nobody will look at it any more."""
+    if writing is not None:
+        writing.stop()
 
 
 def halt(writing: Writing | None, underlined: bool) -> Shown:
@@ -201,7 +244,7 @@ def fit(explorer: Explorer, name: str, decoders: list[DecoderName], k: float, le
     except KfError as error:
         gr.Warning(markup.escape(str(error)))  # the dropdown goes back by itself, which no tab but Scrub explains
         return [gr.skip()] * 3
-    most, longest = pair.student.config.block, pair.teacher.config.context - 1
+    most, longest = explorer.slots(pair), min(explorer.limits.new_tokens, pair.teacher.config.context - 1)
     return [
         offered_decoders(pair, decoders),
         fitted(k, min(k or most, most), maximum=most),
@@ -228,7 +271,8 @@ def _status(writing: Writing, more: str = "") -> str:
     batch = f", {config.samples} samples at once" if config.samples > 1 else ""
     facts = f"{config.pair} on {writing.pair.teacher.device.type}, float32{batch}, {seeds}."
     off = AT_OTHER_TAU if config.tau != 1 and set(config.decoders) - {"ar", "mdlm"} else ""
-    notes = " ".join(markup.escape(each) for each in (facts, writing.note, off, more) if each)
+    late = f"Stopped after {writing.most_seconds} s, the most on this page." if writing.is_late else ""
+    notes = " ".join(markup.escape(each) for each in (facts, writing.note, off, late, more) if each)
     return boxed(
         f'<p>After “<b>{markup.escape(cut)}</b>” ({len(writing.ids)} tokens)</p><p class="kf-prose-reading">{notes}</p>'
     )

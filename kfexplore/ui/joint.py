@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html as markup
+import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import gradio as gr
 
+from kfexplore.bench.throughput import Cancelled
 from kfexplore.errors import KfError
 from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_figure
 from kfexplore.figures.page import bare
@@ -19,9 +20,12 @@ from kfexplore.laws.study import Report
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, RankedContext, SamplerLaw
 from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.fields import REFUSED, failed, whole
+from kfexplore.ui.kept import Kept
 from kfexplore.ui.plot import plot
 from kfexplore.ui.prose import DARK, boxed, heading, html
 from kfexplore.ui.toy import build_toy_tab
+from kfexplore.ui.turns import Stop
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
 apart from the others. Here the teacher's law of the next tokens after the prompt is exact, so what drawing them apart
@@ -30,6 +34,8 @@ this same product. A push-forward model has no such cost in principle; what this
 student makes of it is shown beside."""
 
 PANELS: Final[tuple[Panel, ...]] = ("joint", "product", "difference")
+BLOCKS: Final = (512, 1024, 4096)
+"""Of each sampler, as far as the limits allow."""
 SAMPLES_SHOWN: Final = 8
 """Blocks written out for each sampler."""
 END_SHOWN: Final = 40
@@ -37,6 +43,9 @@ END_SHOWN: Final = 40
 EMPTY: Final = '{"data": [], "layout": {"height": 340, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
 """A figure before the first answer."""
 NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
+CALLED_OFF: Final = "<p>Nothing is being drawn. Below is what was there before.</p>"
+COUNT: Final = 3 + 2 * (len(PANELS) + 2)
+"""Parts below the status, and itself: text is HTML, figures are JSON."""
 
 
 def build_joint_tab(
@@ -50,21 +59,23 @@ def build_joint_tab(
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
         tabs: This tab, and those that stand beside it.
     """
-    pair, prompt = fields
+    (pair, prompt), studies, most = fields, Studies(explorer), explorer.limits.study_blocks
+    sizes = [size for size in BLOCKS if size <= most] or [most]
     with gr.Tabs():
         with gr.Tab("After the prompt", id="prompt"):
             html(boxed(f"<p>{INTRO}</p>"))
             with gr.Row(equal_height=True):
                 k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Tokens of a block, K", elem_id="joint-k", scale=2)
                 blocks = gr.Radio(
-                    [("512", 512), ("1,024", 1024), ("4,096", 4096)],
-                    value=1024,
+                    [(f"{size:,}", size) for size in sizes],
+                    value=sizes[:2][-1],
                     label="Blocks of each sampler",
                     elem_id="joint-blocks",
                     scale=3,
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="joint-seed", min_width=90)
                 go = gr.Button("Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go")
+                stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel")
             status = html(boxed(NOT_YET), elem_id="joint-status")
             shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
             with gr.Row():
@@ -80,7 +91,6 @@ def build_joint_tab(
             build_toy_tab()
     is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
 
-    told = partial(answer, explorer)
     own, others = tabs
     opened = own.select(lambda: True, None, is_open, queue=False, show_progress="hidden")
     for other in others:
@@ -90,42 +100,77 @@ def build_joint_tab(
         texts = [context.text for context in stored]
         chosen = ranked.click(lambda index: texts[index], ranked, prompt, queue=False, show_progress="hidden")
         follows.append(chosen.then)
-    for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows):
+    running = [
         event(
-            told,
+            studies.answer,
             [pair, prompt, k, blocks, seed, is_open, dark],
             shown,
             js=DARK,
             show_progress_on=status,
             trigger_mode="always_last",
+            concurrency_limit=1,
+            concurrency_id="joint",
         )
+        for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows)
+    ]
+    for each in running:
+        each.failure(studies.refuse, None, status, queue=False, show_progress="hidden")
+    stop.click(studies.call_off, None, status, queue=False, cancels=running, show_progress="hidden")
+    if page := gr.context.Context.root_block:
+        page.unload(studies.leave)
     return follows
 
 
-def answer(
-    explorer: Explorer,
-    pair: str,
-    prompt: str,
-    k: int,
-    blocks: int,
-    seed: float,
-    is_open: bool,
-    dark: bool,
-    report: Report = gr.Progress(),  # noqa: B008 - Gradio reads it from the signature
-) -> Any:
-    """What stands below the settings: text is HTML, figures are JSON. While the tab is closed, nothing is asked.
+class Studies:
+    """What every page has drawn, told apart by its session; a study that nobody waits for ends at its next part."""
 
-    An error is told in the first of them, and all others stay.
-    """
-    count = 3 + 2 * (len(PANELS) + 2)
-    if not is_open:
-        return [gr.skip()] * count
-    try:
-        measured, models, note = explorer.study(pair, prompt, int(k), int(blocks), int(seed or 0), report)
-    except KfError as error:
-        told = "".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines())
-        return [boxed(told, "kf-prose-failed"), *[gr.skip()] * (count - 1)]
-    return show(measured, models, note, "dark" if dark else "light")
+    def __init__(self, explorer: Explorer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._explorer, self._clock, limits = explorer, clock, explorer.limits
+        self._stops: Kept[str, Stop] = Kept(limits.pages, limits.idle_seconds, dropped=Stop.set)
+
+    def answer(
+        self,
+        pair: str,
+        prompt: str,
+        k: float,
+        blocks: float,
+        seed: float,
+        is_open: bool,
+        dark: bool,
+        request: gr.Request,
+        report: Report = gr.Progress(),  # noqa: B008 - Gradio reads it from the signature
+    ) -> Any:
+        """What stands below the settings: text is HTML, figures are JSON. While the tab is closed, nothing is asked.
+
+        An error is told in the first of them, and all others stay.
+        """
+        if not is_open:
+            return [gr.skip()] * COUNT
+        most = self._explorer.limits.run_seconds
+        stop = self._stops.put(request.session_hash, Stop(most, self._clock))
+        try:
+            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed or 0)
+            measured, models, note = self._explorer.study(pair, prompt, *sizes, report, stop)
+        except KfError as error:
+            return [failed(error), *[gr.skip()] * (COUNT - 1)]
+        except Cancelled:
+            late = failed(KfError(f"Stopped after {most} s, the most on this page.", "fewer blocks"))
+            return [late if stop.is_late else gr.skip(), *[gr.skip()] * (COUNT - 1)]
+        return show(measured, models, note, "dark" if dark else "light")
+
+    def call_off(self, request: gr.Request) -> str:
+        """The page waits for its study no longer."""
+        self._stops.put(request.session_hash, Stop()).set()
+        return boxed(CALLED_OFF)
+
+    def refuse(self, request: gr.Request) -> str:
+        """The server did not let a study run: the queue had no place, or the page gave its place up."""
+        stop = self._stops.get(request.session_hash)
+        return boxed(CALLED_OFF) if stop is not None and stop() else REFUSED
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed."""
+        self._stops.pop(request.session_hash)
 
 
 def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "light") -> list[str]:

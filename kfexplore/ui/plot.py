@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from kfexplore.figures.page import plotly_script
+from kfexplore.ui.guard import PLOTLY
 
 DRAW = """
 const library = window.Plotly;
@@ -29,13 +29,11 @@ def plot(figure: str, **options: Any) -> gr.HTML:
         figure: What it shows first; its layout names a height.
         options: More arguments of `gr.HTML`.
     """
-    script = plotly_script()
-    gr.set_static_paths([script])
     return gr.HTML(
         figure,
         html_template='<div class="kf-plot"></div>',
         js_on_load=DRAW,
-        head=f'<script src="gradio_api/file={script}"></script>',
+        head=f'<script src="{PLOTLY}"></script>',
         apply_default_css=False,
         **options,
     )

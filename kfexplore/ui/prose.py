@@ -34,6 +34,9 @@ CSS: Final = """
 @media (min-width: 800px) { .kf-prose.kf-prose-beside { min-height: 8.4rem; } }
 """
 
+READABLE: Final = "<style>.kf-told .pending { opacity: 1; }</style>"
+"""Gradio fades what waits in its queue; what has the class `kf-told` says what it waits for."""
+
 DARK: Final = '(...fields) => [...fields.slice(0, -1), document.body.classList.contains("dark")]'
 """Runs in the browser before an event is sent: the last field says which theme the page has."""
 

@@ -6,12 +6,10 @@ import csv
 import io
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from kfexplore.bench.setting import Load, measure_limits, own_threads
 from kfexplore.bench.throughput import Cancelled, Clock, Progress, RaceSettings, allowed, race, throughput_document
@@ -21,12 +19,8 @@ from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import Gain, Limits, TimingRow
-
-BATCHES: Final = (1, 2, 4, 8, 16, 32)
-MOST_REPEATS: Final = 5
-MOST_NEW_TOKENS: Final = 192
-ASKED_EVERY: Final = 0.05
-"""Seconds between two looks at whether a race that waits was called off."""
+from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.turns import Stop, Turns, held
 
 Stage = Literal["waiting", "measuring", "racing", "done", "stopped"]
 
@@ -43,15 +37,20 @@ class RaceConfig:
     new_tokens: int
     repeats: int
 
-    def __post_init__(self) -> None:
-        if not all(batch in BATCHES for batch in self.batches):
-            raise KfError(f"The batches are {_listed(self.batches)}.", f"of {_listed(BATCHES)} on this page")
-        for what, value, most in (
-            ("new tokens", self.new_tokens, MOST_NEW_TOKENS),
-            ("repeats", self.repeats, MOST_REPEATS),
-        ):
-            if not 1 <= value <= most:
-                raise KfError(f"{value} {what} were asked for.", f"1 to {most} on this page")
+    def check(self, limits: PageLimits) -> None:
+        """Raises KfError where a page may not ask for so much."""
+        offered = batches_offered(limits)
+        if not all(batch in offered for batch in self.batches):
+            raise KfError(f"The batches are {_listed(self.batches)}.", f"of {_listed(offered)} on this page")
+        limits.check("new tokens", self.new_tokens, "race_tokens")
+        limits.check("repeats", self.repeats, "race_repeats")
+        for k in self.ks:
+            limits.check("tokens a pass, K,", k, "slots")
+
+
+def batches_offered(limits: PageLimits) -> tuple[int, ...]:
+    """Powers of two."""
+    return tuple(2**n for n in range(limits.race_batch.bit_length()))
 
 
 class Racing:
@@ -62,6 +61,7 @@ class Racing:
         ids: The prompt's tokens.
         config: What is timed.
         note: What else is to be said of the prompt.
+        stopped: Ends it; its time runs from its turn.
         turn: Held from the first timing to the last, so that no two races overlap.
         quiet: Held while a clock runs, so that other heavy work waits for its end.
 
@@ -75,8 +75,9 @@ class Racing:
         ids: list[int],
         config: RaceConfig,
         note: str,
-        turn: threading.Lock,
-        quiet: Sequence[threading.Lock],
+        stopped: Stop,
+        turn: Turns,
+        quiet: Sequence[Turns],
     ) -> None:
         self.settings = RaceSettings(
             config.decoders,
@@ -100,11 +101,10 @@ class Racing:
         self.progress = Progress(0, len(self.settings.races) * (config.repeats + 1))
         self.limits: Limits | None = None
         self.stage: Stage = "waiting"
-        self._turn, self._quiet = turn, quiet
+        self._stopped, self._turn, self._quiet = stopped, turn, quiet
         self._load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
         self._begun = 0.0
         self._seconds: dict[tuple[DecoderName, int], tuple[int, float]] = {}
-        self._stop = threading.Event()
 
     def steps(
         self, clock: Clock = time.perf_counter, measure: Callable[..., Limits] = measure_limits
@@ -116,11 +116,12 @@ class Racing:
             measure: Finds the device's limits.
         """
         try:
-            with held([self._turn], self._stop.is_set):
+            with self._turn.held(self._stopped):
+                self._stopped.begin()
                 self.stage = "measuring"
                 yield
                 network = self.pair.teacher
-                with held(self._quiet, self._stop.is_set):
+                with held(self._quiet, self._stopped):
                     self._load = Load(os.getloadavg()[0], 0.0, 0.0, self._load.own)
                     self._begun = clock()
                     self.limits = measure(network.device, network.vocab_embed.embedding.dtype)
@@ -144,11 +145,11 @@ class Racing:
             self.config.pair,
             self.ids,
             eos,
-            stopped=self._stop.is_set,
+            stopped=self._stopped,
             clock=clock,
         )
         while True:
-            with held(self._quiet, self._stop.is_set):
+            with held(self._quiet, self._stopped):
                 start = clock()
                 progress = next(runs, None)
                 seconds = clock() - start
@@ -164,13 +165,18 @@ class Racing:
 
     def stop(self) -> None:
         """Calls it off; a decoder ends at its next step."""
-        self._stop.set()
+        self._stopped.set()
         self.stage = "done" if self.stage == "done" else "stopped"
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will be timed."""
         return self.stage in ("done", "stopped")
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it was stopped because its time was over."""
+        return self.stage == "stopped" and self._stopped.is_late
 
     @property
     def seconds_left(self) -> float | None:
@@ -204,22 +210,6 @@ class Racing:
         if self.limits is None:
             return None
         return throughput_document(self.networks, self.limits, self._load, self.rows)
-
-
-@contextmanager
-def held(locks: Sequence[threading.Lock], stopped: Callable[[], bool]) -> Iterator[None]:
-    """Holds locks, one after the other.
-
-    Raises:
-        Cancelled: `stopped` said so while it waited.
-    """
-    with ExitStack() as stack:
-        for lock in locks:
-            while not lock.acquire(timeout=ASKED_EVERY):
-                if stopped():
-                    raise Cancelled
-            stack.callback(lock.release)
-        yield
 
 
 def rows_csv(rows: Sequence[TimingRow]) -> str:

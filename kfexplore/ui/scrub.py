@@ -37,10 +37,13 @@ if (["pair", "prompt", "k", "u"].some((name) => link.has(name))) {
 """Runs in the browser after `scrub_js()`: mounts the component and restores what a copied link says."""
 
 OPEN = """async (pair, prompt) => {
-  await window.kfScrub.open({pair, prompt});
+  const shown = window.kfScrub.state();
+  if (pair !== shown.pair || prompt !== shown.prompt) await window.kfScrub.open({pair, prompt});
   return window.kfScrub.state().pair;
 }"""
-"""Asks for another prompt or pair; the dropdown then names the pair that is shown, also where the asked one failed."""
+"""Asks for another prompt or pair; the dropdown then names the pair that is shown, also where the asked one failed.
+
+That fires the dropdown again, which must not wipe what was told of the failure: what is shown is not asked for."""
 
 
 def scrub_view(explorer: Explorer, first: Json) -> gr.HTML:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html as markup
 import json
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,15 +21,15 @@ from kfexplore.figures.timing import device_words, figure_height, race_figure, s
 from kfexplore.results import TimingRow
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import decoder_choices, failed, fitted, offered_decoders, whole
+from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, offered_decoders, whole
+from kfexplore.ui.kept import Kept
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, boxed, heading, html
-from kfexplore.ui.racing import BATCHES, MOST_NEW_TOKENS, MOST_REPEATS, RaceConfig, Racing, rows_csv
+from kfexplore.ui.prose import DARK, READABLE, boxed, heading, html
+from kfexplore.ui.racing import RaceConfig, Racing, batches_offered, rows_csv
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
 decoding is timed: prompts have been read and nothing is spelled out. The first run of each is not counted. Races of
-all pages run one after the other, and tables and studies of other tabs wait while a clock
-runs; texts of the tab Generate do not, and would disturb it."""
+all pages run one after the other, and tables, studies and texts of other tabs wait while a clock runs."""
 NOT_YET: Final = "<p>Choose what to race, and press Start.</p>"
 LEAST_NEW_TOKENS: Final = 16
 EMPTY: Final = '{"data": [], "layout": {"height": 360, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
@@ -59,9 +58,6 @@ COLUMNS: Final = (
     "after end",
 )
 
-READABLE: Final = "<style>#timing-status .pending { opacity: 1; }</style>"
-"""Gradio fades what waits in its queue; here it says what it waits for."""
-
 Shown = list[Any]
 """Status; the part below it; words and figure of tokens a second and of the speed-up; the table; the part of the gain,
 its words and figure; Start, Cancel, JSON, CSV."""
@@ -75,12 +71,11 @@ class _Page:
 
 
 class Races:
-    """The last race of every page, told apart by its session."""
+    """The last race of every page, told apart by its session; one that is let go is stopped."""
 
     def __init__(self, explorer: Explorer) -> None:
-        self._explorer = explorer
-        self._pages: dict[str, _Page] = {}
-        self._lock = threading.Lock()
+        self._explorer, limits = explorer, explorer.limits
+        self._pages: Kept[str, _Page] = Kept(limits.pages, limits.idle_seconds, dropped=lambda page: page.racing.stop())
 
     def start(
         self,
@@ -99,9 +94,9 @@ class Races:
             config = RaceConfig(
                 pair,
                 prompt,
-                tuple(decoders),
-                tuple(map(int, batches)),
-                tuple(map(int, ks)),
+                tuple(decoders or ()),
+                tuple(whole("A batch", batch) for batch in batches or ()),
+                tuple(whole("K", k) for k in ks or ()),
                 whole("The number of new tokens", new_tokens),
                 whole("The number of repeats", repeats),
             )
@@ -109,11 +104,7 @@ class Races:
         except KfError as error:
             return [failed(error), *[gr.skip()] * (COUNT - 1)]
         page = _Page(racing, "dark" if dark else "light")
-        with self._lock:
-            former = self._pages.get(request.session_hash)
-            self._pages[request.session_hash] = page
-        if former is not None:
-            former.racing.stop()
+        self._pages.put(request.session_hash, page)
         return [_status(racing), gr.update(visible=True), *_figures(page), *_gains(page), *_buttons(racing)]
 
     def run(self, request: gr.Request) -> Iterator[Shown]:
@@ -145,12 +136,16 @@ class Races:
         page.racing.stop()
         return [_status(page.racing), gr.skip(), *_figures(page), *[gr.skip()] * 3, *_buttons(page.racing)]
 
+    def refuse(self, request: gr.Request) -> Shown:
+        """The server did not let a race run: the queue had no place, or the page gave its place up."""
+        page = self._pages.get(request.session_hash)
+        if page is None or page.racing.is_over:
+            return [gr.skip()] * COUNT
+        return [REFUSED, *self.cancel(request)[1:]]
+
     def leave(self, request: gr.Request) -> None:
         """The page was closed: its race ends, and nothing of it is kept."""
-        with self._lock:
-            page = self._pages.pop(request.session_hash, None)
-        if page is not None:
-            page.racing.stop()
+        self._pages.pop(request.session_hash)
 
     def document(self, request: gr.Request) -> str:
         """The JSON file; "" where there is no race."""
@@ -169,8 +164,8 @@ class Races:
             pair = self._explorer.pair(name)
         except KfError:
             return [gr.skip()] * 3  # told by the tab Generate, whichever is open
-        most = pair.student.config.block
-        longest = min(MOST_NEW_TOKENS, pair.teacher.config.context - 1)
+        most = self._explorer.slots(pair)
+        longest = min(self._explorer.limits.race_tokens, pair.teacher.config.context - 1)
         least = min(LEAST_NEW_TOKENS, longest)
         fitting = max(least, min(new_tokens or least, longest))
         return [
@@ -189,14 +184,18 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         tab: This tab.
         k_max: Tokens a pass of the first pair's student.
     """
-    races, (pair, prompt) = Races(explorer), fields
+    races, (pair, prompt), limits = Races(explorer), fields, explorer.limits
     html(boxed(f"<p>{INTRO}</p>"))
     decoders = gr.CheckboxGroup(
         decoder_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders"
     )
     with gr.Row():
         batches = gr.CheckboxGroup(
-            list(BATCHES), value=[1, 4, 16], label="Batch (samples at once)", elem_id="timing-batches", min_width=300
+            list(batches_offered(limits)),
+            value=[batch for batch in (1, 4, 16) if batch <= limits.race_batch],
+            label="Batch (samples at once)",
+            elem_id="timing-batches",
+            min_width=300,
         )
         ks = gr.CheckboxGroup(
             list(range(1, k_max + 1)),
@@ -207,15 +206,29 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         )
     with gr.Row():
         new_tokens = gr.Slider(
-            LEAST_NEW_TOKENS, MOST_NEW_TOKENS, 64, step=1, label="New tokens", elem_id="timing-length", min_width=240
+            min(LEAST_NEW_TOKENS, limits.race_tokens),
+            limits.race_tokens,
+            min(64, limits.race_tokens),
+            step=1,
+            label="New tokens",
+            elem_id="timing-length",
+            min_width=240,
         )
-        repeats = gr.Slider(1, MOST_REPEATS, 3, step=1, label="Timed repeats", elem_id="timing-repeats", min_width=240)
+        repeats = gr.Slider(
+            1,
+            limits.race_repeats,
+            min(3, limits.race_repeats),
+            step=1,
+            label="Timed repeats",
+            elem_id="timing-repeats",
+            min_width=240,
+        )
     with gr.Row():
         go = gr.Button("Start", variant="primary", elem_id="timing-go", min_width=110)
         stop = gr.Button("Cancel", interactive=False, elem_id="timing-cancel", min_width=110)
         save = gr.Button("Save JSON", interactive=False, elem_id="timing-json", min_width=110)
         spreadsheet = gr.Button("Save CSV", interactive=False, elem_id="timing-csv", min_width=110)
-    status = html(boxed(NOT_YET), elem_id="timing-status", head=READABLE)
+    status = html(boxed(NOT_YET), elem_id="timing-status", elem_classes="kf-told", head=READABLE)
     with gr.Column(visible=False) as part:
         drawn = []
         for name in ("race", "speedup"):
@@ -237,6 +250,7 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         show_progress="full",
         show_progress_on=status,
     )
+    running.failure(races.refuse, None, shown, queue=False, show_progress="hidden")
     stop.click(races.cancel, None, shown, queue=False, cancels=[running], show_progress="hidden")
     for button, made, script in (
         (save, races.document, saves_as("kfexplore-throughput.json", "application/json")),
@@ -245,7 +259,13 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         ready = button.click(made, None, document, queue=False, show_progress="hidden")
         ready.then(None, document, None, js=script)
     for event in (tab.select, pair.change):  # the pair of a copied link is never typed
-        event(races.fit, [pair, decoders, ks, new_tokens], [decoders, ks, new_tokens], show_progress="hidden")
+        event(
+            races.fit,
+            [pair, decoders, ks, new_tokens],
+            [decoders, ks, new_tokens],
+            queue=False,
+            show_progress="hidden",
+        )
     if page := gr.context.Context.root_block:
         page.unload(races.leave)
 
@@ -301,7 +321,8 @@ def _status(racing: Racing) -> str:
         without = sum(row.error is not None for row in rows)
         told = f"Done: {number - without} of {number} timed."
     else:
-        told = f"Cancelled after {len(rows)} of {number} rows" + ("; they stay." if rows else ".")
+        why = "Out of time" if racing.is_late else "Cancelled"
+        told = f"{why} after {len(rows)} of {number} rows" + ("; they stay." if rows else ".")
     if racing.is_over and (document := racing.document()) is not None:
         facts += f" {device_words(document)}"
     return boxed(f'<p><b>{told}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as markup
 import re
 from functools import lru_cache
 from typing import Any, Final
@@ -109,7 +110,7 @@ def _told(*fields: Any) -> Any:
     try:
         return show(*fields)
     except (KfError, KeyError) as error:
-        gr.Warning(str(error))
+        gr.Warning(markup.escape(str(error)))
         return [gr.skip() for _ in range(6)]
 
 

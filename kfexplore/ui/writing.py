@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kfexplore.bench.setting import environment, synchronise
+from kfexplore.bench.throughput import Cancelled
 from kfexplore.checkpoints.tokenizers import Spelling, end_of_text
 from kfexplore.config import DECODERS, DecodeConfig, DecoderName
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
@@ -21,8 +22,8 @@ from kfexplore.models import Teacher
 from kfexplore.pair import Pair
 from kfexplore.results import Line, Written
 from kfexplore.results.text import LN2, Stage
+from kfexplore.ui.turns import Stop, Turns
 
-MOST_SAMPLES: Final = 8
 PAUSE: Final = 0.1
 """Seconds between two pictures of texts that grow, and more where they are long: a browser must keep up."""
 PAUSE_PER_TOKEN: Final = 1 / 20_000
@@ -56,10 +57,6 @@ class WriteConfig:
         if unknown or not self.decoders:
             what = f"There is no decoder {unknown[0]!r}." if unknown else "No decoder is chosen."
             raise KfError(what, f"one or more of {', '.join(DECODERS)}")
-        if not 1 <= self.samples <= MOST_SAMPLES:
-            raise KfError(f"{self.samples} samples were asked for.", f"1 to {MOST_SAMPLES} on this page")
-        if self.new_tokens < 1:
-            raise KfError(f"{self.new_tokens} new tokens were asked for.", "at least 1")
 
     def of(self, decoder: DecoderName) -> DecodeConfig:
         """The settings that mean something to one decoder."""
@@ -85,12 +82,22 @@ class Writing:
         ids: The prompt's tokens.
         config: What is to be written.
         note: What else is to be said of the prompt.
+        stopped: Ends it; its time runs from the first step.
+        turn: Held in each step, so that a clock of others can run undisturbed between two.
 
     Raises:
         KfError: a model that the pair has not, a k beyond the trained one, more tokens than the context holds.
     """
 
-    def __init__(self, pair: Pair, ids: list[int], config: WriteConfig, note: str = "") -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        ids: list[int],
+        config: WriteConfig,
+        note: str = "",
+        stopped: Stop | None = None,
+        turn: Turns | None = None,
+    ) -> None:
         room = pair.teacher.config.context - len(ids)
         if config.new_tokens > room:
             raise KfError(
@@ -105,7 +112,7 @@ class Writing:
         self._desks = [_Desk(pair, ids, config, name, self._eos) for name in DECODERS if name in config.decoders]
         self._reference = next((desk for name in EXACT for desk in self._desks if desk.decoder == name), None)
         self._bits: dict[tuple[int, ...], list[float]] = {}
-        self._stopped = False
+        self._stopped, self._turn = stopped or Stop(), turn or Turns()
         self._lock = threading.Lock()
 
     def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
@@ -116,16 +123,19 @@ class Writing:
         Raises:
             KfError: the device has too little memory.
         """
+        self._stopped.begin()
         try:
             for desk in self._desks:
-                if self._stopped:
-                    return
-                desk.read_prompt()
+                with self._turn.held(self._stopped):
+                    desk.read_prompt()
             while behind := [desk for desk in self._desks if desk.stage == "writing"]:
-                self._step(min(behind, key=lambda desk: desk.seconds), clock)
-                if self._stopped:
+                with self._turn.held(self._stopped):
+                    self._step(min(behind, key=lambda desk: desk.seconds), clock)
+                if self._stopped():
                     return
                 yield
+        except Cancelled:
+            pass
         except torch.OutOfMemoryError:
             raise KfError("The device has too little memory.", "fewer samples, decoders or new tokens") from None
         finally:
@@ -150,14 +160,29 @@ class Writing:
     def stop(self) -> None:
         """Ends the writing; a step that is under way is thrown away."""
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
             for desk in self._desks:
                 desk.stage = "done" if desk.stage == "done" else "stopped"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing was done yet."""
+        return all(desk.stage == "waiting" for desk in self._desks)
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will be written."""
         return all(desk.stage in ("done", "stopped") for desk in self._desks)
+
+    @property
+    def most_seconds(self) -> float:
+        """From the first step to the last."""
+        return self._stopped.seconds
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a text was stopped because its time was over."""
+        return self._stopped.is_late and any(desk.stage == "stopped" for desk in self._desks)
 
     def surprises(self) -> Iterator[None]:
         """Asks the teacher how likely each text is, one a turn; what it said once is kept."""
@@ -165,7 +190,8 @@ class Writing:
             for row in range(self.config.samples):
                 tokens, numbers = desk.row(row)
                 if tokens and all(numbers) and tuple(tokens) not in self._bits:
-                    self._bits[tuple(tokens)] = surprise(self.pair.teacher, self.ids, tokens)
+                    with self._turn.held():
+                        self._bits[tuple(tokens)] = surprise(self.pair.teacher, self.ids, tokens)
                     yield
 
     def written(self) -> list[Written]:
@@ -206,7 +232,7 @@ class Writing:
             step.tokens.cpu()  # waits for the device
         took = clock() - start
         with self._lock:
-            if not self._stopped:
+            if not self._stopped():
                 desk.take(step, took)
 
     def _line(self, tokens: list[int], numbers: list[int], exact: list[int] | None) -> Line:

@@ -14,7 +14,7 @@ from kfexplore.ui.explorer import Explorer
 WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pair() -> Pair:
     tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -15,7 +15,8 @@ from kfexplore.checkpoints.registry import bundled_folder
 from kfexplore.maps import grid, sweep
 from kfexplore.results import steps
 from kfexplore.ui.app import FIRST_SCREEN, fresh_first_payload
-from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.explorer import Explorer, _Context
+from kfexplore.ui.limits import PageLimits
 
 PROMPT = "The little bird sang"
 U = [0.2, 0.9, 0.4, 0.6]
@@ -85,7 +86,19 @@ def test_grid_axes_are_the_slots_in_order(explorer: Explorer, pair: Pair) -> Non
         ({"k": 0}, "K is 0"),
         ({"k": 5}, "K is 5"),
         ({"k": 3, "u": [0.1]}, "1 noise values"),
-        ({"resolution": 100_000}, "resolution is 100000"),
+        ({"k": "x"}, "K is 'x'"),
+        ({"k": 1e400}, "K is inf"),
+        ({"u": {"a": 1}}, "not a list of numbers"),
+        ({"u": []}, "The noise has the shape"),
+        ({"u": [[0.1, 0.2]]}, "The noise has the shape"),
+        ({"u": 0.5}, "The noise has the shape"),
+        ({"prompt": ["a"]}, "not text"),
+        ({"prompt": "half \ud800"}, "not text"),
+        ({"resolution": 100_000}, "100,000 steps"),
+        ({"resolution": 513}, "513 steps"),
+        ({"resolution": 0}, "0 steps"),
+        ({"resolution": "many"}, "resolution is 'many'"),
+        ({"slots": 1}, "slots of a grid are 1"),
     ],
 )
 def test_a_bad_request_is_answered_with_what_failed(explorer: Explorer, change: Json, failed: str) -> None:
@@ -122,12 +135,128 @@ def test_the_stored_first_screen_is_that_of_the_bundled_weights() -> None:
         assert same.mean() > 0.999
 
 
+@pytest.mark.parametrize("request_", [None, [], "tables", 1])
+def test_a_request_that_is_no_object_is_refused(explorer: Explorer, request_: Any) -> None:
+    for ask in (explorer.tables, explorer.point, explorer.grid):
+        assert "not an object" in ask(request_)["failed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        ({"slots": [0, 1], "resolution": 129}, "129 steps"),
+        ({"slots": None}, "No slots are named"),
+        ({"slots": [1, 1]}, "1 and 1"),
+        ({"slots": [0, 9]}, "no slot 9"),
+        ({"slots": ["a", 1]}, "slot is 'a'"),
+    ],
+)
+def test_a_bad_grid_is_answered_with_what_failed(explorer: Explorer, change: Json, failed: str) -> None:
+    assert failed in explorer.grid(asked(**change))["failed"]
+
+
+def test_slots_beyond_the_limit_are_not_shown(pair: Pair) -> None:
+    explorer = Explorer({"tales": lambda: pair}, PageLimits(slots=2))
+    reply = explorer.tables(asked(u=None))
+    assert (reply["k"], reply["k_max"]) == (2, 2)
+    assert "K is 3" in explorer.tables(asked(k=3))["failed"]
+    assert "shape (4,)" in explorer.point(asked())["failed"]
+
+
 def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kfexplore.ui.explorer.HELD", 1)
     held: list[list[int]] = []
     counting = Pair(pair.teacher, pair.student, None, pair.tokenizer)
     monkeypatch.setattr(Pair, "hold", lambda self, ids, hold=Pair.hold: held.append(ids) or hold(self, ids))
-    explorer = Explorer({"one": lambda: counting, "two": lambda: counting})
+    explorer = Explorer({"one": lambda: counting, "two": lambda: counting}, PageLimits(contexts=1))
     for name, prompt in (("one", "a"), ("two", "a"), ("one", "a"), ("one", "b"), ("two", "a"), ("one", "a")):
         assert explorer.point(asked(pair=name, prompt=prompt))["ok"]
     assert len(held) == 4  # "one": a, b, a again; "two": a, which the other pair's prompts do not push out
+
+
+def test_a_context_counts_about_what_it_takes(pair: Pair) -> None:
+    ids = pair.encode(PROMPT * 8)[0]
+    context = _Context(pair.hold(ids), 0)
+    caches = (context.held._root[1].prefix, context.held._student_cache)
+    keys = sum(k.nbytes + v.nbytes for cache in caches if cache is not None for k, v in cache._layers)
+    assert keys <= context.nbytes <= 1.2 * keys + 64 * 8 * pair.teacher.config.vocab_size
+
+
+@pytest.fixture
+def counted(pair: Pair) -> tuple[list[str], dict[str, Any]]:
+    """Names of pairs as they are loaded, and loaders of three."""
+    loads: list[str] = []
+    return loads, {name: lambda name=name: loads.append(name) or pair for name in ("first", "second", "third")}
+
+
+def test_the_least_used_pair_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
+    loads, loaders = counted
+    explorer = Explorer(loaders, PageLimits(loaded_pairs=2))
+    for name in ("first", "second", "third", "third", "first", "second", "first"):
+        explorer.pair(name)
+    assert loads == ["first", "second", "third", "second"]
+
+
+def test_what_nobody_uses_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
+    loads, loaders = counted
+    now = [0.0]
+    explorer = Explorer(loaders, PageLimits(idle_seconds=10), clock=lambda: now[0])
+    for time, name in ((0, "first"), (0, "second"), (9, "second"), (18, "second"), (40, "first"), (41, "second")):
+        now[0] = time
+        explorer.pair(name)
+    assert loads == ["first", "second", "second"]
+
+
+def test_other_checkpoints_are_refused_unless_the_operator_lets_them_be_named(pair: Pair) -> None:
+    named: list[str] = []
+    closed = Explorer({"tales": lambda: pair})
+    assert closed.point(asked(pair="/etc"))["failed"] == "There is no pair '/etc'."
+    assert not closed.offers("/etc")
+    opened = Explorer({"tales": lambda: pair}, other=lambda name: named.append(name) or pair)
+    assert opened.offers("runs/mine")
+    assert opened.point(asked(pair="runs/mine"))["ok"]
+    assert opened.point(asked(pair="runs/mine"))["ok"]
+    assert named == ["runs/mine"]
+
+
+def test_why_a_pair_cannot_be_loaded_is_told_in_the_log_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    def missing() -> Pair:
+        raise KfError("It is not in /secret/place.", "put it there")
+
+    reply = Explorer({"gone": missing}).point(asked(pair="gone"))
+    assert "'gone' cannot be loaded" in reply["failed"]
+    assert "/secret" not in json.dumps(reply)
+    assert "/secret/place" in capsys.readouterr().err
+
+
+def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    explorer = Explorer({"tales": lambda: pair}, PageLimits(questions=1))
+    explorer.point(asked())
+    started, release = threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> Any:
+        started.set()
+        assert release.wait(30)
+        return grid(*given)
+
+    monkeypatch.setattr("kfexplore.ui.explorer.grid", slow)
+    replies: list[Json] = []
+
+    def ask(seq: int) -> threading.Thread:
+        question = asked(slots=[0, 1], resolution=2, seq=seq)
+        thread = threading.Thread(target=lambda: replies.append(explorer.grid(question)))
+        thread.start()
+        return thread
+
+    threads = [ask(1)]
+    assert started.wait(30)
+    threads += [ask(2), ask(3)]  # one may wait
+    while not replies:
+        threads[-1].join(0.01)
+        threads[-2].join(0.01)
+    busy = replies.pop()
+    assert (busy["ok"], busy["busy"], busy["seq"] in (2, 3)) == (False, True, True)
+    assert explorer.point(asked())["ok"]  # other questions go on
+    release.set()
+    for thread in threads:
+        thread.join(30)
+    assert [reply["ok"] for reply in replies] == [True, True]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -21,7 +23,8 @@ from kfexplore.pair import Pair
 from kfexplore.results import Written
 from kfexplore.ui import writing as written_by
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.generate import answer, as_json, fit, halt, underline
+from kfexplore.ui.generate import as_json, fit, halt, refuse, run, start, underline
+from kfexplore.ui.limits import PageLimits
 from kfexplore.ui.writing import WriteConfig, Writing
 
 PROMPT = "a b c"
@@ -67,6 +70,14 @@ def asked(explorer: Explorer, **changes: Any) -> list[list[Any]]:
         "underlined": False,
     }
     return list(answer(explorer, **{**fields, **changes}))
+
+
+def answer(explorer: Explorer, *given: Any, **named: Any) -> Iterator[list[Any]]:
+    """What is shown from the press of the button to the end."""
+    first = start(explorer, *given, **named)
+    yield first
+    if isinstance(first[2], Writing):
+        yield from run(first[2])
 
 
 def expected(pair: Pair, settings: WriteConfig, decoder: Any, seed: int) -> list[list[int]]:
@@ -203,7 +214,7 @@ def test_pictures_grow_and_the_last_one_always_comes(explorer: Explorer, monkeyp
 
 def test_buttons_say_what_can_be_done(explorer: Explorer) -> None:
     pictures = asked(explorer)
-    first, last = pictures[1], pictures[-1]
+    first, last = pictures[0], pictures[-1]
     assert [button["interactive"] for button in first[3:]] == [False, True, False]
     assert [button["interactive"] for button in last[3:]] == [True, False, True]
 
@@ -242,8 +253,8 @@ def test_a_page_that_is_gone_closes_the_decoders(
     monkeypatch.setattr(written_by, "PAUSE", 0.0)
     monkeypatch.setattr(written_by, "PAUSE_PER_TOKEN", 0.0)
     pictures = answer(explorer, "small", PROMPT, ["ar"], 3, LENGTH, 1, 1, 0, 0, True, False)
-    next(pictures)
     writing = next(pictures)[2]
+    next(pictures)
     for _ in range(drawn):
         next(pictures)
     assert not writing.is_over
@@ -268,8 +279,8 @@ def test_the_underline_comes_and_goes_without_a_new_run(explorer: Explorer, monk
 def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer) -> None:
     assert list(underline(None, True)) == [[gr.skip()] * 6]
     pictures = answer(explorer, "small", PROMPT, ["ar"], 3, LENGTH, 1, 1, 0, 0, True, False)
-    next(pictures)
     growing = next(pictures)[2]
+    next(pictures)
     assert list(underline(growing, True)) == [[gr.skip()] * 6]
     *_, last = pictures
     assert " bits" in last[1]
@@ -283,10 +294,13 @@ def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer)
         ({"prompt": "x" * 30_000}, "30,000 characters"),
         ({"decoders": []}, "No decoder is chosen"),
         ({"decoders": ["gpt"]}, "no decoder 'gpt'"),
+        ({"decoders": None}, "No decoder is chosen"),
         ({"k": 5}, "k is 5"),
+        ({"k": 17}, "17 tokens a pass"),
         ({"k": None}, "K is empty"),
         ({"length": 0}, "0 new tokens"),
         ({"length": 46}, "1 to 45 new tokens"),
+        ({"length": 1024}, "1 to 1,023 on this page"),
         ({"samples": 9}, "9 samples"),
         ({"tau": 0}, "tau is 0"),
         ({"tau": float("nan")}, "temperature is nan"),
@@ -294,6 +308,7 @@ def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer)
         ({"seed": None}, "seed is empty"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 10**400}, "a number"),
     ],
 )
 def test_a_mistake_is_told_and_the_texts_stay(explorer: Explorer, changes: dict[str, Any], told: str) -> None:
@@ -301,6 +316,49 @@ def test_a_mistake_is_told_and_the_texts_stay(explorer: Explorer, changes: dict[
     assert told in last[0].replace("&#x27;", "'")
     assert "Valid:" in last[0]
     assert last[1:] == [gr.skip()] * 5
+
+
+def test_what_waits_can_be_called_off(explorer: Explorer) -> None:
+    writing = begun(explorer)
+    shown = halt(writing, False)
+    assert [button["interactive"] for button in shown[3:]] == [True, False, True]
+    assert list(run(writing)) == [[gr.skip()] * 6]
+    assert refuse(writing) == [gr.skip()] * 6  # a place that was given up counts as a failure, too
+
+
+def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
+    writing = begun(explorer)
+    shown = refuse(writing)
+    assert "too many pages wait" in shown[0]
+    assert [button["interactive"] for button in shown[3:]] == [True, False, True]
+    assert list(run(writing)) == list(run(None)) == [[gr.skip()] * 6]
+
+
+def test_who_starts_anew_stops_the_text_before(explorer: Explorer) -> None:
+    former = begun(explorer)
+    asked(explorer, held=former)
+    assert former.is_over
+
+
+def test_a_text_stops_when_its_time_is_over(pair: Pair) -> None:
+    now = count()
+    limited = Explorer({"small": lambda: pair}, PageLimits(run_seconds=30), clock=lambda: float(next(now)))
+    *_, last = asked(limited, decoders=["ar"], samples=1)
+    assert "Stopped after 30 s, the most on this page." in last[0]
+    assert 'data-stage="stopped"' in last[1]
+    assert [button["interactive"] for button in last[3:]] == [True, False, True]
+
+
+def test_texts_wait_while_a_clock_of_others_runs(explorer: Explorer) -> None:
+    writing = begun(explorer, decoders=("ar",))
+    steps, stepped = writing.steps(), threading.Event()
+    next(steps)
+    thread = threading.Thread(target=lambda: (next(steps), stepped.set()))
+    with explorer._writing.held():
+        thread.start()
+        assert not stepped.wait(0.2)
+    assert stepped.wait(30)
+    thread.join(30)
 
 
 def test_the_longest_text_fits_the_context(explorer: Explorer) -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 
 from kfexplore.pair import Pair
-from kfexplore.ui.explorer import HELD, Explorer
-from kfexplore.ui.joint import answer, show
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.joint import COUNT, Studies, show
+from kfexplore.ui.limits import PageLimits
 
 FIGURES = (3, 5, 7, 9, 11)
-COUNT = 13
+REQUEST: Any = SimpleNamespace(session_hash="first")
 
 
-def asked(explorer: Explorer, **changes: Any) -> list[Any]:
+def asked(explorer: Explorer, studies: Studies | None = None, **changes: Any) -> list[Any]:
     given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "is_open": True, "dark": False}
-    return answer(explorer, **{**given, **changes})
+    studies = studies or Studies(explorer)
+    return studies.answer(**{**given, "request": REQUEST, "report": lambda *_: None, **changes})
 
 
 def plain(text: str) -> str:
@@ -62,7 +66,11 @@ def test_a_closed_tab_asks_nothing(explorer: Explorer, monkeypatch: pytest.Monke
         ({"prompt": ""}, "empty"),
         ({"k": 5}, "k is 5"),
         ({"blocks": 1}, "1 blocks were asked for"),
+        ({"blocks": 8192}, "8,192 blocks were asked for"),
+        ({"blocks": None}, "blocks is empty"),
+        ({"k": 2.5}, "K is 2.5"),
         ({"seed": -1}, "seed"),
+        ({"seed": 10**400}, "seed"),
     ],
 )
 def test_a_mistake_is_told_and_what_was_shown_stays(explorer: Explorer, changes: dict[str, Any], told: str) -> None:
@@ -80,23 +88,42 @@ def test_a_pair_without_a_masked_model_says_so_and_shows_the_rest(pair: Pair) ->
     assert "MDLM, 1 pass" not in parts[-1]
 
 
-def test_the_last_few_studies_are_kept_within_limits(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[Any, ...]] = []
-    law = explorer.study("small", "a b c", 2, 512, 99)[0]
+def test_the_last_few_studies_are_kept_within_limits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    law = Explorer({"small": lambda: pair}).study("small", "a b c", 2, 512, 99)[0]
+    monkeypatch.setattr("kfexplore.ui.explorer.study", lambda *given, **_: made.append(given[-1]) or law)
 
-    def counted(*given: Any, **_: Any) -> Any:
-        made.append(given[1:])
-        return law
-
-    def seeds(*asked: int) -> list[int]:
+    def seeds(limits: PageLimits, *asked: int) -> list[int]:
         made.clear()
+        explorer = Explorer({"small": lambda: pair}, limits)
         for seed in asked:
             explorer.study("small", "a b c", 2, 512, seed)
-        return [given[-1] for given in made]
+        return made
 
-    monkeypatch.setattr("kfexplore.ui.explorer.study", counted)
-    assert seeds(*range(HELD), 0, HELD, 0, 1) == [*range(HELD), HELD, 1]  # 1 is the one that went
-    monkeypatch.setattr("kfexplore.ui.explorer.MOST_HELD_BYTES", 2 * law.law.given.nbytes)
-    assert seeds(20, 21, 22, 21, 20) == [20, 21, 22, 20]
-    monkeypatch.setattr("kfexplore.ui.explorer.MOST_HELD_BYTES", 0)
-    assert seeds(30, 30) == [30]
+    assert seeds(PageLimits(studies=3), 0, 1, 2, 0, 3, 0, 1) == [0, 1, 2, 3, 1]  # 1 is the one that went
+    assert seeds(PageLimits(held_bytes=2 * law.law.given.nbytes), 20, 21, 22, 21, 20) == [20, 21, 22, 20]
+    assert seeds(PageLimits(held_bytes=1), 30, 30) == [30]
+
+
+@pytest.mark.parametrize("end", [Studies.call_off, Studies.leave])
+def test_a_study_that_nobody_waits_for_ends_at_its_next_part(
+    explorer: Explorer, end: Callable[[Studies, Any], object]
+) -> None:
+    studies, parts = Studies(explorer), []
+
+    def report(_share: float, what: str) -> None:
+        parts.append(what)
+        if what == "student":
+            end(studies, REQUEST)
+
+    assert asked(explorer, studies, report=report) == [gr.skip()] * COUNT
+    assert parts[-1] == "student"
+    assert "mutual information" in asked(explorer, studies)[0]  # and the next one has its turn
+
+
+def test_a_study_ends_when_its_time_is_over(pair: Pair) -> None:
+    explorer = Explorer({"small": lambda: pair}, PageLimits(run_seconds=1))
+    now = iter([0.0, 0.0, *[2.0] * 9])
+    parts = asked(explorer, Studies(explorer, clock=lambda: next(now)))
+    assert "Stopped after 1 s" in parts[0]
+    assert parts[1:] == [gr.skip()] * (COUNT - 1)

@@ -20,10 +20,11 @@ from kfexplore.bench.setting import Load
 from kfexplore.bench.throughput import throughput_document
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.rows import Step
-from kfexplore.errors import KfError
+from kfexplore.pair import Pair
 from kfexplore.results import Limits
 from kfexplore.ui import racing
 from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.limits import PageLimits
 from kfexplore.ui.racing import RaceConfig, Racing, rows_csv
 from kfexplore.ui.timing import COUNT, Races
 
@@ -308,6 +309,9 @@ def test_a_row_that_fails_is_told_beside_the_rest(explorer: Explorer, monkeypatc
         ({"decoders": []}, "No decoder is named"),
         ({"batches": []}, "batch is empty"),
         ({"batches": [3]}, "of 1, 2, 4, 8, 16, 32"),
+        ({"batches": [64]}, "of 1, 2, 4, 8, 16, 32"),
+        ({"batches": ["x"]}, "batch is"),
+        ({"ks": [17]}, "17 tokens a pass"),
         ({"ks": []}, "No K is chosen"),
         ({"new_tokens": 100}, "do not fit the context"),
         ({"new_tokens": 10**6}, "1 to 192 on this page"),
@@ -357,6 +361,32 @@ def test_the_page_offers_what_the_pair_has(explorer: Explorer) -> None:
     assert races.fit("none", [], [], 1) == [gr.skip()] * 3
 
 
-def test_a_race_beyond_the_page_is_refused() -> None:
-    with pytest.raises(KfError, match="batches"):
-        RaceConfig("small", "a", ("ar",), (64,), (1,), 16, 1)
+def test_a_race_stops_when_its_time_is_over(pair: Pair) -> None:
+    now = [0.0]
+    explorer = Explorer({"small": lambda: pair}, PageLimits(run_seconds=30), clock=lambda: now[0])
+    races = Races(explorer)
+    asked(races)
+    shown = races.run(FIRST)
+    while not isinstance(next(shown)[TABLE], str):
+        pass
+    now[0] = 31
+    assert "Out of time after 1 of 4 rows; they stay." in list(shown)[-1][STATUS]
+
+
+def test_the_last_races_of_many_pages_are_kept_within_limits(pair: Pair) -> None:
+    races = Races(Explorer({"small": lambda: pair}, PageLimits(pages=1)))
+    asked(races)
+    shown = races.run(FIRST)
+    next(shown)
+    asked(races, SECOND)
+    assert "Cancelled" in list(shown)[-1][STATUS]
+    assert races.document(FIRST) == ""
+
+
+def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
+    races = Races(explorer)
+    asked(races)
+    told = races.refuse(FIRST)
+    assert "too many pages wait" in told[STATUS]
+    assert pressable(told) == [True, False, False, False]
+    assert list(races.run(FIRST)) == [[gr.skip()] * COUNT]

@@ -1,19 +1,33 @@
-// Talking to the server. A reply is {ok: true, ...}, {ok: false, failed, valid, run} or, where it raised, undefined.
+// Talking to the server. A reply is {ok: true, ...}, {ok: false, busy, failed, valid, run} or, where it raised,
+// undefined. One that is busy is asked again, ever less often.
 
 const PATIENCE = 180000;
 // The first question to a pair may have to fetch its models.
 const LONG_PATIENCE = 1800000;
+const FIRST_PAUSE = 250;
+const LONGEST_PAUSE = 4000;
 const NO_ANSWER = {
   ok: false,
   failed: "The server gave no answer.",
   valid: "everything on the page stays as it was; move a slider to ask again.",
 };
 
-async function ask(send, request, patience = PATIENCE) {
+// newer(): whether another question has taken this one's place; busy(reply): told of each such reply, and null after.
+async function ask(send, request, { patience = PATIENCE, newer = () => false, busy = () => {} } = {}) {
   let timer;
   const late = new Promise((resolve) => (timer = setTimeout(resolve, patience)));
   try {
-    const reply = await Promise.race([send(request), late]);
+    let reply = await Promise.race([send(request), late]);
+    for (let pause = FIRST_PAUSE; reply && reply.busy; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+      busy(reply);
+      await Promise.race([new Promise((resolve) => setTimeout(resolve, pause * (0.5 + Math.random()))), late]);
+      if (newer()) {
+        busy(null);
+        return reply;
+      }
+      reply = await Promise.race([send(request), late]);
+      if (!reply || !reply.busy) busy(null);
+    }
     return reply && typeof reply.ok === "boolean" ? reply : NO_ANSWER;
   } catch {
     return NO_ANSWER;
@@ -23,8 +37,8 @@ async function ask(send, request, patience = PATIENCE) {
 }
 
 // One request in flight and one that waits; a newer one takes the place of the one that waits.
-// take(reply, request) gets every reply that carries its request's number.
-function makeChannel(send, take) {
+// take(reply, request) gets every reply that carries its request's number, but for those that were too busy.
+function makeChannel(send, take, busy) {
   let flying = false;
   let waiting = null;
 
@@ -34,12 +48,12 @@ function makeChannel(send, take) {
       return;
     }
     flying = true;
-    const reply = await ask(send, request);
+    const reply = await ask(send, request, { newer: () => waiting !== null, busy });
     flying = false;
     const next = waiting;
     waiting = null;
     if (next) post(next);
-    if (reply.seq === undefined || reply.seq === request.seq) take(reply, request);
+    if (!reply.busy && (reply.seq === undefined || reply.seq === request.seq)) take(reply, request);
   }
 
   return {

@@ -2,7 +2,6 @@
 // page where they hold it, from the server's point query where not, and new tables follow when the move settles.
 
 const SETTLE = 120;
-const GRID_STEPS = 128;
 const PATIENCE_SHOWN = 400;
 
 class Scrub {
@@ -36,9 +35,10 @@ class Scrub {
   makeChannels() {
     const { transport } = this;
     if (!transport) return;
-    this.points = makeChannel((r) => transport.point(r), (reply, r) => this.takePoint(reply, r));
-    this.nexts = makeChannel((r) => transport.tables(r), (reply, r) => this.takeTables(reply, r));
-    this.grids = makeChannel((r) => transport.grid(r), (reply, r) => this.takeGrid(reply, r));
+    const busy = (reply) => this.busy(reply);
+    this.points = makeChannel((r) => transport.point(r), (reply, r) => this.takePoint(reply, r), busy);
+    this.nexts = makeChannel((r) => transport.tables(r), (reply, r) => this.takeTables(reply, r), busy);
+    this.grids = makeChannel((r) => transport.grid(r), (reply, r) => this.takeGrid(reply, r), busy);
   }
 
   mapHooks() {
@@ -119,7 +119,9 @@ class Scrub {
     for (const [name, value] of Object.entries(change)) if (value !== undefined) request[name] = value;
     clearTimeout(this.patience);
     this.patience = setTimeout(() => setText(this.parts.said, "Asking the models…"), PATIENCE_SHOWN);
-    const reply = await ask((r) => this.transport.tables(r), request, LONG_PATIENCE);
+    const newer = () => mine !== this.loads;
+    const busy = (each) => this.busy(each);
+    const reply = await ask((r) => this.transport.tables(r), request, { patience: LONG_PATIENCE, newer, busy });
     if (mine !== this.loads) return false;
     this.loading = false;
     clearTimeout(this.patience);
@@ -380,7 +382,7 @@ class Scrub {
     this.gridKey = key;
     this.map.markStale(true, true);
     this.gridSeq += 1;
-    this.grids.post(this.request(this.gridSeq, { slots: this.map.slots.slice(), resolution: GRID_STEPS }));
+    this.grids.post(this.request(this.gridSeq, { slots: this.map.slots.slice() }));
   }
 
   takeGrid(reply, request) {
@@ -406,6 +408,12 @@ class Scrub {
 
   colours() {
     return isDark(this.parts.box) ? PALETTE.dark : PALETTE.light;
+  }
+
+  // The server has too much to do just now; what is on the page stays, and the question is asked again.
+  busy(reply) {
+    this.root.dataset.busy = Boolean(reply);
+    setText(this.parts.said, reply ? `${reply.failed} Asking again…` : "");
   }
 
   fail(failure) {

@@ -1,0 +1,106 @@
+"""What the server answers at all: the paths that the page needs, bodies of a bounded length, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kfexplore.figures.page import plotly_script
+from kfexplore.ui.limits import PageLimits
+
+PLOTLY: Final = "kf/plotly.min.js"
+"""Where the page finds Plotly's script, the one file that it takes from outside Gradio's own."""
+READ: Final = re.compile(
+    rf"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|{re.escape(PLOTLY)}"
+    r"|(assets|static|svelte)/.+"
+    r"|gradio_api/(info|theme\.css|startup-events|app_id|user|queue/(data|status)|heartbeat/\w+|call/.+))/?"
+)
+WRITE: Final = re.compile(r"/gradio_api/(queue/join|cancel|reset|component_server|(run|call)/.+)/?")
+"""Gradio has more: uploads, files of its cache, saved states, a proxy, monitoring. The page needs none of them."""
+HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (
+        b"content-security-policy",
+        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+        b"form-action 'self'",
+    ),
+)
+"""A browser then asks no other host for anything, whatever stands in a page. Gradio makes functions of text."""
+
+
+class Guard:
+    """Refuses what the page does not need before anything of Gradio sees it.
+
+    Args:
+        app: What answers the rest.
+        most_bytes: Of a request's body.
+    """
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app, self._most_bytes = app, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or lets it through with its body read."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        served = {"GET": READ, "HEAD": READ, "POST": WRITE}.get(scope.get("method", ""))
+        if served is None or not served.fullmatch(scope["path"]):
+            await PlainTextResponse("Not found.", 404)(scope, receive, send)
+            return
+        if served is WRITE:
+            body = await self._body(receive)
+            if body is None:
+                await PlainTextResponse("The request is too long.", 413)(scope, receive, send)
+                return
+            receive = _again(body, receive)
+        await self._app(scope, receive, _with_headers(send))
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body; None where it is too long."""
+        body, more = b"", True
+        while more:
+            part = await receive()
+            body += part.get("body", b"")
+            more = part.get("more_body", False)
+            if len(body) > self._most_bytes:
+                return None
+        return body
+
+
+def serving(limits: PageLimits) -> dict[str, Any]:
+    """`app_kwargs` of `gr.Blocks.launch`."""
+
+    def plotly(_: Request) -> FileResponse:
+        return FileResponse(plotly_script(), headers={"Cache-Control": "max-age=3600"})
+
+    return {
+        "middleware": [Middleware(Guard, most_bytes=limits.request_bytes)],
+        "routes": [Route(f"/{PLOTLY}", plotly)],
+    }
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What has been read is received once more; then what else comes."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return first.pop() if first else await receive()
+
+    return received
+
+
+def _with_headers(send: Send) -> Callable[[Message], Any]:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+        await send(message)
+
+    return sent

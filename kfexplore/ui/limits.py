@@ -1,0 +1,135 @@
+"""What the page allows those who use it, in one place: sizes, waiting, memory, and which pairs.
+
+The defaults suit a public page on two CPU cores, and are wide enough for one's own machine. An operator overrides them
+in the environment, and they are checked when the app starts:
+
+    KFEXPLORE_LIMITS="new_tokens=512,pairs=tales+lm1b,other_checkpoints=yes"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from kfexplore.checkpoints.registry import NAMED
+from kfexplore.config import from_dict
+from kfexplore.errors import KfError
+
+VARIABLE: Final = "KFEXPLORE_LIMITS"
+"""Of the environment: settings with commas between them, names of pairs with + between."""
+
+
+@dataclass(frozen=True)
+class PageLimits:
+    """Every one is held by the server, whatever a request says; a field of the page that has a bound has this one."""
+
+    prompt_characters: int = 20_000
+    """Of a prompt; a longer one is refused before it is tokenized."""
+    request_bytes: int = 2**20
+    """Of the body of a request; a longer one is refused before it is read."""
+    slots: int = 16
+    """K, tokens a pass, of students that were trained on more."""
+    sweep_steps: int = 512
+    """Resolution of a slider's track."""
+    grid_steps: int = 128
+    """Resolution of one side of the map of two slots."""
+    new_tokens: int = 1023
+    """Generate: of a sample; the context of a pair may allow fewer."""
+    samples: int = 8
+    """Generate: at once."""
+    study_blocks: int = 4096
+    """Joint vs marginal: of each sampler."""
+    race_batch: int = 32
+    """Timing: samples at once."""
+    race_tokens: int = 192
+    """Timing: new tokens of a sample."""
+    race_repeats: int = 5
+    """Timing: timed runs of a row."""
+    run_seconds: int = 300
+    """Of a text, a study or a race once it runs; then it stops, and what there is stays."""
+    at_once: int = 1
+    """Pages that Generate writes for at once; studies and races have one each."""
+    queue: int = 16
+    """Pages that wait for Generate, a study or a race, all together."""
+    questions: int = 6
+    """Questions of sliders that wait for one lock (tables, one context, one load); more are told to ask again."""
+    pages: int = 200
+    """Pages whose last texts, race and fields are kept; the least recently used goes first."""
+    contexts: int = 8
+    """Prompts of a pair held ready."""
+    studies: int = 16
+    """Studies kept."""
+    held_bytes: int = 2**30
+    """Of the contexts of a pair (as estimated), and of the studies; each keeps its last one whatever its size."""
+    loaded_pairs: int = 2
+    """Pairs in memory; the one that the page opens with stays."""
+    idle_seconds: int = 3600
+    """After which a context, a study, a pair (but the first) or a page's last texts and race go, if nobody used it."""
+    pairs: tuple[str, ...] = tuple(NAMED)
+    """On offer, beside the one that the page opens with; all but tales are fetched on first use, gigabytes."""
+    other_checkpoints: bool = False
+    """Whether the page may name any other pair: a folder of the server or an id of the hub."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if type(value) is int and value < 1:
+                raise KfError(f"The limit {name} is {value}.", "a whole number of at least 1")
+        unknown = [name for name in self.pairs if name not in NAMED]
+        if unknown:
+            raise KfError(f"There is no pair {unknown[0]!r} to be offered.", ", ".join(NAMED))
+
+    def check(self, what: str, value: int, name: str, least: int = 1) -> int:
+        """The value, if it is from `least` up to the limit of that name.
+
+        Args:
+            what: Of which there are so many, in words.
+            value: How many.
+            name: A field.
+            least: Lower bound.
+
+        Raises:
+            KfError: it is not.
+        """
+        most = getattr(self, name)
+        if not least <= value <= most:
+            raise KfError(f"{value:,} {what} were asked for.", f"{least} to {most:,} on this page")
+        return value
+
+    def check_prompt(self, prompt: object) -> str:
+        """The prompt, if it is text and no longer than allowed."""
+        if isinstance(prompt, str) and len(prompt) > self.prompt_characters:
+            raise KfError(f"The prompt has {len(prompt):,} characters.", f"at most {self.prompt_characters:,}")
+        if not isinstance(prompt, str) or any("\ud800" <= sign <= "\udfff" for sign in prompt):
+            raise KfError("The prompt is not text.", "whole characters")  # JSON can hold halves of them
+        return prompt
+
+
+DEFAULTS: Final = PageLimits()
+
+
+def limits_from(environment: Mapping[str, str] = os.environ) -> PageLimits:
+    """The defaults, but for what the environment says.
+
+    Raises:
+        KfError: a limit that there is not (near ones are named), one without a value, or a value that is none.
+    """
+    values: dict[str, Any] = {}
+    for setting in filter(None, (part.strip() for part in environment.get(VARIABLE, "").split(","))):
+        name, sign, text = (part.strip() for part in setting.partition("="))
+        if not sign or not text:
+            raise KfError(f"{VARIABLE} has {setting!r}.", "name=value, with commas between")
+        values[name] = text.split("+") if name == "pairs" else _plain(text)
+    return from_dict(PageLimits, values)
+
+
+def _plain(text: str) -> Any:
+    """A number or a yes or no, as YAML writes them."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

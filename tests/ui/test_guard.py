@@ -1,0 +1,153 @@
+"""Requests made by hand: what is served and what is not, and that no answer tells of the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+import pytest
+from fastapi.testclient import TestClient
+
+from kfexplore.pair import Pair
+from kfexplore.ui.app import build_app, fresh_first_payload
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.guard import PLOTLY, serving
+from kfexplore.ui.limits import PageLimits
+
+LIMITS = PageLimits(request_bytes=4000, prompt_characters=100)
+API = "/gradio_api"
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILES = ["/etc/passwd", "../../etc/passwd", str(REPOSITORY / "pyproject.toml"), "pyproject.toml", "app.py"]
+
+
+@pytest.fixture(scope="module")
+def demo(pair: Pair) -> gr.Blocks:
+    explorer = Explorer({"small": lambda: pair}, LIMITS)
+    return build_app(explorer, "small", fresh_first_payload(explorer, "small"))
+
+
+@pytest.fixture(scope="module")
+def client(demo: gr.Blocks) -> TestClient:
+    demo.show_error = False  # as `launch` leaves it
+    return TestClient(gr.routes.App.create_app(demo, app_kwargs=serving(LIMITS)), raise_server_exceptions=False)
+
+
+def assert_tells_nothing(text: str) -> None:
+    for word in ("Traceback", "site-packages", str(REPOSITORY), ".py", "root:x"):
+        assert word not in text
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    "path",
+    ["{api}/file={file}", "{api}/file/{file}", "/file={file}", "/static/{file}", "/assets/{file}", "/svelte/{file}"],
+)
+def test_no_file_outside_the_served_ones_is_reached(client: TestClient, path: str, file: str) -> None:
+    for name in (file, file.replace("/", "%2F"), file.replace("../", "..%2f")):
+        answer = client.get(path.format(api=API, file=name))
+        assert answer.status_code in (403, 404)
+        assert_tells_nothing(answer.text)
+
+
+def test_the_script_of_the_figures_is_served(client: TestClient) -> None:
+    answer = client.get(f"/{PLOTLY}")
+    assert answer.content == (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes()
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"{API}/upload"),
+        ("GET", f"{API}/deep_link?session_hash=a"),
+        ("GET", f"{API}/proxy=https://example.com"),
+        ("GET", f"{API}/file=https://example.com"),
+        ("GET", "/monitoring"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("POST", f"{API}/vibe-edit"),
+        ("DELETE", "/"),
+        ("PUT", f"{API}/queue/join"),
+        ("GET", "/nothing"),
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(client: TestClient, method: str, path: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.text) == (404, "Not found.")
+
+
+def test_a_long_request_is_refused_unread(client: TestClient) -> None:
+    question = {"data": "x" * 4000, "fn_name": "tables", "component_id": 0, "session_hash": "a"}
+    answer = client.post(f"{API}/component_server", json=question)
+    assert (answer.status_code, answer.text) == (413, "The request is too long.")
+    sent = client.post(f"{API}/component_server", content=(b"x" * 100 for _ in range(50)))  # no length is told
+    assert sent.status_code == 413
+
+
+def scrub(demo: gr.Blocks) -> int:
+    return next(number for number, block in demo.blocks.items() if getattr(block, "elem_id", None) == "scrub")
+
+
+@pytest.mark.parametrize("name", ["tables", "point", "grid"])
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"pair": "../..", "prompt": "a"}, "no pair '../..'"),
+        ({"pair": "small", "prompt": "x" * 101}, "101 characters"),
+        ({"pair": "small", "prompt": "a", "resolution": 10**9}, "steps"),
+        ({"pair": "small", "prompt": "a", "k": [1]}, "K is [1]"),
+        ([], "not an object"),
+        ("a", "not an object"),
+    ],
+)
+def test_the_sliders_questions_are_checked_by_the_server(
+    client: TestClient, demo: gr.Blocks, name: str, asked: Any, told: str
+) -> None:
+    question = {"data": asked, "fn_name": name, "component_id": scrub(demo), "session_hash": "a"}
+    answer = client.post(f"{API}/component_server", json=question)
+    assert answer.status_code == 200
+    assert told in answer.json()["failed"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {},
+        {"data": 1, "fn_name": "nothing", "component_id": 10**9, "session_hash": "a"},
+        {"data": 1, "fn_name": "__class__", "component_id": 1, "session_hash": "a"},
+    ],
+)
+def test_a_broken_question_is_refused_without_a_word(client: TestClient, question: dict[str, Any]) -> None:
+    answer = client.post(f"{API}/component_server", json=question)
+    assert answer.status_code in (400, 404, 500)
+    assert_tells_nothing(answer.text)
+
+
+def called(client: TestClient, demo: gr.Blocks, name: str, *data: Any) -> Any:
+    """A direct call of the handler of that name."""
+    number = next(n for n, fn in demo.fns.items() if fn.api_name == name)
+    return client.post(f"{API}/run/predict", json={"fn_index": number, "data": data, "session_hash": "a"})
+
+
+def test_the_queue_cannot_be_passed_by(client: TestClient, demo: gr.Blocks) -> None:
+    queued = {
+        fn.api_name for fn in demo.fns.values() if fn.fn is not None and fn.queue and fn.targets[0][1] != "unload"
+    }
+    assert {name.rstrip("_0123456789") for name in queued} == {"run", "underline", "answer"}
+    for name in queued:
+        assert called(client, demo, name).status_code == 404
+
+
+def test_a_handler_that_fails_tells_nothing(
+    client: TestClient, demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError(f"in {REPOSITORY}/secret.py")
+
+    fn = next(fn for fn in demo.fns.values() if fn.api_name == "linked")
+    monkeypatch.setattr(fn, "fn", broken)
+    answer = called(client, demo, "linked")
+    assert (answer.status_code, json.loads(answer.text)) == (500, {"error": None})
