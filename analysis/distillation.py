@@ -23,7 +23,7 @@ from analysis.writing import write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
 from kfexplore.config import DecodeConfig, TrainConfig
 from kfexplore.errors import KfError, told
-from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.samples import write
 from kfexplore.figures.distillation import legs_figure, progress_figure, versions_figure
 from kfexplore.figures.evaluate import entropy_figure
@@ -33,21 +33,22 @@ from kfexplore.laws.ranking import own_sentences
 from kfexplore.models import Student, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Agreement
-from kfexplore.results.distillation import Leg, Progress, Version
+from kfexplore.results.distillation import Blind, Leg, Progress, Version
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import Tokens, student_loss
 
 BENCH = Path(__file__).parents[1] / "docs" / "bench"
-FEW = 4
-"""Tokens of a sentence after which the teacher writes the corpus."""
+FEW = 1
+"""Tokens of a sentence after which the teacher writes: the corpus and the sentences have these alone in common."""
 SMALL = TrainConfig(steps=1, batch=4, groups=32, block=4, context=64, optimizer="muon", lr=6e-3, warmup=10, decay=0.0)
 """Settings of the small run; a step is a fraction of a second on a CPU."""
-WINDOWS = 7
+WINDOWS, GROUPS = 7, 64
+"""Of a measurement."""
 
 
 def own_corpus(pair: Pair, sentences: Sequence[str], length: int, seed: int) -> Tokens:
     """What the teacher writes after the first tokens of each sentence, one text after another: no data are needed."""
-    before = prompts(pair, sentences, FEW, 1)
+    before = prompts(pair, sentences, FEW)
     written = write(pair, before, length, DecodeConfig("ar"), seed).tokens
     return np.concatenate([before, written], axis=1).ravel().astype(np.uint32)
 
@@ -65,14 +66,19 @@ def distil(
         every: Steps between measurements.
         seed: Keys contexts and noise, and the encoder's first weights.
         config: The settings; its steps and seed are those given here.
+
+    Raises:
+        KfError: fewer than one step.
     """
+    if steps < 1 or every < 1:
+        raise KfError(f"{steps} steps, measured every {every}, were asked for.", "at least 1 of each")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = Student(dataclasses.replace(pair.teacher.config, kind="student", block=config.block))
     begin_from(student, pair.teacher)
     found = [_measured(0, pair, student, texts)]
     with tempfile.TemporaryDirectory() as folder:
-        for end in range(every, steps + 1, every):
+        for end in [*range(every, steps, every), steps]:
             now = dataclasses.replace(config, steps=end, seed=seed)
 
             def loss(step: int, rows: slice, now: TrainConfig = now) -> torch.Tensor:
@@ -84,8 +90,8 @@ def distil(
 
 
 def _measured(step: int, pair: Pair, student: Student, texts: list[str]) -> Progress:
-    found = agreement(dataclasses.replace(pair, student=student), texts, windows=WINDOWS, groups=64)
-    return Progress(step, found.student_nll_by_slot, found.agreement_by_slot)
+    found = agreement(dataclasses.replace(pair, student=student), texts, windows=WINDOWS, groups=GROUPS)
+    return Progress(step, found.student_nll_by_slot, found.agreement_by_slot, found.agreement_by_slot_interval)
 
 
 def legs() -> list[Leg]:
@@ -126,14 +132,19 @@ def table(run: Sequence[Progress]) -> str:
     return "\n".join(lines)
 
 
-def figures(run: Sequence[Progress], theme: Theme = "light") -> dict[str, Any]:
+def blind(pair: Pair, texts: list[str]) -> Blind:
+    """Slot 1 of a student that never reads its noise, on the text and prefixes on which the run is measured."""
+    return Blind(*noise_blind(pair, texts, WINDOWS, GROUPS))
+
+
+def figures(run: Sequence[Progress], baseline: Blind, theme: Theme = "light") -> dict[str, Any]:
     """All figures by name."""
     return {
-        "progress": progress_figure(run, theme),
+        "progress": progress_figure(run, baseline, theme),
         "legs": legs_figure(legs(), theme),
         "versions": versions_figure(versions(), theme),
         "entropy": entropy_figure(Agreement.from_json(_document("tales-agreement")), theme),
-        "ablation": arms_figure(arms(), theme),
+        "ablation": arms_figure(arms(), theme, _document("ablation-tales")["noise_blind"]["share"]),
     }
 
 
@@ -156,16 +167,23 @@ def main() -> None:
     asked = parser.parse_args()
     pair, sentences = load_pair(asked.pair), own_sentences()
     corpus = own_corpus(pair, sentences, asked.length, asked.seed)
-    run = distil(pair, corpus, ["\n".join(sentences)], asked.steps, asked.every, asked.seed)
-    print(table(run))
+    texts = ["\n".join(sentences)]
+    run, baseline = distil(pair, corpus, texts, asked.steps, asked.every, asked.seed), blind(pair, texts)
+    print(table(run), f"noise not read: {baseline.nats:.2f} nats, {baseline.share:.1%} exact in slot 1", sep="\n\n")
     settings = {name: getattr(asked, name) for name in ("pair", "length", "steps", "every", "seed")}
     points = [dataclasses.asdict(point) for point in run]
-    document = {"study": "distillation", **environment(pair.teacher.device), **settings, "run": points}
+    document = {
+        "study": "distillation",
+        **environment(pair.teacher.device),
+        **settings,
+        "run": points,
+        "noise_blind": baseline._asdict(),
+    }
     write_document("distillation", document, asked.out)
     write_rows(tidy(run), asked.out / "distillation.csv")
     foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
     title = "kfexplore: distillation"
-    write_figures("distillation", lambda theme: figures(run, theme), asked.out, title, foot)
+    write_figures("distillation", lambda theme: figures(run, baseline, theme), asked.out, title, foot)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ quality.csv, quality.html and one PNG a figure.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,14 +37,14 @@ from kfexplore.figures.frontiers import (
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.ranking import own_sentences
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import Floats, Ints, SampleQuality
+from kfexplore.results import Estimate, Floats, Ints, SampleQuality
 from kfexplore.results.frontiers import AtVariety, Frontier, Leading, SlotLosses, Survival
 
 TEACHER_TAUS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15)
 STUDENT_TAUS = (0.5, 0.75, 1.0, 1.25)
 PENALTIES = (0.0, 0.2, 0.5, 1.0)
 DITHERS = (None, 2, 6)
-_SETTINGS = ("pair", "prompt_tokens", "times", "new_tokens", "seed", "gen_ppl")
+_SETTINGS = ("pair", "prompt_tokens", "new_tokens", "seed", "gen_ppl")
 
 
 def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
@@ -57,8 +58,8 @@ def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
     }
 
 
-def prompts(pair: Pair, texts: Sequence[str], length: int, times: int) -> Ints:
-    """The first tokens of each text, all `times` times, each time with noise of its own; (S, length).
+def prompts(pair: Pair, texts: Sequence[str], length: int) -> Ints:
+    """The first tokens of each text; (S, length).
 
     Raises:
         KfError: fewer than two texts are so long.
@@ -67,26 +68,30 @@ def prompts(pair: Pair, texts: Sequence[str], length: int, times: int) -> Ints:
     long = [ids[:length] for ids in coded if len(ids) >= length]
     if len(long) < 2:
         raise KfError(f"{len(long)} texts have {length} tokens.", "at least two")
-    return np.tile(np.array(long), (times, 1))
+    return np.array(long)
 
 
 def at_variety(row: SampleQuality, own: Sequence[SampleQuality]) -> AtVariety:
-    """The teacher's loss at the entropy of a decoder's samples, between its own at rising temperatures."""
-    variety = [each.entropy.value for each in own]
-    order = np.argsort(variety)
-    if not min(variety) <= row.entropy.value <= max(variety):
-        return AtVariety(row, None, None)
-    tau, loss = (
-        float(np.interp(row.entropy.value, np.array(variety)[order], np.array(values)[order]))
-        for values in ([each.tau for each in own], [each.teacher_nll.value for each in own])
-    )
-    return AtVariety(row, tau, loss)
+    """The teacher's loss at the entropy of a decoder's samples, between neighbours among its own temperatures."""
+    for low, high in itertools.pairwise(sorted(own, key=lambda each: each.tau)):
+        rise = high.entropy.value - low.entropy.value
+        share = (row.entropy.value - low.entropy.value) / rise if rise else -1.0
+        if 0 <= share <= 1:
+            dearer = high.teacher_nll.value - low.teacher_nll.value
+            loss = low.teacher_nll.value + share * dearer
+            half = float(np.hypot(row.teacher_nll.half, dearer / rise * row.entropy.half))
+            lost = row.teacher_nll.value - loss
+            return AtVariety(
+                row, low.tau + share * (high.tau - low.tau), loss, Estimate(lost, lost - half, lost + half)
+            )
+    return AtVariety(row, None, None, None)
 
 
 def survival(written: Written, own: Written) -> Survival:
     """How long the tokens of a decoder are those of the teacher's under the same noise."""
-    same = np.cumprod(written.tokens == own.tokens, axis=1)
-    return Survival(name(written.decoder), written.decoder.k or 1, same.mean(axis=0))
+    same = np.cumprod(written.tokens == own.tokens, axis=1).mean(axis=0)
+    shares = [intervals.wilson(float(share), len(own.tokens)) for share in same]
+    return Survival(name(written.decoder), written.decoder.k or 1, shares)
 
 
 def slot_losses(written: Written, losses: Floats, own: Floats) -> SlotLosses:
@@ -99,22 +104,22 @@ def slot_losses(written: Written, losses: Floats, own: Floats) -> SlotLosses:
 def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[Leading]:
     """Blocks of both maps after contexts (C, N), `each` noise vectors a context, by how many first slots are exact."""
     slots = pair.student.config.block
-    groups, learned, exact = (np.empty((len(contexts), each)) for _ in range(3))
+    groups, excess = np.empty((len(contexts), each)), np.empty((len(contexts), each, slots))
     for c, context in enumerate(tqdm(contexts, desc="blocks", leave=False)):
         u = noise.uniform(seed, range(c * each, (c + 1) * each), len(context), slots)  # not that of the context
         before = np.tile(context, (each, 1))
         block = pair.block(before, u)
         groups[c] = np.cumprod(block.student == block.teacher, axis=1).sum(axis=1)
-        learned[c], exact[c] = (
-            token_losses(pair.teacher, before, tokens).mean(axis=1) for tokens in (block.student, block.teacher)
-        )
+        learned, exact = (token_losses(pair.teacher, before, tokens) for tokens in (block.student, block.teacher))
+        excess[c] = learned - exact
     found = []
     for count in range(slots + 1):
         where = groups == count
         if where.sum(axis=1).astype(bool).sum() < 2:
             continue
-        mine, theirs = (intervals.ratio((loss * where).sum(1), where.sum(1)) for loss in (learned, exact))
-        found.append(Leading(count, intervals.share(where.sum(1), np.full(len(groups), each)), mine, theirs))
+        share = intervals.share(where.sum(1), np.full(len(groups), each))
+        by_slot = [intervals.ratio((excess[..., j] * where).sum(1), where.sum(1)) for j in range(slots)]
+        found.append(Leading(count, share, by_slot))
     return found
 
 
@@ -141,16 +146,14 @@ class Study:
         """Plain values."""
         return {
             "frontiers": [asdict(frontier) for frontier in self.frontiers],
-            "at_variety": [{"decoder": a.row.decoder, "tau": a.tau, "loss": a.loss} for a in self.at_variety],
-            "survival": {s.decoder: s.shares.tolist() for s in self.survival},
+            "at_variety": [{**asdict(a), "row": a.row.decoder} for a in self.at_variety],
+            "survival": {s.decoder: [asdict(share) for share in s.shares] for s in self.survival},
             "slot_excess": {s.decoder: [asdict(found) for found in s.excess] for s in self.slots},
             "leading": [asdict(found) for found in self.leading],
         }
 
 
-def measure(
-    pair: Pair, before: Ints, new_tokens: int, seed: int, contexts: int = 120, each: int = 16, ppl: str | None = None
-) -> Study:
+def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16, ppl: str | None = None) -> Study:
     """The whole study.
 
     Args:
@@ -158,8 +161,7 @@ def measure(
         before: (S, N) prompts.
         new_tokens: That every decoder writes after each.
         seed: Keys the noise.
-        contexts: Contexts of single blocks: the prompt and half of what the teacher wrote after it.
-        each: Noise vectors after each of these.
+        each: Noise vectors after each context of single blocks: a prompt and half of what the teacher wrote after it.
         ppl: Another causal model, whose perplexity is shown; None: the teacher's own alone.
     """
     plans = sweeps(pair.student.config.block)
@@ -182,7 +184,7 @@ def measure(
         [at_variety(row_of[each.decoder], frontiers[0].rows) for each in plain],
         [survival(each, own) for each in plain],
         [slot_losses(each, token_losses(pair.teacher, before, each.tokens), own_losses) for each in plain],
-        leading(pair, read[:contexts], each, seed),
+        leading(pair, read, each, seed),
         {name(d): "".join(pair.texts(of[d].tokens[0].tolist())) for d in (own.decoder, *(w.decoder for w in plain))},
     )
 
@@ -202,20 +204,23 @@ def table(found: Study) -> str:
             f"{row.decoder:<24}{row.teacher_nll.value:>7.2f}{row.teacher_nll_ratio.value:>9.2f}{row.entropy.value:>9.2f}"
             f"{row.distinct_2.value:>8.1%}{row.repeated_4.value:>8.1%}{row.self_bleu.value:>11.3f}"
         )
-    lines += ["", f"{'at the same entropy':<24}{'nats':>7}{'AR':>7}{'at tau':>8}"]
+    lines += ["", f"{'at the same entropy':<24}{'nats':>7}{'AR':>7}{'at tau':>8}{'lost':>8}"]
     for at in found.at_variety:
-        beside = f"{at.loss:>7.2f}{at.tau:>8.2f}" if at.loss is not None else f"{'-':>7}{'-':>8}"
+        known = at.loss is not None and at.lost is not None
+        beside = f"{at.loss:>7.2f}{at.tau:>8.2f}{at.lost.value:>+8.2f}" if known else f"{'-':>7}{'-':>8}{'-':>8}"
         lines.append(f"{at.row.decoder:<24}{at.row.teacher_nll.value:>7.2f}{beside}")
-    lines += ["", f"{'first slots exact':<24}{'share':>8}{'learned':>9}{'exact':>8}"]
+    slots = "".join(f"{f'slot {j + 1}':>8}" for j in range(len(found.leading[0].excess)))
+    lines += ["", f"{'first slots exact':<24}{'share':>8}{slots}  (learned less exact, nats)"]
     for group in found.leading:
-        lines.append(f"{group.slots:<24}{group.share.value:>8.1%}{group.learned.value:>9.2f}{group.exact.value:>8.2f}")
+        excess = "".join(f"{e.value:>+8.2f}" for e in group.excess)
+        lines.append(f"{group.slots:<24}{group.share.value:>8.1%}{excess}")
     return "\n".join(lines)
 
 
 def figures(found: Study, theme: Theme = "light") -> dict[str, Any]:
     """All figures by name."""
     return {
-        "frontiers": frontier_figure(found.frontiers, theme),
+        "frontiers": frontier_figure(found.frontiers, found.at_variety, theme),
         "perplexity": perplexity_figure(found.rows, theme),
         "survival": survival_figure(found.survival, theme),
         "slots": slot_losses_figure(found.slots, theme),
@@ -241,7 +246,6 @@ def main() -> None:
     parser.add_argument("--pair", default="tales")
     parser.add_argument("--text", type=Path, default=None, help="file or folder, a prompt from the first tokens a line")
     parser.add_argument("--prompt-tokens", type=int, default=12)
-    parser.add_argument("--times", type=int, default=4, help="samples after each prompt")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gen-ppl", default=None, help="another causal model, a name or folder, for the perplexity")
@@ -249,7 +253,7 @@ def main() -> None:
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
     texts = own_sentences() if asked.text is None else "\n".join(read_text(asked.text)).splitlines()
-    before = prompts(pair, texts, asked.prompt_tokens, asked.times)
+    before = prompts(pair, texts, asked.prompt_tokens)
     found = measure(pair, before, asked.new_tokens, asked.seed, ppl=asked.gen_ppl)
     print(table(found))
     settings = {name: getattr(asked, name) for name in _SETTINGS}

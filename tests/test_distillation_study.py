@@ -14,15 +14,17 @@ from helpers import student, teacher
 
 from analysis import distillation as module
 from analysis import writing
-from analysis.distillation import SMALL, arms, distil, figures, legs, own_corpus, table, versions
+from analysis.distillation import SMALL, arms, blind, distil, figures, legs, own_corpus, table, versions
+from kfexplore.errors import KfError
 from kfexplore.figures.page import THEMES
 from kfexplore.pair import Pair
-from kfexplore.results.distillation import Progress
+from kfexplore.results.distillation import Blind, Progress
 from kfexplore.training.data import train_tokenizer
 
 TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on."] * 8
 TINY = dataclasses.replace(SMALL, groups=8, context=16)
-RUN = [Progress(0, [3.0, 4.0], [0.25, 0.125]), Progress(5, [2.0, 3.5], [0.5, 0.25])]
+RUN = [Progress(0, [3.0, 4.0], [0.25, 0.125], [0.1, 0.1]), Progress(5, [2.0, 3.5], [0.5, 0.25], [0.1, 0.1])]
+BLIND = Blind(0.4, 2.5)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,8 @@ def pair() -> Pair:
 
 def test_corpus_is_the_teachers_after_the_first_tokens(pair: Pair) -> None:
     corpus = own_corpus(pair, TEXTS[:3], 12, 0).reshape(3, -1)
-    assert corpus[:, :4].tolist() == [pair.encode(text)[0][:4] for text in TEXTS[:3]]
-    assert corpus.shape == (3, 16)
+    assert corpus[:, 0].tolist() == [pair.encode(text)[0][0] for text in TEXTS[:3]]
+    assert corpus.shape == (3, 13)
     assert (corpus < pair.teacher.config.mask_id).all()
     assert np.array_equal(corpus.ravel(), own_corpus(pair, TEXTS[:3], 12, 0))
     assert not np.array_equal(corpus.ravel(), own_corpus(pair, TEXTS[:3], 12, 1))
@@ -43,11 +45,20 @@ def test_corpus_is_the_teachers_after_the_first_tokens(pair: Pair) -> None:
 
 def test_student_learns_and_the_run_goes_on_where_it_was(pair: Pair) -> None:
     corpus = own_corpus(pair, TEXTS[:3], 20, 0)
-    whole, halves = (distil(pair, corpus, ["".join(TEXTS)], 12, every, 0, TINY) for every in (12, 6))
-    assert [point.step for point in halves] == [0, 6, 12]
-    assert whole[-1].losses == pytest.approx(halves[-1].losses, abs=1e-4)
+    whole, parts = (distil(pair, corpus, ["".join(TEXTS)], 12, every, 0, TINY) for every in (20, 5))
+    assert [point.step for point in whole] == [0, 12]
+    assert [point.step for point in parts] == [0, 5, 10, 12]
+    assert whole[-1].losses == pytest.approx(parts[-1].losses, abs=1e-4)
     assert sum(whole[-1].losses) < sum(whole[0].losses)
     assert len(whole[0].losses) == len(whole[0].agreement) == 4
+    with pytest.raises(KfError, match="at least 1 of each"):
+        distil(pair, corpus, TEXTS, 12, 0, 0, TINY)
+
+
+def test_baseline_is_the_likeliest_token_of_the_teachers_law(pair: Pair) -> None:
+    found = blind(pair, ["".join(TEXTS)])
+    assert 1 / pair.teacher.config.vocab_size < found.share < 1
+    assert 0 < found.nats < np.log(pair.teacher.config.vocab_size)
 
 
 def test_documents_are_of_one_pair() -> None:
@@ -61,14 +72,17 @@ def test_documents_are_of_one_pair() -> None:
 
 def test_figures_say_what_they_find() -> None:
     for theme in THEMES:
-        drawn = figures(RUN, theme)
+        drawn = figures(RUN, BLIND, theme)
         assert set(drawn) == {"progress", "legs", "versions", "entropy", "ablation"}
     progress = drawn["progress"]
     found = progress.layout.title.text.replace("<br>", " ")
     assert found == (
-        "In 5 steps slot 1 goes from 3.0 to 2.0 nats and from 25% to 50% exact tokens; slot 2 is at 3.5 nats and 25%"
+        "In 5 steps slot 1 goes from 25% to 50% exact tokens; a student that knew the teacher's law and never read its "
+        "noise would have 40%"
     )
     assert [list(line.y) for line in progress.data] == [[3, 2], [25, 50], [4, 3.5], [12.5, 25]]
+    assert [(line.y0, line.yref) for line in progress.layout.shapes] == [(2.5, "y"), (40, "y2")]
+    assert list(progress.data[1].error_y.array) == [10, 10]
     last = versions()[-1]
     bars = drawn["versions"].data[len(versions()) - 1]
     assert list(bars.y) == pytest.approx([100 * share for share in (*last.agreement_by_slot, last.agreement_block)])
@@ -80,6 +94,7 @@ def test_script_writes_its_files(
 ) -> None:
     monkeypatch.setattr(module, "load_pair", lambda _: pair)
     monkeypatch.setattr(module, "distil", lambda *_: RUN)
+    monkeypatch.setattr(module, "blind", lambda *_: BLIND)
     monkeypatch.setattr(writing, "write_stills", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["distillation", "--out", str(tmp_path), "--length", "8"])
     module.main()

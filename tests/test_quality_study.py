@@ -15,6 +15,7 @@ from helpers import student, teacher
 from analysis import quality as module
 from analysis import writing
 from analysis.quality import Study, at_variety, figures, leading, measure, prompts, slot_losses, survival, table
+from kfexplore import noise
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
 from kfexplore.evaluate.samples import Written
@@ -35,14 +36,13 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="module")
 def found(pair: Pair) -> Study:
-    return measure(pair, prompts(pair, TEXTS, 5, 2), 8, 0, contexts=4, each=6)
+    return measure(pair, prompts(pair, TEXTS, 5), 8, 0, each=6)
 
 
 def test_prompts_are_first_tokens_and_short_texts_are_left_out(pair: Pair) -> None:
-    taken = prompts(pair, TEXTS, 5, 2)
-    assert taken.tolist() == [pair.encode(text)[0][:5] for text in TEXTS[:3]] * 2
+    assert prompts(pair, TEXTS, 5).tolist() == [pair.encode(text)[0][:5] for text in TEXTS[:3]]
     with pytest.raises(KfError, match=r"0 texts have 99 tokens"):
-        prompts(pair, TEXTS, 99, 1)
+        prompts(pair, TEXTS, 99)
 
 
 def row(entropy: float, loss: float, tau: float = 1.0) -> SampleQuality:
@@ -50,10 +50,14 @@ def row(entropy: float, loss: float, tau: float = 1.0) -> SampleQuality:
     return SampleQuality("x", 1, 0.0, None, tau, 8, first, first, second, *[first] * 5)
 
 
-def test_teacher_is_interpolated_at_the_same_entropy_and_not_beyond_its_own() -> None:
-    own = [row(3.0, 1.0, 0.5), row(4.0, 3.0, 1.0), row(3.5, 2.0, 0.7)]
+def test_teacher_is_interpolated_between_neighbouring_temperatures_and_not_beyond_its_own() -> None:
+    own = [row(3.0, 1.0, 0.5), row(4.0, 3.0, 1.0), row(3.5, 2.0, 0.7), row(3.75, 9.0, 1.5)]  # entropy falls at last
     at = at_variety(row(3.25, 9.0), own)
     assert (at.loss, at.tau) == (pytest.approx(1.5), pytest.approx(0.6))
+    assert at.lost is not None
+    assert at.lost.value == pytest.approx(7.5)
+    assert at.lost.half == pytest.approx(np.hypot(0.1, 2 * 0.1))  # its own, and two nats a nat of entropy
+    assert at_variety(row(3.8, 9.0), own).tau == pytest.approx(0.88)
     assert at_variety(row(4.1, 9.0), own).loss is None
 
 
@@ -62,7 +66,7 @@ def test_texts_survive_until_their_first_other_token() -> None:
     other = Written(
         DecodeConfig("pflm", 2), np.array([[1, 2, 9, 4], [5, 9, 7, 8]]), 2
     )  # equal tokens after do not count
-    assert survival(other, own).shares.tolist() == [1, 0.5, 0, 0]
+    assert [share.value for share in survival(other, own).shares] == [1, 0.5, 0, 0]
 
 
 def test_slots_are_told_apart_by_their_place_in_the_block() -> None:
@@ -72,27 +76,31 @@ def test_slots_are_told_apart_by_their_place_in_the_block() -> None:
 
 
 def test_blocks_are_grouped_by_their_first_exact_slots(pair: Pair) -> None:
-    contexts = prompts(pair, TEXTS, 5, 1)
+    contexts = prompts(pair, TEXTS, 5)
     groups = leading(pair, contexts, 40, 0)
     assert sum(group.share.value for group in groups) == pytest.approx(1)
     for group in groups:
-        assert (group.learned == group.exact) == (group.slots == pair.student.config.block)
+        assert [e.value for e in group.excess[: group.slots]] == [0] * group.slots  # the same tokens
+        assert all(e.value for e in group.excess[group.slots : group.slots + 1])
     blind = Pair(pair.teacher, student(12, vocab_size=pair.teacher.config.vocab_size), tokenizer=pair.tokenizer)
     assert leading(blind, contexts, 3, 0)[0].slots == 0
 
 
-def test_loss_of_a_group_is_the_teachers_mean_over_its_blocks(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.noise, "uniform", lambda *_: np.full((2, pair.student.config.block), 0.5))
-    contexts = prompts(pair, TEXTS, 5, 1)
-    losses = []
-    for context in contexts:
-        block = pair.block([context.tolist()], [[0.5] * pair.student.config.block])
-        ids = [*context.tolist(), *block.teacher[0].tolist()]
-        law = pair.teacher.log_probs(torch.tensor([ids]))[0]
-        losses.append(-np.mean([float(law[at - 1, ids[at]]) for at in range(5, len(ids))]))
-    groups = leading(pair, contexts, 2, 0)
-    mean = sum(group.share.value * group.exact.value for group in groups)
-    assert mean == pytest.approx(np.mean(losses), abs=1e-4)
+def test_excess_of_a_slot_is_the_teachers_loss_of_the_learned_less_the_exact_token(pair: Pair) -> None:
+    contexts, slots = prompts(pair, TEXTS, 5), pair.student.config.block
+    total, each = np.zeros(slots), 3
+    for c, context in enumerate(contexts):
+        u = noise.uniform(0, range(c * each, (c + 1) * each), 5, slots)  # beyond the positions of the context's own
+        block = pair.block(np.tile(context, (each, 1)), u)
+        for sign, rows in ((1, block.student), (-1, block.teacher)):
+            for tokens in rows.tolist():
+                ids = [*context.tolist(), *tokens]
+                law = pair.teacher.log_probs(torch.tensor([ids]))[0]
+                total -= sign * np.array([float(law[at - 1, ids[at]]) for at in range(5, len(ids))])
+    groups = leading(pair, contexts, each, 0)
+    assert sum(g.share.value for g in groups) == pytest.approx(1)  # no group was left out
+    mean = sum(group.share.value * np.array([e.value for e in group.excess]) for group in groups)
+    assert mean == pytest.approx(total / len(contexts) / each, abs=1e-4)
 
 
 def test_study_has_every_decoder_once_with_the_teacher_first(pair: Pair, found: Study) -> None:

@@ -16,7 +16,7 @@ from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair
-from kfexplore.results import Agreement, Bin, Floats
+from kfexplore.results import Agreement, Bin, Floats, Ints
 from kfexplore.training.targets import exact_targets
 
 FEWEST_BEFORE = 8
@@ -38,20 +38,13 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
     Raises:
         KfError: no tokenizer, a context too short for a block, fewer than two windows, or a text shorter than that.
     """
-    ids = text_ids(pair, texts)
-    length, slots = pair.room, pair.student.config.block
-    if length < FEWEST_BEFORE:
-        raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
-    contexts = stretches(ids, windows, length)
-    windows = len(contexts)
-    prefixes = np.arange(FEWEST_BEFORE, length + 1)
-    groups = min(groups, len(prefixes))
+    contexts, places, tokens = _drawn(pair, texts, windows, groups, seed)
+    (windows, groups), slots = places.shape, pair.student.config.block
     hits, margins = np.empty((windows, groups, slots), dtype=bool), np.empty((windows, groups, slots))
     entropies, losses, nll = np.empty((windows, groups)), [], []
     for w, stretch in enumerate(tqdm(contexts, desc="agreement", leave=False)):
-        rng = noise.generator(seed, w)
         context = torch.from_numpy(stretch)[None].to(pair.teacher.device)
-        ends = torch.from_numpy(rng.permutation(prefixes)[:groups])[None].to(context.device)
+        ends = torch.from_numpy(places[w])[None].to(context.device)
         u = torch.from_numpy(noise.uniform(seed, range(w * groups, (w + 1) * groups), 0, slots))[None]
         u = u.to(context.device)
         exact = exact_targets(pair.teacher, context, u, ends)
@@ -79,11 +72,36 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
             binned(margins[..., j], hits[..., j], np.quantile(margins[..., j], FIFTHS)) for j in range(slots)
         ],
         windows=windows,
-        context=length,
+        context=contexts.shape[1],
         blocks=windows * groups,
         seed=seed,
-        tokens=len(ids),
+        tokens=tokens,
     )
+
+
+@torch.inference_mode()
+def noise_blind(
+    pair: Pair, texts: list[str], windows: int = 64, groups: int = 128, seed: int = 0
+) -> tuple[float, float]:
+    """What slot 1 would reach after the same prefixes if it never read its noise.
+
+    Args:
+        pair, texts, windows, groups, seed: As `agreement` has them.
+
+    Returns:
+        The mean of the teacher's largest next-token probability: the agreement of who always names that token; and the
+        mean entropy of its law in nats: the least loss on the exact tokens.
+
+    Raises:
+        KfError: as `agreement`.
+    """
+    contexts, places, _ = _drawn(pair, texts, windows, groups, seed)
+    shares, nats = np.empty(places.shape), np.empty(places.shape)
+    for w, (stretch, ends) in enumerate(zip(contexts, places, strict=True)):
+        law = pair.teacher.log_probs(torch.from_numpy(stretch)[None].to(pair.teacher.device))[0, ends - 1]
+        shares[w] = law.amax(dim=-1).exp().cpu().numpy()
+        nats[w] = _entropy(law)
+    return float(shares.mean()), float(nats.mean())
 
 
 def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[Bin]:
@@ -99,6 +117,17 @@ def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[B
             share = intervals.share((hits & inside).sum(axis=1), inside.sum(axis=1))
             found.append(Bin(float(low), float(high), int(inside.sum()), share))
     return found
+
+
+def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -> tuple[Ints, Ints, int]:
+    """Stretches of the text (W, N), the ends of each one's prefixes (W, G), and the tokens of the text."""
+    ids, length = text_ids(pair, texts), pair.room
+    if length < FEWEST_BEFORE:
+        raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
+    contexts = stretches(ids, windows, length)
+    ends = np.arange(FEWEST_BEFORE, length + 1)
+    places = [noise.generator(seed, w).permutation(ends)[:groups] for w in range(len(contexts))]
+    return contexts, np.stack(places), len(ids)
 
 
 def _entropy(log_law: Tensor) -> Floats:

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import THEMES, blank, page, whiskers, write
+from kfexplore.figures.page import THEMES, blank, page, titled, whiskers, write
 from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results import Agreement, Bin, Evaluation, SampleQuality
-from kfexplore.results.replication import AGREEMENT, PUBLISHED
+from kfexplore.results.replication import AGREEMENT, BLOCK, PUBLISHED
 
+PUBLISHED_SLOTS: Final = 4
 _SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon")
 _MARK: Final = 0.6
 """Thickness of a published pair's mark, in points of per cent."""
@@ -40,9 +41,9 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
         name="this pair",
         hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
     )
-    published = published_agreement(len(shares))
+    published = published_agreement()[: len(shares) + (len(shares) == PUBLISHED_SLOTS)]  # its block is of four
     figure.add_bar(
-        x=names[: len(published)],
+        x=[*names, "block"][: len(published)],
         y=[_MARK] * len(published),
         base=[share - _MARK / 2 for share in published],
         marker={"color": look.differ, "line": {"width": 0}},
@@ -53,14 +54,14 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
     )
     figure.update_layout(barmode="overlay")
     figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(title="exact tokens (%)", rangemode="tozero")
+    figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
     return figure
 
 
-def published_agreement(slots: int) -> list[float]:
-    """Per cent of exact tokens of the published LM1B pair (K = 4) in its first slots, as the replication found it."""
-    keys = [("lm1b", AGREEMENT, f"slot {slot + 1}", None) for slot in range(slots)]
-    return [PUBLISHED["replication"][key] for key in keys if key in PUBLISHED["replication"]]
+def published_agreement() -> list[float]:
+    """Per cent of exact tokens of the published LM1B pair in slots 1 to 4, and of its blocks, as replicated."""
+    of = [*(f"slot {slot + 1}" for slot in range(PUBLISHED_SLOTS)), BLOCK]
+    return [PUBLISHED["replication"]["lm1b", AGREEMENT, each, None] for each in of]
 
 
 def entropy_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
@@ -86,8 +87,8 @@ def entropy_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
             customdata=[[b.low, b.high, b.blocks] for b in bins],
             hovertemplate="%{y:.1f} % of %{customdata[2]} between %{customdata[0]:.0f} and %{customdata[1]:.0f} nats",
         )
-    figure.update_xaxes(title="entropy of the teacher's law (nats)", rangemode="tozero", dtick=1)
-    figure.update_yaxes(title="exact tokens (%)", rangemode="tozero")
+    figure.update_xaxes(title=titled("entropy of the teacher's law (nats)"), rangemode="tozero", dtick=1)
+    figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
     return figure
 
 
@@ -122,8 +123,8 @@ def quality_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> go.
             hovertemplate="distinct-2 %{x:.1f} %, %{y:.2f} nats a token",
             showlegend=False,
         )
-    figure.update_xaxes(title="distinct-2 within a sample (%)")
-    figure.update_yaxes(title="teacher's loss (nats a token)")
+    figure.update_xaxes(title=titled("distinct-2 within a sample (%)"))
+    figure.update_yaxes(title=titled("teacher's loss (nats a token)"))
     return figure
 
 

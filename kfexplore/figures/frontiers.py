@@ -8,11 +8,10 @@ from typing import Final
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank, log_axis, whiskers
+from kfexplore.figures.page import blank, log_axis, titled, whiskers
 from kfexplore.figures.palette import Theme, colours
-from kfexplore.figures.squares import titled
-from kfexplore.results import SampleQuality
-from kfexplore.results.frontiers import Frontier, Leading, SlotLosses, Survival
+from kfexplore.results import Estimate, SampleQuality
+from kfexplore.results.frontiers import AtVariety, Frontier, Leading, SlotLosses, Survival
 
 _SYMBOLS: Final = ("diamond", "circle", "square", "triangle-up", "x", "cross")
 _DASHES: Final = ("solid", "solid", "dash", "dot", "dashdot", "longdash")
@@ -20,19 +19,27 @@ _LABELLED: Final = 3
 """Lines whose marks are named; those of more would lie on each other."""
 
 
-def frontier_figure(frontiers: Sequence[Frontier], theme: Theme = "light") -> go.Figure:
-    """Teacher's loss against unigram entropy, a line a setting: first the teacher's own, then the student's over K."""
-    look, own = colours(theme), _own(frontiers[0].rows)
-    plain = max(frontiers[1].rows, key=lambda row: row.k)
-    near = min(frontiers[0].rows, key=lambda row: abs(row.entropy.value - plain.entropy.value))
+def frontier_figure(frontiers: Sequence[Frontier], beside: Sequence[AtVariety], theme: Theme = "light") -> go.Figure:
+    """Teacher's loss against unigram entropy, a line a setting.
+
+    Args:
+        frontiers: First the teacher's own over temperature.
+        beside: Decoders beside the teacher at their entropy; the title tells of the last.
+        theme: Colours.
+    """
+    look, own, last = colours(theme), _own(frontiers[0].rows), beside[-1]
+    finding = f"{last.row.decoder} costs the teacher {last.row.teacher_nll.value:.2f} nats a token"
+    if last.loss is not None:
+        finding += (
+            f", its own samples of the same entropy ({last.row.entropy.value:.2f} nats, tau {last.tau:.2f}) "
+            f"{last.loss:.2f}"
+        )
     figure = blank(
         look,
-        f"K = {plain.k} writes at an entropy of {plain.entropy.value:.2f} nats and costs the teacher "
-        f"{plain.teacher_nll.value:.2f} a token; its own samples of nearest entropy ({near.entropy.value:.2f}, tau "
-        f"{near.tau:g}) cost {near.teacher_nll.value:.2f}",
+        f"{finding}; its own at tau 1 cost {own.teacher_nll.value:.2f}",
         "A mark: mean over samples with 95 % intervals; a line: one setting varied. The aim is the teacher's own mark "
         "at tau 1, where the dotted lines cross: neither less loss nor more entropy is better by itself. The height "
-        "above the teacher's line is what the student loses.",
+        "above the teacher's line is what a decoder loses at its entropy.",
     )
     figure.add_hline(own.teacher_nll.value, line={"color": look.muted, "dash": "dot", "width": 1})
     figure.add_vline(own.entropy.value, line={"color": look.muted, "dash": "dot", "width": 1})
@@ -63,25 +70,27 @@ def frontier_figure(frontiers: Sequence[Frontier], theme: Theme = "light") -> go
 def perplexity_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> go.Figure:
     """Decoders ranked by perplexity (another model's where it was measured), beside how alike their samples are."""
     look, own = colours(theme), _own(rows)
-    ranked = sorted(rows, key=_perplexity, reverse=True)
-    best, better = ranked[-1], sum(_perplexity(row) < _perplexity(own) for row in rows)
+    ranked = sorted(rows, key=lambda row: _perplexity(row).value, reverse=True)
+    students = [row for row in ranked if not row.decoder.startswith("AR")]
+    best, aim = students[-1], _perplexity(own).value
+    alike = "more" if best.self_bleu.value > own.self_bleu.value else "less"
     figure = blank(
         look,
-        f"By perplexity alone {best.decoder} wins with {_perplexity(best):,.1f} where the teacher's own samples have "
-        f"{_perplexity(own):,.1f}; but its samples are more alike, self-BLEU {best.self_bleu.value:.2f} against "
-        f"{own.self_bleu.value:.2f}",
-        f"A row: one decoder, lowest perplexity on top. {better} of {len(rows)} lie below the teacher's own (dotted), "
-        "whose law they are to sample: they leave out what is unlikely. Right: self-BLEU of a sample against the "
-        "others; high is all alike, low is varied or disjointed. The aim is the dotted line.",
+        f"{best.decoder} has a perplexity of {_perplexity(best).value:,.1f}, the teacher that it imitates {aim:,.1f}; "
+        f"its samples are {alike} alike, self-BLEU {best.self_bleu.value:.2f} against {own.self_bleu.value:.2f}",
+        "A row: one decoder, lowest perplexity on top, with 95 % intervals. All are to sample the teacher's law, so "
+        "the aim is the dotted line, its own samples: not the top. Right: self-BLEU of a sample against the others; "
+        "high is all alike, low is varied or disjointed.",
     )
     exact = [row.decoder.startswith("AR") for row in ranked]
     panels = (
-        ("x", [_perplexity(row) for row in ranked], _perplexity(own), ",.1f"),
-        ("x2", [row.self_bleu.value for row in ranked], own.self_bleu.value, ".2f"),
+        ("x", [_perplexity(row) for row in ranked], aim, ",.1f"),
+        ("x2", [row.self_bleu for row in ranked], own.self_bleu.value, ".2f"),
     )
-    for axis, values, aim, shape in panels:
+    for axis, estimates, dotted, shape in panels:
         figure.add_scatter(
-            x=values,
+            x=[estimate.value for estimate in estimates],
+            error_x=whiskers(estimates, look.muted),
             y=[row.decoder for row in ranked],
             xaxis=axis,
             mode="markers+text",
@@ -90,8 +99,8 @@ def perplexity_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> 
                 "color": [look.exact if teacher else look.learned for teacher in exact],
                 "size": 10,
             },
-            text=[format(value, shape) for value in values],
-            textposition="middle right",
+            text=[format(estimate.value, shape) for estimate in estimates],
+            textposition="top center",
             textfont={"color": look.muted, "size": 12},
             cliponaxis=False,
             showlegend=False,
@@ -101,18 +110,18 @@ def perplexity_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> 
             type="line",
             xref=axis,
             yref="paper",
-            x0=aim,
-            x1=aim,
+            x0=dotted,
+            x1=dotted,
             y0=0,
             y1=1,
             line={"color": look.muted, "dash": "dot", "width": 1},
         )
     judge = "another model" if own.gen_ppl is not None else "the teacher"
-    ends = [_perplexity(row) for row in (best, ranked[0])]
+    ends = [_perplexity(row).value for row in (ranked[-1], ranked[0])]
     first = {**log_axis(ends[0] / 1.3, 1.3 * ends[1]), "domain": [0, 0.55]}
     second = {**figure.layout.xaxis.to_plotly_json(), "domain": [0.64, 0.97], "rangemode": "tozero"}
     return figure.update_layout(
-        height=figure.layout.height + 12 * len(rows),
+        height=figure.layout.height + 18 * len(rows),
         xaxis={**first, "title": titled(f"perplexity under {judge}, logarithmic")},
         xaxis2={**second, "title": titled("self-BLEU")},
         yaxis={"showgrid": False, "dtick": 1},
@@ -121,32 +130,31 @@ def perplexity_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> 
 
 def survival_figure(found: Sequence[Survival], theme: Theme = "light") -> go.Figure:
     """Share of samples that are still the teacher's own after so many tokens, a line a decoder."""
-    look, last = colours(theme), found[-1]
+    look, first, last = colours(theme), found[0], found[-1]
     at = min(last.k, len(last.shares)) - 1
-    whole, block = (each.shares[at] for each in (found[0], last))
+    shown = min(2 * last.k, len(last.shares))
     figure = blank(
         look,
-        f"After {at + 1} tokens from the same noise {block:.0%} of the texts are still the teacher's with "
-        f"{last.decoder}, {whole:.0%} with {found[0].decoder}",
-        "A line: share of samples whose tokens so far are all those that the teacher writes from the same noise. The "
-        "exact map would stay at 100 %. The scale is logarithmic.",
+        f"From the same noise {first.shares[0].value:.0%} of the texts begin with the teacher's token; after {at + 1} "
+        f"tokens {last.shares[at].value:.0%} are still its own with {last.decoder}, {first.shares[at].value:.0%} with "
+        f"{first.decoder}",
+        "A line: share of samples whose tokens so far are all those that the teacher writes from the same noise, with "
+        "95 % intervals. The exact map would stay at 100 %.",
     )
     for n, each in enumerate(found):
         colour = look.lines[(8 + 5 * n) % len(look.lines)]
-        known = [(at + 1, share) for at, share in enumerate(each.shares.tolist()) if share > 0]
         figure.add_scatter(
-            x=[at for at, _ in known],
-            y=[100 * share for _, share in known],
+            x=[token + 1 + 0.07 * (n - (len(found) - 1) / 2) for token in range(shown)],
+            y=[100 * share.value for share in each.shares[:shown]],
+            error_y=whiskers(each.shares[:shown], colour, 100),
             mode="lines+markers",
-            line={"color": colour, "width": 2, "shape": "hv"},
-            marker={"symbol": _SYMBOLS[n % len(_SYMBOLS)], "size": 7},
+            line={"color": colour, "width": 2},
+            marker={"symbol": _SYMBOLS[n % len(_SYMBOLS)], "size": 8},
             name=each.decoder,
-            hovertemplate="%{y:.1f} % are the same after %{x} tokens<extra>" + each.decoder + "</extra>",
+            hovertemplate="%{y:.1f} % are the same so far<extra>" + each.decoder + "</extra>",
         )
-    figure.update_xaxes(title=titled("new tokens"))
-    return figure.update_yaxes(
-        title=titled("samples that are still the teacher's (%)"), type="log", dtick=1, range=[-0.5, 2.05]
-    )
+    figure.update_xaxes(title=titled("new tokens"), dtick=1)
+    return figure.update_yaxes(title=titled("samples that are still the teacher's (%)"), rangemode="tozero")
 
 
 def slot_losses_figure(found: Sequence[SlotLosses], theme: Theme = "light") -> go.Figure:
@@ -177,32 +185,34 @@ def slot_losses_figure(found: Sequence[SlotLosses], theme: Theme = "light") -> g
 
 
 def leading_figure(groups: Sequence[Leading], theme: Theme = "light") -> go.Figure:
-    """Learned and exact blocks' loss, by how many first slots are exact."""
-    look, first, last = colours(theme), groups[0], groups[-1]
+    """What each slot costs beyond the exact token of the same noise, a line for each place of the first wrong slot."""
+    look, first, slots = colours(theme), groups[0], len(groups[0].excess)
+    wrong = [group for group in groups if group.slots < slots]
     figure = blank(
         look,
-        f"Where slot 1 is wrong ({first.share.value:.0%} of blocks) the learned block costs "
-        f"{first.learned.value - first.exact.value:.1f} nats a token more than the exact one of the same noise; where "
-        f"the first {last.slots} are right, {last.learned.value - last.exact.value:.1f}",
-        "Pairs of bars: blocks of which just so many first slots are exact, their share below; the teacher's loss of "
-        "the learned block and of the exact one under the same noise, with 95 % intervals over contexts.",
+        f"Where slot 1 is wrong ({first.share.value:.0%} of blocks), it costs the teacher {first.excess[0].value:+.1f} "
+        f"nats against the exact token, and the slots after it {first.excess[1].value:+.1f} to "
+        f"{first.excess[-1].value:+.1f}",
+        "A line: the blocks whose first wrong slot is the one where it begins; a point: the teacher's loss of the "
+        "learned token less that of the exact one under the same noise, with 95 % intervals over contexts. Below the "
+        "dotted line the learned token is the likelier one.",
     )
-    names = [f"{group.slots}<br>{group.share.value:.0%} of blocks" for group in groups]
-    for name, colour, pattern, losses in (
-        ("exact", look.exact, "", [group.exact for group in groups]),
-        ("learned", look.learned, "/", [group.learned for group in groups]),
-    ):
-        figure.add_bar(
-            x=names,
-            y=[loss.value for loss in losses],
-            error_y=whiskers(losses, look.muted),
-            marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": pattern, "fgcolor": look.surface}},
-            name=name,
-            hovertemplate="%{y:.2f} nats a token<extra>" + name + "</extra>",
+    figure.add_hline(0, line={"color": look.muted, "dash": "dot", "width": 1})
+    for group in wrong:
+        colour = look.lines[(8 + 5 * group.slots) % len(look.lines)]
+        figure.add_scatter(
+            x=[slot + 1 + 0.03 * (group.slots - (slots - 1) / 2) for slot in range(group.slots, slots)],
+            y=[e.value for e in group.excess[group.slots :]],
+            error_y=whiskers(group.excess[group.slots :], colour),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"symbol": _SYMBOLS[group.slots % len(_SYMBOLS)], "size": 9},
+            name=f"slot {group.slots + 1} is the first wrong one ({group.share.value:.0%})",
+            hovertemplate="%{y:+.2f} nats<extra></extra>",
         )
-    figure.update_layout(barmode="group", bargap=0.35)
-    figure.update_xaxes(title=titled("first slots that are exact"), showgrid=False)
-    return figure.update_yaxes(title=titled("teacher's loss (nats a token)"), rangemode="tozero")
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(title=titled("slot of the block"), dtick=1, range=[0.7, slots + 0.3])
+    return figure.update_yaxes(title=titled("learned less exact token (nats)"))
 
 
 def _own(rows: Sequence[SampleQuality]) -> SampleQuality:
@@ -210,5 +220,7 @@ def _own(rows: Sequence[SampleQuality]) -> SampleQuality:
     return next(row for row in rows if row.decoder == "AR")
 
 
-def _perplexity(row: SampleQuality) -> float:
-    return row.gen_ppl.value if row.gen_ppl is not None else math.exp(row.teacher_nll.value)
+def _perplexity(row: SampleQuality) -> Estimate:
+    """Under another model where it was measured, else under the teacher."""
+    loss = row.teacher_nll
+    return row.gen_ppl or Estimate(math.exp(loss.value), math.exp(loss.low), math.exp(loss.high))

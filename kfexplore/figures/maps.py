@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank, whiskers
+from kfexplore.figures.page import axis_style, blank, titled, whiskers
 from kfexplore.figures.palette import Theme, colours
-from kfexplore.figures.squares import Text, axis_style, heading, label, titled
+from kfexplore.figures.squares import Text, heading, label
 from kfexplore.results import Bin, Estimate
 from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, SlotAgreement
 

@@ -33,7 +33,8 @@ def blank(look: Colours, finding: str, reading: str) -> go.Figure:
         "title": {"font": {"size": 14}},
         "automargin": True,
     }
-    title = "<br>".join(textwrap.wrap(html.escape(finding, quote=False), 84))
+    unbroken = html.escape(finding, quote=False).replace(" = ", "\u00a0=\u00a0")  # "K = 4" stays on one line
+    title = "<br>".join(textwrap.wrap(unbroken, 84)).replace("\u00a0", " ")
     subtitle = "<br>".join(textwrap.wrap(html.escape(reading, quote=False), 120))
     lines = title.count("<br>") + subtitle.count("<br>")
     return go.Figure(
@@ -76,6 +77,18 @@ def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
         plot_bgcolor=_CLEAR,
     )
     return words, figure.to_json()
+
+
+def axis_style(figure: go.Figure, letter: str) -> dict[str, Any]:
+    """The look of an axis, for another panel."""
+    kept = ("gridcolor", "linecolor", "zerolinecolor", "tickfont", "automargin")
+    values = figure.layout[f"{letter}axis"].to_plotly_json()
+    return {name: values[name] for name in kept}
+
+
+def titled(words: str) -> dict[str, Any]:
+    """An axis title as those of `blank` are."""
+    return {"text": words, "font": {"size": 14}}
 
 
 def whiskers(found: Sequence[Estimate], colour: str, scale: float = 1.0) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from typing import Final
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank, whiskers
+from kfexplore.figures.page import axis_style, blank, titled, whiskers
 from kfexplore.figures.palette import Theme, colours
-from kfexplore.figures.squares import axis_style, titled
 from kfexplore.results.replication import (
     AGREEMENT,
     DISTINCT,
@@ -47,7 +46,7 @@ def part_figure(rows: Sequence[Compared], theme: Theme = "light") -> go.Figure:
         theme: light or dark.
     """
     look, rows = colours(theme), [row for row in rows if row.quantity in SHOWN]
-    figure = blank(look, _finding(rows).replace(" = ", "\u00a0=\u00a0"), _reading(rows))
+    figure = blank(look, _finding(rows), _reading(rows))
     names = list(dict.fromkeys(row.of for row in rows))
     panels = list(dict.fromkeys((row.quantity, row.batch) for row in rows))
     for n, (quantity, batch) in enumerate(panels):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank
+from kfexplore.figures.page import axis_style, blank, titled
 from kfexplore.figures.palette import HUES, Colours, Theme, colours, hue_index, token_label
 from kfexplore.results import Grid, Ints
 
@@ -87,18 +87,6 @@ def heading(figure: go.Figure, look: Colours, name: str, middle: float) -> None:
         showarrow=False,
         font={"color": look.exact if name == "exact" else look.learned, "size": 14},
     )
-
-
-def axis_style(figure: go.Figure, letter: str) -> dict[str, Any]:
-    """The look of an axis, for another panel."""
-    kept = ("gridcolor", "linecolor", "zerolinecolor", "tickfont", "automargin")
-    values = figure.layout[f"{letter}axis"].to_plotly_json()
-    return {name: values[name] for name in kept}
-
-
-def titled(words: str) -> dict[str, Any]:
-    """An axis title as those of `blank` are."""
-    return {"text": words, "font": {"size": 14}}
 
 
 def label(text: Text, token: int) -> str:

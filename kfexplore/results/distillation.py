@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Blind(NamedTuple):
+    """Slot 1 of a student that knows the teacher's law and never reads its noise, on some text."""
+
+    share: float
+    """Of noise vectors on which it is exact: the mean of the law's largest probability."""
+    nats: float
+    """Its loss: the mean entropy of the law."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +24,8 @@ class Progress:
     """(K,) on the exact tokens, nats a slot; 0 would be the exact map."""
     agreement: list[float]
     """(K,) share of noise vectors on which the slot is exact."""
+    agreement_interval: list[float]
+    """(K,) half widths of the 95 % intervals, stretches of text taken as the independent units."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +50,5 @@ class Version:
     """Nats a token of the held-out text."""
     agreement_by_slot: list[float]
     agreement_block: float
+    interval: list[float] | None
+    """(K + 1,) half widths of the 95 % intervals, the block's last; None: not kept."""

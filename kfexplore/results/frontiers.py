@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kfexplore.results.maps import Floats
 from kfexplore.results.quality import Estimate, SampleQuality
 
 
@@ -29,6 +28,8 @@ class AtVariety:
     """That temperature; None: the teacher has no such variety at any that was tried."""
     loss: float | None
     """The teacher's loss there, nats a token, interpolated."""
+    lost: Estimate | None
+    """The decoder's loss less that; its interval takes in those of its loss and of its entropy."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Survival:
 
     decoder: str
     k: int
-    shares: Floats
+    shares: list[Estimate]
     """(n,) share of samples whose first 1 .. n tokens are all the teacher's."""
 
 
@@ -53,12 +54,10 @@ class SlotLosses:
 
 @dataclass(frozen=True)
 class Leading:
-    """The blocks, one after a context, of which just so many slots from the first on are exact."""
+    """The blocks of which just so many slots from the first on are exact."""
 
     slots: int
     share: Estimate
     """Of all blocks."""
-    learned: Estimate
-    """Teacher's loss of the student's block, nats a token."""
-    exact: Estimate
-    """And of the exact block under the same noise."""
+    excess: list[Estimate]
+    """(K,) by slot: the teacher's loss of the learned token less that of the exact one under the same noise, nats."""

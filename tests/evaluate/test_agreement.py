@@ -13,7 +13,7 @@ from torch import Tensor
 from kfexplore import noise
 from kfexplore.errors import KfError
 from kfexplore.evaluate import agreement as module
-from kfexplore.evaluate.agreement import agreement, binned
+from kfexplore.evaluate.agreement import agreement, binned, noise_blind
 from kfexplore.pair import Pair
 from kfexplore.training.targets import exact_targets
 
@@ -52,6 +52,32 @@ def test_a_constant_student_agrees_as_often_as_noise_falls_into_its_cell(
     spread = hits.reshape(4, 6, 4).mean(axis=1).std(axis=0, ddof=1)
     assert measured.agreement_by_slot_interval == pytest.approx(1.96 * spread / 2, rel=1e-4)
     assert measured.student_nll_by_slot == pytest.approx(100.0 * (1 - hits.mean(axis=0)), abs=1e-3)
+
+
+def test_who_never_reads_the_noise_names_the_likeliest_token(fixed_law: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    share, nats = noise_blind(fixed_law, [TEXT], windows=3, groups=5)
+    law = np.array([0.2, 0.3, 0.5])
+    assert (share, nats) == pytest.approx((0.5, -(law * np.log(law)).sum()))
+    answer_with(fixed_law, monkeypatch, lambda _, u, __: torch.full(u.shape, 70))
+    measured = agreement(fixed_law, [TEXT], windows=4, groups=200)
+    assert measured.agreement_by_slot[0] == pytest.approx(share, abs=0.15)
+
+
+def test_the_noise_blind_are_measured_after_the_prefixes_of_the_agreement(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.teacher.output_layer.linear.weight.mul_(6)  # laws that differ from place to place
+    laws: list[Tensor] = []
+
+    def spied(ids: Tensor, u: Tensor, ends: Tensor) -> Tensor:
+        laws.extend(pair.teacher.log_probs(ids[:, :end])[0, -1].double() for end in ends[0].tolist())
+        return torch.zeros_like(u).long()
+
+    answer_with(pair, monkeypatch, spied)
+    agreement(pair, [TEXT], windows=3, groups=7, seed=4)
+    share, nats = noise_blind(pair, [TEXT], windows=3, groups=7, seed=4)
+    assert share == pytest.approx(np.mean([float(law.exp().max()) for law in laws]))
+    assert nats == pytest.approx(np.mean([-float((law.exp() * law).sum()) for law in laws]), rel=1e-4)
 
 
 def test_loss_of_the_teacher_is_that_of_the_text(pair: Pair) -> None:
