@@ -15,8 +15,8 @@ from kfexplore.training.books import manifest
 ROOT = Path(__file__).parents[1]
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 MEASURED = re.compile(r"\d+\.\d+(?: %| M)?|\d+ (?:%|M)(?!\w)")
-KNOWN = {"2606.10820", "0.1", "0.7", "0.3", "0.9", "3.11", "3.12", "2.11", "127.0"}
-"""The paper's number, noise of the examples, versions of Python and torch, an address."""
+KNOWN = {"2606.10820", "0.1", "0.7", "0.3", "0.9", "3.11", "3.12", "2.11", "127.0", "0.0"}
+"""The paper's number, noise of the examples, versions of Python and torch, addresses."""
 
 
 def rows(name: str) -> list[dict[str, Any]]:

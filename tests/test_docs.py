@@ -1,0 +1,253 @@
+"""What the documents name is there: files, commands, options, names, labels of the page, links, pictures, outputs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+import yaml
+from documents import (
+    FENCE,
+    NAME,
+    PATH,
+    ROOT,
+    anchors,
+    bold,
+    fenced,
+    lines,
+    links,
+    missing_path,
+    prose,
+    quoted,
+    read,
+    trouble,
+    unknown_name,
+)
+from helpers import student, teacher
+from shell import Shell
+from test_readme import KNOWN, MEASURED, rows
+
+import kfexplore
+from kfexplore.config import Recipe, from_dict
+from kfexplore.decoding.rows import Rows
+from kfexplore.laws.toy import toy_law
+from kfexplore.pair import Pair
+from kfexplore.results import Block
+from kfexplore.ui.explorer import Explorer
+
+TOUR, FIGURES, EXTENDING = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "EXTENDING"))
+OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
+DOCUMENTS = [TOUR, FIGURES, EXTENDING, *OTHERS]
+LINKED = [*DOCUMENTS, ROOT / "docs" / "LOG.md", ROOT / "checkpoints" / "tales" / "MODEL_CARD.md"]
+WITHOUT_NUMBERS = [TOUR, FIGURES, EXTENDING, *OTHERS[:2]]
+PLAIN = KNOWN | {"95 %", "100 %", "2.0", "1.0"}
+"""What is no measurement: noise, versions, levels of intervals and scales, numbers of licences."""
+COUNTS = ("none", "one", "two", "three", "four")
+LONGEST_EXAMPLE = 30
+"""Lines of code of one way to extend."""
+WIDTH, HEAVIEST = 1180, 200_000
+"""Pixels across a picture of the app, and its bytes."""
+each = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+
+
+@each
+def test_commands_and_their_options_are_there(path: Path) -> None:
+    assert [(line, why) for line in lines(path) if (why := trouble(line))] == []
+
+
+@each
+def test_files_are_there(path: Path) -> None:
+    assert [text for text in quoted(path) if PATH.fullmatch(text) and missing_path(text)] == []
+
+
+@each
+def test_names_of_the_code_are_there(path: Path) -> None:
+    named = [text for text in quoted(path) if NAME.fullmatch(text) and not PATH.fullmatch(text)]
+    assert [text for text in named if unknown_name(text)] == []
+
+
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: path.stem)
+def test_links_resolve(path: Path) -> None:
+    broken = []
+    for target in links(path):
+        file, _, anchor = target.partition("#")
+        to = path.parent / file if file else path
+        if not target.startswith("http") and (not to.exists() or (anchor and anchor not in anchors(to))):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "kfexplore scrub",
+        "kfexplore train pears --recipe tales-cpu",
+        "kfexplore map --nose 0.1",
+        "python -m analysis.nothing",
+        "python -m analysis.quality --paar tales",
+        "python -m kfexplore.cli scrub",
+        "python docs/nothing.py",
+        "KFEXPLORE_PAIR=owt torchrun --nproc_per_node 2 -m kfexplore.cli trian",
+        "make coffee",
+    ],
+)
+def test_a_command_that_is_not_there_is_seen(line: str) -> None:
+    assert trouble(line)
+
+
+@pytest.mark.parametrize("line", ["", "it's", "git log", "python your.py --loud", "kfexplore VERB --loud"])
+def test_what_is_no_command_of_ours_is_let_be(line: str) -> None:
+    assert not trouble(line)
+
+
+def test_a_file_or_name_that_is_not_there_is_seen() -> None:
+    assert missing_path("kfexplore/maps/nothing.py")
+    assert not missing_path("kfexplore/figures/")
+    assert all(map(unknown_name, ("nothing_of_ours", "kfexplore.figures.page.nothing", "laws.nothing_figure")))
+    assert not any(map(unknown_name, ("margins", "kfexplore.figures.page.bare", "laws.joint_figure")))
+
+
+def test_labels_of_the_page_in_the_tour_are_on_the_page() -> None:
+    sources = [path for room in ("ui", "figures", "laws") for path in (ROOT / "kfexplore" / room).rglob("*.*")]
+    page = "\n".join(read(path) for path in sources if path.suffix in {".py", ".html", ".js"})
+    assert len(bold(TOUR)) > 10
+    assert [label for label in bold(TOUR) if label not in page] == []
+
+
+def test_every_figure_is_explained() -> None:
+    drawn = {
+        f"{path.stem}.{node.name}"
+        for path in (ROOT / "kfexplore" / "figures").glob("*.py")
+        for node in ast.parse(read(path)).body
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_figure")
+    }
+    assert drawn - set(quoted(FIGURES)) == set()
+
+
+def claims() -> list[str]:
+    """What the tour must say, word for word."""
+    pair, xor = toy_law("permutation"), toy_law("noisy-xor")
+    assert xor.paper is None
+    fewest = min(len(schedule.sizes) for schedule in xor.schedules if schedule.best < 1e-12)
+    gains = [
+        row["speedup"]["value"] for row in rows("throughput-tales-cpu") if (row["decoder"], row["k"]) == ("pflm", 4)
+    ]
+    assert gains == sorted(gains, reverse=True)
+    first = json.loads(read(ROOT / "checkpoints" / "tales" / "first_screen.json"))
+    exact, learned = first["point"]["teacher"], first["point"]["student"]
+    right = sum(a == b for a, b in zip(exact, learned, strict=True))
+    return [
+        f"off by {pair.schedules[0].best:g} in total variation, and {'half' if pair.impossible == 0.5 else ''} of its "
+        "blocks are impossible",
+        f"three tokens need three passes; but {COUNTS[fewest]} passes can be exact",
+        "the gain is largest at batch 1 and shrinks as the batch grows",
+        f"the student has {COUNTS[right]} of the {COUNTS[len(exact)]} slots right",
+    ]
+
+
+def test_claims_of_the_tour_are_computed() -> None:
+    assert [claim for claim in claims() if claim not in prose(TOUR)] == []
+
+
+@pytest.mark.parametrize("path", WITHOUT_NUMBERS, ids=lambda path: path.stem)
+def test_no_measured_number_is_without_a_claim(path: Path) -> None:
+    rest = prose(path)
+    for claim in claims():
+        rest = rest.replace(claim, "")
+    assert [number for number in MEASURED.findall(rest) if number not in PLAIN] == []
+
+
+@pytest.mark.parametrize("text", [text for path in DOCUMENTS for text in fenced(path, "console")])
+def test_outputs_are_what_the_commands_print(text: str, shell: Shell) -> None:
+    command, shown = text.removeprefix("$ kfexplore ").split("\n", 1)
+    code, out, err = shell.run(command)
+    assert code == 0, err
+    for told, printed in zip(shown.split(), out.split(), strict=True):
+        assert told == printed or float(told) == pytest.approx(float(printed), abs=0.002)
+
+
+@each
+def test_python_compiles(path: Path) -> None:
+    for text in fenced(path, "python"):
+        compile(text, str(path), "exec")
+
+
+def test_each_way_to_extend_is_short() -> None:
+    for section in read(EXTENDING).split("\n## ")[1:]:
+        code = [line for _, text in FENCE.findall(section) for line in text.splitlines() if line.strip()]
+        assert 0 < len(code) <= LONGEST_EXAMPLE, section.splitlines()[0]
+
+
+def example(beginning: str) -> dict[str, Any]:
+    """What the module of EXTENDING.md defines whose docstring begins so."""
+    names: dict[str, Any] = {}
+    (source,) = (text for text in fenced(EXTENDING, "python") if text.startswith(f'"""{beginning}'))
+    exec(compile(source, beginning, "exec"), names)
+    return names
+
+
+def test_the_recipe_is_one() -> None:
+    (text,) = fenced(EXTENDING, "yaml")
+    recipe = from_dict(Recipe, {"name": "mine", **yaml.safe_load(text)})
+    assert list(recipe.stages()) == ["teacher", "student1", "student2"]
+
+
+def test_the_figure_is_drawn() -> None:
+    values = np.arange(6.0).reshape(3, 2)
+    figure = example("The figure")["margins_figure"](Block(values, values, values, values, values))
+    assert len(figure.data) == 2
+    assert "2.0 in slot 1 and 3.0 in slot 2" in figure.layout.title.text
+
+
+def test_the_tab_is_built_and_answers() -> None:
+    explorer = Explorer({"bare": lambda: Pair(teacher(), student())})
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Tokens") as tab:
+        example("The tab")["build_tokens_tab"](explorer, [gr.Textbox("bare"), gr.Textbox("a")], tab)
+    (event,) = demo.fns.values()
+    assert event.fn is not None
+    assert "tokenizer" in event.fn("bare", "a")  # without one there are no words
+
+
+def test_the_decoder_writes_the_likeliest_tokens() -> None:
+    model, prompt = teacher(), [5, 3, 5, 8]
+    begun = Rows([prompt], 8, torch.device("cpu"))
+    steps = example("Greedy")["greedy_steps"](model, begun, torch.zeros(1, 5), True, None)
+    written = torch.cat([step.tokens for step in steps if step.tokens.numel()], dim=1)[0].tolist()
+    assert len(written) == 5
+    for n, token in enumerate(written):
+        assert token == int(model(torch.tensor([prompt + written[:n]]))[0, -1].argmax())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "images").iterdir()), ids=lambda path: path.name)
+def test_a_picture_is_small_and_shown(path: Path) -> None:
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    assert struct.unpack(">I", head[16:20])[0] == WIDTH
+    assert path.stat().st_size <= HEAVIEST
+    assert any(target.endswith(f"images/{path.name}") for document in DOCUMENTS for target in links(document))
+
+
+def test_the_version_is_one() -> None:
+    assert f"To be {kfexplore.__version__}," in read(ROOT / "CHANGELOG.md")
+    assert yaml.safe_load(read(ROOT / "CITATION.cff"))["version"] == kfexplore.__version__
+
+
+def test_the_citation_has_what_the_format_needs() -> None:
+    cited = yaml.safe_load(read(ROOT / "CITATION.cff"))
+    assert cited["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(cited)
+    assert all({"type", "title", "authors"} <= set(reference) for reference in cited["references"])
+
+
+def test_every_requirement_has_its_licence() -> None:
+    required = re.findall(r"^([\w-]+)==", read(ROOT / "requirements.txt"), re.MULTILINE)
+    table = [line for line in read(ROOT / "LICENSES.md").splitlines() if line.startswith("|")]
+    assert [name for name in required if not any(re.search(rf"\b{name}\b", line) for line in table)] == []
