@@ -23,7 +23,7 @@ from kfexplore.checkpoints.saving import write_whole
 from kfexplore.checkpoints.tokenizers import encode_ids
 from kfexplore.completions.prefixes import read_prefixes
 from kfexplore.completions.source import TASKS
-from kfexplore.config import DecodeConfig
+from kfexplore.config import DataConfig, DecodeConfig
 from kfexplore.decoding.generate import Networks, slots
 from kfexplore.errors import KfError
 from kfexplore.evaluate.judges import Continued, continued
@@ -31,6 +31,7 @@ from kfexplore.evaluate.samples import Written, write
 from kfexplore.evaluate.text import read_text, stretches, text_ids
 from kfexplore.pair import Pair, pair_from_files
 from kfexplore.results import Ints
+from kfexplore.results.replication import Part
 from kfexplore.training.data import hub_rows
 from kfexplore.training.recipes import load_recipe
 
@@ -41,6 +42,8 @@ PENALTIES = {"lm1b": {2: 0.2, 3: 0.4, 4: 0.5}, "owt": {2: 0.3, 3: 0.5, 4: 0.5}}
 SPLITS = {"lm1b": "test", "owt": "train"}
 """Of the recipe's dataset on the hub; of OpenWebText, there is no other."""
 HUB_ROWS = 5_000
+TIMED_ON = "H100"
+"""The paper's device."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,23 @@ class Case:
     def texts(self) -> list[str]:
         if self.settings.text:
             return read_text(self.settings.text)
-        config = dataclasses.replace(load_recipe(self.task).data, split=SPLITS[self.task])
-        return [text for _, text in islice(hub_rows(config), HUB_ROWS)]
+        return [text for _, text in islice(hub_rows(self.hub), HUB_ROWS)]
+
+    @property
+    def hub(self) -> DataConfig:
+        """The dataset and split that are read where no text is given."""
+        return dataclasses.replace(load_recipe(self.task).data, split=SPLITS[self.task])
+
+    @property
+    def text_name(self) -> str:
+        """What is read, in words."""
+        named = f"the first {HUB_ROWS:,} rows of {self.hub.dataset}, split {self.hub.split}"
+        return self.settings.text.resolve().name if self.settings.text else named
 
     @property
     def text_key(self) -> str:
         """Tells one text from another."""
-        return _digest("".join(self.texts).encode()) if self.settings.text else f"{HUB_ROWS} rows of the hub's dataset"
+        return _digest("".join(self.texts).encode()) if self.settings.text else self.text_name
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -181,15 +194,20 @@ class Case:
             raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
         return found
 
-    def unlike(self, lengths: bool = True) -> str | None:
-        """Why no number of this case is one of the published; None: none is known."""
-        config, task = self.pair.teacher.config, self.task
+    def unlike(self, part: Part) -> str | None:
+        """Why no number of a part is one of the published; None: no reason is known."""
+        config, task, settings = self.pair.teacher.config, self.task, self.settings
         names = ("vocab_size", "width", "depth", "heads", "mask_id", "context")
         if tuple(getattr(config, name) for name in names) != SIZES[task]:
             return "the models are not of the published size"
         usual = PREFIX[task], TASKS[task].total - PREFIX[task]
-        if lengths and self.lengths != usual:
+        if part != "agreement" and self.lengths != usual:
             return "{} tokens after {}, in the paper {} after {}".format(*self.lengths[::-1], *usual[::-1])
+        if part == "throughput":
+            here = self.hangs_on["device_name"]
+            return None if TIMED_ON in here else f"timed on another device than the paper's {TIMED_ON}"
+        if settings.text or (settings.prefixes and part != "agreement"):
+            return "the text is not the paper's"
         return None
 
 

@@ -38,8 +38,8 @@ from kfexplore.results import Estimate, TimingRow
 from kfexplore.results import replication as published
 from kfexplore.results.replication import SOURCES, Compared, Part
 
-JUDGED_BY, TIMED_ON = "gpt2-large", "H100"
-"""The paper's model for Gen-PPL, and its device; its judge is a Qwen."""
+JUDGED_BY = "gpt2-large"
+"""The paper's model for Gen-PPL; its judge is a Qwen."""
 
 Found = tuple[list[Compared], list[str]]
 """What a part has measured, and what it has left out, and why."""
@@ -53,24 +53,25 @@ def agreement_part(case: Case) -> Found:
     halves = [*found.agreement_by_slot_interval, found.agreement_block_interval]
     values = [_per_cent(Estimate(s, s - half, s + half)) for s, half in zip(shares, halves, strict=True)]
     names.append(f"block of {len(names)}")
-    return _rows(case, "agreement", {published.AGREEMENT: values}, names, case.unlike(lengths=False)), []
+    return _rows(case, "agreement", {published.AGREEMENT: values}, names, case.unlike("agreement")), []
 
 
 def quality_part(case: Case) -> Found:
     """Gen-PPL, and beside it how varied the samples are."""
-    model, remarks = case.settings.gen_ppl, [] if case.settings.gen_ppl else ["Gen-PPL: no model was named (--gen-ppl)"]
+    model = case.settings.gen_ppl
     judge = load_judge(model, case.device) if model else None
-    measured = quality(case.pair.teacher, case.prefixes, case.written)
+    measured, unlike = quality(case.pair.teacher, case.prefixes, case.written), case.unlike("quality")
     names = [decoder_name(each.decoder) for each in case.written]
-    columns: dict[str, list[Estimate]] = {}
-    if judge is not None:
-        columns[published.GEN_PPL] = [gen_ppl(judge, texts) for texts in tqdm(case.continuations, desc="Gen-PPL")]
-    columns[published.ENTROPY] = [row.entropy for row in measured]
+    columns = {published.ENTROPY: [row.entropy for row in measured]}
     for n, name in enumerate(published.DISTINCT):
         found = [(row.distinct_1, row.distinct_2, row.distinct_3)[n] for row in measured]
         columns[name] = [_per_cent(each) for each in found]
+    variety = _rows(case, "quality", columns, names, unlike)
+    if judge is None:
+        return variety, ["Gen-PPL: no model was named (--gen-ppl)"]
     other = None if Path(model).name == JUDGED_BY else f"Gen-PPL is under {Path(model).name}, in the paper {JUDGED_BY}"
-    return _rows(case, "quality", columns, names, case.unlike() or other), remarks
+    perplexities = [gen_ppl(judge, texts) for texts in tqdm(case.continuations, desc="Gen-PPL")]
+    return _rows(case, "quality", {published.GEN_PPL: perplexities}, names, unlike or other) + variety, []
 
 
 def judge_part(case: Case) -> Found:
@@ -79,7 +80,7 @@ def judge_part(case: Case) -> Found:
     if not model:
         return [], ["win rate: no judge was named (--judge MODEL_OR_FOLDER; the paper's is a Qwen)"]
     judge = load_judge(model, case.device)
-    unlike = case.unlike() or (None if "qwen" in Path(model).name.lower() else "the paper's judge is a Qwen")
+    unlike = case.unlike("judge") or (None if "qwen" in Path(model).name.lower() else "the paper's judge is a Qwen")
     own, *others = case.continuations
     columns: dict[str, list[Estimate]] = {published.WIN_RATE: [], published.FIRST: []}
     for texts in tqdm(others, desc="judge"):
@@ -103,7 +104,7 @@ def throughput_part(case: Case) -> Found:
     networks = Networks(case.pair.teacher, case.pair.student)
     with tqdm(desc=f"throughput, {case.task}", total=len(race.races), leave=False) as bar:
         document = bench_throughput(networks, race, case.task, report=lambda at: bar.update(at.row is not None))
-    unlike, remarks = case.unlike(), []
+    unlike, remarks = case.unlike("throughput"), []
     speeds: list[Compared] = []
     gains: list[Compared] = []
     for row in (from_dict(TimingRow, values) for values in document["rows"]):
@@ -113,8 +114,7 @@ def throughput_part(case: Case) -> Found:
             continue
         tokens, took = row.batch * row.new_tokens / 1e3, row.seconds
         speed = Estimate(tokens / took.value, tokens / took.high, tokens / took.low)
-        device = None if TIMED_ON in document["device_name"] else f"timed on another device than the paper's {TIMED_ON}"
-        speeds.append(Compared(case.task, "throughput", published.SPEED, of, speed, row.batch, unlike or device))
+        speeds.append(Compared(case.task, "throughput", published.SPEED, of, speed, row.batch, unlike))
         if row.speedup and of != "AR":
             gain = Estimate(row.speedup.value, row.speedup.low, row.speedup.high)
             gains.append(Compared(case.task, "throughput", published.SPEED_UP, of, gain, row.batch, unlike))
@@ -249,6 +249,7 @@ def main() -> None:
         raise KfError("--teacher and --student are models of one task.", "--task lm1b, or --task owt")
     rows: list[Compared] = []
     remarks: list[str] = []
+    texts: dict[str, str] = {}
     for task in ("lm1b", "owt") if asked.task == "both" else (asked.task,):
         named = PairParts(*files, None, asked.tokenizer, {}) if files else pair_parts(task)
         case = Case(
@@ -258,6 +259,7 @@ def main() -> None:
             device,
             asked.out / "parts",
         )
+        texts[task] = case.text_name
         for part in PARTS:
             if part in chosen:
                 found, left = measured(case, part)
@@ -271,6 +273,7 @@ def main() -> None:
         "study": "replication",
         **environment(device),
         "settings": {**about, "penalties": PENALTIES},
+        "texts": texts,
         "sources": SOURCES,
         "rows": [row.as_json() for row in rows],
         "left_out": remarks,
@@ -278,7 +281,10 @@ def main() -> None:
     write_document("replication", document, asked.out)
     write_rows((row.as_json() for row in rows), asked.out / "replication.csv")
     words = ", ".join(f"{name} {value}" for name, value in about.items() if value not in (None, ""))
-    foot = f"{words}; {document['device_name']}, float32. " + ". ".join(f"{k.title()}: {v}" for k, v in SOURCES.items())
+    read = "".join(f"; {task} on {text}" for task, text in texts.items())
+    foot = f"{words}{read}; {document['device_name']}, float32. " + ". ".join(
+        f"{k.title()}: {v}" for k, v in SOURCES.items()
+    )
     foot += "".join(f". Left out: {remark}" for remark in remarks)
     write_figures("replication", lambda theme: figures(rows, theme), asked.out, "kfexplore: replication", foot)
 

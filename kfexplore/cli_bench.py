@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -119,6 +120,27 @@ def bench_throughput_command(
 
         write_page(result, figures)
     _publish(result, json_file)
+
+
+@bench.command("load")
+def bench_load_command(
+    pair: PairOption = None,
+    clients: Annotated[int, typer.Option(help="Pages that are open, each with a prompt of its own.")] = 50,
+    seconds: Annotated[float, typer.Option(help="How long they go on.")] = 600,
+    writing: Annotated[int, typer.Option(help="Of them, those that have texts written; the others scrub.")] = 4,
+    timing: Annotated[int, typer.Option(help="Of them, those that race decoders.")] = 1,
+    url: Annotated[str | None, typer.Option(help="A running app with that pair; by default one of its own.")] = None,
+    restart: Annotated[bool, typer.Option(help="Kill the app at half time, and start it again.")] = False,
+    seed: Annotated[int, typer.Option(help="Keys what the clients do.")] = 0,
+    json_file: JsonFileOption = None,
+) -> None:
+    """Drives the app with many clients at once, checks every answer, and watches times and memory."""
+    from kfexplore.bench.load import LoadSettings, bench_load
+    from kfexplore.ui.limits import limits_from
+
+    settings, limits = LoadSettings(clients, seconds, writing, timing, restart, seed), limits_from()
+    result = bench_load(load_chosen(pair, None, None, None, None), pair or "tales", settings, url)
+    _publish({**result, "limits": None if url else dataclasses.asdict(limits)}, json_file)
 
 
 HEAD = (

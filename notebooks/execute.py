@@ -11,6 +11,7 @@ import argparse
 import base64
 import hashlib
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_par
 from kfexplore.figures.still import Camera
 
 FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
 PLOTLY = "application/vnd.plotly.v1+json"
 LONGEST = 600
 """Seconds that a cell may take."""
@@ -57,7 +59,7 @@ def clean(book: NotebookNode, camera: Camera) -> NotebookNode:
     book.metadata = NotebookNode(
         kernelspec=_KERNEL,
         language_info={"name": "python", "file_extension": ".py", "mimetype": "text/x-python"},
-        kfexplore={"weights": weights(), "source": source(book)},
+        kfexplore=stamp(book),
     )
     for cell in book.cells:
         cell.metadata = NotebookNode({name: cell.metadata[name] for name in ("tags",) if name in cell.metadata})
@@ -67,14 +69,23 @@ def clean(book: NotebookNode, camera: Camera) -> NotebookNode:
     return book
 
 
-def source(book: NotebookNode) -> str:
-    """Fingerprint of what is written in the cells: outputs of other cells are out of date."""
-    return hashlib.sha256("\0".join(cell.source for cell in book.cells).encode()).hexdigest()
+def stamp(book: NotebookNode) -> dict[str, str]:
+    """Fingerprints of what the outputs hang on: with another one of these they are out of date."""
+    cells = "\0".join(cell.source for cell in book.cells)
+    named = [(path.name.encode(), path.read_bytes()) for path in documents(book)]
+    return {
+        "weights": fingerprint(pair_parts(bundled_folder("tales"))),
+        "source": hashlib.sha256(cells.encode()).hexdigest(),
+        "documents": hashlib.sha256(b"\0".join(part for pair in named for part in pair)).hexdigest(),
+    }
 
 
-def weights() -> str:
-    """Fingerprint of the bundled pair: outputs of another are out of date."""
-    return fingerprint(pair_parts(bundled_folder("tales")))
+def documents(book: NotebookNode) -> list[Path]:
+    """The files of docs/bench whose names occur in the code cells, or in the studies of analysis/ that these import."""
+    code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
+    studies = re.findall(r"^from analysis import (\w+)$", code, re.MULTILINE)
+    read_from = [code, *((ROOT / "analysis" / f"{name}.py").read_text(encoding="utf-8") for name in studies)]
+    return [path for path in sorted((ROOT / "docs" / "bench").glob("*.json")) if path.stem in "\n".join(read_from)]
 
 
 def _committed(output: NotebookNode, camera: Camera) -> list[NotebookNode]:

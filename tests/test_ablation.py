@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from analysis import ablation, writing
 from kfexplore.bench.train import token_passes
+from kfexplore.evaluate.agreement import noise_blind
 from kfexplore.pair import Pair
 
 TOKENS = np.random.default_rng(0).integers(0, 23, 400).astype(np.uint16)
@@ -95,8 +96,21 @@ def test_a_row_a_slot_and_a_figure_are_written(
     assert capsys.readouterr().out.endswith("\nablation\n")
     document = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert [row["arm"] for row in document["rows"]] == ["B", "exact"]
+    told = {name: document[name] for name in ("pair", "data", "text", "dtype", "base", "evaluation", "noise_blind")}
+    share, nats = noise_blind(small, [(tmp_path / "text.txt").read_text()], 24, 128, 0)
+    assert told == {
+        "pair": "tales",
+        "data": tmp_path.name,
+        "text": "text.txt",
+        "dtype": "bf16",
+        "base": json.loads(json.dumps(dataclasses.asdict(ablation.BASE))),
+        "evaluation": {"windows": 24, "groups": 128, "seed": 0, "dtype": "float32"},
+        "noise_blind": {"share": share, "nats": nats},
+    }
     with (tmp_path / "out" / "ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["arm"], row["slot"]) for row in rows] == [(arm, str(j)) for arm in ("B", "exact") for j in range(1, 5)]
     assert [float(row["agreement_by_slot"]) for row in rows[:4]] == document["rows"][0]["agreement_by_slot"]
-    assert "Plotly" in (tmp_path / "out" / "ablation.html").read_text()
+    page = (tmp_path / "out" / "ablation.html").read_text()
+    assert "Plotly" in page
+    assert "trained in bf16, measured in float32" in page

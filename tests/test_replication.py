@@ -80,7 +80,7 @@ def test_the_figure_says_both_numbers_and_draws_each_source() -> None:
     rows += [replace(row, quantity=name) for name in (ENTROPY, "distinct-2") for row in rows]
     figure = part_figure(rows)
     title = figure.layout.title.text.replace("<br>", " ")
-    assert "Gen-PPL is 100.00 (the paper: 104.8) for AR and 130.00 (the paper: 127.6) at K\u00a0=\u00a04" in title
+    assert "Gen-PPL is 100.00 (the paper: 104.8) for AR and 130.00 (the paper: 127.6) at K = 4" in title
     drawn = {(trace.name, trace.xaxis): list(trace.x) for trace in figure.data if trace.x}
     assert drawn["the paper", "x"] == [104.8, 127.6]
     assert drawn["independent replication", "x"] == [215.7]
@@ -100,7 +100,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         state = weights(kind, seed, "backbone.", rows)  # type: ignore[arg-type]
         torch.save({"state_dict": state, "global_step": 500_000}, folder / f"{name}.ckpt")
     write_config(folder, context=40)
-    save_gpt2(folder / "gpt2-large", TEXT, 1024)
+    for name in ("gpt2-large", "gpt2-small"):
+        save_gpt2(folder / name, TEXT, 1024)
     (folder / "text").mkdir()
     (folder / "text" / "a.txt").write_text(TEXT, encoding="utf-8")
     lines = [json.dumps({"prefix": TEXT[n : n + 40]}) + "\n" for n in range(6)]
@@ -171,24 +172,46 @@ def test_all_parts_on_a_tiny_published_pair(script: Script, capsys: pytest.Captu
     assert re.search(r"lm1b +exact tokens \(%\) +slot 1 .* - +59.1 .*not comparable \[1\]", said)
 
 
+def hub(script: Script, texts: list[str], asked: list[Any]) -> None:
+    """Makes texts the hub's dataset of every task."""
+
+    def rows(config: Any) -> Iterator[tuple[str, str]]:
+        asked.append((config.dataset, config.split))
+        yield from (("", text) for text in texts)
+
+    script.patch.setattr(case_module, "hub_rows", rows)
+
+
 def test_a_verdict_needs_the_published_setting(script: Script) -> None:
     rows = len(json.loads((script.files / "tokenizer.json").read_text())["model"]["vocab"]) + 1
+    hub(script, [TEXT[:800]] * 9, [])
+    steps = (script.out / str(n) for n in range(9))
 
-    def reasons(**options: str) -> dict[str, str | None]:
-        found = script.run(batch="1", k="2", **options)["rows"]
-        return {row["quantity"]: row["unlike"] for row in found if row["of"] in ("K = 2", "slot 1")}
+    def reasons(**options: str | None) -> dict[str, str | None]:
+        script.out = next(steps)  # every run measures anew
+        found = script.run(batch="4", k="2", **options)["rows"]
+        held = [row for row in found if row["of"] in ("K = 2", "slot 1")]
+        assert not [row for row in held if row["unlike"] and row["verdict"]]
+        return {row["quantity"]: row["unlike"] for row in held}
 
     script.patch.setitem(case_module.SIZES, "lm1b", (rows, 16, 2, 2, rows - 1, 40))
-    found = reasons(parts="agreement,quality,judge")
+    short = "10 tokens after 6, in the paper 122 after 6"
+    found = reasons(text=None, parts="agreement,quality,throughput")
     assert found[AGREEMENT] is None
-    assert {found[each] for each in (GEN_PPL, WIN_RATE)} == {"10 tokens after 6, in the paper 122 after 6"}
-    script.out = script.out / "again"
+    assert {found[each] for each in (GEN_PPL, SPEED, SPEED_UP)} == {short}
     script.patch.setitem(case_module.TASKS, "lm1b", replace(case_module.TASKS["lm1b"], total=16))
-    found = reasons()
+    found = reasons(text=None, parts="quality,judge,throughput")
     assert found[GEN_PPL] is None
     assert found[WIN_RATE] == "the paper's judge is a Qwen"
-    assert found[SPEED_UP] is None
-    assert found[SPEED] == "timed on another device than the paper's H100"
+    assert {found[each] for each in (SPEED, SPEED_UP)} == {"timed on another device than the paper's H100"}
+    found = reasons(parts="agreement,quality,judge")
+    assert {found[each] for each in (AGREEMENT, GEN_PPL, WIN_RATE)} == {"the text is not the paper's"}
+    found = reasons(text=None, prefixes=f"{script.files}/prefixes.jsonl", parts="agreement,quality")
+    assert (found[AGREEMENT], found[GEN_PPL]) == (None, "the text is not the paper's")
+    there = {**case_module.environment(torch.device("cpu")), "device_name": "NVIDIA H100 80GB HBM3"}
+    script.patch.setattr(case_module, "environment", lambda _: there)
+    found = reasons(parts="throughput")
+    assert {found[each] for each in (SPEED, SPEED_UP)} == {None}
 
 
 def test_a_run_that_was_cut_off_goes_on(script: Script, files: Path) -> None:
@@ -213,21 +236,32 @@ def test_prefixes_of_a_file_and_parts_without_a_model(script: Script, files: Pat
     found = script.run(parts="quality,judge", prefixes=str(files / "prefixes.jsonl"), judge="", gen_ppl="")
     assert {row["quantity"] for row in found["rows"]} == {ENTROPY, "distinct-1", "distinct-2", "distinct-3"}
     assert [remark.split(":")[0] for remark in found["left_out"]] == ["lm1b, Gen-PPL", "lm1b, win rate"]
+    assert {row["unlike"] for row in found["rows"]} == {"the models are not of the published size"}
+
+
+def test_what_the_models_are_judged_by_is_said_of_gen_ppl_alone(script: Script) -> None:
+    script.patch.setattr(case_module.Case, "unlike", lambda *_: None)
+    for model, reason in (
+        ("", None),
+        (f"{script.files}/gpt2-large", None),
+        (f"{script.files}/gpt2-small", "gpt2-small"),
+    ):
+        found = {row["quantity"]: row["unlike"] for row in script.run(parts="quality", gen_ppl=model)["rows"]}
+        said = found.pop(GEN_PPL, None)
+        assert (said is None) if reason is None else (said is not None and reason in said)
+        assert set(found.values()) == {None}
 
 
 def test_texts_of_the_hub_are_begun_where_they_begin(script: Script) -> None:
     asked: list[Any] = []
     texts = [TEXT[n : n + 60] for n in range(9)]
-
-    def rows(config: Any) -> Iterator[tuple[str, str]]:
-        asked.append((config.dataset, config.split))
-        yield from (("", text) for text in ["a", *texts])  # the first is too short for a prefix
-
-    script.patch.setattr(case_module, "hub_rows", rows)
+    hub(script, ["a", *texts], asked)  # the first is too short for a prefix
     write, given = case_module.write, []
     script.patch.setattr(case_module, "write", lambda pair, ids, *rest: given.append(ids) or write(pair, ids, *rest))
-    script.run(parts="quality", text=None, gen_ppl="")
+    found = script.run(parts="quality", text=None, gen_ppl="")
     assert asked == [("dvruette/lm1b", "test")]
+    assert found["texts"] == {"lm1b": "the first 5,000 rows of dvruette/lm1b, split test"}
+    assert "lm1b on the first 5,000 rows of dvruette/lm1b, split test" in (script.out / "replication.html").read_text()
     tokenizer = Tokenizer.from_file(str(script.files / "tokenizer.json"))
     assert given[0].tolist() == [tokenizer.encode(text).ids[:6] for text in texts[:6]]
 

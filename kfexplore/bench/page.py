@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import time
-import urllib.request
 from typing import Any
 
 import numpy as np
 
 from kfexplore import noise
+from kfexplore.bench.child import Child
 from kfexplore.errors import KfError
 
-READY_AFTER = 120.0
-"""Seconds after which an app that does not answer is given up."""
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 # Sets a slider as a hand would and resolves to the milliseconds until the tokens of that noise stand on the page.
@@ -62,33 +57,13 @@ def bench_page(pair: str = "tales", device: str = "cpu", moves: int = 150) -> li
         playwright = importlib.import_module("playwright.sync_api")
     except ImportError:
         raise KfError("The page is timed in a browser.", "playwright", "pip install -r requirements-dev.txt") from None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url, started = f"http://127.0.0.1:{port}/", time.perf_counter()
-    command = [sys.executable, "-m", "kfexplore.cli", "app", "--port", str(port), "--pair", pair, "--device", device]
-    app = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        ready = _answers(app, url, started)
+    with Child(pair, device) as app:
+        ready = app.start()
         with playwright.sync_playwright() as engine:
             browser = engine.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-            rows = _rows(browser.new_page(), url, moves)
+            rows = _rows(browser.new_page(), app.url, moves)
             browser.close()
-    finally:
-        app.terminate()
-        app.wait()
     return [{**row, "pair": pair} for row in ({"what": "app_ready", "seconds": ready}, *rows)]
-
-
-def _answers(app: subprocess.Popen[bytes], url: str, started: float) -> float:
-    """Seconds from the start of the process to its first answer."""
-    while time.perf_counter() - started < READY_AFTER and app.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=READY_AFTER).read()
-            return time.perf_counter() - started
-        except OSError:
-            time.sleep(0.05)
-    raise KfError("The app did not start.", run="kfexplore app")
 
 
 def _rows(page: Any, url: str, moves: int) -> list[dict[str, Any]]:

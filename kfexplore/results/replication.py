@@ -84,7 +84,7 @@ class Compared:
     of: str
     """The decoder, or the slot."""
     ours: Estimate
-    """With its 95 % interval; of a timing, with the extremes of its repeats."""
+    """With its 95 % interval; of a timing, with the extremes of its repeats, which are no such interval."""
     batch: int | None = None
     """Of a timing."""
     unlike: str | None = None

@@ -7,10 +7,10 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from browser.test_app import PROMPT, assert_true_tokens, chips, noise, opened, settled
 from playwright.sync_api import Browser, Page, expect
 from shell import write_pair
 
+from browser.test_app import PROMPT, assert_true_tokens, chips, noise, opened, settled
 from kfexplore.bench.child import Child
 from kfexplore.pair import load_pair
 

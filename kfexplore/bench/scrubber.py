@@ -1,0 +1,289 @@
+"""A client that scrubs as a page does: what it asks of the server, and when, is what scrub.js and channel.js do.
+
+A move that the tables hold costs nothing; where they are stale, a point is asked for; when a drag ends, new tables are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from kfexplore.bench.tally import Tally
+from kfexplore.bench.wire import PATIENCE, Json, Lost, Session
+
+FIRST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 4.0
+"""Seconds, about, before a question is asked again that the server was too busy for; each pause is twice the last."""
+ASKED_AGAIN: Final = 1.0
+"""Seconds after which a page that could not be opened is opened again."""
+RESOLUTION: Final = 512
+MOVE_EVERY: Final = 0.1
+"""Seconds between two moves of a drag."""
+DRAG: Final = (2.0, 4.0)
+REST: Final = (1.0, 3.0)
+"""Seconds that a drag takes, and from one to the next: the shortest and the longest."""
+
+Function = Literal["point", "tables"]
+Ask = Callable[[str, Json], Awaitable[Json]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Tokens that the server gave, to be held against the exact ones."""
+
+    prompt: str
+    u: list[float]
+    teacher: list[int]
+    student: list[int]
+
+
+def crossed(function: Function, question: Json, reply: Json) -> str | None:
+    """In which way a reply is not the one to this question; None where it is."""
+    echoes = ["seq", "u"] if function == "point" else ["seq", "u", "pair", "prompt"]
+    for name in echoes:
+        if reply.get(name) != question[name]:
+            return f"{name} is {reply.get(name)!r}, not {question[name]!r}"
+    tokens = reply if function == "point" else reply["point"]
+    if {len(tokens[model]) for model in ("teacher", "student")} != {len(question["u"])}:
+        return "tokens of another number of slots"
+    return None
+
+
+class Channel:
+    """One question in flight and one that waits; a newer one takes the place of the one that waits.
+
+    Args:
+        send: Asks until there is an answer; told whether another question waits.
+        take: Gets every answer but those that were too busy.
+        group: Runs the questions.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Json, Callable[[], bool]], Awaitable[Json]],
+        take: Callable[[Json, Json], None],
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._send, self._take, self._group = send, take, group
+        self._waiting: Json | None = None
+        self.is_flying = False
+
+    def post(self, question: Json) -> None:
+        """Asks, or waits."""
+        if self.is_flying:
+            self._waiting = question
+        else:
+            self.is_flying = True
+            self._group.create_task(self._fly(question))
+
+    def drop(self) -> None:
+        """The question that waits is not asked."""
+        self._waiting = None
+
+    async def _fly(self, question: Json) -> None:
+        reply = await self._send(question, lambda: self._waiting is not None)
+        following, self._waiting, self.is_flying = self._waiting, None, False
+        if following is not None:
+            self.post(following)
+        if not reply.get("busy"):
+            self._take(reply, question)
+
+
+class Scrubber:
+    """A page whose sliders are dragged, one after the other.
+
+    Args:
+        name: Of the client.
+        tally: Counts.
+        pair: Name of the pair.
+        prompt: Its own.
+        k: Slots.
+        random: Chooses drags, and which answers are kept.
+        kept: Most answers that are kept.
+    """
+
+    def __init__(
+        self, name: str, tally: Tally, pair: str, prompt: str, k: int, random: np.random.Generator, kept: int
+    ) -> None:
+        self._name, self._tally, self._random, self._most = name, tally, random, kept
+        self._about, self._k = {"pair": pair, "prompt": prompt}, k
+        self._u: list[float] = []
+        self._held: list[float] = []
+        """The noise that the tables go through."""
+        self._seq = self._asked_seq = self._drawn_seq = 0
+        self._drawn_u: list[float] = []
+        self._open: list[tuple[int, float]] = []
+        """Moves whose tokens are not known yet: their numbers, and when they were made."""
+        self.answers: list[Answer] = []
+
+    async def run(self, opened: Callable[[], Session], until: float) -> None:
+        """Opens a page and scrubs until that time of the tally's clock."""
+        session = opened()
+        async with session.kept_alive():
+            await self.scrub(session.ask, until)
+
+    async def scrub(self, ask: Ask, until: float) -> None:
+        """Asks for its prompt's tables and drags; at the end its last questions are answered.
+
+        Args:
+            ask: Asks a function of the server; raises Lost.
+            until: When nothing more is begun.
+        """
+        self._ask, clock = ask, self._tally.clock
+        async with asyncio.TaskGroup() as group:
+            self._points = Channel(lambda *given: self._answered("point", *given), self._take_point, group)
+            self._nexts = Channel(lambda *given: self._answered("tables", *given), self._take_tables, group)
+            while not await self._opened() and clock() < until:
+                await asyncio.sleep(ASKED_AGAIN)
+            while self._held and clock() < until:
+                await self._drag(until)
+                await asyncio.sleep(min(self._random.uniform(*REST), max(0.0, until - clock())))
+        for _ in self._open:
+            self._tally.wrong("move", "its tokens never came")
+
+    async def _opened(self) -> bool:
+        """Asks for the tables of its prompt, as a page does for another prompt; whether they came."""
+        start = self._tally.clock()
+        steps = self._random.integers(RESOLUTION, size=self._k)
+        question = self._question(u=((steps + 0.5) / RESOLUTION).tolist(), resolution=RESOLUTION)
+        reply = await self._answered("tables", question, lambda: False)
+        if reply.get("ok"):
+            self._u = self._held = self._drawn_u = question["u"]
+            self._tally.took("open", self._tally.clock() - start)
+        return bool(reply.get("ok"))
+
+    async def _drag(self, until: float) -> None:
+        """Moves one slider to another place, a step every tenth of a second, and lets it go."""
+        slot, target = int(self._random.integers(len(self._u))), int(self._random.integers(RESOLUTION))
+        moves = int(self._random.uniform(*DRAG) / MOVE_EVERY)
+        start = int(self._u[slot] * RESOLUTION)
+        due = self._tally.clock()
+        for step in np.linspace(start, target, moves + 1).astype(int)[1:].tolist():
+            if due >= until:
+                break
+            self._move(slot, (step + 0.5) / RESOLUTION)
+            due += MOVE_EVERY
+            await asyncio.sleep(max(0.0, due - self._tally.clock()))
+        self._settle()
+
+    def _move(self, slot: int, value: float) -> None:
+        self._seq += 1
+        self._u = [value if at == slot else u for at, u in enumerate(self._u)]
+        self._open.append((self._seq, self._tally.clock()))
+        self._answer(at_once=True)
+
+    def _moved(self) -> int:
+        """Slots that have left the tables' noise; tables know what becomes of one such slot."""
+        return sum(now != then for now, then in zip(self._u, self._held, strict=True))
+
+    def _answer(self, at_once: bool = False) -> None:
+        if self._moved() <= 1:
+            self._points.drop()
+            self._draw(self._seq, self._u, at_once)
+        else:
+            self._points.post(self._question())
+
+    def _settle(self) -> None:
+        if self._asked_seq == self._seq:
+            return
+        self._asked_seq = self._seq
+        if self._moved():
+            self._nexts.post(self._question(k=len(self._u), resolution=RESOLUTION))
+        else:
+            self._nexts.drop()
+
+    def _question(self, **more: Any) -> Json:
+        return {"seq": self._seq, **self._about, "u": self._u, **more}
+
+    async def _answered(self, function: Function, question: Json, newer: Callable[[], bool]) -> Json:
+        """The answer to a question, asked again while the server is busy; {} where none came, or not its own."""
+        pause, first = FIRST_PAUSE, self._tally.clock()
+        while True:
+            start = self._tally.clock()
+            try:
+                reply = await self._ask(function, question)
+            except Lost as lost:
+                self._tally.lost(function, str(lost))
+                return {}
+            if not reply.get("busy"):
+                break
+            self._tally.busy(function)
+            if self._tally.clock() - first > PATIENCE:
+                self._tally.wrong(function, "too busy for too long")
+                return {}
+            await asyncio.sleep(pause * self._random.uniform(0.5, 1.5))
+            pause = min(2 * pause, LONGEST_PAUSE)
+            if newer():
+                return reply
+        if not reply.get("ok"):
+            self._tally.wrong(function, str(reply.get("failed")))
+            return {}
+        if wrong := crossed(function, question, reply):
+            self._tally.wrong(function, f"not its own answer: {wrong}")
+            return {}
+        self._tally.took(function, self._tally.clock() - start)
+        self._tally.well(self._name)
+        self._keep(function, question, reply)
+        return reply
+
+    def _take_point(self, reply: Json, question: Json) -> None:
+        if question["seq"] < self._drawn_seq:
+            return
+        if reply:
+            self._draw(question["seq"], question["u"])
+        elif question["seq"] == self._seq:
+            self._restore()
+
+    def _take_tables(self, reply: Json, question: Json) -> None:
+        if question["seq"] != self._asked_seq:
+            return
+        if reply:
+            self._held = question["u"]
+            if self._open or question["seq"] == self._seq:
+                self._answer()
+        elif self._open and not self._points.is_flying:
+            self._restore()
+
+    def _draw(self, seq: int, u: list[float], at_once: bool = False) -> None:
+        """Tokens of a move are on the page; those of earlier moves that were waited for are out of date with them."""
+        now = self._tally.clock()
+        for number, began in self._open:
+            if number <= seq:
+                self._tally.took("move", now - began)
+                if not (at_once and number == seq):
+                    self._tally.took("move_asked", now - began)
+        self._open = [move for move in self._open if move[0] > seq]
+        self._drawn_seq, self._drawn_u = seq, u
+
+    def _restore(self) -> None:
+        """After a failure: back to the noise whose tokens are on the page."""
+        for _ in self._open:
+            self._tally.lost("move", "no tokens came")
+        self._open = []
+        self._seq += 1
+        self._asked_seq = self._drawn_seq = self._seq
+        self._u = self._drawn_u
+        self._nexts.drop()
+
+    def _keep(self, function: Function, question: Json, reply: Json) -> None:
+        """One answer in some, until there are enough; of tables, one of their rows."""
+        if len(self.answers) >= self._most or self._random.random() > 0.1:
+            return
+        prompt, u = self._about["prompt"], question["u"]
+        if function == "point":
+            self.answers.append(Answer(prompt, u, reply["teacher"], reply["student"]))
+            return
+        k, steps = len(u), reply["resolution"]
+        slot, step = int(self._random.integers(k)), int(self._random.integers(steps))
+        moved = [(step + 0.5) / steps if at == slot else value for at, value in enumerate(u)]
+        rows = (_table(reply[model], k, steps)[slot, step].tolist() for model in ("teacher", "student"))
+        self.answers.append(Answer(prompt, moved, *rows))
+
+
+def _table(packed: str, k: int, steps: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    return np.frombuffer(base64.b64decode(packed), dtype="<u2").reshape(k, steps, k)
