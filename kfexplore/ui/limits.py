@@ -60,8 +60,8 @@ class PageLimits:
     """Questions of sliders that wait for one lock (tables, one context, one load); more are told to ask again."""
     pages: int = 200
     """Pages whose last texts, race and fields are kept; the least recently used goes first."""
-    contexts: int = 8
-    """Prompts of a pair held ready."""
+    contexts: int = 64
+    """Prompts of a pair held ready, within `held_bytes`: fewer than there are pages and each reads its own again."""
     studies: int = 16
     """Studies kept."""
     held_bytes: int = 2**30
