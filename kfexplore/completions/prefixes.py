@@ -45,7 +45,7 @@ def _prefix(where: str, line: str, tokenizer: AnyTokenizer, length: int) -> list
         raise KfError(f'{where}, has no text "prefix".', LINE)
     try:
         ids = encode_ids(tokenizer, text)
-    except (TypeError, UnicodeEncodeError):  # half a surrogate pair, which JSON can write and no text can hold
+    except KfError:  # half a surrogate pair, which JSON can write and no text can hold
         raise KfError(f"{where}, has a prefix that is no text.", LINE) from None
     if len(ids) < length:
         raise KfError(
