@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache, partial
@@ -30,6 +32,8 @@ INTRO = """# kfexplore
 A push-forward language model turns K random numbers into K tokens in one pass. Move the numbers and watch the tokens:
 **exact**, as the teacher would choose them one by one, beside **learned**, as the student chooses them all at once."""
 
+M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
 FIRST_SCREEN = "first_screen.json"
 """Beside the weights of a bundled pair."""
 FIRST_STEPS = (102, 71, 200, 360)
@@ -184,8 +188,21 @@ def launch(
     Raises:
         KfError: the pair cannot be loaded and no first screen of it is stored, or a limit is none.
     """
+    few_arenas()
     explorer, name = make_explorer(pair, files, device, limits or limits_from())
     return serve(explorer, name, server_name=host, server_port=port, **options)
+
+
+def few_arenas(count: int = 2) -> bool:
+    """Has the C library keep freed memory in a few places instead of one or more a thread.
+
+    The server has some forty threads, each of which asks the models now and then: what they free would stay with each.
+
+    Returns:
+        Whether it could be told (glibc; elsewhere nothing needs it, or nothing is known to help).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and mallopt(M_ARENA_MAX, count) == 1
 
 
 def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
