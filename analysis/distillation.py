@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from analysis.quality import prompts
-from analysis.writing import write_document, write_figures, write_rows
-from kfexplore.bench.setting import environment
+from analysis.writing import write_study
 from kfexplore.config import DecodeConfig, TrainConfig
 from kfexplore.errors import KfError, told
 from kfexplore.evaluate.agreement import agreement, noise_blind
@@ -172,18 +171,16 @@ def main() -> None:
     print(table(run), f"noise not read: {baseline.nats:.2f} nats, {baseline.share:.1%} exact in slot 1", sep="\n\n")
     settings = {name: getattr(asked, name) for name in ("pair", "length", "steps", "every", "seed")}
     points = [dataclasses.asdict(point) for point in run]
-    document = {
-        "study": "distillation",
-        **environment(pair.teacher.device),
-        **settings,
-        "run": points,
-        "noise_blind": baseline._asdict(),
-    }
-    write_document("distillation", document, asked.out)
-    write_rows(tidy(run), asked.out / "distillation.csv")
-    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
-    title = "kfexplore: distillation"
-    write_figures("distillation", lambda theme: figures(run, baseline, theme), asked.out, title, foot)
+    write_study(
+        "distillation",
+        "kfexplore: distillation",
+        settings,
+        {"run": points, "noise_blind": baseline._asdict()},
+        lambda theme: figures(run, baseline, theme),
+        asked.out,
+        pair.teacher.device,
+        tidy(run),
+    )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import numpy as np
 import plotly.graph_objects as go
 from tqdm import tqdm
 
-from analysis.writing import write_document, write_figures
+from analysis.writing import write_study
 from kfexplore import noise
-from kfexplore.bench.setting import environment
 from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
@@ -171,13 +170,17 @@ def main() -> None:
     results, laws, studies = measure(pair, ids, min(asked.studies, len(ids)), asked.k, asked.blocks, asked.seed)
     settings = {name: getattr(asked, name) for name in ("pair", "studies", "k", "blocks", "seed")}
     settings |= {"text": asked.text.name if asked.text else "own sentences"}
-    document = {"study": "joint_vs_marginal", **environment(pair.teacher.device), **settings, **results}
-    print(table(results))
-    write_document("joint_vs_marginal", document, asked.out)
     settings["contexts"] = len(ids)
-    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
-    title = "kfexplore: joint against marginal"
-    write_figures("joint_vs_marginal", lambda theme: figures(pair, laws, studies, theme), asked.out, title, foot)
+    print(table(results))
+    write_study(
+        "joint_vs_marginal",
+        "kfexplore: joint against marginal",
+        settings,
+        results,
+        lambda theme: figures(pair, laws, studies, theme),
+        asked.out,
+        pair.teacher.device,
+    )
 
 
 if __name__ == "__main__":

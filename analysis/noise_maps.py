@@ -18,20 +18,19 @@ import torch
 from scipy.special import entr
 from tqdm import tqdm
 
-from analysis.writing import write_document, write_figures, write_rows
+from analysis.writing import write_study
 from kfexplore import noise
-from kfexplore.bench.setting import environment
 from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
-from kfexplore.evaluate.text import prefixes, read_text
+from kfexplore.evaluate.text import prefixes
 from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolution_figure, slots_figure
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.scrub import standalone_html
 from kfexplore.figures.squares import section_figure
 from kfexplore.figures.tables import section, tables
 from kfexplore.laws.exact import TeacherTree, pair_law
-from kfexplore.laws.ranking import own_sentences
+from kfexplore.laws.ranking import lines
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.models import Student
 from kfexplore.pair import Pair, load_pair
@@ -298,17 +297,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/noise_maps"), help="folder of the files")
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
-    texts = own_sentences() if asked.text is None else "\n".join(read_text(asked.text)).splitlines()
+    texts = lines(asked.text)
     found = measure(pair, asked.prompt, prefixes(pair, texts, asked.seed, asked.contexts), asked.each, asked.seed)
     print(table(found))
     settings = {name: getattr(asked, name) for name in ("pair", "prompt", "contexts", "each", "seed")}
     settings["text"] = asked.text.name if asked.text else "own sentences"
-    document = {"study": "noise_maps", **environment(pair.teacher.device), **settings, **found.as_json()}
-    write_document("noise_maps", document, asked.out)
-    write_rows(tidy(found.taken), asked.out / "noise_maps.csv")
-    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
-    title = "kfexplore: maps over noise"
-    write_figures("noise_maps", lambda theme: figures(pair, found, theme), asked.out, title, foot)
+    write_study(
+        "noise_maps",
+        "kfexplore: maps over noise",
+        settings,
+        found.as_json(),
+        lambda theme: figures(pair, found, theme),
+        asked.out,
+        pair.teacher.device,
+        tidy(found.taken),
+    )
 
 
 if __name__ == "__main__":

@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from analysis.writing import write_document, write_figures, write_rows
+from analysis.writing import write_study
 from kfexplore import noise
-from kfexplore.bench.setting import environment
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError, told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.judges import continued, gen_ppl, load_judge
 from kfexplore.evaluate.samples import Written, name, quality, token_losses, write_all
-from kfexplore.evaluate.text import read_text
 from kfexplore.figures.frontiers import (
     frontier_figure,
     leading_figure,
@@ -35,7 +33,7 @@ from kfexplore.figures.frontiers import (
     survival_figure,
 )
 from kfexplore.figures.palette import Theme
-from kfexplore.laws.ranking import own_sentences
+from kfexplore.laws.ranking import lines
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Estimate, Floats, Ints, SampleQuality
 from kfexplore.results.frontiers import AtVariety, Frontier, Leading, SlotLosses, Survival
@@ -168,7 +166,8 @@ def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16
     chosen = list(dict.fromkeys(decoder for plan in plans.values() for decoder in plan))
     chosen.sort(key=lambda decoder: decoder != DecodeConfig("ar"))
     written = write_all(pair, before, new_tokens, chosen, seed)
-    rows = quality(pair.teacher, before, written)
+    losses = [token_losses(pair.teacher, before, each.tokens) for each in written]
+    rows = quality(written, losses)
     tokenizer = pair.need_tokenizer()
     if ppl is not None:
         judge = load_judge(ppl, pair.teacher.device)
@@ -177,13 +176,13 @@ def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16
     row_of, of = dict(zip(chosen, rows, strict=True)), dict(zip(chosen, written, strict=True))
     frontiers = [Frontier(what, [_value(d) for d in plan], [row_of[d] for d in plan]) for what, plan in plans.items()]
     own, plain = written[0], [of[decoder] for decoder in plans["student over K"]]
-    own_losses = token_losses(pair.teacher, before, own.tokens)
+    losses_of = dict(zip(chosen, losses, strict=True))
     read = np.concatenate([before, own.tokens[:, : new_tokens // 2]], axis=1)
     return Study(
         frontiers,
         [at_variety(row_of[each.decoder], frontiers[0].rows) for each in plain],
         [survival(each, own) for each in plain],
-        [slot_losses(each, token_losses(pair.teacher, before, each.tokens), own_losses) for each in plain],
+        [slot_losses(each, losses_of[each.decoder], losses[0]) for each in plain],
         leading(pair, read, each, seed),
         {name(d): "".join(pair.texts(of[d].tokens[0].tolist())) for d in (own.decoder, *(w.decoder for w in plain))},
     )
@@ -252,18 +251,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="folder of the files")
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
-    texts = own_sentences() if asked.text is None else "\n".join(read_text(asked.text)).splitlines()
-    before = prompts(pair, texts, asked.prompt_tokens)
+    before = prompts(pair, lines(asked.text), asked.prompt_tokens)
     found = measure(pair, before, asked.new_tokens, asked.seed, ppl=asked.gen_ppl)
     print(table(found))
     settings = {name: getattr(asked, name) for name in _SETTINGS}
     settings["text"] = asked.text.name if asked.text else "own sentences"
-    document = {"study": "quality", **environment(pair.teacher.device), **settings, **found.as_json()}
-    write_document("quality", document, asked.out)
-    write_rows(tidy(found.rows), asked.out / "quality.csv")
-    foot = ", ".join(f"{name} {value}" for name, value in settings.items()) + f"; {document['device']}, float32."
-    title = "kfexplore: samples of the teacher and the student"
-    write_figures("quality", lambda theme: figures(found, theme), asked.out, title, foot)
+    write_study(
+        "quality",
+        "kfexplore: samples of the teacher and the student",
+        settings,
+        found.as_json(),
+        lambda theme: figures(found, theme),
+        asked.out,
+        pair.teacher.device,
+        tidy(found.rows),
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from kfexplore.errors import KfError, told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.judges import gen_ppl, load_judge, win_rate
-from kfexplore.evaluate.samples import quality
+from kfexplore.evaluate.samples import scored
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.replication import SHOWN, part_figure
 from kfexplore.results import Estimate, TimingRow
@@ -60,7 +60,7 @@ def quality_part(case: Case) -> Found:
     """Gen-PPL, and beside it how varied the samples are."""
     model = case.settings.gen_ppl
     judge = load_judge(model, case.device) if model else None
-    measured, unlike = quality(case.pair.teacher, case.prefixes, case.written), case.unlike("quality")
+    measured, unlike = scored(case.pair.teacher, case.prefixes, case.written), case.unlike("quality")
     names = [decoder_name(each.decoder) for each in case.written]
     columns = {published.ENTROPY: [row.entropy for row in measured]}
     for n, name in enumerate(published.DISTINCT):

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+import torch
 
+from kfexplore.bench.setting import environment
 from kfexplore.errors import KfError
 from kfexplore.figures.page import page, themed, write
 from kfexplore.figures.palette import Theme
@@ -17,6 +19,39 @@ from kfexplore.figures.still import write_stills
 
 Draw = Callable[[Theme], Mapping[str, go.Figure]]
 """All figures of a study by name, in one theme."""
+
+
+def write_study(
+    name: str,
+    title: str,
+    settings: Mapping[str, Any],
+    found: Mapping[str, Any],
+    draw: Draw,
+    folder: Path,
+    device: torch.device,
+    rows: Iterable[Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes all that a study of one pair leaves: NAME.json, NAME.csv where it has rows, NAME.html and its images.
+
+    Args:
+        name: Of the study and its files.
+        title: Of the page.
+        settings: What it hangs on; they stand in the document and below the figures.
+        found: The document's own values.
+        draw: Its figures.
+        folder: Of the files; made.
+        device: Of the models.
+        rows: Of the CSV file.
+
+    Raises:
+        KfError: the folder cannot be written.
+    """
+    document = {"study": name, **environment(device), **settings, **found}
+    write_document(name, document, folder)
+    if rows is not None:
+        write_rows(rows, folder / f"{name}.csv")
+    foot = ", ".join(f"{key} {value}" for key, value in settings.items()) + f"; {document['device']}, float32."
+    write_figures(name, draw, folder, title, foot)
 
 
 def write_document(name: str, document: Mapping[str, Any], folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kfexplore.config import Kind, ModelConfig
 from kfexplore.models import MaskedModel, Model, Student, Teacher, build
+from kfexplore.pair import Pair
 from kfexplore.training.data import train_tokenizer
 
 DATA = Path(__file__).parent / "data"
@@ -128,3 +129,10 @@ def _values(name: str, shape: tuple[int, ...], random: np.random.RandomState) ->
     else:
         drawn = drawn / np.sqrt(shape[-1]) * 1.2
     return drawn.astype(np.float32)
+
+
+def written_pair(texts: list[str]) -> Pair:
+    """A small pair whose tokenizer was trained on the texts; its laws are peaky."""
+    tokenizer = train_tokenizer(texts, 262)
+    rows = tokenizer.get_vocab_size() + 1
+    return Pair(teacher(1, vocab_size=rows, peaky=2), student(11, vocab_size=rows, peaky=2), tokenizer=tokenizer)

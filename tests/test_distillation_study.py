@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import student, teacher
+from helpers import written_pair
 
 from analysis import distillation as module
 from analysis import writing
@@ -19,7 +19,6 @@ from kfexplore.errors import KfError
 from kfexplore.figures.page import THEMES
 from kfexplore.pair import Pair
 from kfexplore.results.distillation import Blind, Progress
-from kfexplore.training.data import train_tokenizer
 
 TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on."] * 8
 TINY = dataclasses.replace(SMALL, groups=8, context=16)
@@ -29,9 +28,7 @@ BLIND = Blind(0.4, 2.5)
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    tokenizer = train_tokenizer(TEXTS, 262)
-    rows = tokenizer.get_vocab_size() + 1
-    return Pair(teacher(1, vocab_size=rows, peaky=2), student(11, vocab_size=rows, peaky=2), tokenizer=tokenizer)
+    return written_pair(TEXTS)
 
 
 def test_corpus_is_the_teachers_after_the_first_tokens(pair: Pair) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import student, teacher
+from helpers import written_pair
 
 from analysis import noise_maps as module
 from analysis import writing
@@ -33,16 +33,13 @@ from kfexplore.laws.exact import pair_law
 from kfexplore.maps import block
 from kfexplore.pair import Pair
 from kfexplore.results.parting import Sample
-from kfexplore.training.data import train_tokenizer
 
 TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on.", "go"]
 
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    tokenizer = train_tokenizer(TEXTS, 262)
-    rows = tokenizer.get_vocab_size() + 1
-    return Pair(teacher(1, vocab_size=rows, peaky=2), student(11, vocab_size=rows, peaky=2), tokenizer=tokenizer)
+    return written_pair(TEXTS)
 
 
 @pytest.fixture(scope="module")

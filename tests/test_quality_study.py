@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import student, teacher
+from helpers import student, written_pair
 
 from analysis import quality as module
 from analysis import writing
@@ -22,16 +22,13 @@ from kfexplore.evaluate.samples import Written
 from kfexplore.figures.page import THEMES
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, SampleQuality
-from kfexplore.training.data import train_tokenizer
 
 TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on.", "go"]
 
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    tokenizer = train_tokenizer(TEXTS, 262)
-    rows = tokenizer.get_vocab_size() + 1
-    return Pair(teacher(1, vocab_size=rows, peaky=2), student(11, vocab_size=rows, peaky=2), tokenizer=tokenizer)
+    return written_pair(TEXTS)
 
 
 @pytest.fixture(scope="module")

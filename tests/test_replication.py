@@ -222,7 +222,7 @@ def test_a_run_that_was_cut_off_goes_on(script: Script, files: Path) -> None:
     with pytest.raises(KfError, match="is not here"):
         script.run(parts=parts, judge=str(files / "nothing"))
     with script.patch.context() as patch:
-        for module, name in ((replication, "agreement"), (replication, "quality"), (case_module, "write")):
+        for module, name in ((replication, "agreement"), (replication, "scored"), (case_module, "write")):
             patch.setattr(module, name, never)
         found = script.run(parts=parts)
         assert {row["part"] for row in found["rows"]} == set(parts.split(","))

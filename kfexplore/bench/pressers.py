@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Text:
     tokens: list[int]
 
 
-class Presser:
+class Presser(ABC):
     """Presses the buttons of a tab, and takes from its download whether what came back is its own.
 
     Args:
@@ -75,8 +76,9 @@ class Presser:
             self._round += 1
             await asyncio.sleep(min(READS, max(0.0, until - self._tally.clock())))
 
+    @abstractmethod
     async def _once(self, session: Session) -> None:
-        raise NotImplementedError
+        """Asks for one thing, and checks what came."""
 
     async def _pressed(self, session: Session, go: str, save: str, fields: Mapping[str, Any]) -> Json:
         """Presses one button, waits for its end and downloads; the document.

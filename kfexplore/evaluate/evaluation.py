@@ -9,7 +9,7 @@ from importlib.metadata import version
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.judges import Judge, continued, gen_ppl, load_judge, win_rate
 from kfexplore.evaluate.law import slot_law
-from kfexplore.evaluate.samples import Written, decoders, quality, write_all
+from kfexplore.evaluate.samples import Written, decoders, scored, write_all
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair
 from kfexplore.results import Evaluation, Ints, SampleQuality
@@ -66,7 +66,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     chosen = decoders(pair.student.config.block, settings.penalty, settings.dither)
     # Samples come first: what is wrong with their settings shows at once.
     written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)
-    rows = _judged(pair, prefixes, written, quality(pair.teacher, prefixes, written), ppl_model, judge, settings.seed)
+    rows = _judged(pair, prefixes, written, scored(pair.teacher, prefixes, written), ppl_model, judge, settings.seed)
     return Evaluation(
         pair=name,
         text=text_name,

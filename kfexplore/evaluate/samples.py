@@ -79,14 +79,19 @@ def token_losses(teacher: Teacher, prefixes: Ints, tokens: Ints) -> Floats:
     return np.concatenate(found)
 
 
-def quality(teacher: Teacher, prefixes: Ints, written: list[Written]) -> list[SampleQuality]:
-    """Measures what was written after the same prefixes; the first is the teacher's own.
+def quality(written: list[Written], losses: list[Floats]) -> list[SampleQuality]:
+    """Measures what was written after the same prefixes, given each one's `token_losses` (S, n); first the teacher's.
 
     Intervals are normal over samples (for self-BLEU, whose samples share references, that is an approximation); the
     ratio's pairs samples of one prefix.
     """
-    losses = [token_losses(teacher, prefixes, each.tokens).mean(axis=1) for each in written]
-    return [_measured(each, own, losses[0]) for each, own in zip(written, losses, strict=True)]
+    means = [each.mean(axis=1) for each in losses]
+    return [_measured(each, own, means[0]) for each, own in zip(written, means, strict=True)]
+
+
+def scored(teacher: Teacher, prefixes: Ints, written: list[Written]) -> list[SampleQuality]:
+    """`quality` of what was written, scored by the teacher."""
+    return quality(written, [token_losses(teacher, prefixes, each.tokens) for each in written])
 
 
 def write_all(pair: Pair, prefixes: Ints, new_tokens: int, chosen: list[DecodeConfig], seed: int) -> list[Written]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import plotly.graph_objects as go
 
 from kfexplore.figures.evaluate import published_agreement
-from kfexplore.figures.page import blank, titled
+from kfexplore.figures.page import blank, half_widths, titled
 from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results.distillation import Blind, Leg, Progress, Version
 
@@ -45,7 +45,9 @@ def progress_figure(run: Sequence[Progress], blind: Blind, theme: Theme = "light
                 y=values,
                 xaxis=f"x{axis}",
                 yaxis=f"y{axis}",
-                error_y=_halves([point.agreement_interval[slot] for point in run], look, slot) if axis else None,
+                error_y=half_widths([point.agreement_interval[slot] for point in run], _colour(look, slot), 100)
+                if axis
+                else None,
                 showlegend=not axis,
                 hovertemplate=f"slot {slot + 1}, step %{{x}}: %{{y:.1f}}<extra></extra>",
                 **_line(look, slot),
@@ -74,7 +76,7 @@ def legs_figure(legs: Sequence[Leg], theme: Theme = "light") -> go.Figure:
             x=[step for leg in legs for step in leg.steps],
             y=[losses[slot] for leg in legs for losses in leg.losses],
             mode="lines",
-            line={"color": _line(look, slot)["line"]["color"], "width": 2},
+            line={"color": _colour(look, slot), "width": 2},
             name=f"slot {slot + 1}",
             hovertemplate=f"slot {slot + 1}, step %{{x:,}}: %{{y:.2f}} nats<extra></extra>",
         )
@@ -114,9 +116,7 @@ def versions_figure(found: Sequence[Version], theme: Theme = "light") -> go.Figu
         figure.add_bar(
             x=names,
             y=[100 * share for share in (*version.agreement_by_slot, version.agreement_block)],
-            error_y={"array": [100 * half for half in version.interval], "color": look.ink, "thickness": 1, "width": 3}
-            if version.interval
-            else None,
+            error_y=half_widths(version.interval, look.ink, 100) if version.interval else None,
             marker={"color": look.lines[(8 + 5 * n) % len(look.lines)], "line": {"width": 0}},
             name=version.what,
             hovertemplate="%{x}: %{y:.1f} %<extra>" + version.what + "</extra>",
@@ -134,18 +134,13 @@ def versions_figure(found: Sequence[Version], theme: Theme = "light") -> go.Figu
     return figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
 
 
-def _halves(halves: Sequence[float], look: Colours, slot: int) -> dict[str, Any]:
-    return {
-        "array": [100 * half for half in halves],
-        "color": _line(look, slot)["line"]["color"],
-        "thickness": 1.2,
-        "width": 4,
-    }
+def _colour(look: Colours, slot: int) -> str:
+    return look.lines[(8 + 5 * slot) % len(look.lines)]
 
 
 def _line(look: Colours, slot: int) -> dict[str, Any]:
     """How a slot looks in every figure here."""
-    colour = look.lines[(8 + 5 * slot) % len(look.lines)]
+    colour = _colour(look, slot)
     return {
         "mode": "lines+markers",
         "line": {"color": colour, "width": 2},

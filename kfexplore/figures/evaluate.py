@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import THEMES, blank, page, titled, whiskers, write
-from kfexplore.figures.palette import Colours, Theme, colours
+from kfexplore.figures.page import THEMES, blank, half_widths, page, titled, whiskers, write
+from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import Agreement, Bin, Evaluation, SampleQuality
 from kfexplore.results.replication import AGREEMENT, BLOCK, PUBLISHED
 
@@ -35,7 +35,7 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
     figure.add_bar(
         x=[*names, "block"],
         y=[*(100 * share for share in shares), 100 * measured.agreement_block],
-        error_y=_bars([*measured.agreement_by_slot_interval, measured.agreement_block_interval], look),
+        error_y=half_widths([*measured.agreement_by_slot_interval, measured.agreement_block_interval], look.ink, 100),
         marker={"color": [look.learned] * len(shares) + [look.muted], "line": {"width": 0}},
         width=0.55,
         name="this pair",
@@ -169,7 +169,3 @@ def _quality_finding(anchor: SampleQuality, plain: SampleQuality) -> str:
         f"{anchor.teacher_nll.value:.2f}; distinct-2 is {plain.distinct_2.value:.0%}, where its own have "
         f"{anchor.distinct_2.value:.0%}"
     )
-
-
-def _bars(halves: Sequence[float], look: Colours) -> dict[str, Any]:
-    return {"array": [100 * half for half in halves], "color": look.ink, "thickness": 1.5, "width": 5}

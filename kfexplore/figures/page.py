@@ -108,6 +108,11 @@ def themed(draw: Callable[[Theme], Mapping[str, go.Figure]]) -> list[dict[Theme,
     return [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
 
 
+def half_widths(halves: Sequence[float], colour: str, scale: float = 1.0) -> dict[str, Any]:
+    """The same, of intervals that are as wide on either side."""
+    return {"array": [scale * half for half in halves], "color": colour, "thickness": 1.2, "width": 4}
+
+
 def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:
     """Figures, each in both themes, as one HTML page; light or dark as the reader's system is."""
     parts, data = [], []

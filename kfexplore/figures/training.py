@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import THEMES, blank, page, titled
+from kfexplore.figures.page import THEMES, blank, half_widths, page, titled
 from kfexplore.figures.palette import Theme, colours
 
 Curve = Sequence[Mapping[str, float]]
@@ -75,12 +75,7 @@ def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light", blind
     figure.add_scatter(
         x=[100 * row["agreement_by_slot"][0] for row in rows],
         y=[row["what"] for row in rows],
-        error_x={
-            "array": [100 * row["agreement_by_slot_interval"][0] for row in rows],
-            "color": look.learned,
-            "thickness": 1.2,
-            "width": 4,
-        },
+        error_x=half_widths([row["agreement_by_slot_interval"][0] for row in rows], look.learned, 100),
         mode="markers",
         marker={"size": 10, "color": look.learned},
         customdata=[[row["arm"], row["seed"]] for row in rows],

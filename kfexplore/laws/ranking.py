@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
 from kfexplore.errors import KfError
+from kfexplore.evaluate.text import read_text
 from kfexplore.laws.exact import pair_law
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw, RankedContext
@@ -29,6 +30,15 @@ FEWEST_BEFORE = 4
 def own_sentences() -> list[str]:
     """Sixty sentences in the style of old tales."""
     return SENTENCES.read_text(encoding="utf-8").splitlines()
+
+
+def lines(text: Path | None) -> list[str]:
+    """The lines of a file or folder of texts; our own sentences where none is named.
+
+    Raises:
+        KfError: as `read_text`.
+    """
+    return own_sentences() if text is None else "\n".join(read_text(text)).splitlines()
 
 
 def rank_contexts(pair: Pair, sentences: Sequence[str], first: int | None = None) -> list[RankedContext]:

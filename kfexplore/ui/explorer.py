@@ -218,10 +218,11 @@ class Explorer:
         with self._heavy.held():
             start = time.perf_counter()
             moved = sweeps(context.held, u, list(range(len(u))), asked.resolution or self.limits.sweep_steps)
+            at = block(context.held, u)
             seconds = time.perf_counter() - start
         return tables(
             moved,
-            block(context.held, u),
+            at,
             context.held.ids.tolist(),
             pair.texts,
             pair=asked.pair,

@@ -15,7 +15,7 @@ from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.card import model_card, summary
 from kfexplore.evaluate.evaluation import EvalSettings, evaluate
 from kfexplore.evaluate.law import slot_law
-from kfexplore.evaluate.samples import quality, write
+from kfexplore.evaluate.samples import scored, write
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, Evaluation
@@ -36,7 +36,7 @@ def test_parts_are_those_measured_alone(pair: Pair, measured: Evaluation) -> Non
     prefixes = stretches(text_ids(pair, [TEXT]), 3, 12)[:, :4]
     chosen = (DecodeConfig("ar"), DecodeConfig("pflm", 4, dither=6))
     written = [write(pair, prefixes, 8, decoder, seed=5) for decoder in chosen]
-    assert [measured.samples[0], measured.samples[-1]] == quality(pair.teacher, prefixes, written)
+    assert [measured.samples[0], measured.samples[-1]] == scored(pair.teacher, prefixes, written)
     assert [row.decoder for row in measured.samples[:3]] == ["AR", "K = 1", "K = 2"]
 
 

@@ -9,7 +9,7 @@ import torch
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
-from kfexplore.evaluate.samples import Written, decoders, name, quality, token_losses, write
+from kfexplore.evaluate.samples import Written, decoders, name, scored, token_losses, write
 from kfexplore.pair import Pair
 
 PREFIXES = np.array([[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]])
@@ -59,7 +59,7 @@ def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> No
     # A law of 0.2, 0.3 and 0.5 whatever came before.
     own = Written(DecodeConfig("ar"), np.array([[30, 40, 70, 70], [70, 70, 70, 70]]), 4)
     other = Written(DecodeConfig("pflm", 2), np.array([[70, 70, 70, 70], [70, 70, 70, 70]]), 2)
-    first, second = quality(fixed_law.teacher, PREFIXES[:2], [own, other])
+    first, second = scored(fixed_law.teacher, PREFIXES[:2], [own, other])
     half = np.log(2)
     losses = [(-np.log(0.2) - np.log(0.3) + 2 * half) / 4, half]
     assert first.teacher_nll.value == pytest.approx(np.mean(losses), abs=1e-5)
@@ -72,7 +72,7 @@ def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> No
 
 def test_variety_is_counted_within_each_sample(fixed_law: Pair) -> None:
     tokens = np.array([[30, 40, 30, 40, 30, 40], [30, 30, 30, 30, 30, 30]])
-    (row,) = quality(fixed_law.teacher, PREFIXES[:2], [Written(DecodeConfig("ar"), tokens, 6)])
+    (row,) = scored(fixed_law.teacher, PREFIXES[:2], [Written(DecodeConfig("ar"), tokens, 6)])
     assert row.entropy.value == pytest.approx(np.log(2) / 2)
     assert row.distinct_1.value == pytest.approx((2 / 6 + 1 / 6) / 2)
     assert row.distinct_2.value == pytest.approx((2 / 5 + 1 / 5) / 2)
