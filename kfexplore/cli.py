@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,27 +76,29 @@ def map_command(
     device: DeviceOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """The tokens that noise chooses after a context: exact (G*) beside learned."""
+    """The tokens that noise chooses after a context: exact (G*), beside learned where there is a student."""
     chosen = load_chosen(pair, teacher, student, tokenizer, device)
     ids = read_context(chosen, prompt, token_ids)
     block = chosen.block([ids], [numbers(noise, float, "--noise")])
-    exact, learned = block.teacher[0].tolist(), block.student[0].tolist()
-    result = {
-        "student": learned,
-        "teacher": exact,
-        "margins": block.margins[0].tolist(),
-        "edges": block.edges[0].tolist(),
-    }
-    if chosen.tokenizer is not None:
-        result |= {"student_text": chosen.texts(learned), "teacher_text": chosen.texts(exact)}
+    tokens = {"teacher": block.teacher[0].tolist()}
+    if block.learned:
+        tokens = {"student": block.student[0].tolist(), **tokens}
     if as_json:
+        result: dict[str, Any] = {**tokens, "edges": block.edges[0].tolist()}
+        if block.learned:
+            result["margins"] = block.margins[0].tolist()
+        if chosen.tokenizer is not None:
+            result |= {f"{which}_text": chosen.texts(ids) for which, ids in tokens.items()}
         print(json.dumps(result))
         return
-    print(f"{'slot':>4}  {'u':>8}  {'exact':<20} {'learned':<20} {'margin':>7}")
-    for j, (u, a, b) in enumerate(zip(block.u[0], exact, learned, strict=True)):
-        names = [repr(t) for t in chosen.texts([a, b])] or [str(a), str(b)]
-        sign = "=" if a == b else "≠"
-        print(f"{j + 1:>4}  {u:>8.5f}  {names[0]:<18} {sign} {names[1]:<20} {block.margins[0, j]:>7.3f}")
+    names = {which: [repr(t) for t in chosen.texts(ids)] or [*map(str, ids)] for which, ids in tokens.items()}
+    print(f"{'slot':>4}  {'u':>8}  {'exact':<20}" + (f" {'learned':<20} {'margin':>7}" if block.learned else ""))
+    for j, u in enumerate(block.u[0]):
+        line = f"{j + 1:>4}  {u:>8.5f}  {names['teacher'][j]:<18}"
+        if block.learned:
+            sign = "=" if tokens["student"][j] == tokens["teacher"][j] else "≠"
+            line += f" {sign} {names['student'][j]:<20} {block.margins[0, j]:>7.3f}"
+        print(line.rstrip() if not block.learned else line)
 
 
 app.command("generate")(generate)

@@ -14,9 +14,19 @@ from kfexplore.errors import KfError
 if TYPE_CHECKING:
     from kfexplore.pair import Pair
 
-PairOption = Annotated[str | None, typer.Option("--pair", help="tales, owt, lm1b, a folder, or owner/name of the hub.")]
-TeacherOption = Annotated[Path | None, typer.Option("--teacher", help="Checkpoint of the teacher.")]
-StudentOption = Annotated[Path | None, typer.Option("--student", help="Checkpoint of the student.")]
+PairOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pair", help="tales, owt, lm1b, a folder, or owner/name of the hub; a model of transformers is a teacher."
+    ),
+]
+TeacherOption = Annotated[
+    Path | None,
+    typer.Option("--teacher", help="Checkpoint of the teacher, or the folder of a model of transformers."),
+]
+StudentOption = Annotated[
+    Path | None, typer.Option("--student", help="Checkpoint of the student; without it there are exact maps alone.")
+]
 TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json of such a pair.")]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="The context, as text.")]
 IdsOption = Annotated[str | None, typer.Option("--token-ids", help="The context, as token ids: 1,2,3.")]
@@ -62,19 +72,21 @@ def refuse(options: Mapping[str, Any], by: str, instead: str) -> None:
 def load_chosen(
     name: str | None, teacher: Path | None, student: Path | None, tokenizer: Path | None, device: str | None
 ) -> Pair:
-    """The pair that --pair, or --teacher and --student name."""
+    """The pair that --pair, or --teacher and maybe --student name."""
     from kfexplore.pair import load_pair, pair_from_files
 
     files = pair_files(name, teacher, student)
     return pair_from_files(*files, tokenizer, device) if files else load_pair(name or "tales", device=device)
 
 
-def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> tuple[Path, Path] | None:
-    """The two checkpoints, where a pair is given so."""
+def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> tuple[Path, Path | None] | None:
+    """The checkpoints of teacher and maybe student, where a pair is given so."""
     if teacher is None and student is None:
         return None
-    if name or teacher is None or student is None:
-        raise KfError("A pair is named in two ways, or by half.", "--pair NAME, or --teacher FILE --student FILE")
+    if name or teacher is None:
+        raise KfError(
+            "A pair is named in two ways, or has no teacher.", "--pair NAME, or --teacher FILE --student FILE"
+        )
     return teacher, student
 
 

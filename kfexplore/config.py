@@ -104,6 +104,11 @@ class ModelConfig:
     cond_width: int = 0
     """Width C of the masked model's conditioning; 0 for other kinds."""
 
+    @property
+    def block_weights(self) -> int:
+        """Weights of all blocks, those of norms and biases left out."""
+        return 12 * self.width**2 * self.depth
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "depth", "heads", "context"):
             if getattr(self, name) < 1:

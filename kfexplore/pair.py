@@ -1,4 +1,4 @@
-"""A teacher and its push-forward student, their tokenizer, and both maps of the two."""
+"""A teacher and its push-forward student, if it has one, their tokenizer, and both maps of the two."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor
 
 from kfexplore import noise as noises
+from kfexplore.checkpoints.causal import is_causal, load_causal
 from kfexplore.checkpoints.hub import card_text, fetch_pair, is_repository, save_pair, stored_info
-from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts
+from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, token_texts
 from kfexplore.config import Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import HeldContext, block
-from kfexplore.models import MaskedModel, Model, Student, Teacher
-from kfexplore.results import Block
+from kfexplore.maps.context import most_slots
+from kfexplore.models import AnyTeacher, CausalLM, MaskedModel, Model, Student, Teacher
+from kfexplore.results import Block, no_student
 
 CARD = "---\n{{ card_data }}\n---\n\n{{ card }}\n"
 """README.md of a pair's repository, as a Jinja template."""
@@ -35,13 +37,15 @@ class Pair(
     pipeline_tag="text-generation",
     model_card_template=CARD,
 ):
-    """A teacher, its student, and where there are any, a masked model and a tokenizer.
+    """A teacher, and where there are any, its student, a masked model and a tokenizer.
+
+    A teacher alone has exact maps, laws and AR; whatever needs the student is a KfError.
 
     `save_pretrained(folder)` and `push_to_hub("owner/name")` are those of huggingface_hub's mixin.
     """
 
-    teacher: Teacher
-    student: Student
+    teacher: AnyTeacher
+    student: Student | None = None
     masked: MaskedModel | None = None
     tokenizer: AnyTokenizer | None = None
     info: dict[str, Any] = field(default_factory=dict)
@@ -68,10 +72,15 @@ class Pair(
         return load_pair(where, device)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        models: dict[str, Model] = {"teacher": self.teacher, "student": self.student}
-        if self.masked is not None:
-            models["masked"] = self.masked
-        save_pair(save_directory, models, self.tokenizer, self.info)
+        if isinstance(self.teacher, CausalLM):
+            raise KfError(
+                "The teacher is a model of transformers.",
+                "a teacher of the published layout",
+                "copy the folder that it was loaded from",
+            )
+        models: dict[str, Model | None] = {"teacher": self.teacher, "student": self.student, "masked": self.masked}
+        there = {role: model for role, model in models.items() if model is not None}
+        save_pair(save_directory, there, self.tokenizer, self.info)
 
     def generate_model_card(self, **more: Any) -> ModelCard:
         """README.md of the pair's repository: the card that lies beside its models, with the hub's header."""
@@ -85,11 +94,12 @@ class Pair(
 
         Args:
             ids: (B, N) int64 contexts.
-            noise: (B, k) in [0, 1), 1 <= k <= K.
+            noise: (B, k) in [0, 1), 1 <= k <= K (`slots`).
 
         Returns:
             Integer arrays `student` and `teacher` (B, k), the student's logit `margins` (B, k) and the `edges` (B, k),
-            the distance of each u from the edge of its exact cell.
+            the distance of each u from the edge of its exact cell. Without a student, asking for `student` or
+            `margins` is a KfError, and `learned` is None.
 
         Raises:
             KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K.
@@ -106,7 +116,7 @@ class Pair(
         return Block.join(parts).take(np.argsort(np.concatenate(rows)))
 
     def hold(self, ids: list[int]) -> HeldContext:
-        """One context (N token ids), prefilled in both models, for sweeps, grids and blocks."""
+        """One context (N token ids), prefilled in every model, for sweeps, grids and blocks."""
         self.check_ids(ids)
         return HeldContext(self.teacher, self.student, torch.tensor(ids))
 
@@ -122,9 +132,21 @@ class Pair(
             raise KfError(f"The prompt has {len(ids)} tokens.", f"1 to {self.room} for this pair")
 
     @property
+    def slots(self) -> int:
+        """The most slots of a block: the student's K; without a student, a limit of this package."""
+        return most_slots(self.student)
+
+    @property
     def room(self) -> int:
         """The longest context, in tokens, that leaves room for a block."""
-        return self.student.config.context - self.student.config.block
+        reader = self.teacher if self.student is None else self.student
+        return reader.config.context - self.slots
+
+    def need_student(self) -> Student:
+        """The student, or a KfError that says how to get one."""
+        if self.student is None:
+            raise no_student()
+        return self.student
 
     def encode(self, text: str) -> tuple[list[int], int]:
         """Token ids of a prompt, and how many of its first tokens were cut to fit the context.
@@ -153,7 +175,8 @@ def load_pair(name_or_folder: str | Path = "tales", device: str | torch.device |
     """Loads a named pair (`tales` is bundled; `owt`, `lm1b` come from the hub on first use), a folder, or a repository.
 
     Args:
-        name_or_folder: A name, a folder, or the `owner/name` of a repository of the hub that is laid out as one.
+        name_or_folder: A name, a folder, or the `owner/name` of a repository of the hub that is laid out as one. A
+            folder without a student, or one that holds a causal model of transformers, is a teacher alone.
         device: None: the CPU.
 
     Raises:
@@ -162,28 +185,30 @@ def load_pair(name_or_folder: str | Path = "tales", device: str | torch.device |
     if is_repository(name_or_folder):
         return Pair.from_pretrained(name_or_folder, device=device)
     parts = pair_parts(name_or_folder)
-    masked = _load(parts.masked, MaskedModel, device) if parts.masked else None
     tokenizer = load_tokenizer(parts.tokenizer) if parts.tokenizer else None
     return _checked(
-        _load(parts.teacher, Teacher, device),
+        _load_teacher(parts.teacher, device),
         _load(parts.student, Student, device),
-        masked,
+        _load(parts.masked, MaskedModel, device),
         tokenizer,
         parts.info | stored_info(parts.info.get("folder")),
     )
 
 
 def pair_from_files(
-    teacher: str | Path, student: str | Path, tokenizer: str | Path | None = None, device: str | None = None
+    teacher: str | Path,
+    student: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    device: str | None = None,
 ) -> Pair:
-    """A pair of any two checkpoints that fit together.
+    """A pair of any two checkpoints that fit together, or of a teacher alone.
 
     Raises:
         KfError: as `load_pair`.
     """
     loaded = load_tokenizer(tokenizer) if tokenizer else None
-    info = {"name": f"{Path(teacher).stem} and {Path(student).stem}"}
-    return _checked(_load(teacher, Teacher, device), _load(student, Student, device), None, loaded, info)
+    info = {"name": " and ".join(Path(file).stem for file in (teacher, student) if file)}
+    return _checked(_load_teacher(teacher, device), _load(student, Student, device), None, loaded, info)
 
 
 def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -197,17 +222,25 @@ def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
     return found
 
 
-def _load(path: str | Path, cls: type[Any], device: str | torch.device | None) -> Any:
+def _load(path: str | Path | None, cls: type[Any], device: str | torch.device | None) -> Any:
+    """A model of one kind; None where there is no path."""
     kinds: dict[type[Any], Kind] = {Teacher: "teacher", Student: "student", MaskedModel: "masked"}
-    return load_model(path, device=device, kind=kinds[cls])
+    return load_model(path, device=device, kind=kinds[cls]) if path else None
+
+
+def _load_teacher(path: str | Path, device: str | torch.device | None) -> AnyTeacher:
+    """A teacher of the published layout, or one of transformers."""
+    found: AnyTeacher = load_causal(path, usable_device(device)) if is_causal(path) else _load(path, Teacher, device)
+    return found
 
 
 def _checked(
-    teacher: Teacher,
-    student: Student,
+    teacher: AnyTeacher,
+    student: Student | None,
     masked: MaskedModel | None,
     tokenizer: AnyTokenizer | None,
     info: dict[str, Any],
 ) -> Pair:
-    check_pair(teacher.config, student.config, tokenizer, masked.config if masked else None)
+    others = {"student": student, "masked model": masked}
+    check_pair(teacher.config, {name: model.config for name, model in others.items() if model}, tokenizer)
     return Pair(teacher, student, masked, tokenizer, info)

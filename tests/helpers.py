@@ -107,6 +107,34 @@ def save_gpt2(folder: Path, text: str, positions: int) -> None:
     GPT2LMHeadModel(config).save_pretrained(folder)
 
 
+CAUSAL: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48},
+    "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40},
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 40,
+    },
+}
+"""Tiny models of transformers, by family."""
+
+
+def save_causal(folder: Path, family: str = "gpt2", **changes: Any) -> Any:
+    """Writes a tiny model of transformers whose laws are peaky, and returns it with that library's own attention."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    context = {} if family == "gpt2" else {"max_position_embeddings": 48}
+    settings = {"vocab_size": 24, "bos_token_id": 0, "eos_token_id": 0, **CAUSAL.get(family, CAUSAL["llama"]), **context, **changes}
+    torch.manual_seed(0)
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings), attn_implementation="eager")
+    for parameter in made.parameters():
+        parameter.data *= 12 if parameter.ndim > 1 else 1
+    made.save_pretrained(folder)
+    return made.eval().requires_grad_(False)
+
+
 def _linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:
     return [(name + ".weight", (outputs, inputs)), (name + ".bias", (outputs,))]
 

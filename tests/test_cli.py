@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from helpers import save_gpt2
 from shell import FILES, IDS, SENTENCES, Shell
 from torch.distributed.run import get_args_parser
 from typer.main import get_command
@@ -41,6 +42,55 @@ def test_map_for_people_has_a_line_a_slot(shell: Shell) -> None:
     code, out, _ = shell.run(f"map {FILES} {IDS} --noise 0.1,0.7,0.3")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["slot", "1", "2", "3"]
+
+
+def test_map_of_a_teacher_alone_has_exact_tokens_alone(shell: Shell) -> None:
+    line = f"--teacher FOLDER/teacher {IDS} --noise 0.1,0.7,0.3,0.2,0.9"
+    result = shell.json(f"map {line}")
+    assert set(result) == {"teacher", "edges"}
+    assert result["teacher"][:3] == shell.json(f"map {FILES} {IDS} --noise 0.1,0.7,0.3")["teacher"]
+    code, out, _ = shell.run(f"map {line}")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["slot", "1", "2", "3", "4", "5"]
+    assert "learned" not in out
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as save_pretrained of transformers leaves it."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    save_gpt2(folder, " ".join(SENTENCES * 20), 64)
+    return folder
+
+
+def test_a_model_of_transformers_is_asked_by_its_folder(shell: Shell, gpt2: Path) -> None:
+    prompt = "--prompt 'The old owl'"
+    of_pair = shell.json(f"map --pair {gpt2} {prompt} --noise 0.1,0.7")
+    assert set(of_pair) == {"teacher", "edges", "teacher_text"}
+    files = f"--teacher {gpt2} --tokenizer {gpt2}/tokenizer.json"
+    assert shell.json(f"map {files} {prompt} --noise 0.1,0.7") == of_pair
+    laws = shell.json(f"laws --pair {gpt2} {prompt} --blocks 200")
+    assert [row["sampler"] for row in laws["samplers"]] == ["teacher", "ideal MDLM"]
+    written = [
+        shell.json(f"generate --model {model} --pair {gpt2} {prompt} --max-new-tokens 8")["tokens"]
+        for model in ("ar", "jacobi --guess nothing")
+    ]
+    assert len(written[0][0]) == 8
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("eval GPT2 --text FOLDER/text.txt", "This pair has no student"),
+        (f"generate --model pflm --pair GPT2 {IDS}", "pflm needs a student"),
+        (f"generate --model verified --pair GPT2 {IDS} --max-new-tokens 4", "verified needs a student"),
+        (f"map --teacher GPT2 --student FOLDER/student {IDS} --noise 0.1", "do not fit together"),
+        (f"map --pair GPT2 {IDS} --noise 0.1{',0.5' * 8}", "9 noise values"),
+    ],
+)
+def test_what_needs_a_student_says_so(shell: Shell, gpt2: Path, line: str, told: str) -> None:
+    assert told in shell.refused(line.replace("GPT2", str(gpt2)))
 
 
 def test_long_prompt_is_cut_and_the_cut_is_told(shell: Shell) -> None:
@@ -124,7 +174,7 @@ ERRORS = {
     f"map {FILES} {IDS} --prompt a --noise 0.1": "context is missing, or given twice",
     f"map {FILES} --prompt a --noise 0.1": "no tokenizer",
     f"map --pair FOLDER {FILES} {IDS} --noise 0.1": "named in two ways",
-    f"map --teacher FOLDER/teacher {IDS} --noise 0.1": "by half",
+    f"map --student FOLDER/student {IDS} --noise 0.1": "has no teacher",
     f"map --pair talse {IDS} --noise 0.1": "did you mean tales",
     f"map --teacher FOLDER/none.ckpt --student FOLDER/student {IDS} --noise 0.1": "none.ckpt",
     f"map --teacher FOLDER/student --student FOLDER/teacher {IDS} --noise 0.1": "a teacher was asked for",

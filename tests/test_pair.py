@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from helpers import student, teacher
 
 from kfexplore.errors import KfError
-from kfexplore.pair import Pair
+from kfexplore.maps import grid, sweep
+from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.training.data import train_tokenizer
 
 SENTENCES = ["The owl went home.", "The old owl said: go home!", "Rain fell on the old house, and the rain went on."]
@@ -70,6 +72,50 @@ def test_what_cannot_be_read_is_a_user_error(pair: Pair, case: str) -> None:
     ids, noise, message = REFUSED[case]
     with pytest.raises(KfError, match=message):
         pair.block(ids, noise)
+
+
+def test_a_teacher_alone_has_the_exact_map_and_says_so_of_the_rest(pair: Pair) -> None:
+    alone, u = Pair(pair.teacher), np.random.default_rng(0).random((6, 4))
+    ids = [CONTEXTS[n] for n in (0, 1, 0, 2, 1, 0)]
+    found, whole = alone.block(ids, u), pair.block(ids, u)
+    assert np.array_equal(found.teacher, whole.teacher)
+    assert found.learned is None
+    assert found.take(slice(2, 4)).teacher.tolist() == whole.teacher[2:4].tolist()
+    for asked in (
+        lambda: found.student,
+        lambda: found.margins,
+        lambda: found.agreement_block,
+        lambda: grid(alone.hold(ids[0]), u[0], (0, 1), 4).agreement,
+        alone.need_student,
+    ):
+        with pytest.raises(KfError, match=r"This pair has no student\.(.|\n)*--student FILE"):
+            asked()
+
+
+def test_sections_of_a_teacher_alone_are_those_of_the_pair(pair: Pair) -> None:
+    u, both = np.full(3, 0.3), [each.hold(CONTEXTS[0]) for each in (pair, Pair(pair.teacher))]
+    squares = [grid(held, u, (0, 2), 8) for held in both]
+    assert np.array_equal(squares[0].teacher, squares[1].teacher)
+    assert squares[0].regions("teacher") == squares[1].regions("teacher")
+    bands = [sweep(held, u, 1, 64).bands("teacher") for held in both]
+    assert bands[0] == bands[1]
+
+
+def test_a_teacher_alone_has_more_slots_than_its_student_but_not_any_number(pair: Pair) -> None:
+    alone = Pair(pair.teacher)
+    assert (alone.slots, alone.room) == (8, 16)
+    assert alone.block([[1] * 16], [[0.5] * 8]).teacher.shape == (1, 8)
+    with pytest.raises(KfError, match="9 noise values were given"):
+        alone.block([[1]], [[0.5] * 9])
+
+
+def test_a_teacher_alone_is_saved_and_found_again(pair: Pair, tmp_path: Path) -> None:
+    Pair(pair.teacher, tokenizer=pair.tokenizer).save_pretrained(tmp_path)
+    assert not (tmp_path / "student").exists()
+    for found in (load_pair(tmp_path), pair_from_files(tmp_path / "teacher", None, tmp_path / "tokenizer.json")):
+        assert found.student is None
+        assert found.block([CONTEXTS[0]], NOISE).teacher.tolist() == pair.block([CONTEXTS[0]], NOISE).teacher.tolist()
+    assert pair_from_files(tmp_path / "teacher").info["name"] == "teacher"
 
 
 def test_the_longest_context_leaves_room_for_a_block(pair: Pair) -> None:

@@ -119,7 +119,7 @@ def wrong_texts(pair: Pair, texts: Sequence[Text]) -> list[str]:
     networks, eos = Networks(pair.teacher, pair.student, pair.masked), end_of_text(pair.need_tokenizer())
     wrong = []
     for text in texts:
-        config = DecodeConfig(text.decoder, k=None if text.decoder == "ar" else pair.student.config.block)
+        config = DecodeConfig(text.decoder, k=None if text.decoder == "ar" else pair.need_student().config.block)
         u = keyed_noise(text.seed, range(1), config, networks, text.new_tokens)
         alone = generate(config, networks, [pair.encode(text.prompt)[0]], u, text.new_tokens, eos=eos)
         if text.tokens != (exact := alone.tokens[0, : alone.lengths[0]].tolist()):
@@ -192,7 +192,7 @@ class _Load:
     def _clients(self) -> tuple[list[Scrubber], list[Presser]]:
         settings, tally, name = self._settings, self._tally, self._name
         prompts = client_prompts(settings.clients)
-        k = self._pair.student.config.block
+        k = self._pair.need_student().config.block
         pressers: list[Presser] = [
             *(Writer(f"writer {n}", tally, name, prompts.pop(), 1000 * n, NEW_TOKENS) for n in range(settings.writing)),
             *(Racer(f"racer {n}", tally, name, prompts.pop(), RACE_TOKENS) for n in range(settings.timing)),

@@ -7,17 +7,17 @@ readout in float64) is left out, so the bound is a bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.models import CausalConfig
 from kfexplore.results import Cost, Gain, Limits
 
 LOGIT_BYTES = 4
+Shape = ModelConfig | CausalConfig
 
 
-def pass_cost(
-    shape: ModelConfig, batch: int, tokens: int, keys: float, read: int, slots: int = 0, width: int = 4
-) -> Cost:
+def pass_cost(shape: Shape, batch: int, tokens: int, keys: float, read: int, slots: int = 0, width: int = 4) -> Cost:
     """One forward pass.
 
     Args:
@@ -30,7 +30,7 @@ def pass_cost(
         width: Bytes of a weight.
     """
     h, layers, v = shape.width, shape.depth, shape.vocab_size
-    block, head, encoder = 12 * h * h * layers, h * v, 10 * h * h if slots else 0
+    block, head, encoder = shape.block_weights, h * v, 10 * h * h if slots else 0
     weights = block + head + encoder
     held = 2 * layers * h * batch * (keys + tokens)
     bytes_moved = width * (weights + held + batch * tokens * h) + LOGIT_BYTES * batch * read * v
@@ -40,7 +40,7 @@ def pass_cost(
 
 def decode_cost(
     config: DecodeConfig,
-    shapes: dict[str, ModelConfig],
+    shapes: Mapping[str, Shape],
     batch: int,
     prompt: int,
     new_tokens: int,
@@ -79,8 +79,8 @@ def decode_cost(
 
 
 def gains(
-    teacher: ModelConfig,
-    student: ModelConfig,
+    teacher: Shape,
+    student: Shape,
     limits: Limits,
     batches: Iterable[int],
     ks: Iterable[int],

@@ -34,7 +34,7 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
     if not 1 <= repeats <= 999:
         raise KfError(f"{repeats} repeats were asked for.", "1 to 999")
     ids = noise.generator(0).integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
-    points = noise.uniform(0, range(1000), 0, pair.student.config.block)
+    points = noise.uniform(0, range(1000), 0, pair.slots)
     fresh = itertools.cycle(points)  # a repeat must not find what the last one left in the context
     context = pair.hold(ids)
     slots = list(range(context.slots))
@@ -48,16 +48,16 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
         jobs += [
             ("sweeps", {"resolution": 256}, lambda: sweeps(context, next(fresh), slots, 256)),
             ("sweeps", {"resolution": 512}, lambda: sweeps(context, next(fresh), slots, 512)),
-            ("grid_student", {"resolution": 128}, lambda: context.learned(square)),
+            *([("grid_student", {"resolution": 128}, lambda: context.learned(square))] if pair.student else []),
             ("grid", {"resolution": 128}, lambda: grid(context, next(fresh), (0, 1), 128)),
         ]
-    config = pair.student.config
+    config = (pair.student or pair.teacher).config
     shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.slots}
     shape |= {"width": config.width, "depth": config.depth, "vocab_size": config.vocab_size}
-    rows = [_timed(name, {**shape, **settings}, job, repeats, pair.student.device) for name, settings, job in jobs]
+    rows = [_timed(name, {**shape, **settings}, job, repeats, pair.teacher.device) for name, settings, job in jobs]
     return {
         "bench": "scrub",
-        **environment(pair.student.device),
+        **environment(pair.teacher.device),
         "rows": rows,
     }
 

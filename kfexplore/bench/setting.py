@@ -16,7 +16,7 @@ import torch
 import kfexplore
 from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
-from kfexplore.models import Model, Student, Teacher, build
+from kfexplore.models import AnyModel, Student, Teacher, build
 from kfexplore.pair import Pair
 from kfexplore.results import Limits
 
@@ -92,10 +92,10 @@ def random_pair(size: str, device: str | None = None, dtype: torch.dtype = torch
     return Pair(cast(Teacher, models[0]), cast(Student, models[1]), info={"name": f"random weights, size {size}"})
 
 
-def in_dtype(model: Model, dtype: torch.dtype) -> Model:
-    """The model with weights of another type; the rotary frequencies stay as they are."""
-    kept = model.rotary_emb.inv_freq
-    model.to(dtype).rotary_emb.inv_freq = kept
+def in_dtype(model: AnyModel, dtype: torch.dtype) -> AnyModel:
+    """The model with weights of another type; buffers, which are rotary frequencies, stay as they are."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     return model.eval().requires_grad_(False)
 
 

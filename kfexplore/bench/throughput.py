@@ -21,7 +21,7 @@ from kfexplore.config import DECODERS, DecodeConfig, DecoderName
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
 from kfexplore.decoding.rows import Sheet, Step
 from kfexplore.errors import KfError
-from kfexplore.models import Model
+from kfexplore.models import AnyModel
 from kfexplore.results import Gain, Limits, Spread, TimingRow
 
 Clock = Callable[[], float]
@@ -156,7 +156,7 @@ def bench_throughput(
     """The document of `kfexplore bench throughput`: environment, the device's limits, rows with every setting."""
     network = _any(networks)
     before, start = os.getloadavg()[0], time.monotonic()
-    limits = measure_limits(network.device, network.vocab_embed.embedding.dtype)
+    limits = measure_limits(network.device, network.dtype)
     rows = []
     for progress in race(networks, settings, limits, size, prompt, eos, settle):
         report(progress)
@@ -183,7 +183,7 @@ def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dic
     `gains` are those asked for, `curve` reaches so far that one sees where they end.
     """
     network = _any(networks)
-    limits = measure_limits(network.device, network.vocab_embed.embedding.dtype)
+    limits = measure_limits(network.device, network.dtype)
     asked = allowed(networks, settings, limits, settings.batches, settings.ks)
     batches, ks = (
         {*asked_for, *drawn} for asked_for, drawn in ((settings.batches, CURVE_BATCHES), (settings.ks, CURVE_KS))
@@ -215,7 +215,7 @@ def allowed(
     teacher, student = networks.teacher, networks.student
     if teacher is None or student is None:
         raise KfError("The roofline compares two models.", "a pair")
-    width = teacher.vocab_embed.embedding.dtype.itemsize
+    width = teacher.dtype.itemsize
     return gains(teacher.config, student.config, limits, batches, ks, _keys(settings), width)
 
 
@@ -223,13 +223,13 @@ def _keys(settings: RaceSettings) -> float:
     return settings.prompt + settings.new_tokens / 2
 
 
-def _any(networks: Networks) -> Model:
+def _any(networks: Networks) -> AnyModel:
     return next(n for n in (networks.teacher, networks.student, networks.masked) if n is not None)
 
 
-def setting(network: Model) -> dict[str, Any]:
+def setting(network: AnyModel) -> dict[str, Any]:
     """What a race hangs on, its dtype included."""
-    return {**environment(network.device), "dtype": str(network.vocab_embed.embedding.dtype).removeprefix("torch.")}
+    return {**environment(network.device), "dtype": str(network.dtype).removeprefix("torch.")}
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _measured(
     row: TimingRow, networks: Networks, runs: list[_Run], limits: Limits, eos: int | None, settle: bool | None
 ) -> TimingRow:
     config, steps = _config(row), runs[0].steps
-    models: dict[str, Model | None] = {
+    models: dict[str, AnyModel | None] = {
         "teacher": networks.teacher,
         "student": networks.student,
         "masked": networks.masked,
@@ -285,7 +285,7 @@ def _measured(
         sheet.write(step)
     passes, seconds = sum(step.passes for step in steps), [run.seconds for run in runs]
     took = Spread(statistics.median(seconds), min(seconds), max(seconds))
-    weight = network.vocab_embed.embedding.dtype
+    weight = network.dtype
     cost = decode_cost(
         config,
         {name: model.config for name, model in models.items() if model is not None},

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from kfexplore.checkpoints.documents import read_json_object, read_text
+from kfexplore.checkpoints.layout import CONFIG_FILE
 from kfexplore.checkpoints.places import by_hand
 from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES
 from kfexplore.checkpoints.registry import TRAINING_FILE
@@ -31,8 +32,11 @@ FETCHED = [f"{role}{rest}" for role in MODELS for rest in ("/*", ".*")] + [
     TRAINING_FILE,
     INFO_FILE,
     *CARD_FILES,
+    CONFIG_FILE,
+    "model.safetensors",
+    "model-*-of-*.safetensors",
 ]
-"""What of a repository is fetched."""
+"""What of a repository is fetched; the last three are those of a model of transformers."""
 
 
 def is_repository(name: str | Path) -> bool:

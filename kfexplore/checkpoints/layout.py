@@ -159,6 +159,18 @@ def _check_state(tensors: Mapping[str, Tensor], config: ModelConfig, where: str)
     """Names and shapes must be exactly those of the module, which is built without memory to ask it."""
     with torch.device("meta"):
         expected = {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+    check_shapes(tensors, expected, where, f"{KIND_NAMES[config.kind]} checkpoint")
+
+
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str, what: str) -> None:
+    """Raises KfError unless tensors have exactly the expected names and shapes.
+
+    Args:
+        tensors: As read.
+        expected: Shape by name.
+        where: The checkpoint's name for the message.
+        what: What it looks like.
+    """
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected]
     wrong = [
@@ -167,9 +179,9 @@ def _check_state(tensors: Mapping[str, Tensor], config: ModelConfig, where: str)
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
     found = [("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong)]
-    problems = [f"{what}: {shortened(names)}" for what, names in found if names]
+    problems = [f"{how}: {shortened(names)}" for how, names in found if names]
     if problems:
         raise KfError(
-            f"{where} looks like a {KIND_NAMES[config.kind]} checkpoint but does not fit one. {'; '.join(problems)}.",
-            f"exactly the {len(expected)} tensors of a model of depth {config.depth}, width {config.width}",
+            f"{where} looks like a {what} but does not fit one. {'; '.join(problems)}.",
+            f"exactly the {len(expected)} tensors of the model that its settings describe",
         )

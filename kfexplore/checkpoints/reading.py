@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import mmap
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sized
@@ -59,7 +60,7 @@ _BROKEN = (
 )
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> dict[str, Tensor]:
     """The named tensors of a `.safetensors` file or of one that torch.save wrote (zip, or the older format).
 
     Of a file with training state the tensors under `state_dict` are taken, and those of nothing else: an
@@ -68,6 +69,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: The file; what it is is told from its content.
+        left_out: Names of tensors of safetensors that do not matter, whatever they hold.
 
     Returns:
         Tensors on the CPU in the type they were saved in (float32, bfloat16, float16 or float64), their values
@@ -80,7 +82,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = given(path)
     try:
         _check_is_file(path)
-        tensors = _read(path)
+        tensors = _read(path, left_out)
     except UnsafeName as error:
         raise KfError(
             f"{path} is refused: its pickle names {shown(error, 200)}, which could run code; no checkpoint needs it.",
@@ -138,7 +140,7 @@ def _check_is_file(path: Path) -> None:
         raise KfError(f"{path} is empty.", "a checkpoint file", "download or copy the file again")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, left_out: re.Pattern[str] | None) -> dict[str, Tensor]:
     """Tells the format from the content, as suffixes are given freely."""
     with path.open("rb") as stream:
         head = stream.read(len(_LFS_POINTER))
@@ -148,7 +150,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         return _read_zip(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         _check_header(path)
-        return _checked_types(load_file(path))
+        held = load_file(path)
+        return _checked_types({n: t for n, t in held.items() if left_out is None or not left_out.search(n)})
     return _read_legacy(path)
 
 

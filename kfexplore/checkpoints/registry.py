@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import huggingface_hub
 import torch
 
+from kfexplore.checkpoints.causal import is_causal
 from kfexplore.checkpoints.documents import read_json_object
 from kfexplore.checkpoints.layout import KIND_NAMES, describe, stated_settings
 from kfexplore.checkpoints.places import by_hand, given
@@ -22,7 +24,7 @@ from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer, highe
 from kfexplore.checkpoints.words import shortened
 from kfexplore.config import Kind, ModelConfig
 from kfexplore.errors import KfError
-from kfexplore.models import Model, build
+from kfexplore.models import CausalConfig, Model, build
 
 PACKAGE = Path(__file__).resolve().parents[1]
 TRAINING_FILE = "training.json"
@@ -92,7 +94,8 @@ class PairParts:
     """Where the parts of a pair are: models for `load_model`, a tokenizer for `load_tokenizer`."""
 
     teacher: Path
-    student: Path
+    """Or the folder of a model of transformers, for `load_causal`."""
+    student: Path | None
     masked: Path | None
     tokenizer: Path | str | None
     info: dict[str, Any]
@@ -156,9 +159,10 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
     """Where the models and the tokenizer of a pair are; published ones are fetched on first use.
 
     Args:
-        name_or_folder: A name of `NAMED`, or a folder with `teacher` and `student`, and optionally `masked`:
+        name_or_folder: A name of `NAMED`, or a folder with `teacher` and optionally `student` and `masked`:
             each a folder that `save_model` wrote or a checkpoint file (teacher.ckpt); and optionally a
-            tokenizer.json and a training.json. A name wins over a folder of that name, which `./tales` means.
+            tokenizer.json and a training.json. Without `teacher`, a folder may itself be a model of transformers.
+            A name wins over a folder of that name, which `./tales` means.
 
     Raises:
         KfError: no such name (near ones are named) or folder, a part is missing, or the hub cannot be
@@ -175,27 +179,24 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
     near = difflib.get_close_matches(str(name_or_folder), NAMED, n=2)
     raise KfError(
         f"There is no pair {str(name_or_folder)!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."),
-        f"{', '.join(NAMED)}, or a folder with a teacher and a student",
+        f"{', '.join(NAMED)}, or a folder with a teacher and, for a learned map, a student",
         "use the pair tales, which needs no download",
     )
 
 
 def fingerprint(parts: PairParts) -> str:
     """Of the weights of teacher and student: sha256 of their files, in hexadecimal."""
-    return hashlib.sha256(b"".join(locate(path).read_bytes() for path in (parts.teacher, parts.student))).hexdigest()
+    files = [locate(path) for path in (parts.teacher, parts.student) if path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def check_pair(
-    teacher: ModelConfig,
-    student: ModelConfig,
-    tokenizer: AnyTokenizer | None = None,
-    masked: ModelConfig | None = None,
+    teacher: ModelConfig | CausalConfig, others: Mapping[str, ModelConfig], tokenizer: AnyTokenizer | None = None
 ) -> None:
-    """Raises KfError unless models and tokenizer share one vocabulary."""
-    others = [("student", student)] + ([("masked model", masked)] if masked else [])
-    for name, config in others:
+    """Raises KfError unless models and tokenizer share one vocabulary; a model of transformers has no mask token."""
+    for name, config in others.items():
         for setting in ("vocab_size", "mask_id"):
-            ours, theirs = getattr(teacher, setting), getattr(config, setting)
+            ours, theirs = getattr(teacher, setting, None), getattr(config, setting)
             if ours != theirs:
                 raise KfError(
                     f"teacher and {name} do not fit together: {setting} is {ours} and {theirs}.",
@@ -305,21 +306,23 @@ def _in_folder(folder: Path, info: dict[str, Any]) -> PairParts:
     if os.path.lexists(training):
         info = {**info, "training": read_json_object(training, 1 << 16)}
     return PairParts(
-        _need(folder, "teacher"),
-        _need(folder, "student"),
+        _teacher_in(folder),
+        _part(folder, "student"),
         _part(folder, "masked"),
         tokenizer if os.path.lexists(tokenizer) else None,
         {**info, "folder": str(folder)},
     )
 
 
-def _need(folder: Path, role: str) -> Path:
-    found = _part(folder, role)
+def _teacher_in(folder: Path) -> Path:
+    found = _part(folder, "teacher")
+    if found is None and is_causal(folder):
+        return folder
     if found is None:
         there = sorted(f.name for f in folder.iterdir())
         raise KfError(
-            f"The pair in {folder} has no {role}.",
-            f"a folder {role}/ or a file {role}.safetensors, {role}.ckpt, ...",
+            f"The pair in {folder} has no teacher.",
+            "a folder teacher/ or a file teacher.safetensors, teacher.ckpt, ...; or a model of transformers",
             f"add it; the folder has: {shortened(there) or 'nothing'}",
         )
     return found

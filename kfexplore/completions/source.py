@@ -41,8 +41,8 @@ class Source:
 
     pair: str | None = None
     """A name or a folder; with neither this nor any below it is `tales`."""
-    files: tuple[Path, Path] | None = None
-    """Checkpoints of teacher and student."""
+    files: tuple[Path, Path | None] | None = None
+    """Checkpoints of teacher and student; None: there is no student."""
     ckpt: Path | None = None
     """One checkpoint, of the model that the decoder asks."""
     task: str | None = None
@@ -101,7 +101,7 @@ def load(source: Source, decoder: DecodeConfig, device: str | None = None) -> Lo
     elif tokenizer is None and source.task:
         tokenizer = load_tokenizer(TASKS[source.task].tokenizer)
     for network in _held(networks):
-        check_pair(network.config, network.config, tokenizer)
+        check_pair(network.config, {}, tokenizer)
     if pair is not None:
         pair = dataclasses.replace(pair, tokenizer=tokenizer)
     return Loaded(networks, tokenizer, source.task or name, pair)

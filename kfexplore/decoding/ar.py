@@ -10,12 +10,12 @@ from torch import Tensor
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import draw
 from kfexplore.decoding.rows import BEGUN, Rows, Step
-from kfexplore.models import Teacher
+from kfexplore.models import AnyTeacher
 
 
 @torch.inference_mode()
 def ar_steps(
-    teacher: Teacher, rows: Rows, noise: Tensor, tau: float = 1.0, settle: bool = True, recorded: bool | None = None
+    teacher: AnyTeacher, rows: Rows, noise: Tensor, tau: float = 1.0, settle: bool = True, recorded: bool | None = None
 ) -> Iterator[Step]:
     """A token a step, as long as there is noise.
 
@@ -44,6 +44,6 @@ def ar_steps(
         yield Step(tokens.clone() if passes.recorded else tokens)
 
 
-def exact_token(teacher: Teacher, ids: Tensor, u: Tensor, tau: float = 1.0) -> Tensor:
+def exact_token(teacher: AnyTeacher, ids: Tensor, u: Tensor, tau: float = 1.0) -> Tensor:
     """G* for one noise value (1,) after a whole row of ids (1, N), nothing cached: the token (1,)."""
     return draw(teacher(ids, read=1), u[None], tau)[0][0]

@@ -21,7 +21,7 @@ from kfexplore.decoding.mdlm import mdlm_steps
 from kfexplore.decoding.pflm import pflm_steps
 from kfexplore.decoding.rows import Rows, Sheet, Step
 from kfexplore.errors import KfError
-from kfexplore.models import MaskedModel, Student, Teacher
+from kfexplore.models import AnyTeacher, MaskedModel, Student
 from kfexplore.results import Decoded, Floats
 
 ORDER_NOISE = 2**32
@@ -34,7 +34,7 @@ JACOBI_GUESSES = 64
 class Networks:
     """The models that decoders ask; each needs only some."""
 
-    teacher: Teacher | None = None
+    teacher: AnyTeacher | None = None
     student: Student | None = None
     masked: MaskedModel | None = None
 
@@ -123,7 +123,7 @@ def decode(
     if noise.shape[0] != needed[0] or noise.shape[1] < needed[1]:
         raise KfError(f"The noise has the shape {noise.shape}.", f"{needed}: a row a sample, and a value a new token")
     if settle is None:
-        settle = network.device.type == "cpu" and network.vocab_embed.embedding.dtype == torch.float32
+        settle = network.device.type == "cpu" and network.dtype == torch.float32
     u = torch.from_numpy(np.ascontiguousarray(noise)).to(network.device)
     rows = Rows(prompts, len(noise[0]) + k + 1, network.device)
     if config.decoder == "mdlm":
@@ -132,7 +132,7 @@ def decode(
     if config.decoder == "pflm":
         assert isinstance(network, Student)
         return pflm_steps(network, rows, u, k, config, settle, recorded)
-    assert isinstance(network, Teacher)
+    assert isinstance(network, AnyTeacher)
     if config.decoder == "ar":
         return ar_steps(network, rows, u, config.tau, settle, recorded)
     student = networks.student if config.guess == "student" else None
@@ -175,21 +175,21 @@ def collect(steps: Iterator[Step], batch: int, new_tokens: int, eos: int | None 
     return Decoded(sheet.tokens, sheet.lengths, passes, np.array(kept), time.perf_counter() - start)
 
 
-def _network(config: DecodeConfig, networks: Networks) -> Teacher | Student | MaskedModel:
+def _network(config: DecodeConfig, networks: Networks) -> AnyTeacher | Student | MaskedModel:
     """The model whose vocabulary and context hold.
 
     Raises:
         KfError: it is not there.
     """
     name = {"pflm": "student", "mdlm": "masked"}.get(config.decoder, "teacher")
-    network: Teacher | Student | MaskedModel | None = getattr(networks, name)
+    network: AnyTeacher | Student | MaskedModel | None = getattr(networks, name)
     if network is None:
         what = {"student": "a student", "masked": "a masked model", "teacher": "a teacher"}[name]
         raise KfError(f"{config.decoder} needs {what}, and there is none.", "a decoder whose models the pair has")
     return network
 
 
-def _check(network: Teacher | Student | MaskedModel, prompts: list[list[int]], new_tokens: int) -> None:
+def _check(network: AnyTeacher | Student | MaskedModel, prompts: list[list[int]], new_tokens: int) -> None:
     config = network.config
     if not prompts or not all(prompts):
         raise KfError("There is no prompt to continue.", "at least one sample, and at least one token")

@@ -18,13 +18,13 @@ from kfexplore.decoding.ar import exact_token
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import draw
 from kfexplore.decoding.rows import BEGUN, Rows, Step
-from kfexplore.models import Student, Teacher
+from kfexplore.models import AnyTeacher, Student
 from kfexplore.results import Ints
 
 
 @torch.inference_mode()
 def lossless_steps(
-    teacher: Teacher,
+    teacher: AnyTeacher,
     student: Student | None,
     rows: Rows,
     noise: Tensor,
@@ -93,7 +93,7 @@ def lossless_steps(
 
 
 def _settled(
-    teacher: Teacher, ids: Tensor, exact: Tensor, guesses: Tensor, doubts: Tensor, u: Tensor, tau: float
+    teacher: AnyTeacher, ids: Tensor, exact: Tensor, guesses: Tensor, doubts: Tensor, u: Tensor, tau: float
 ) -> int:
     """Tokens of one row that hold, those in doubt among them decided by the row alone; `exact` is put right."""
     for position in range(len(exact)):

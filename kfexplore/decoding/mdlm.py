@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kfexplore.decoding.cdf import cdf, choose
 from kfexplore.decoding.rows import BEGUN, Rows, Step
+from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel
 from kfexplore.results import Floats
 
@@ -58,12 +59,18 @@ def mdlm_steps(masked: MaskedModel, rows: Rows, noise: Tensor, k: int, ranks: Fl
 
 
 def _draws(masked: MaskedModel, ids: Tensor, at: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens of positions `at` (R, m) of rows ids (R, N) by noise u (R, m), and their probabilities."""
+    """Tokens of positions `at` (R, m) of rows ids (R, N) by noise u (R, m), and their probabilities.
+
+    Raises:
+        KfError: there are none: weights can be finite and too large.
+    """
     hidden = masked.hidden(ids).gather(1, at[..., None].expand(-1, -1, masked.config.width))
     tokens, likely = [], []
     tile = max(1, ENTRIES_AT_ONCE // masked.config.vocab_size)
     for part, values in zip(hidden.flatten(0, 1).split(tile), u.flatten().split(tile), strict=True):
         law = cdf(masked.read(part[None])[0])
+        if bool(law[:, -1].isnan().any()):
+            raise KfError("The masked model's logits are not finite.", "sound weights")
         token, _ = choose(law, values[:, None])
         below = law.gather(1, (token - 1).clamp_min(0)) * (token > 0)
         tokens.append(token[:, 0])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kfexplore.decoding.rows import Rows
-from kfexplore.models import StaticCache, Student, Teacher, lean_blocks
+from kfexplore.models import AnyTeacher, CausalLM, StaticCache, Student, lean_blocks
 
 GRAPH_STRIDE = 128
 """Keys read by a recorded pass are a multiple of this, so that few shapes are recorded."""
@@ -25,7 +25,7 @@ KEPT = 2
 """Unused sets of buffers that a network keeps; the oldest goes first."""
 
 Tensors = tuple[Tensor, ...]
-Network = Teacher | Student
+Network = AnyTeacher | Student
 
 
 @dataclass
@@ -48,20 +48,20 @@ class Passes:
         network: Teacher or student.
         rows: The samples; all but the last token of each is read at once here.
         slots: The most noise slots, or guesses, that follow a row's end.
-        recorded: Whether passes are recorded as CUDA graphs; None: where the network is on CUDA.
+        recorded: Whether passes are recorded as CUDA graphs; None: where a network of ours is on CUDA.
     """
 
     def __init__(self, network: Network, rows: Rows, slots: int, recorded: bool | None = None) -> None:
         self.network, self.rows = network, rows
-        self.recorded = network.device.type == "cuda" if recorded is None else recorded
+        ours = not isinstance(network, CausalLM)
+        self.recorded = ours and network.device.type == "cuda" if recorded is None else recorded
         stride = GRAPH_STRIDE if self.recorded else 1
         capacity = -(-(rows.capacity + slots) // stride) * stride
-        weights = network.vocab_embed.embedding
-        shape = (len(rows), capacity, stride, weights.dtype, weights.device)
+        shape = (len(rows), capacity, stride, network.dtype, network.device)
         self._buffers = _taken(network, shape) or _Buffers(shape, StaticCache(capacity, stride))
         weakref.finalize(self, _left, weakref.ref(network), self._buffers)
         self.cache = self._buffers.cache
-        self.cache.blocks = lean_blocks(network)
+        self.cache.blocks = None if isinstance(network, CausalLM) else lean_blocks(network)
         self.prefill()
 
     def prefill(self) -> None:
@@ -69,7 +69,7 @@ class Passes:
         before = int(self.rows.ends.max()) - 1
         if before:
             self.cache.place(0, before)
-            self.network.run_blocks(self.network.vocab_embed(self.rows.ids[:, :before]), self.cache)
+            self.network.fill(self.rows.ids[:, :before], self.cache)
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.cdf import cdf, invert
 from kfexplore.decoding.generate import Networks, slots
-from kfexplore.models import KVCache, MaskedModel, Student, Teacher
+from kfexplore.models import AnyTeacher, KVCache, MaskedModel, Student
 from kfexplore.results import Floats, Ints
 
 
@@ -40,7 +40,7 @@ def reference(
     return np.array(written)
 
 
-def _ar(teacher: Teacher, prompt: list[int], noise: Tensor, tau: float) -> list[int]:
+def _ar(teacher: AnyTeacher, prompt: list[int], noise: Tensor, tau: float) -> list[int]:
     row = list(prompt)
     for u in noise:
         logits = teacher(torch.tensor([row]))[0, -1]

@@ -15,6 +15,7 @@ from kfexplore import noise
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.text import stretches, text_ids
+from kfexplore.models import Teacher
 from kfexplore.pair import Pair
 from kfexplore.results import Agreement, Bin, Floats, Ints
 from kfexplore.training.targets import exact_targets
@@ -38,8 +39,10 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
     Raises:
         KfError: no tokenizer, a context too short for a block, fewer than two windows, or a text shorter than that.
     """
+    teacher, student = pair.teacher, pair.need_student()
+    assert isinstance(teacher, Teacher)  # a student shares the mask token of its teacher
     contexts, places, tokens = _drawn(pair, texts, windows, groups, seed)
-    (windows, groups), slots = places.shape, pair.student.config.block
+    (windows, groups), slots = places.shape, student.config.block
     hits, margins = np.empty((windows, groups, slots), dtype=bool), np.empty((windows, groups, slots))
     entropies, losses, nll = np.empty((windows, groups)), [], []
     for w, stretch in enumerate(tqdm(contexts, desc="agreement", leave=False)):
@@ -47,8 +50,8 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         ends = torch.from_numpy(places[w])[None].to(context.device)
         u = torch.from_numpy(noise.uniform(seed, range(w * groups, (w + 1) * groups), 0, slots))[None]
         u = u.to(context.device)
-        exact = exact_targets(pair.teacher, context, u, ends)
-        logits = pair.student.group_logits(context, u, ends)
+        exact = exact_targets(teacher, context, u, ends)
+        logits = student.group_logits(context, u, ends)
         top = logits[0].topk(2, dim=-1).values
         law = pair.teacher.log_probs(context)[0]
         hits[w] = (logits.argmax(dim=-1) == exact)[0].cpu().numpy()

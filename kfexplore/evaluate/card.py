@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kfexplore.models import Model
+from kfexplore.models import AnyModel
 from kfexplore.pair import Pair
 from kfexplore.results import Bin, Estimate, Evaluation, SampleQuality
 
@@ -17,7 +17,8 @@ _LIMITS = "What is measured holds for this text, these settings and this seed; o
 
 def model_card(pair: Pair, measured: Evaluation) -> str:
     """The card, as Markdown; every number in it is measured, told from the tensors or given by the pair's info."""
-    found, config = measured.agreement, pair.teacher.config
+    found, student = measured.agreement, pair.need_student()
+    config = student.config
     slots = range(len(found.agreement_by_slot))
     by_slot = _table(
         ["slot", "token equals the exact one", "student's loss on the exact token (nats; ideal 0)"],
@@ -36,7 +37,7 @@ def model_card(pair: Pair, measured: Evaluation) -> str:
 A teacher and its push-forward student{_origin(pair.info)}.
 This card is written by `kfexplore eval`; no number in it is typed by hand.
 
-- Teacher: {_size(pair.teacher)}. Student: {_size(pair.student)}, K = {pair.student.config.block}.{masked}
+- Teacher: {_size(pair.teacher)}. Student: {_size(student)}, K = {config.block}.{masked}
 - Width {config.width}, {config.heads} heads, context {config.context} tokens, {config.vocab_size} tokens with the mask.
 {_facts(pair.info)}
 ## Agreement with the exact map
@@ -206,5 +207,5 @@ def _range(found: Estimate, digits: int = 0) -> str:
     return f"{found.value:.{digits}%} [{found.low:.{digits}%}, {found.high:.{digits}%}]"
 
 
-def _size(model: Model) -> str:
+def _size(model: AnyModel) -> str:
     return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters in {model.config.depth} blocks"

@@ -47,10 +47,11 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     """Measures a pair on texts that it was not trained on.
 
     Raises:
-        KfError: no tokenizer; a text too short for the windows or samples; samples that the context cannot hold; a
-            judge that cannot be loaded.
+        KfError: no student or tokenizer; a text too short for the windows or samples; samples that the context cannot
+            hold; a judge that cannot be loaded.
     """
-    started, context = time.perf_counter(), pair.student.config.context
+    started, student = time.perf_counter(), pair.need_student()
+    context = student.config.context
     settings = replace(
         settings,
         prefix=min(USUAL_PREFIX, context // 4) if settings.prefix is None else settings.prefix,
@@ -63,7 +64,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     judge = load_judge(settings.judge, device) if settings.judge else None
     length = settings.prefix + settings.new_tokens
     prefixes = stretches(text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
-    chosen = decoders(pair.student.config.block, settings.penalty, settings.dither)
+    chosen = decoders(student.config.block, settings.penalty, settings.dither)
     # Samples come first: what is wrong with their settings shows at once.
     written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)
     rows = _judged(pair, prefixes, written, scored(pair.teacher, prefixes, written), ppl_model, judge, settings.seed)
@@ -75,7 +76,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
         samples=rows,
         settings={**asdict(settings), "samples": len(prefixes)},
         device=str(device),
-        dtype=str(next(pair.student.parameters()).dtype).removeprefix("torch."),
+        dtype=str(student.dtype).removeprefix("torch."),
         versions={library: version(library) for library in ("torch", "numpy", "tokenizers", "transformers")},
         seconds=time.perf_counter() - started,
     )

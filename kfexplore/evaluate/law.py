@@ -37,6 +37,7 @@ def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int =
     Raises:
         KfError: as `agreement`.
     """
+    student = pair.need_student()
     u = torch.from_numpy(steps(resolution)).to(pair.teacher.device)
     measured = []
     for c, stretch in enumerate(tqdm(stretches(text_ids(pair, texts), contexts, pair.room), desc="law", leave=False)):
@@ -44,10 +45,8 @@ def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int =
         context = torch.from_numpy(stretch[:end])[None].to(u.device)
         logits = pair.teacher(context, read=1)[0, 0]
         law = logits.double().softmax(dim=-1)
-        cache = pair.student.prefill(context)
-        learned = [
-            pair.student(None, part[:, None], cache.branch())[:, 0].argmax(dim=-1) for part in u.split(ROWS_AT_ONCE)
-        ]
+        cache = student.prefill(context)
+        learned = [student(None, part[:, None], cache.branch())[:, 0].argmax(dim=-1) for part in u.split(ROWS_AT_ONCE)]
         measured.append([_distance(law, tokens) for tokens in (torch.cat(learned), invert(cdf(logits), u))])
     learned_tv, exact_tv = np.array(measured).T
     return SlotLaw(intervals.mean(learned_tv), float(exact_tv.mean()), len(measured), resolution)

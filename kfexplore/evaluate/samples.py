@@ -13,7 +13,7 @@ from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
 from kfexplore.evaluate import diversity, intervals
-from kfexplore.models import Teacher
+from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, Floats, Ints, SampleQuality
 
@@ -69,7 +69,7 @@ def write(
 
 
 @torch.inference_mode()
-def token_losses(teacher: Teacher, prefixes: Ints, tokens: Ints) -> Floats:
+def token_losses(teacher: AnyTeacher, prefixes: Ints, tokens: Ints) -> Floats:
     """Teacher's loss of each new token (S, n) after prefixes (S, N), at temperature 1; (S, n) nats."""
     whole = torch.from_numpy(np.concatenate([prefixes, tokens], axis=1)).to(teacher.device)
     first, found = prefixes.shape[1], []
@@ -89,7 +89,7 @@ def quality(written: list[Written], losses: list[Floats]) -> list[SampleQuality]
     return [_measured(each, own, means[0]) for each, own in zip(written, means, strict=True)]
 
 
-def scored(teacher: Teacher, prefixes: Ints, written: list[Written]) -> list[SampleQuality]:
+def scored(teacher: AnyTeacher, prefixes: Ints, written: list[Written]) -> list[SampleQuality]:
     """`quality` of what was written, scored by the teacher."""
     return quality(written, [token_losses(teacher, prefixes, each.tokens) for each in written])
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kfexplore.errors import KfError
-from kfexplore.models import KVCache, Teacher
+from kfexplore.models import AnyTeacher, KVCache
 from kfexplore.pair import Pair
 from kfexplore.results import BlockLaw, Bounded, Floats, Ints
 
@@ -52,7 +52,7 @@ class TeacherTree:
     """
 
     @torch.inference_mode()
-    def __init__(self, teacher: Teacher, ids: Ints) -> None:
+    def __init__(self, teacher: AnyTeacher, ids: Ints) -> None:
         self.teacher = teacher
         self._cache = KVCache()
         context = torch.from_numpy(ids)[None].to(teacher.device)

@@ -63,17 +63,16 @@ def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal:
     """Every sampler that the pair allows, the teacher first.
 
     Args:
-        pair: Teacher, student, and maybe a masked model.
+        pair: Teacher, and maybe student and masked model.
         ids: The context.
-        k: Slots, 2 .. 4 and no more than the student's.
+        k: Slots, 2 .. 4 and no more than the pair's.
         tree: The context under the teacher.
         ideal: (K, V) the teacher's own marginals of the slots.
     """
-    found = [
-        Sampler("teacher", k, lambda seed, samples: teacher_blocks(pair, ids, k, seed, samples, tree=tree)),
-        Sampler("student", 1, lambda seed, samples: student_blocks(pair, ids, k, seed, samples)),
-        Sampler("ideal MDLM", 1, lambda seed, samples: product_blocks(ideal, seed, samples), ideal),
-    ]
+    found = [Sampler("teacher", k, lambda seed, samples: teacher_blocks(pair, ids, k, seed, samples, tree=tree))]
+    if pair.student is not None:
+        found.append(Sampler("student", 1, lambda seed, samples: student_blocks(pair, ids, k, seed, samples)))
+    found.append(Sampler("ideal MDLM", 1, lambda seed, samples: product_blocks(ideal, seed, samples), ideal))
     if pair.masked is None:
         return found
     masked = need_masked(pair)
@@ -117,7 +116,7 @@ def _most_blocks(masked: MaskedModel, context: int, first: Floats, passes: int) 
 
 def check_slots(pair: Pair, k: int) -> None:
     """Raises KfError unless blocks of k tokens can be studied with this pair."""
-    most = min(LARGEST_BLOCK, pair.student.config.block)
+    most = min(LARGEST_BLOCK, pair.slots)
     if not 2 <= k <= most:
         raise KfError(f"k is {k}.", f"2 to {most} for this pair" if most > 1 else "a student of at least two slots")
 
@@ -164,7 +163,7 @@ def teacher_blocks(
 @torch.inference_mode()
 def student_blocks(pair: Pair, ids: list[int], k: int, seed: int, samples: range) -> Ints:
     """The learned map of keyed noise, one pass, argmax."""
-    student = pair.student
+    student = pair.need_student()
     cache = student.prefill(torch.tensor([ids], device=student.device))
     u = torch.from_numpy(noise.uniform(seed, samples, 0, k)).to(student.device)
     tile = max(1, min(TOKENS_AT_ONCE // k, ENTRIES_AT_ONCE // (k * student.config.vocab_size)))

@@ -46,9 +46,10 @@ def study(
     """The exact law of the next two tokens, the total correlation of the next k, and what every sampler makes of them.
 
     Args:
-        pair: Teacher, student, and maybe a masked model; without one its samplers are left out, which `notes` says.
+        pair: Teacher, and maybe student and masked model; samplers of those it has not are left out, which `notes`
+            says.
         ids: The context.
-        k: Slots, 2 to 4 and no more than the student's.
+        k: Slots, 2 to 4 and no more than the pair's.
         blocks: N of each sampler.
         seed: Keys all noise, with the sample number.
         first: M, see `pair_law`.
@@ -135,9 +136,8 @@ def _distance(sampler: Sampler, law: BlockLaw) -> float | None:
 
 
 def _notes(pair: Pair, law: BlockLaw, known: bool, blocks: int, rows: list[SamplerLaw]) -> list[str]:
-    notes = []
-    if pair.masked is None:
-        notes.append("This pair has no masked model: its samplers are left out.")
+    missing = [name for name, model in (("student", pair.student), ("masked model", pair.masked)) if model is None]
+    notes = [f"This pair has no {name}: its samplers are left out." for name in missing]
     if law.uncovered:
         notes.append(
             f"{len(law.first)} first tokens are considered; the others have a probability of {law.uncovered:.2%}."

@@ -2,7 +2,8 @@
 
 Both maps are evaluated slot by slot over a tree. Slot j of the exact map depends on the context and the tokens before
 it, so each distinct token prefix is evaluated once; slot j of the learned map depends on the noise up to j, so each
-distinct noise prefix is evaluated once (causality). A sweep or a grid is then nothing but a list of noise vectors.
+distinct noise prefix is evaluated once (causality), and all slots up to the next branching in one pass. A sweep or a
+grid is then nothing but a list of noise vectors.
 
 A map must not depend on the batch that it is computed in, yet floating point does, by some 1e-5 in a logit. Where a
 decision is near enough to turn, it is settled by the pass that decides it for a single noise vector, whose shape is
@@ -19,19 +20,26 @@ import torch
 from torch import Tensor
 
 from kfexplore.decoding.cdf import cdf, choose
-from kfexplore.models import KVCache, Student, Teacher
-from kfexplore.results import Floats, Ints
+from kfexplore.models import AnyTeacher, KVCache, Student
+from kfexplore.results import Floats, Ints, Learned
 
 NEAR_TIE = 1e-3
 """Logit margin (nats) below which a learned token is settled alone; batches were seen to differ by 1.3e-5."""
 NEAR_EDGE = 5e-5
 """Distance in u below which an exact token is settled alone; batches were seen to differ by 4e-6."""
 TILE = 1024
-"""Most prefixes evaluated at once."""
+"""Most tokens, or slots of noise, evaluated at once."""
 REMEMBERED = 64
 """Most laws of single prefixes that are kept; the least recently used goes first."""
+EXACT_SLOTS = 8
+"""Most slots of a block without a student, which alone has a K: the exact map goes on as long as one likes."""
 
 Tokens = tuple[int, ...]
+
+
+def most_slots(student: Student | None) -> int:
+    """The most slots of a block: the student's K, `EXACT_SLOTS` without one."""
+    return EXACT_SLOTS if student is None else student.config.block
 
 
 class HeldContext:
@@ -39,24 +47,20 @@ class HeldContext:
 
     Args:
         teacher: The teacher.
-        student: The student, of the same vocabulary.
+        student: The student, of the same vocabulary; None: there is no learned map.
         ids: (N,) int64 context, N >= 1.
     """
 
     @torch.inference_mode()
-    def __init__(self, teacher: Teacher, student: Student, ids: Tensor) -> None:
+    def __init__(self, teacher: AnyTeacher, student: Student | None, ids: Tensor) -> None:
         self.teacher, self.student, self.ids = teacher, student, ids
         cache = KVCache()
         first = teacher(ids[None].to(teacher.device), cache, read=1)[0, 0]
         self._laws: OrderedDict[Tokens, tuple[Tensor, KVCache]] = OrderedDict()
         self._lock = threading.RLock()  # of _laws: a page asks for tables and points at the same time
         self._root = (cdf(first), cache.branch())
-        self._student_cache = student.prefill(ids[None].to(student.device))
-
-    @property
-    def slots(self) -> int:
-        """K, the most slots that the student was trained on."""
-        return self.student.config.block
+        self._learned = _LearnedMap(student, ids) if student is not None else None
+        self.slots = most_slots(student)
 
     @torch.inference_mode()
     def exact(self, u: Floats) -> tuple[Ints, Floats]:
@@ -92,36 +96,9 @@ class HeldContext:
                 branch = KVCache.join(branches).select(children[:, 0])
         return tokens.cpu().numpy(), edges.cpu().numpy()
 
-    @torch.inference_mode()
-    def learned(self, u: Floats) -> tuple[Ints, Floats]:
-        """The student: noise (R, k) -> tokens (R, k) and logit margins (R, k), by argmax with no penalty."""
-        noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.student.device)
-        if len(u) == 1:
-            chosen, margin = self._learned_alone(noise[0])
-            return chosen[None].cpu().numpy(), margin[None].cpu().numpy()
-        tokens = torch.empty(noise.shape, dtype=torch.int64, device=noise.device)
-        margins = torch.empty_like(noise)
-        prefixes = noise.new_empty((1, 0))
-        node = tokens.new_zeros(len(u))
-        branch = self._student_cache.branch()
-        for j in range(noise.shape[1]):
-            children, node = torch.unique(torch.stack([node.double(), noise[:, j]], 1), dim=0, return_inverse=True)
-            parents = children[:, 0].long()
-            prefixes = torch.cat([prefixes[parents], children[:, 1:]], dim=1)
-            answers, branches = [], []
-            for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
-                grown = branch.select(parents[tile])
-                answers.append(_argmax(self.student(None, prefixes[tile, -1:], grown, keep_noise=1)[:, 0]))
-                if j + 1 < noise.shape[1]:
-                    branches.append(grown)
-            picked, gap = (torch.cat(part) for part in zip(*answers, strict=True))
-            for n in (gap < NEAR_TIE).nonzero()[:, 0].tolist():
-                alone = self._learned_alone(prefixes[n])
-                picked[n], gap[n] = alone[0][j], alone[1][j]
-            tokens[:, j], margins[:, j] = picked[node], gap[node]
-            if branches:
-                branch = KVCache.join(branches)
-        return tokens.cpu().numpy(), margins.cpu().numpy()
+    def learned(self, u: Floats) -> Learned | None:
+        """The student: noise (R, k) -> tokens and logit margins (R, k), by argmax with no penalty."""
+        return self._learned(u) if self._learned is not None else None
 
     def _exact_alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """One noise vector (k,), a token a pass: tokens (k,), edges (k,)."""
@@ -132,13 +109,6 @@ class HeldContext:
             prefix = (*prefix, int(answers[-1][0]))
         chosen, edge = (torch.cat(part) for part in zip(*answers, strict=True))
         return chosen, edge
-
-    def _learned_alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """One noise vector (k,) in one pass over all K slots, the rest filled up: tokens (k,), margins (k,)."""
-        full = noise.new_full((1, self.slots), 0.5)
-        full[0, : len(noise)] = noise
-        chosen, margin = _argmax(self.student(None, full, self._student_cache.branch())[0])
-        return chosen[: len(noise)], margin[: len(noise)]
 
     def _law(self, prefix: Tokens) -> tuple[Tensor, KVCache]:
         """F (V,) after the context and one prefix, taken token by token in one row, and the branch it left."""
@@ -154,6 +124,68 @@ class HeldContext:
                     self._laws.popitem(last=False)
             self._laws.move_to_end(prefix)
             return self._laws[prefix]
+
+
+class _LearnedMap:
+    """A context under the student."""
+
+    def __init__(self, student: Student, ids: Tensor) -> None:
+        self.student = student
+        self.cache = student.prefill(ids[None].to(student.device))
+
+    @torch.inference_mode()
+    def __call__(self, u: Floats) -> Learned:
+        """Noise (R, k) -> tokens and logit margins (R, k)."""
+        noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.student.device)
+        if len(u) == 1:
+            chosen, margin = self._alone(noise[0])
+            return Learned(chosen[None].cpu().numpy(), margin[None].cpu().numpy())
+        tokens = torch.empty(noise.shape, dtype=torch.int64, device=noise.device)
+        margins = torch.empty_like(noise)
+        prefixes = noise.new_empty((1, 0))
+        branch = self.cache.branch()
+        for parents, values, node in _tree(noise):
+            first, stop = prefixes.shape[1], prefixes.shape[1] + values.shape[1]
+            prefixes = torch.cat([prefixes[parents], values], dim=1)
+            answers, branches = [], []
+            for tile in torch.arange(len(prefixes), device=node.device).split(max(1, TILE // (stop - first))):
+                grown = branch.select(parents[tile])
+                answers.append(_argmax(self.student(None, values[tile], grown, keep_noise=stop - first)))
+                if stop < noise.shape[1]:
+                    branches.append(grown)
+            picked, gap = (torch.cat(part) for part in zip(*answers, strict=True))
+            for n in (gap < NEAR_TIE).any(dim=1).nonzero()[:, 0].tolist():
+                alone = self._alone(prefixes[n])
+                picked[n], gap[n] = alone[0][first:], alone[1][first:]
+            tokens[:, first:stop], margins[:, first:stop] = picked[node], gap[node]
+            if branches:
+                branch = KVCache.join(branches)
+        return Learned(tokens.cpu().numpy(), margins.cpu().numpy())
+
+    def _alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """One noise vector (k,) in one pass over all K slots, the rest filled up: tokens (k,), margins (k,)."""
+        full = noise.new_full((1, self.student.config.block), 0.5)
+        full[0, : len(noise)] = noise
+        chosen, margin = _argmax(self.student(None, full, self.cache.branch())[0])
+        return chosen[: len(noise)], margin[: len(noise)]
+
+
+def _tree(noise: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The distinct prefixes of noise vectors (R, k), by stretches of slots in which none of them branches.
+
+    Returns:
+        For each stretch of s slots with n prefixes: the prefix before it that each goes on from (n,), the values that
+        it adds (n, s), and the prefix that each vector has reached (R,).
+    """
+    stretches: list[tuple[Tensor, Tensor, Tensor]] = []
+    node = torch.zeros(len(noise), dtype=torch.int64, device=noise.device)
+    for column in noise.split(1, dim=1):
+        children, node = torch.unique(torch.cat([node[:, None].double(), column], 1), dim=0, return_inverse=True)
+        parents, values = children[:, 0].long(), children[:, 1:]
+        if stretches and len(stretches[-1][0]) == len(children):  # one child each, in the order of the parents
+            parents, values = stretches[-1][0], torch.cat([stretches.pop()[1], values], dim=1)
+        stretches.append((parents, values, node))
+    return stretches
 
 
 def _members(node: Tensor, count: int) -> tuple[Tensor, ...]:

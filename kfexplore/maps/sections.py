@@ -17,20 +17,25 @@ def block(context: HeldContext, u: Floats) -> Block:
     """The tokens of noise vectors u (B, k), 1 <= k <= K.
 
     Raises:
-        KfError: k is 0 or beyond the trained one, or a value is outside [0, 1).
+        KfError: k is 0 or beyond `context.slots`, or a value is outside [0, 1).
     """
     u = np.atleast_2d(noise.checked(u))
     _check_slots(context, u.shape[1])
-    teacher, edges = context.exact(u)
-    student, margins = context.learned(u)
-    return Block(u, teacher, student, edges, margins)
+    return Block(u, *context.exact(u), context.learned(u))
 
 
-def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int) -> list[Sweep]:
-    """One sweep for each of `slots`, all evaluated together; u (k,) is where the sliders stand.
+def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int, every: int = 1) -> list[Sweep]:
+    """One sweep for each of `slots`, all evaluated together.
+
+    Args:
+        context: Held ready.
+        u: (k,) noise, where the sliders stand.
+        slots: From 0, each of them once or more.
+        resolution: Steps R of a slider.
+        every: Only the middle step of so many is evaluated, R / every in all.
 
     Raises:
-        KfError: as `block`; a slot that u does not have; a resolution outside 1 .. 1024.
+        KfError: as `block`; a slot that u does not have; a resolution outside 1 .. 1024, or no multiple of `every`.
     """
     u = noise.checked(u)
     if not slots:
@@ -38,12 +43,15 @@ def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int) -
     for slot in slots:
         _check_slot(slot, len(u))
     points = _check_resolution(resolution)
-    rows = np.tile(u, (len(slots), resolution, 1))
+    if every < 1 or resolution % every:
+        raise KfError(f"Every {every} of {resolution} steps were asked for.", f"a divisor of {resolution}")
+    points = points[every // 2 :: every]
+    rows = np.tile(u, (len(slots), len(points), 1))
     for row, slot in enumerate(slots):
         rows[row, :, slot] = points
     whole = block(context, rows.reshape(-1, len(u)))
-    starts = range(0, len(rows) * resolution, resolution)
-    return [Sweep(slot, u, whole.take(slice(a, a + resolution))) for slot, a in zip(slots, starts, strict=True)]
+    starts = range(0, len(slots) * len(points), len(points))
+    return [Sweep(slot, u, whole.take(slice(a, a + len(points)))) for slot, a in zip(slots, starts, strict=True)]
 
 
 def sweep(context: HeldContext, u: Floats, slot: int, resolution: int = 512) -> Sweep:
@@ -65,22 +73,13 @@ def grid(context: HeldContext, u: Floats, slots: tuple[int, int], resolution: in
     rows = np.tile(u[: j + 1], (resolution, resolution, 1))
     rows[:, :, i], rows[:, :, j] = points[:, None], points[None, :]
     whole = block(context, rows.reshape(-1, j + 1))
-    shape, moved = (resolution, resolution, 2), [i, j]
-    return Grid(
-        slots=(i, j),
-        u=u,
-        teacher=whole.teacher[:, moved].reshape(shape),
-        student=whole.student[:, moved].reshape(shape),
-        margins=whole.margins[:, moved].reshape(shape),
-    )
+    at = np.arange(resolution**2).reshape(resolution, resolution, 1), np.array([i, j])
+    return Grid((i, j), u, whole.teacher[at], whole.learned.take(at) if whole.learned else None)
 
 
 def _check_slots(context: HeldContext, count: int) -> None:
     if not 1 <= count <= context.slots:
-        raise KfError(
-            f"{count} noise values were given.",
-            f"1 to {context.slots}, the block this student was trained on",
-        )
+        raise KfError(f"{count} noise values were given.", f"1 to {context.slots}, the most slots of this pair")
 
 
 def _check_slot(slot: int, count: int) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
+from kfexplore.models.causal import CausalConfig, CausalLM, causal_network, place_weights
 from kfexplore.models.lean import lean_blocks
 from kfexplore.models.masked import MaskedModel
 from kfexplore.models.static import StaticCache
@@ -13,8 +14,27 @@ from kfexplore.models.student import Student
 from kfexplore.models.teacher import Teacher
 
 Model = Teacher | Student | MaskedModel
+"""Of this package's own layout."""
+AnyTeacher = Teacher | CausalLM
+AnyModel = Model | CausalLM
 
-__all__ = ["KVCache", "MaskedModel", "Model", "StaticCache", "Student", "Teacher", "begin_from", "build", "lean_blocks"]
+__all__ = [
+    "AnyModel",
+    "AnyTeacher",
+    "CausalConfig",
+    "CausalLM",
+    "KVCache",
+    "MaskedModel",
+    "Model",
+    "StaticCache",
+    "Student",
+    "Teacher",
+    "begin_from",
+    "build",
+    "causal_network",
+    "lean_blocks",
+    "place_weights",
+]
 
 
 def build(config: ModelConfig) -> Model:

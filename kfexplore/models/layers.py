@@ -128,6 +128,10 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         return self.vocab_embed.embedding.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vocab_embed.embedding.dtype
+
     def run_blocks(self, x: Tensor, cache: Cache | None, keep: int = 0, cond: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, H) of embedded tokens x (B, T, H).
 
@@ -150,5 +154,9 @@ class Backbone(nn.Module):
     def prefill(self, ids: Tensor, capacity: int | None = None) -> KVCache:
         """The cache of a context ids (B, N), without reading the head."""
         cache = KVCache(capacity=capacity)
-        self.run_blocks(self.vocab_embed(ids), cache, keep=ids.shape[1])
+        self.fill(ids, cache)
         return cache
+
+    def fill(self, ids: Tensor, cache: Cache) -> None:
+        """Reads ids (B, N) into a cache, which keeps them; the head is not asked."""
+        self.run_blocks(self.vocab_embed(ids), cache, keep=ids.shape[1])

@@ -20,7 +20,20 @@ from kfexplore.results.laws import (
     ToyLaw,
     Unmasking,
 )
-from kfexplore.results.maps import Band, Block, Decoded, Floats, Grid, Ints, Region, Sweep, Which, steps
+from kfexplore.results.maps import (
+    Band,
+    Block,
+    Decoded,
+    Floats,
+    Grid,
+    Ints,
+    Learned,
+    Region,
+    Sweep,
+    Which,
+    no_student,
+    steps,
+)
 from kfexplore.results.quality import Agreement, Bin, Estimate, Evaluation, SampleQuality, SlotLaw
 from kfexplore.results.text import Line, Written
 from kfexplore.results.timing import Cost, Gain, Limits, Spread, TimingRow
@@ -45,6 +58,7 @@ __all__ = [
     "Grid",
     "Independence",
     "Ints",
+    "Learned",
     "Limits",
     "Line",
     "ProductError",
@@ -61,5 +75,6 @@ __all__ = [
     "Unmasking",
     "Which",
     "Written",
+    "no_student",
     "steps",
 ]

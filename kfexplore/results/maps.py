@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from kfexplore.errors import KfError
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -19,29 +21,81 @@ def steps(resolution: int) -> Floats:
     return (np.arange(resolution) + 0.5) / resolution
 
 
+def no_student() -> KfError:
+    """What is raised where a pair without a student is asked for what a student alone can tell."""
+    return KfError(
+        "This pair has no student.",
+        "a pair with a student; exact maps, laws and AR need the teacher alone",
+        "use the pair tales, or name a student beside the teacher (--student FILE)",
+    )
+
+
+class Learned(NamedTuple):
+    """The student's part of an answer, of the shape of the exact tokens beside it."""
+
+    tokens: Ints
+    """Tokens of the learned map."""
+    margins: Floats
+    """Student's largest logit less its second largest, in nats."""
+
+    def take(self, where: Any) -> Learned:
+        """Both at an index of numpy."""
+        return Learned(self.tokens[where], self.margins[where])
+
+    @staticmethod
+    def join(parts: Sequence[Learned | None]) -> Learned | None:
+        """The rows of several, one after another; None where there are none."""
+        there = [part for part in parts if part is not None]
+        if not there:
+            return None
+        return Learned(np.concatenate([p.tokens for p in there]), np.concatenate([p.margins for p in there]))
+
+
+class _Compared:
+    """An answer of both maps, the learned part of which is missing where a pair has no student."""
+
+    learned: Learned | None
+
+    def need_learned(self) -> Learned:
+        """The learned part, or a KfError: there is no student."""
+        if self.learned is None:
+            raise no_student()
+        return self.learned
+
+    @property
+    def student(self) -> Ints:
+        """Tokens of the learned map, or a KfError as of `need_learned`."""
+        return self.need_learned().tokens
+
+    @property
+    def margins(self) -> Floats:
+        """The student's logit margins, or a KfError as of `need_learned`."""
+        return self.need_learned().margins
+
+
 @dataclass(frozen=True)
-class Block:
+class Block(_Compared):
     """K tokens a row, exact and learned, under the same noise."""
 
     u: Floats
     """(B, K) noise."""
     teacher: Ints
     """(B, K) tokens of the exact map G*."""
-    student: Ints
-    """(B, K) tokens of the learned map."""
     edges: Floats
     """(B, K) distance of u from the nearest edge of its exact cell, in units of u."""
-    margins: Floats
-    """(B, K) student's largest logit less its second largest, in nats."""
+    learned: Learned | None = None
+    """(B, K) `student` tokens and their `margins`; None: there is no student."""
 
     def take(self, rows: slice | Ints) -> Block:
         """Some of the rows, in the order given."""
-        return Block(*(getattr(self, f.name)[rows] for f in fields(self)))
+        learned = self.learned.take(rows) if self.learned else None
+        return Block(self.u[rows], self.teacher[rows], self.edges[rows], learned)
 
     @staticmethod
     def join(parts: Sequence[Block]) -> Block:
-        """The rows of several blocks, one after another."""
-        return Block(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Block)))
+        """The rows of several blocks of one pair, one after another."""
+        u, teacher, edges = (np.concatenate([getattr(p, name) for p in parts]) for name in ("u", "teacher", "edges"))
+        return Block(u, teacher, edges, Learned.join([part.learned for part in parts]))
 
     @property
     def agreement_by_slot(self) -> Floats:
@@ -95,7 +149,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(_Compared):
     """Two slots' noise moved over R x R steps, the others held: a section of the map."""
 
     slots: tuple[int, int]
@@ -104,10 +158,8 @@ class Grid:
     """(K,) the noise that is held."""
     teacher: Ints
     """(R, R, 2) exact tokens of slots i and j."""
-    student: Ints
-    """(R, R, 2) learned tokens of slots i and j."""
-    margins: Floats
-    """(R, R, 2) student's logit margins."""
+    learned: Learned | None = None
+    """(R, R, 2) `student` tokens of slots i and j and their `margins`; None: there is no student."""
 
     @property
     def agreement(self) -> float:

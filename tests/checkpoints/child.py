@@ -31,7 +31,7 @@ def load(path: Path) -> None:
     if path.name == "tokenizer.json":
         tokenizer = load_tokenizer(path)
         decode_ids(tokenizer, encode_ids(tokenizer, "ab ab c, é"))
-    elif os.path.isdir(path / "teacher"):
+    elif path.name == "causal" or os.path.isdir(path / "teacher"):
         kfexplore.load_pair(path)
     else:
         kfexplore.load_model(path)

@@ -11,6 +11,7 @@ from typing import Any
 
 from kfexplore.checkpoints.saving import save_model
 
+from .hostile_causal import CAUSAL, causal
 from .hostile_weights import WEIGHTS, Build, Hostile, saved, written
 from .synthetic import config, model, tokenizer, write_config
 
@@ -206,12 +207,14 @@ TOKENIZERS = {
     ),
 }
 
-HOSTILE = {**WEIGHTS, **FOLDERS, **TOKENIZERS}
+HOSTILE = {**WEIGHTS, **FOLDERS, **TOKENIZERS, **CAUSAL}
 SOUND: dict[str, Build] = {
     "a zip file": saved(lambda s, _: {"state_dict": s}),
     "the older format": saved(lambda *_: None, zip_format=False),
     "a folder": beside(context=64, block=config("student").block),
     "a tokenizer": json_tokenizer(),
     "a pair": in_pair(json_tokenizer()),
+    "a model of transformers": causal(),
+    "one that turns by position": causal("llama"),
 }
 """What all the others were before something was changed."""

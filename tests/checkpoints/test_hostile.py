@@ -105,7 +105,7 @@ def test_logits_of_the_largest_weights_are_numbers(tmp_path: Path, kind: Any) ->
 
 
 def test_a_file_that_memory_does_not_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: Path) -> None:
+    def full(*_: object) -> None:
         raise MemoryError
 
     torch.save({"w": torch.ones(3)}, tmp_path / "m.pt")

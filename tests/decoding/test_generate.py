@@ -281,6 +281,14 @@ def test_what_cannot_be_decoded_is_refused(message: str) -> None:
         generate(config, networks, prompts, values, new)
 
 
+def test_a_masked_model_whose_numbers_overflow_is_refused() -> None:
+    loud = masked()
+    for parameter in loud.parameters():
+        parameter.detach().fill_(1e4)  # what a checkpoint may hold at most
+    with pytest.raises(KfError, match="not finite"):
+        generate(DecodeConfig("mdlm"), Networks(masked=loud), LEVEL, np.full((5, 8), 0.5), 8)
+
+
 @pytest.mark.parametrize("shape", [(5, 7), (4, 8)])
 def test_noise_that_does_not_reach_is_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(KfError, match="The noise has the shape"):

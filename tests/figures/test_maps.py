@@ -9,7 +9,7 @@ from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolu
 from kfexplore.figures.page import THEMES
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.figures.squares import section_figure, square_figure
-from kfexplore.results import Bin, Estimate, Grid
+from kfexplore.results import Bin, Estimate, Grid, Learned
 from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, SlotAgreement
 
 SIDE = 40
@@ -17,7 +17,7 @@ EXACT = np.zeros((SIDE, SIDE, 2), dtype=np.int64)
 EXACT[10:, :, 0], EXACT[10:, 20:, 1] = 1, 2
 LEARNED = EXACT.copy()
 LEARNED[:, :8] = 3
-SECTION = Grid((0, 1), np.full(2, 0.5), EXACT, LEARNED, np.zeros((SIDE, SIDE, 2)))
+SECTION = Grid((0, 1), np.full(2, 0.5), EXACT, Learned(LEARNED, np.zeros((SIDE, SIDE, 2))))
 
 
 def share(value: float) -> Estimate:

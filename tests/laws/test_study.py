@@ -50,6 +50,19 @@ def test_two_tokens_are_exact_throughout() -> None:
     assert [e.sampler for e in found.errors] == list(rows)
 
 
+def test_a_teacher_alone_has_its_law_and_the_product_of_its_marginals() -> None:
+    whole = tiny(with_masked=False)
+    found, both = (study(pair, IDS, 3, blocks=500) for pair in (Pair(whole.teacher), whole))
+    kept = [row for row in both.samplers if row.sampler != "student"]
+    assert [(row.sampler, row.counts.tolist()) for row in found.samplers] == [
+        (row.sampler, row.counts.tolist()) for row in kept
+    ]
+    assert found.correlation.total == both.correlation.total
+    assert found.notes[:2] == [
+        f"This pair has no {name}: its samplers are left out." for name in ("student", "masked model")
+    ]
+
+
 @pytest.mark.parametrize("k", [3, 4])
 def test_longer_blocks_are_measured_on_the_teacher_s_own(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kfexplore.laws.samplers.LARGEST_WORK", 1e6)

@@ -12,7 +12,7 @@ from helpers import student, teacher
 
 from kfexplore.errors import KfError
 from kfexplore.maps import HeldContext, block, grid, sweep, sweeps
-from kfexplore.results import Block, Sweep, steps
+from kfexplore.results import Block, Learned, Sweep, steps
 
 U = np.array([0.31, 0.62, 0.17, 0.84])
 
@@ -112,7 +112,7 @@ def test_bands_of_a_sweep_cover_the_slider_once(held: HeldContext, which: str) -
 def test_bands_are_stretches_of_one_token() -> None:
     tokens = np.array([[5, 0], [5, 1], [2, 1], [2, 1], [5, 1], [0, 1], [0, 2], [0, 2]])
     empty = np.zeros((8, 2))
-    moved = Sweep(0, np.zeros(2), Block(empty, tokens, tokens[::-1], empty, empty))
+    moved = Sweep(0, np.zeros(2), Block(empty, tokens, empty, Learned(tokens[::-1], empty)))
     found = [(band.token, band.start, band.stop) for band in moved.bands("teacher")]
     assert found == [(5, 0, 0.25), (2, 0.25, 0.5), (5, 0.5, 0.625), (0, 0.625, 1)]
     assert [band.token for band in moved.bands("teacher", slot=1)] == [0, 1, 2]

@@ -1,0 +1,185 @@
+"""A repository of transformers as a teacher: config.json of a known family, weights from safetensors alone.
+
+The library builds what the config says, so of a config.json only the settings of `FAMILIES` are handed on, each of a
+known range, and weights must be exactly those of the network that follows. No code comes from a repository.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kfexplore.checkpoints.documents import read_json_object
+from kfexplore.checkpoints.layout import CONFIG_FILE, MAX_CONFIG_BYTES, MOST, check_shapes
+from kfexplore.checkpoints.places import given
+from kfexplore.checkpoints.reading import read_tensors, weight_files
+from kfexplore.checkpoints.words import shortened, shown
+from kfexplore.errors import KfError
+from kfexplore.models import CausalConfig, CausalLM, causal_network, place_weights
+
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+HEAD = "lm_head.weight"
+LEFT_OUT = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+"""Masks and frequencies that earlier versions of the library saved; they follow from the config."""
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
+ROPE_TYPES = ("default", "linear", "llama3")
+"""Angles of a position that hang on the position alone."""
+_ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
+_ROPE |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that differ in size and weights alone."""
+
+    settings: str
+    """Names in a config.json that decide what is computed, apart from the common ones."""
+    tied: bool = False
+    """Whether the head is the embedding, where a config.json does not say."""
+
+
+COMMON = "vocab_size tie_word_embeddings "
+ROTARY = COMMON + (
+    "max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+    "attention_bias rope_parameters rope_scaling "
+)
+"""Of families whose positions turn queries and keys."""
+FAMILIES = {
+    "gpt2": Family(
+        COMMON + "n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon "
+        "scale_attn_weights scale_attn_by_inverse_layer_idx",
+        tied=True,
+    ),
+    "gpt_neox": Family(ROTARY + "layer_norm_eps use_parallel_residual rotary_pct rotary_emb_base"),
+    "llama": Family(ROTARY + "num_key_value_heads head_dim mlp_bias rms_norm_eps rope_theta"),
+}
+"""By `model_type`."""
+
+
+def is_causal(path: str | Path) -> bool:
+    """Whether a path is the folder of a model of transformers: its config.json has a `model_type`."""
+    file = given(path) / CONFIG_FILE
+    return file.is_file() and "model_type" in read_json_object(file, MAX_CONFIG_BYTES)
+
+
+def load_causal(path: str | Path, device: torch.device) -> CausalLM:
+    """The model of a folder of transformers, in float32 and without gradients.
+
+    Args:
+        path: The folder, for which `is_causal` holds.
+        device: Where it goes.
+
+    Raises:
+        KfError: a family that is not known here, code of its own, weights that are missing, pickled, unsound or not
+            those of the config, or settings that are out of range.
+    """
+    folder = given(path)
+    stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
+    family, settings = _settings(folder, stated)
+    files = [name for name in weight_files(folder) if WEIGHTS.fullmatch(name)]
+    if not files:
+        raise KfError(
+            f"{folder} has no model.safetensors; it has {shortened(weight_files(folder)) or 'no weights'}.",
+            "a model of transformers in safetensors; pickled weights are not read",
+            "save it with save_pretrained, which writes safetensors",
+        )
+    whole = [name for name in files if name == "model.safetensors"] or files
+    tensors: dict[str, Tensor] = {}
+    for name in whole:
+        tensors |= read_tensors(folder / name, LEFT_OUT)
+    tied = settings.pop("tie_word_embeddings", FAMILIES[family].tied)
+    try:
+        # The head is a weight of its own here; where the file has none, it is the embedding's.
+        config = importlib.import_module("transformers").AutoConfig.for_model(
+            family, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **settings
+        )
+        shape = CausalConfig(
+            family, config.vocab_size, config.hidden_size, config.num_hidden_layers, config.max_position_embeddings
+        )
+        _check_sizes(folder, shape)
+        network = causal_network(config)
+        named = _named(folder, network, tensors, tied)
+        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        check_shapes(named, expected, str(folder), f"{family} model")
+        place_weights(network, {name: tensor.float() for name, tensor in named.items()})
+        model = CausalLM(network, shape).to(device)
+        with torch.inference_mode():
+            model(torch.zeros(1, 2, dtype=torch.int64, device=device))  # heads that divide nothing and the like
+    except KfError:
+        raise
+    except Exception as error:  # whatever the library says of settings that make no network
+        raise KfError(
+            f"{folder / CONFIG_FILE} describes no {family} model that can be built: {shown(error, 300).rstrip('.')}.",
+            "the config.json that was saved with these weights",
+        ) from error
+    return model
+
+
+def _settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The family, and those settings of a config.json that decide what is computed."""
+    family = stated["model_type"]
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise KfError(
+            f"{folder} has a model of transformers of the type {shown(repr(family))}.",
+            f"a causal language model of the type {', '.join(FAMILIES)}",
+        )
+    for name in ("auto_map", "quantization_config"):
+        if stated.get(name):
+            what = "code of its own" if name == "auto_map" else "weights that are not plain numbers"
+            raise KfError(f"{folder} asks for {what} ({name}).", "a model that transformers has the code of, in floats")
+    taken = {name: stated[name] for name in FAMILIES[family].settings.split() if stated.get(name) is not None}
+    for name, value in taken.items():
+        if not _is_plain(name, value):
+            raise KfError(f"{folder / CONFIG_FILE}: {name} is {shown(repr(value))}.", _valid(name))
+    return family, taken
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    """Whether a setting has a value that may be handed to the library."""
+    if name in ("rope_parameters", "rope_scaling"):
+        return isinstance(value, dict) and value.keys() <= _ROPE and all(_is_plain(*item) for item in value.items())
+    if name in ("rope_type", "type"):
+        return value in ROPE_TYPES
+    if name in ("activation_function", "hidden_act"):
+        return value in ACTIVATIONS
+    if name in ("rotary_pct", "partial_rotary_factor"):
+        return isinstance(value, int | float) and 0 < value <= 1
+    return isinstance(value, int | float) and abs(value) < 1 << 31
+
+
+def _valid(name: str) -> str:
+    if name in ("rope_parameters", "rope_scaling"):
+        return f"numbers under some of {', '.join(sorted(_ROPE))}; types: {', '.join(ROPE_TYPES)}"
+    if name in ("activation_function", "hidden_act"):
+        return ", ".join(ACTIVATIONS)
+    return "above 0, at most 1" if name == "rotary_pct" else "a number below 2^31"
+
+
+def _check_sizes(folder: Path, shape: CausalConfig) -> None:
+    """What weights do not tell, and what is built before they are held against it."""
+    for name, most in (("depth", MOST["depth"]), ("context", MOST["context"])):
+        if not 1 < getattr(shape, name) + (name == "depth") <= most:
+            raise KfError(f"{folder}: {name} is {getattr(shape, name)}.", f"at most {most}")
+
+
+def _named(folder: Path, network: Any, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Tensor]:
+    """The weights under the names of the network: earlier files leave the body's prefix out, or name the head anew."""
+    body = f"{network.base_model_prefix}."
+    named = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^embed_out\.", "lm_head.", name)
+        named[name if name.startswith((body, "lm_head.")) else body + name] = tensor
+    if len(named) != len(tensors):
+        raise KfError(f"{folder} has weights both with and without {body!r}.", "one of each")
+    inputs = network.get_input_embeddings()
+    embedding = next(name for name, module in network.named_modules() if module is inputs) + ".weight"
+    if tied and HEAD not in named and embedding in named:
+        named[HEAD] = named[embedding]
+    return named

@@ -1,0 +1,120 @@
+"""A causal language model of transformers as a teacher: its weights and layers, over the caches of this package.
+
+Only its attention is exchanged, through the library's own registry: queries are attended over what our caches list
+(attention.py). So a context is shared by a thousand prefixes, branches are selected and joined, and decoding writes
+where it likes, as with a `Teacher`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kfexplore.errors import KfError
+from kfexplore.models.attention import Cache, KVCache, attend
+
+ATTENTION = "kfexplore"
+"""Name of `attend_held` in the registry of transformers."""
+
+
+@dataclass(frozen=True)
+class CausalConfig:
+    """What is asked of the shape of a model of transformers."""
+
+    family: str
+    """Its `model_type`."""
+    vocab_size: int
+    """Tokens V that it gives logits of."""
+    width: int
+    """Residual width H."""
+    depth: int
+    """Number of Transformer blocks."""
+    context: int
+    """Longest sequence, in tokens."""
+    block_weights: int = 0
+    """Weights of all blocks, together."""
+
+
+class CausalLM(nn.Module):
+    """Asked as a `Teacher` is; it has no mask token, so no logit is put aside.
+
+    Args:
+        network: A causal model of transformers whose attention is `ATTENTION`.
+        config: Its shape.
+    """
+
+    def __init__(self, network: Any, config: CausalConfig) -> None:
+        super().__init__()
+        own = (network.get_input_embeddings(), network.get_output_embeddings())
+        apart = sum(parameter.numel() for module in own for parameter in module.parameters())
+        weights = sum(parameter.numel() for parameter in network.parameters())
+        self.network, self.config = network, replace(config, block_weights=weights - apart)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def forward(self, ids: Tensor, cache: Cache | None = None, read: int | None = None) -> Tensor:
+        """As `Teacher.forward`: next-token logits float32 (B, read or T, V).
+
+        Raises:
+            KfError: they are not finite; noise would choose tokens that there are not.
+        """
+        cache, count = cache or KVCache(), ids.shape[1]
+        positions = cache.positions(count, ids.device)
+        answer = self.network(ids, position_ids=positions, use_cache=False, logits_to_keep=read or 0, held=cache)
+        cache.commit(count)
+        logits: Tensor = answer.logits.float()
+        if not bool(logits.isfinite().all()):
+            raise KfError("The model's logits are not finite.", "sound weights", "fetch the model again")
+        return logits
+
+    def fill(self, ids: Tensor, cache: Cache) -> None:
+        """As `Backbone.fill`."""
+        self(ids, cache, read=1)
+
+    def log_probs(self, ids: Tensor) -> Tensor:
+        """As `Teacher.log_probs`: (B, N) int64 -> (B, N, V) float32."""
+        return self(ids).log_softmax(dim=-1)
+
+
+def attend_held(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, _mask: Tensor | None, *, scaling: float, held: Cache, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention of one layer as transformers calls it: q (B, h, t, d), k and v (B, g, t, d) -> (B, t, h, d).
+
+    Fewer heads of keys than of queries (g divides h) are repeated. `held` is what `CausalLM.forward` hands through.
+    """
+    repeated = q.shape[1] // k.shape[1]
+    k, v = (part.repeat_interleave(repeated, dim=1) if repeated > 1 else part for part in (k, v))
+    scaled = q * (scaling * q.shape[-1] ** 0.5)  # `attend` divides by the root of d
+    return attend(scaled, held.extend(module.layer_idx, k, v)).transpose(1, 2), None
+
+
+def causal_network(config: Any) -> Any:
+    """A causal model of transformers with the attention above, without memory for its weights (meta device).
+
+    Args:
+        config: A config of that library.
+    """
+    transformers = importlib.import_module("transformers")  # slow to import, needed for such teachers only
+    transformers.AttentionInterface.register(ATTENTION, attend_held)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+
+
+def place_weights(network: Any, tensors: dict[str, Tensor]) -> None:
+    """Gives a network of the meta device its weights, all of them."""
+    network.load_state_dict(tensors, strict=True, assign=True)
+    for name, module in list(network.named_modules()):
+        if module._non_persistent_buffers_set:  # rotary frequencies, which follow from the config
+            network.set_submodule(name, type(module)(network.config))
+    network.eval().requires_grad_(False)

@@ -1,0 +1,107 @@
+"""Hostile and broken folders of models of transformers by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers import save_causal
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .hostile_weights import Attack, Build, Hostile
+
+Change = Callable[[dict[str, Tensor]], Any]
+
+
+def causal(family: str = "gpt2", weights: Change | None = None, **settings: Any) -> Build:
+    """A sound model with other weights, and other settings in its config.json."""
+
+    def build(folder: Path) -> Path:
+        made = folder / "causal"
+        save_causal(made, family)
+        config = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps(config | settings))
+        if weights is not None:
+            state = load_file(made / "model.safetensors")
+            weights(state)
+            save_file(state, made / "model.safetensors")
+        return made
+
+    return build
+
+
+def pickled(name: str) -> Build:
+    """One whose weights are a pickle that runs code."""
+
+    def build(folder: Path) -> Path:
+        made = causal()(folder)
+        (made / "model.safetensors").unlink()
+        torch.save({"x": Attack(folder)}, made / name)
+        return made
+
+    return build
+
+
+def with_code(folder: Path) -> Path:
+    made = causal(auto_map={"AutoModelForCausalLM": "evil.Evil"})(folder)
+    (made / "evil.py").write_text(f"import os\nos.system(\"touch '{folder / 'ran'}'\")\nclass Evil: pass\n")
+    return made
+
+
+def piped(folder: Path) -> Path:
+    made = causal()(folder)
+    (made / "model.safetensors").unlink()
+    os.mkfifo(made / "model.safetensors")
+    return made
+
+
+def rope(**values: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, **values}}
+
+
+def infinite(state: dict[str, Tensor]) -> None:
+    state["transformer.ln_f.bias"][0] = torch.inf
+
+
+CAUSAL = {
+    "transformers: weights that are a pickle": Hostile(pickled("pytorch_model.bin"), r"has no model\.safetensors"),
+    "transformers: a pickle named as safetensors": Hostile(pickled("model.safetensors"), "is refused"),
+    "transformers: a pipe for weights": Hostile(piped, r"has no model\.safetensors"),
+    "transformers: code of its own": Hostile(with_code, "asks for code of its own"),
+    "transformers: an unknown type": Hostile(causal(model_type="evil"), "of the type 'evil'"),
+    "transformers: a type that is none": Hostile(causal(model_type=["gpt2"]), r"of the type \['gpt2'\]"),
+    "transformers: a vocabulary of 10^9": Hostile(causal(vocab_size=10**9), "of wrong shape"),
+    "transformers: a vocabulary of 10^12": Hostile(causal(vocab_size=10**12), "vocab_size is 1000000000000"),
+    "transformers: a depth of a million": Hostile(causal(n_layer=10**6), "depth is 1000000"),
+    "transformers: a context of 2^30": Hostile(causal(n_positions=2**30), "context is 1073741824"),
+    "transformers: a width within of 2^30": Hostile(causal(n_inner=2**30), "of wrong shape"),
+    "transformers: heads that do not divide": Hostile(causal(n_head=3), "no gpt2 model that can be built"),
+    "transformers: no heads": Hostile(causal(n_head=0), "no gpt2 model that can be built"),
+    "transformers: keys of heads that do not divide": Hostile(
+        causal("llama", num_attention_heads=3, head_dim=8, num_key_value_heads=2), "no llama model|of wrong shape"
+    ),
+    "transformers: another head's width": Hostile(causal("llama", head_dim=2**30), "of wrong shape"),
+    "transformers: an activation by name": Hostile(causal(activation_function="xielu"), "activation_function is"),
+    "transformers: a number that is a word": Hostile(causal(n_embd="16"), "n_embd is '16'"),
+    "transformers: no number": Hostile(causal(layer_norm_epsilon=float("nan")), "layer_norm_epsilon is nan"),
+    "transformers: angles by length": Hostile(causal("llama", **rope(rope_type="dynamic")), "rope_parameters is"),
+    "transformers: angles of 2^30 dimensions": Hostile(
+        causal("gpt_neox", **rope(partial_rotary_factor=1e9)), "rope_parameters is"
+    ),
+    "transformers: quantised": Hostile(causal(quantization_config={"quant_method": "x"}), "not plain numbers"),
+    "transformers: a weight too few": Hostile(
+        causal(weights=lambda state: state.pop("transformer.wpe.weight")), r"missing: transformer\.wpe"
+    ),
+    "transformers: a weight too many": Hostile(
+        causal(weights=lambda state: state.update({"transformer.h.9.x": torch.ones(1)})), "unexpected"
+    ),
+    "transformers: weights with and without the prefix": Hostile(
+        causal(weights=lambda state: state.update({"ln_f.bias": torch.ones(16)})), "both with and without"
+    ),
+    "transformers: a weight without end": Hostile(causal(weights=infinite), "not finite"),
+}
