@@ -75,7 +75,7 @@ def checked(values: object, slots: int | None = None) -> Array:
     """
     try:
         u = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise KfError(f"Noise {values!r} is not a list of numbers.", "numbers from 0 up to, not including, 1") from None
     if slots is not None and (u.ndim == 0 or u.shape[-1] != slots):
         count = u.shape[-1] if u.ndim else 1

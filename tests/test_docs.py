@@ -31,21 +31,22 @@ from documents import (
     trouble,
     unknown_name,
 )
-from helpers import student, teacher
+from helpers import CAUSAL, save_causal, student, teacher
 from shell import Shell
 from test_readme import KNOWN, MEASURED, rows
 
 import kfexplore
+from kfexplore.checkpoints import causal
 from kfexplore.config import Recipe, from_dict
 from kfexplore.decoding.rows import Rows
 from kfexplore.laws.toy import toy_law
 from kfexplore.pair import Pair
-from kfexplore.results import Block
+from kfexplore.results import Block, Learned
 from kfexplore.ui.explorer import Explorer
 
-TOUR, FIGURES, EXTENDING = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "EXTENDING"))
+TOUR, FIGURES, EXTENDING, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "EXTENDING", "API"))
 OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
-DOCUMENTS = [TOUR, FIGURES, EXTENDING, *OTHERS]
+DOCUMENTS = [TOUR, FIGURES, EXTENDING, API, *OTHERS]
 LINKED = [*DOCUMENTS, ROOT / "docs" / "LOG.md", ROOT / "checkpoints" / "tales" / "MODEL_CARD.md"]
 WITHOUT_NUMBERS = [TOUR, FIGURES, EXTENDING, *OTHERS[:2]]
 PLAIN = KNOWN | {"95 %", "100 %", "2.0", "1.0"}
@@ -200,9 +201,20 @@ def test_the_recipe_is_one() -> None:
     assert list(recipe.stages()) == ["teacher", "student1", "student2"]
 
 
+def test_the_family_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causal, "FAMILIES", dict(causal.FAMILIES))
+    found = example("One family")["exact_tokens"]
+    theirs = save_causal(tmp_path, "qwen2", **CAUSAL["llama"], vocab_size=24)
+    noise, row = [0.2, 0.7, 0.9, 0.4], [3, 1, 4]
+    for value in noise:
+        law = theirs(torch.tensor([row])).logits[0, -1].double().softmax(dim=-1).numpy()
+        row.append(int(np.searchsorted(law.cumsum(), value)))
+    assert found(str(tmp_path), row[:3], noise) == row[3:]
+
+
 def test_the_figure_is_drawn() -> None:
     values = np.arange(6.0).reshape(3, 2)
-    figure = example("The figure")["margins_figure"](Block(values, values, values, values, values))
+    figure = example("The figure")["margins_figure"](Block(values, values, values, Learned(values, values)))
     assert len(figure.data) == 2
     assert "2.0 in slot 1 and 3.0 in slot 2" in figure.layout.title.text
 

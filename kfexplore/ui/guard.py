@@ -1,14 +1,16 @@
-"""What the server answers at all: the paths that the page needs, bodies of a bounded length, nothing from elsewhere."""
+"""What the server answers at all: paths that page and API need, bodies of a bounded length, nothing from elsewhere."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from gradio_client.utils import is_file_obj_with_meta, traverse
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,13 +19,19 @@ from kfexplore.ui.limits import PageLimits
 
 PLOTLY: Final = "kf/plotly.min.js"
 """Where the page finds Plotly's script, the one file that it takes from outside Gradio's own."""
+USAGE: Final = "monitoring/summary"
+"""Where Gradio's page about the API asks how often each function was called."""
+CALL: Final = r"call/(v2/)?(map|laws|generate)"
+"""The API without a client of Gradio's; of another name, Gradio would fail."""
 READ: Final = re.compile(
-    rf"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|{re.escape(PLOTLY)}"
+    rf"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|{re.escape(PLOTLY)}|{USAGE}"
     r"|(assets|static|svelte)/.+"
-    r"|gradio_api/(info|theme\.css|startup-events|app_id|user|queue/(data|status)|heartbeat/\w+|call/.+))/?"
+    r"|gradio_api/(info|theme\.css|startup-events|app_id|user|queue/(data|status)|heartbeat/[\w-]+|mcp/schema"
+    rf"|{CALL}/\w+))/?"
 )
-WRITE: Final = re.compile(r"/gradio_api/(queue/join|cancel|reset|component_server|(run|call)/.+)/?")
-"""Gradio has more: uploads, files of its cache, saved states, a proxy, monitoring. The page needs none of them."""
+WRITE: Final = re.compile(rf"/gradio_api/(queue/join|cancel|reset|component_server|run/.+|{CALL}|mcp)/?")
+"""Gradio has more: uploads, files of its cache, saved states, a proxy, monitoring, older transports of MCP. Neither the
+page nor its API needs them."""
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (
@@ -36,7 +44,7 @@ HEADERS: Final = (
 
 
 class Guard:
-    """Refuses what the page does not need before anything of Gradio sees it.
+    """Refuses what the page and its API do not need before anything of Gradio sees it.
 
     Args:
         app: What answers the rest.
@@ -53,12 +61,15 @@ class Guard:
             return
         served = {"GET": READ, "HEAD": READ, "POST": WRITE}.get(scope.get("method", ""))
         if served is None or not served.fullmatch(scope["path"]):
-            await PlainTextResponse("Not found.", 404)(scope, receive, send)
+            await _refusal(scope["path"])(scope, receive, send)
             return
         if served is WRITE:
             body = await self._body(receive)
             if body is None:
                 await PlainTextResponse("The request is too long.", 413)(scope, receive, send)
+                return
+            if _has_file(body):
+                await PlainTextResponse("No files are taken.", 400)(scope, receive, send)
                 return
             receive = _again(body, receive)
         await self._app(scope, receive, _with_headers(send))
@@ -81,10 +92,33 @@ def serving(limits: PageLimits) -> dict[str, Any]:
     def plotly(_: Request) -> FileResponse:
         return FileResponse(plotly_script(), headers={"Cache-Control": "max-age=3600"})
 
+    def usage(_: Request) -> JSONResponse:
+        return JSONResponse({"functions": {}})  # nobody counts
+
     return {
         "middleware": [Middleware(Guard, most_bytes=limits.request_bytes)],
-        "routes": [Route(f"/{PLOTLY}", plotly)],
+        "routes": [Route(f"/{PLOTLY}", plotly), Route(f"/{USAGE}", usage)],
     }
+
+
+def _refusal(path: str) -> PlainTextResponse:
+    """Of a path that is not served, or not by this method: MCP clients ask for a stream first, and go on after 405."""
+    for method, served in (("GET, HEAD", READ), ("POST", WRITE)):
+        if served.fullmatch(path):
+            return PlainTextResponse("Not by this method.", 405, {"Allow": method})
+    return PlainTextResponse("Not found.", 404)
+
+
+def _has_file(body: bytes) -> bool:
+    """Whether Gradio would take a part of it for an uploaded file: it would fetch whatever address that names."""
+    found: list[object] = []
+    try:
+        traverse(json.loads(body), found.append, is_file_obj_with_meta)
+    except ValueError:
+        return False  # no JSON, as whoever reads it finds too
+    except RecursionError:
+        return True
+    return bool(found)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

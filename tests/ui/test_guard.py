@@ -69,14 +69,70 @@ def test_the_script_of_the_figures_is_served(client: TestClient) -> None:
         ("GET", "/docs"),
         ("GET", "/openapi.json"),
         ("POST", f"{API}/vibe-edit"),
-        ("DELETE", "/"),
-        ("PUT", f"{API}/queue/join"),
+        ("POST", f"{API}/call/linked"),
+        ("POST", f"{API}/call/v2/nothing"),
+        ("GET", f"{API}/mcp/sse"),
+        ("POST", f"{API}/mcp/messages/"),
+        ("POST", f"{API}/mcp/http"),
         ("GET", "/nothing"),
     ],
 )
 def test_what_the_page_does_not_need_is_not_there(client: TestClient, method: str, path: str) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.text) == (404, "Not found.")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/", "GET, HEAD"),
+        ("PUT", f"{API}/queue/join", "POST"),
+        ("GET", f"{API}/mcp/", "POST"),
+        ("DELETE", f"{API}/mcp", "POST"),
+        ("POST", f"{API}/mcp/schema", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_which_one_is_served(client: TestClient, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["run/predict", "queue/join", "call/map", "call/v2/map", "component_server", "mcp/"])
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        '{"path": "%s", "meta": {"_type": "gradio.FileData"}}',
+        '{"path": "%s", "m\\u0065ta": {"\\u005ftype": "gradio.FileD\\u0061ta"}}',
+    ],
+)
+def test_what_gradio_would_take_for_a_file_is_refused_before_it_fetches_it(
+    client: TestClient, demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch, path: str, spelt: str
+) -> None:
+    fetched: list[str] = []
+
+    async def fetch(url: str, *_: Any, **__: Any) -> str:
+        fetched.append(url)
+        return "/tmp/a"
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", fetch)
+    number = next(n for n, fn in demo.fns.items() if fn.api_name == "fit")
+    file = spelt % "https://example.com/"
+    body = f'{{"fn_index": {number}, "session_hash": "a", "data": [{file}, ["ar"], 1, 1]}}'
+    answer = client.post(f"{API}/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert fetched == []
+    assert (answer.status_code, answer.text) == (400, "No files are taken.")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "{", "[" * 3000, "[" * 700 + "]" * 700, '"' + chr(0xD800).encode("utf-8", "surrogatepass").decode("latin-1")],
+)
+def test_a_body_that_is_no_question_is_refused_without_a_word(client: TestClient, body: str) -> None:
+    answer = client.post(
+        f"{API}/run/predict", content=body.encode("latin-1"), headers={"Content-Type": "application/json"}
+    )
+    assert 400 <= answer.status_code < 500
+    assert_tells_nothing(answer.text)
 
 
 def test_a_long_request_is_refused_unread(client: TestClient) -> None:
@@ -134,9 +190,11 @@ def called(client: TestClient, demo: gr.Blocks, name: str, *data: Any) -> Any:
 
 def test_the_queue_cannot_be_passed_by(client: TestClient, demo: gr.Blocks) -> None:
     queued = {
-        fn.api_name for fn in demo.fns.values() if fn.fn is not None and fn.queue and fn.targets[0][1] != "unload"
+        fn.api_name
+        for fn in demo.fns.values()
+        if fn.fn is not None and fn.queue and all(event != "unload" for _, event in fn.targets)
     }
-    assert {name.rstrip("_0123456789") for name in queued} == {"run", "underline", "answer"}
+    assert {name.rstrip("_0123456789") for name in queued} == {"run", "underline", "answer", "laws", "generate"}
     for name in queued:
         assert called(client, demo, name).status_code == 404
 

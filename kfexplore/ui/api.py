@@ -1,0 +1,372 @@
+"""What programs may ask, and assistants by MCP: three functions, documented for those who know nothing of the page.
+
+Unlike elsewhere, annotations are evaluated when they are read: Gradio takes the types of an answer from them.
+"""
+
+import json
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from textwrap import shorten
+from typing import Any, Final, TypedDict
+
+import gradio as gr
+import numpy as np
+from gradio.utils import get_function_description
+
+from kfexplore.bench.throughput import Cancelled
+from kfexplore.config import DecoderName
+from kfexplore.errors import KfError
+from kfexplore.pair import Pair
+from kfexplore.results import ContextStudy, SamplerLaw
+from kfexplore.results.quality import Estimate
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.fields import whole
+from kfexplore.ui.turns import Stop
+from kfexplore.ui.writing import WriteConfig
+
+EXAMPLES: Final[dict[str, Any]] = {"prompt": "Once upon a time", "u": [0.1, 0.7, 0.3, 0.9]}
+"""Values, in the examples that Gradio writes, of parameters that have no default."""
+LIKELY_BLOCKS: Final = 10
+"""Of the exact law, told with the shares of every sampler."""
+LONGEST: Final = 300
+"""Characters of what failed: it may repeat what was asked."""
+
+
+class Token(TypedDict):
+    """An id of the pair's vocabulary, and the text that it stands for."""
+
+    id: int
+    text: str
+
+
+class Slot(TypedDict):
+    """One place of a block: what its noise becomes."""
+
+    u: float
+    exact: Token
+    learned: Token
+    margin: float
+    edge: float
+
+
+class MapAnswer(TypedDict):
+    """Both maps at one noise."""
+
+    pair: str
+    prompt_tokens: list[int]
+    slots: list[Slot]
+
+
+class Interval(TypedDict):
+    """A value and its limits."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Sampler(TypedDict):
+    """Blocks of one sampler against the exact law."""
+
+    name: str
+    passes: int
+    blocks: int
+    tv: Interval
+    tv_by_chance: float
+    p_value: float
+    kl: float | None
+    impossible: float
+
+
+class Likely(TypedDict):
+    """A block of tokens, its exact probability, and the share of it among each sampler's blocks."""
+
+    tokens: list[Token]
+    probability: float
+    shares: dict[str, float]
+
+
+class LawsAnswer(TypedDict):
+    """The law after a prompt, and samplers against it."""
+
+    pair: str
+    prompt_tokens: list[int]
+    k: int
+    total_correlation: Interval
+    entropy: float
+    irreducible_tv: Interval
+    samplers: list[Sampler]
+    likely: list[Likely]
+    notes: list[str]
+
+
+class WrittenToken(Token):
+    """A token of a text, and the step of the decoder that wrote it, from 1."""
+
+    step: int
+
+
+class GenerateAnswer(TypedDict):
+    """One text."""
+
+    pair: str
+    prompt_tokens: list[int]
+    decoder: DecoderName
+    k: int
+    text: str
+    tokens: list[WrittenToken]
+    passes: int
+    seconds: float
+    ended: bool
+    complete: bool
+
+
+class Api:
+    """Answers by the explorer's own ways, so that limits, turns and errors are the page's.
+
+    Strangers read the docstrings of its methods, as Gradio cuts them up: a description, and a line an argument.
+
+    Args:
+        explorer: Answers for the models.
+    """
+
+    def __init__(self, explorer: Explorer) -> None:
+        self._explorer = explorer
+
+    def map(self, prompt: str, u: list[float], pair: str | None = None) -> MapAnswer:
+        """Maps K uniform random numbers to the K tokens that follow a prompt, in two ways at the same numbers.
+        Exact: as the teacher, an autoregressive language model, chooses them one by one by inverse CDF.
+        Learned: as the student (K-Forcing, a push-forward language model) chooses them all in one pass.
+        The same numbers always give the same tokens, and a slot depends on no number behind its own.
+
+        Args:
+            prompt: The text that is continued, such as "Once upon a time".
+            u: K numbers from 0 up to, not including, 1, such as [0.1, 0.7, 0.3, 0.9]; most pairs take 1 to 4 of them.
+            pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
+
+        Returns:
+            slots: for each number u the exact token and the learned one, with margin and edge
+            margin: lead of the student's best logit over its second (small near a border of the learned map)
+            edge: how far u is from a border of the exact map
+            prompt_tokens: the ids that were read, the last ones of a prompt longer than the context
+        """
+        with _told():
+            name = self._name(pair)
+            told = self._explorer.point({"pair": name, "prompt": prompt, "u": u})
+            if not told["ok"]:
+                raise KfError(told["failed"], told["valid"], told["run"])
+            models = self._explorer.pair(name)
+            columns = (
+                told["u"],
+                _tokens(models, told["teacher"]),
+                _tokens(models, told["student"]),
+                told["margin"],
+                told["edge"],
+            )
+            slots = [
+                Slot(u=at, exact=exact, learned=learned, margin=margin, edge=edge)
+                for at, exact, learned, margin, edge in zip(*columns, strict=True)
+            ]
+            return MapAnswer(pair=name, prompt_tokens=models.encode(prompt)[0], slots=slots)
+
+    def laws(self, prompt: str, k: int = 2, blocks: int = 1024, seed: int = 0, pair: str | None = None) -> LawsAnswer:
+        """Measures samplers of the next K tokens after a prompt against their exact joint law under the teacher.
+        A sampler that draws the tokens of a block apart, each from its own marginal, errs by what they know of each
+        other, however good the marginals are; the student, which draws them together in one pass, need not.
+        Takes from a second to minutes.
+
+        Args:
+            prompt: The text that is continued, such as "Once upon a time".
+            k: Tokens of a block, 2 to 4.
+            blocks: How many blocks each sampler draws; more give narrower intervals and take longer.
+            seed: Keys all random numbers; the same seed gives the same answer.
+            pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
+
+        Returns:
+            total_correlation: what the K tokens know of each other, in nats
+            entropy: of the block, in nats
+            irreducible_tv: total variation distance (0 to 1) of the first two tokens' law from its marginals' product
+            samplers: for each its forward passes a block, and how far its blocks are from the exact law
+            tv: that total variation distance, with 95 % limits
+            tv_by_chance: what as many blocks of the teacher itself show on average
+            p_value: of a G-test
+            kl: from teacher to sampler in nats, where it is known
+            impossible: share of blocks that the teacher all but never writes
+            likely: up to ten most probable blocks, each with its share among every sampler's blocks
+            notes: what was left out
+        """
+        with _told():
+            name, most = self._name(pair), self._explorer.limits.run_seconds
+            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
+            try:
+                measured, models, _ = self._explorer.study(name, prompt, *sizes, stop=Stop(most))
+            except Cancelled:
+                raise KfError(f"Stopped after {most} s, the most on this page.", "fewer blocks") from None
+            return LawsAnswer(
+                pair=name,
+                prompt_tokens=measured.law.context.tolist(),
+                k=measured.k,
+                total_correlation=_interval(measured.correlation.total),
+                entropy=measured.correlation.entropy,
+                irreducible_tv=Interval(
+                    value=measured.law.tv_product.value,
+                    low=measured.law.tv_product.lower,
+                    high=measured.law.tv_product.upper,
+                ),
+                samplers=[_sampler(row) for row in measured.samplers],
+                likely=_likely(measured, models),
+                notes=measured.notes,
+            )
+
+    def generate(
+        self,
+        prompt: str,
+        decoder: DecoderName = "pflm",
+        k: int | None = None,
+        new_tokens: int = 32,
+        seed: int = 0,
+        pair: str | None = None,
+    ) -> GenerateAnswer:
+        """Continues a prompt with one decoder of a pair of language models, and tells which step wrote each token.
+        ar: the teacher, a token a pass. pflm: the student, K tokens a pass. mdlm: a masked diffusion model, where the
+        pair has one. verified and jacobi: guesses that the teacher checks, which write exactly the text of ar.
+        Under one seed all decoders read the same random numbers.
+
+        Args:
+            prompt: The text that is continued, such as "Once upon a time".
+            decoder: One of ar, pflm, mdlm, verified, jacobi.
+            k: Tokens a pass of all but ar; null: as many as the student was trained on.
+            new_tokens: Length of the text; it ends sooner where the decoder writes the end of the text.
+            seed: Keys all random numbers; the same seed gives the same text.
+            pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
+
+        Returns:
+            text: what follows the prompt
+            tokens: its tokens, each with the step that wrote it
+            passes: forward passes, reading the prompt left out
+            seconds: of the decoder alone
+            ended: whether the last token ends the text
+            complete: false where the time for one answer was over before the text was done
+        """
+        with _told():
+            name = self._name(pair)
+            slots = self._explorer.slots(self._explorer.pair(name)) if k is None else whole("K", k)
+            length = whole("The number of new tokens", new_tokens)
+            config = WriteConfig(name, prompt, (decoder,), slots, length, seed=whole("The seed", seed))
+            writing = self._explorer.writing(config)
+            for _ in writing.steps():
+                pass
+            (written,) = writing.written()
+            (line,) = written.lines
+            parts = zip(line.tokens, line.pieces, line.steps, strict=True)
+            return GenerateAnswer(
+                pair=name,
+                prompt_tokens=writing.ids,
+                decoder=written.decoder,
+                k=written.k,
+                text="".join(line.pieces),
+                tokens=[WrittenToken(id=token, text=text, step=step) for token, text, step in parts],
+                passes=written.nfe,
+                seconds=written.seconds,
+                ended=line.ended,
+                complete=written.stage == "done",
+            )
+
+    def _name(self, pair: str | None) -> str:
+        """The pair asked for, or the one that the page opens with."""
+        return next(iter(self._explorer.loaders)) if pair is None else str(pair)
+
+
+def add_api(demo: gr.Blocks, explorer: Explorer) -> None:
+    """Adds the three to a page that is being built. Whatever it listens to already is its own affair, and not listed.
+
+    Points wait for each other as the sliders' do, outside the page's queue; what takes long has its place there.
+    """
+    api = Api(explorer)
+    for listener in demo.fns.values():
+        listener.api_visibility = "private"
+    gr.api(api.map, queue=False)
+    gr.api(api.laws, concurrency_limit=1, concurrency_id="joint")
+    gr.api(api.generate, concurrency_limit=explorer.limits.at_once, concurrency_id="generate")
+    for endpoint in demo.fns.values():
+        if endpoint.api_visibility == "public":
+            _describe(endpoint)
+
+
+def _describe(endpoint: Any) -> None:
+    """Has Gradio tell all that the docstring says; by itself it calls parameters "1st" and "2nd", and omits answers."""
+    about, parameters, answer = get_function_description(endpoint.fn)
+    endpoint.api_description = f"{about} The answer: {'; '.join(answer)}."
+    for (name, words), component in zip(parameters.items(), endpoint.inputs, strict=True):
+        component.label = words
+        component.example_payload = partial(EXAMPLES.get, name, component.value)
+    for component in endpoint.outputs:
+        component.label = "answer"
+
+
+@asynccontextmanager
+async def answers_in_json(app: Any) -> AsyncIterator[None]:
+    """While the server runs, MCP tools answer in JSON. Gradio writes Python, and opens files that an answer names."""
+    if server := app.get_blocks().mcp_server_obj:
+        text = server.types.TextContent
+        server.postprocess_output_data = lambda data, _: [text(type="text", text=json.dumps(each)) for each in data]
+    yield
+
+
+class Refused(gr.Error):
+    """Gradio's error that a user may see, which its log need not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, print_exception=False)
+
+    def __str__(self) -> str:
+        return str(self.message)  # an MCP client is told this; Gradio's own has quotes around it
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A user error is told in one line; of any other the log alone tells more."""
+    try:
+        yield
+    except KfError as error:
+        short = KfError(shorten(error.failed, LONGEST, placeholder=" …"), error.valid, error.run)
+        raise Refused(" ".join(str(short).splitlines())) from None
+    except Exception:
+        traceback.print_exc()
+        raise Refused("The server made a mistake.") from None
+
+
+def _tokens(pair: Pair, ids: list[int]) -> list[Token]:
+    return [Token(id=token, text=text) for token, text in zip(ids, pair.texts(ids), strict=True)]
+
+
+def _interval(estimate: Estimate) -> Interval:
+    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
+
+
+def _sampler(row: SamplerLaw) -> Sampler:
+    return Sampler(
+        name=row.sampler,
+        passes=row.nfe,
+        blocks=row.size,
+        tv=_interval(row.tv),
+        tv_by_chance=row.tv_expected,
+        p_value=row.p_value,
+        kl=row.kl,
+        impossible=row.impossible.value,
+    )
+
+
+def _likely(measured: ContextStudy, models: Pair) -> list[Likely]:
+    """The most likely blocks, of the finest partition that a sampler was tested on."""
+    cells = max((row.cells for row in measured.samplers), key=lambda cells: len(cells.blocks))
+    return [
+        Likely(
+            tokens=_tokens(models, block.tolist()),
+            probability=float(probability),
+            shares={row.sampler: float(np.mean((row.blocks == block).all(axis=1))) for row in measured.samplers},
+        )
+        for block, probability in zip(cells.blocks[:LIKELY_BLOCKS], cells.probability, strict=False)
+    ]

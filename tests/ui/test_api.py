@@ -1,0 +1,363 @@
+"""The API, asked as strangers ask it, over the wire: what it answers and refuses, and that nothing else is listed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from itertools import count
+from typing import Any, get_type_hints
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from documents import ROOT, fenced, read
+from gradio_client import Client
+from mcp import ClientSession, types
+from mcp.client.streamable_http import streamable_http_client
+
+from kfexplore.config import DECODERS, DecodeConfig
+from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order
+from kfexplore.laws.study import study
+from kfexplore.pair import Pair
+from kfexplore.ui import api
+from kfexplore.ui.api import Api, Refused
+from kfexplore.ui.app import serve
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.turns import Stop
+
+NAMES = ["map", "laws", "generate"]
+PROMPT, U = "a b c", [0.1, 0.7, 0.3, 0.9]
+USUAL: dict[str, dict[str, Any]] = {
+    "map": {"prompt": PROMPT, "u": U},
+    "laws": {"prompt": PROMPT},
+    "generate": {"prompt": PROMPT},
+}
+DOCUMENT = ROOT / "docs" / "API.md"
+WRITTEN_AT = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def explorer(pair: Pair) -> Explorer:
+    return Explorer({"small": lambda: pair}, PageLimits(prompt_characters=100))
+
+
+@pytest.fixture(scope="module")
+def demo(explorer: Explorer) -> Iterator[gr.Blocks]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    served = serve(explorer, "small", server_port=port, prevent_thread_lock=True, quiet=True)
+    yield served
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def url(demo: gr.Blocks) -> str:
+    return str(demo.local_url).rstrip("/")
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[Client]:
+    client = Client(url, verbose=False, analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def asked(url: str, name: str, body: str) -> tuple[str, Any]:
+    """The event and its data that a program is told which speaks plain HTTP."""
+    begun = httpx.post(f"{url}/gradio_api/call/v2/{name}", content=body, headers={"Content-Type": "application/json"})
+    told = httpx.get(f"{url}/gradio_api/call/v2/{name}/{begun.json()['event_id']}", timeout=60).text
+    (event, data), *more = re.findall(r"event: (complete|error)\ndata: (.*)\n", told)
+    assert not more
+    return event, json.loads(data)
+
+
+def by_mcp(url: str, *work: Callable[[ClientSession], Awaitable[Any]]) -> list[Any]:
+    """What an MCP client is told, in one session."""
+
+    async def session() -> list[Any]:
+        async with streamable_http_client(url) as (reading, writing, _), ClientSession(reading, writing) as opened:
+            await opened.initialize()
+            return [await each(opened) for each in work]
+
+    return asyncio.run(session())
+
+
+def tool(name: str, **arguments: Any) -> Callable[[ClientSession], Awaitable[types.CallToolResult]]:
+    return lambda session: session.call_tool(name, arguments)
+
+
+def text(answer: types.CallToolResult) -> str:
+    (part,) = answer.content
+    assert isinstance(part, types.TextContent)
+    return part.text
+
+
+# What is listed.
+
+
+def test_three_endpoints_are_listed_and_no_listener_of_the_page(url: str) -> None:
+    info = httpx.get(f"{url}/gradio_api/info").json()
+    assert list(info["named_endpoints"]) == [f"/{name}" for name in NAMES]
+    assert info["unnamed_endpoints"] == {}
+    listed = [each for each in httpx.get(f"{url}/config").json()["dependencies"] if each["api_visibility"] != "private"]
+    assert [each["api_name"] for each in listed] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_has_a_type_an_example_and_a_word(url: str, name: str) -> None:
+    told = httpx.get(f"{url}/gradio_api/info").json()["named_endpoints"][f"/{name}"]
+    arguments = inspect.signature(getattr(Api, name)).parameters
+    assert [each["parameter_name"] for each in told["parameters"]] == list(arguments)[1:]
+    for each in told["parameters"]:
+        assert len(each["label"]) > 20
+        assert each["type"]
+        default = arguments[each["parameter_name"]].default
+        assert each["parameter_has_default"] == (default is not inspect.Parameter.empty)
+        assert each["example_input"] == (
+            default if each["parameter_has_default"] else api.EXAMPLES[each["parameter_name"]]
+        )
+    (answer,) = told["returns"]
+    fields = get_type_hints(get_type_hints(getattr(Api, name))["return"])
+    assert list(answer["type"]["properties"]) == list(fields)
+
+
+def test_the_decoders_are_those_of_the_package(url: str) -> None:
+    told = httpx.get(f"{url}/gradio_api/info").json()["named_endpoints"]["/generate"]["parameters"]
+    assert next(each for each in told if each["parameter_name"] == "decoder")["type"] == {"enum": list(DECODERS)}
+
+
+def test_long_work_has_its_place_in_the_queue_of_the_page(demo: gr.Blocks) -> None:
+    places = {fn.api_name: (fn.queue, fn.concurrency_id, fn.concurrency_limit) for fn in demo.fns.values()}
+    assert places["laws"] == places["answer"] == (True, "joint", 1)
+    assert places["generate"] == places["run"] == (True, "generate", 1)
+    assert not places["map"][0]  # its turns are the sliders'
+
+
+# What is answered.
+
+
+def test_map_is_both_maps_at_that_noise(client: Client, pair: Pair) -> None:
+    answer = client.predict(prompt=PROMPT, u=U, api_name="/map")
+    ids = pair.encode(PROMPT)[0]
+    block = pair.block([ids], [U])
+    assert (answer["pair"], answer["prompt_tokens"]) == ("small", ids)
+    assert [slot["u"] for slot in answer["slots"]] == U
+    for which, tokens in (("exact", block.teacher[0].tolist()), ("learned", block.student[0].tolist())):
+        assert [slot[which]["id"] for slot in answer["slots"]] == tokens
+        assert [slot[which]["text"] for slot in answer["slots"]] == pair.texts(tokens)
+    assert [slot["margin"] for slot in answer["slots"]] == block.margins[0].tolist()
+    assert [slot["edge"] for slot in answer["slots"]] == block.edges[0].tolist()
+
+
+def test_a_prompt_too_long_says_what_was_read(client: Client, pair: Pair) -> None:
+    prompt = " ".join("abcde" * 10)
+    ids, cut = pair.encode(prompt)
+    assert cut
+    assert client.predict(prompt=prompt, u=[0.5], api_name="/map")["prompt_tokens"] == ids
+
+
+def test_laws_is_the_study(client: Client, pair: Pair) -> None:
+    answer = client.predict(prompt=PROMPT, blocks=400, seed=3, pair="small", api_name="/laws")
+    found = study(pair, pair.encode(PROMPT)[0], 2, 400, 3)
+    told = found.as_json()
+    assert answer["total_correlation"] == told["total_correlation"]
+    assert (answer["entropy"], answer["k"], answer["notes"]) == (told["entropy"], 2, found.notes)
+    bounds = [told["tv_product"], *told["tv_product_bounds"]]
+    assert [answer["irreducible_tv"][name] for name in ("value", "low", "high")] == bounds
+    for row, expected in zip(answer["samplers"], told["samplers"], strict=True):
+        assert (row["name"], row["passes"], row["blocks"]) == (expected["sampler"], expected["nfe"], expected["blocks"])
+        assert (row["tv"], row["tv_by_chance"]) == (expected["tv"], expected["tv_expected"])
+        assert (row["kl"], row["impossible"]) == (expected["kl"], expected["impossible"]["value"])
+    joint = np.zeros((24, 24))
+    joint[found.law.first] = found.law.joint
+    drawn = {row.sampler: row.blocks.tolist() for row in found.samplers}
+    assert 1 < len(answer["likely"]) <= api.LIKELY_BLOCKS
+    for row, probability in zip(answer["likely"], sorted(joint.ravel(), reverse=True), strict=False):
+        block = [token["id"] for token in row["tokens"]]
+        assert row["probability"] == pytest.approx(joint[tuple(block)])
+        assert row["probability"] == pytest.approx(probability)
+        assert row["shares"] == {name: blocks.count(block) / len(blocks) for name, blocks in drawn.items()}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_generate_is_the_decoders_text(client: Client, pair: Pair, decoder: Any) -> None:
+    given = {"k": 3, "new_tokens": 10, "seed": 5}
+    answer = client.predict(prompt=PROMPT, decoder=decoder, **given, api_name="/generate")
+    networks, own = (
+        Networks(pair.teacher, pair.student, pair.masked),
+        DecodeConfig(decoder, k=None if decoder == "ar" else 3),
+    )
+    noise, ids = keyed_noise(5, range(1), own, networks, 10), pair.encode(PROMPT)[0]
+    expected = generate(own, networks, [ids], noise, 10, keyed_order(5, range(1), 10))
+    assert [token["id"] for token in answer["tokens"]] == expected.tokens[0].tolist()
+    assert answer["text"] == "".join(token["text"] for token in answer["tokens"])
+    assert answer["passes"] == expected.nfe
+    assert answer["complete"]
+    assert min(token["step"] for token in answer["tokens"]) == 1
+
+
+def test_without_k_a_pass_has_as_many_tokens_as_the_student(client: Client, pair: Pair) -> None:
+    assert client.predict(prompt=PROMPT, new_tokens=8, api_name="/generate")["k"] == pair.student.config.block
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("map", {"prompt": 5}, "The prompt is not text. Valid: whole characters"),
+        ("map", {"prompt": "\ud800"}, "The prompt is not text."),
+        ("map", {"prompt": "a" * 101}, "The prompt has 101 characters. Valid: at most 100"),
+        ("map", {"u": "x"}, "Noise 'x' is not a list of numbers."),
+        ("map", {"u": ["y" * 100_000]}, "Noise … Valid: numbers from 0 up to, not including, 1"),
+        ("map", {"u": [float("nan")]}, "Noise value nan is outside [0, 1)."),
+        ("map", {"u": [10**400]}, "Noise … Valid: numbers from 0"),
+        ("map", {"u": [0.1] * 100_000}, "The noise has the shape (100000,). Valid: a list of 1 to 4 numbers"),
+        ("map", {"u": [[0.1, 0.2]]}, "The noise has the shape (1, 2)."),
+        ("map", {"u": []}, "The noise has the shape (0,)."),
+        ("map", {"pair": "../.."}, "There is no pair '../..'. Valid: small"),
+        ("map", {"pair": ["small"]}, "There is no pair \"['small']\"."),
+        ("laws", {"k": 10**9}, "k is 1000000000. Valid: 2 to 4"),
+        ("laws", {"k": "two"}, "K is 'two'. Valid: a number"),
+        ("laws", {"k": 10**400}, "Valid: a number"),
+        ("laws", {"blocks": 10**9}, "1,000,000,000 blocks were asked for. Valid: 1 to 4,096 on this page"),
+        ("laws", {"blocks": 150.5}, "The number of blocks is 150.5. Valid: a whole number"),
+        ("laws", {"blocks": 1}, "1 blocks were asked for."),
+        ("laws", {"seed": -1}, "seed is -1."),
+        ("laws", {"seed": 2**64}, "seed is 18446744073709551616."),
+        ("laws", {"pair": {}}, "There is no pair '{}'."),
+        ("generate", {"prompt": [PROMPT]}, "The prompt is not text."),
+        ("generate", {"decoder": "gpt"}, "There is no decoder 'gpt'. Valid: one or more of ar, pflm"),
+        ("generate", {"decoder": ["ar"]}, "There is no decoder ['ar']."),
+        ("generate", {"k": 10**9}, "1,000,000,000 tokens a pass, K, were asked for. Valid: 1 to 16"),
+        ("generate", {"new_tokens": 10**9}, "1,000,000,000 new tokens were asked for."),
+        ("generate", {"new_tokens": 100}, "do not fit the context."),
+        ("generate", {"new_tokens": None}, "The number of new tokens is empty."),
+        ("generate", {"seed": float("inf")}, "The seed is inf."),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(url: str, name: str, given: dict[str, Any], told: str) -> None:
+    event, data = asked(url, name, json.dumps({**USUAL[name], **given}))
+    assert event == "error"
+    assert told in data["error"]
+    assert "\n" not in data["error"]
+    assert len(data["error"]) < 600
+
+
+def test_a_mistake_of_the_server_tells_nothing(
+    client: Client, url: str, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"in {ROOT}/secret.py")
+
+    for asks in ("point", "study", "writing"):
+        monkeypatch.setattr(explorer, asks, broken)
+    for name in NAMES:
+        with pytest.raises(ValueError, match=r"^The server made a mistake\.$"):
+            client.predict(**USUAL[name], api_name=f"/{name}")
+    for answer in by_mcp(f"{url}/gradio_api/mcp/", *(tool(name, **USUAL[name]) for name in NAMES)):
+        assert (answer.isError, text(answer)) == (True, "The server made a mistake.")
+
+
+def test_a_text_whose_time_is_over_is_told_as_far_as_it_is(pair: Pair) -> None:
+    now = count()
+    limited = Explorer({"small": lambda: pair}, PageLimits(run_seconds=30), clock=lambda: float(next(now)))
+    answer = Api(limited).generate(PROMPT, "ar", new_tokens=40)
+    assert not answer["complete"]
+    assert 0 < len(answer["tokens"]) < 40
+
+
+def test_laws_whose_time_is_over_say_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = count()
+    monkeypatch.setattr(api, "Stop", partial(Stop, clock=lambda: float(next(now))))
+    limited = Explorer({"small": lambda: pair}, PageLimits(run_seconds=1))
+    with pytest.raises(Refused, match=r"^Stopped after 1 s, the most on this page\. Valid: fewer blocks$"):
+        Api(limited).laws(PROMPT)
+
+
+# Assistants.
+
+
+def test_an_assistant_finds_three_tools_that_say_what_they_do(url: str) -> None:
+    (found,) = by_mcp(f"{url}/gradio_api/mcp/", lambda session: session.list_tools())
+    assert [each.name for each in found.tools] == NAMES
+    for each in found.tools:
+        assert each.description.startswith(inspect.getdoc(getattr(Api, each.name)).splitlines()[0])
+        assert {"map": "margin: lead", "laws": "tv_by_chance: what", "generate": "complete: false"}[
+            each.name
+        ] in each.description
+        assert all(len(argument["description"]) > 20 for argument in each.inputSchema["properties"].values())
+    assert found.tools[0].inputSchema["required"] == ["prompt", "u"]
+
+
+def test_an_assistant_is_told_the_same_in_json(url: str, client: Client) -> None:
+    given = {**USUAL, "laws": {"prompt": PROMPT, "blocks": 100}}
+    answers = by_mcp(f"{url}/gradio_api/mcp/", *(tool(name, **given[name]) for name in NAMES))
+    for name, answer in zip(NAMES, answers, strict=True):
+        expected = client.predict(**given[name], api_name=f"/{name}")
+        assert {**json.loads(text(answer)), "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_an_assistant_is_refused_likewise(url: str) -> None:
+    refused: list[tuple[str, dict[str, Any], str]] = [
+        ("map", {"u": [2]}, "Noise value 2.0 is outside [0, 1). Valid: numbers"),
+        ("map", {"prompt": {"path": "/etc/passwd"}}, "is not of type 'string'"),
+        ("laws", {"pair": ["small"]}, "is not valid under any of the given schemas"),
+        ("generate", {"k": 10**9}, "Valid: 1 to 16 on this page"),
+        ("generate", {"file": "a"}, "`file` is not a valid key-word argument"),
+    ]
+    work = [tool(name, **{**USUAL[name], **given}) for name, given, _ in refused]
+    *answers, unknown = by_mcp(f"{url}/gradio_api/mcp/", *work, tool("upload_file_to_gradio", file="a"))
+    for answer, (_, _, told) in zip(answers, refused, strict=True):
+        assert answer.isError
+        assert told in text(answer)
+    assert text(unknown) == "Unknown tool for this Gradio app: upload_file_to_gradio"
+
+
+# The document.
+
+
+def test_the_document_has_every_function_as_it_is_called() -> None:
+    for name in NAMES:
+        _, *arguments = inspect.signature(getattr(Api, name)).parameters.values()
+        bare = [argument.replace(annotation=inspect.Parameter.empty) for argument in arguments]
+        assert f"| `{name}{inspect.Signature(bare)}` |" in read(DOCUMENT)
+
+
+def test_the_documents_python_runs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (source,) = fenced(DOCUMENT, "python")
+    assert WRITTEN_AT in source
+    exec(compile(source.replace(WRITTEN_AT, url), str(DOCUMENT), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-6:-2]] == [str(u) for u in U]
+    assert "'student'" in lines[-2]
+    assert lines[-1].endswith("16")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the example is one of curl")
+def test_the_documents_curl_runs(url: str, client: Client) -> None:
+    (source,) = fenced(DOCUMENT, "bash")
+    ended = subprocess.run(
+        ["bash", "-c", source.replace(WRITTEN_AT, url)], capture_output=True, text=True, timeout=60, check=True
+    )
+    event, data, *_ = ended.stdout.splitlines()
+    assert event == "event: complete"
+    asked = {"prompt": "Once upon a time", "u": U}
+    assert json.loads(data.removeprefix("data: ")) == [client.predict(**asked, api_name="/map")]
+
+
+def test_the_documents_configuration_leads_to_the_tools(url: str) -> None:
+    (server,) = json.loads(*fenced(DOCUMENT, "json"))["mcpServers"].values()
+    (found,) = by_mcp(server["url"].replace(WRITTEN_AT, url), lambda session: session.list_tools())
+    assert [each.name for each in found.tools] == NAMES
