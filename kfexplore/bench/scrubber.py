@@ -1,6 +1,7 @@
 """A client that scrubs as a page does: what it asks of the server, and when, is what scrub.js and channel.js do.
 
-A move that the tables hold costs nothing; where they are stale, a point is asked for; when a drag ends, new tables are.
+A slider's row is asked for when a hand is laid on it; a move that it holds then costs nothing, and before it has come a
+point is asked for. When a drag ends, the rows are whose tracks it has changed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ LONGEST_PAUSE: Final = 4.0
 ASKED_AGAIN: Final = 1.0
 """Seconds after which a page that could not be opened is opened again."""
 RESOLUTION: Final = 512
+PRESSED: Final = 0.1
+"""Seconds from a hand on a slider to its first move."""
 MOVE_EVERY: Final = 0.1
 """Seconds between two moves of a drag."""
 DRAG: Final = (2.0, 4.0)
@@ -48,10 +51,35 @@ def crossed(function: Function, question: Json, reply: Json) -> str | None:
     for name in echoes:
         if reply.get(name) != question[name]:
             return f"{name} is {reply.get(name)!r}, not {question[name]!r}"
-    tokens = reply if function == "point" else reply["point"]
-    if {len(tokens[model]) for model in ("teacher", "student")} != {len(question["u"])}:
-        return "tokens of another number of slots"
-    return None
+    k = len(question["u"])
+    if function == "point":
+        wrong = {len(reply[model]) for model in ("teacher", "student")} != {k}
+    else:
+        wrong = (reply["k"], reply["slots"]) != (k, question.get("slots", list(range(k))))
+    return "tokens of other slots" if wrong else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a page holds of one slider: good for any noise that differs from `u` in that slot alone."""
+
+    slot: int
+    u: list[float]
+    every: int
+    """It knows the middle one of so many steps."""
+
+    def fits(self, u: list[float]) -> bool:
+        """Whether it is of that noise."""
+        return all(slot == self.slot or now == then for slot, (now, then) in enumerate(zip(u, self.u, strict=True)))
+
+    def track_fits(self, u: list[float]) -> bool:
+        """Whether what the slider's own slot becomes is of that noise: it hangs on the slots before it."""
+        return u[: self.slot] == self.u[: self.slot]
+
+    def snapped(self, value: float) -> float:
+        """The nearest noise that it knows."""
+        step = int(value * RESOLUTION)
+        return float((step - step % self.every + self.every // 2 + 0.5) / RESOLUTION)
 
 
 class Channel:
@@ -113,9 +141,10 @@ class Scrubber:
         self._name, self._tally, self._random, self._most = name, tally, random, kept
         self._about, self._k = {"pair": pair, "prompt": prompt}, k
         self._u: list[float] = []
-        self._held: list[float] = []
-        """The noise that the tables go through."""
-        self._seq = self._asked_seq = self._drawn_seq = 0
+        self._rows: list[Row] = []
+        self._hand: int | None = None
+        self._settled, self._refreshing = True, False
+        self._seq = self._drawn_seq = 0
         self._drawn_u: list[float] = []
         self._open: list[tuple[int, float]] = []
         """Moves whose tokens are not known yet: their numbers, and when they were made."""
@@ -137,10 +166,10 @@ class Scrubber:
         self._ask, clock = ask, self._tally.clock
         async with asyncio.TaskGroup() as group:
             self._points = Channel(lambda *given: self._answered("point", *given), self._take_point, group)
-            self._nexts = Channel(lambda *given: self._answered("tables", *given), self._take_tables, group)
+            self._group = group
             while not await self._opened() and clock() < until:
                 await asyncio.sleep(ASKED_AGAIN)
-            while self._held and clock() < until:
+            while self._rows and clock() < until:
                 await self._drag(until)
                 await asyncio.sleep(min(self._random.uniform(*REST), max(0.0, until - clock())))
         for _ in self._open:
@@ -153,7 +182,8 @@ class Scrubber:
         question = self._question(u=((steps + 0.5) / RESOLUTION).tolist(), resolution=RESOLUTION)
         reply = await self._answered("tables", question, lambda: False)
         if reply.get("ok"):
-            self._u = self._held = self._drawn_u = question["u"]
+            self._u = self._drawn_u = question["u"]
+            self._rows = [Row(slot, self._u, reply["every"]) for slot in reply["slots"]]
             self._tally.took("open", self._tally.clock() - start)
         return bool(reply.get("ok"))
 
@@ -162,6 +192,9 @@ class Scrubber:
         slot, target = int(self._random.integers(len(self._u))), int(self._random.integers(RESOLUTION))
         moves = int(self._random.uniform(*DRAG) / MOVE_EVERY)
         start = int(self._u[slot] * RESOLUTION)
+        self._hand = slot
+        self._refresh()
+        await asyncio.sleep(PRESSED)
         due = self._tally.clock()
         for step in np.linspace(start, target, moves + 1).astype(int)[1:].tolist():
             if due >= until:
@@ -169,33 +202,45 @@ class Scrubber:
             self._move(slot, (step + 0.5) / RESOLUTION)
             due += MOVE_EVERY
             await asyncio.sleep(max(0.0, due - self._tally.clock()))
-        self._settle()
+        self._settled = True
+        self._refresh()
 
     def _move(self, slot: int, value: float) -> None:
-        self._seq += 1
-        self._u = [value if at == slot else u for at, u in enumerate(self._u)]
+        row = self._rows[slot]
+        self._seq, self._settled = self._seq + 1, False
+        self._stand(slot, row.snapped(value) if row.fits(self._u) else value)
         self._open.append((self._seq, self._tally.clock()))
         self._answer(at_once=True)
 
-    def _moved(self) -> int:
-        """Slots that have left the tables' noise; tables know what becomes of one such slot."""
-        return sum(now != then for now, then in zip(self._u, self._held, strict=True))
+    def _stand(self, slot: int, value: float) -> None:
+        self._u = [value if at == slot else u for at, u in enumerate(self._u)]
 
     def _answer(self, at_once: bool = False) -> None:
-        if self._moved() <= 1:
+        if any(row.fits(self._u) and row.snapped(self._u[row.slot]) == self._u[row.slot] for row in self._rows):
             self._points.drop()
             self._draw(self._seq, self._u, at_once)
         else:
             self._points.post(self._question())
 
-    def _settle(self) -> None:
-        if self._asked_seq == self._seq:
-            return
-        self._asked_seq = self._seq
-        if self._moved():
-            self._nexts.post(self._question(k=len(self._u), resolution=RESOLUTION))
-        else:
-            self._nexts.drop()
+    def _needed(self) -> list[int]:
+        """Slots whose rows are out of date: of the slider under the hand all of it, of the others their tracks."""
+        return [
+            row.slot
+            for row in self._rows
+            if (row.slot == self._hand and not row.fits(self._u)) or (self._settled and not row.track_fits(self._u))
+        ]
+
+    def _refresh(self) -> None:
+        if not self._refreshing and self._needed():
+            self._refreshing = True
+            self._group.create_task(self._fetch(self._needed()))
+
+    async def _fetch(self, slots: list[int]) -> None:
+        question = self._question(k=len(self._u), slots=slots, resolution=RESOLUTION)
+        reply = await self._answered("tables", question, lambda: self._needed() != slots)
+        self._refreshing = False
+        if reply.get("busy") or self._take_rows(reply, question):
+            self._refresh()
 
     def _question(self, **more: Any) -> Json:
         return {"seq": self._seq, **self._about, "u": self._u, **more}
@@ -239,15 +284,19 @@ class Scrubber:
         elif question["seq"] == self._seq:
             self._restore()
 
-    def _take_tables(self, reply: Json, question: Json) -> None:
-        if question["seq"] != self._asked_seq:
-            return
-        if reply:
-            self._held = question["u"]
-            if self._open or question["seq"] == self._seq:
-                self._answer()
-        elif self._open and not self._points.is_flying:
-            self._restore()
+    def _take_rows(self, reply: Json, question: Json) -> bool:
+        """Whether there were any."""
+        for slot in reply.get("slots", []):
+            self._rows[slot] = Row(slot, question["u"], reply["every"])
+        if not reply:
+            if self._open and not self._points.is_flying:
+                self._restore()
+        elif self._open:
+            if not self._settled and self._hand is not None and (row := self._rows[self._hand]).fits(self._u):
+                self._seq += 1
+                self._stand(row.slot, row.snapped(self._u[row.slot]))
+            self._answer()
+        return bool(reply)
 
     def _draw(self, seq: int, u: list[float], at_once: bool = False) -> None:
         """Tokens of a move are on the page; those of earlier moves that were waited for are out of date with them."""
@@ -266,9 +315,8 @@ class Scrubber:
             self._tally.lost("move", "no tokens came")
         self._open = []
         self._seq += 1
-        self._asked_seq = self._drawn_seq = self._seq
+        self._drawn_seq, self._settled = self._seq, True
         self._u = self._drawn_u
-        self._nexts.drop()
 
     def _keep(self, function: Function, question: Json, reply: Json) -> None:
         """One answer in some, until there are enough; of tables, one of their rows."""
@@ -278,12 +326,13 @@ class Scrubber:
         if function == "point":
             self.answers.append(Answer(prompt, u, reply["teacher"], reply["student"]))
             return
-        k, steps = len(u), reply["resolution"]
-        slot, step = int(self._random.integers(k)), int(self._random.integers(steps))
-        moved = [(step + 0.5) / steps if at == slot else value for at, value in enumerate(u)]
-        rows = (_table(reply[model], k, steps)[slot, step].tolist() for model in ("teacher", "student"))
-        self.answers.append(Answer(prompt, moved, *rows))
+        k, every, resolution = len(u), reply["every"], reply["resolution"]
+        row, step = int(self._random.integers(len(reply["slots"]))), int(self._random.integers(resolution // every))
+        there = (step * every + every // 2 + 0.5) / resolution
+        moved = [there if at == reply["slots"][row] else value for at, value in enumerate(u)]
+        tokens = (_row(reply[model], k, resolution // every)[row, step].tolist() for model in ("teacher", "student"))
+        self.answers.append(Answer(prompt, moved, *tokens))
 
 
-def _table(packed: str, k: int, steps: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    return np.frombuffer(base64.b64decode(packed), dtype="<u2").reshape(k, steps, k)
+def _row(packed: str, k: int, steps: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    return np.frombuffer(base64.b64decode(packed), dtype="<u2").reshape(-1, steps, k)

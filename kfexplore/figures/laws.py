@@ -116,7 +116,7 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
     """Bars of nats: the block's own entropy, what the product adds, and what wrong marginals add."""
     look, found, error = colours(theme), measured.correlation, measured.error
     product = found.total.value
-    rows = ["teacher", "product of the exact marginals"] + (["masked model, one pass"] if error else [])
+    rows = ["teacher", "product of the<br>exact marginals"] + (["masked model,<br>one pass"] if error else [])
     wrong = sum(error.wrong_marginals) if error else 0.0
     parts: list[tuple[str, list[float], str, str]] = [
         ("the block's own entropy", [found.entropy] * len(rows), look.exact, ""),
@@ -140,7 +140,7 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
             hovertemplate=f"{name}: %{{x:.3f}} nats<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.45, legend={"traceorder": "normal"})
-    figure.update_xaxes(title_text="surprise of the block (nats)", rangemode="tozero")
+    figure.update_xaxes(title_text="surprise (nats)", rangemode="tozero")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 

@@ -70,6 +70,7 @@ def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
     words = head.text.replace("<br>", " "), head.subtitle.text.replace("<br>", " ")
     figure.update_layout(
         title=None,
+        meta={"name": f"{words[0]}. {words[1]}"},
         height=height,
         margin={"t": 0},
         legend={"y": 1.04, "yanchor": "bottom", "font": {"size": 13}},
@@ -119,7 +120,8 @@ def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:
     for n, figures in enumerate(drawn):
         head = figures["light"].layout.title
         finding, reading = (text.replace("<br>", " ") for text in (head.text, head.subtitle.text))
-        parts.append(f'<h2>{finding}</h2><p>{reading}</p><div class="figure" id="figure-{n}"></div>')
+        named = f'<div class="figure" id="figure-{n}" role="img" aria-labelledby="finding-{n} reading-{n}"></div>'
+        parts.append(f'<h2 id="finding-{n}">{finding}</h2><p id="reading-{n}">{reading}</p>{named}')
         data.append({theme: _untitled(figure) for theme, figure in figures.items()})
     return _PAGE.format(
         title=html.escape(title),

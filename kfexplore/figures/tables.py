@@ -16,7 +16,7 @@ Texts = Callable[[list[int]], list[str]]
 
 
 def tables(
-    moved: Sequence[Sweep], point: Block, prompt: Sequence[int], texts: Texts, /, **about: Any
+    moved: Sequence[Sweep], point: Block, prompt: Sequence[int], texts: Texts, every: int = 1, /, **about: Any
 ) -> dict[str, Any]:
     """The payload of `figures.scrub.standalone_html`, the same as the app's reply.
 
@@ -25,35 +25,53 @@ def tables(
         point: Both maps at just that noise, one row.
         prompt: Token ids of the context.
         texts: Of token ids.
+        every: As for `rows`.
         about: More to show or to overwrite: pair, prompt (its text), device, dtype.
     """
-    steps = [part.block for part in moved]
-    teacher, student = (np.stack([getattr(part, which) for part in steps]) for which in ("teacher", "student"))
     prompt_ids = [int(token) for token in prompt]
     return {
         "ok": True,
         "prompt": "".join(texts(prompt_ids)),
         "prompt_tokens": [list(item) for item in zip(prompt_ids, texts(prompt_ids), strict=True)],
         "note": "",
-        "k": len(moved),
         "k_max": len(moved),
-        "resolution": len(steps[0].u),
-        "u": moved[0].u.tolist(),
-        "teacher": packed(teacher, "<u2"),
-        "student": packed(student, "<u2"),
-        "margin": packed(np.stack([part.margins for part in steps]), "<f4"),
-        "edge": packed(np.stack([part.edges for part in steps]), "<f4"),
         "point": {
             "teacher": point.teacher[0].tolist(),
             "student": point.student[0].tolist(),
             "margin": point.margins[0].tolist(),
             "edge": point.edges[0].tolist(),
         },
-        "texts": token_texts(texts, teacher, student, point.teacher, point.student),
         "device": "cpu",
         "dtype": "float32",
         "stored": False,
+        **rows(moved, texts, point, every=every),
         **about,
+    }
+
+
+def rows(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) -> dict[str, Any]:
+    """What becomes of all slots as the noise of some of them moves, each alone.
+
+    Args:
+        moved: Sweeps of one resolution and one held noise, of any slots.
+        texts: Of token ids.
+        also: Blocks whose tokens are told a text, too.
+        every: Steps of the slider for each that was evaluated, the middle one of them.
+    """
+    parts = [sweep.block for sweep in moved]
+    teacher, student = (np.stack([getattr(part, which) for part in parts]) for which in ("teacher", "student"))
+    told = [getattr(part, which) for part in also for which in ("teacher", "student")]
+    return {
+        "slots": [sweep.slot for sweep in moved],
+        "k": len(moved[0].u),
+        "u": moved[0].u.tolist(),
+        "resolution": len(parts[0].u) * every,
+        "every": every,
+        "teacher": packed(teacher, "<u2"),
+        "student": packed(student, "<u2"),
+        "margin": packed(np.stack([part.margins for part in parts]), "<f4"),
+        "edge": packed(np.stack([part.edges for part in parts]), "<f4"),
+        "texts": token_texts(texts, teacher, student, *told),
     }
 
 

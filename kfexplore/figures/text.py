@@ -84,7 +84,7 @@ def _pane(written: Written, underlined: bool, told: bool) -> str:
     )
     return (
         f'<section class="kft-pane kft-{kind}" data-decoder="{written.decoder}" data-stage="{written.stage}">'
-        f"<header><h4>{name} <span>{how.format(k=written.k)}</span></h4>{_facts(written, underlined)}</header>"
+        f"<header><h2>{name} <span>{how.format(k=written.k)}</span></h2>{_facts(written, underlined)}</header>"
         f"{lines}</section>"
     )
 

@@ -20,11 +20,14 @@ import gradio as gr
 from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
+from kfexplore.ui.api import add_api, answers_in_json
 from kfexplore.ui.explorer import Explorer, Json
 from kfexplore.ui.generate import build_generate_tab
 from kfexplore.ui.guard import serving
 from kfexplore.ui.joint import build_joint_tab
 from kfexplore.ui.limits import DEFAULTS, PageLimits, limits_from
+from kfexplore.ui.look import STYLE, theme
+from kfexplore.ui.reach import REACH
 from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
 from kfexplore.ui.timing import build_timing_tab
 
@@ -34,16 +37,14 @@ A push-forward language model turns K random numbers into K tokens in one pass. 
 
 M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
+THREADS = 40
+"""Of the server, beside those in which questions of sliders wait."""
 FIRST_SCREEN = "first_screen.json"
 """Beside the weights of a bundled pair."""
 FIRST_STEPS = (102, 71, 200, 360)
 """Steps of the first screen's noise: exact and learned agree on two slots of the bundled pair, and part on two."""
-CSS = """
-.gradio-container { max-width: 1132px !important; margin: 0 auto !important; }
-@media (max-width: 600px) { .tab-container button { padding: 0 5px !important; font-size: 13px !important; } }
-"""
-"""On a narrow screen all tabs stay in sight."""
-THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+WORDS = gr.I18n(en={"common.complete": "Done."})
+"""What Gradio reads out at the end of an event, and has no word for."""
 
 
 def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
@@ -64,6 +65,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 max_lines=4,
                 max_length=explorer.limits.prompt_characters,
                 scale=5,
+                min_width=220,
                 elem_id="prompt",
                 info="Press Enter to continue another text.",
             )
@@ -77,7 +79,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 min_width=140,
                 elem_id="pair",
             )
-            go = gr.Button("Show", scale=0, min_width=90, variant="primary")
+            go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")
         examples = gr.Examples([[text] for text in EXAMPLES], [prompt], label="Try one of these")
         asked = [prompt.submit, go.click, pair.input, examples.load_input_event.then]
         with gr.Tabs():
@@ -101,6 +103,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
             return known, link.get("prompt", gr.skip())
 
         demo.load(linked, None, [pair, prompt], queue=False)
+        add_api(demo, explorer)
     return demo.queue(max_size=explorer.limits.queue, api_open=False)
 
 
@@ -144,7 +147,7 @@ def fresh_first_payload(explorer: Explorer, name: str) -> Json:
 
 def make_explorer(
     pair: str,
-    files: tuple[Path, Path, Path | None] | None = None,
+    files: tuple[Path, Path | None, Path | None] | None = None,
     device: str | None = None,
     limits: PageLimits = DEFAULTS,
 ) -> tuple[Explorer, str]:
@@ -167,7 +170,7 @@ def make_explorer(
 
 def launch(
     pair: str = "tales",
-    files: tuple[Path, Path, Path | None] | None = None,
+    files: tuple[Path, Path | None, Path | None] | None = None,
     device: str | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -218,12 +221,16 @@ def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
     demo.launch(
         ssr_mode=False,
         run_history=False,
-        theme=THEME,
-        css=CSS,
-        footer_links=["gradio", "settings"],  # no API: its endpoints are the page's own affair, and change with it
+        theme=theme(),
+        head=STYLE,
+        js=REACH,
+        i18n=WORDS,
+        footer_links=["api", "gradio", "settings"],
+        mcp_server=True,
         enable_monitoring=False,
         state_session_capacity=explorer.limits.pages,
-        app_kwargs=serving(explorer.limits),
+        max_threads=THREADS + 2 * explorer.limits.questions,
+        app_kwargs={**serving(explorer.limits), "lifespan": answers_in_json},
         **options,
     )
     return demo

@@ -5,16 +5,18 @@ Replies carry arrays as base64 little-endian strings: large lists in JSON are sl
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, Final
 
+from kfexplore.bench.setting import measure_limits
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.errors import KfError
-from kfexplore.figures.tables import section, tables, token_texts
+from kfexplore.figures.tables import rows, section, tables, token_texts
 from kfexplore.laws.study import Report, silent, study
 from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
@@ -24,10 +26,14 @@ from kfexplore.ui.kept import Kept
 from kfexplore.ui.limits import DEFAULTS, PageLimits
 from kfexplore.ui.questions import Question, read
 from kfexplore.ui.racing import RaceConfig, Racing
+from kfexplore.ui.threads import few_threads
 from kfexplore.ui.turns import Busy, Stop, Turns
 from kfexplore.ui.writing import WriteConfig, Writing
 
 Json = dict[str, Any]
+
+FINENESS: Final = ((2, 512), (4, 128), (math.inf, 32))
+"""Most steps of a slider's row by how long the line of questions has been lately, the first that it is within."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class _Ready:
 class Explorer:
     """Answers the page. Tables and grids are made one at a time, and so are points, and studies.
 
+    Where many ask, all are answered in coarser steps, and rows of one slider, which a hand waits for, go first.
+
     Args:
         loaders: Name of each pair on offer -> how to load it; loaded on first use. The first one is never let go.
         limits: What may be asked.
@@ -81,8 +89,9 @@ class Explorer:
         )
         self._loading = {name: Turns(limits.questions) for name in self.loaders}  # one download keeps no other waiting
         self._loading_other = Turns(limits.questions)
-        self._heavy, self._pointing = Turns(limits.questions), Turns(limits.questions)
+        self._heavy, self._pointing = Turns(limits.questions, clock), Turns(limits.questions)
         self._studying, self._writing, self._timing = Turns(), Turns(), Turns()  # who waits is in the page's queue
+        self._measure = cache(measure_limits)  # of a device, which takes a second in which all others wait
 
     def offers(self, name: str) -> bool:
         """Whether a pair of that name may be asked for."""
@@ -104,17 +113,18 @@ class Explorer:
         """What every slot becomes as each slider moves, the others held where `u` says.
 
         Args:
-            request: seq, pair, prompt, k (None: the trained K), u (None: the middle), resolution.
+            request: seq, pair, prompt, k (None: the trained K), u (None: the middle), resolution, and slots: the
+                sliders whose rows are wanted, and nothing else (None: all, with what a page needs to show them).
         """
-        return self._answer(request, self._tables)
+        return self._answer(request, self._tables, "sweep_steps")
 
     def point(self, request: Json) -> Json:
         """Both maps at exactly `u`; request: seq, pair, prompt, u."""
-        return self._answer(request, self._point)
+        return self._answer(request, self._point, "sweep_steps")
 
     def grid(self, request: Json) -> Json:
         """A section over two sliders; request: seq, pair, prompt, u, slots (i < j), resolution."""
-        return self._answer(request, self._grid)
+        return self._answer(request, self._grid, "grid_steps")
 
     def study(
         self,
@@ -166,7 +176,8 @@ class Explorer:
         config.check(self.limits)
         pair, ids, cut = self._prompt(config.pair, config.prompt)
         quiet = (self._studying, self._heavy, self._writing)
-        return Racing(pair, ids, config, _cut(cut), Stop(self.limits.run_seconds, self._clock), self._timing, quiet)
+        stop = Stop(self.limits.run_seconds, self._clock)
+        return Racing(pair, ids, config, _cut(cut), stop, self._timing, quiet, self._measure)
 
     def _ready(self, name: str) -> _Ready:
         load = self.loaders.get(name) or (partial(self._other, name) if self._other is not None else None)
@@ -199,13 +210,14 @@ class Explorer:
                 context = ready.contexts.get(prompt)
                 if context is None:
                     ids, cut = ready.pair.encode(prompt)
-                    context = ready.contexts.put(prompt, _Context(ready.pair.hold(ids), cut))
+                    with few_threads(ready.pair):
+                        context = ready.contexts.put(prompt, _Context(ready.pair.hold(ids), cut))
         return ready.pair, context
 
-    def _answer(self, request: Json, answered: Callable[[Question], Json]) -> Json:
+    def _answer(self, request: Json, answered: Callable[[Question], Json], most: str) -> Json:
         seq = request.get("seq") if isinstance(request, dict) else None
         try:
-            reply = answered(read(request, self.limits))
+            reply = answered(read(request, self.limits, most))
         except KfError as error:
             told = {"failed": error.failed, "valid": error.valid, "run": error.run}
             return {"ok": False, "busy": isinstance(error, Busy), "seq": seq, **told}
@@ -215,16 +227,21 @@ class Explorer:
         pair, context = self._context(asked.pair, asked.prompt)
         most = self.slots(pair)
         u = asked.noise(most)
-        with self._heavy.held():
+        slots = list(asked.slots or range(len(u)))
+        with self._heavy.held(yields=len(slots) > 1), few_threads(pair):
             start = time.perf_counter()
-            moved = sweeps(context.held, u, list(range(len(u))), asked.resolution or self.limits.sweep_steps)
-            at = block(context.held, u)
+            every = math.gcd(asked.resolution, max(1, asked.resolution // self._fineness()))
+            moved = sweeps(context.held, u, slots, asked.resolution, every)
+            at = None if asked.slots else block(context.held, u)
             seconds = time.perf_counter() - start
+        if at is None:
+            return {"pair": asked.pair, "prompt": asked.prompt, **rows(moved, pair.texts, every=every)}
         return tables(
             moved,
             at,
             context.held.ids.tolist(),
             pair.texts,
+            every,
             pair=asked.pair,
             prompt=asked.prompt,
             note=_cut(context.cut),
@@ -236,7 +253,7 @@ class Explorer:
     def _point(self, asked: Question) -> Json:
         pair, context = self._context(asked.pair, asked.prompt)
         u = asked.noise(self.slots(pair))
-        with self._pointing.held():
+        with self._pointing.held(), few_threads(pair):
             answer = block(context.held, u)
         return {
             "u": answer.u[0].tolist(),
@@ -250,11 +267,15 @@ class Explorer:
     def _grid(self, asked: Question) -> Json:
         pair, context = self._context(asked.pair, asked.prompt)
         u = asked.noise(self.slots(pair))
-        if asked.slots is None:
-            raise KfError("No slots are named.", "two slots, the earlier one first")
-        with self._heavy.held():
-            square = grid(context.held, u, asked.slots, asked.resolution or self.limits.grid_steps)
+        with self._heavy.held(yields=True), few_threads(pair):
+            most = max(FINENESS[-1][1], self._fineness() // 4)
+            square = grid(context.held, u, asked.square, min(asked.resolution, most))
         return section(square, pair.texts)
+
+    def _fineness(self) -> int:
+        """Steps of a row, by how many have asked lately."""
+        asking = self._heavy.longest()
+        return next(steps for most, steps in FINENESS if asking <= most)
 
 
 def _reported(report: Report, stop: Stop, share: float, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as markup
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import gradio as gr
@@ -13,27 +13,37 @@ from kfexplore.config import DECODERS, DecoderName
 from kfexplore.errors import KfError
 from kfexplore.figures.text import NAMES
 from kfexplore.pair import Pair
-from kfexplore.ui.prose import boxed
+from kfexplore.ui.prose import mistake
 
-REFUSED: Final = boxed(
-    "<p>The server did not take this on: too many pages wait, or it made a mistake. Try again in a while.</p>",
-    "kf-prose-failed",
+REFUSED: Final = mistake(
+    "<p>The server did not take this on: too many pages wait, or it made a mistake. Try again in a while.</p>"
 )
 
 
-def decoder_choices(with_masked: bool) -> list[tuple[str, str]]:
-    """Names and values of the decoders, mdlm only where there is a masked model."""
-    return [(NAMES[name][0], name) for name in DECODERS if with_masked or name != "mdlm"]
+NEEDED: Final[Mapping[DecoderName, str]] = {
+    "pflm": "student",
+    "verified": "student",
+    "jacobi": "student",
+    "mdlm": "masked model",
+}
+"""What a decoder asks besides the teacher."""
+
+
+def decoder_choices(missing: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Names and values of the decoders, but for those that need a model which is missing."""
+    return [(NAMES[name][0], name) for name in DECODERS if NEEDED.get(name) not in missing]
 
 
 def offered_decoders(pair: Pair, held: Sequence[DecoderName]) -> dict[str, Any]:
     """The field of decoders as a pair offers them."""
-    with_masked = pair.masked is not None
+    missing = [name for name, model in (("student", pair.student), ("masked model", pair.masked)) if model is None]
+    gone = [NAMES[name][0] for name in DECODERS if NEEDED.get(name) in missing]
+    are = "is" if len(gone) == 1 else "are"
     return fitted(
         held,
-        [each for each in held if with_masked or each != "mdlm"],
-        choices=decoder_choices(with_masked),
-        info="" if with_masked else "This pair has no masked model, so MDLM is not offered.",
+        [each for each in held if NEEDED.get(each) not in missing],
+        choices=decoder_choices(missing),
+        info=f"This pair has no {' and no '.join(missing)}, so {', '.join(gone)} {are} not offered." if gone else "",
     )
 
 
@@ -71,4 +81,4 @@ def whole(what: str, value: object) -> int:
 
 def failed(error: KfError) -> str:
     """A mistake as a box of HTML: what failed, what would be valid, what to run."""
-    return boxed("".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines()), "kf-prose-failed")
+    return mistake("".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines()))

@@ -16,7 +16,7 @@ from kfexplore.figures.text import NAMES, text_css, texts_html
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, number, offered_decoders, whole
-from kfexplore.ui.prose import READABLE, boxed, html
+from kfexplore.ui.prose import READABLE, boxed, html, told
 from kfexplore.ui.writing import WriteConfig, Writing
 
 INTRO: Final = """AR, Verified and Jacobi write the exact map's text, the teacher's, token for token; the student (PFLM)
@@ -51,7 +51,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     (pair, prompt), limits = fields, explorer.limits
     html(boxed(f"<p>{INTRO}</p>"))
     decoders = gr.CheckboxGroup(
-        decoder_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders"
+        decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders"
     )
     with gr.Row():
         k = gr.Slider(1, k_max, k_max, step=1, label="Tokens a pass, K", elem_id="generate-k", min_width=180)
@@ -94,7 +94,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
         go = gr.Button("Generate", variant="primary", elem_id="generate-go", min_width=110)
         stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=110)
         save = gr.Button("Download", interactive=False, elem_id="generate-save", min_width=110)
-    status = html(boxed(NOT_YET), elem_id="generate-status", elem_classes="kf-told", head=READABLE)
+    status = told(boxed(NOT_YET), elem_id="generate-status", elem_classes="kf-told", head=READABLE)
     texts = gr.HTML(
         "",
         html_template='<div class="kft-page"></div>',
@@ -117,7 +117,13 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
         show_progress_on=status,
     )
     running = asked.then(
-        run, held, shown, concurrency_limit=limits.at_once, show_progress="full", show_progress_on=status
+        run,
+        held,
+        shown,
+        concurrency_limit=limits.at_once,
+        concurrency_id="generate",
+        show_progress="full",
+        show_progress_on=status,
     )
     running.failure(refuse, held, shown, queue=False, show_progress="hidden")
     stop.click(halt, [held, underlined], shown, queue=False, cancels=[running], show_progress="hidden")

@@ -23,7 +23,7 @@ from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, failed, whole
 from kfexplore.ui.kept import Kept
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, boxed, heading, html
+from kfexplore.ui.prose import DARK, boxed, heading, html, scrolling, told
 from kfexplore.ui.toy import build_toy_tab
 from kfexplore.ui.turns import Stop
 
@@ -74,9 +74,11 @@ def build_joint_tab(
                     scale=3,
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="joint-seed", min_width=90)
-                go = gr.Button("Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go")
-                stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel")
-            status = html(boxed(NOT_YET), elem_id="joint-status")
+                go = gr.Button(
+                    "Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go", elem_classes="kf-beside"
+                )
+                stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel", elem_classes="kf-beside")
+            status = told(boxed(NOT_YET), elem_id="joint-status")
             shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
             with gr.Row():
                 for panel in PANELS:
@@ -202,7 +204,7 @@ def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "l
         parts += [heading(*words), figure]
     return [
         _status(measured, note, models.teacher.device.type),
-        boxed(f"<h4>{found}.</h4>"),
+        boxed(f"<h2>{found}.</h2>"),
         *parts,
         _samplers(measured, text, theme),
     ]
@@ -237,8 +239,8 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
         for row in measured.samplers
     )
     table = (
-        f'<div class="kf-prose-scroll"><table><tr>{head}</tr>{rows}</table></div>'
-        '<p class="kf-prose-reading">'
+        scrolling(f"<table><tr>{head}</tr>{rows}</table>", "Every sampler against the teacher")
+        + '<p class="kf-prose-reading">'
         "TV: total variation distance of the blocks from the teacher's law over the cells of "
         "the test, with limits that hold the sampler's own; chance: what as many blocks of the teacher itself show "
         "on average, so a value near it is no evidence of error; p: of the G-test. KL: of the teacher from the "
@@ -252,7 +254,7 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
         for row in measured.samplers
     )
     return boxed(
-        f"<h4>Every sampler against the teacher</h4>{table}<h4>The first blocks of each</h4>"
+        f"<h2>Every sampler against the teacher</h2>{table}<h2>The first blocks of each</h2>"
         '<p class="kf-prose-reading">Teacher, student and the one-pass samplers read the same noise in a row; ✕ marks '
         f'a block that the teacher finds all but impossible.</p><div class="kf-prose-cards">{cards}</div>'
     )

@@ -56,7 +56,7 @@ class PageLimits:
     """Pages that Generate writes for at once; studies and races have one each."""
     queue: int = 16
     """Pages that wait for Generate, a study or a race, all together."""
-    questions: int = 6
+    questions: int = 24
     """Questions of sliders that wait for one lock (tables, one context, one load); more are told to ask again."""
     pages: int = 200
     """Pages whose last texts, race and fields are kept; the least recently used goes first."""

@@ -14,7 +14,11 @@ const draw = () => {
   if (!props.value) return;
   const figure = JSON.parse(props.value);
   const options = {responsive: true, displayModeBar: false};
-  library.react(element.querySelector(".kf-plot"), figure.data, figure.layout, options);
+  const place = element.querySelector(".kf-plot");
+  library.react(place, figure.data, figure.layout, options);
+  const name = figure.layout.meta?.name;
+  place.ariaLabel = name ?? null;
+  place.role = name ? "img" : null;
 };
 watch("value", draw);
 draw();

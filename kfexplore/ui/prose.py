@@ -9,7 +9,7 @@ import gradio as gr
 
 CSS: Final = """
 .kf-prose { line-height: 1.5; --kf-prose-second: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
-.kf-prose h4 { margin: 0 0 .25rem; font-size: 1.05rem; font-weight: 600; line-height: 1.35; }
+.kf-prose h2 { margin: 0 0 .25rem; font-size: 1.05rem; font-weight: 600; line-height: 1.35; }
 .kf-prose p { margin: 0 0 .75rem; }
 .kf-prose p:last-child { margin: 0; }
 .kf-prose .kf-prose-reading, .kf-prose caption, .kf-prose th { color: var(--kf-prose-second); font-size: .875rem; }
@@ -26,7 +26,7 @@ CSS: Final = """
 .kf-prose dd { margin: 0; font-weight: 600; }
 .kf-prose.kf-prose-failed { border-left: 3px solid var(--kf-prose-differ, #b4552d); padding-left: .75rem; }
 .kf-prose .kf-prose-scroll { overflow-x: auto; contain: inline-size; }
-@media (max-width: 600px) { .kf-prose .kf-prose-scroll :is(th, td) { padding-right: .4rem; font-size: .78rem; } }
+@media (max-width: 600px) { .kf-prose :is(th, td) { padding-right: .4rem; font-size: .78rem; } }
 .kf-prose .kf-prose-cards { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; }
 .kf-prose .kf-prose-cards > div { flex: 1 1 230px; min-width: 0; }
 .kf-prose .kf-prose-block { margin: 0 0 .3rem; font-size: .9rem; line-height: 1.7; overflow-wrap: anywhere; }
@@ -46,13 +46,28 @@ def html(text: str, **options: Any) -> gr.HTML:
     return gr.HTML(text, css_template=CSS, apply_default_css=False, **options)
 
 
+def told(text: str, **options: Any) -> gr.HTML:
+    """As `html`; what is new in it is read out to those who do not see it."""
+    return html(text, html_template='<div role="status">${value}</div>', **options)
+
+
 def boxed(text: str, more: str = "") -> str:
     """HTML in the page's own look; `more` names further classes."""
     return f'<div class="kf-prose {more}">{text}</div>'
 
 
+def mistake(text: str) -> str:
+    """What failed, as HTML that is read out at once; an element of its own, which Gradio inserts as a whole."""
+    return boxed(f'<div role="alert">{text}</div>', "kf-prose-failed")
+
+
+def scrolling(table: str, name: str) -> str:
+    """A wide table that is scrolled sideways, by keys too; `name` is read out."""
+    return f'<div class="kf-prose-scroll" role="region" aria-label="{markup.escape(name)}" tabindex="0">{table}</div>'
+
+
 def heading(finding: str, reading: str, beside: bool = False) -> str:
     """What a figure finds, and how to read it; figures beside each other begin at one height."""
     finding, reading = map(markup.escape, (finding, reading))
-    words = f'<h4>{finding}</h4><p class="kf-prose-reading">{reading}</p>'
+    words = f'<h2>{finding}</h2><p class="kf-prose-reading">{reading}</p>'
     return boxed(words, "kf-prose-beside" if beside else "")

@@ -23,10 +23,10 @@ class Question:
     """The noise, as it came."""
     k: int | None
     """Slots; None: as many as the pair has."""
-    slots: tuple[int, int] | None
-    """Of a grid."""
-    resolution: int | None
-    """Steps; None: the most."""
+    slots: tuple[int, ...] | None
+    """Those that move; None: none is named."""
+    resolution: int
+    """Steps."""
 
     def noise(self, slots: int) -> Floats:
         """The noise (k,), its first k values where k is named; the middle of [0, 1) where none is given.
@@ -45,9 +45,25 @@ class Question:
             raise KfError(f"The noise has the shape {u.shape}.", f"a list of 1 to {slots} numbers, one a slot")
         return u
 
+    @property
+    def square(self) -> tuple[int, int]:
+        """The two slots of a grid.
 
-def read(request: object, limits: PageLimits) -> Question:
+        Raises:
+            KfError: there are not two.
+        """
+        if self.slots is None or len(self.slots) != 2:
+            raise KfError(f"The slots of a grid are {self.slots}.", "two slots, the earlier one first")
+        return self.slots[0], self.slots[1]
+
+
+def read(request: object, limits: PageLimits, most: str) -> Question:
     """The question in a request.
+
+    Args:
+        request: As it came.
+        limits: What may be asked.
+        most: The limit of its steps, which are as many where none are named.
 
     Raises:
         KfError: no object, no prompt, or numbers that are none or beyond the limits.
@@ -55,14 +71,18 @@ def read(request: object, limits: PageLimits) -> Question:
     if not isinstance(request, dict):
         raise KfError("The question is not an object.", "pair, prompt, u, ...")
     k, slots, resolution = (request.get(name) for name in ("k", "slots", "resolution"))
-    if slots is not None and not (isinstance(slots, list) and len(slots) == 2):
-        raise KfError(f"The slots of a grid are {slots!r}.", "two slots, the earlier one first")
-    most = "sweep_steps" if slots is None else "grid_steps"
+    if slots is not None and not (isinstance(slots, list) and 1 <= len(slots) <= limits.slots):
+        raise KfError(f"The slots that move are {slots!r}.", f"a list of 1 to {limits.slots} slots, from 0")
+    moving = None if slots is None else tuple(whole("A slot", slot) for slot in slots)
+    if moving and len(set(moving)) < len(moving):
+        raise KfError(f"The slots that move are {slots!r}.", "each slot once")
     return Question(
         str(request.get("pair")),
         limits.check_prompt(request.get("prompt") or ""),
         request.get("u"),
         None if k is None else whole("K", k),
-        None if slots is None else (whole("A slot", slots[0]), whole("A slot", slots[1])),
-        None if resolution is None else limits.check("steps", whole("The resolution", resolution), most),
+        moving,
+        limits.check(
+            "steps", getattr(limits, most) if resolution is None else whole("The resolution", resolution), most
+        ),
     )

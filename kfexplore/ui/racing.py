@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from kfexplore.bench.setting import Load, measure_limits, own_threads
 from kfexplore.bench.throughput import Cancelled, Clock, Progress, RaceSettings, allowed, race, throughput_document
 from kfexplore.checkpoints.tokenizers import end_of_text
@@ -64,6 +66,7 @@ class Racing:
         stopped: Ends it; its time runs from its turn.
         turn: Held from the first timing to the last, so that no two races overlap.
         quiet: Held while a clock runs, so that other heavy work waits for its end.
+        measure: Finds the device's limits.
 
     Raises:
         KfError: nothing is chosen, a k beyond the trained one, more tokens than the context holds.
@@ -78,6 +81,7 @@ class Racing:
         stopped: Stop,
         turn: Turns,
         quiet: Sequence[Turns],
+        measure: Callable[[torch.device, torch.dtype], Limits] = measure_limits,
     ) -> None:
         self.settings = RaceSettings(
             config.decoders,
@@ -101,19 +105,16 @@ class Racing:
         self.progress = Progress(0, len(self.settings.races) * (config.repeats + 1))
         self.limits: Limits | None = None
         self.stage: Stage = "waiting"
-        self._stopped, self._turn, self._quiet = stopped, turn, quiet
+        self._stopped, self._turn, self._quiet, self._measure = stopped, turn, quiet, measure
         self._load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
         self._begun = 0.0
         self._seconds: dict[tuple[DecoderName, int], tuple[int, float]] = {}
 
-    def steps(
-        self, clock: Clock = time.perf_counter, measure: Callable[..., Limits] = measure_limits
-    ) -> Iterator[None]:
+    def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
         """Waits for its turn and runs; a turn for every change. Closing it, or `stop`, leaves the rows that are there.
 
         Args:
             clock: Seconds.
-            measure: Finds the device's limits.
         """
         try:
             with self._turn.held(self._stopped):
@@ -124,7 +125,7 @@ class Racing:
                 with held(self._quiet, self._stopped):
                     self._load = Load(os.getloadavg()[0], 0.0, 0.0, self._load.own)
                     self._begun = clock()
-                    self.limits = measure(network.device, network.vocab_embed.embedding.dtype)
+                    self.limits = self._measure(network.device, network.dtype)
                 self.stage = "racing"
                 yield
                 yield from self._race(clock)
@@ -202,8 +203,10 @@ class Racing:
         return self._load
 
     def gains(self) -> list[Gain]:
-        """What the device allows the pair by batch and K; nothing before its limits are known."""
-        return allowed(self.networks, self.settings, self.limits) if self.limits is not None else []
+        """What the device allows the pair by batch and K; nothing before its limits are known, or without a student."""
+        if self.limits is None or self.networks.student is None:
+            return []
+        return allowed(self.networks, self.settings, self.limits)
 
     def document(self) -> dict[str, Any] | None:
         """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""

@@ -24,7 +24,7 @@ from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, offered_decoders, whole
 from kfexplore.ui.kept import Kept
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, READABLE, boxed, heading, html
+from kfexplore.ui.prose import DARK, READABLE, boxed, heading, html, scrolling, told
 from kfexplore.ui.racing import RaceConfig, Racing, batches_offered, rows_csv
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
@@ -187,7 +187,7 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
     races, (pair, prompt), limits = Races(explorer), fields, explorer.limits
     html(boxed(f"<p>{INTRO}</p>"))
     decoders = gr.CheckboxGroup(
-        decoder_choices(True), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders"
+        decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders"
     )
     with gr.Row():
         batches = gr.CheckboxGroup(
@@ -228,7 +228,7 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         stop = gr.Button("Cancel", interactive=False, elem_id="timing-cancel", min_width=110)
         save = gr.Button("Save JSON", interactive=False, elem_id="timing-json", min_width=110)
         spreadsheet = gr.Button("Save CSV", interactive=False, elem_id="timing-csv", min_width=110)
-    status = html(boxed(NOT_YET), elem_id="timing-status", elem_classes="kf-told", head=READABLE)
+    status = told(boxed(NOT_YET), elem_id="timing-status", elem_classes="kf-told", head=READABLE)
     with gr.Column(visible=False) as part:
         drawn = []
         for name in ("race", "speedup"):
@@ -293,7 +293,7 @@ def _gains(page: _Page) -> list[Any]:
     if not gains:
         return [gr.update(visible=False), gr.skip(), gr.skip()]
     (finding, reading), figure = bare(gain_figure(gains, page.theme), 360)
-    note = GAIN_NOTE.format(trained=page.racing.pair.student.config.block)
+    note = GAIN_NOTE.format(trained=page.racing.pair.slots)
     return [gr.update(visible=True), heading(finding, f"{reading} {note}"), figure]
 
 
@@ -325,7 +325,8 @@ def _status(racing: Racing) -> str:
         told = f"{why} after {len(rows)} of {number} rows" + ("; they stay." if rows else ".")
     if racing.is_over and (document := racing.document()) is not None:
         facts += f" {device_words(document)}"
-    return boxed(f'<p><b>{told}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
+    quiet = ' aria-live="off"' if racing.stage == "racing" else ""  # or every run would be read out
+    return boxed(f'<p{quiet}><b>{told}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
 
 
 def _bar(done: int, total: int) -> str:
@@ -359,10 +360,8 @@ def _table(rows: Sequence[TimingRow]) -> str:
         else:
             rest = "".join(f"<td{number}>{value}</td>" for value in _numbers(row))
         body += f"<tr>{own}{rest}</tr>"
-    return boxed(
-        f'<h4>All rows</h4><div class="kf-prose-scroll"><table><tr>{head}</tr>{body}</table></div>'
-        f'<p class="kf-prose-reading">{READING}</p>'
-    )
+    table = scrolling(f"<table><tr>{head}</tr>{body}</table>", "All rows")
+    return boxed(f'<h2>All rows</h2>{table}<p class="kf-prose-reading">{READING}</p>')
 
 
 def _numbers(row: TimingRow) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from kfexplore.bench.throughput import Cancelled
@@ -15,6 +16,8 @@ from kfexplore.errors import KfError
 
 ASKED_EVERY: Final = 0.05
 """Seconds between two looks at whether one that waits was called off."""
+RECENT: Final = 5.0
+"""Seconds that a line is remembered for."""
 
 
 class Busy(KfError):
@@ -56,25 +59,41 @@ class Stop:
         return self._clock() >= self._until
 
 
+@dataclass(eq=False)
+class _Place:
+    """In a line."""
+
+    yields: bool
+
+
 class Turns:
     """A lock that is given in the order of asking.
 
     Args:
         waiting: Most who wait before one is sent away; None: any number. Who can be called off is never sent away: it
             has a place in the queue of the page.
+        clock: Seconds.
     """
 
-    def __init__(self, waiting: int | None = None) -> None:
-        self._waiting = waiting
-        self._line: deque[object] = deque()  # whoever has it, then those who wait
+    def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._waiting, self._clock = waiting, clock
+        self._line: list[_Place] = []  # whoever has it, then those who wait
+        self._lengths: deque[tuple[float, int]] = deque()
         self._moved = threading.Condition()
 
+    def longest(self) -> int:
+        """The longest that the line was within the last seconds: who had it and those who waited."""
+        with self._moved:
+            self._remember(len(self._line))
+            return max(length for _, length in self._lengths)
+
     @contextmanager
-    def held(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
+    def held(self, stopped: Callable[[], bool] | None = None, yields: bool = False) -> Iterator[None]:
         """Holds it.
 
         Args:
             stopped: Asked before and while it waits.
+            yields: Lets everybody go first who does not, also those who come later.
 
         Raises:
             Busy: too many wait.
@@ -82,11 +101,13 @@ class Turns:
         """
         if stopped and stopped():
             raise Cancelled
-        mine = object()
+        mine = _Place(yields)
         with self._moved:
+            self._remember(len(self._line) + 1)
             if stopped is None and self._waiting is not None and len(self._line) > self._waiting:
                 raise Busy
-            self._line.append(mine)
+            behind = (n for n, other in enumerate(self._line) if n and other.yields and not yields)
+            self._line.insert(next(behind, len(self._line)), mine)
             try:
                 while self._line[0] is not mine:
                     self._moved.wait(ASKED_EVERY if stopped else None)
@@ -101,7 +122,13 @@ class Turns:
             with self._moved:
                 self._leave(mine)
 
-    def _leave(self, mine: object) -> None:
+    def _remember(self, length: int) -> None:
+        now = self._clock()
+        self._lengths.append((now, length))
+        while self._lengths[0][0] < now - RECENT:
+            self._lengths.popleft()
+
+    def _leave(self, mine: _Place) -> None:
         self._line.remove(mine)
         self._moved.notify_all()
 

@@ -18,7 +18,7 @@ from kfexplore.config import DECODERS, DecodeConfig, DecoderName
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
 from kfexplore.decoding.rows import Sheet
 from kfexplore.errors import KfError
-from kfexplore.models import Teacher
+from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Line, Written
 from kfexplore.results.text import LN2, Stage
@@ -309,7 +309,7 @@ class _Desk:
 
 
 @torch.inference_mode()
-def surprise(teacher: Teacher, prompt: list[int], tokens: list[int]) -> list[float]:
+def surprise(teacher: AnyTeacher, prompt: list[int], tokens: list[int]) -> list[float]:
     """-log2 of the teacher's probability of each token after the prompt and those before it, in bits."""
     ids = torch.tensor([prompt + tokens], device=teacher.device)
     law = teacher(ids, read=len(tokens) + 1)[0, :-1].log_softmax(dim=-1)

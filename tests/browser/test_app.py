@@ -181,6 +181,23 @@ def test_a_bad_link_says_so_and_the_page_still_works(
     assert_true_tokens(root, pair, EXAMPLES[0])
 
 
+def test_a_reload_keeps_what_was_shown(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url + "?__theme=dark")
+    page.locator(PROMPT).fill("The old owl went")
+    page.locator(PROMPT).press("Enter")
+    expect(root.locator(".kfs-prompt")).to_contain_text("owl")
+    root.locator("input[type=range]").nth(1).fill("0.9")
+    page.wait_for_function("kfScrub.state().settled")
+    settled(root)
+    before = noise(root)
+    page.reload()
+    expect(root.locator(".kfs-prompt")).to_contain_text("owl")
+    settled(root)
+    assert noise(root) == before
+    assert "__theme=dark" in page.url
+    assert_true_tokens(root, pair, "The old owl went")
+
+
 def test_a_click_on_the_map_moves_both_sliders(page: Page, app_url: str, pair: Pair) -> None:
     root = opened(page, app_url)
     plane = root.locator("[data-map=teacher]")

@@ -49,6 +49,7 @@ class Models:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Json]] = []
         self.failing: set[str] = set()
+        self.every = 1
 
     def __call__(self, name: str, request: Json) -> Json:
         self.asked.append((name, request))
@@ -67,15 +68,16 @@ class Models:
 
     def tables(self, request: Json) -> Json:
         k, prompt, steps = request["k"], request["prompt"], request["resolution"]
-        u = (request["u"] + START)[:k]
+        u, slots = (request["u"] + START)[:k], request.get("slots", list(range(k)))
+        known = [(r + 0.5) / steps for r in range(steps)][self.every // 2 :: self.every]
         table = {
-            model: [
-                [tokens(model, prompt, [*u[:j], (r + 0.5) / steps, *u[j + 1 :]]) for r in range(steps)]
-                for j in range(k)
-            ]
+            model: [[tokens(model, prompt, [*u[:j], value, *u[j + 1 :]]) for value in known] for j in slots]
             for model in ("teacher", "student")
         }
+        shape = (len(slots), len(known), k)
         return {
+            "slots": slots,
+            "every": self.every,
             "pair": request["pair"],
             "prompt": prompt,
             "prompt_tokens": [[i, word] for i, word in enumerate(prompt.split(" "))],
@@ -86,8 +88,8 @@ class Models:
             "u": u,
             "teacher": packed(table["teacher"], "<u2"),
             "student": packed(table["student"], "<u2"),
-            "margin": packed(np.full((k, steps, k), 0.42), "<f4"),
-            "edge": packed(np.full((k, steps, k), 0.031), "<f4"),
+            "margin": packed(np.full(shape, 0.42), "<f4"),
+            "edge": packed(np.full(shape, 0.031), "<f4"),
             "point": self.point({"u": u, "prompt": prompt}),
             "device": "cpu",
             "dtype": "float32",
@@ -308,6 +310,71 @@ def test_a_drag_is_answered_in_the_page_and_settles_once(page: Page, served: Cal
     page.locator("input[type=range]").nth(1).fill("0.2")
     settled(page)
     assert "point" not in models.names(), "the new tables answer the next drag"
+
+
+def asked_rows(models: Models) -> list[list[int]]:
+    return [request["slots"] for name, request in models.asked if name == "tables"]
+
+
+def test_a_settled_move_asks_for_the_tracks_that_it_changed(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    page.locator("input[type=range]").nth(1).fill("0.9")
+    settled(page)
+    page.wait_for_function("api.state().settled")
+    assert asked_rows(models) == [[2]], (
+        "the track before it hangs on earlier slots alone, and its own on none that moved"
+    )
+    assert "point" not in models.names()
+
+
+def test_a_hand_on_a_slider_asks_for_its_row_before_it_moves(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    sliders = page.locator("input[type=range]")
+    sliders.nth(1).fill("0.9")
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    sliders.nth(0).hover()
+    settled(page)
+    assert asked_rows(models) == [[2], [0]]
+    page.mouse.down()
+    sliders.nth(0).fill("0.4")
+    page.mouse.up()
+    assert "point" not in models.names()
+    assert shown(page, "student") == tokens("student", "Once upon", noise(page))
+
+
+def test_where_only_some_steps_are_known_a_slider_goes_to_those(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    models.every = 8
+    sliders = page.locator("input[type=range]")
+    sliders.nth(0).fill("0.9")  # known in all steps
+    assert noise(page)[0] == (int(0.9 * STEPS) + 0.5) / STEPS
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    for value in ("0.1", "0.5", "0.99"):
+        sliders.nth(2).fill(value)
+        assert (noise(page)[2] * STEPS - 0.5) % 8 == 4
+        assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
+    expect(page.locator(".kfs-origin")).to_contain_text(f"some tracks are in steps of 1/{STEPS // 8}")
+    before = noise(page)[2]
+    sliders.nth(2).press("ArrowLeft")
+    assert noise(page)[2] == before - 8 / STEPS
+    assert "point" not in models.names()
+
+
+def test_coarse_rows_are_asked_for_again_at_rest(page: Page, served: Callable[[], Models]) -> None:
+    page.clock.install()
+    models = served()
+    models.every = 8
+    page.locator("input[type=range]").nth(1).fill("0.9")
+    page.clock.run_for(1000)
+    settled(page)
+    assert asked_rows(models) == [[2]]
+    models.every = 1
+    page.clock.run_for(6000)
+    settled(page)
+    assert asked_rows(models) == [[2], [2]]
+    expect(page.locator(".kfs-origin")).not_to_contain_text("Many are asking")
 
 
 def test_dice_leave_locked_slots_alone_and_reset_goes_home(page: Page, served: Callable[[], Models]) -> None:

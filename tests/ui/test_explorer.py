@@ -53,6 +53,30 @@ def test_tables_are_the_sweeps_of_every_slot(explorer: Explorer, pair: Pair) -> 
     assert (reply["seq"], reply["k"], reply["u"], reply["resolution"]) == (7, 4, U, 32)
 
 
+def test_rows_of_some_sliders_are_those_of_the_whole(explorer: Explorer) -> None:
+    whole, some = explorer.tables(asked()), explorer.tables(asked(slots=[2, 0]))
+    assert (some["slots"], some["every"], some["u"], some["prompt"]) == ([2, 0], 1, U, PROMPT)
+    for name, dtype in {"teacher": "<u2", "student": "<u2", "margin": "<f4", "edge": "<f4"}.items():
+        assert np.allclose(
+            unpacked(some[name], dtype, 2, 32, 4), unpacked(whole[name], dtype, 4, 32, 4)[[2, 0]], atol=1e-4
+        )
+    assert "prompt_tokens" not in some
+
+
+@pytest.mark.parametrize(("asking", "every", "side"), [(2, 1, 128), (3, 4, 32), (5, 16, 32)])
+def test_where_many_ask_answers_are_coarser(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, asking: int, every: int, side: int
+) -> None:
+    explorer = Explorer({"tales": lambda: pair})
+    monkeypatch.setattr(explorer._heavy, "longest", lambda: asking)
+    reply = explorer.tables(asked(slots=[3], resolution=512))
+    assert (reply["resolution"], reply["every"]) == (512, every)
+    fine = sweep(pair.hold(pair.encode(PROMPT)[0]), np.array(U), 3, 512).block
+    known = unpacked(reply["teacher"], "<u2", 1, 512 // every, 4)[0]
+    assert (known == fine.teacher[every // 2 :: every]).all()
+    assert explorer.grid(asked(slots=[0, 1], resolution=128))["resolution"] == side
+
+
 def test_a_table_holds_the_answer_at_the_middle_of_each_step(explorer: Explorer) -> None:
     teacher = unpacked(explorer.tables(asked())["teacher"], "<u2", 4, 32, 4)
     point = explorer.point(asked(u=[U[0], steps(32)[5], *U[2:]]))
@@ -98,7 +122,11 @@ def test_grid_axes_are_the_slots_in_order(explorer: Explorer, pair: Pair) -> Non
         ({"resolution": 513}, "513 steps"),
         ({"resolution": 0}, "0 steps"),
         ({"resolution": "many"}, "resolution is 'many'"),
-        ({"slots": 1}, "slots of a grid are 1"),
+        ({"slots": 1}, "slots that move are 1"),
+        ({"slots": []}, "slots that move are []"),
+        ({"slots": [0, 0]}, "slots that move are [0, 0]"),
+        ({"slots": [0] * 100}, "slots that move are [0, 0"),
+        ({"slots": [4]}, "no slot 4"),
     ],
 )
 def test_a_bad_request_is_answered_with_what_failed(explorer: Explorer, change: Json, failed: str) -> None:
@@ -145,8 +173,9 @@ def test_a_request_that_is_no_object_is_refused(explorer: Explorer, request_: An
     ("change", "failed"),
     [
         ({"slots": [0, 1], "resolution": 129}, "129 steps"),
-        ({"slots": None}, "No slots are named"),
-        ({"slots": [1, 1]}, "1 and 1"),
+        ({"slots": None}, "slots of a grid are None"),
+        ({"slots": [0, 1, 2]}, "slots of a grid are (0, 1, 2)"),
+        ({"slots": [2, 1]}, "2 and 1"),
         ({"slots": [0, 9]}, "no slot 9"),
         ({"slots": ["a", 1]}, "slot is 'a'"),
     ],
@@ -176,7 +205,7 @@ def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pyt
 def test_a_context_counts_about_what_it_takes(pair: Pair) -> None:
     ids = pair.encode(PROMPT * 8)[0]
     context = _Context(pair.hold(ids), 0)
-    caches = (context.held._root[1].prefix, context.held._student_cache)
+    caches = (context.held._root[1].prefix, context.held._learned.cache)
     keys = sum(k.nbytes + v.nbytes for cache in caches if cache is not None for k, v in cache._layers)
     assert keys <= context.nbytes <= 1.2 * keys + 64 * 8 * pair.teacher.config.vocab_size
 

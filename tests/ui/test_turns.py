@@ -8,15 +8,17 @@ from collections.abc import Callable
 import pytest
 
 from kfexplore.bench.throughput import Cancelled
-from kfexplore.ui.turns import Busy, Stop, Turns
+from kfexplore.ui.turns import RECENT, Busy, Stop, Turns
 
 
-def asked(turns: Turns, name: str, log: list[str], stopped: Callable[[], bool] | None = None) -> threading.Thread:
+def asked(
+    turns: Turns, name: str, log: list[str], stopped: Callable[[], bool] | None = None, yields: bool = False
+) -> threading.Thread:
     """A thread that waits in line when this returns."""
 
     def wait() -> None:
         try:
-            with turns.held(stopped):
+            with turns.held(stopped, yields):
                 log.append(name)
         except (Busy, Cancelled) as error:
             log.append(f"{name}: {type(error).__name__}")
@@ -101,3 +103,25 @@ def test_work_that_was_called_off_is_never_late() -> None:
     now[0] = 99
     assert stop()
     assert not stop.is_late
+
+
+def test_who_yields_goes_last_and_keeps_its_place_among_its_like() -> None:
+    turns, log = Turns(), []
+    with turns.held():
+        threads = [asked(turns, name, log, yields=name.islower()) for name in "abABc"]
+    joined(*threads)
+    assert log == list("ABabc")
+
+
+def test_a_line_is_remembered_for_a_while() -> None:
+    now = [0.0]
+    turns, log = Turns(clock=lambda: now[0]), []
+    assert turns.longest() == 0
+    with turns.held():
+        threads = [asked(turns, name, log) for name in "ab"]
+        assert turns.longest() == 3
+    joined(*threads)
+    now[0] = RECENT
+    assert turns.longest() == 3
+    now[0] = 2 * RECENT + 0.1
+    assert turns.longest() == 0

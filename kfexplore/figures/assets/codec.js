@@ -21,21 +21,31 @@ function sized(array, length) {
   return array;
 }
 
-// A tables reply with its arrays decoded. Throws where a size is wrong, before anything on the page has changed.
+// A tables reply with its rows decoded. Throws where a size is wrong, before anything on the page has changed.
 function readTables(reply) {
-  const { k, resolution } = reply;
-  const size = k * resolution * k;
-  sized(reply.u, k);
-  for (const name of ["teacher", "student", "margin", "edge"]) sized(reply.point[name], k);
-  return {
-    ...reply,
-    kMax: reply.k_max,
-    promptTokens: reply.prompt_tokens || [],
-    teacher: tokensOf(reply.teacher, size),
-    student: tokensOf(reply.student, size),
-    margin: floatsOf(reply.margin, size),
-    edge: floatsOf(reply.edge, size),
+  for (const name of ["teacher", "student", "margin", "edge"]) sized(reply.point[name], reply.k);
+  const rows = readRows(reply);
+  if (rows.some((row, slot) => row.slot !== slot)) throw new Error("rows are not in the order of the slots");
+  return { ...reply, kMax: reply.k_max, promptTokens: reply.prompt_tokens || [], rows: sized(rows, reply.k) };
+}
+
+// What all k slots become as one slider moves, the others where `u` says: one row for each slider that was asked for.
+// It was computed at the middle one of every so many steps.
+function readRows({ slots, u, k, resolution, every, teacher, student, margin, edge }) {
+  sized(u, k);
+  const steps = resolution / every;
+  const size = steps * k;
+  const arrays = {
+    teacher: tokensOf(teacher, slots.length * size),
+    student: tokensOf(student, slots.length * size),
+    margin: floatsOf(margin, slots.length * size),
+    edge: floatsOf(edge, slots.length * size),
   };
+  return slots.map((slot, n) => {
+    const row = { slot, u, k, resolution, every };
+    for (const [name, array] of Object.entries(arrays)) row[name] = array.subarray(n * size, (n + 1) * size);
+    return row;
+  });
 }
 
 // A grid reply: [step of the earlier slot][step of the later slot][2 tokens], for both models.
@@ -59,20 +69,17 @@ function midpoint(step, resolution) {
   return (step + 0.5) / resolution;
 }
 
-function snapped(u, resolution) {
-  return midpoint(stepOf(u, resolution), resolution);
+// The middle of a step; where a row knows one step in `every`, of the nearest that it knows.
+function snapped(u, resolution, every = 1) {
+  const step = stepOf(u, resolution);
+  return midpoint(step - (step % every) + Math.floor(every / 2), resolution);
 }
 
-// The row of one table: what all k slots become where slot `slot` stands on `step`.
-function tableRow(tables, slot, step, k) {
-  const from = (slot * tables.resolution + step) * tables.k;
-  const row = (array) => Array.from(array.subarray(from, from + k));
-  return {
-    teacher: row(tables.teacher),
-    student: row(tables.student),
-    margin: row(tables.margin),
-    edge: row(tables.edge),
-  };
+// What all k slots become where a row's slider stands on, or next to, a step.
+function rowAt(row, step, k) {
+  const from = Math.floor(step / row.every) * row.k;
+  const part = (array) => Array.from(array.subarray(from, from + k));
+  return { teacher: part(row.teacher), student: part(row.student), margin: part(row.margin), edge: part(row.edge) };
 }
 
 function movedSlots(tables, u, k) {
@@ -81,31 +88,44 @@ function movedSlots(tables, u, k) {
   return moved;
 }
 
-// The models' tokens at u as far as the tables hold them, or null. They hold the point they were computed
-// at and, for one slot that has left it, every step midpoint.
-function lookUp(tables, u, k) {
-  if (k > tables.k) return null;
-  const moved = movedSlots(tables, u, k);
-  if (!moved.length) return { ...tables.point, source: tables.stored ? "stored" : "server" };
-  const step = stepOf(u[moved[0]], tables.resolution);
-  if (moved.length > 1 || midpoint(step, tables.resolution) !== u[moved[0]]) return null;
-  return { ...tableRow(tables, moved[0], step, k), source: "table" };
+// Whether a row is that of u: it hangs on the noise of the other slots. Its own track hangs on those before it alone.
+function rowFits(row, u, k) {
+  return row.k >= k && u.slice(0, k).every((value, slot) => slot === row.slot || value === row.u[slot]);
 }
 
-// Two slots off the tables' point at once, without a server: the earlier slot's table is right up to the
+function trackFits(row, u) {
+  return u.slice(0, row.slot).every((value, slot) => value === row.u[slot]);
+}
+
+// The models' tokens at u as far as the page holds them, or null. It holds those of the point that the tables were
+// computed at and, of each slider's row, those at the steps that it knows.
+function lookUp(tables, u, k) {
+  if (k <= tables.k && !movedSlots(tables, u, k).length) {
+    return { ...tables.point, source: tables.stored ? "stored" : "server" };
+  }
+  for (const row of tables.rows) {
+    const value = u[row.slot];
+    if (row.slot < k && rowFits(row, u, k) && snapped(value, row.resolution, row.every) === value) {
+      return { ...rowAt(row, stepOf(value, row.resolution), k), source: "table" };
+    }
+  }
+  return null;
+}
+
+// Two slots off the tables' point at once, without a server: the earlier slot's row is right up to the
 // later one, the grid knows the later one, and what comes after it is unknown (null).
 function lookUpPair(tables, grid, u, k) {
   const [first, second] = movedSlots(tables, u, k);
   const x = stepOf(u[first], grid.resolution);
   const y = stepOf(u[second], grid.resolution);
-  const row = tableRow(tables, first, stepOf(u[first], tables.resolution), k);
+  const answer = rowAt(tables.rows[first], stepOf(u[first], tables.resolution), k);
   for (const model of ["teacher", "student"]) {
-    row[model][second] = gridPair(grid, model, x, y)[1];
-    row[model].fill(null, second + 1);
+    answer[model][second] = gridPair(grid, model, x, y)[1];
+    answer[model].fill(null, second + 1);
   }
-  row.margin.fill(null, second);
-  row.edge.fill(null, second);
-  return { ...row, source: "table" };
+  answer.margin.fill(null, second);
+  answer.edge.fill(null, second);
+  return { ...answer, source: "table" };
 }
 
 function gridPair(grid, model, x, y) {
@@ -114,14 +134,14 @@ function gridPair(grid, model, x, y) {
 }
 
 // What a slot becomes along its own track, as runs of equal tokens: [{from, to, id}], steps, `to` exclusive.
-function trackRuns(tables, model, slot) {
-  const { k, resolution } = tables;
+function trackRuns(row, model) {
+  const { slot, k, resolution, every } = row;
   const runs = [];
-  for (let step = 0; step < resolution; step++) {
-    const id = tables[model][(slot * resolution + step) * k + slot];
+  for (let step = 0; step < resolution; step += every) {
+    const id = row[model][(step / every) * k + slot];
     const last = runs[runs.length - 1];
-    if (last && last.id === id) last.to = step + 1;
-    else runs.push({ from: step, to: step + 1, id });
+    if (last && last.id === id) last.to = step + every;
+    else runs.push({ from: step, to: step + every, id });
   }
   return runs;
 }

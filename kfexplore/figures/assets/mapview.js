@@ -87,6 +87,7 @@ class ScrubMap {
     const [i, j] = this.grid.slots;
     const percent = Math.round(this.grid.agreement * 100);
     setText(this.share, `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the square`);
+    for (const plane of this.planes) plane.setAttribute("aria-description", this.share.textContent);
   }
 
   paint() {

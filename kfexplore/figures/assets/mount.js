@@ -18,7 +18,12 @@ function listenRow(scrub, row, slot) {
   range.onkeydown = (event) => stepByKey(scrub, slot, event);
   range.onkeyup = () => scrub.settle();
   range.onpointermove = (event) => tellTrack(scrub, row, event);
-  range.onpointerdown = () => hideTip(scrub.parts);
+  range.onpointerenter = (event) => event.buttons || scrub.touch(slot);
+  range.onfocus = () => scrub.touch(slot);
+  range.onpointerdown = () => {
+    scrub.touch(slot);
+    hideTip(scrub.parts);
+  };
   range.onpointerleave = () => hideTip(scrub.parts);
   field.onchange = () => scrub.typed(slot, field);
   field.onfocus = () => field.select();
@@ -26,13 +31,14 @@ function listenRow(scrub, row, slot) {
     scrub.locked[slot] = !scrub.locked[slot];
     lock.setAttribute("aria-pressed", String(scrub.locked[slot]));
     lock.textContent = scrub.locked[slot] ? "Locked" : "Lock";
+    lock.setAttribute("aria-label", `${lock.textContent} slot ${slot + 1}`);
   };
 }
 
 function stepByKey(scrub, slot, event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const { resolution } = scrub.tables;
-  const size = event.shiftKey ? LARGE_STEP : SMALL_STEP;
+  const size = Math.max(scrub.stride(slot), event.shiftKey ? LARGE_STEP : SMALL_STEP);
   const moves = {
     ArrowRight: size,
     ArrowUp: size,
@@ -70,9 +76,20 @@ async function copyLink(scrub) {
 }
 
 // u goes in at full precision: a link must open on the very same tokens.
-function linkOf({ tables, k, u }) {
-  const query = new URLSearchParams({ pair: tables.pair, prompt: tables.prompt, k, u: u.slice(0, k).join(",") });
-  return `${location.origin}${location.pathname}?${query}`;
+function queryOf({ tables, k, u }) {
+  return { pair: tables.pair, prompt: tables.prompt, k, u: u.slice(0, k).join(",") };
+}
+
+function linkOf(scrub) {
+  return `${location.origin}${location.pathname}?${new URLSearchParams(queryOf(scrub))}`;
+}
+
+// The page's own address follows what is shown: a reload, of the reader's or after a broken connection, loses nothing.
+function keepAddress(scrub) {
+  if (!location.protocol.startsWith("http")) return;
+  const query = new URLSearchParams(location.search);
+  for (const [name, value] of Object.entries(queryOf(scrub))) query.set(name, value);
+  history.replaceState(history.state, "", `?${query}`);
 }
 
 // Gradio marks a dark page with a class on the body; a page on its own follows the reader's system.
@@ -123,6 +140,7 @@ function mountScrub(root, first, transport) {
       locked: scrub.locked.slice(0, scrub.k),
       source: root.dataset.source,
       seq: scrub.seq,
+      settled: scrub.settled,
       teacher: scrub.drawn && scrub.drawn.answer.teacher.slice(0, scrub.k),
       student: scrub.drawn && scrub.drawn.answer.student.slice(0, scrub.k),
     }),

@@ -11,13 +11,13 @@ class ScrubPage {
     this.slots = buildSlots(this.parts, this.uid, most, onChooseK);
   }
 
-  showTracks(tables) {
-    for (let slot = 0; slot < tables.k; slot++) {
-      const exact = trackRuns(tables, "teacher", slot);
-      const learned = trackRuns(tables, "student", slot);
+  showTracks(tables, rows) {
+    for (const row of rows) {
+      const exact = trackRuns(row, "teacher");
+      const learned = trackRuns(row, "student");
       const parts = compareRuns(exact, learned);
-      const share = sharedSteps(parts) / tables.resolution;
-      this.slots[slot].row.track = { resolution: tables.resolution, exact, learned, parts, share };
+      const share = sharedSteps(parts) / row.resolution;
+      this.slots[row.slot].row.track = { resolution: row.resolution, exact, learned, parts, share };
     }
     showOrigin(this.parts.origin, tables);
   }
@@ -52,18 +52,21 @@ class ScrubPage {
       known += exact !== null;
       agreeing += exact !== null && exact === learned;
     }
-    setText(this.parts.agree, `${agreeing} of ${known} ${known < k ? "known " : ""}slots agree`);
+    const agree = `${agreeing} of ${known} ${known < k ? "known " : ""}slots agree`;
+    setText(this.parts.agree, agree);
+    const row = (ids) => ids.slice(0, k).map(text).join(" ");
+    tellAtRest(this.parts, () => `${agree}. Exact: ${row(answer.teacher)}. Learned: ${row(answer.student)}.`);
   }
 
   // A track hangs on the noise of the slots before its own, and on nothing else.
   showStale(tables, u, k, hasServer) {
-    let stale = false;
     for (let slot = 0; slot < k; slot++) {
       const { row } = this.slots[slot];
+      const stale = !tables.rows[slot] || !trackFits(tables.rows[slot], u);
       row.root.classList.toggle("kfs-stale", stale);
       row.strip.setAttribute("aria-busy", String(stale && hasServer));
       setText(row.share, stale && !hasServer ? "this track belongs to the starting noise" : shareText(row.track));
-      stale = stale || u[slot] !== tables.u[slot];
+      row.range.setAttribute("aria-description", row.share.textContent);
     }
   }
 

@@ -1,7 +1,9 @@
-// State and events. Whatever is shown is shown for one u: a slider's move is answered from the tables in the
-// page where they hold it, from the server's point query where not, and new tables follow when the move settles.
+// State and events. Whatever is shown is shown for one u: a slider's move is answered from its row in the page where
+// that is of this u, from the server's point query where not. The row is asked for when a hand is laid on the slider,
+// the rows of the tracks that a move has changed when it settles.
 
 const SETTLE = 120;
+const REFINE = 5000;
 const PATIENCE_SHOWN = 400;
 
 class Scrub {
@@ -18,7 +20,9 @@ class Scrub {
     this.tables = null;
     this.drawn = null;
     this.seq = 0;
-    this.askedSeq = -1;
+    this.hand = null;
+    this.settled = true;
+    this.refreshing = false;
     this.epoch = 0;
     this.loads = 0;
     this.loading = false;
@@ -37,7 +41,6 @@ class Scrub {
     if (!transport) return;
     const busy = (reply) => this.busy(reply);
     this.points = makeChannel((r) => transport.point(r), (reply, r) => this.takePoint(reply, r), busy);
-    this.nexts = makeChannel((r) => transport.tables(r), (reply, r) => this.takeTables(reply, r), busy);
     this.grids = makeChannel((r) => transport.grid(r), (reply, r) => this.takeGrid(reply, r), busy);
   }
 
@@ -71,10 +74,12 @@ class Scrub {
     this.k = tables.k;
     this.epoch += 1;
     this.seq += 1;
-    this.askedSeq = this.seq;
+    this.hand = null;
+    this.settled = true;
     if (this.points) this.points.drop();
     this.page.showText(tables);
-    this.setTables(tables);
+    this.tables = tables;
+    this.setRows(tables.rows, tables.texts);
     showSlotCount(this.parts, this.page.slots, this.k);
     if (grid) {
       this.map.slots = grid.slots.slice();
@@ -98,10 +103,10 @@ class Scrub {
     this.page.slots.forEach(({ row }, slot) => listenRow(this, row, slot));
   }
 
-  setTables(tables) {
-    this.tables = tables;
-    Object.assign(this.texts, tables.texts);
-    this.page.showTracks(tables);
+  setRows(rows, texts) {
+    for (const row of rows) this.tables.rows[row.slot] = row;
+    Object.assign(this.texts, texts);
+    this.page.showTracks(this.tables, rows);
     this.root.dataset.tables = "ready";
   }
 
@@ -134,6 +139,7 @@ class Scrub {
       return false;
     }
     this.clearMessage();
+    keepAddress(this);
     return true;
   }
 
@@ -170,6 +176,8 @@ class Scrub {
   // The one way in which u changes.
   move(u, event, settleNow = false) {
     this.seq += 1;
+    this.settled = false;
+    this.finer = false;
     this.began = event ? event.timeStamp : performance.now();
     this.u = u;
     this.showNoise();
@@ -177,6 +185,7 @@ class Scrub {
     if (this.root.dataset.source !== "pending") this.time(this.began);
     this.refreshStale();
     if (!this.transport) return;
+    clearTimeout(this.later);
     clearTimeout(this.timer);
     if (settleNow) this.settle();
     else this.timer = setTimeout(() => this.settle(), SETTLE);
@@ -190,7 +199,21 @@ class Scrub {
   }
 
   slide(slot, value, event, settleNow) {
-    this.move(this.moved(slot, snapped(value, this.tables.resolution)), event, settleNow);
+    this.touch(slot);
+    this.move(this.moved(slot, snapped(value, this.tables.resolution, this.stride(slot))), event, settleNow);
+  }
+
+  // A hand is on a slider, or about to be: as it moves alone, its row stays right.
+  touch(slot) {
+    if (!this.tables) return;
+    this.hand = slot;
+    this.refresh();
+  }
+
+  // Steps of a slider from one that its row knows to the next.
+  stride(slot) {
+    const row = this.tables.rows[slot];
+    return rowFits(row, this.u, this.k) ? row.every : 1;
   }
 
   pick([i, j], x, y, event) {
@@ -198,6 +221,7 @@ class Scrub {
     const u = this.transport ? this.u.slice() : this.moved(i, this.u[i]);
     u[i] = snapped(x, resolution);
     u[j] = snapped(y, resolution);
+    this.hand = null;
     this.move(u, event);
   }
 
@@ -272,51 +296,86 @@ class Scrub {
 
   settle() {
     clearTimeout(this.timer);
-    if (!this.transport || this.loading || this.askedSeq === this.seq) return;
-    this.askedSeq = this.seq;
-    const { resolution } = this.tables;
-    if (this.k <= this.tables.k && !movedSlots(this.tables, this.u, this.k).length) {
-      this.nexts.drop();
-      this.root.dataset.tables = "ready";
-      this.refreshMap();
-      return;
-    }
-    this.root.dataset.tables = "waiting";
-    this.nexts.post(this.request(this.seq, { k: this.k, resolution }));
+    if (!this.transport || this.settled) return;
+    this.settled = true;
+    this.refresh();
+    keepAddress(this);
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.refine(), REFINE);
   }
 
-  takeTables(reply, request) {
-    if (request.epoch !== this.epoch || request.seq !== this.askedSeq) return;
+  // Rows that came in coarse steps are asked for once more while nothing moves.
+  refine() {
+    this.finer = this.tables.rows.slice(0, this.k).some((row) => row.every > 1);
+    this.refresh();
+  }
+
+  // The slots whose rows are out of date: of the slider under the hand all of it, of the others their tracks, at rest.
+  needed() {
+    const { tables, u, k, hand, settled, finer } = this;
+    const fits = (row) =>
+      (row.slot !== hand || rowFits(row, u, k)) && (!settled || trackFits(row, u)) && !(finer && row.every > 1);
+    return tables.rows.slice(0, k).flatMap((row) => (fits(row) ? [] : [row.slot]));
+  }
+
+  // One question at a time; what is needed is looked at anew when its answer is there.
+  async refresh() {
+    if (!this.transport || this.loading || this.refreshing) return;
+    const slots = this.needed();
+    this.root.dataset.tables = slots.length ? "waiting" : "ready";
+    if (!slots.length) {
+      if (this.settled) this.refreshMap();
+      return;
+    }
+    const request = this.request(this.seq, { k: this.k, slots, resolution: this.tables.resolution });
+    const newer = () => request.epoch !== this.epoch || String(this.needed()) !== String(slots);
+    const busy = (reply) => this.busy(reply);
+    this.refreshing = true;
+    const reply = await ask((r) => this.transport.tables(r), request, { newer, busy });
+    this.refreshing = false;
+    this.finer = false;
+    if (request.epoch !== this.epoch || reply.busy || this.takeRows(reply)) this.refresh();
+  }
+
+  // Returns whether there were any.
+  takeRows(reply) {
     this.root.dataset.tables = "ready";
-    let tables = null;
+    let rows = null;
     try {
-      tables = reply.ok && readTables(reply);
+      rows = reply.ok && readRows(reply);
     } catch {
       reply = NO_ANSWER;
     }
-    if (!tables) {
+    if (!rows) {
       this.fail(reply);
       if (this.root.dataset.source === "pending" && !this.points.busy()) this.restore();
-      return;
+      return false;
     }
-    this.setTables(tables);
-    const still = request.seq === this.seq;
-    if (still) this.u = this.u.map((u, slot) => tables.u[slot] ?? u);
-    const waited = this.root.dataset.source === "pending";
-    if (still || waited) this.answer();
-    if (waited && this.root.dataset.source !== "pending") this.time(request.began);
+    this.setRows(rows, reply.texts);
+    if (this.root.dataset.source === "pending") this.catchUp();
     this.clearMessage();
     this.repaint();
     this.refreshStale();
-    this.refreshMap();
+    return true;
+  }
+
+  // A row has come for which a move has waited: where it knows but some steps, a slider under the hand goes to one.
+  catchUp() {
+    if (!this.settled && this.hand !== null && rowFits(this.tables.rows[this.hand], this.u, this.k)) {
+      const at = snapped(this.u[this.hand], this.tables.resolution, this.stride(this.hand));
+      this.u = this.u.map((u, slot) => (slot === this.hand ? at : u));
+      this.seq += 1;
+      this.showNoise();
+    }
+    this.answer();
+    if (this.root.dataset.source !== "pending") this.time(this.began);
   }
 
   // After a failure: back to the u whose tokens are on the page.
   restore() {
     this.seq += 1;
-    this.askedSeq = this.seq;
+    this.settled = true;
     this.u = this.drawn.u.concat(this.u.slice(this.drawn.u.length));
-    this.nexts.drop();
     this.root.dataset.tables = "ready";
     this.showNoise();
     const { answer } = this.drawn;

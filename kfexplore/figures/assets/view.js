@@ -1,6 +1,7 @@
 // The page's parts: built once for a number of slots, then only changed in place. Text goes in by textContent alone.
 
 const PROMPT_SHOWN = 40;
+const REST = 600;
 
 function part(name, className, text) {
   const node = document.createElement(name);
@@ -34,7 +35,8 @@ function buildCell(slot) {
   cell.margin.title = "By how much the best logit of the learned map leads the second: near 0 it is undecided.";
   cell.edge.title = "Distance of u from the border of the exact token's band, in units of u.";
   const name = part("span", "kfs-slotname", `slot ${slot + 1}`);
-  root.append(name, cell.exact, cell.learned, cell.mark, cell.margin, cell.edge);
+  const said = (word) => part("span", "kfs-sr", ` ${word}: `);
+  root.append(name, said("exact"), cell.exact, said("learned"), cell.learned, cell.mark, cell.margin, cell.edge);
   return cell;
 }
 
@@ -57,6 +59,13 @@ function showCell(cell, tokens, labels) {
   cell.mark.classList.toggle("kfs-differs", known && !same);
   setText(cell.margin, `margin ${decimals(tokens.margin, 2)}`);
   setText(cell.edge, `edge ${significant(tokens.edge)}`);
+}
+
+// For those who hear the page: the whole block, once what is shown has come to rest; not at every step of a drag.
+function tellAtRest(parts, sentence) {
+  clearTimeout(parts.resting);
+  const isFirst = parts.resting === undefined;
+  parts.resting = isFirst ? null : setTimeout(() => setText(parts.told, sentence()), REST);
 }
 
 function significant(value) {
@@ -87,7 +96,7 @@ function buildRow(slot, uid) {
   row.field.inputMode = "decimal";
   row.field.autocomplete = "off";
   row.field.id = `${uid}-u${slot + 1}`;
-  row.field.setAttribute("aria-label", `Noise of slot ${slot + 1} as an exact number`);
+  row.field.setAttribute("aria-label", `u${slot + 1}, the noise of slot ${slot + 1} as an exact number`);
   label.append(sub, row.field);
   row.lock.type = "button";
   row.lock.title = "The dice leave a locked slot alone.";
@@ -119,7 +128,7 @@ function buildChoices(host, uid, most, onChoose) {
 // What the scripts write into, by class name; the markup is Python's (scrub_markup).
 function findParts(root) {
   const names = ["message", "prompt", "note", "cells", "agree", "ks", "dice", "reset", "link", "said", "rows"];
-  names.push("origin", "tip", "alone", "tracks", "map");
+  names.push("told", "origin", "tip", "alone", "tracks", "map");
   const parts = { root, box: root.matches(".kfs") ? root : root.querySelector(".kfs") };
   for (const name of names) parts[name] = parts.box.querySelector(`.kfs-${name}`);
   return parts;
@@ -169,9 +178,12 @@ function showPrompt(host, tokens) {
 function showOrigin(host, tables) {
   const seconds = Number.isFinite(tables.seconds) ? ` in ${tables.seconds.toFixed(2)} s` : "";
   const kept = tables.stored ? ", stored with the page" : "";
+  const every = Math.max(...tables.rows.map((row) => row.every));
+  const steps = `1/${tables.resolution / every}`;
+  const coarse = every > 1 ? ` Many are asking: some tracks are in steps of ${steps} until there is time.` : "";
   host.textContent =
     `Model pair ${tables.pair} on ${tables.device}, ${tables.dtype}; ` +
-    `${tables.resolution} steps a track, computed${seconds}${kept}.`;
+    `${tables.resolution} steps a track, computed${seconds}${kept}.${coarse}`;
 }
 
 function showMessage(host, failure) {

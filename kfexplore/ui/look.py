@@ -1,0 +1,63 @@
+"""What the page looks like: the palette of the figures in Gradio's own names, and a focus that can be seen."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import gradio as gr
+
+from kfexplore.figures.palette import colours
+
+_LIGHT: Final = colours("light")
+_DARK: Final = colours("dark")
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plainest theme with the one accent, and with text of second rank that can be read."""
+    made = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    made.set(
+        color_accent=_LIGHT.accent,
+        body_text_color_subdued=_LIGHT.muted,
+        body_text_color_subdued_dark=_DARK.muted,
+        button_primary_background_fill=_LIGHT.accent,
+        button_primary_background_fill_dark=_DARK.accent,
+        button_primary_background_fill_hover=f"color-mix(in srgb, {_LIGHT.accent} 85%, black)",
+        button_primary_background_fill_hover_dark=f"color-mix(in srgb, {_DARK.accent} 85%, white)",
+        button_primary_text_color=_LIGHT.on_accent,
+        button_primary_text_color_dark=_DARK.on_accent,
+        checkbox_border_color=_LIGHT.muted,
+        checkbox_border_color_dark=_DARK.muted,
+        checkbox_border_color_hover=_LIGHT.accent,
+        checkbox_border_color_hover_dark=_DARK.accent,
+        checkbox_border_width="1px",
+        checkbox_border_width_dark="1px",
+        checkbox_background_color_selected_dark=_LIGHT.accent,  # under a white tick
+        checkbox_border_color_selected_dark=_DARK.accent,
+    )
+    made.color_accent_dark = _DARK.accent  # which `set` does not know
+    return made
+
+
+STYLE: Final = """<style>
+.gradio-container { max-width: 1132px !important; margin: 0 auto !important; }
+@media (max-width: 600px) { /* all tabs stay in sight */
+  .gradio-container > .main { padding-inline: 12px !important; }
+  .tab-container button { padding: 0 5px !important; font-size: 13px !important; }
+}
+
+.gradio-container :is(a, button, input, textarea, [tabindex]):focus-visible {
+  outline: 2px solid var(--color-accent) !important; outline-offset: 2px !important;
+}
+.gradio-container input[type="range"]::-webkit-slider-thumb { border: 2px solid var(--color-accent); }
+.gradio-container input[type="range"]::-moz-range-thumb { border: 2px solid var(--color-accent); }
+.gradio-container .paginate button { min-width: 24px; min-height: 24px; }
+.gradio-container [role="alert"] { scroll-margin: 12px; }
+.gradio-container .kf-beside { align-self: center; }
+
+@media (prefers-reduced-motion: reduce) {
+  .gradio-container :not(.kfs *) {
+    animation-duration: 1ms !important; animation-iteration-count: 1 !important; transition: none !important;
+  }
+}
+</style>"""
+"""Of the page's head, where Gradio leaves it as it is. `kf-beside`: a button beside taller fields."""
