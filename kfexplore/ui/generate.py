@@ -50,9 +50,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     """
     (pair, prompt), limits = fields, explorer.limits
     html(boxed(f"<p>{INTRO}</p>"))
-    decoders = gr.CheckboxGroup(
-        decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders"
-    )
+    decoders = gr.CheckboxGroup(decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders")
     with gr.Row():
         k = gr.Slider(1, k_max, k_max, step=1, label="Tokens a pass, K", elem_id="generate-k", min_width=180)
         length = gr.Slider(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -47,6 +48,13 @@ def app_url() -> Iterator[str]:
 
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
+    """A fresh page, watched."""
+    with watched(chromium) as page:
+        yield page
+
+
+@contextmanager
+def watched(chromium: Browser) -> Iterator[Page]:
     """A fresh page; afterwards: no console error, no exception, no request that left the machine."""
     page = chromium.new_page(viewport={"width": 1200, "height": 1000})
     troubles: list[str] = []

@@ -86,14 +86,15 @@ class ScrubMap {
     if (!this.grid) return setText(this.share, "computing…");
     const [i, j] = this.grid.slots;
     const percent = Math.round(this.grid.agreement * 100);
-    setText(this.share, `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the square`);
+    const share = `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the square`;
+    setText(this.share, this.grid.student ? share : "");
     for (const plane of this.planes) plane.setAttribute("aria-description", this.share.textContent);
   }
 
   paint() {
     if (!this.grid || this.host.hidden) return;
     for (const plane of this.planes) {
-      const show = { model: plane.dataset.map, differ: this.differ.checked };
+      const show = { model: plane.dataset.map, differ: this.differ.checked && Boolean(this.grid.student) };
       paintMap(plane.querySelector("canvas"), this.grid, show, this.hooks.colours(), (id) => this.label(id));
     }
     this.cross();
@@ -143,7 +144,8 @@ class ScrubMap {
     const both = ([first, second]) => `${this.label(first)}${this.label(second)}`;
     const line = (name, tokens) => tipLine(name, both(tokens), hueOf(tokens[1]), "");
     const at = part("div", "kfs-tipline kfs-number", `u = ${x.toFixed(3)}, ${y.toFixed(3)}`);
-    const lines = [line("exact", pair("teacher")), line("learned", pair("student")), at];
+    const learned = this.grid.student ? [line("learned", pair("student"))] : [];
+    const lines = [line("exact", pair("teacher")), ...learned, at];
     showTip(this.parts, lines, event.clientX, event.clientY + 18);
   }
 
