@@ -126,7 +126,8 @@ def save_causal(folder: Path, family: str = "gpt2", **changes: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     context = {} if family == "gpt2" else {"max_position_embeddings": 48}
-    settings = {"vocab_size": 24, "bos_token_id": 0, "eos_token_id": 0, **CAUSAL.get(family, CAUSAL["llama"]), **context, **changes}
+    shape = CAUSAL.get(family, CAUSAL["llama"])
+    settings = {"vocab_size": 24, "bos_token_id": 0, "eos_token_id": 0, **shape, **context, **changes}
     torch.manual_seed(0)
     made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings), attn_implementation="eager")
     for parameter in made.parameters():

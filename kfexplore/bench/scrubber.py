@@ -32,6 +32,7 @@ REST: Final = (1.0, 3.0)
 """Seconds that a drag takes, and from one to the next: the shortest and the longest."""
 
 Function = Literal["point", "tables"]
+Kind = Literal["hand", "track"]
 Ask = Callable[[str, Json], Awaitable[Json]]
 
 
@@ -61,7 +62,10 @@ def crossed(function: Function, question: Json, reply: Json) -> str | None:
 
 @dataclass(frozen=True)
 class Row:
-    """What a page holds of one slider: good for any noise that differs from `u` in that slot alone."""
+    """What a page holds of one slider: good for any noise that differs from `u` in that slot alone.
+
+    One of the slots up to its own is but its track.
+    """
 
     slot: int
     u: list[float]
@@ -69,8 +73,10 @@ class Row:
     """It knows the middle one of so many steps."""
 
     def fits(self, u: list[float]) -> bool:
-        """Whether it is of that noise."""
-        return all(slot == self.slot or now == then for slot, (now, then) in enumerate(zip(u, self.u, strict=True)))
+        """Whether it is of that noise, all of it."""
+        return len(self.u) == len(u) and all(
+            slot == self.slot or now == then for slot, (now, then) in enumerate(zip(u, self.u, strict=True))
+        )
 
     def track_fits(self, u: list[float]) -> bool:
         """Whether what the slider's own slot becomes is of that noise: it hangs on the slots before it."""
@@ -143,7 +149,8 @@ class Scrubber:
         self._u: list[float] = []
         self._rows: list[Row] = []
         self._hand: int | None = None
-        self._settled, self._refreshing = True, False
+        self._settled = True
+        self._fetching: set[Kind] = set()
         self._seq = self._drawn_seq = 0
         self._drawn_u: list[float] = []
         self._open: list[tuple[int, float]] = []
@@ -219,26 +226,31 @@ class Scrubber:
         if any(row.fits(self._u) and row.snapped(self._u[row.slot]) == self._u[row.slot] for row in self._rows):
             self._points.drop()
             self._draw(self._seq, self._u, at_once)
-        else:
+        elif self._needed()["hand"] is None or all(row.every == 1 for row in self._rows):
             self._points.post(self._question())
 
-    def _needed(self) -> list[int]:
-        """Slots whose rows are out of date: of the slider under the hand all of it, of the others their tracks."""
-        return [
-            row.slot
-            for row in self._rows
-            if (row.slot == self._hand and not row.fits(self._u)) or (self._settled and not row.track_fits(self._u))
-        ]
+    def _needed(self) -> dict[Kind, int | None]:
+        """What is out of date: of the slider under the hand its row; at rest, the first track no longer right."""
+        hand = self._hand if self._hand is not None and not self._rows[self._hand].fits(self._u) else None
+        stale = (row.slot for row in self._rows if row.slot != hand and not row.track_fits(self._u))
+        return {"hand": hand, "track": next(stale, None) if self._settled else None}
 
     def _refresh(self) -> None:
-        if not self._refreshing and self._needed():
-            self._refreshing = True
-            self._group.create_task(self._fetch(self._needed()))
+        for kind, slot in self._needed().items():
+            if slot is not None and kind not in self._fetching:
+                self._fetching.add(kind)
+                self._group.create_task(self._fetch(kind, slot, len(self._u) if kind == "hand" else slot + 1))
 
-    async def _fetch(self, slots: list[int]) -> None:
-        question = self._question(k=len(self._u), slots=slots, resolution=RESOLUTION)
-        reply = await self._answered("tables", question, lambda: self._needed() != slots)
-        self._refreshing = False
+    async def _fetch(self, kind: Kind, slot: int, k: int) -> None:
+        question = self._question(slots=[slot], resolution=RESOLUTION, yields=kind == "track")
+        question |= {"u": self._u[:k], "k": k}
+
+        def newer() -> bool:
+            moved = any(at != slot and u != self._u[at] for at, u in enumerate(question["u"]))
+            return moved or self._needed()[kind] != slot
+
+        reply = await self._answered("tables", question, newer)
+        self._fetching.remove(kind)
         if reply.get("busy") or self._take_rows(reply, question):
             self._refresh()
 

@@ -35,12 +35,7 @@ def tables(
         "prompt_tokens": [list(item) for item in zip(prompt_ids, texts(prompt_ids), strict=True)],
         "note": "",
         "k_max": len(moved),
-        "point": {
-            "teacher": point.teacher[0].tolist(),
-            "student": point.student[0].tolist(),
-            "margin": point.margins[0].tolist(),
-            "edge": point.edges[0].tolist(),
-        },
+        "point": at_point(point),
         "device": "cpu",
         "dtype": "float32",
         "stored": False,
@@ -59,32 +54,43 @@ def rows(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) 
         every: Steps of the slider for each that was evaluated, the middle one of them.
     """
     parts = [sweep.block for sweep in moved]
-    teacher, student = (np.stack([getattr(part, which) for part in parts]) for which in ("teacher", "student"))
-    told = [getattr(part, which) for part in also for which in ("teacher", "student")]
+    learned = {}
+    if parts[0].learned:
+        learned["student"] = packed(np.stack([part.student for part in parts]), "<u2")
+        learned["margin"] = packed(np.stack([part.margins for part in parts]), "<f4")
     return {
         "slots": [sweep.slot for sweep in moved],
         "k": len(moved[0].u),
         "u": moved[0].u.tolist(),
         "resolution": len(parts[0].u) * every,
         "every": every,
-        "teacher": packed(teacher, "<u2"),
-        "student": packed(student, "<u2"),
-        "margin": packed(np.stack([part.margins for part in parts]), "<f4"),
+        "teacher": packed(np.stack([part.teacher for part in parts]), "<u2"),
         "edge": packed(np.stack([part.edges for part in parts]), "<f4"),
-        "texts": token_texts(texts, teacher, student, *told),
+        "texts": token_texts(texts, *parts, *also),
+        **learned,
     }
+
+
+def at_point(answer: Block) -> dict[str, Any]:
+    """Both maps' answer at one noise; without a student, that of the exact one."""
+    learned = {}
+    if answer.learned:
+        learned = {"student": answer.student[0].tolist(), "margin": answer.margins[0].tolist()}
+    return {"teacher": answer.teacher[0].tolist(), "edge": answer.edges[0].tolist(), **learned}
 
 
 def section(square: Grid, texts: Texts) -> dict[str, Any]:
     """The payload's key `grid`."""
+    learned = {}
+    if square.learned:
+        learned = {"student": packed(square.student, "<u2"), "agreement": square.agreement}
     return {
         "slots": list(square.slots),
         "resolution": len(square.teacher),
         "u": square.u.tolist(),
         "teacher": packed(square.teacher, "<u2"),
-        "student": packed(square.student, "<u2"),
-        "agreement": square.agreement,
-        "texts": token_texts(texts, square.teacher, square.student),
+        "texts": token_texts(texts, square),
+        **learned,
     }
 
 
@@ -93,7 +99,8 @@ def packed(values: npt.NDArray[Any], dtype: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
 
 
-def token_texts(texts: Texts, *tokens: npt.NDArray[np.int64]) -> dict[str, str]:
+def token_texts(texts: Texts, *answers: Block | Grid) -> dict[str, str]:
     """The text of every token that occurs, by its id in decimals."""
+    tokens = [each.teacher for each in answers] + [each.learned.tokens for each in answers if each.learned]
     ids = np.unique(np.concatenate([part.ravel() for part in tokens])).tolist()
     return dict(zip(map(str, ids), texts(ids), strict=True))

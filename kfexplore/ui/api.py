@@ -46,8 +46,8 @@ class Slot(TypedDict):
 
     u: float
     exact: Token
-    learned: Token
-    margin: float
+    learned: Token | None
+    margin: float | None
     edge: float
 
 
@@ -158,11 +158,12 @@ class Api:
             if not told["ok"]:
                 raise KfError(told["failed"], told["valid"], told["run"])
             models = self._explorer.pair(name)
+            unknown = [None] * len(told["u"])  # without a student
             columns = (
                 told["u"],
                 _tokens(models, told["teacher"]),
-                _tokens(models, told["student"]),
-                told["margin"],
+                _tokens(models, told["student"]) if "student" in told else unknown,
+                told.get("margin", unknown),
                 told["edge"],
             )
             slots = [

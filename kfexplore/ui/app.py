@@ -135,7 +135,8 @@ def fresh_first_payload(explorer: Explorer, name: str) -> Json:
     explorer.loaders[name]()  # the page would be told no more than that it cannot be loaded
     limits = explorer.limits
     question = {"seq": 0, "pair": name, "prompt": EXAMPLES[0], "resolution": min(512, limits.sweep_steps)}
-    slots = explorer.slots(explorer.pair(name))
+    pair = explorer.pair(name)
+    slots = explorer.slots(pair) if pair.student else min(explorer.limits.slots, len(FIRST_STEPS))
     question["u"] = [*((0.5 + step) / 512 for step in FIRST_STEPS[:slots]), *[0.5] * (slots - len(FIRST_STEPS))]
     tables = explorer.tables(question)
     if not tables["ok"]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from kfexplore.bench.setting import measure_limits
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.errors import KfError
-from kfexplore.figures.tables import rows, section, tables, token_texts
+from kfexplore.figures.tables import at_point, rows, section, tables, token_texts
 from kfexplore.laws.study import Report, silent, study
 from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
@@ -32,13 +32,13 @@ from kfexplore.ui.writing import WriteConfig, Writing
 
 Json = dict[str, Any]
 
-FINENESS: Final = ((2, 512), (4, 128), (math.inf, 32))
+FINENESS: Final = ((3, 512), (5, 128), (math.inf, 32))
 """Most steps of a slider's row by how long the line of questions has been lately, the first that it is within."""
 
 
 @dataclass(frozen=True)
 class _Context:
-    """A prompt that both models have read."""
+    """A prompt that the models have read."""
 
     held: HeldContext
     cut: int
@@ -47,7 +47,7 @@ class _Context:
     @property
     def nbytes(self) -> int:
         """About: keys and values of the prompt, and all laws that may be remembered."""
-        models = (self.held.teacher.config, self.held.student.config)
+        models = [model.config for model in (self.held.teacher, self.held.student) if model is not None]
         keys = sum(2 * 4 * model.depth * model.width for model in models) * len(self.held.ids)
         return keys + REMEMBERED * 8 * models[0].vocab_size
 
@@ -62,9 +62,9 @@ class _Ready:
 
 
 class Explorer:
-    """Answers the page. Tables and grids are made one at a time, and so are points, and studies.
+    """Answers the page: rows, grids, steps of texts and races one at a time, and beside them points and studies.
 
-    Where many ask, all are answered in coarser steps, and rows of one slider, which a hand waits for, go first.
+    Where many ask, rows are in coarser steps. One that a hand waits for goes before one that only shows a track.
 
     Args:
         loaders: Name of each pair on offer -> how to load it; loaded on first use. The first one is never let go.
@@ -90,8 +90,8 @@ class Explorer:
         self._loading = {name: Turns(limits.questions) for name in self.loaders}  # one download keeps no other waiting
         self._loading_other = Turns(limits.questions)
         self._heavy, self._pointing = Turns(limits.questions, clock), Turns(limits.questions)
-        self._studying, self._writing, self._timing = Turns(), Turns(), Turns()  # who waits is in the page's queue
-        self._measure = cache(measure_limits)  # of a device, which takes a second in which all others wait
+        self._studying, self._timing = Turns(), Turns()  # who waits is in the page's queue
+        self._measure = cache(lambda *where: measure_limits(*where))  # takes a second, in which all others wait
 
     def offers(self, name: str) -> bool:
         """Whether a pair of that name may be asked for."""
@@ -107,14 +107,15 @@ class Explorer:
 
     def slots(self, pair: Pair) -> int:
         """The largest K of a pair on this page."""
-        return min(pair.student.config.block, self.limits.slots)
+        return min(pair.slots, self.limits.slots)
 
     def tables(self, request: Json) -> Json:
         """What every slot becomes as each slider moves, the others held where `u` says.
 
         Args:
             request: seq, pair, prompt, k (None: the trained K), u (None: the middle), resolution, and slots: the
-                sliders whose rows are wanted, and nothing else (None: all, with what a page needs to show them).
+                sliders whose rows are wanted, and nothing else (None: all, with what a page needs to show them);
+                yields: whether others go first.
         """
         return self._answer(request, self._tables, "sweep_steps")
 
@@ -165,7 +166,7 @@ class Explorer:
         self.limits.check("samples", config.samples, "samples")
         self.limits.check("new tokens", config.new_tokens, "new_tokens")
         self.limits.check("tokens a pass, K,", config.k, "slots")
-        return Writing(pair, ids, config, _cut(cut), Stop(self.limits.run_seconds, self._clock), self._writing)
+        return Writing(pair, ids, config, _cut(cut), Stop(self.limits.run_seconds, self._clock), self._heavy)
 
     def racing(self, config: RaceConfig) -> Racing:
         """A race of decoders after a prompt; no other overlaps it, and all other work waits while a clock runs.
@@ -175,7 +176,7 @@ class Explorer:
         """
         config.check(self.limits)
         pair, ids, cut = self._prompt(config.pair, config.prompt)
-        quiet = (self._studying, self._heavy, self._writing)
+        quiet = (self._studying, self._heavy)
         stop = Stop(self.limits.run_seconds, self._clock)
         return Racing(pair, ids, config, _cut(cut), stop, self._timing, quiet, self._measure)
 
@@ -228,7 +229,7 @@ class Explorer:
         most = self.slots(pair)
         u = asked.noise(most)
         slots = list(asked.slots or range(len(u)))
-        with self._heavy.held(yields=len(slots) > 1), few_threads(pair):
+        with self._heavy.held(yields=asked.yields), few_threads(pair):
             start = time.perf_counter()
             every = math.gcd(asked.resolution, max(1, asked.resolution // self._fineness()))
             moved = sweeps(context.held, u, slots, asked.resolution, every)
@@ -246,7 +247,7 @@ class Explorer:
             prompt=asked.prompt,
             note=_cut(context.cut),
             k_max=most,
-            device=pair.student.device.type,
+            device=pair.teacher.device.type,
             seconds=seconds,
         )
 
@@ -255,14 +256,7 @@ class Explorer:
         u = asked.noise(self.slots(pair))
         with self._pointing.held(), few_threads(pair):
             answer = block(context.held, u)
-        return {
-            "u": answer.u[0].tolist(),
-            "teacher": answer.teacher[0].tolist(),
-            "student": answer.student[0].tolist(),
-            "margin": answer.margins[0].tolist(),
-            "edge": answer.edges[0].tolist(),
-            "texts": token_texts(pair.texts, answer.teacher, answer.student),
-        }
+        return {"u": answer.u[0].tolist(), **at_point(answer), "texts": token_texts(pair.texts, answer)}
 
     def _grid(self, asked: Question) -> Json:
         pair, context = self._context(asked.pair, asked.prompt)

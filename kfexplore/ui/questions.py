@@ -27,6 +27,8 @@ class Question:
     """Those that move; None: none is named."""
     resolution: int
     """Steps."""
+    yields: bool
+    """Whether those who do not say so go first."""
 
     def noise(self, slots: int) -> Floats:
         """The noise (k,), its first k values where k is named; the middle of [0, 1) where none is given.
@@ -36,7 +38,7 @@ class Question:
         """
         k = slots if self.k is None else self.k
         if not 1 <= k <= slots:
-            raise KfError(f"K is {k}.", f"1 to {slots}, the block this student was trained on")
+            raise KfError(f"K is {k}.", f"1 to {slots}, the most slots of this pair")
         if self.given is None:
             return np.full(k, 0.5)
         given = self.given[:k] if self.k is not None and isinstance(self.given, list) else self.given
@@ -85,4 +87,5 @@ def read(request: object, limits: PageLimits, most: str) -> Question:
         limits.check(
             "steps", getattr(limits, most) if resolution is None else whole("The resolution", resolution), most
         ),
+        bool(request.get("yields")),
     )

@@ -186,9 +186,7 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
     """
     races, (pair, prompt), limits = Races(explorer), fields, explorer.limits
     html(boxed(f"<p>{INTRO}</p>"))
-    decoders = gr.CheckboxGroup(
-        decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders"
-    )
+    decoders = gr.CheckboxGroup(decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders")
     with gr.Row():
         batches = gr.CheckboxGroup(
             list(batches_offered(limits)),

@@ -135,8 +135,8 @@ class Turns:
 
 @contextmanager
 def held(turns: Sequence[Turns], stopped: Callable[[], bool] | None = None) -> Iterator[None]:
-    """Holds several, one after the other."""
+    """Holds several, one after the other; lets others go first in each."""
     with ExitStack() as stack:
         for each in turns:
-            stack.enter_context(each.held(stopped))
+            stack.enter_context(each.held(stopped, yields=True))
         yield

@@ -22,6 +22,7 @@ from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Line, Written
 from kfexplore.results.text import LN2, Stage
+from kfexplore.ui.threads import few_threads
 from kfexplore.ui.turns import Stop, Turns
 
 PAUSE: Final = 0.1
@@ -126,10 +127,10 @@ class Writing:
         self._stopped.begin()
         try:
             for desk in self._desks:
-                with self._turn.held(self._stopped):
+                with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
                     desk.read_prompt()
             while behind := [desk for desk in self._desks if desk.stage == "writing"]:
-                with self._turn.held(self._stopped):
+                with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
                     self._step(min(behind, key=lambda desk: desk.seconds), clock)
                 if self._stopped():
                     return
@@ -190,7 +191,7 @@ class Writing:
             for row in range(self.config.samples):
                 tokens, numbers = desk.row(row)
                 if tokens and all(numbers) and tuple(tokens) not in self._bits:
-                    with self._turn.held():
+                    with self._turn.held(yields=True), few_threads(self.pair):
                         self._bits[tuple(tokens)] = surprise(self.pair.teacher, self.ids, tokens)
                     yield
 

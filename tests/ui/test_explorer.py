@@ -63,7 +63,7 @@ def test_rows_of_some_sliders_are_those_of_the_whole(explorer: Explorer) -> None
     assert "prompt_tokens" not in some
 
 
-@pytest.mark.parametrize(("asking", "every", "side"), [(2, 1, 128), (3, 4, 32), (5, 16, 32)])
+@pytest.mark.parametrize(("asking", "every", "side"), [(3, 1, 128), (4, 4, 32), (6, 16, 32)])
 def test_where_many_ask_answers_are_coarser(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, asking: int, every: int, side: int
 ) -> None:

@@ -354,7 +354,7 @@ def test_texts_wait_while_a_clock_of_others_runs(explorer: Explorer) -> None:
     steps, stepped = writing.steps(), threading.Event()
     next(steps)
     thread = threading.Thread(target=lambda: (next(steps), stepped.set()))
-    with explorer._writing.held():
+    with explorer._heavy.held():
         thread.start()
         assert not stepped.wait(0.2)
     assert stepped.wait(30)

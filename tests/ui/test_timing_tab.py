@@ -7,7 +7,6 @@ import io
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,7 @@ from kfexplore.config import DecodeConfig
 from kfexplore.decoding.rows import Step
 from kfexplore.pair import Pair
 from kfexplore.results import Limits
+from kfexplore.ui import explorer as explorer_of_page
 from kfexplore.ui import racing
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.limits import PageLimits
@@ -37,7 +37,7 @@ FIRST, SECOND = (SimpleNamespace(session_hash=name) for name in ("first", "secon
 
 @pytest.fixture(autouse=True)
 def _limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(racing.Racing.steps, "__defaults__", (time.perf_counter, lambda *_: LIMITS))
+    monkeypatch.setattr(explorer_of_page, "measure_limits", lambda *_: LIMITS)
 
 
 def racing_of(explorer: Explorer, **changes: Any) -> Racing:

@@ -21,9 +21,14 @@ function sized(array, length) {
   return array;
 }
 
+// What an answer, or a row, consists of; without a student there are neither learned tokens nor margins.
+function answered(answer) {
+  return answer.student ? ["teacher", "student", "margin", "edge"] : ["teacher", "edge"];
+}
+
 // A tables reply with its rows decoded. Throws where a size is wrong, before anything on the page has changed.
 function readTables(reply) {
-  for (const name of ["teacher", "student", "margin", "edge"]) sized(reply.point[name], reply.k);
+  for (const name of answered(reply.point)) sized(reply.point[name], reply.k);
   const rows = readRows(reply);
   if (rows.some((row, slot) => row.slot !== slot)) throw new Error("rows are not in the order of the slots");
   return { ...reply, kMax: reply.k_max, promptTokens: reply.prompt_tokens || [], rows: sized(rows, reply.k) };
@@ -35,12 +40,11 @@ function readRows({ slots, u, k, resolution, every, teacher, student, margin, ed
   sized(u, k);
   const steps = resolution / every;
   const size = steps * k;
-  const arrays = {
-    teacher: tokensOf(teacher, slots.length * size),
-    student: tokensOf(student, slots.length * size),
-    margin: floatsOf(margin, slots.length * size),
-    edge: floatsOf(edge, slots.length * size),
-  };
+  const arrays = { teacher: tokensOf(teacher, slots.length * size), edge: floatsOf(edge, slots.length * size) };
+  if (student) {
+    arrays.student = tokensOf(student, slots.length * size);
+    arrays.margin = floatsOf(margin, slots.length * size);
+  }
   return slots.map((slot, n) => {
     const row = { slot, u, k, resolution, every };
     for (const [name, array] of Object.entries(arrays)) row[name] = array.subarray(n * size, (n + 1) * size);
@@ -57,7 +61,7 @@ function readGrid(reply, pair, prompt, u) {
     prompt,
     u: u.slice(),
     teacher: tokensOf(reply.teacher, size),
-    student: tokensOf(reply.student, size),
+    student: reply.student && tokensOf(reply.student, size),
   };
 }
 
@@ -78,8 +82,7 @@ function snapped(u, resolution, every = 1) {
 // What all k slots become where a row's slider stands on, or next to, a step.
 function rowAt(row, step, k) {
   const from = Math.floor(step / row.every) * row.k;
-  const part = (array) => Array.from(array.subarray(from, from + k));
-  return { teacher: part(row.teacher), student: part(row.student), margin: part(row.margin), edge: part(row.edge) };
+  return Object.fromEntries(answered(row).map((name) => [name, Array.from(row[name].subarray(from, from + k))]));
 }
 
 function movedSlots(tables, u, k) {
@@ -119,12 +122,8 @@ function lookUpPair(tables, grid, u, k) {
   const x = stepOf(u[first], grid.resolution);
   const y = stepOf(u[second], grid.resolution);
   const answer = rowAt(tables.rows[first], stepOf(u[first], tables.resolution), k);
-  for (const model of ["teacher", "student"]) {
-    answer[model][second] = gridPair(grid, model, x, y)[1];
-    answer[model].fill(null, second + 1);
-  }
-  answer.margin.fill(null, second);
-  answer.edge.fill(null, second);
+  for (const name of answered(answer)) answer[name].fill(null, second);
+  for (const model of ["teacher", "student"]) if (answer[model]) answer[model][second] = gridPair(grid, model, x, y)[1];
   return { ...answer, source: "table" };
 }
 

@@ -142,7 +142,7 @@ function mountScrub(root, first, transport) {
       seq: scrub.seq,
       settled: scrub.settled,
       teacher: scrub.drawn && scrub.drawn.answer.teacher.slice(0, scrub.k),
-      student: scrub.drawn && scrub.drawn.answer.student.slice(0, scrub.k),
+      student: scrub.drawn && scrub.drawn.answer.student && scrub.drawn.answer.student.slice(0, scrub.k),
     }),
   };
 }

@@ -14,11 +14,14 @@ class ScrubPage {
   showTracks(tables, rows) {
     for (const row of rows) {
       const exact = trackRuns(row, "teacher");
-      const learned = trackRuns(row, "student");
+      const learned = row.student ? trackRuns(row, "student") : [];
       const parts = compareRuns(exact, learned);
-      const share = sharedSteps(parts) / row.resolution;
-      this.slots[row.slot].row.track = { resolution: row.resolution, exact, learned, parts, share };
+      const share = row.student ? sharedSteps(parts) / row.resolution : null;
+      const shown = this.slots[row.slot].row;
+      shown.track = { resolution: row.resolution, exact, learned, parts, share };
+      shown.strip.style.height = `${row.student ? TRACK_HEIGHT : TRACK.exact}px`;
     }
+    this.parts.box.classList.toggle("kfs-exactonly", !tables.point.student);
     showOrigin(this.parts.origin, tables);
   }
 
@@ -44,18 +47,22 @@ class ScrubPage {
     for (let slot = 0; slot < k; slot++) {
       const { row, cell } = this.slots[slot];
       const exact = answer.teacher[slot];
-      const learned = answer.student[slot];
+      const learned = answer.student ? answer.student[slot] : null;
       const labels = { exact: text(exact), learned: text(learned) };
-      showCell(cell, { exact, learned, margin: answer.margin[slot], edge: answer.edge[slot] }, labels);
-      const spoken = `${u[slot].toFixed(3)}, exact ${labels.exact}, learned ${labels.learned}`;
-      row.range.setAttribute("aria-valuetext", spoken);
+      const margin = answer.student ? answer.margin[slot] : null;
+      showCell(cell, { exact, learned, margin, edge: answer.edge[slot] }, labels);
+      const spoken = `${u[slot].toFixed(3)}, exact ${labels.exact}`;
+      row.range.setAttribute("aria-valuetext", answer.student ? `${spoken}, learned ${labels.learned}` : spoken);
       known += exact !== null;
       agreeing += exact !== null && exact === learned;
     }
     const agree = `${agreeing} of ${known} ${known < k ? "known " : ""}slots agree`;
-    setText(this.parts.agree, agree);
+    setText(this.parts.agree, answer.student ? agree : "");
     const row = (ids) => ids.slice(0, k).map(text).join(" ");
-    tellAtRest(this.parts, () => `${agree}. Exact: ${row(answer.teacher)}. Learned: ${row(answer.student)}.`);
+    tellAtRest(this.parts, () => {
+      const exact = `Exact: ${row(answer.teacher)}.`;
+      return answer.student ? `${agree}. ${exact} Learned: ${row(answer.student)}.` : exact;
+    });
   }
 
   // A track hangs on the noise of the slots before its own, and on nothing else.
@@ -76,6 +83,6 @@ class ScrubPage {
 }
 
 function shareText(track) {
-  if (!track) return "";
+  if (!track || track.share === null) return "";
   return `exact and learned agree on ${Math.round(track.share * 100)} % of this track`;
 }

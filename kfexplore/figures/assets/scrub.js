@@ -22,7 +22,8 @@ class Scrub {
     this.seq = 0;
     this.hand = null;
     this.settled = true;
-    this.refreshing = false;
+    this.finer = new Set();
+    this.fetching = { hand: false, track: false };
     this.epoch = 0;
     this.loads = 0;
     this.loading = false;
@@ -177,7 +178,7 @@ class Scrub {
   move(u, event, settleNow = false) {
     this.seq += 1;
     this.settled = false;
-    this.finer = false;
+    this.finer = new Set();
     this.began = event ? event.timeStamp : performance.now();
     this.u = u;
     this.showNoise();
@@ -267,8 +268,13 @@ class Scrub {
       this.draw(found, this.seq);
     } else {
       this.setSource("pending");
-      this.points.post(this.request(this.seq));
+      if (!this.isOnItsWay()) this.points.post(this.request(this.seq));
     }
+  }
+
+  // Where many ask, a move waits for the row that it needs anyway, and adds no question of its own.
+  isOnItsWay() {
+    return this.needed().hand !== null && this.tables.rows.some((row) => row.every > 1);
   }
 
   request(seq, more) {
@@ -306,34 +312,42 @@ class Scrub {
 
   // Rows that came in coarse steps are asked for once more while nothing moves.
   refine() {
-    this.finer = this.tables.rows.slice(0, this.k).some((row) => row.every > 1);
+    const rows = this.tables.rows.slice(0, this.k);
+    this.finer = new Set(rows.flatMap((row) => (row.every > 1 ? [row.slot] : [])));
     this.refresh();
   }
 
-  // The slots whose rows are out of date: of the slider under the hand all of it, of the others their tracks, at rest.
+  // What is out of date: of the slider under the hand its row; at rest, the first track that is no longer right.
   needed() {
     const { tables, u, k, hand, settled, finer } = this;
-    const fits = (row) =>
-      (row.slot !== hand || rowFits(row, u, k)) && (!settled || trackFits(row, u)) && !(finer && row.every > 1);
-    return tables.rows.slice(0, k).flatMap((row) => (fits(row) ? [] : [row.slot]));
+    const late = hand !== null && hand < k && !rowFits(tables.rows[hand], u, k) ? hand : null;
+    const fits = (row) => row.slot === late || (trackFits(row, u) && !finer.has(row.slot));
+    const first = settled && tables.rows.slice(0, k).find((row) => !fits(row));
+    return { hand: late, track: first ? first.slot : null };
   }
 
-  // One question at a time; what is needed is looked at anew when its answer is there.
-  async refresh() {
-    if (!this.transport || this.loading || this.refreshing) return;
-    const slots = this.needed();
-    this.root.dataset.tables = slots.length ? "waiting" : "ready";
-    if (!slots.length) {
-      if (this.settled) this.refreshMap();
-      return;
-    }
-    const request = this.request(this.seq, { k: this.k, slots, resolution: this.tables.resolution });
-    const newer = () => request.epoch !== this.epoch || String(this.needed()) !== String(slots);
-    const busy = (reply) => this.busy(reply);
-    this.refreshing = true;
-    const reply = await ask((r) => this.transport.tables(r), request, { newer, busy });
-    this.refreshing = false;
-    this.finer = false;
+  refresh() {
+    if (!this.transport || this.loading) return;
+    const { hand, track } = this.needed();
+    this.root.dataset.tables = hand === null && track === null ? "ready" : "waiting";
+    if (hand !== null) this.fetch("hand", hand, this.k);
+    if (track !== null) this.fetch("track", track, rowFits(this.tables.rows[track], this.u, this.k) ? this.k : track + 1);
+    else if (this.settled) this.refreshMap();
+  }
+
+  // Asks for a row of k slots, one at a time of each kind; what is needed then is looked at anew. A row of fewer slots
+  // is but a track, for which the server lets others go first.
+  async fetch(kind, slot, k) {
+    if (this.fetching[kind]) return;
+    const { resolution } = this.tables;
+    const u = this.u.slice(0, k);
+    const request = this.request(this.seq, { u, k, slots: [slot], resolution, yields: kind === "track" });
+    const moved = () => u.some((value, at) => at !== slot && value !== this.u[at]);
+    const newer = () => request.epoch !== this.epoch || this.needed()[kind] !== slot || moved();
+    this.fetching[kind] = true;
+    this.finer.delete(slot);
+    const reply = await ask((r) => this.transport.tables(r), request, { newer, busy: (told) => this.busy(told) });
+    this.fetching[kind] = false;
     if (request.epoch !== this.epoch || reply.busy || this.takeRows(reply)) this.refresh();
   }
 

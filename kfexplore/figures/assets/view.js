@@ -36,7 +36,9 @@ function buildCell(slot) {
   cell.edge.title = "Distance of u from the border of the exact token's band, in units of u.";
   const name = part("span", "kfs-slotname", `slot ${slot + 1}`);
   const said = (word) => part("span", "kfs-sr", ` ${word}: `);
-  root.append(name, said("exact"), cell.exact, said("learned"), cell.learned, cell.mark, cell.margin, cell.edge);
+  const learned = [said("learned"), cell.learned, cell.mark, cell.margin];
+  for (const node of learned) node.classList.add("kfs-learned");
+  root.append(name, said("exact"), cell.exact, ...learned, cell.edge);
   return cell;
 }
 
@@ -141,7 +143,7 @@ function buildSlots(parts, uid, most, onChoose) {
   const slots = [];
   const names = part("div", "kfs-cell kfs-rownames");
   names.setAttribute("aria-hidden", "true");
-  names.append(part("span", "kfs-slotname"), part("span", "", "Exact"), part("span", "", "Learned"));
+  names.append(part("span", "kfs-slotname"), part("span", "", "Exact"), part("span", "kfs-learned", "Learned"));
   parts.cells.append(names);
   for (let slot = 0; slot < most; slot++) {
     const made = { row: buildRow(slot, uid), cell: buildCell(slot) };
@@ -202,7 +204,8 @@ function trackTip(track, step, text) {
     const share = (((run.to - run.from) / track.resolution) * 100).toFixed(1);
     return tipLine(name, text(run.id), hueOf(run.id), `[${from}, ${to})  ${share} % of u`);
   };
-  return [line("exact", runAt(track.exact, step)), line("learned", runAt(track.learned, step))];
+  const learned = track.learned.length ? [line("learned", runAt(track.learned, step))] : [];
+  return [line("exact", runAt(track.exact, step)), ...learned];
 }
 
 function tipLine(name, label, hue, rest) {
