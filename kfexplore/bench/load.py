@@ -103,10 +103,10 @@ def bench_load(pair: Pair, name: str, settings: LoadSettings, url: str | None = 
 def wrong_answers(pair: Pair, answers: Sequence[Answer]) -> list[str]:
     """Those that differ from what both maps give after that prompt under that noise, in words."""
     wrong = []
-    by_prompt = defaultdict(list)
+    alike = defaultdict(list)
     for answer in answers:
-        by_prompt[answer.prompt].append(answer)
-    for prompt, group in by_prompt.items():
+        alike[answer.prompt, len(answer.u)].append(answer)
+    for (prompt, _), group in alike.items():
         block = pair.block([pair.encode(prompt)[0]] * len(group), [answer.u for answer in group])
         for answer, *exact in zip(group, block.teacher.tolist(), block.student.tolist(), strict=True):
             if [answer.teacher, answer.student] != exact:

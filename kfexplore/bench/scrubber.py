@@ -23,8 +23,6 @@ LONGEST_PAUSE: Final = 4.0
 ASKED_AGAIN: Final = 1.0
 """Seconds after which a page that could not be opened is opened again."""
 RESOLUTION: Final = 512
-PRESSED: Final = 0.1
-"""Seconds from a hand on a slider to its first move."""
 MOVE_EVERY: Final = 0.1
 """Seconds between two moves of a drag."""
 DRAG: Final = (2.0, 4.0)
@@ -201,7 +199,6 @@ class Scrubber:
         start = int(self._u[slot] * RESOLUTION)
         self._hand = slot
         self._refresh()
-        await asyncio.sleep(PRESSED)
         due = self._tally.clock()
         for step in np.linspace(start, target, moves + 1).astype(int)[1:].tolist():
             if due >= until:

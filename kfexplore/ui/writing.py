@@ -25,6 +25,8 @@ from kfexplore.results.text import LN2, Stage
 from kfexplore.ui.threads import few_threads
 from kfexplore.ui.turns import Stop, Turns
 
+TURN = 0.1
+"""Seconds of steps after which others may go first."""
 PAUSE: Final = 0.1
 """Seconds between two pictures of texts that grow, and more where they are long: a browser must keep up."""
 PAUSE_PER_TOKEN: Final = 1 / 20_000
@@ -117,7 +119,7 @@ class Writing:
         self._lock = threading.Lock()
 
     def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
-        """Runs the decoders to their ends, a step at a time; closing it, or `stop`, leaves what is there.
+        """Runs the decoders to their ends, some steps a turn; closing it, or `stop`, leaves what is there.
 
         The one whose clock is behind goes next, so that the texts race as they would on machines of their own.
 
@@ -129,9 +131,13 @@ class Writing:
             for desk in self._desks:
                 with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
                     desk.read_prompt()
-            while behind := [desk for desk in self._desks if desk.stage == "writing"]:
+            while self._growing:
                 with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
-                    self._step(min(behind, key=lambda desk: desk.seconds), clock)
+                    until = clock() + TURN
+                    while (growing := self._growing) and not self._stopped():
+                        self._step(min(growing, key=lambda desk: desk.seconds), clock)
+                        if clock() >= until:
+                            break
                 if self._stopped():
                     return
                 yield
@@ -225,6 +231,10 @@ class Writing:
             "environment": environment(self.pair.teacher.device),
             "decoders": [written.as_json() for written in self.written()],
         }
+
+    @property
+    def _growing(self) -> list[_Desk]:
+        return [desk for desk in self._desks if desk.stage == "writing"]
 
     def _step(self, desk: _Desk, clock: Clock) -> None:
         start = clock()

@@ -31,6 +31,11 @@ PROMPT = "a b c"
 LENGTH = 20
 
 
+@pytest.fixture(autouse=True)
+def _a_step_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written_by, "TURN", 0.0)
+
+
 def config(**changes: Any) -> WriteConfig:
     usual = {"pair": "small", "prompt": PROMPT, "decoders": DECODERS, "k": 3, "new_tokens": LENGTH}
     return WriteConfig(**{**usual, **changes})
@@ -238,7 +243,7 @@ def test_a_step_under_way_when_stopped_is_thrown_away(explorer: Explorer) -> Non
     writing, asked_for = begun(explorer, decoders=("ar",)), count(1)
 
     def clock() -> float:
-        if next(asked_for) == 6:  # behind the third step
+        if next(asked_for) == 11:  # behind the third step: each turn looks at it four times
             writing.stop()
         return 0.0
 
