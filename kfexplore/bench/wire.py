@@ -167,7 +167,8 @@ async def connected(url: str) -> AsyncIterator[tuple[httpx.AsyncClient, Layout]]
     Raises:
         KfError: no app answers there.
     """
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    # Idle connections end here before the server ends them (after 5 s): a question never meets one that is closing.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0)
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False) as http:
         try:
             layout = Layout.of((await http.get("config")).raise_for_status().json())
