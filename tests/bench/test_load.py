@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from kfexplore.ui.app import make_explorer, serve
 
 HEAD = {"bench", "device", "device_name", "dtype", "threads", "load_average", "versions", "pair", "settings", "seconds"}
 K = 4
+Result = TypeVar("Result")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +51,19 @@ def url(folder: Path) -> Iterator[str]:
     demo.close()
 
 
+def apart(function: Callable[..., Result], *given: Any) -> Result:
+    """What a function returns in a thread of its own: beside browser tests this one has a loop that runs already."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *given).result()
+
+
 def test_three_clients_find_every_answer_their_own(
     folder: Path, pair: Pair, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "NEW_TOKENS", 8)
     monkeypatch.setattr(setting, "COPIED", 2**16)  # memory is not what is timed here
     settings = LoadSettings(clients=3, seconds=3, writing=1, timing=1)
-    document = json.loads(json.dumps(bench_load(pair, str(folder), settings, url), allow_nan=False))
+    document = json.loads(json.dumps(apart(bench_load, pair, str(folder), settings, url), allow_nan=False))
     assert document["told"] == []
     assert set(document) >= HEAD | {"cores", "rows", "errors", "memory", "restart", "verdicts", "checked"}
     assert document["settings"] == {**dataclasses.asdict(settings), "scrubbing": 1, "url": url}
@@ -71,11 +80,11 @@ def test_three_clients_find_every_answer_their_own(
 
 def test_an_app_that_is_not_there_and_one_that_is_not_ours_are_told(pair: Pair, url: str) -> None:
     with pytest.raises(KfError, match="No kfexplore app answers"):
-        bench_load(pair, "tales", LoadSettings(3, 1, 0, 0), "http://127.0.0.1:9/")
+        apart(bench_load, pair, "tales", LoadSettings(3, 1, 0, 0), "http://127.0.0.1:9/")
     with pytest.raises(KfError, match="no pair 'nothing'"):
-        bench_load(pair, "nothing", LoadSettings(3, 1, 0, 0), url)
+        apart(bench_load, pair, "nothing", LoadSettings(3, 1, 0, 0), url)
     with pytest.raises(KfError, match="started here"):
-        bench_load(pair, "tales", LoadSettings(3, 1, 0, 0, restart=True), url)
+        apart(bench_load, pair, "tales", LoadSettings(3, 1, 0, 0, restart=True), url)
 
 
 @pytest.mark.parametrize("wrong", [{"clients": 5, "writing": 4}, {"seconds": 0}, {"timing": -1}])
@@ -128,15 +137,19 @@ class Hurried(asyncio.SelectorEventLoop):
 
 def scrubbed(ask: Ask, seconds: float = 10.0, clients: int = 1) -> Tally:
     """What some scrubbers saw of a server."""
-    with asyncio.Runner(loop_factory=Hurried) as runner:
-        tally = Tally(runner.get_loop().time)
-        made = [Scrubber(f"{n}", tally, "p", "a", K, noise.generator(0, n), 20) for n in range(clients)]
 
-        async def all_of_them() -> None:
-            await asyncio.gather(*(client.scrub(ask, seconds) for client in made))
+    def run() -> Tally:
+        with asyncio.Runner(loop_factory=Hurried) as runner:
+            tally = Tally(runner.get_loop().time)
+            made = [Scrubber(f"{n}", tally, "p", "a", K, noise.generator(0, n), 20) for n in range(clients)]
 
-        runner.run(all_of_them())
-    return tally
+            async def all_of_them() -> None:
+                await asyncio.gather(*(client.scrub(ask, seconds) for client in made))
+
+            runner.run(all_of_them())
+        return tally
+
+    return apart(run)
 
 
 def test_moves_that_the_tables_hold_cost_nothing() -> None:

@@ -307,9 +307,11 @@ def test_a_drag_is_answered_in_the_page_and_settles_once(page: Page, served: Cal
     assert "point" not in models.names()
     last = [request for name, request in models.asked if name == "tables"][-1]
     assert last["u"] == noise(page)
+    page.locator("input[type=range]").nth(1).hover()
+    settled(page)
     page.locator("input[type=range]").nth(1).fill("0.2")
     settled(page)
-    assert "point" not in models.names(), "the new tables answer the next drag"
+    assert "point" not in models.names(), "the new row answers the next drag"
 
 
 def asked_rows(models: Models) -> list[list[int]]:
