@@ -215,7 +215,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     try:
         found = torch.device("cpu" if device is None else device)
         torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise KfError(
             f"The device {str(device)!r} cannot be used: {str(error).splitlines()[0]}",
             "cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is seen here)"),

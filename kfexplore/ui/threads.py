@@ -11,14 +11,15 @@ import torch
 from kfexplore.pair import Pair
 
 SMALL: Final = 32_000_000
-"""Parameters of a teacher below which one thread is enough."""
+"""Weights of a teacher's blocks, about, below which one thread is enough."""
 
 
 @contextmanager
 def few_threads(pair: Pair) -> Iterator[None]:
     """Within it this thread works alone, if the models are small; others keep what they have."""
     before = torch.get_num_threads()
-    small = sum(parameter.numel() for parameter in pair.teacher.parameters()) < SMALL
+    shape = pair.teacher.config
+    small = 12 * shape.depth * shape.width**2 < SMALL
     torch.set_num_threads(1 if small else before)
     try:
         yield

@@ -190,6 +190,7 @@ def test_a_reload_keeps_what_was_shown(page: Page, app_url: str, pair: Pair) -> 
     page.wait_for_function("kfScrub.state().settled")
     settled(root)
     before = noise(root)
+    page.wait_for_function("u => new URLSearchParams(location.search).get('u') === u", arg=",".join(map(str, before)))
     page.reload()
     expect(root.locator(".kfs-prompt")).to_contain_text("owl")
     settled(root)

@@ -364,6 +364,23 @@ def test_where_only_some_steps_are_known_a_slider_goes_to_those(page: Page, serv
     assert "point" not in models.names()
 
 
+def test_where_many_ask_a_move_waits_for_its_row_and_asks_for_no_point(
+    page: Page, served: Callable[[], Models]
+) -> None:
+    models = served()
+    models.every = 8
+    sliders = page.locator("input[type=range]")
+    sliders.nth(0).fill("0.9")
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    sliders.nth(1).fill("0.3")  # no hand was on it before: its row has to come
+    expect(page.locator("[data-u]")).to_have_attribute("data-source", "table")
+    settled(page)
+    assert (noise(page)[1] * STEPS - 0.5) % 8 == 4
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
+    assert "point" not in models.names()
+
+
 def test_coarse_rows_are_asked_for_again_at_rest(page: Page, served: Callable[[], Models]) -> None:
     page.clock.install()
     models = served()

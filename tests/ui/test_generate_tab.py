@@ -437,3 +437,8 @@ def test_a_pair_needs_a_tokenizer(pair: Pair) -> None:
     bare = Explorer({"small": lambda: dataclasses.replace(pair, tokenizer=None)})
     with pytest.raises(KfError, match="no tokenizer"):
         begun(bare)
+
+
+def test_a_turn_holds_many_steps(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written_by, "TURN", 1e9)
+    assert len(list(begun(explorer).steps())) == 1

@@ -390,3 +390,14 @@ def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
     assert "too many pages wait" in told[STATUS]
     assert pressable(told) == [True, False, False, False]
     assert list(races.run(FIRST)) == [[gr.skip()] * COUNT]
+
+
+def test_the_device_is_measured_once_for_all_races(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Any] = []
+    monkeypatch.setattr(explorer_of_page, "measure_limits", lambda *where: measured.append(where) or LIMITS)
+    explorer = Explorer({"small": lambda: pair})
+    for _ in range(2):
+        race = racing_of(explorer)
+        assert list(race.steps())
+        assert race.limits == LIMITS
+    assert len(measured) == 1

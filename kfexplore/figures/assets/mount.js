@@ -85,11 +85,15 @@ function linkOf(scrub) {
 }
 
 // The page's own address follows what is shown: a reload, of the reader's or after a broken connection, loses nothing.
+// Not at every key: browsers refuse an address that changes more than some three times a second.
 function keepAddress(scrub) {
   if (!location.protocol.startsWith("http")) return;
-  const query = new URLSearchParams(location.search);
-  for (const [name, value] of Object.entries(queryOf(scrub))) query.set(name, value);
-  history.replaceState(history.state, "", `?${query}`);
+  clearTimeout(scrub.addressTimer);
+  scrub.addressTimer = setTimeout(() => {
+    const query = new URLSearchParams(location.search);
+    for (const [name, value] of Object.entries(queryOf(scrub))) query.set(name, value);
+    history.replaceState(history.state, "", `?${query}`);
+  }, 400);
 }
 
 // Gradio marks a dark page with a class on the body; a page on its own follows the reader's system.

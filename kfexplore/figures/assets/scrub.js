@@ -21,6 +21,7 @@ class Scrub {
     this.drawn = null;
     this.seq = 0;
     this.hand = null;
+    this.slid = null;
     this.settled = true;
     this.finer = new Set();
     this.fetching = { hand: false, track: false };
@@ -76,6 +77,7 @@ class Scrub {
     this.epoch += 1;
     this.seq += 1;
     this.hand = null;
+    this.slid = null;
     this.settled = true;
     if (this.points) this.points.drop();
     this.page.showText(tables);
@@ -177,6 +179,7 @@ class Scrub {
   // The one way in which u changes.
   move(u, event, settleNow = false) {
     this.seq += 1;
+    this.slid = null;
     this.settled = false;
     this.finer = new Set();
     this.began = event ? event.timeStamp : performance.now();
@@ -202,6 +205,7 @@ class Scrub {
   slide(slot, value, event, settleNow) {
     this.touch(slot);
     this.move(this.moved(slot, snapped(value, this.tables.resolution, this.stride(slot))), event, settleNow);
+    this.slid = slot;
   }
 
   // A hand is on a slider, or about to be: as it moves alone, its row stays right.
@@ -373,13 +377,14 @@ class Scrub {
     return true;
   }
 
-  // A row has come for which a move has waited: where it knows but some steps, a slider under the hand goes to one.
+  // A row has come for which a move has waited: where it knows but some steps, the slider that moved goes to one.
   catchUp() {
-    if (!this.settled && this.hand !== null && rowFits(this.tables.rows[this.hand], this.u, this.k)) {
-      const at = snapped(this.u[this.hand], this.tables.resolution, this.stride(this.hand));
-      this.u = this.u.map((u, slot) => (slot === this.hand ? at : u));
+    const { slid } = this;
+    if (slid !== null && rowFits(this.tables.rows[slid], this.u, this.k)) {
+      this.u = this.moved(slid, snapped(this.u[slid], this.tables.resolution, this.stride(slid)));
       this.seq += 1;
       this.showNoise();
+      keepAddress(this);
     }
     this.answer();
     if (this.root.dataset.source !== "pending") this.time(this.began);
