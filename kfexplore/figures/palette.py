@@ -43,6 +43,8 @@ class Colours:
     """Text of second rank; still a contrast of at least 4.5 on `surface`."""
     rule: str
     """Borders and axes."""
+    edge: str
+    """Border of what can be written into or chosen; a contrast of at least 3 on `surface` and `raised`."""
     accent: str
     """The one accent: focus, chosen options, what can be acted on."""
     on_accent: str
@@ -99,6 +101,7 @@ _THEMES: Final[dict[Theme, Colours]] = {
         ink=oklch_hex(0.24, 0.012, 265),
         muted=oklch_hex(0.51, 0.015, 265),
         rule=oklch_hex(0.89, 0.006, 265),
+        edge=oklch_hex(0.64, 0.012, 265),
         accent=oklch_hex(0.48, 0.13, 262),
         on_accent="#ffffff",
         exact=oklch_hex(0.30, 0.02, 265),
@@ -114,6 +117,7 @@ _THEMES: Final[dict[Theme, Colours]] = {
         ink=oklch_hex(0.95, 0.005, 265),
         muted=oklch_hex(0.72, 0.012, 265),
         rule=oklch_hex(0.36, 0.012, 265),
+        edge=oklch_hex(0.57, 0.012, 265),
         accent=oklch_hex(0.76, 0.1, 262),
         on_accent=oklch_hex(0.18, 0.02, 265),
         exact=oklch_hex(0.92, 0.01, 265),

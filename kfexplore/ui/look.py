@@ -25,6 +25,10 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark=f"color-mix(in srgb, {_DARK.accent} 85%, white)",
         button_primary_text_color=_LIGHT.on_accent,
         button_primary_text_color_dark=_DARK.on_accent,
+        input_border_color=_LIGHT.edge,
+        input_border_color_dark=_DARK.edge,
+        input_border_width="1px",
+        input_border_width_dark="1px",
         checkbox_border_color=_LIGHT.muted,
         checkbox_border_color_dark=_DARK.muted,
         checkbox_border_color_hover=_LIGHT.accent,
@@ -53,6 +57,7 @@ STYLE: Final = """<style>
 .gradio-container .paginate button { min-width: 24px; min-height: 24px; }
 .gradio-container [role="alert"] { scroll-margin: 12px; }
 .gradio-container .kf-beside { align-self: center; }
+.gradio-container .wrap:has(> .wrap-inner) { border-color: var(--input-border-color); } /* lists, as other fields */
 
 @media (prefers-reduced-motion: reduce) {
   .gradio-container :not(.kfs *) {

@@ -443,7 +443,10 @@ def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], 
     assert page.evaluate("api.open({pair: 'tales', prompt: 'The dog'})") is False
     expect(page.locator(".kfs-prompt")).to_contain_text("Once")
     assert page.evaluate("JSON.stringify(api.state().teacher)") == before
+    expect(page.get_by_role("alert")).not_to_have_text("")
     models.failing = set()
+    alert = "document.querySelector('[role=alert]').textContent"
+    assert page.evaluate(f"(api.open({{pair: 'tales', prompt: 'The cat'}}), {alert})") == "", "a new question is asked"
     assert page.evaluate("api.open({pair: 'tales', prompt: 'The dog', k: undefined})") is True
     expect(page.locator(".kfs-prompt")).to_contain_text("dog")
     expect(page.get_by_role("alert")).to_have_text("")

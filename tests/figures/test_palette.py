@@ -61,6 +61,8 @@ def test_text_is_readable(theme: Theme) -> None:
         assert contrast(text, look.surface) >= 4.5
         assert contrast(text, look.raised) >= 4.5
     assert contrast(look.on_accent, look.accent) >= 4.5
+    for ground in (look.surface, look.raised):
+        assert contrast(look.edge, ground) >= 3
 
 
 def test_hue_index_is_the_top_of_the_32_bit_hash() -> None:

@@ -118,6 +118,7 @@ class Scrub {
     if (!this.transport) return false;
     const mine = ++this.loads;
     this.loading = true;
+    this.clearMessage();
     this.root.dataset.tables = "waiting";
     const { pair, prompt, resolution } = this.tables || { resolution: 512 };
     const request = { seq: mine, pair, prompt, u: this.u.slice(0, this.k), resolution };
