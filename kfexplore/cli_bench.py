@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kfexplore.cli_options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
+from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def bench_train_command(
 def bench_throughput_command(
     pair: PairOption = None,
     size: SizeOption = None,
-    decoders: Annotated[str, typer.Option(help="ar,pflm,mdlm,verified,jacobi, or some of them.")] = "ar,pflm",
+    decoders: Annotated[str, typer.Option(help=f"{','.join(DECODERS)}, or some of them.")] = "ar,pflm",
     batch: Annotated[str, typer.Option(help="Samples at once: 1,4,16.")] = "1,4,16",
     k: Annotated[str, typer.Option("--k", "--K", help="Tokens, or guesses, a pass: 4, or 2,4.")] = "4",
     max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
@@ -95,7 +96,7 @@ def bench_throughput_command(
         in_dtype(model, _dtype(dtype))
     networks = Networks(chosen.teacher, chosen.student, chosen.masked)
     settings = RaceSettings(
-        decoders=tuple(name.strip() for name in decoders.split(",")),  # type: ignore[misc]
+        decoders=tuple(name.strip() for name in decoders.split(",")),
         batches=tuple(numbers(batch, int, "--batch")),
         ks=tuple(numbers(k, int, "--k")),
         prompt=prompt_tokens,

@@ -20,20 +20,21 @@ from kfexplore.cli_options import (
 )
 from kfexplore.cli_prefixes import complete_prefixes
 from kfexplore.cli_prompt import NEW_TOKENS, continue_prompt
+from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 
 FILE = "A file of prefixes (the published script's options)"
 
 
+def _decoders() -> str:
+    """All of them, who writes how, and which are ways to one text."""
+    *others, last = (f"{name} ({each.how.format(k='K')})" for name, each in DECODERS.items())
+    *exact, other = (name for name, each in DECODERS.items() if each.exact)
+    return f"{', '.join(others)} or {last}. {', '.join(exact)} and {other} write one text."
+
+
 def generate(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="ar (the teacher, a token a pass), pflm (the student, K a pass), mdlm (the masked model, K a pass), "
-            "verified (the student guesses K, the teacher checks) or jacobi (the teacher goes over K guesses until "
-            "they stay). ar, verified and jacobi write one text."
-        ),
-    ],
+    model: Annotated[str, typer.Option(help=_decoders())],
     pair: PairOption = None,
     teacher: TeacherOption = None,
     student: StudentOption = None,
@@ -163,7 +164,6 @@ def generate(
     - both files are written whole or not at all; fp32, no flash-attn needed.
     """
     from kfexplore.completions.source import Source
-    from kfexplore.config import DECODERS
 
     if model not in DECODERS:
         raise KfError(f"There is no model {model!r}.", ", ".join(DECODERS))

@@ -70,6 +70,7 @@ def decoder(asked: dict[str, Any], greedy: bool) -> DecodeConfig:
         KfError: --mdlm_greedy beside another order; as DecodeConfig.
     """
     from kfexplore.config import DecodeConfig
+    from kfexplore.decoders import DECODERS
 
     name, found = asked["decoder"], dict(asked)
     if greedy and found["order"] == "random":
@@ -81,13 +82,9 @@ def decoder(asked: dict[str, Any], greedy: bool) -> DecodeConfig:
     usual = found["dither"] is None and not found["exact_first"]
     if name == "pflm" and found["penalty"] is None and usual:
         found["penalty"] = PENALTY
-    means_nothing = {
-        "k": ("--K", name == "ar"),
-        "penalty": ("--freq_penalty", name != "pflm"),
-        "order": ("--mdlm_greedy", greedy and name != "mdlm"),
-    }
-    for field, (option, nothing) in means_nothing.items():
-        if nothing and found[field] is not None:
+    published = {"k": "--K", "penalty": "--freq_penalty", **({"order": "--mdlm_greedy"} if greedy else {})}
+    for field, option in published.items():
+        if field not in DECODERS[name].options and found[field] is not None:
             print(f"kfexplore: {option} means nothing to {name}; it is left out.", file=sys.stderr)
             found[field] = None
     return DecodeConfig(**{field: value for field, value in found.items() if value is not None})

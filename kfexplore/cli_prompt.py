@@ -68,13 +68,14 @@ def continue_prompt(
 
 def _print(result: Decoded, config: DecodeConfig, loaded: Loaded, as_json: bool) -> None:
     from kfexplore.checkpoints.tokenizers import decode_ids
-    from kfexplore.completions.report import LOSSLESS, acceptance, right_guesses
+    from kfexplore.completions.report import acceptance, right_guesses
+    from kfexplore.decoders import DECODERS
     from kfexplore.decoding.generate import slots
 
     rows = [row[:length].tolist() for row, length in zip(result.tokens, result.lengths, strict=True)]
     texts = [decode_ids(loaded.tokenizer, row) for row in rows] if loaded.tokenizer is not None else []
     more: dict[str, Any] = {}
-    if config.decoder in LOSSLESS:
+    if DECODERS[config.decoder].checks:
         right, rounds = right_guesses(result.kept, result.tokens.shape[1])
         more = {
             "kept": result.kept.tolist(),

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from kfexplore.decoders import DECODERS, MODELS, Kind, find_decoder
 from kfexplore.errors import KfError
 
-Kind = Literal["teacher", "student", "masked"]
 ConfigT = TypeVar("ConfigT")
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
@@ -304,8 +304,6 @@ class Recipe:
         )
 
 
-DecoderName = Literal["ar", "pflm", "mdlm", "verified", "jacobi"]
-DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
 MOST_DITHER_BITS = 16
 """Noise is a multiple of 2^-24: eight bits or more are left to choose with."""
 
@@ -314,10 +312,10 @@ MOST_DITHER_BITS = 16
 class DecodeConfig:
     """How samples are written."""
 
-    decoder: DecoderName = "ar"
-    """ar: the teacher, one token a pass; pflm: the student, k a pass; mdlm: the masked model, k a pass; verified: the
-    student guesses, the teacher checks; jacobi: the teacher iterates on k guesses. ar, verified and jacobi write the
-    same text."""
+    decoder: str = "ar"
+    """A name of `DECODERS`. ar: the teacher, one token a pass; pflm: the student, k a pass; mdlm: the masked model, k a
+    pass; verified: the student guesses, the teacher checks; jacobi: the teacher iterates on k guesses. ar, verified and
+    jacobi write the same text."""
     k: int | None = None
     """Tokens, or guesses, a pass; None: the student's trained K, for mdlm 1."""
     tau: float = 1.0
@@ -334,12 +332,12 @@ class DecodeConfig:
     """jacobi: what a block begins with."""
 
     def __post_init__(self) -> None:
-        if self.decoder not in DECODERS:
-            raise KfError(f"There is no decoder {self.decoder!r}.", ", ".join(DECODERS))
+        chosen = find_decoder(self.decoder)
         if self.k is not None and self.k < 1:
             raise KfError(f"k is {self.k}.", "at least 1")
-        if self.decoder == "ar" and self.k not in (None, 1):
-            raise KfError("ar draws one token a pass from the teacher's own law.", "k with the other decoders")
+        if not chosen.takes_k and self.k not in (None, 1):
+            law = f"the {MODELS[chosen.models[0]]}'s own law"
+            raise KfError(f"{self.decoder} draws one token a pass from {law}.", "k with the other decoders")
         if not 0 < self.tau < math.inf:
             raise KfError(f"tau is {self.tau}.", "a number above 0")
         if not 0 <= self.penalty < math.inf:
@@ -349,16 +347,14 @@ class DecodeConfig:
         if self.penalty and (self.dither is not None or self.exact_first):
             other = "exact_first" if self.exact_first else f"a dither ({self.dither})"
             raise KfError(f"Both a penalty ({self.penalty}) and {other} were asked for.", "one of the two, or none")
-        fresh = {
-            "tau": 1.0,
-            "penalty": 0.0,
-            "dither": None,
-            "exact_first": False,
-            "order": "random",
-            "guess": "student",
-        }
-        of = {"tau": ("ar", "pflm", "verified", "jacobi"), "order": ("mdlm",), "guess": ("jacobi",)}
-        for name, usual in fresh.items():
-            takers = of.get(name, ("pflm",))
+        _, _, *options = dataclasses.fields(self)  # besides decoder and k
+        for name, usual in ((field.name, field.default) for field in options):
+            takers = [taker for taker, each in DECODERS.items() if name in each.options]
             if getattr(self, name) != usual and self.decoder not in takers:
                 raise KfError(f"{name} means nothing to {self.decoder}.", f"{name} with {' or '.join(takers)}")
+
+    @property
+    def models(self) -> tuple[Kind, ...]:
+        """The models that it asks; the first one's vocabulary and context hold."""
+        every = DECODERS[self.decoder].models
+        return every if self.guess == "student" else every[:1]

@@ -17,7 +17,7 @@ from kfexplore.checkpoints.causal import is_causal, load_causal
 from kfexplore.checkpoints.hub import card_text, fetch_pair, is_repository, save_pair, stored_info
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, token_texts
-from kfexplore.config import Kind
+from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import HeldContext, block
 from kfexplore.maps.context import most_slots

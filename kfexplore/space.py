@@ -39,8 +39,9 @@ K-Forcing ([arXiv 2606.10820](https://arxiv.org/abs/2606.10820)) turns an autore
 maps K uniform noise numbers to K tokens in one pass. Move the numbers and watch the tokens: exact, as the teacher would
 choose them one after another, beside learned, as the student chooses them all at once.
 
-The bundled pair needs no GPU. On hardware that has one, set the variable `KFEXPLORE_DEVICE` to `cuda`; `KFEXPLORE_PAIR`
-names the pair that is shown first: `tales`, `owt`, `lm1b`, or `owner/name` of a pair on the hub.
+The bundled pair needs no GPU. On hardware that has one, set the variable `KFEXPLORE_DEVICE` to `cuda`; on ZeroGPU leave
+it: a GPU is lent for what large pairs are asked. `KFEXPLORE_PAIR` names the pair that is shown first: `tales`, `owt`,
+`lm1b`, or `owner/name` of a pair on the hub.
 
 {MARK} Code and weights: MIT.
 """

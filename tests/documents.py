@@ -17,11 +17,12 @@ import typer
 
 from kfexplore.checkpoints.registry import NAMED
 from kfexplore.cli import app
-from kfexplore.config import DECODERS
+from kfexplore.decoders import DECODERS
 from kfexplore.laws.toy import TOYS
 from kfexplore.training.recipes import names as recipes
 
 ROOT = Path(__file__).parents[1]
+EXTENDING = ROOT / "docs" / "EXTENDING.md"
 OURS = ("kfexplore", "analysis", "tests", "notebooks", "docs")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
@@ -56,6 +57,14 @@ def prose(path: Path) -> str:
 def fenced(path: Path, language: str) -> list[str]:
     """Its blocks of one language."""
     return [text for kind, text in FENCE.findall(read(path)) if kind == language]
+
+
+def example(beginning: str) -> dict[str, Any]:
+    """What the module of EXTENDING.md defines whose docstring begins so."""
+    names: dict[str, Any] = {}
+    (source,) = (text for text in fenced(EXTENDING, "python") if text.startswith(f'"""{beginning}'))
+    exec(compile(source, beginning, "exec"), names)
+    return names
 
 
 def quoted(path: Path) -> list[str]:

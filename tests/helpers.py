@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfexplore.config import Kind, ModelConfig
+from kfexplore.config import ModelConfig
+from kfexplore.decoders import Kind
 from kfexplore.models import MaskedModel, Model, Student, Teacher, build
 from kfexplore.pair import Pair
 from kfexplore.training.data import train_tokenizer

@@ -9,7 +9,7 @@ import pytest
 from shell import FILES, IDS, STEPS, Shell
 
 from kfexplore.checkpoints.registry import load_model
-from kfexplore.config import DecodeConfig, DecoderName
+from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, replayed_noise
 from kfexplore.pair import load_pair
 
@@ -18,7 +18,7 @@ MASKED = "generate --model mdlm --ckpt_path FOLDER/diffusion --tokenizer FOLDER/
 
 
 @pytest.mark.parametrize(("model", "k"), [("ar", 1), ("pflm", 4), ("pflm", 2)])
-def test_generate_replays_the_noise_of_a_file(shell: Shell, model: DecoderName, k: int) -> None:
+def test_generate_replays_the_noise_of_a_file(shell: Shell, model: str, k: int) -> None:
     slots = f"--k {k}" if model == "pflm" else ""
     result = shell.json(
         f"generate --model {model} {FILES} {IDS} --noise-file FOLDER/noise.npy --max-new-tokens 6 {slots}"

@@ -7,7 +7,6 @@ import json
 import re
 import struct
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -15,12 +14,14 @@ import pytest
 import torch
 import yaml
 from documents import (
+    EXTENDING,
     FENCE,
     NAME,
     PATH,
     ROOT,
     anchors,
     bold,
+    example,
     fenced,
     lines,
     links,
@@ -38,13 +39,12 @@ from test_readme import KNOWN, MEASURED, rows
 import kfexplore
 from kfexplore.checkpoints import causal
 from kfexplore.config import Recipe, from_dict
-from kfexplore.decoding.rows import Rows
 from kfexplore.laws.toy import toy_law
 from kfexplore.pair import Pair
 from kfexplore.results import Block, Learned
 from kfexplore.ui.explorer import Explorer
 
-TOUR, FIGURES, EXTENDING, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "EXTENDING", "API"))
+TOUR, FIGURES, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API"))
 OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
 DOCUMENTS = [TOUR, FIGURES, EXTENDING, API, *OTHERS]
 LINKED = [*DOCUMENTS, ROOT / "docs" / "LOG.md", ROOT / "checkpoints" / "tales" / "MODEL_CARD.md"]
@@ -187,14 +187,6 @@ def test_each_way_to_extend_is_short() -> None:
         assert 0 < len(code) <= LONGEST_EXAMPLE, section.splitlines()[0]
 
 
-def example(beginning: str) -> dict[str, Any]:
-    """What the module of EXTENDING.md defines whose docstring begins so."""
-    names: dict[str, Any] = {}
-    (source,) = (text for text in fenced(EXTENDING, "python") if text.startswith(f'"""{beginning}'))
-    exec(compile(source, beginning, "exec"), names)
-    return names
-
-
 def test_the_recipe_is_one() -> None:
     (text,) = fenced(EXTENDING, "yaml")
     recipe = from_dict(Recipe, {"name": "mine", **yaml.safe_load(text)})
@@ -226,16 +218,6 @@ def test_the_tab_is_built_and_answers() -> None:
     (event,) = demo.fns.values()
     assert event.fn is not None
     assert "tokenizer" in event.fn("bare", "a")  # without one there are no words
-
-
-def test_the_decoder_writes_the_likeliest_tokens() -> None:
-    model, prompt = teacher(), [5, 3, 5, 8]
-    begun = Rows([prompt], 8, torch.device("cpu"))
-    steps = example("Greedy")["greedy_steps"](model, begun, torch.zeros(1, 5), True, None)
-    written = torch.cat([step.tokens for step in steps if step.tokens.numel()], dim=1)[0].tolist()
-    assert len(written) == 5
-    for n, token in enumerate(written):
-        assert token == int(model(torch.tensor([prompt + written[:n]]))[0, -1].argmax())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "images").iterdir()), ids=lambda path: path.name)

@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "kfexplore"
-BASE = {"errors", "config", "results"}
+BASE = {"errors", "decoders", "config", "results"}
 ORDER: list[set[str]] = [
     BASE,
     {"noise"},

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from kfexplore.bench.tally import Tally
 from kfexplore.bench.wire import Full, Json, Lost, Session
-from kfexplore.config import DecoderName
 
-DECODERS: Final[tuple[DecoderName, ...]] = ("ar", "pflm")
+DECODERS: Final = ("ar", "pflm")
 BATCHES: Final = (1, 4)
 FAILED: Final = "kf-prose-failed"
 BUSY: Final = "The server is busy."
@@ -28,7 +27,7 @@ class Text:
     """Tokens that a decoder wrote for a client, to be held against those that the same seed gives alone."""
 
     prompt: str
-    decoder: DecoderName
+    decoder: str
     seed: int
     new_tokens: int
     tokens: list[int]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.decoders import DECODERS
 from kfexplore.models import CausalConfig
 from kfexplore.results import Cost, Gain, Limits
 
@@ -45,7 +46,7 @@ def decode_cost(
     prompt: int,
     new_tokens: int,
     k: int,
-    rounds: int = 0,
+    rounds: int | None = None,
     drafts: int = 0,
     width: int = 4,
 ) -> Cost:
@@ -58,24 +59,25 @@ def decode_cost(
         prompt: Tokens of each prompt.
         new_tokens: Tokens of each sample.
         k: Tokens, or guesses, a pass.
-        rounds: verified, jacobi: passes of the teacher, as they were counted.
-        drafts: verified, jacobi: passes of the student, likewise.
+        rounds: Passes of the first model that it asks, as they were counted; None: a token, or k, in each.
+        drafts: Passes of the student that guesses, likewise.
         width: Bytes of a weight.
     """
     keys = prompt + new_tokens / 2
-    steps = -(-new_tokens // k)
-    if config.decoder == "ar":
-        return pass_cost(shapes["teacher"], batch, 1, keys, 1, width=width).scaled(new_tokens)
-    if config.decoder == "pflm":
-        return pass_cost(shapes["student"], batch, 2 * k, keys, k, slots=k, width=width).scaled(steps)
-    if config.decoder == "mdlm":
+    kind = config.models[0]
+    if kind == "student":
+        one = pass_cost(shapes[kind], batch, 2 * k, keys, k, slots=k, width=width)
+    elif kind == "masked":
         whole = prompt + new_tokens
         read = k if config.order == "random" else new_tokens // 2
-        return pass_cost(shapes["masked"], batch, whole, whole, read, width=width).scaled(steps)
-    check = pass_cost(shapes["teacher"], batch, k + 1, keys, k + 1, width=width).scaled(rounds)
+        one = pass_cost(shapes[kind], batch, whole, whole, read, width=width)
+    else:  # guesses are fed and read behind the last token
+        fed = k + 1 if DECODERS[config.decoder].takes_k else 1
+        one = pass_cost(shapes[kind], batch, fed, keys, fed, width=width)
+    passes = one.scaled(-(-new_tokens // k) if rounds is None else rounds)
     if not drafts:
-        return check
-    return check + pass_cost(shapes["student"], batch, 2 * k + 1, keys, k, slots=k, width=width).scaled(drafts)
+        return passes
+    return passes + pass_cost(shapes["student"], batch, 2 * k + 1, keys, k, slots=k, width=width).scaled(drafts)
 
 
 def gains(

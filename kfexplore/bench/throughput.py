@@ -17,7 +17,8 @@ import torch
 from kfexplore import noise
 from kfexplore.bench.roofline import decode_cost, gains
 from kfexplore.bench.setting import Load, environment, measure_limits, own_threads, synchronise
-from kfexplore.config import DECODERS, DecodeConfig, DecoderName
+from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS, find_decoder
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
 from kfexplore.decoding.rows import Sheet, Step
 from kfexplore.errors import KfError
@@ -25,7 +26,6 @@ from kfexplore.models import AnyModel
 from kfexplore.results import Gain, Limits, Spread, TimingRow
 
 Clock = Callable[[], float]
-WITH_K: tuple[DecoderName, ...] = ("pflm", "mdlm", "verified", "jacobi")
 CURVE_BATCHES = tuple(2**n for n in range(11))
 CURVE_KS = (1, 2, 4, 8)
 """Where the roofline's gain is drawn; far enough for it to end on any device."""
@@ -35,10 +35,10 @@ CURVE_KS = (1, 2, 4, 8)
 class RaceSettings:
     """Which decoders are timed, and on what."""
 
-    decoders: tuple[DecoderName, ...] = ("ar", "pflm")
+    decoders: tuple[str, ...] = ("ar", "pflm")
     batches: tuple[int, ...] = (1, 4, 16)
     ks: tuple[int, ...] = (4,)
-    """Tokens, or guesses, a pass, for all decoders but ar."""
+    """Tokens, or guesses, a pass, for all decoders that take it."""
     prompt: int = 32
     """Tokens of each prompt, where none is given."""
     new_tokens: int = 64
@@ -48,8 +48,7 @@ class RaceSettings:
 
     def __post_init__(self) -> None:
         for decoder in self.decoders:
-            if decoder not in DECODERS:
-                raise KfError(f"There is no decoder {decoder!r}.", ", ".join(DECODERS))
+            find_decoder(decoder)
         if not self.decoders:
             raise KfError("No decoder is named.", ", ".join(DECODERS))
         for name, values in (("batch", self.batches), ("k", self.ks)):
@@ -60,14 +59,14 @@ class RaceSettings:
                 raise KfError(f"{name} is {getattr(self, name)}.", "at least 1")
 
     @property
-    def races(self) -> list[tuple[int, DecoderName, int]]:
+    def races(self) -> list[tuple[int, str, int]]:
         """(batch, decoder, k) in the order in which they are timed: at every batch ar first, the others against it."""
-        order = sorted(self.decoders, key=DECODERS.index)
+        order = sorted(self.decoders, key=list(DECODERS).index)
         return [
             (batch, name, k)
             for batch in self.batches
             for name in dict.fromkeys(order)
-            for k in (dict.fromkeys(self.ks) if name in WITH_K else (1,))
+            for k in (dict.fromkeys(self.ks) if DECODERS[name].takes_k else (1,))
         ]
 
 
@@ -163,14 +162,14 @@ def bench_throughput(
         if progress.row is not None:
             rows.append(progress.row)
     load = Load(before, os.getloadavg()[0], time.monotonic() - start, own_threads(network.device))
-    return throughput_document(networks, limits, load, rows)
+    return throughput_document(setting(network), limits, load, rows)
 
 
-def throughput_document(networks: Networks, limits: Limits, load: Load, rows: Sequence[TimingRow]) -> dict[str, Any]:
-    """A race, or as much of it as there is, as plain values."""
+def throughput_document(where: dict[str, Any], limits: Limits, load: Load, rows: Sequence[TimingRow]) -> dict[str, Any]:
+    """A race, or as much of it as there is, as plain values; `where` is its `setting`."""
     return {
         "bench": "throughput",
-        **setting(_any(networks)),
+        **where,
         **load.as_json(),
         "limits": dataclasses.asdict(limits),
         "rows": [row.as_json() for row in rows],
@@ -247,7 +246,7 @@ def _run(
     stopped: Callable[[], bool],
     clock: Clock,
 ) -> _Run:
-    config = _config(row)
+    config = DecodeConfig(row.decoder, row.k)
     network = _any(networks)
     samples = range(row.batch)
     ids = noise.generator(settings.seed).integers(0, network.config.vocab_size, row.prompt)
@@ -266,14 +265,10 @@ def _run(
     return _Run(clock() - start, written)
 
 
-def _config(row: TimingRow) -> DecodeConfig:
-    return DecodeConfig("ar") if row.decoder == "ar" else DecodeConfig(row.decoder, row.k)  # type: ignore[arg-type]
-
-
 def _measured(
     row: TimingRow, networks: Networks, runs: list[_Run], limits: Limits, eos: int | None, settle: bool | None
 ) -> TimingRow:
-    config, steps = _config(row), runs[0].steps
+    config, steps = DecodeConfig(row.decoder, row.k), runs[0].steps
     models: dict[str, AnyModel | None] = {
         "teacher": networks.teacher,
         "student": networks.student,
@@ -285,7 +280,7 @@ def _measured(
         sheet.write(step)
     passes, seconds = sum(step.passes for step in steps), [run.seconds for run in runs]
     took = Spread(statistics.median(seconds), min(seconds), max(seconds))
-    weight = network.dtype
+    weight, rounds = network.dtype, len(steps) if config.models[1:] else passes
     cost = decode_cost(
         config,
         {name: model.config for name, model in models.items() if model is not None},
@@ -293,8 +288,8 @@ def _measured(
         row.prompt,
         row.new_tokens,
         slots(config, networks),
-        rounds=len(steps),
-        drafts=passes - len(steps),
+        rounds=rounds,
+        drafts=passes - rounds,
         width=weight.itemsize,
     )
     least, tokens = cost.least_seconds(limits), row.batch * row.new_tokens

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kfexplore.checkpoints.documents import read_json_object
 from kfexplore.checkpoints.words import shortened, shown
-from kfexplore.config import Kind, ModelConfig, from_dict
+from kfexplore.config import ModelConfig, from_dict
+from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import build
 

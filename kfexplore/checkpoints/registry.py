@@ -22,7 +22,8 @@ from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, weight_
 from kfexplore.checkpoints.saving import WEIGHTS_FILE
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer, highest_id
 from kfexplore.checkpoints.words import shortened
-from kfexplore.config import Kind, ModelConfig
+from kfexplore.config import ModelConfig
+from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import CausalConfig, Model, build
 

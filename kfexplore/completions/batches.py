@@ -19,6 +19,7 @@ from kfexplore.completions.report import Batch, Part, document, prepare, right_g
 from kfexplore.completions.request import Request, Shape, shape
 from kfexplore.completions.source import load
 from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, slots
 from kfexplore.decoding.rows import text_lengths
 from kfexplore.errors import KfError
@@ -81,7 +82,7 @@ def write_batch(
     """Completions of prompts under the noise of their numbers."""
     start = time.perf_counter()
     noise = keyed_noise(seed, samples, decoder, networks, form.new)
-    order = keyed_order(seed, samples, form.new) if decoder.decoder == "mdlm" else None
+    order = keyed_order(seed, samples, form.new) if "order" in DECODERS[decoder.decoder].options else None
     result = generate(decoder, networks, prompts, noise, form.new, order)
     seconds = time.perf_counter() - start
     right = right_guesses(result.kept, form.new)

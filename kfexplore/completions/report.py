@@ -14,12 +14,12 @@ from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.saving import write_whole
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, decode_ids
 from kfexplore.completions.request import Request, Shape
+from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 from kfexplore.results import Ints
 
 SAMPLES_FILE, THROUGHPUT_FILE = "samples.jsonl", "throughput.json"
 CLOCK = "whole batches: noise, prefill, decoding, tokens on the host; not text decoding, not writing files"
-LOSSLESS = ("verified", "jacobi")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def document(
     """
     batches = [batch for part in parts for batch in part.batches]
     decoder, seconds = request.decoder, [batch.seconds for batch in batches]
-    samples = sum(len(batch.tokens) for batch in batches)
+    known, samples = DECODERS[decoder.decoder], sum(len(batch.tokens) for batch in batches)
     tokens, elapsed = samples * form.new, max(part.seconds for part in parts)
     within = sum(int(batch.lengths.sum()) for batch in batches)
     passes = sum(batch.nfe * len(batch.tokens) for batch in batches)
@@ -123,10 +123,10 @@ def document(
         "freq_penalty": decoder.penalty,
         "dither": decoder.dither,
         "exact_first": decoder.exact_first,
-        "order": decoder.order if decoder.decoder == "mdlm" else None,
-        "guess": decoder.guess if decoder.decoder == "jacobi" else None,
+        "order": decoder.order if "order" in known.options else None,
+        "guess": decoder.guess if "guess" in known.options else None,
     }
-    if decoder.decoder in LOSSLESS:
+    if known.checks:
         right, rounds = (sum(batch.right[n] for batch in batches) for n in range(2))
         own["acceptance"] = acceptance(right, rounds, k)
     return published | own | environment(place)

@@ -9,13 +9,11 @@ from typing import Any
 
 from kfexplore.checkpoints.registry import MDLM, NAMED, check_pair, load_model
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, load_tokenizer
-from kfexplore.config import DecodeConfig, Kind
+from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
-
-KINDS: dict[str, Kind] = {"pflm": "student", "mdlm": "masked"}
-"""The one model of a decoder, where it is not the teacher."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def load(source: Source, decoder: DecodeConfig, device: str | None = None) -> Lo
     single = _single(source, decoder)
     pair: Pair | None = None
     if single is not None:
-        kind = KINDS.get(decoder.decoder, "teacher")
+        kind = decoder.models[0]
         model: Any = load_model(single, device=device, kind=kind)
         networks, tokenizer = Networks(**{kind: model}), None
         name = Path(single).stem
@@ -109,24 +107,25 @@ def load(source: Source, decoder: DecodeConfig, device: str | None = None) -> Lo
 
 def _single(source: Source, decoder: DecodeConfig) -> Path | str | None:
     """The one checkpoint that is loaded; None: a pair is."""
-    name = decoder.decoder
-    both = name == "verified" or (name == "jacobi" and decoder.guess == "student")
+    name, kind = decoder.decoder, decoder.models[0]
+    several = len(decoder.models) > 1
     if source.ckpt is not None:
-        if both:
+        if several:
             raise KfError(
                 f"{name} needs a teacher and a student, and --ckpt_path is one model.",
-                "--pair, or --teacher FILE --student FILE" + ("" if name == "verified" else "; --guess nothing"),
+                "--pair, or --teacher FILE --student FILE"
+                + ("; --guess nothing" if "guess" in DECODERS[name].options else ""),
             )
         return source.ckpt
-    if source.task is None or source.pair or source.files or both:
+    if source.task is None or source.pair or source.files or several:
         return None
     published = NAMED[source.task]
     assert published.repository is not None  # the tasks are those of the published pairs
-    if name == "mdlm":
+    if kind == "masked":
         if source.task != "owt":
             raise KfError(f"No masked model is published for {source.task}.", "--ckpt_path FILE, or --task owt")
         return MDLM.name
-    return f"{published.repository.name}/{published.student if name == 'pflm' else published.teacher}"
+    return f"{published.repository.name}/{published.student if kind == 'student' else published.teacher}"
 
 
 def _held(networks: Networks) -> list[Any]:

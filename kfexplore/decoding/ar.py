@@ -9,35 +9,26 @@ from torch import Tensor
 
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import draw
-from kfexplore.decoding.rows import BEGUN, Rows, Step
+from kfexplore.decoding.rows import BEGUN, Step
+from kfexplore.decoding.work import Work
 from kfexplore.models import AnyTeacher
 
 
 @torch.inference_mode()
-def ar_steps(
-    teacher: AnyTeacher, rows: Rows, noise: Tensor, tau: float = 1.0, settle: bool = True, recorded: bool | None = None
-) -> Iterator[Step]:
-    """A token a step, as long as there is noise.
-
-    Args:
-        teacher: The teacher.
-        rows: Prompts.
-        noise: (B, P) float64; value p chooses new token p by inverse CDF.
-        tau: Temperature: logits are divided by it.
-        settle: Decide near choices by the row alone, so that no batch or cache turns a token.
-        recorded: See `Passes`.
-    """
-    passes = Passes(teacher, rows, 1, recorded)
+def ar_steps(work: Work) -> Iterator[Step]:
+    """A token a step, chosen by inverse CDF of the teacher's law, its logits divided by tau."""
+    (teacher,), rows, tau = work.models, work.rows, work.config.tau
+    passes = Passes(teacher, rows, 1, work.recorded)
 
     def run(tokens: Tensor, u: Tensor) -> Tensors:
         return draw(teacher(tokens, passes.cache, read=1), u, tau)
 
     yield BEGUN
     tokens = None
-    for position in range(noise.shape[1]):
-        u = noise[:, position : position + 1]
+    for position in range(work.noise.shape[1]):
+        u = work.noise[:, position : position + 1]
         tokens, doubts = passes(("ar", tau), run, 1, 0, (u,), tokens)
-        if settle:
+        if work.settle:
             for row in doubts[:, 0].nonzero()[:, 0].tolist():
                 tokens[row] = exact_token(teacher, rows.text(row), u[row], tau)
         rows.append(tokens)

@@ -7,27 +7,39 @@ inverse CDF from it, the push-forward model maps it; so `ar`, `verified` and `ja
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
 
 from kfexplore import noise as noises
 from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS, MODELS
 from kfexplore.decoding.ar import ar_steps
 from kfexplore.decoding.lossless import lossless_steps
 from kfexplore.decoding.mdlm import mdlm_steps
 from kfexplore.decoding.pflm import pflm_steps
 from kfexplore.decoding.rows import Rows, Sheet, Step
+from kfexplore.decoding.work import Work
 from kfexplore.errors import KfError
-from kfexplore.models import AnyTeacher, MaskedModel, Student
+from kfexplore.models import AnyModel, AnyTeacher, MaskedModel, Student
 from kfexplore.results import Decoded, Floats
 
 ORDER_NOISE = 2**32
 """Positions from here on order the masked model's slots, where noise of the tokens themselves never reaches."""
 JACOBI_GUESSES = 64
 """Most positions guessed from nothing."""
+STEPS: Final[dict[str, Callable[[Work], Iterator[Step]]]] = {
+    "ar": ar_steps,
+    "pflm": pflm_steps,
+    "mdlm": mdlm_steps,
+    "verified": partial(lossless_steps, anew=True),
+    "jacobi": partial(lossless_steps, anew=False),
+}
+"""How each of `DECODERS` decodes. The first step is `BEGUN`."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,12 @@ def slots(config: DecodeConfig, networks: Networks) -> int:
     Raises:
         KfError: k is beyond what the student was trained on.
     """
-    student = networks.student
-    if config.decoder == "ar":
+    student, decoder = networks.student, DECODERS[config.decoder]
+    if not decoder.takes_k:
         return 1
-    if config.decoder == "mdlm":
+    if "student" not in decoder.models:
         return config.k or 1
-    from_nothing = config.decoder == "jacobi" and config.guess == "nothing"
+    from_nothing = "student" not in config.models
     most = JACOBI_GUESSES if from_nothing or student is None else student.config.block
     k = config.k or (student.config.block if student is not None else 4)
     if k > most:
@@ -61,7 +73,7 @@ def slots(config: DecodeConfig, networks: Networks) -> int:
 
 def needed_noise(config: DecodeConfig, networks: Networks, new_tokens: int) -> int:
     """Values of noise a row: one a new token, and those of a last block that is cut."""
-    if config.decoder != "pflm":
+    if config.models[0] != "student":
         return new_tokens
     k = slots(config, networks)
     return -(-new_tokens // k) * k
@@ -116,7 +128,8 @@ def decode(
         KfError: a model that is not there, no prompt, ids outside the vocabulary, more than the context holds, too
             little noise.
     """
-    network = _network(config, networks)
+    models = _models(config, networks)
+    network = models[0]
     _check(network, prompts, new_tokens)
     k = slots(config, networks)
     needed = len(prompts), needed_noise(config, networks, new_tokens)
@@ -124,22 +137,9 @@ def decode(
         raise KfError(f"The noise has the shape {noise.shape}.", f"{needed}: a row a sample, and a value a new token")
     if settle is None:
         settle = network.device.type == "cpu" and network.dtype == torch.float32
-    u = torch.from_numpy(np.ascontiguousarray(noise)).to(network.device)
-    rows = Rows(prompts, len(noise[0]) + k + 1, network.device)
-    if config.decoder == "mdlm":
-        assert isinstance(network, MaskedModel)
-        return mdlm_steps(network, rows, u[:, :new_tokens], k, order if config.order == "random" else None)
-    if config.decoder == "pflm":
-        assert isinstance(network, Student)
-        return pflm_steps(network, rows, u, k, config, settle, recorded)
-    assert isinstance(network, AnyTeacher)
-    if config.decoder == "ar":
-        return ar_steps(network, rows, u, config.tau, settle, recorded)
-    student = networks.student if config.guess == "student" else None
-    if student is None and config.guess == "student":
-        raise KfError(f"{config.decoder} needs a student.", "a pair; jacobi with guess nothing needs the teacher only")
-    anew = config.decoder == "verified"
-    return lossless_steps(network, student, rows, u, k, anew, config.tau, settle, recorded)
+    u = torch.from_numpy(np.ascontiguousarray(noise[:, : needed[1]])).to(network.device)
+    rows = Rows(prompts, needed[1] + k + 1, network.device)
+    return STEPS[config.decoder](Work(config, models, rows, u, k, order, settle, recorded))
 
 
 def generate(
@@ -175,21 +175,24 @@ def collect(steps: Iterator[Step], batch: int, new_tokens: int, eos: int | None 
     return Decoded(sheet.tokens, sheet.lengths, passes, np.array(kept), time.perf_counter() - start)
 
 
-def _network(config: DecodeConfig, networks: Networks) -> AnyTeacher | Student | MaskedModel:
-    """The model whose vocabulary and context hold.
+def _models(config: DecodeConfig, networks: Networks) -> tuple[AnyModel, ...]:
+    """The models that a decoder asks.
 
     Raises:
-        KfError: it is not there.
+        KfError: one of them is not there.
     """
-    name = {"pflm": "student", "mdlm": "masked"}.get(config.decoder, "teacher")
-    network: AnyTeacher | Student | MaskedModel | None = getattr(networks, name)
-    if network is None:
-        what = {"student": "a student", "masked": "a masked model", "teacher": "a teacher"}[name]
-        raise KfError(f"{config.decoder} needs {what}, and there is none.", "a decoder whose models the pair has")
-    return network
+    first, *more = config.models
+    if getattr(networks, first) is None:
+        what = f"{config.decoder} needs a {MODELS[first]}, and there is none."
+        raise KfError(what, "a decoder whose models the pair has")
+    for name in more:
+        if getattr(networks, name) is None:
+            valid = "a pair; jacobi with guess nothing needs the teacher only"
+            raise KfError(f"{config.decoder} needs a {MODELS[name]}.", valid)
+    return tuple(getattr(networks, name) for name in config.models)
 
 
-def _check(network: AnyTeacher | Student | MaskedModel, prompts: list[list[int]], new_tokens: int) -> None:
+def _check(network: AnyModel, prompts: list[list[int]], new_tokens: int) -> None:
     config = network.config
     if not prompts or not all(prompts):
         raise KfError("There is no prompt to continue.", "at least one sample, and at least one token")

@@ -18,43 +18,29 @@ from kfexplore.decoding.ar import exact_token
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import draw
 from kfexplore.decoding.rows import BEGUN, Rows, Step
+from kfexplore.decoding.work import Work
 from kfexplore.models import AnyTeacher, Student
 from kfexplore.results import Ints
 
 
 @torch.inference_mode()
-def lossless_steps(
-    teacher: AnyTeacher,
-    student: Student | None,
-    rows: Rows,
-    noise: Tensor,
-    k: int,
-    anew: bool,
-    tau: float = 1.0,
-    settle: bool = True,
-    recorded: bool | None = None,
-) -> Iterator[Step]:
+def lossless_steps(work: Work, anew: bool) -> Iterator[Step]:
     """Rounds of k guesses and a check, until every row has a token for each value of its noise.
 
     Args:
-        teacher: The teacher.
-        student: Guesses; None: nothing does, the row's last token stands in (`jacobi` only).
-        rows: Prompts.
-        noise: (B, P) float64; value p chooses new token p.
-        k: Guesses a round; with a student, at most its trained K.
+        work: A teacher and the student that guesses; without one nothing does, and the row's last token stands in
+            (`jacobi` only).
         anew: The student guesses in every round (`verified`), or only where a block of guesses is used up (`jacobi`).
-        tau: Temperature.
-        settle: As in `ar_steps`.
-        recorded: See `Passes`.
 
     Yields:
         Steps of k + 1 tokens, of which row r keeps `counts[r]`, 1 .. k + 1; none once it is done.
     """
+    (teacher, *students), rows, noise, k, tau = work.models, work.rows, work.noise, work.k, work.config.tau
     batch, length = noise.shape
     tail = torch.cat([noise, noise.new_full((batch, k + 1), 0.5)], dim=1)  # read behind the end, never kept
     ahead = torch.arange(k + 1, device=noise.device)
-    passes = Passes(teacher, rows, k, recorded)
-    drafts = None if student is None else _Drafts(student, rows, k, recorded)
+    passes = Passes(teacher, rows, k, work.recorded)
+    drafts = _Drafts(students[0], rows, k, work.recorded) if students else None
     guesses = rows.tail(1).repeat(1, k)
     used_up = np.full(batch, drafts is not None)
     block_ends = rows.ends.copy()
@@ -79,7 +65,7 @@ def lossless_steps(
             exact = exact.clone()
         right = (exact[:, :k] == guesses).long().cumprod(dim=1).sum(dim=1)
         counts = right.cpu().numpy() + 1
-        if settle:
+        if work.settle:
             going_on = torch.from_numpy(rows.written < length).to(doubts.device)
             for row in (doubts.any(dim=1) & going_on).nonzero()[:, 0].tolist():
                 counts[row] = _settled(teacher, rows.text(row), exact[row], guesses[row], doubts[row], u[row], tau)

@@ -9,29 +9,27 @@ import torch
 from torch import Tensor
 
 from kfexplore.decoding.cdf import cdf, choose
-from kfexplore.decoding.rows import BEGUN, Rows, Step
+from kfexplore.decoding.rows import BEGUN, Step
+from kfexplore.decoding.work import Work
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel
-from kfexplore.results import Floats
 
 ENTRIES_AT_ONCE = 2**24
 """Probabilities in float64 held at once."""
 
 
 @torch.inference_mode()
-def mdlm_steps(masked: MaskedModel, rows: Rows, noise: Tensor, k: int, ranks: Floats | None) -> Iterator[Step]:
+def mdlm_steps(work: Work) -> Iterator[Step]:
     """k positions a step, until all new ones are filled; bidirectional, so nothing is cached.
+
+    Noise p draws new token p from its marginal in float64, whenever it is; without an order, those come first whose
+    drawn tokens are likeliest.
 
     Rows whose prompts differ in length are passed through the network apart: a masked model has no filling that it
     would not see.
-
-    Args:
-        masked: The masked model.
-        rows: Prompts.
-        noise: (B, P) float64, P new tokens; value p draws new token p from its marginal in float64, whenever it is.
-        k: Positions a pass.
-        ranks: (B, P) the order of the positions, least first; None: those whose drawn tokens are likeliest.
     """
+    (masked,), rows, noise, k = work.models, work.rows, work.noise, work.k
+    ranks = work.order if work.config.order == "random" else None
     batch, new = noise.shape
     mask_id, device = masked.config.mask_id, masked.device
     filled = torch.full((batch, new), mask_id, device=device)

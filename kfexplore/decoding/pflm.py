@@ -10,35 +10,20 @@ from torch import Tensor
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import argmax, dithered, draw, penalised_argmax
-from kfexplore.decoding.rows import BEGUN, Rows, Step
-from kfexplore.models import KVCache, Student
+from kfexplore.decoding.rows import BEGUN, Step
+from kfexplore.decoding.work import Work
+from kfexplore.models import KVCache
 
 
 @torch.inference_mode()
-def pflm_steps(
-    student: Student,
-    rows: Rows,
-    noise: Tensor,
-    k: int,
-    config: DecodeConfig,
-    settle: bool = True,
-    recorded: bool | None = None,
-) -> Iterator[Step]:
-    """k tokens a step, as long as there is noise.
+def pflm_steps(work: Work) -> Iterator[Step]:
+    """k tokens a step, read from its slots by argmax unless the config says otherwise; slot j of step s: noise s k + j.
 
     Each pass feeds the tokens of the one before (the first: the last of the prompt) and k fresh noise slots; the slots'
     keys are overwritten by the tokens that they became.
-
-    Args:
-        student: The student.
-        rows: Prompts.
-        noise: (B, P) float64; slot j of step s has value s k + j.
-        k: Slots of a pass, at most the trained K.
-        config: tau, and how tokens are read from the slots: by argmax, unless it says otherwise.
-        settle: As in `ar_steps`.
-        recorded: See `Passes`.
     """
-    passes = Passes(student, rows, k, recorded)
+    (student,), rows, noise, k, config = work.models, work.rows, work.noise, work.k, work.config
+    passes = Passes(student, rows, k, work.recorded)
     also = int(config.exact_first)
     counts = torch.zeros(len(rows), student.config.vocab_size if config.penalty else 0, device=student.device)
 
@@ -50,7 +35,7 @@ def pflm_steps(
     for position in range(0, noise.shape[1] - k + 1, k):
         u, before = noise[:, position : position + k], counts.clone() if passes.recorded else counts
         tokens, doubts, counts = passes(config, run, fed, k, (u, counts), tokens)
-        if settle:
+        if work.settle:
             for row in doubts.any(dim=1).nonzero()[:, 0].tolist():
                 one = slice(row, row + 1)
                 alone = student(rows.text(row), u[one], KVCache(), config.tau, also=also)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
 from kfexplore.decoding.cdf import cdf, invert
-from kfexplore.decoding.generate import Networks, slots
-from kfexplore.models import AnyTeacher, KVCache, MaskedModel, Student
+from kfexplore.decoding.generate import Networks, needed_noise, slots
+from kfexplore.models import KVCache
 from kfexplore.results import Floats, Ints
 
 
@@ -23,35 +27,30 @@ def reference(
     order: Floats | None = None,
 ) -> Ints:
     """What `generate` writes, (B, new_tokens); the arguments are the same."""
+    # All exact decoders are ways to one text.
+    twin = _exact if DECODERS[config.decoder].exact else TWINS[config.decoder]
     written = []
     for n, prompt in enumerate(prompts):
-        u = torch.from_numpy(np.ascontiguousarray(noise[n]))
-        if config.decoder == "pflm":
-            assert networks.student is not None
-            tokens = _pflm(networks.student, prompt, u, slots(config, networks), config)
-        elif config.decoder == "mdlm":
-            assert networks.masked is not None
-            ranks = None if order is None or config.order == "confident" else order[n]
-            tokens = _mdlm(networks.masked, prompt, u[:new_tokens], config.k or 1, ranks)
-        else:  # verified and jacobi are ways to the same text
-            assert networks.teacher is not None
-            tokens = _ar(networks.teacher, prompt, u[:new_tokens], config.tau)
-        written.append(tokens[:new_tokens])
+        u = torch.from_numpy(np.ascontiguousarray(noise[n, : needed_noise(config, networks, new_tokens)]))
+        ranks = None if order is None or config.order == "confident" else order[n]
+        written.append(twin(config, networks, prompt, u, ranks)[:new_tokens])
     return np.array(written)
 
 
-def _ar(teacher: AnyTeacher, prompt: list[int], noise: Tensor, tau: float) -> list[int]:
+def _exact(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, _: Floats | None) -> list[int]:
+    assert networks.teacher is not None
     row = list(prompt)
     for u in noise:
-        logits = teacher(torch.tensor([row]))[0, -1]
-        row.append(int(invert(cdf(logits / tau), u[None])))
+        logits = networks.teacher(torch.tensor([row]))[0, -1]
+        row.append(int(invert(cdf(logits / config.tau), u[None])))
     return row[len(prompt) :]
 
 
-def _pflm(student: Student, prompt: list[int], noise: Tensor, k: int, config: DecodeConfig) -> list[int]:
-    row, counts = list(prompt), torch.zeros(student.config.vocab_size)
-    for u in noise.split(k):
-        logits = student(torch.tensor([row]), u[None], KVCache(), config.tau, also=1)[0]
+def _pflm(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, _: Floats | None) -> list[int]:
+    assert networks.student is not None
+    row, counts = list(prompt), torch.zeros(networks.student.config.vocab_size)
+    for u in noise.split(slots(config, networks)):
+        logits = networks.student(torch.tensor([row]), u[None], KVCache(), config.tau, also=1)[0]
         for j, slot in enumerate(logits[1:]):
             if config.exact_first and j == 0:
                 token = int(invert(cdf(logits[0] / config.tau), u[:1]))
@@ -64,14 +63,24 @@ def _pflm(student: Student, prompt: list[int], noise: Tensor, k: int, config: De
     return row[len(prompt) :]
 
 
-def _mdlm(masked: MaskedModel, prompt: list[int], noise: Tensor, k: int, ranks: Floats | None) -> list[int]:
-    mask_id = masked.config.mask_id
+def _mdlm(
+    config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, ranks: Floats | None
+) -> list[int]:
+    assert networks.masked is not None
+    mask_id = networks.masked.config.mask_id
     new = [mask_id] * len(noise)
     while mask_id in new:
-        laws = masked(torch.tensor([[*prompt, *new]]))[0, len(prompt) :].double().softmax(dim=-1)
+        laws = networks.masked(torch.tensor([[*prompt, *new]]))[0, len(prompt) :].double().softmax(dim=-1)
         still = [p for p, token in enumerate(new) if token == mask_id]
         drawn = {p: int(invert(laws[p].cumsum(0), noise[p : p + 1])) for p in still}
         by_rank = sorted(still, key=lambda p: -float(laws[p, drawn[p]]) if ranks is None else float(ranks[p]))
-        for p in by_rank[:k]:
+        for p in by_rank[: slots(config, networks)]:
             new[p] = drawn[p]
     return new
+
+
+TWINS: Final[dict[str, Callable[[DecodeConfig, Networks, list[int], Tensor, Floats | None], list[int]]]] = {
+    "pflm": _pflm,
+    "mdlm": _mdlm,
+}
+"""Of each decoder that is not exact: tokens of one sample after its prompt; noise (P,) and ranks (P,) are its own."""

@@ -9,19 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from kfexplore.config import DecoderName
+from kfexplore.decoders import DECODERS
 from kfexplore.figures.palette import palette_css, token_label
 from kfexplore.results import Line, Written
 
-NAMES: Final[dict[DecoderName, tuple[str, str]]] = {
-    "ar": ("AR", "the teacher, a token a pass"),
-    "pflm": ("PFLM", "the student, {k} a pass"),
-    "mdlm": ("MDLM", "the masked model, {k} a pass"),
-    "verified": ("Verified", "{k} guessed, checked by the teacher"),
-    "jacobi": ("Jacobi", "{k} guesses, iterated by the teacher"),
-}
-"""Name of each decoder, and who writes how."""
-LEARNED: Final[tuple[DecoderName, ...]] = ("pflm", "mdlm")
 SHADES: Final = 8
 """Of a text that is filled in any order: the later, the stronger."""
 LEVELS: Final = (2.0, 4.0, 7.0, 10.0)
@@ -75,8 +66,8 @@ def sharing(written: Written) -> str:
 
 
 def _pane(written: Written, underlined: bool, told: bool) -> str:
-    name, how = NAMES[written.decoder]
-    kind = "learned" if written.decoder in LEARNED else "exact"
+    decoder = DECODERS[written.decoder]
+    kind = "exact" if decoder.exact else "learned"
     several = len(written.lines) > 1
     lines = "".join(
         _line(written, line, f"sample {n}" if several else "", underlined, told)
@@ -84,7 +75,8 @@ def _pane(written: Written, underlined: bool, told: bool) -> str:
     )
     return (
         f'<section class="kft-pane kft-{kind}" data-decoder="{written.decoder}" data-stage="{written.stage}">'
-        f"<header><h2>{name} <span>{how.format(k=written.k)}</span></h2>{_facts(written, underlined)}</header>"
+        f"<header><h2>{decoder.label} <span>{decoder.how.format(k=written.k)}</span></h2>"
+        f"{_facts(written, underlined)}</header>"
         f"{lines}</section>"
     )
 
@@ -110,7 +102,8 @@ def _line(written: Written, line: Line, name: str, underlined: bool, told: bool)
     if name and line.shared is not None:
         caption.append(f"exact for {line.shared}, then ≠" if line.parted else "exact")
     head = f'<p class="kft-caption">{" · ".join(caption)}</p>' if caption else ""
-    last = max(-(-len(line.tokens) // written.k), *line.steps) if written.decoder == "mdlm" else 0
+    in_order = DECODERS[written.decoder].in_order
+    last = 0 if in_order else max(-(-len(line.tokens) // written.k), *line.steps)
     surprise = line.surprise if underlined else None
     blocks = []
     for step, members in groupby(range(len(line.tokens)), key=lambda n: line.steps[n]):

@@ -9,17 +9,16 @@ from typing import Any, Final, NamedTuple
 
 import plotly.graph_objects as go
 
-from kfexplore.config import DECODERS, from_dict
+from kfexplore.config import from_dict
+from kfexplore.decoders import DECODERS
 from kfexplore.figures.page import blank, log_axis, page, themed, write
 from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.figures.roofline import gain_figure, gain_of
-from kfexplore.figures.text import LEARNED, NAMES
 from kfexplore.results import TimingRow
 
 TITLE: Final = "kfexplore: throughput"
 Race = tuple[int, str, int]
 """Batch, decoder and K."""
-_LABELS: Final[dict[str, str]] = {decoder: name for decoder, (name, _) in NAMES.items()}
 _PATTERNS: Final = {"ar": "", "pflm": "/", "mdlm": "-", "verified": "x", "jacobi": "."}
 _SYMBOLS: Final = {"ar": "circle", "pflm": "circle", "mdlm": "diamond", "verified": "square", "jacobi": "triangle-up"}
 _FILLED: Final = 0.84
@@ -44,15 +43,15 @@ class _Entrant(NamedTuple):
 
     @property
     def name(self) -> str:
-        name = _LABELS.get(self.decoder)
-        if name is None or self.decoder == "ar":
-            return name or self.decoder
-        return f"{name}, K = {self.k}"
+        known = DECODERS.get(self.decoder)
+        if known is None:
+            return self.decoder
+        return f"{known.label}, K = {self.k}" if known.takes_k else known.label
 
     @property
     def place(self) -> tuple[int, int]:
         """Decoders as they are listed everywhere, others behind them."""
-        listed: tuple[str, ...] = DECODERS
+        listed = list(DECODERS)
         return (listed.index(self.decoder) if self.decoder in listed else len(listed)), self.k
 
 
@@ -271,8 +270,10 @@ class _Field:
 
     def marker(self, entrant: _Entrant, look: Colours) -> dict[str, Any]:
         """Exact decoders are dark, learned ones coloured and hatched; the smaller K, the fainter."""
-        other = {"pflm": look.learned, "mdlm": look.lines[_HUE]}
-        colour = other.get(entrant.decoder, look.exact if entrant.decoder in _LABELS else look.muted)
+        known = DECODERS.get(entrant.decoder)
+        is_learned = known is not None and not known.exact
+        own = {"mdlm": look.lines[_HUE]}
+        colour = own.get(entrant.decoder, look.learned if is_learned else look.exact if known else look.muted)
         ks = [each.k for each in self.entrants if each.decoder == entrant.decoder]
         share = (ks.index(entrant.k) + 1) / len(ks)
         return {
@@ -281,8 +282,8 @@ class _Field:
             "line": {"width": 1, "color": colour},
             "pattern": {
                 "shape": _PATTERNS.get(entrant.decoder, "+"),
-                "fgcolor": colour if entrant.decoder in LEARNED else look.surface,
-                "bgcolor": _CLEAR if entrant.decoder in LEARNED else colour,
+                "fgcolor": colour if is_learned else look.surface,
+                "bgcolor": _CLEAR if is_learned else colour,
                 "size": 6,
                 "solidity": 0.4,
             },

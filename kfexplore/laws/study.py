@@ -109,6 +109,7 @@ def study(
         seed=seed,
         notes=_notes(pair, law, known, blocks, rows),
         seconds=time.perf_counter() - started,
+        device=pair.teacher.device.type,
     )
 
 

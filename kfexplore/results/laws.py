@@ -257,6 +257,8 @@ class ContextStudy:
     notes: list[str]
     """What was left out, and why."""
     seconds: float
+    device: str
+    """Of the models: cpu or cuda."""
 
     @property
     def errors(self) -> list[SamplerError]:
@@ -297,6 +299,7 @@ class ContextStudy:
             "samplers": [_sampler_json(row) for row in self.samplers],
             "notes": self.notes,
             "seconds": self.seconds,
+            "device": self.device,
         }
 
 

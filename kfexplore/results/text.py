@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kfexplore.config import DecoderName
-
 Stage = Literal["waiting", "writing", "done", "stopped"]
 
 
@@ -39,7 +37,7 @@ class Line:
 class Written:
     """What one decoder has written so far, and what it took."""
 
-    decoder: DecoderName
+    decoder: str
     lines: list[Line]
     """One a sample."""
     k: int

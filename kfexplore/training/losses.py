@@ -15,6 +15,7 @@ from kfexplore import noise
 from kfexplore.config import DecodeConfig, TrainConfig
 from kfexplore.decoding.pflm import pflm_steps
 from kfexplore.decoding.rows import Rows
+from kfexplore.decoding.work import Work
 from kfexplore.errors import KfError
 from kfexplore.models import KVCache, MaskedModel, Student, Teacher
 from kfexplore.training.data import windows
@@ -126,7 +127,8 @@ def own_words(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
     half = ids.shape[1] // 2
     rows = Rows(ids[:, :half].tolist(), noise[0].numel(), ids.device)
     config = DecodeConfig("pflm")
-    for _ in pflm_steps(student, rows, noise.flatten(1), noise.shape[2], config, settle=False, recorded=False):
+    work = Work(config, (student,), rows, noise.flatten(1), noise.shape[2], settle=False, recorded=False)
+    for _ in pflm_steps(work):
         pass
     return rows.ids[:, : ids.shape[1]].clone()  # outside inference mode
 

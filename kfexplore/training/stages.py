@@ -27,7 +27,8 @@ from kfexplore.checkpoints.layout import CONFIG_FILE
 from kfexplore.checkpoints.registry import TRAINING_FILE, fingerprint, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model, write_whole
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE
-from kfexplore.config import Kind, ModelConfig, Recipe, TrainConfig, differences, from_dict
+from kfexplore.config import ModelConfig, Recipe, TrainConfig, differences, from_dict
+from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import Model, begin_from, build
 from kfexplore.training import losses, processes

@@ -16,7 +16,7 @@ import numpy as np
 from gradio.utils import get_function_description
 
 from kfexplore.bench.throughput import Cancelled
-from kfexplore.config import DecoderName
+from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
@@ -113,7 +113,7 @@ class GenerateAnswer(TypedDict):
 
     pair: str
     prompt_tokens: list[int]
-    decoder: DecoderName
+    decoder: str
     k: int
     text: str
     tokens: list[WrittenToken]
@@ -224,7 +224,7 @@ class Api:
     def generate(
         self,
         prompt: str,
-        decoder: DecoderName = "pflm",
+        decoder: str = "pflm",
         k: int | None = None,
         new_tokens: int = 32,
         seed: int = 0,
@@ -303,8 +303,17 @@ def _describe(endpoint: Any) -> None:
     for (name, words), component in zip(parameters.items(), endpoint.inputs, strict=True):
         component.label = words
         component.example_payload = partial(EXAMPLES.get, name, component.value)
+        _list_decoders({name: component.api_info()})
     for component in endpoint.outputs:
         component.label = "answer"
+        _list_decoders(component.api_info()["properties"])
+
+
+def _list_decoders(types: dict[str, Any]) -> None:
+    """Has Gradio name the decoders that there are now; an annotation could name only those there were on import."""
+    if "decoder" in types:
+        types["decoder"].clear()
+        types["decoder"]["enum"] = list(DECODERS)
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.reach import REACH
 from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
 from kfexplore.ui.timing import build_timing_tab
+from kfexplore.ui.zero import LentExplorer, is_zero
 
 INTRO = """# kfexplore
 A push-forward language model turns K random numbers into K tokens in one pass. Move the numbers and watch the tokens:
@@ -157,16 +158,15 @@ def make_explorer(
     Args:
         pair: A name or a folder.
         files: Teacher, student and tokenizer instead.
-        device: Where models run; None: the CPU.
+        device: Where models run; None: the CPU. On ZeroGPU it is where they are, and a GPU is lent for large ones.
         limits: What the page may ask.
     """
-    name = "your files" if files else pair
+    name, device = "your files" if files else pair, None if is_zero() else device
     own = partial(pair_from_files, *files, device) if files else partial(load_pair, pair, device)
-    named: dict[str, Callable[[], Pair]] = {each: partial(load_pair, each, device) for each in limits.pairs}
+    loaders: dict[str, Callable[[], Pair]] = {name: cache(own)}
+    loaders |= {each: partial(load_pair, each, device) for each in limits.pairs if each != name}
     other = partial(load_pair, device=device) if limits.other_checkpoints else None
-    return Explorer(
-        {name: cache(own), **{each: load for each, load in named.items() if each != name}}, limits, other
-    ), name
+    return (LentExplorer if is_zero() else Explorer)(loaders, limits, other), name
 
 
 def launch(
@@ -217,7 +217,7 @@ def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
     """
     first = first_payload(explorer, name)
     warm_up = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
-    threading.Thread(target=explorer.tables, args=(warm_up,), daemon=True).start()
+    threading.Thread(target=explorer.point, args=(warm_up,), daemon=True).start()
     demo = build_app(explorer, name, first)
     demo.launch(
         ssr_mode=False,

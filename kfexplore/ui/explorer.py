@@ -153,7 +153,8 @@ class Explorer:
             found = self._studies.get(key)
             if found is None:
                 told = partial(_reported, report, stop)
-                found = self._studies.put(key, study(pair, context.held.ids.tolist(), k, blocks, seed, report=told))
+                ids = context.held.ids.tolist()
+                found = self._studies.put(key, self._study(name, ids, k, blocks, seed, told))
         return found, pair, _cut(context.cut)
 
     def writing(self, config: WriteConfig) -> Writing:
@@ -214,6 +215,10 @@ class Explorer:
                     with few_threads(ready.pair):
                         context = ready.contexts.put(prompt, _Context(ready.pair.hold(ids), cut))
         return ready.pair, context
+
+    def _study(self, name: str, ids: list[int], k: int, blocks: int, seed: int, report: Report) -> ContextStudy:
+        """One that is not kept yet, after a prompt's tokens."""
+        return study(self.pair(name), ids, k, blocks, seed, report=report)
 
     def _answer(self, request: Json, answered: Callable[[Question], Json], most: str) -> Json:
         seq = request.get("seq") if isinstance(request, dict) else None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html as markup
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.config import DECODERS, DecoderName
+from kfexplore.decoders import DECODERS, MODELS, Kind
 from kfexplore.errors import KfError
-from kfexplore.figures.text import NAMES
 from kfexplore.pair import Pair
 from kfexplore.ui.prose import mistake
 
@@ -20,30 +19,23 @@ REFUSED: Final = mistake(
 )
 
 
-NEEDED: Final[Mapping[DecoderName, str]] = {
-    "pflm": "student",
-    "verified": "student",
-    "jacobi": "student",
-    "mdlm": "masked model",
-}
-"""What a decoder asks besides the teacher."""
+def decoder_choices(missing: Sequence[Kind] = ()) -> list[tuple[str, str]]:
+    """Names and values of the decoders, but for those that ask a model which is missing."""
+    return [(each.label, name) for name, each in DECODERS.items() if not set(missing) & set(each.models)]
 
 
-def decoder_choices(missing: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Names and values of the decoders, but for those that need a model which is missing."""
-    return [(NAMES[name][0], name) for name in DECODERS if NEEDED.get(name) not in missing]
-
-
-def offered_decoders(pair: Pair, held: Sequence[DecoderName]) -> dict[str, Any]:
+def offered_decoders(pair: Pair, held: Sequence[str]) -> dict[str, Any]:
     """The field of decoders as a pair offers them."""
-    missing = [name for name, model in (("student", pair.student), ("masked model", pair.masked)) if model is None]
-    gone = [NAMES[name][0] for name in DECODERS if NEEDED.get(name) in missing]
-    are = "is" if len(gone) == 1 else "are"
+    missing: list[Kind] = [kind for kind in ("student", "masked") if getattr(pair, kind) is None]
+    choices = decoder_choices(missing)
+    offered = [name for _, name in choices]
+    gone = [each.label for name, each in DECODERS.items() if name not in offered]
+    without, are = " and no ".join(MODELS[kind] for kind in missing), "is" if len(gone) == 1 else "are"
     return fitted(
         held,
-        [each for each in held if NEEDED.get(each) not in missing],
-        choices=decoder_choices(missing),
-        info=f"This pair has no {' and no '.join(missing)}, so {', '.join(gone)} {are} not offered." if gone else "",
+        [name for name in held if name in offered],
+        choices=choices,
+        info=f"This pair has no {without}, so {', '.join(gone)} {are} not offered." if gone else "",
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.config import DecoderName
+from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
-from kfexplore.figures.text import NAMES, text_css, texts_html
+from kfexplore.figures.text import text_css, texts_html
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, number, offered_decoders, whole
@@ -142,7 +142,7 @@ def start(
     explorer: Explorer,
     pair: str,
     prompt: str,
-    decoders: list[DecoderName],
+    decoders: list[str],
     k: float,
     length: float,
     samples: float,
@@ -241,7 +241,7 @@ def as_json(writing: Writing | None) -> str:
     return json.dumps(writing.as_json(), indent=1, ensure_ascii=False)
 
 
-def fit(explorer: Explorer, name: str, decoders: list[DecoderName], k: float, length: float) -> Shown:
+def fit(explorer: Explorer, name: str, decoders: list[str], k: float, length: float) -> Shown:
     """What a pair offers: decoders, k and length; choices that it offers too are kept."""
     try:
         pair = explorer.pair(name)
@@ -271,10 +271,11 @@ def _status(writing: Writing, more: str = "") -> str:
     cut = f"… {prompt[-LONGEST_PROMPT_SHOWN:]}" if len(prompt) > LONGEST_PROMPT_SHOWN else prompt
     seeds = f"seed {config.seed}"
     if not config.same_noise:
-        seeds = ", ".join(f"seed {config.seed_of(name)} of {NAMES[name][0]}" for name in config.decoders)
+        seeds = ", ".join(f"seed {config.seed_of(name)} of {DECODERS[name].label}" for name in config.decoders)
     batch = f", {config.samples} samples at once" if config.samples > 1 else ""
-    facts = f"{config.pair} on {writing.pair.teacher.device.type}, float32{batch}, {seeds}."
-    off = AT_OTHER_TAU if config.tau != 1 and set(config.decoders) - {"ar", "mdlm"} else ""
+    facts = f"{config.pair} on {writing.environment['device']}, float32{batch}, {seeds}."
+    asks_student = any("student" in DECODERS[name].models for name in config.decoders)
+    off = AT_OTHER_TAU if config.tau != 1 and asks_student else ""
     late = f"Stopped after {writing.most_seconds} s, the most on this page." if writing.is_late else ""
     notes = " ".join(markup.escape(each) for each in (facts, writing.note, off, late, more) if each)
     return boxed(

@@ -203,14 +203,14 @@ def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "l
         words, figure = bare(drawn, height)
         parts += [heading(*words), figure]
     return [
-        _status(measured, note, models.teacher.device.type),
+        _status(measured, note),
         boxed(f"<h2>{found}.</h2>"),
         *parts,
         _samplers(measured, text, theme),
     ]
 
 
-def _status(measured: ContextStudy, note: str, device: str) -> str:
+def _status(measured: ContextStudy, note: str) -> str:
     law = measured.law
     known = law.mutual_information
     covered = f"all {len(law.first):,} first tokens" if not law.uncovered else f"{len(law.first):,} first tokens"
@@ -219,7 +219,7 @@ def _status(measured: ContextStudy, note: str, device: str) -> str:
         limits = f" (between {known.lower:.3f} and {known.upper:.3f}, whatever the others do)"
     facts = (
         f"After {len(law.context)} tokens, over {covered}: mutual information {known.value:.3f} nats{limits}; "
-        f"{measured.seconds:.1f} s for law and samplers on {device}, seed {measured.seed}."
+        f"{measured.seconds:.1f} s for law and samplers on {measured.device}, seed {measured.seed}."
     )
     notes = [markup.escape(each) for each in (note, *measured.notes) if each]
     return boxed(f'<p class="kf-prose-reading">{" ".join([facts, *notes])}</p>')

@@ -14,9 +14,18 @@ from typing import Any, Literal
 import torch
 
 from kfexplore.bench.setting import Load, measure_limits, own_threads
-from kfexplore.bench.throughput import Cancelled, Clock, Progress, RaceSettings, allowed, race, throughput_document
+from kfexplore.bench.throughput import (
+    Cancelled,
+    Clock,
+    Progress,
+    RaceSettings,
+    allowed,
+    race,
+    setting,
+    throughput_document,
+)
 from kfexplore.checkpoints.tokenizers import end_of_text
-from kfexplore.config import DecoderName
+from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
@@ -25,6 +34,10 @@ from kfexplore.ui.limits import PageLimits
 from kfexplore.ui.turns import Stop, Turns, held
 
 Stage = Literal["waiting", "measuring", "racing", "done", "stopped"]
+Seconds = dict[tuple[str, int], tuple[int, float]]
+"""Of a decoder and K: the batch it was timed at last, and how long a run took."""
+News = tuple[Stage, list[TimingRow], Progress, Limits | None, Load, Seconds, dict[str, Any]]
+"""Of a race: how far it is, its rows, the device's limits, what it hangs on."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class RaceConfig:
 
     pair: str
     prompt: str
-    decoders: tuple[DecoderName, ...]
+    decoders: tuple[str, ...]
     batches: tuple[int, ...]
     ks: tuple[int, ...]
     new_tokens: int
@@ -91,7 +104,7 @@ class Racing:
             config.new_tokens,
             config.repeats,
         )
-        if not config.ks and set(config.decoders) != {"ar"}:
+        if not config.ks and any(DECODERS[name].takes_k for name in config.decoders):
             raise KfError("No K is chosen.", "one or more, or AR alone")
         room = pair.teacher.config.context - len(ids)
         if config.new_tokens > room:
@@ -105,10 +118,12 @@ class Racing:
         self.progress = Progress(0, len(self.settings.races) * (config.repeats + 1))
         self.limits: Limits | None = None
         self.stage: Stage = "waiting"
+        self.elsewhere: Callable[[RaceConfig], Iterator[News]] | None = None
+        """Has the race run by another process, and gives its news; None: it runs here."""
         self._stopped, self._turn, self._quiet, self._measure = stopped, turn, quiet, measure
         self._load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
-        self._begun = 0.0
-        self._seconds: dict[tuple[DecoderName, int], tuple[int, float]] = {}
+        self._setting = setting(pair.teacher)
+        self._seconds: Seconds = {}
 
     def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
         """Waits for its turn and runs; a turn for every change. Closing it, or `stop`, leaves the rows that are there.
@@ -117,6 +132,15 @@ class Racing:
             clock: Seconds.
         """
         try:
+            yield from self._run(clock) if self.elsewhere is None else self._follow(self.elsewhere(self.config))
+        except Cancelled:
+            pass
+        finally:
+            self.stop()
+
+    def _run(self, clock: Clock) -> Iterator[None]:
+        begun = 0.0
+        try:
             with self._turn.held(self._stopped):
                 self._stopped.begin()
                 self.stage = "measuring"
@@ -124,17 +148,28 @@ class Racing:
                 network = self.pair.teacher
                 with held(self._quiet, self._stopped):
                     self._load = Load(os.getloadavg()[0], 0.0, 0.0, self._load.own)
-                    self._begun = clock()
+                    begun = clock()
                     self.limits = self._measure(network.device, network.dtype)
                 self.stage = "racing"
                 yield
                 yield from self._race(clock)
                 self.stage = "done"
-        except Cancelled:
-            pass
         finally:
-            self.stop()
-            self._load = Load(self._load.before, os.getloadavg()[0], clock() - self._begun, self._load.own)
+            self._load = Load(self._load.before, os.getloadavg()[0], clock() - begun, self._load.own)
+
+    def _follow(self, told: Iterator[News]) -> Iterator[None]:
+        for news in told:
+            if self.stage == "waiting":
+                self._stopped.begin()
+            if self._stopped():
+                return
+            self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting = news
+            yield
+
+    @property
+    def news(self) -> News:
+        """Everything that changes in a race."""
+        return self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting
 
     def _race(self, clock: Clock) -> Iterator[None]:
         assert self.limits is not None
@@ -212,7 +247,7 @@ class Racing:
         """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""
         if self.limits is None:
             return None
-        return throughput_document(self.networks, self.limits, self._load, self.rows)
+        return throughput_document(self._setting, self.limits, self._load, self.rows)
 
 
 def rows_csv(rows: Sequence[TimingRow]) -> str:

@@ -14,13 +14,17 @@ SMALL: Final = 32_000_000
 """Weights of a teacher's blocks, about, below which one thread is enough."""
 
 
+def is_small(pair: Pair) -> bool:
+    """Whether a CPU answers fast enough for a slider."""
+    shape = pair.teacher.config
+    return 12 * shape.depth * shape.width**2 < SMALL
+
+
 @contextmanager
 def few_threads(pair: Pair) -> Iterator[None]:
     """Within it this thread works alone, if the models are small; others keep what they have."""
     before = torch.get_num_threads()
-    shape = pair.teacher.config
-    small = 12 * shape.depth * shape.width**2 < SMALL
-    torch.set_num_threads(1 if small else before)
+    torch.set_num_threads(1 if is_small(pair) else before)
     try:
         yield
     finally:

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.config import DecoderName
+from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
-from kfexplore.figures.text import NAMES
 from kfexplore.figures.timing import device_words, figure_height, race_figure, speedup_figure
 from kfexplore.results import TimingRow
 from kfexplore.ui.download import saves_as
@@ -81,7 +80,7 @@ class Races:
         self,
         pair: str,
         prompt: str,
-        decoders: list[DecoderName],
+        decoders: list[str],
         batches: list[int],
         ks: list[int],
         new_tokens: float,
@@ -158,7 +157,7 @@ class Races:
         page = self._pages.get(request.session_hash)
         return rows_csv(page.racing.rows) if page is not None else ""
 
-    def fit(self, name: str, decoders: list[DecoderName], ks: list[int], new_tokens: float) -> list[Any]:
+    def fit(self, name: str, decoders: list[str], ks: list[int], new_tokens: float) -> list[Any]:
         """What a pair offers: decoders, K and new tokens; choices that it offers too are kept."""
         try:
             pair = self._explorer.pair(name)
@@ -341,7 +340,8 @@ def _duration(seconds: float) -> str:
 
 
 def _name(decoder: str, k: int) -> str:
-    return NAMES[decoder][0] + (f", K = {k}," if decoder != "ar" else "")  # type: ignore[index]
+    known = DECODERS[decoder]
+    return known.label + (f", K = {k}," if known.takes_k else "")
 
 
 def _table(rows: Sequence[TimingRow]) -> str:
@@ -352,7 +352,7 @@ def _table(rows: Sequence[TimingRow]) -> str:
     head = "".join(f"<th{number if n else ''}>{name}</th>" for n, name in enumerate(COLUMNS))
     body = ""
     for row in rows:
-        own = f"<td>{NAMES[row.decoder][0]}</td><td{number}>{row.k}</td><td{number}>{row.batch}</td>"  # type: ignore[index]
+        own = f"<td>{DECODERS[row.decoder].label}</td><td{number}>{row.k}</td><td{number}>{row.batch}</td>"
         if row.error:
             rest = f'<td colspan="{len(COLUMNS) - 3}" style="white-space: normal">✕ {markup.escape(row.error)}</td>'
         else:

@@ -14,13 +14,14 @@ import torch
 from kfexplore.bench.setting import environment, synchronise
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.checkpoints.tokenizers import Spelling, end_of_text
-from kfexplore.config import DECODERS, DecodeConfig, DecoderName
+from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
-from kfexplore.decoding.rows import Sheet
+from kfexplore.decoding.rows import Sheet, Step
 from kfexplore.errors import KfError
 from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
-from kfexplore.results import Line, Written
+from kfexplore.results import Ints, Line, Written
 from kfexplore.results.text import LN2, Stage
 from kfexplore.ui.threads import few_threads
 from kfexplore.ui.turns import Stop, Turns
@@ -30,10 +31,10 @@ TURN = 0.1
 PAUSE: Final = 0.1
 """Seconds between two pictures of texts that grow, and more where they are long: a browser must keep up."""
 PAUSE_PER_TOKEN: Final = 1 / 20_000
-EXACT: Final[tuple[DecoderName, ...]] = ("ar", "verified", "jacobi")
-"""Decoders that write the exact map's text, token for token."""
 
 Clock = Callable[[], float]
+News = tuple[dict[str, Any], list["_Text"]]
+"""Of decoders: where they work, and what each has written."""
 
 
 @dataclass(frozen=True)
@@ -42,37 +43,31 @@ class WriteConfig:
 
     pair: str
     prompt: str
-    decoders: tuple[DecoderName, ...]
+    decoders: tuple[str, ...]
     k: int
-    """Tokens, or guesses, a pass of all but ar."""
+    """Tokens, or guesses, a pass of those that take it; so with tau and penalty."""
     new_tokens: int
     samples: int = 1
     tau: float = 1.0
-    """Of all but mdlm."""
     penalty: float = 0.0
-    """Of pflm alone."""
     seed: int = 0
     same_noise: bool = True
     """One noise for all decoders, or seed + n for the n-th of `DECODERS`."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.decoders if name not in DECODERS]
+        unknown = [name for name in self.decoders if name not in list(DECODERS)]  # what JSON names may not be hashable
         if unknown or not self.decoders:
             what = f"There is no decoder {unknown[0]!r}." if unknown else "No decoder is chosen."
             raise KfError(what, f"one or more of {', '.join(DECODERS)}")
 
-    def of(self, decoder: DecoderName) -> DecodeConfig:
+    def of(self, decoder: str) -> DecodeConfig:
         """The settings that mean something to one decoder."""
-        return DecodeConfig(
-            decoder,
-            k=None if decoder == "ar" else self.k,
-            tau=1.0 if decoder == "mdlm" else self.tau,
-            penalty=self.penalty if decoder == "pflm" else 0.0,
-        )
+        taken = set(DECODERS[decoder].options) & {"k", "tau", "penalty"}
+        return DecodeConfig(decoder, **{name: getattr(self, name) for name in taken})
 
-    def seed_of(self, decoder: DecoderName) -> int:
+    def seed_of(self, decoder: str) -> int:
         """Keys a decoder's noise."""
-        return self.seed + (0 if self.same_noise else DECODERS.index(decoder))
+        return self.seed + (0 if self.same_noise else list(DECODERS).index(decoder))
 
 
 class Writing:
@@ -108,12 +103,16 @@ class Writing:
                 f"1 to {room} new tokens, or a shorter prompt",
             )
         self.pair, self.ids, self.config, self.note = pair, ids, config, note
+        self.environment = environment(pair.teacher.device)
+        """Where the decoders work."""
+        self.elsewhere: Callable[[WriteConfig], Iterator[News]] | None = None
+        """Has the decoders run by another process, and gives their news; None: they run here."""
         self.underlined = False
         """Whether surprises are asked for when the texts are done; may change while they grow."""
         self._spelling = Spelling(pair.need_tokenizer())
         self._eos = end_of_text(pair.need_tokenizer())
         self._desks = [_Desk(pair, ids, config, name, self._eos) for name in DECODERS if name in config.decoders]
-        self._reference = next((desk for name in EXACT for desk in self._desks if desk.decoder == name), None)
+        self._reference = next((desk for desk in self._desks if DECODERS[desk.decoder].exact), None)
         self._bits: dict[tuple[int, ...], list[float]] = {}
         self._stopped, self._turn = stopped or Stop(), turn or Turns()
         self._lock = threading.Lock()
@@ -126,21 +125,8 @@ class Writing:
         Raises:
             KfError: the device has too little memory.
         """
-        self._stopped.begin()
         try:
-            for desk in self._desks:
-                with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
-                    desk.read_prompt()
-            while self._growing:
-                with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
-                    until = clock() + TURN
-                    while (growing := self._growing) and not self._stopped():
-                        self._step(min(growing, key=lambda desk: desk.seconds), clock)
-                        if clock() >= until:
-                            break
-                if self._stopped():
-                    return
-                yield
+            yield from self._run(clock) if self.elsewhere is None else self._follow(self.elsewhere(self.config))
         except Cancelled:
             pass
         except torch.OutOfMemoryError:
@@ -149,6 +135,39 @@ class Writing:
             self.stop()
             for desk in self._desks:
                 desk.close()
+
+    def _run(self, clock: Clock) -> Iterator[None]:
+        self._stopped.begin()
+        for desk in self._desks:
+            with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
+                desk.read_prompt()
+        while self._growing:
+            with self._turn.held(self._stopped, yields=True), few_threads(self.pair):
+                until = clock() + TURN
+                while (growing := self._growing) and not self._stopped():
+                    self._step(min(growing, key=lambda desk: desk.text.seconds), clock)
+                    if clock() >= until:
+                        break
+            if self._stopped():
+                return
+            yield
+
+    def _follow(self, told: Iterator[News]) -> Iterator[None]:
+        for where, texts in told:
+            if self.is_waiting:
+                self._stopped.begin()
+            with self._lock:
+                if self._stopped():
+                    return
+                self.environment = where
+                for desk, text in zip(self._desks, texts, strict=True):
+                    desk.text = text
+            yield
+
+    @property
+    def news(self) -> News:
+        """Where the decoders work, and how far they are."""
+        return self.environment, [desk.text for desk in self._desks]
 
     def frames(self, clock: Clock = time.perf_counter) -> Iterator[None]:
         """As `steps`, but a caller that draws at each turn is not asked more often than is worth while."""
@@ -159,7 +178,9 @@ class Writing:
                 if clock() >= due:
                     yield
                     due = (
-                        clock() + PAUSE + PAUSE_PER_TOKEN * sum(np.count_nonzero(desk.numbers) for desk in self._desks)
+                        clock()
+                        + PAUSE
+                        + PAUSE_PER_TOKEN * sum(np.count_nonzero(desk.text.numbers) for desk in self._desks)
                     )
         finally:
             steps.close()  # type: ignore[attr-defined]
@@ -169,17 +190,17 @@ class Writing:
         with self._lock:
             self._stopped.set()
             for desk in self._desks:
-                desk.stage = "done" if desk.stage == "done" else "stopped"
+                desk.text.stage = "done" if desk.text.stage == "done" else "stopped"
 
     @property
     def is_waiting(self) -> bool:
         """Whether nothing was done yet."""
-        return all(desk.stage == "waiting" for desk in self._desks)
+        return all(desk.text.stage == "waiting" for desk in self._desks)
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will be written."""
-        return all(desk.stage in ("done", "stopped") for desk in self._desks)
+        return all(desk.text.stage in ("done", "stopped") for desk in self._desks)
 
     @property
     def most_seconds(self) -> float:
@@ -189,13 +210,13 @@ class Writing:
     @property
     def is_late(self) -> bool:
         """Whether a text was stopped because its time was over."""
-        return self._stopped.is_late and any(desk.stage == "stopped" for desk in self._desks)
+        return self._stopped.is_late and any(desk.text.stage == "stopped" for desk in self._desks)
 
     def surprises(self) -> Iterator[None]:
         """Asks the teacher how likely each text is, one a turn; what it said once is kept."""
         for desk in self._desks:
             for row in range(self.config.samples):
-                tokens, numbers = desk.row(row)
+                tokens, numbers = desk.text.row(row)
                 if tokens and all(numbers) and tuple(tokens) not in self._bits:
                     with self._turn.held(yields=True), few_threads(self.pair):
                         self._bits[tuple(tokens)] = surprise(self.pair.teacher, self.ids, tokens)
@@ -205,19 +226,19 @@ class Writing:
         """All texts as they stand, in the order of `DECODERS`."""
         with self._lock:
             reference = self._reference if self.config.same_noise else None
-            exact = [reference.row(row)[0] for row in range(self.config.samples)] if reference else None
+            exact = [reference.text.row(row)[0] for row in range(self.config.samples)] if reference else None
             return [
                 Written(
                     desk.decoder,
                     [
-                        self._line(*desk.row(row), exact[row] if exact and desk.is_compared(reference) else None)
+                        self._line(*desk.text.row(row), exact[row] if exact and desk.is_compared(reference) else None)
                         for row in range(self.config.samples)
                     ],
                     desk.k,
                     desk.seed,
-                    desk.nfe,
-                    desk.seconds,
-                    desk.stage,
+                    desk.text.nfe,
+                    desk.text.seconds,
+                    desk.text.stage,
                 )
                 for desk in self._desks
             ]
@@ -228,13 +249,13 @@ class Writing:
             "prompt": self.config.prompt,
             "prompt_tokens": self.ids,
             "settings": asdict(self.config),
-            "environment": environment(self.pair.teacher.device),
+            "environment": self.environment,
             "decoders": [written.as_json() for written in self.written()],
         }
 
     @property
     def _growing(self) -> list[_Desk]:
-        return [desk for desk in self._desks if desk.stage == "writing"]
+        return [desk for desk in self._desks if desk.text.stage == "writing"]
 
     def _step(self, desk: _Desk, clock: Clock) -> None:
         start = clock()
@@ -244,7 +265,7 @@ class Writing:
         took = clock() - start
         with self._lock:
             if not self._stopped():
-                desk.take(step, took)
+                desk.text.take(step, took)
 
     def _line(self, tokens: list[int], numbers: list[int], exact: list[int] | None) -> Line:
         shared, parted = None, False
@@ -268,31 +289,17 @@ class Writing:
         return pieces
 
 
-class _Desk:
-    """One decoder at work."""
+class _Text:
+    """What one decoder has written."""
 
-    def __init__(self, pair: Pair, ids: list[int], config: WriteConfig, decoder: DecoderName, eos: int | None) -> None:
-        networks = Networks(pair.teacher, pair.student, pair.masked)
-        own, samples, new_tokens = config.of(decoder), range(config.samples), config.new_tokens
-        self.decoder, self.seed, self.k = decoder, config.seed_of(decoder), slots(own, networks)
-        noise = keyed_noise(self.seed, samples, own, networks, new_tokens)
-        order = keyed_order(self.seed, samples, new_tokens)
-        self.steps = decode(own, networks, [ids] * config.samples, noise, new_tokens, order)
-        self.sheet = Sheet(config.samples, new_tokens, eos)
-        self.numbers = np.zeros((config.samples, new_tokens), dtype=np.int64)
+    def __init__(self, decoder: str, sheet: Sheet) -> None:
+        self.decoder, self.sheet = decoder, sheet
+        self.numbers: Ints = np.zeros_like(sheet.tokens)
         self.nfe, self.seconds = 0, 0.0
         self.stage: Stage = "waiting"
         self._count = 0
-        self._place = pair.teacher.device
 
-    def read_prompt(self) -> None:
-        """What precedes the clock."""
-        next(self.steps)
-        synchronise(self._place)
-        if self.stage == "waiting":
-            self.stage = "writing"
-
-    def take(self, step: Any, seconds: float) -> None:
+    def take(self, step: Step | None, seconds: float) -> None:
         """Writes a step down; None: there is no more."""
         self.seconds += seconds
         if step is not None:
@@ -306,13 +313,34 @@ class _Desk:
     def row(self, row: int) -> tuple[list[int], list[int]]:
         """Tokens of a sample up to its end, and the step of each; a masked model's has gaps, with step 0."""
         length = int(self.sheet.lengths[row])
-        if self.decoder != "mdlm":
+        if DECODERS[self.decoder].in_order:
             length = min(length, int(self.sheet.filled[row].sum()))
         return self.sheet.tokens[row, :length].tolist(), self.numbers[row, :length].tolist()
 
+
+class _Desk:
+    """One decoder at work."""
+
+    def __init__(self, pair: Pair, ids: list[int], config: WriteConfig, decoder: str, eos: int | None) -> None:
+        networks = Networks(pair.teacher, pair.student, pair.masked)
+        own, samples, new_tokens = config.of(decoder), range(config.samples), config.new_tokens
+        self.decoder, self.seed, self.k = decoder, config.seed_of(decoder), slots(own, networks)
+        noise = keyed_noise(self.seed, samples, own, networks, new_tokens)
+        order = keyed_order(self.seed, samples, new_tokens)
+        self.steps = decode(own, networks, [ids] * config.samples, noise, new_tokens, order)
+        self.text = _Text(decoder, Sheet(config.samples, new_tokens, eos))
+        self._place = pair.teacher.device
+
+    def read_prompt(self) -> None:
+        """What precedes the clock."""
+        next(self.steps)
+        synchronise(self._place)
+        if self.text.stage == "waiting":
+            self.text.stage = "writing"
+
     def is_compared(self, reference: _Desk | None) -> bool:
         """A masked model draws from marginals by that noise, which is no map of the whole text."""
-        return self is not reference and self.decoder != "mdlm"
+        return self is not reference and DECODERS[self.decoder].in_order
 
     def close(self) -> None:
         """Ends the decoder, so that its cache is free."""

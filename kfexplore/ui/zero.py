@@ -1,28 +1,185 @@
-"""ZeroGPU: on such a Space a function is lent a GPU while it runs; anywhere else it stays as it is."""
+"""ZeroGPU: on such a Space a GPU is lent for a question, to a process that is forked for it and lives on a while.
+
+Small models stay on the CPU: they answer sooner there than a GPU is found, and cost a visitor nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any, Final
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+import gradio as gr
+import torch
+from gradio.context import LocalContext
+
+from kfexplore.errors import KfError
+from kfexplore.laws.study import Report, silent
+from kfexplore.pair import Pair
+from kfexplore.results import ContextStudy
+from kfexplore.ui import racing, writing
+from kfexplore.ui.explorer import Explorer, Json
+from kfexplore.ui.limits import DEFAULTS, PageLimits
+from kfexplore.ui.questions import Question
+from kfexplore.ui.racing import RaceConfig, Racing
+from kfexplore.ui.threads import is_small
+from kfexplore.ui.writing import WriteConfig, Writing
+
+LONGEST: Final = 60
+"""Seconds of a text, a study or a race: a visitor has a few minutes a day."""
+SLIDER_SECONDS: Final = 20
+"""For rows and squares."""
+STARTING: Final = 10
+"""Seconds until models are on the GPU, beside those of the work."""
+
+Work = Callable[..., Iterator[Any]]
 
 
-def gpu(function: Function, seconds: int = 60) -> Function:
-    """The function, as `spaces.GPU` makes it where the package `spaces` is installed.
+def is_zero() -> bool:
+    """Whether this is a ZeroGPU Space, as the package `spaces` itself finds it out."""
+    return find_spec("spaces") is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
-    On ZeroGPU it then runs in a forked process, which holds the GPU that long. What goes in and comes out is pickled,
-    so it is plain values: a prompt and settings, never a model, a lock or an object that has one. What the function
-    finds in this process, it finds as it was at the fork, and what it changes stays there. Each call is charged to the
-    visitor: tables when a drag has settled, a text, a study; never a drag event, and never what needs no model.
+
+def gpu(work: Work, seconds: Callable[..., int]) -> Work:
+    """The generator function, with a GPU as long as it runs.
+
+    It runs in a forked process. What goes in and comes out is pickled, so it is plain values: a prompt and settings,
+    never a model, a lock or an object that has one. What it finds in this process, it finds as it was at the fork,
+    locks that others held included, and what it changes stays there. A user error comes through, as without a GPU.
 
     Args:
-        function: A function or a generator function that asks models; not a coroutine.
-        seconds: The longest that it may take; the shorter, the sooner a GPU is found.
+        work: What asks models.
+        seconds: Of the same arguments, the longest that it may take; the shorter, the sooner a GPU is found.
     """
-    if find_spec("spaces") is None:
-        return function
-    lent: Function = import_module("spaces").GPU(function, duration=seconds)
-    return lent
+
+    def told(*given: Any) -> Iterator[Any]:
+        try:
+            yield from work(*given)
+        except KfError as error:
+            yield error  # any other way, nothing but the name of its class arrives
+
+    lent: Work = import_module("spaces").GPU(told, duration=seconds)
+
+    def asked(*given: Any) -> Iterator[Any]:
+        try:
+            for answer in lent(*given):
+                if isinstance(answer, KfError):
+                    raise answer
+                yield answer
+        except gr.Error as error:
+            why = re.sub(r"<[^>]*>", "", str(error.message))
+            raise KfError(f"No answer from a GPU: {why}", "the same again later, or signed in to the hub") from None
+
+    return asked
+
+
+class LentExplorer(Explorer):
+    """An Explorer whose pairs are on the CPU, and which has a GPU lent for what large models are asked by a visitor.
+
+    Points are answered here, and so is what no visitor asks for, as the first screen.
+
+    Args:
+        loaders: As of Explorer; pairs are loaded onto the CPU, once, so that the forked process finds them.
+        limits: As of Explorer; nothing runs longer than `LONGEST`.
+        other: As of Explorer.
+        clock: Seconds.
+        device: Where the forked process has its models.
+    """
+
+    def __init__(
+        self,
+        loaders: dict[str, Callable[[], Pair]],
+        limits: PageLimits = DEFAULTS,
+        other: Callable[[str], Pair] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        device: str = "cuda",
+    ) -> None:
+        limits = dataclasses.replace(limits, run_seconds=min(limits.run_seconds, LONGEST))
+        super().__init__({name: cache(load) for name, load in loaders.items()}, limits, other, clock)
+        self._device = device
+        self._lent = gpu(self._answers, self._seconds)
+
+    def writing(self, config: WriteConfig) -> Writing:
+        """As of Explorer."""
+        made = super().writing(config)
+        made.elsewhere = partial(self._lent, "texts") if self._is_lent(config.pair) else None
+        return made
+
+    def racing(self, config: RaceConfig) -> Racing:
+        """As of Explorer; a race of its own GPU waits for no other."""
+        made = super().racing(config)
+        made.elsewhere = partial(self._lent, "race") if self._is_lent(config.pair) else None
+        return made
+
+    def _tables(self, asked: Question) -> Json:
+        return self._once("rows", asked) if self._is_lent(asked.pair) else super()._tables(asked)
+
+    def _grid(self, asked: Question) -> Json:
+        return self._once("square", asked) if self._is_lent(asked.pair) else super()._grid(asked)
+
+    def _study(self, name: str, ids: list[int], k: int, blocks: int, seed: int, report: Report) -> ContextStudy:
+        if not self._is_lent(name):
+            return super()._study(name, ids, k, blocks, seed, report)
+        report(0.0, "on a GPU that is lent for it")
+        found: ContextStudy = self._once("laws", name, ids, k, blocks, seed)
+        return found
+
+    def _once(self, what: str, *given: Any) -> Any:
+        [answer] = self._lent(what, *given)
+        return answer
+
+    def _is_lent(self, name: str) -> bool:
+        return LocalContext.request.get(None) is not None and not is_small(self.pair(name))
+
+    def _seconds(self, what: str, *_: Any) -> int:
+        return STARTING + (SLIDER_SECONDS if what in ("rows", "square") else self.limits.run_seconds)
+
+    def _answers(self, what: str, *given: Any) -> Iterator[Any]:
+        """In the forked process."""
+        yield from getattr(self._borrower, what)(*given)
+
+    @cached_property
+    def _borrower(self) -> _Borrower:
+        """Of the forked process alone, with locks and contexts of its own, as long as that lives."""
+        torch.set_num_threads(1)  # a fork has none of the threads that others would wait for
+        here = {name: partial(_moved, load, self._device) for name, load in self.loaders.items()}
+        other = self._other
+        moved_other = None if other is None else lambda name: _moved(partial(other, name), self._device)
+        return _Borrower(here, self.limits, moved_other, self._clock)
+
+
+class _Borrower(Explorer):
+    """Has the GPU, and gives plain values."""
+
+    def rows(self, asked: Question) -> Iterator[Json]:
+        yield self._tables(asked)
+
+    def square(self, asked: Question) -> Iterator[Json]:
+        yield self._grid(asked)
+
+    def laws(self, name: str, ids: list[int], k: int, blocks: int, seed: int) -> Iterator[ContextStudy]:
+        yield self._study(name, ids, k, blocks, seed, silent)
+
+    def texts(self, config: WriteConfig) -> Iterator[writing.News]:
+        made = self.writing(config)
+        for _ in made.steps():
+            yield made.news
+        yield made.news
+
+    def race(self, config: RaceConfig) -> Iterator[racing.News]:
+        made = self.racing(config)
+        for _ in made.steps():
+            yield made.news
+        yield made.news
+
+
+def _moved(load: Callable[[], Pair], device: str) -> Pair:
+    pair = load()
+    models = {name: getattr(pair, name) for name in ("teacher", "student", "masked")}
+    return dataclasses.replace(pair, **{name: model.to(device) for name, model in models.items() if model is not None})

@@ -13,7 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from kfexplore.config import Kind, ModelConfig
+from kfexplore.config import ModelConfig
+from kfexplore.decoders import Kind
 from kfexplore.models import Model, build
 
 ROWS, WIDTH, DEPTH, HEADS = 40, 16, 2, 2

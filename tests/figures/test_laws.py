@@ -68,7 +68,7 @@ def measured(error: ProductError | None = None) -> ContextStudy:
         row("student", 1, [[1, 0]] * 3 + [[0, 0]], 0.25),
         row("ideal MDLM", 1, [[0, 0]] * 4, 0.5),
     ]
-    return ContextStudy(2, LAW, correlation, error, rows, -9.0, 0.001, 0, [], 1.0)
+    return ContextStudy(2, LAW, correlation, error, rows, -9.0, 0.001, 0, [], 1.0, "cpu")
 
 
 def test_heat_maps_share_one_scale_and_differ_by_their_difference() -> None:

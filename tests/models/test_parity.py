@@ -12,7 +12,8 @@ from helpers import DATA, weights
 from torch import Tensor
 
 from kfexplore import load_model
-from kfexplore.config import Kind, ModelConfig
+from kfexplore.config import ModelConfig
+from kfexplore.decoders import Kind
 from kfexplore.maps import HeldContext
 from kfexplore.models import MaskedModel, Model, Student, Teacher
 

@@ -23,7 +23,8 @@ from gradio_client import Client
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
 
-from kfexplore.config import DECODERS, DecodeConfig
+from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order
 from kfexplore.laws.study import study
 from kfexplore.pair import Pair

@@ -16,7 +16,7 @@ import pytest
 
 from kfexplore.bench import throughput
 from kfexplore.bench.setting import Load
-from kfexplore.bench.throughput import throughput_document
+from kfexplore.bench.throughput import setting, throughput_document
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.rows import Step
 from kfexplore.pair import Pair
@@ -115,7 +115,7 @@ def test_the_document_is_that_of_the_command(explorer: Explorer) -> None:
     for _ in race.steps():
         pass
     document = json.loads(json.dumps(race.document(), allow_nan=False))
-    expected = throughput_document(race.networks, LIMITS, race.load, race.rows)
+    expected = throughput_document(setting(race.pair.teacher), LIMITS, race.load, race.rows)
     assert document == json.loads(json.dumps(expected)) | {"load_average": document["load_average"]}
     assert (document["bench"], len(document["rows"])) == ("throughput", 4)
     table = list(csv.DictReader(io.StringIO(rows_csv(race.rows))))

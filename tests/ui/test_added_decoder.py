@@ -1,0 +1,89 @@
+"""The decoder of EXTENDING.md: once its module is imported, it is everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import gradio as gr
+import pytest
+import torch
+from documents import example
+
+from kfexplore.bench.throughput import RaceSettings, race
+from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
+from kfexplore.decoding.generate import STEPS, Networks, generate, keyed_noise
+from kfexplore.errors import KfError
+from kfexplore.figures.text import texts_html
+from kfexplore.figures.timing import race_figure, speedup_figure
+from kfexplore.pair import Pair
+from kfexplore.results import Limits
+from kfexplore.ui.api import add_api
+from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.fields import decoder_choices
+from kfexplore.ui.writing import WriteConfig
+
+PROMPTS = [[5, 3, 5, 8], [2], [9, 7]]
+
+
+@pytest.fixture(autouse=True)
+def _greedy() -> Iterator[None]:
+    with patch.dict(DECODERS), patch.dict(STEPS):
+        example("Greedy")
+        yield
+
+
+def likeliest(pair: Pair, prompt: list[int], count: int) -> list[int]:
+    row = list(prompt)
+    for _ in range(count):
+        row.append(int(pair.teacher(torch.tensor([row]))[0, -1].argmax()))
+    return row[len(prompt) :]
+
+
+def test_it_writes_the_likeliest_tokens(pair: Pair) -> None:
+    config, networks = DecodeConfig("greedy"), Networks(pair.teacher)
+    noise = keyed_noise(0, range(3), config, networks, 6)
+    found = generate(config, networks, PROMPTS, noise, 6)
+    assert found.tokens.tolist() == [likeliest(pair, prompt, 6) for prompt in PROMPTS]
+    with pytest.raises(KfError, match="greedy draws one token a pass"):
+        DecodeConfig("greedy", 2)
+    with pytest.raises(KfError, match="tau means nothing to greedy"):
+        DecodeConfig("greedy", tau=0.5)
+
+
+def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
+    settings = RaceSettings(("greedy", "pflm", "ar"), (2,), (2,), new_tokens=4, repeats=1)
+    networks, limits = Networks(pair.teacher, pair.student), Limits(1e9, 1e10)
+    rows = [each.row for each in race(networks, settings, limits, "small", PROMPTS[0]) if each.row]
+    ar, _, greedy = rows
+    assert (greedy.decoder, greedy.k, greedy.nfe, greedy.error) == ("greedy", 1, 4, None)
+    assert greedy.least_ms == ar.least_ms  # a token a pass of the same teacher
+    for figure in (race_figure(rows), speedup_figure(rows)):
+        (trace,) = (each for each in figure.data if each.name == "Greedy")
+        assert len(trace.x) == 1
+
+
+def test_the_page_offers_writes_and_draws_it(pair: Pair, explorer: Explorer) -> None:
+    assert decoder_choices()[-1] == decoder_choices(missing=["student", "masked"])[-1] == ("Greedy", "greedy")
+    writing = explorer.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, tau=0.5))
+    for _ in writing.steps():
+        pass
+    exact, written = writing.written()
+    (line,) = written.lines
+    assert (exact.decoder, written.decoder, written.nfe) == ("ar", "greedy", 6)
+    assert line.tokens == likeliest(pair, writing.ids, 6)
+    assert line.shared is not None  # it is held against the exact text
+    page = texts_html([exact, written])
+    assert "Greedy <span>the teacher's likeliest token, one a pass</span>" in page
+    assert 'kft-pane kft-learned" data-decoder="greedy"' in page
+
+
+def test_the_api_names_it(explorer: Explorer) -> None:
+    with gr.Blocks() as demo:
+        add_api(demo, explorer)
+    told = demo.get_api_info()["named_endpoints"]["/generate"]
+    (answer,) = told["returns"]
+    given = next(each["type"] for each in told["parameters"] if each["parameter_name"] == "decoder")
+    assert given == answer["type"]["properties"]["decoder"] == {"enum": [*DECODERS]}
+    assert given["enum"][-1] == "greedy"
