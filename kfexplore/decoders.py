@@ -21,13 +21,19 @@ class Decoder:
     how: str
     """Who writes how; {k} stands for its tokens, or guesses, a pass."""
     models: tuple[Kind, ...] = ("teacher",)
-    """The models that it asks; the first one's vocabulary and context hold."""
+    """The models that it asks; the first one's vocabulary and context hold. A second is the student, and guesses."""
     options: tuple[str, ...] = ()
     """The fields of DecodeConfig that it takes; without k, it writes one token a pass."""
     exact: bool = False
     """Whether it writes what the exact map writes, token for token."""
     in_order: bool = True
     """Whether it writes from left to right; if not, its noise is no map of the whole text."""
+
+    def __post_init__(self) -> None:
+        if self.models[1:] not in ((), ("student",)):
+            raise KfError(
+                f"{self.label} asks {' and '.join(self.models)}.", "one model, or a second that is the student"
+            )
 
     @property
     def takes_k(self) -> bool:

@@ -24,6 +24,7 @@ from kfexplore.bench.tally import FLAT, Memory, Tally, spread
 from kfexplore.bench.wire import Lost, Session, connected
 from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
 from kfexplore.laws.ranking import own_sentences
@@ -119,7 +120,7 @@ def wrong_texts(pair: Pair, texts: Sequence[Text]) -> list[str]:
     networks, eos = Networks(pair.teacher, pair.student, pair.masked), end_of_text(pair.need_tokenizer())
     wrong = []
     for text in texts:
-        config = DecodeConfig(text.decoder, k=None if text.decoder == "ar" else pair.need_student().config.block)
+        config = DecodeConfig(text.decoder, k=pair.slots if DECODERS[text.decoder].takes_k else None)
         u = keyed_noise(text.seed, range(1), config, networks, text.new_tokens)
         alone = generate(config, networks, [pair.encode(text.prompt)[0]], u, text.new_tokens, eos=eos)
         if text.tokens != (exact := alone.tokens[0, : alone.lengths[0]].tolist()):

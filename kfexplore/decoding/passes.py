@@ -7,6 +7,7 @@ Buffers and graphs outlive a batch: the next one of the same shape takes them ov
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable
@@ -39,6 +40,15 @@ class _Buffers:
 
 _unused: weakref.WeakKeyDictionary[Network, list[_Buffers]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()  # a finalizer may run while the same thread holds it
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # a thread that held it does not exist there
 
 
 class Passes:

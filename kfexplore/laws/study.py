@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from kfexplore.pair import Pair
 from kfexplore.results import BlockLaw, ContextStudy, Correlation, Floats, ProductError, SamplerLaw
 
 Report = Callable[[float, str], object]
-"""Told the share of the work that is done, and what comes next."""
+"""Told the share of the work that is done, about, and what comes next."""
+StudySteps = Generator[tuple[float, str], None, ContextStudy]
+"""A study at work: yields what a report is told, and returns what it found."""
 REFERENCE_BLOCKS = 4096
 """Teacher's own blocks over which marginals of later slots are means."""
 
@@ -43,6 +45,29 @@ def study(
     first: int | None = None,
     report: Report = silent,
 ) -> ContextStudy:
+    """What `study_steps` finds; `report` is told how far it is."""
+    return finished(study_steps(pair, ids, k, blocks, seed, first), report)
+
+
+def finished(steps: StudySteps, report: Report) -> ContextStudy:
+    """What a study finds, run to its end; `report` may end it by an error of its own."""
+    while True:
+        try:
+            told = next(steps)
+        except StopIteration as end:
+            found: ContextStudy = end.value
+            return found
+        report(*told)
+
+
+def study_steps(
+    pair: Pair,
+    ids: list[int],
+    k: int = 2,
+    blocks: int = 4096,
+    seed: int = 0,
+    first: int | None = None,
+) -> StudySteps:
     """The exact law of the next two tokens, the total correlation of the next k, and what every sampler makes of them.
 
     Args:
@@ -53,7 +78,9 @@ def study(
         blocks: N of each sampler.
         seed: Keys all noise, with the sample number.
         first: M, see `pair_law`.
-        report: Told the share of the work that is done, about, and what comes next.
+
+    Yields:
+        What a report is told; 0 comes first.
 
     Raises:
         KfError: as `pair_law`; k or N outside what is allowed.
@@ -63,13 +90,13 @@ def study(
     if not FEWEST_BLOCKS <= blocks <= MOST_BLOCKS:
         raise KfError(f"{blocks} blocks were asked for.", f"{FEWEST_BLOCKS} to {MOST_BLOCKS}")
     pair.check_ids(ids)
-    report(0.0, "the exact law of two tokens")
+    yield 0.0, "the exact law of two tokens"
     tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64))
     law = pair_law(pair, ids, first, tree)
     known = k == 2 and not law.uncovered
     reference = np.empty((0, k), dtype=np.int64)
     if not known:
-        report(0.1, "the teacher's own blocks")
+        yield 0.1, "the teacher's own blocks"
         reference = teacher_blocks(pair, ids, k, seed, range(REFERENCE_BLOCKS), REFERENCE_NOISE, tree)
     means = slot_means(tree, k, reference, law)
     correlation = means.correlation()
@@ -79,7 +106,7 @@ def study(
     rows: list[SamplerLaw] = []
     samplers = block_samplers(pair, ids, k, tree, correlation.marginals)
     for sampler in samplers:
-        report(0.3 + 0.7 * len(rows) / len(samplers), sampler.name)
+        yield 0.3 + 0.7 * len(rows) / len(samplers), sampler.name
         size = min(blocks, sampler.most or blocks)
         if size not in partitions:
             partitions[size] = goodness.partition(tree, law, k, size)

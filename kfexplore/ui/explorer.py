@@ -17,7 +17,7 @@ from kfexplore.bench.setting import measure_limits
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.errors import KfError
 from kfexplore.figures.tables import at_point, rows, section, tables, token_texts
-from kfexplore.laws.study import Report, silent, study
+from kfexplore.laws.study import Report, StudySteps, finished, silent, study_steps
 from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
@@ -147,15 +147,13 @@ class Explorer:
         """
         stop = stop or Stop()
         key = (name, self.limits.check_prompt(prompt), k, self.limits.check("blocks", blocks, "study_blocks"), seed)
-        pair, context = self._context(name, prompt)
-        with self._studying.held(stop):
-            stop.begin()
+        pair, ids, cut = self._prompt(name, prompt)
+        with self._study_line(name).held(stop):
             found = self._studies.get(key)
             if found is None:
-                told = partial(_reported, report, stop)
-                ids = context.held.ids.tolist()
-                found = self._studies.put(key, self._study(name, ids, k, blocks, seed, told))
-        return found, pair, _cut(context.cut)
+                steps = self._study_steps(name, ids, k, blocks, seed)
+                found = self._studies.put(key, _studied(steps, report, stop))
+        return found, pair, _cut(cut)
 
     def writing(self, config: WriteConfig) -> Writing:
         """Decoders set to write after a prompt; each has a state of its own, and nothing is kept here.
@@ -216,9 +214,13 @@ class Explorer:
                         context = ready.contexts.put(prompt, _Context(ready.pair.hold(ids), cut))
         return ready.pair, context
 
-    def _study(self, name: str, ids: list[int], k: int, blocks: int, seed: int, report: Report) -> ContextStudy:
-        """One that is not kept yet, after a prompt's tokens."""
-        return study(self.pair(name), ids, k, blocks, seed, report=report)
+    def _study_line(self, _name: str) -> Turns:
+        """Where a study of a pair waits."""
+        return self._studying
+
+    def _study_steps(self, name: str, ids: list[int], k: int, blocks: int, seed: int) -> StudySteps:
+        """A study that is not kept yet, after a prompt's tokens."""
+        return study_steps(self.pair(name), ids, k, blocks, seed)
 
     def _answer(self, request: Json, answered: Callable[[Question], Json], most: str) -> Json:
         seq = request.get("seq") if isinstance(request, dict) else None
@@ -277,11 +279,17 @@ class Explorer:
         return next(steps for most, steps in FINENESS if asking <= most)
 
 
-def _reported(report: Report, stop: Stop, share: float, what: str) -> None:
-    """Tells how far a study is, unless it is to end."""
-    if stop():
-        raise Cancelled
-    report(share, what)
+def _studied(steps: StudySteps, report: Report, stop: Stop) -> ContextStudy:
+    """What a study finds, unless it is to end before; its time runs from its first step."""
+
+    def told(share: float, what: str) -> None:
+        if not share:
+            stop.begin()
+        if stop():
+            raise Cancelled
+        report(share, what)
+
+    return finished(steps, told)
 
 
 def _cut(tokens: int) -> str:

@@ -24,6 +24,13 @@ def decoder_choices(missing: Sequence[Kind] = ()) -> list[tuple[str, str]]:
     return [(each.label, name) for name, each in DECODERS.items() if not set(missing) & set(each.models)]
 
 
+def takers(option: str) -> str:
+    """Which decoders an option is for, in words."""
+    those = [decoder.label for decoder in DECODERS.values() if option in decoder.options]
+    others = [decoder.label for decoder in DECODERS.values() if option not in decoder.options]
+    return f"{', '.join(those)} only." if len(those) < len(others) else f"Not of {', '.join(others)}."
+
+
 def offered_decoders(pair: Pair, held: Sequence[str]) -> dict[str, Any]:
     """The field of decoders as a pair offers them."""
     missing: list[Kind] = [kind for kind in ("student", "masked") if getattr(pair, kind) is None]

@@ -15,7 +15,7 @@ from kfexplore.errors import KfError
 from kfexplore.figures.text import text_css, texts_html
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, number, offered_decoders, whole
+from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, number, offered_decoders, takers, whole
 from kfexplore.ui.prose import READABLE, boxed, html, told
 from kfexplore.ui.writing import WriteConfig, Writing
 
@@ -24,6 +24,7 @@ writes its own, K tokens a pass, from the same noise. Decoders take turns so tha
 is ahead here is ahead on a machine of its own. Reading the prompt is not in their time."""
 NOT_YET: Final = "<p>Choose decoders, and press Generate: the prompt above is continued by each of them.</p>"
 WAITING: Final = "Waiting for its turn: pages are written for one after the other."
+ASKING: Final = "A GPU is asked for."
 AT_OTHER_TAU: Final = "The student was trained at temperature 1 only; at another, PFLM is an experiment."
 LONGEST_PROMPT_SHOWN: Final = 160
 """Characters, the last ones."""
@@ -65,10 +66,17 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
         samples = gr.Slider(1, limits.samples, 1, step=1, label="Samples", elem_id="generate-samples", min_width=180)
     with gr.Row():
         tau = gr.Slider(
-            0.1, 2, 1, step=0.05, label="Temperature", info="Not of MDLM.", elem_id="generate-tau", min_width=180
+            0.1, 2, 1, step=0.05, label="Temperature", info=takers("tau"), elem_id="generate-tau", min_width=180
         )
         penalty = gr.Slider(
-            0, 5, 0, step=0.1, label="Frequency penalty", info="PFLM only.", elem_id="generate-penalty", min_width=180
+            0,
+            5,
+            0,
+            step=0.1,
+            label="Frequency penalty",
+            info=takers("penalty"),
+            elem_id="generate-penalty",
+            min_width=180,
         )
         seed = gr.Number(
             0, label="Seed", info="Keys the noise.", precision=0, minimum=0, elem_id="generate-seed", min_width=180
@@ -182,9 +190,12 @@ def run(writing: Writing | None) -> Iterator[Shown]:
         return
     told = ""
     try:
-        yield [_status(writing), _drawn(writing, False), *[gr.skip()] * 4]
+        where = writing.environment
+        yield [_status(writing, ASKING if writing.elsewhere else ""), _drawn(writing, False), *[gr.skip()] * 4]
         for _ in writing.frames():
-            yield [gr.skip(), _drawn(writing, False), *[gr.skip()] * 4]
+            status = gr.skip() if writing.environment == where else _status(writing)
+            where = writing.environment
+            yield [status, _drawn(writing, False), *[gr.skip()] * 4]
         if writing.underlined:
             yield [_status(writing, "The teacher reads the texts …"), _drawn(writing, False), *[gr.skip()] * 4]
             for _ in writing.surprises():

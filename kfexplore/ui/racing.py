@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ from kfexplore.ui.turns import Stop, Turns, held
 Stage = Literal["waiting", "measuring", "racing", "done", "stopped"]
 Seconds = dict[tuple[str, int], tuple[int, float]]
 """Of a decoder and K: the batch it was timed at last, and how long a run took."""
-News = tuple[Stage, list[TimingRow], Progress, Limits | None, Load, Seconds, dict[str, Any]]
-"""Of a race: how far it is, its rows, the device's limits, what it hangs on."""
+News = tuple[tuple[Stage, list[TimingRow], Progress, Limits | None, Load, Seconds, dict[str, Any]], bool]
+"""Of a race: how far it is, its rows, the device's limits, what it hangs on; and whether its time is over."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Racing:
             config.repeats,
         )
         if not config.ks and any(DECODERS[name].takes_k for name in config.decoders):
-            raise KfError("No K is chosen.", "one or more, or AR alone")
+            raise KfError("No K is chosen.", "one or more, or only decoders that write a token a pass")
         room = pair.teacher.config.context - len(ids)
         if config.new_tokens > room:
             raise KfError(
@@ -119,11 +120,13 @@ class Racing:
         self.limits: Limits | None = None
         self.stage: Stage = "waiting"
         self.elsewhere: Callable[[RaceConfig], Iterator[News]] | None = None
-        """Has the race run by another process, and gives its news; None: it runs here."""
+        """Has the race run by another process, and gives its news; None: it runs here. One that was called off ends at
+        its next news."""
         self._stopped, self._turn, self._quiet, self._measure = stopped, turn, quiet, measure
         self._load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
         self._setting = setting(pair.teacher)
         self._seconds: Seconds = {}
+        self._lock = threading.Lock()
 
     def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
         """Waits for its turn and runs; a turn for every change. Closing it, or `stop`, leaves the rows that are there.
@@ -158,18 +161,20 @@ class Racing:
             self._load = Load(self._load.before, os.getloadavg()[0], clock() - begun, self._load.own)
 
     def _follow(self, told: Iterator[News]) -> Iterator[None]:
-        for news in told:
-            if self.stage == "waiting":
-                self._stopped.begin()
-            if self._stopped():
-                return
-            self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting = news
+        for news, late in told:
+            with self._lock:
+                if self._stopped():
+                    return
+                self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting = news
+                if late:
+                    self._stopped.expire()
             yield
 
     @property
     def news(self) -> News:
         """Everything that changes in a race."""
-        return self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting
+        now = self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting
+        return now, self._stopped.is_late
 
     def _race(self, clock: Clock) -> Iterator[None]:
         assert self.limits is not None
@@ -201,8 +206,9 @@ class Racing:
 
     def stop(self) -> None:
         """Calls it off; a decoder ends at its next step."""
-        self._stopped.set()
-        self.stage = "done" if self.stage == "done" else "stopped"
+        with self._lock:
+            self._stopped.set()
+            self.stage = "done" if self.stage == "done" else "stopped"
 
     @property
     def is_over(self) -> bool:

@@ -11,13 +11,12 @@ import torch
 from kfexplore.pair import Pair
 
 SMALL: Final = 32_000_000
-"""Weights of a teacher's blocks, about, below which one thread is enough."""
+"""Weights of a teacher's blocks below which one thread is enough."""
 
 
 def is_small(pair: Pair) -> bool:
     """Whether a CPU answers fast enough for a slider."""
-    shape = pair.teacher.config
-    return 12 * shape.depth * shape.width**2 < SMALL
+    return pair.teacher.config.block_weights < SMALL
 
 
 @contextmanager

@@ -304,7 +304,7 @@ def _status(racing: Racing) -> str:
     )
     bar = ""
     if racing.stage == "waiting":
-        told = "Waiting for its turn: no two timings overlap."
+        told = "A GPU is asked for." if racing.elsewhere else "Waiting for its turn: no two timings overlap."
     elif racing.stage == "measuring":
         told = "Measuring what this device can do: a large copy and a large product …"
     elif racing.stage == "racing":

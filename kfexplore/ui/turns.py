@@ -41,8 +41,13 @@ class Stop:
         self._set = threading.Event()
 
     def begin(self) -> None:
-        """The time runs from now on."""
-        self._until = self._clock() + self.seconds
+        """The time runs from now on, unless the work was called off before."""
+        if not self._set.is_set():
+            self._until = self._clock() + self.seconds
+
+    def expire(self) -> None:
+        """The time is over, as another process tells that does the work."""
+        self._until = -math.inf
 
     def set(self) -> None:
         """Calls the work off, or says that it has ended; from now on it cannot be late any more."""

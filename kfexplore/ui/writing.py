@@ -15,7 +15,7 @@ from kfexplore.bench.setting import environment, synchronise
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.checkpoints.tokenizers import Spelling, end_of_text
 from kfexplore.config import DecodeConfig
-from kfexplore.decoders import DECODERS
+from kfexplore.decoders import DECODERS, find_decoder
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
 from kfexplore.decoding.rows import Sheet, Step
 from kfexplore.errors import KfError
@@ -33,8 +33,8 @@ PAUSE: Final = 0.1
 PAUSE_PER_TOKEN: Final = 1 / 20_000
 
 Clock = Callable[[], float]
-News = tuple[dict[str, Any], list["_Text"]]
-"""Of decoders: where they work, and what each has written."""
+News = tuple[dict[str, Any], list["_Text"], bool]
+"""Of decoders: where they work, what each has written, and whether their time is over."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class WriteConfig:
     """One noise for all decoders, or seed + n for the n-th of `DECODERS`."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.decoders if name not in list(DECODERS)]  # what JSON names may not be hashable
-        if unknown or not self.decoders:
-            what = f"There is no decoder {unknown[0]!r}." if unknown else "No decoder is chosen."
-            raise KfError(what, f"one or more of {', '.join(DECODERS)}")
+        for name in self.decoders:
+            find_decoder(name)
+        if not self.decoders:
+            raise KfError("No decoder is chosen.", f"one or more of {', '.join(DECODERS)}")
 
     def of(self, decoder: str) -> DecodeConfig:
         """The settings that mean something to one decoder."""
@@ -106,7 +106,8 @@ class Writing:
         self.environment = environment(pair.teacher.device)
         """Where the decoders work."""
         self.elsewhere: Callable[[WriteConfig], Iterator[News]] | None = None
-        """Has the decoders run by another process, and gives their news; None: they run here."""
+        """Has the decoders run by another process, and gives their news; None: they run here. One that was called off
+        ends at its next news."""
         self.underlined = False
         """Whether surprises are asked for when the texts are done; may change while they grow."""
         self._spelling = Spelling(pair.need_tokenizer())
@@ -153,21 +154,21 @@ class Writing:
             yield
 
     def _follow(self, told: Iterator[News]) -> Iterator[None]:
-        for where, texts in told:
-            if self.is_waiting:
-                self._stopped.begin()
+        for where, texts, late in told:
             with self._lock:
                 if self._stopped():
                     return
                 self.environment = where
                 for desk, text in zip(self._desks, texts, strict=True):
                     desk.text = text
+                if late:
+                    self._stopped.expire()
             yield
 
     @property
     def news(self) -> News:
         """Where the decoders work, and how far they are."""
-        return self.environment, [desk.text for desk in self._desks]
+        return self.environment, [desk.text for desk in self._desks], self._stopped.is_late
 
     def frames(self, clock: Clock = time.perf_counter) -> Iterator[None]:
         """As `steps`, but a caller that draws at each turn is not asked more often than is worth while."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property, partial
 from importlib import import_module
@@ -20,7 +22,7 @@ import torch
 from gradio.context import LocalContext
 
 from kfexplore.errors import KfError
-from kfexplore.laws.study import Report, silent
+from kfexplore.laws.study import StudySteps
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy
 from kfexplore.ui import racing, writing
@@ -29,10 +31,11 @@ from kfexplore.ui.limits import DEFAULTS, PageLimits
 from kfexplore.ui.questions import Question
 from kfexplore.ui.racing import RaceConfig, Racing
 from kfexplore.ui.threads import is_small
+from kfexplore.ui.turns import Busy, Turns
 from kfexplore.ui.writing import WriteConfig, Writing
 
 LONGEST: Final = 60
-"""Seconds of a text, a study or a race: a visitor has a few minutes a day."""
+"""Seconds of a text, a study or a race, once it runs: a visitor has a few minutes a day."""
 SLIDER_SECONDS: Final = 20
 """For rows and squares."""
 STARTING: Final = 10
@@ -72,9 +75,14 @@ def gpu(work: Work, seconds: Callable[..., int]) -> Work:
                 if isinstance(answer, KfError):
                     raise answer
                 yield answer
+        except KfError:
+            raise
         except gr.Error as error:
             why = re.sub(r"<[^>]*>", "", str(error.message))
             raise KfError(f"No answer from a GPU: {why}", "the same again later, or signed in to the hub") from None
+        except Exception:  # of the package, or of the service that it asks
+            traceback.print_exc()
+            raise KfError("No answer from a GPU.", "the same again later") from None
 
     return asked
 
@@ -85,9 +93,9 @@ class LentExplorer(Explorer):
     Points are answered here, and so is what no visitor asks for, as the first screen.
 
     Args:
-        loaders: As of Explorer; pairs are loaded onto the CPU, once, so that the forked process finds them.
-        limits: As of Explorer; nothing runs longer than `LONGEST`.
-        other: As of Explorer.
+        loaders: As of Explorer; pairs are loaded onto the CPU, and once: a forked process finds those loaded before it.
+        limits: As of Explorer; nothing runs longer than `LONGEST`, and no pair is let go.
+        other: As of Explorer, and once likewise.
         clock: Seconds.
         device: Where the forked process has its models.
     """
@@ -101,9 +109,11 @@ class LentExplorer(Explorer):
         device: str = "cuda",
     ) -> None:
         limits = dataclasses.replace(limits, run_seconds=min(limits.run_seconds, LONGEST))
-        super().__init__({name: cache(load) for name, load in loaders.items()}, limits, other, clock)
+        once = {name: cache(load) for name, load in loaders.items()}
+        super().__init__(once, limits, cache(other) if other else None, clock)
         self._device = device
         self._lent = gpu(self._answers, self._seconds)
+        self._places = threading.BoundedSemaphore(limits.questions)
 
     def writing(self, config: WriteConfig) -> Writing:
         """As of Explorer."""
@@ -112,7 +122,7 @@ class LentExplorer(Explorer):
         return made
 
     def racing(self, config: RaceConfig) -> Racing:
-        """As of Explorer; a race of its own GPU waits for no other."""
+        """As of Explorer; on a GPU of its own it waits for no other work."""
         made = super().racing(config)
         made.elsewhere = partial(self._lent, "race") if self._is_lent(config.pair) else None
         return made
@@ -123,16 +133,33 @@ class LentExplorer(Explorer):
     def _grid(self, asked: Question) -> Json:
         return self._once("square", asked) if self._is_lent(asked.pair) else super()._grid(asked)
 
-    def _study(self, name: str, ids: list[int], k: int, blocks: int, seed: int, report: Report) -> ContextStudy:
-        if not self._is_lent(name):
-            return super()._study(name, ids, k, blocks, seed, report)
-        report(0.0, "on a GPU that is lent for it")
-        found: ContextStudy = self._once("laws", name, ids, k, blocks, seed)
+    def _study_line(self, name: str) -> Turns:
+        return Turns() if self._is_lent(name) else super()._study_line(name)
+
+    def _study_steps(self, name: str, ids: list[int], k: int, blocks: int, seed: int) -> StudySteps:
+        lent = self._is_lent(name)
+        return (
+            self._lent_study(name, ids, k, blocks, seed) if lent else super()._study_steps(name, ids, k, blocks, seed)
+        )
+
+    def _lent_study(self, *asked: Any) -> StudySteps:
+        yield 0.0, "a GPU that is asked for"
+        for told in self._lent("laws", *asked):
+            if isinstance(told, ContextStudy):
+                found = told
+            else:
+                yield told
         return found
 
-    def _once(self, what: str, *given: Any) -> Any:
-        [answer] = self._lent(what, *given)
-        return answer
+    def _once(self, what: str, asked: Question) -> Json:
+        if not self._places.acquire(blocking=False):
+            raise Busy
+        try:
+            [answer] = self._lent(what, asked)
+        finally:
+            self._places.release()
+        found: Json = answer
+        return found
 
     def _is_lent(self, name: str) -> bool:
         return LocalContext.request.get(None) is not None and not is_small(self.pair(name))
@@ -163,8 +190,8 @@ class _Borrower(Explorer):
     def square(self, asked: Question) -> Iterator[Json]:
         yield self._grid(asked)
 
-    def laws(self, name: str, ids: list[int], k: int, blocks: int, seed: int) -> Iterator[ContextStudy]:
-        yield self._study(name, ids, k, blocks, seed, silent)
+    def laws(self, *asked: Any) -> Iterator[tuple[float, str] | ContextStudy]:
+        yield (yield from self._study_steps(*asked))
 
     def texts(self, config: WriteConfig) -> Iterator[writing.News]:
         made = self.writing(config)

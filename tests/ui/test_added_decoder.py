@@ -21,7 +21,7 @@ from kfexplore.pair import Pair
 from kfexplore.results import Limits
 from kfexplore.ui.api import add_api
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import decoder_choices
+from kfexplore.ui.fields import decoder_choices, takers
 from kfexplore.ui.writing import WriteConfig
 
 PROMPTS = [[5, 3, 5, 8], [2], [9, 7]]
@@ -66,6 +66,7 @@ def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
 
 def test_the_page_offers_writes_and_draws_it(pair: Pair, explorer: Explorer) -> None:
     assert decoder_choices()[-1] == decoder_choices(missing=["student", "masked"])[-1] == ("Greedy", "greedy")
+    assert (takers("tau"), takers("penalty")) == ("Not of MDLM, Greedy.", "PFLM only.")
     writing = explorer.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, tau=0.5))
     for _ in writing.steps():
         pass

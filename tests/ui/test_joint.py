@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from kfexplore.laws.study import StudySteps
 from kfexplore.pair import Pair
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.joint import COUNT, Studies, show
@@ -91,7 +92,13 @@ def test_a_pair_without_a_masked_model_says_so_and_shows_the_rest(pair: Pair) ->
 def test_the_last_few_studies_are_kept_within_limits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     law = Explorer({"small": lambda: pair}).study("small", "a b c", 2, 512, 99)[0]
-    monkeypatch.setattr("kfexplore.ui.explorer.study", lambda *given, **_: made.append(given[-1]) or law)
+
+    def steps(*given: Any) -> StudySteps:
+        made.append(given[-1])
+        yield 0.0, "the law"
+        return law
+
+    monkeypatch.setattr("kfexplore.ui.explorer.study_steps", steps)
 
     def seeds(limits: PageLimits, *asked: int) -> list[int]:
         made.clear()

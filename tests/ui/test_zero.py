@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
+import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
+from kfexplore.bench.setting import SIZES
+from kfexplore.bench.throughput import Cancelled
+from kfexplore.config import ModelConfig
+from kfexplore.decoding import passes
 from kfexplore.errors import KfError
-from kfexplore.pair import Pair
+from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Limits
 from kfexplore.ui import explorer as explorer_of_page
 from kfexplore.ui import threads, zero
+from kfexplore.ui import writing as writing_of_page
 from kfexplore.ui.app import make_explorer
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.racing import RaceConfig
+from kfexplore.ui.threads import is_small
+from kfexplore.ui.turns import Stop
 from kfexplore.ui.writing import WriteConfig
 from kfexplore.ui.zero import LentExplorer, gpu, is_zero
 
@@ -64,7 +76,7 @@ def GPU(task, *, duration):
 
     def lent(*given):
         if refused:
-            raise gr.Error(refused[0])
+            raise refused[0]
         calls.append((given[0], duration(*given)))
         if not processes:
             processes.append(fork.Process(target=serve, daemon=True))
@@ -116,26 +128,41 @@ def lent(spaces: ModuleType, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Ite
     LocalContext.request.reset(asking)
 
 
-@pytest.fixture
-def spoken(lent: LentExplorer) -> Iterator[None]:
-    """Other threads hold every lock of the explorer, as they may when a process is forked."""
-    done, held = threading.Event(), threading.Barrier(5)
+@contextmanager
+def held_by_others(locks: Sequence[AbstractContextManager[Any]]) -> Iterator[None]:
+    """Within it each lock is held by another thread, as it may be when a process is forked."""
+    done, held = threading.Event(), threading.Barrier(len(locks) + 1)
 
-    def hold(turns: Any) -> None:
-        with turns.held():
+    def hold(lock: AbstractContextManager[Any]) -> None:
+        with lock:
             held.wait()
             done.wait()
 
-    locks = [lent._heavy, lent._pointing, lent._timing, lent._loading["small"]]
-    assert lent.pair("small").student is not None  # nobody loads it any more
-    others = [threading.Thread(target=hold, args=[turns]) for turns in locks]
+    others = [threading.Thread(target=hold, args=[lock]) for lock in locks]
     for other in others:
         other.start()
     held.wait()
-    yield
-    done.set()
-    for other in others:
-        other.join()
+    try:
+        yield
+    finally:
+        done.set()
+        for other in others:
+            other.join()
+
+
+@pytest.fixture
+def spoken(lent: LentExplorer) -> Iterator[None]:
+    """Others hold all turns of the explorer that work on a prompt takes."""
+    ready = lent._ready("small")
+    turns = [lent._heavy, lent._pointing, lent._timing, lent._studying, lent._loading["small"], ready.turn]
+    with held_by_others([each.held() for each in turns]):
+        yield
+
+
+@pytest.fixture
+def stepwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step of a text is a turn of its own."""
+    monkeypatch.setattr(writing_of_page, "TURN", 0)
 
 
 def count(what: str, end: int) -> Iterator[Any]:
@@ -169,11 +196,33 @@ def test_mistakes_come_through_and_the_next_question_is_answered(spaces: ModuleT
     with pytest.raises(KfError, match="No answer from a GPU: ZeroDivisionError"):
         list(ask("broken", 1))
     assert list(ask("all", 2)) == [0, 1]
-    spaces.refused.append('You have exceeded your quota. <a href="https://x">Sign up</a>')
-    with pytest.raises(KfError) as refused:
-        list(ask("all", 2))
-    assert refused.value.failed == "No answer from a GPU: You have exceeded your quota. Sign up"
     assert len(spaces.processes) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            gr.Error('You have exceeded your quota. <a href="https://x">Sign up</a>'),
+            ": You have exceeded your quota. Sign up",
+        ),
+        (RuntimeError("ZeroGPU API /schedule error"), "."),
+    ],
+)
+def test_a_refusal_is_told_in_words(spaces: ModuleType, lent: LentExplorer, error: Exception, told: str) -> None:
+    spaces.refused.append(error)
+    answer = lent.tables(ASKED)
+    assert not answer["ok"]
+    assert answer["failed"] == f"No answer from a GPU{told}"
+    assert lent.point(ASKED)["ok"]
+
+
+def test_few_questions_wait_for_a_gpu(lent: LentExplorer) -> None:
+    places = [lent._places.acquire(blocking=False) for _ in range(lent.limits.questions)]
+    assert all(places)
+    assert lent.tables(ASKED)["busy"]
+    lent._places.release()
+    assert lent.tables(ASKED)["ok"]
 
 
 @pytest.mark.usefixtures("spoken")
@@ -189,14 +238,15 @@ def test_sliders_are_answered_in_a_process_whose_locks_nobody_holds(
     assert [seconds for _, seconds in spaces.calls] == [30]
 
 
-@pytest.mark.usefixtures("spoken")
+@pytest.mark.usefixtures("spoken", "stepwise")
 def test_texts_grow_as_without_it(spaces: ModuleType, lent: LentExplorer, explorer: Explorer) -> None:
     config = WriteConfig("small", "a b c", ("ar", "pflm", "mdlm"), 4, 24)
     texts = {}
     for name, each in (("here", explorer), ("lent", lent)):
         writing = each.writing(config)
         assert writing.is_waiting
-        assert [stage for _ in writing.steps() for stage in [writing.is_waiting]].count(True) == 0
+        grown = [writing.written()[0].lines[0].filled for _ in writing.steps()]
+        assert grown[0] < 3 < len(set(grown))
         assert writing.is_over
         texts[name] = [dataclasses.replace(written, seconds=0.0) for written in writing.written()]
         assert all(written.seconds > 0 for written in writing.written())
@@ -206,13 +256,22 @@ def test_texts_grow_as_without_it(spaces: ModuleType, lent: LentExplorer, explor
     assert writing.environment["threads"] == 1, "it tells where the texts were written, which is not here"
 
 
+def test_no_lock_of_decoding_is_met_there(lent: LentExplorer) -> None:
+    writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8))
+    with held_by_others([passes._lock]):
+        assert list(writing.steps())
+    assert writing.written()[0].stage == "done"
+
+
+@pytest.mark.usefixtures("stepwise")
 def test_a_text_can_be_stopped(spaces: ModuleType, lent: LentExplorer) -> None:
     writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 24))
     steps = writing.steps()
     next(steps)
     writing.stop()
     assert list(steps) == []
-    assert writing.is_over
+    assert [written.stage for written in writing.written()] == ["stopped"]
+    assert not writing.is_late
     again = lent.writing(WriteConfig("small", "a b c", ("pflm",), 4, 8))
     assert list(again.steps())
     assert [len(written.lines[0].tokens) for written in again.written()] == [8]
@@ -227,22 +286,47 @@ def test_its_surprises_are_asked_for_here(spaces: ModuleType, lent: LentExplorer
     assert [what for what, _ in spaces.calls] == ["texts"]
 
 
-def test_a_mistake_in_the_other_process_is_told_here(lent: LentExplorer) -> None:
+def test_a_mistake_in_the_other_process_is_told_here(spaces: ModuleType, lent: LentExplorer) -> None:
     told = lent.tables({**ASKED, "u": [2.0, 0, 0, 0]})
     assert not told["ok"]
     assert told["failed"]
     assert lent.tables(ASKED)["ok"]
+    assert [what for what, _ in spaces.calls] == ["rows", "rows"]
 
 
+@pytest.mark.usefixtures("stepwise")
+def test_time_is_over_there_and_told_here(lent: LentExplorer) -> None:
+    lent.limits = dataclasses.replace(lent.limits, run_seconds=1)
+    ticks = itertools.count()
+    lent._clock = lambda: 0.4 * next(ticks)  # of the forked process; here the time never begins
+    writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 24))
+    assert list(writing.steps())
+    assert writing.is_late
+    assert writing.written()[0].stage == "stopped"
+    race = lent.racing(RaceConfig("small", "a b c", ("ar",), (1,), (), 24, 5))
+    assert list(race.steps())
+    assert race.is_late
+
+
+@pytest.mark.usefixtures("spoken")
 def test_studies_are_the_same_and_kept(spaces: ModuleType, lent: LentExplorer, explorer: Explorer) -> None:
     reports: list[str] = []
     for _ in range(2):
         found, _, _ = lent.study("small", "a b c", 2, 128, 0, report=lambda _, what: reports.append(what))
-    plain, _, _ = explorer.study("small", "a b c", 2, 128, 0)
+    told: list[str] = []
+    plain, _, _ = explorer.study("small", "a b c", 2, 128, 0, report=lambda _, what: told.append(what))
     assert found.law.mutual_information == plain.law.mutual_information
     assert [row.tv for row in found.samplers] == [row.tv for row in plain.samplers]
-    assert reports == ["on a GPU that is lent for it"]
+    assert reports == ["a GPU that is asked for", *told]
     assert spaces.calls == [("laws", 70)]
+
+
+def test_a_study_can_be_called_off(spaces: ModuleType, lent: LentExplorer) -> None:
+    stop = Stop()
+    with pytest.raises(Cancelled):
+        lent.study("small", "a b c", 2, 128, 0, report=lambda share, _: stop.set() if share else None, stop=stop)
+    assert lent.study("small", "a b c", 2, 128, 0)[0].samplers
+    assert len(spaces.calls) == 2
 
 
 @pytest.mark.usefixtures("spoken")
@@ -257,6 +341,35 @@ def test_a_race_waits_for_no_other(spaces: ModuleType, lent: LentExplorer) -> No
     assert document["limits"] == dataclasses.asdict(MEASURED)
     assert document["threads"] == 1
     assert spaces.calls == [("race", 70)]
+
+
+def test_a_race_can_be_stopped(lent: LentExplorer) -> None:
+    race = lent.racing(RaceConfig("small", "a b c", ("ar", "pflm"), (1, 2), (4,), 8, 3))
+    steps = race.steps()
+    next(steps)
+    race.stop()
+    assert list(steps) == []
+    assert race.stage == "stopped"
+    assert not race.is_late
+
+
+@pytest.mark.usefixtures("spaces")
+def test_a_pair_is_loaded_once_and_moved_in_the_other_process(pair: Pair) -> None:
+    loads: list[str] = []
+    lent = LentExplorer({"small": lambda: loads.append("small") or pair}, other=lambda name: loads.append(name) or pair)
+    for _ in range(2):
+        for load in (lent.loaders["small"], partial(lent._other, "else")):  # type: ignore[arg-type]
+            assert load() is pair
+    assert loads == ["small", "else"]
+    moved = zero._moved(lambda: copy.deepcopy(pair), "meta")
+    models = moved.teacher, moved.need_student(), moved.masked
+    assert [model.device.type for model in models if model is not None] == ["meta"] * 3
+
+
+def test_which_models_are_large() -> None:
+    for shape in SIZES.values():
+        assert ModelConfig("teacher", *shape).block_weights > threads.SMALL
+    assert is_small(load_pair("tales"))
 
 
 def test_small_models_points_and_what_no_visitor_asks_stay_here(
