@@ -50,7 +50,7 @@ def continue_prompt(
     from kfexplore.completions.memory import room_for
     from kfexplore.completions.source import load
     from kfexplore.config import DecodeConfig
-    from kfexplore.decoding.generate import generate, keyed_noise, keyed_order, replayed_noise
+    from kfexplore.decoding.generate import generate, keyed_noise, keyed_order, replayed_noise, slots
 
     config = DecodeConfig(**{name: value for name, value in asked.items() if value is not None})
     loaded = load(source, config, device)
@@ -61,7 +61,11 @@ def continue_prompt(
     else:
         values = keyed_noise(seed, range(samples), config, networks, new_tokens)
     order = keyed_order(seed, range(len(values)), new_tokens)
+    warm = min(new_tokens, slots(config, networks))
     with room_for(len(values), "--samples"):
+        generate(
+            config, networks, [ids] * len(values), values, warm, order[:, :warm]
+        )  # what is done but once is not timed
         result = generate(config, networks, [ids] * len(values), values, new_tokens, order, end)
     _print(result, config, loaded, as_json)
 

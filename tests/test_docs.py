@@ -141,7 +141,7 @@ def claims() -> list[str]:
     gains = [
         row["speedup"]["value"] for row in rows("throughput-tales-cpu") if (row["decoder"], row["k"]) == ("pflm", 4)
     ]
-    assert gains == sorted(gains, reverse=True)
+    assert gains[-1] == min(gains)
     first = json.loads(read(ROOT / "checkpoints" / "tales" / "first_screen.json"))
     exact, learned = first["point"]["teacher"], first["point"]["student"]
     right = sum(a == b for a, b in zip(exact, learned, strict=True))
@@ -149,7 +149,7 @@ def claims() -> list[str]:
         f"off by {pair.schedules[0].best:g} in total variation, and {'half' if pair.impossible == 0.5 else ''} of its "
         "blocks are impossible",
         f"three tokens need three passes; but {COUNTS[fewest]} passes can be exact",
-        "the gain is largest at batch 1 and shrinks as the batch grows",
+        "the gain is smallest at the largest batch",
         f"the student has {COUNTS[right]} of the {COUNTS[len(exact)]} slots right",
     ]
 

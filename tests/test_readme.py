@@ -41,7 +41,7 @@ def claims() -> list[str]:
     race = rows("throughput-owt-size-cpu")
     kept = [row["kept_per_round"] for row in rows("throughput-tales-cpu") if row["kept_per_round"] and row["k"] == 4]
     return [
-        f"a teacher of {teacher:.1f} M parameters, its PFLM(4) of {student:.1f} M, which has four blocks more, and a "
+        f"a teacher of {teacher:.1f} M parameters, its PFLM(4) of {student:.1f} M, which has eight blocks more, and a "
         f"masked diffusion model of {masked:.1f} M",
         f"a vocabulary of {pair.teacher.config.vocab_size - 1} tokens",
         f"{over(race, 'ar', 'transformers generate()')} times as many tokens a second",

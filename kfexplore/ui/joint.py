@@ -43,6 +43,8 @@ END_SHOWN: Final = 40
 EMPTY: Final = '{"data": [], "layout": {"height": 340, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
 """A figure before the first answer."""
 NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
+WITHIN_CELLS: Final = """for more than two tokens most cells are blocks with one beginning, and what is wrong inside
+them does not show, so it is a lower bound, and the last column may say more; """
 CALLED_OFF: Final = "<p>Nothing is being drawn. Below is what was there before.</p>"
 COUNT: Final = 3 + 2 * (len(PANELS) + 2)
 """Parts below the status, and itself: text is HTML, figures are JSON."""
@@ -242,7 +244,8 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
         scrolling(f"<table><tr>{head}</tr>{rows}</table>", "Every sampler against the teacher")
         + '<p class="kf-prose-reading">'
         "TV: total variation distance of the blocks from the teacher's law over the cells of "
-        "the test, with limits that hold the sampler's own; chance: what as many blocks of the teacher itself show "
+        "the test, with limits that hold the sampler's own; "
+        f"{WITHIN_CELLS if measured.k > 2 else ''}chance: what as many blocks of the teacher itself show "
         "on average, so a value near it is no evidence of error; p: of the G-test. KL: of the teacher from the "
         "sampler's law, where that is known (of perfect marginals for the ideal MDLM). ✕: share of blocks that are all "
         "but impossible, rarer than about one in a thousand of the teacher's own.</p>"

@@ -66,9 +66,16 @@ function tellTrack(scrub, row, event) {
   showTip(scrub.parts, trackTip(row.track, step, (id) => scrub.text(id)), event.clientX, frame.bottom + 10);
 }
 
+// Longer ones are refused by servers on the way, and far longer ones by this one.
+const LONGEST_ADDRESS = 6000;
+
 async function copyLink(scrub) {
   const { said } = scrub.parts;
   const link = linkOf(scrub);
+  if (link.length > LONGEST_ADDRESS) {
+    said.textContent = "The prompt is too long for a link.";
+    return;
+  }
   const done = await copyText(link);
   said.textContent = done ? "Link copied" : `Copy this link: ${link}`;
   clearTimeout(scrub.saidTimer);
@@ -92,7 +99,8 @@ function keepAddress(scrub) {
   scrub.addressTimer = setTimeout(() => {
     const query = new URLSearchParams(location.search);
     for (const [name, value] of Object.entries(queryOf(scrub))) query.set(name, value);
-    history.replaceState(history.state, "", `?${query}`);
+    const address = `?${query}`;
+    history.replaceState(history.state, "", address.length > LONGEST_ADDRESS ? location.pathname : address);
   }, 400);
 }
 

@@ -22,6 +22,7 @@ class Scrub {
     this.seq = 0;
     this.hand = null;
     this.slid = null;
+    this.mistyped = false;
     this.settled = true;
     this.finer = new Set();
     this.fetching = { hand: false, track: false };
@@ -237,6 +238,7 @@ class Scrub {
     if (!(value >= 0 && value < 1)) {
       field.value = String(this.u[slot]);
       this.fail({ failed: `u is ${text || "empty"}: numbers from 0 up to, not including, 1` });
+      this.mistyped = true;
     } else if (value !== this.u[slot]) {
       this.clearMessage();
       const held = this.transport ? value : snapped(value, this.tables.resolution);
@@ -302,7 +304,7 @@ class Scrub {
     const newest = request.seq === this.seq;
     this.draw({ ...reply, source: newest ? "server" : "pending" }, request.seq, request.u);
     this.time(request.began);
-    if (newest) this.clearMessage();
+    if (newest && !this.mistyped) this.clearMessage();
   }
 
   settle() {
@@ -372,7 +374,7 @@ class Scrub {
     }
     this.setRows(rows, reply.texts);
     if (this.root.dataset.source === "pending") this.catchUp();
-    this.clearMessage();
+    if (!this.mistyped) this.clearMessage();
     this.repaint();
     this.refreshStale();
     return true;
@@ -496,10 +498,12 @@ class Scrub {
   }
 
   fail(failure) {
+    this.mistyped = false;
     showMessage(this.parts.message, failure);
   }
 
   clearMessage() {
+    this.mistyped = false;
     if (this.parts.message.textContent) showMessage(this.parts.message, null);
   }
 }
