@@ -63,9 +63,8 @@ def continue_prompt(
     order = keyed_order(seed, range(len(values)), new_tokens)
     warm = min(new_tokens, slots(config, networks))
     with room_for(len(values), "--samples"):
-        generate(
-            config, networks, [ids] * len(values), values, warm, order[:, :warm]
-        )  # what is done but once is not timed
+        # Once before the clock: a process's first pass packs weights and makes buffers.
+        generate(config, networks, [ids] * len(values), values, warm, order[:, :warm])
         result = generate(config, networks, [ids] * len(values), values, new_tokens, order, end)
     _print(result, config, loaded, as_json)
 

@@ -43,8 +43,10 @@ def theme() -> gr.themes.Base:
 
 
 STYLE: Final = """<style>
-.gradio-container { max-width: 1132px !important; margin: 0 auto !important; }
-.gradio-container { overflow: clip !important; } /* hidden, as Gradio has it: nothing would stick */
+.gradio-container {
+  max-width: 1132px !important; margin: 0 auto !important;
+  overflow: clip !important; /* hidden, as Gradio has it: nothing would stick */
+}
 @media (max-width: 600px) { /* all tabs stay in sight */
   .gradio-container > .main { padding-inline: 12px !important; }
   .tab-container button { padding: 0 5px !important; font-size: 13px !important; }

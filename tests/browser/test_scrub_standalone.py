@@ -455,6 +455,20 @@ def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], 
     assert shown(page, "student") == tokens("student", "The dog", START)
 
 
+def test_a_mistyped_number_stays_told_until_the_next_move(page: Page, served: Callable[[], Models]) -> None:
+    served()
+    alert = page.get_by_role("alert")
+    page.locator("input[type=range]").nth(1).fill("0.9")  # rows are on their way
+    field = page.locator(".kfs-u").nth(0)
+    field.fill("2")
+    field.press("Enter")
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    expect(alert).to_contain_text("u is 2")
+    page.locator("input[type=range]").nth(2).fill("0.2")
+    expect(alert).to_have_text("")
+
+
 def test_fewer_and_more_slots(page: Page, served: Callable[[], Models]) -> None:
     served()
     page.locator(".kfs-ks label").nth(0).click()

@@ -98,9 +98,10 @@ function keepAddress(scrub) {
   clearTimeout(scrub.addressTimer);
   scrub.addressTimer = setTimeout(() => {
     const query = new URLSearchParams(location.search);
-    for (const [name, value] of Object.entries(queryOf(scrub))) query.set(name, value);
-    const address = `?${query}`;
-    history.replaceState(history.state, "", address.length > LONGEST_ADDRESS ? location.pathname : address);
+    const shown = Object.entries(queryOf(scrub));
+    for (const [name, value] of shown) query.set(name, value);
+    if (String(query).length > LONGEST_ADDRESS) for (const [name] of shown) query.delete(name);
+    history.replaceState(history.state, "", `?${query}`);
   }, 400);
 }
 

@@ -180,6 +180,7 @@ class Scrub {
 
   // The one way in which u changes.
   move(u, event, settleNow = false) {
+    if (this.mistyped) this.clearMessage();
     this.seq += 1;
     this.slid = null;
     this.settled = false;
@@ -237,8 +238,7 @@ class Scrub {
     const value = /^\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN;
     if (!(value >= 0 && value < 1)) {
       field.value = String(this.u[slot]);
-      this.fail({ failed: `u is ${text || "empty"}: numbers from 0 up to, not including, 1` });
-      this.mistyped = true;
+      this.fail({ failed: `u is ${text || "empty"}: numbers from 0 up to, not including, 1` }, true);
     } else if (value !== this.u[slot]) {
       this.clearMessage();
       const held = this.transport ? value : snapped(value, this.tables.resolution);
@@ -304,7 +304,7 @@ class Scrub {
     const newest = request.seq === this.seq;
     this.draw({ ...reply, source: newest ? "server" : "pending" }, request.seq, request.u);
     this.time(request.began);
-    if (newest && !this.mistyped) this.clearMessage();
+    if (newest) this.recover();
   }
 
   settle() {
@@ -374,7 +374,7 @@ class Scrub {
     }
     this.setRows(rows, reply.texts);
     if (this.root.dataset.source === "pending") this.catchUp();
-    if (!this.mistyped) this.clearMessage();
+    this.recover();
     this.repaint();
     this.refreshStale();
     return true;
@@ -497,9 +497,14 @@ class Scrub {
     setText(this.parts.said, reply ? `${reply.failed} Asking again…` : "");
   }
 
-  fail(failure) {
-    this.mistyped = false;
+  fail(failure, mistyped = false) {
+    this.mistyped = mistyped;
     showMessage(this.parts.message, failure);
+  }
+
+  // The server answers again; what the reader mistyped stays told until the next move.
+  recover() {
+    if (!this.mistyped) this.clearMessage();
   }
 
   clearMessage() {
