@@ -11,7 +11,7 @@ from kfexplore.figures.page import THEMES, blank, half_widths, page, titled
 from kfexplore.figures.palette import Theme, colours
 
 Curve = Sequence[Mapping[str, float]]
-"""Points of losses.jsonl: `step`, `loss` (nats) and `tokens_per_second`, in the order of the steps."""
+"""Points of losses.jsonl: `step`, `loss` (nats; of a student also `loss_1` .. by slot) and `tokens_per_second`."""
 
 
 def curves_figure(curves: Mapping[str, Curve], theme: Theme = "light") -> go.Figure:
@@ -37,13 +37,19 @@ def curves_figure(curves: Mapping[str, Curve], theme: Theme = "light") -> go.Fig
             line={"color": look.lines[(8 + 5 * n) % len(look.lines)], "width": 2},
             marker={"color": look.lines[(8 + 5 * n) % len(look.lines)], "size": 9},
             name=name,
-            customdata=[point.get("tokens_per_second") for point in curve],
-            hovertemplate="step %{x:,}: %{y:.3f} nats, %{customdata:,} tokens a second",
+            customdata=[[_slots(point), point.get("tokens_per_second")] for point in curve],
+            hovertemplate="step %{x:,}: %{y:.3f} nats%{customdata[0]}, %{customdata[1]:,} tokens a second",
         )
     figure.update_layout(showlegend=True)
     figure.update_xaxes(title=titled("optimizer steps"))
     figure.update_yaxes(title=titled("loss (nats)"), rangemode="tozero")
     return figure
+
+
+def _slots(point: Mapping[str, float]) -> str:
+    """The losses of a student's slots, in words; nothing of another model."""
+    losses = [point[name] for n in range(1, len(point)) if (name := f"loss_{n}") in point]
+    return f" (by slot {' / '.join(f'{loss:.2f}' for loss in losses)})" if losses else ""
 
 
 def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light", blind: float | None = None) -> go.Figure:

@@ -32,7 +32,8 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
 
     Args:
         model: Trained in place; in the end it holds the weights to keep (their running mean with `config.ema`).
-        loss_of: The loss of a step number on some rows of its batch; all its randomness is keyed by that number.
+        loss_of: The loss of a step number on some rows of its batch, one number or one a slot, whose mean is learned;
+            all its randomness is keyed by that number.
         config: The stage's settings.
         folder: State and curve; a state of other settings is refused.
 
@@ -67,10 +68,11 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
         parameters = [p for p in model.parameters() if p.grad is not None]
         processes.average([value, *(p.grad for p in parameters if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(parameters, config.clip)
-        if not torch.isfinite(value + norm):
+        mean_loss = value.mean()
+        if not torch.isfinite(mean_loss + norm):
             raise KfError(
-                f"The loss is {value.item()} and the gradient's norm {norm.item()} at step {step}; the last good state"
-                " is kept.",
+                f"The loss is {mean_loss.item()} and the gradient's norm {norm.item()} at step {step};"
+                " the last good state is kept.",
                 "finite numbers",
                 f"again after removing {folder}, with a lower lr in the recipe",
             )
@@ -95,9 +97,9 @@ def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[sli
     losses = []
     for rows in parts:
         loss = loss_of(step, rows) / len(parts)
-        loss.backward()
+        loss.mean().backward()
         losses.append(loss.detach())
-    return torch.stack(losses).sum()
+    return torch.stack(losses).sum(dim=0)
 
 
 def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:
@@ -171,13 +173,15 @@ class _Curve:
         """Takes a step's loss; returns what the progress bar shows."""
         self.recent.append(loss)
         if (step + 1) % CURVE_EVERY == 0:
-            mean = torch.stack(self.recent).mean().item()
+            losses = torch.stack(self.recent).mean(dim=0)
+            mean, slots = losses.mean().item(), losses.tolist() if losses.ndim else []
             rate = self.tokens * len(self.recent) / (time.monotonic() - self.since)
-            point = {"step": step + 1, "loss": round(mean, 4), "tokens_per_second": round(rate)}
+            by_slot = {f"loss_{n}": round(loss, 4) for n, loss in enumerate(slots, 1)}
+            point = {"step": step + 1, "loss": round(mean, 4), **by_slot, "tokens_per_second": round(rate)}
             self.points.append(point)
             self._write()
             if self.trackio is not None:
-                self.trackio.log({"loss": mean, "tokens_per_second": rate}, step=step + 1)
+                self.trackio.log({name: value for name, value in point.items() if name != "step"}, step=step + 1)
             self.recent, self.since = [], time.monotonic()
             self.shown = {"loss": f"{mean:.3f}", "tok/s": f"{rate:,.0f}"}
         return self.shown

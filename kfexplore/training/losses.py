@@ -61,9 +61,10 @@ def student_loss(
     rows: slice = ALL,
     frozen: Student | None = None,
 ) -> Tensor:
-    """Cross-entropy of the tokens that belong to the noise, nats a slot.
+    """Cross-entropy of the tokens that belong to the noise, nats, by slot (K,); its mean is what is learned.
 
-    The ideal is 0 for targets that the noise determines (exact, and self up to its teacher's mistakes).
+    The ideal is 0 for targets that the noise determines (exact, and self up to its teacher's mistakes). What
+    `context_loss` adds is added to every slot.
 
     Args:
         student: Trained.
@@ -103,7 +104,8 @@ def student_loss(
         cache = KVCache()
         hidden = student.run_blocks(student.vocab_embed(ids), cache, keep=ids.shape[1])
         logits = student.group_logits(ids, u, ends, tau, cache=cache, causal=config.causal)
-        loss = F.cross_entropy(logits.flatten(0, 2), targets.flatten())
+        surprise = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
+        loss = surprise.view(-1, config.block).mean(dim=0)
         if config.context_loss:
             own_law = student.output_layer(hidden).transpose(1, 2)
             with torch.autocast(ids.device.type, enabled=False), torch.no_grad():

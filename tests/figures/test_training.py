@@ -9,7 +9,7 @@ CURVES = {
         {"step": 50, "loss": 5.0, "tokens_per_second": 900},
         {"step": 100, "loss": 4.25, "tokens_per_second": 1},
     ],
-    "student1": [{"step": 50, "loss": 3.125, "tokens_per_second": 2}],
+    "student1": [{"step": 50, "loss": 3.125, "loss_1": 2.25, "loss_2": 4.0, "tokens_per_second": 2}],
     "masked": [],
 }
 
@@ -21,6 +21,8 @@ def test_a_line_a_stage_that_has_begun() -> None:
     assert list(figure.data[0].y) == [5.0, 4.25]
     assert figure.data[1].mode == "markers"  # a line of one point would not be seen
     assert "teacher 4.25, student1 3.12 nats" in figure.layout.title.text.replace("<br>", " ")
+    assert list(figure.data[1].customdata[0]) == [" (by slot 2.25 / 4.00)", 2]
+    assert figure.data[0].customdata[0][0] == ""
     assert figure.data[0].line.color != figure.data[1].line.color
 
 
