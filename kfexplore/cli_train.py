@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 train = typer.Typer(help="Train a pair by a recipe.", no_args_is_help=True)
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="tales-cpu, tales-gpu, owt, lm1b, or a .yaml file.")]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="tales-cpu, -gpu or -further, owt, lm1b, or a .yaml file.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run again, it goes on where it stopped.")]
 TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt files.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Hub dataset (needs the package datasets).")]

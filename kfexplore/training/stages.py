@@ -156,6 +156,8 @@ class Run:
         parts = {"teacher": self.teacher(), "student": self.students()}
         if self.recipe.masked is not None:
             parts["masked"] = self.masked()
+        elif self.start is not None and pair_parts(self.start).masked is not None:
+            parts["masked"] = self._further("masked")
         out = self.folder / "pair"
         if processes.rank() > 0:
             return out
@@ -168,10 +170,9 @@ class Run:
         return out
 
     def facts(self) -> dict[str, str]:
-        """How the pair was trained, for its model card: a line a stage."""
+        """How the pair was trained, for its model card: a line a stage, after those of the pair it began with."""
+        before = {} if self.start is None else dict(pair_parts(self.start).info.get("training", {}))
         found = {"recipe": self.recipe.name, "corpus": f"{self._data().tokens:,} tokens"}
-        if self.start is not None:
-            found["trained further from"] = f"the pair {self.start}, whose teacher was kept"
         for name, stage in self.recipe.stages().items():
             if not _finished(self.folder / name):
                 continue  # its weights are those of the pair that is trained further
@@ -181,7 +182,8 @@ class Run:
             curve = read_curve(self.folder / name)
             end = f", loss at the end {curve[-1]['loss']:.3f} nats" if curve else ""
             found[name] = f"{what}, {stage.optimizer}, {stage.precision}{end}"
-        return found
+        both = {name: f"{before[name]}; then {what}" for name, what in found.items() if name in before}
+        return before | found | both
 
     def curves(self) -> dict[str, list[dict[str, float]]]:
         """The loss of every stage so far, as points of `step`, `loss` and `tokens_per_second`.

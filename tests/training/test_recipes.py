@@ -13,6 +13,7 @@ import yaml
 from kfexplore.config import Recipe, TrainConfig, differences, from_dict
 from kfexplore.errors import KfError
 from kfexplore.models import build
+from kfexplore.pair import load_pair
 from kfexplore.training import recipes
 from kfexplore.training.recipes import load_recipe, names, with_steps
 
@@ -51,7 +52,7 @@ def written(folder: Path, values: Any) -> Path:
 
 
 def test_the_bundled_recipes_are_those_of_the_help() -> None:
-    assert names() == ["lm1b", "owt", "tales-cpu", "tales-gpu"]
+    assert names() == ["lm1b", "owt", "tales-cpu", "tales-further", "tales-gpu"]
     assert [load_recipe(name).name for name in names()] == names()
 
 
@@ -83,6 +84,13 @@ def test_sizes_of_the_bundled_pairs(name: str, blocks: list[int], least: float, 
         with torch.device("meta"):
             model = build(recipe.shape(kind, recipe.data.vocab_size + 1, recipe.data.vocab_size, block=4))
         assert least < sum(p.numel() for p in model.parameters()) < most
+
+
+def test_the_bundled_pair_can_be_trained_further() -> None:
+    recipe, pair = load_recipe("tales-further"), load_pair("tales")
+    for kind, model in (("teacher", pair.teacher), ("student", pair.student)):
+        shape = recipe.shape(kind, recipe.data.vocab_size + 1, recipe.data.vocab_size, model.config.block)
+        assert shape == model.config
 
 
 def test_recipes_and_books_are_packed_with_the_package() -> None:
@@ -119,7 +127,7 @@ def test_steps_of_a_trial_are_those_of_every_stage() -> None:
 def test_an_unknown_name_names_the_near_ones(name: str, near: str) -> None:
     with pytest.raises(KfError, match=f"no recipe '{name}'; did you mean .*{near}") as caught:
         load_recipe(name)
-    assert "lm1b, owt, tales-cpu, tales-gpu" in caught.value.valid
+    assert "lm1b, owt, tales-cpu, tales-further, tales-gpu" in caught.value.valid
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,10 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
         (other / f"{name}.txt").write_text("A quiet jury met in the fog. " * 9)
     again = load_pair(Run(changed, tmp_path / "texts of its own", start=first).pair(other))
     assert again.encode("owl") == whole.encode("owl")  # the tokenizer stays
-    assert "teacher" not in again.info["training"]
+    told, before = again.info["training"], whole.info["training"]
+    assert told["teacher"] == before["teacher"]
+    assert told["recipe"] == "small; then small"
+    assert told["student4"].startswith(f"{before['student4']}; then 2 steps")
     with pytest.raises(KfError, match="no longer has"):
         Run(dataclasses.replace(changed, students=RECIPE.students[:2]), tmp_path / "self", start=first).pair(texts)
     mixed = tmp_path / "mixed"
@@ -185,6 +188,19 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     with pytest.raises(KfError, match="not those of the pair") as caught:
         Run(changed, mixed, start=first).students()
     assert f"train data --recipe small --out {mixed} --from {first}" in caught.value.run
+
+
+def test_a_recipe_without_a_masked_model_leaves_the_one_that_is_there(
+    losses: Losses, texts: Path, tmp_path: Path
+) -> None:
+    first = Run(RECIPE, tmp_path / "first").pair(texts)
+    alone = dataclasses.replace(RECIPE, masked=None, cond_width=0)
+    again = load_pair(Run(alone, tmp_path / "further", start=first).pair(texts))
+    whole = load_pair(first)
+    assert losses.trained[-2:] == ["masked", "student4"]
+    for name, tensor in whole.masked.state_dict().items():
+        assert torch.equal(again.masked.state_dict()[name], tensor), name
+    assert again.info["training"]["masked"] == whole.info["training"]["masked"]
 
 
 def test_students_may_be_deeper_and_grow(losses: Losses, texts: Path, tmp_path: Path) -> None:
