@@ -26,7 +26,7 @@ from kfexplore.figures.laws import classes_figure, information_figure, passes_fi
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.exact import information_by_first, pair_law
 from kfexplore.laws.ranking import own_sentences
-from kfexplore.laws.study import study
+from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, SamplerError
 
@@ -99,7 +99,7 @@ def measure(
     """The document's results over contexts, and what they were worked out from; samplers on `studied` of them."""
     laws = [pair_law(pair, each) for each in tqdm(ids, desc="laws")]
     chosen = [ids[n] for n in np.linspace(0, len(ids) - 1, studied).astype(int)]
-    studies = [study(pair, each, k, blocks, seed) for each in tqdm(chosen, desc="samplers")]
+    studies = [finished(study_steps(pair, each, k, blocks, seed)) for each in tqdm(chosen, desc="samplers")]
     results = {
         "mutual_information": asdict(intervals.mean(np.array([law.mutual_information.value for law in laws]))),
         "quantiles": _quantiles([law.mutual_information.value for law in laws]),

@@ -57,11 +57,11 @@ def _context(
     device: str | None,
     as_json: bool,
 ) -> None:
-    from kfexplore.laws.study import study
+    from kfexplore.laws.study import finished, study_steps
     from kfexplore.pair import load_pair
 
     pair = load_pair(name, device=device)
-    measured = study(pair, read_context(pair, prompt, token_ids), k, blocks, seed, first)
+    measured = finished(study_steps(pair, read_context(pair, prompt, token_ids), k, blocks, seed, first))
     print(json.dumps({"pair": name, **measured.as_json()}, allow_nan=False) if as_json else _summary(measured))
 
 
@@ -85,7 +85,11 @@ def _summary(measured: ContextStudy) -> str:
             f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.value:>6.3f} {row.tv_expected:>9.3f}  "
             f"{row.p_value:>7.2g}  {row.impossible.value:>8.2%}"
         )
-    lines += ["", "TV: plug-in over the cells of the test; `exact law`: what the teacher's own blocks show on average."]
+    lines += [
+        "",
+        "TV: plug-in over cells of blocks and the teacher's rarest ones, a lower bound for more than two tokens;",
+        "`exact law`: what the teacher's own blocks show on average.",
+    ]
     return "\n".join([*lines, *measured.notes])
 
 

@@ -215,8 +215,9 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
         look,
         f"In one pass, perfect marginals still end {ideal.tv.value:.2f} from the teacher's law; its own blocks show "
         f"{rows[0].tv.value:.2f}",
-        "A mark: total variation distance over the cells of the test, with its 95 % limits. The dotted line is the "
-        "most that as many blocks of the exact law itself show on average. Marks are drawn slightly apart.",
+        "A mark: total variation distance over cells of blocks and the teacher's rarest ones, with its 95 % limits. "
+        "The dotted line is the most that as many blocks of the exact law itself show on average. Marks are drawn "
+        "slightly apart.",
     )
     figure.add_hline(floor, line={"color": look.muted, "dash": "dot", "width": 1})
     for n, row in enumerate(rows):

@@ -36,21 +36,8 @@ def silent(_share: float, _what: str) -> None:
     """Reports to nobody."""
 
 
-def study(
-    pair: Pair,
-    ids: list[int],
-    k: int = 2,
-    blocks: int = 4096,
-    seed: int = 0,
-    first: int | None = None,
-    report: Report = silent,
-) -> ContextStudy:
-    """What `study_steps` finds; `report` is told how far it is."""
-    return finished(study_steps(pair, ids, k, blocks, seed, first), report)
-
-
-def finished(steps: StudySteps, report: Report) -> ContextStudy:
-    """What a study finds, run to its end; `report` may end it by an error of its own."""
+def finished(steps: StudySteps, report: Report = silent) -> ContextStudy:
+    """What a study finds, run to its end; `report` is told how far it is, and may end it by an error of its own."""
     while True:
         try:
             told = next(steps)
@@ -69,6 +56,8 @@ def study_steps(
     first: int | None = None,
 ) -> StudySteps:
     """The exact law of the next two tokens, the total correlation of the next k, and what every sampler makes of them.
+
+    `finished(study_steps(...))` has it all at once.
 
     Args:
         pair: Teacher, and maybe student and masked model; samplers of those it has not are left out, which `notes`
@@ -101,7 +90,8 @@ def study_steps(
     means = slot_means(tree, k, reference, law)
     correlation = means.correlation()
     error = means.against(masked_marginals(pair.masked, ids, k)) if pair.masked else None
-    below, expected = goodness.impossible_below(law, k, goodness.log_probs(tree, law, reference))
+    own = goodness.log_probs(tree, law, reference)
+    tails = [goodness.rarest(law, k, own, share) for share in (goodness.RARE, goodness.UNUSUAL)]
     partitions: dict[int, goodness.Partition] = {}
     rows: list[SamplerLaw] = []
     samplers = block_samplers(pair, ids, k, tree, correlation.marginals)
@@ -117,7 +107,8 @@ def study_steps(
             goodness.judged(
                 drawn,
                 partitions[size],
-                goodness.log_probs(tree, law, drawn) < below,
+                goodness.log_probs(tree, law, drawn),
+                tails,
                 sampler=sampler.name,
                 nfe=sampler.nfe,
                 kl=_divergence(sampler, correlation, error),
@@ -131,8 +122,8 @@ def study_steps(
         correlation=correlation,
         error=error,
         samplers=rows,
-        impossible_below=below,
-        impossible_expected=expected,
+        impossible_below=tails[0].below,
+        impossible_expected=tails[0].share,
         seed=seed,
         notes=_notes(pair, law, known, blocks, rows),
         seconds=time.perf_counter() - started,

@@ -215,11 +215,12 @@ class SamplerLaw:
     p_value: float
     """Chance of such a G or a larger one under the teacher's own law; 1 where there is only one cell."""
     tv: Estimate
-    """Total variation distance over the cells. `value` is the plug-in of the N blocks, which is biased upwards: hold
-    it against `tv_expected`. The limits hold the true distance with 95 %: the lower from a set of cells that one half
-    of the blocks chooses and the other half counts, the upper from McDiarmid's inequality."""
+    """Total variation distance over unions of cells, with or without the blocks rarer than all but 0.1 % or 5 % of the
+    teacher's own: a lower bound on that of the whole laws. `value` is the plug-in of the N blocks, which is biased
+    upwards: hold it against `tv_expected`. The limits hold the distance over these sets with 95 %: the lower from a
+    set that one half of the blocks chooses and the other half counts, the upper from McDiarmid's inequality."""
     tv_expected: float
-    """What the plug-in is on average for the teacher's own blocks, of the same number."""
+    """What the plug-in over the cells alone is on average for the teacher's own blocks, of the same number."""
     impossible: Estimate
     """Share of blocks whose probability is below `ContextStudy.impossible_below`."""
     is_impossible: npt.NDArray[np.bool_]
@@ -316,7 +317,7 @@ class SamplerError:
     sampler: str
     nfe: int
     tv: Estimate
-    """Plug-in total variation distance over the cells, see `SamplerLaw.tv`; over contexts an interval of the mean."""
+    """Plug-in total variation distance, see `SamplerLaw.tv`; over contexts an interval of the mean."""
     tv_expected: float
     """What the teacher's own blocks show on average, of the same number."""
     kl: Estimate | None

@@ -190,7 +190,7 @@ class Api:
             entropy: of the block, in nats
             irreducible_tv: total variation distance (0 to 1) of the first two tokens' law from its marginals' product
             samplers: for each its forward passes a block, and how far its blocks are from the exact law
-            tv: that distance over cells of blocks, with 95 % limits; for k above 2 a lower bound, see impossible
+            tv: that distance over cells of blocks and the rarest ones, with 95 % limits; for k above 2 a lower bound
             tv_by_chance: what as many blocks of the teacher itself show on average
             p_value: of a G-test
             kl: from teacher to sampler in nats, where it is known

@@ -66,15 +66,15 @@ def number(what: str, value: object) -> float:
     raise KfError(f"{what} is {'empty' if value is None else repr(value)}.", "a number")
 
 
-def whole(what: str, value: object) -> int:
+def whole(what: str, value: object, least: int = 0) -> int:
     """What a field of whole numbers holds.
 
     Raises:
-        KfError: no whole number.
+        KfError: no whole number, or less than `least`.
     """
     found = number(what, value)
-    if found != int(found):
-        raise KfError(f"{what} is {value}.", "a whole number")
+    if found != int(found) or found < least:
+        raise KfError(f"{what} is {value}.", f"a whole number, {least} or more")
     return int(found)
 
 

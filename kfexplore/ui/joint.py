@@ -39,12 +39,12 @@ BLOCKS: Final = (512, 1024, 4096)
 SAMPLES_SHOWN: Final = 8
 """Blocks written out for each sampler."""
 END_SHOWN: Final = 40
-"""Characters of a ranked context."""
+"""Characters of a context."""
 EMPTY: Final = '{"data": [], "layout": {"height": 340, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
 """A figure before the first answer."""
 NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
 WITHIN_CELLS: Final = """for more than two tokens most cells are blocks with one beginning, and what is wrong inside
-them does not show, so it is a lower bound, and the last column may say more; """
+them shows only where it is so rare, so this is a lower bound; """
 CALLED_OFF: Final = "<p>Nothing is being drawn. Below is what was there before.</p>"
 COUNT: Final = 3 + 2 * (len(PANELS) + 2)
 """Parts below the status, and itself: text is HTML, figures are JSON."""
@@ -75,11 +75,13 @@ def build_joint_tab(
                     elem_id="joint-blocks",
                     scale=3,
                 )
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="joint-seed", min_width=90)
+                seed = gr.Number(0, label="Seed", elem_id="joint-seed", min_width=90)
                 go = gr.Button(
                     "Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go", elem_classes="kf-beside"
                 )
                 stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel", elem_classes="kf-beside")
+            stored = stored_contexts()
+            ranked = _contexts(stored) if stored else None
             status = told(boxed(NOT_YET), elem_id="joint-status")
             shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
             with gr.Row():
@@ -89,8 +91,6 @@ def build_joint_tab(
             for name, height in (("surprise", 240), ("counts", 380)):
                 shown += [html(""), plot(EMPTY, min_height=height, elem_id=f"joint-{name}")]
             shown.append(html("", elem_id="joint-samplers"))
-            stored = stored_contexts()
-            ranked = _contexts(stored) if stored else None
         with gr.Tab("Toy laws", id="toys"):
             build_toy_tab()
     is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
@@ -153,7 +153,7 @@ class Studies:
         most = self._explorer.limits.run_seconds
         stop = self._stops.put(request.session_hash, Stop(most, self._clock))
         try:
-            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed or 0)
+            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
             measured, models, note = self._explorer.study(pair, prompt, *sizes, report, stop)
         except KfError as error:
             return [failed(error), *[gr.skip()] * (COUNT - 1)]
@@ -206,10 +206,19 @@ def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "l
         parts += [heading(*words), figure]
     return [
         _status(measured, note),
-        boxed(f"<h2>{found}.</h2>"),
+        boxed(f'<h2>{found}.</h2><p class="kf-prose-reading">{_asked(measured, models)}</p>'),
         *parts,
         _samplers(measured, text, theme),
     ]
+
+
+def _asked(measured: ContextStudy, models: Pair) -> str:
+    """What is shown is of which tokens; it stays when another study runs or fails."""
+    ids = measured.law.context.tolist()
+    if not models.tokenizer:
+        return f"Everything below: K = {measured.k} tokens after {len(ids)} token ids that end with {ids[-1]}."
+    end = markup.escape(_end("".join(models.texts(ids))))
+    return f"Everything below: K = {measured.k} tokens after “{end}”."
 
 
 def _status(measured: ContextStudy, note: str) -> str:
@@ -243,8 +252,8 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
     table = (
         scrolling(f"<table><tr>{head}</tr>{rows}</table>", "Every sampler against the teacher")
         + '<p class="kf-prose-reading">'
-        "TV: total variation distance of the blocks from the teacher's law over the cells of "
-        "the test, with limits that hold the sampler's own; "
+        "TV: total variation distance of the blocks from the teacher's law over the cells of the test and the blocks "
+        "rarer than one in 20, or in 1,000, of the teacher's own, with limits that hold the sampler's; "
         f"{WITHIN_CELLS if measured.k > 2 else ''}chance: what as many blocks of the teacher itself show "
         "on average, so a value near it is no evidence of error; p: of the G-test. KL: of the teacher from the "
         "sampler's law, where that is known (of perfect marginals for the ideal MDLM). ✕: share of blocks that are all "
@@ -285,13 +294,17 @@ def _block(row: SamplerLaw, n: int, text: Callable[[int], str], theme: Theme) ->
     return f'<p class="kf-prose-block">{chips}{" ✕" if row.is_impossible[n] else ""}</p>'
 
 
+def _end(text: str) -> str:
+    return text if len(text) <= END_SHOWN else f"…{text[-END_SHOWN:].lstrip()}"
+
+
 def _contexts(stored: list[RankedContext]) -> gr.Dataset:
     """Contexts where the product errs most, to be tried."""
     return gr.Dataset(
         components=[gr.Textbox(visible=False)],
-        samples=[[f"{c.mutual_information:.2f} nats: …{c.text[-END_SHOWN:]}"] for c in stored],
+        samples=[[f"{c.mutual_information:.2f} nats: {_end(c.text)}"] for c in stored],
         label="Find me a context where it matters: sentences of ours, ranked by what the next two tokens share (tales)",
         type="index",
-        samples_per_page=12,
+        samples_per_page=4,
         elem_id="joint-contexts",
     )

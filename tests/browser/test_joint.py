@@ -62,8 +62,12 @@ def test_more_tokens_and_another_seed_are_drawn_anew(page: Page, app_url: str) -
 def test_a_ranked_context_becomes_the_prompt(page: Page, app_url: str, pair: Pair) -> None:
     opened(page, app_url)
     expect_law_of(page, pair, EXAMPLES[0])
-    best = stored_contexts()[0]
-    page.locator("#joint-contexts").get_by_text(re.compile(re.escape(best.text[-20:]))).first.click()
+    best, contexts = stored_contexts()[0], page.locator("#joint-contexts")
+    (offered, told) = (part.bounding_box() for part in (contexts, page.locator(STATUS)))
+    assert offered is not None
+    assert told is not None
+    assert offered["y"] + offered["height"] <= told["y"] < 1000  # all of it on the first screen
+    contexts.get_by_text(re.compile(re.escape(best.text[-20:]))).first.click()
     expect(page.locator("#prompt textarea")).to_have_value(best.text)
     expect_law_of(page, pair, best.text)
 
@@ -75,6 +79,14 @@ def test_a_mistake_leaves_what_was_shown(page: Page, app_url: str, pair: Pair) -
     page.locator("#joint-go").click()
     expect(page.locator(STATUS)).to_contain_text("Valid:")
     expect(page.locator(f"{SAMPLERS} table")).to_contain_text("teacher")
+    expect(page.locator("#joint-head")).to_contain_text(f"K = 2 tokens after “{EXAMPLES[0]}”")
+    page.locator("#prompt textarea").fill("The king")
+    for seed in ("-1", "1.5"):
+        page.locator("#joint-seed input").fill(seed)
+        page.locator("#joint-go").click()
+        expect(page.locator(STATUS)).to_contain_text(f"The seed is {seed}.")
+        expect(page.locator(STATUS)).to_contain_text("Valid: a whole number, 0 or more")
+    expect(page.locator(".toast-body")).to_have_count(0)
 
 
 def test_a_toy_law_follows_its_slider(page: Page, app_url: str) -> None:

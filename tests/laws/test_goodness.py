@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom, kstest, multinomial
+from torch import Tensor
 
 from kfexplore.errors import KfError
 from kfexplore.laws import goodness
 from kfexplore.laws.exact import TeacherTree, law_from, pair_law
 from kfexplore.laws.goodness import (
     EXPECTED,
+    RARE,
+    UNUSUAL,
     Partition,
+    Tail,
     expected_tv,
     g_test,
-    impossible_below,
     log_probs,
     pair_partition,
     partition,
+    rarest,
     tree_partition,
     tv_interval,
 )
 from kfexplore.laws.samplers import product_blocks, teacher_blocks
+from kfexplore.results import Floats, Ints
 
 from .brute import IDS, ROWS, block_law, product, tiny
 
@@ -104,7 +111,7 @@ def test_limits_hold_the_true_distance(strength: float) -> None:
     law, far = (0.9 * each + 0.1 / 40 for each in (law, far))
     own = (1 - strength) * law + strength * far
     true = np.abs(own - law).sum() / 2
-    found = [tv_interval(rng.choice(40, size, p=own), law) for _ in range(RUNS)]
+    found = [tv_interval(rng.choice(40, size, p=own), law, np.zeros(size)) for _ in range(RUNS)]
     assert sum(f.low <= true for f in found) >= binom.ppf(1e-3, RUNS, 0.975)
     assert sum(f.high >= true for f in found) >= binom.ppf(1e-3, RUNS, 0.975)
     plain = np.array([f.value for f in found])
@@ -115,16 +122,77 @@ def test_limits_hold_the_true_distance(strength: float) -> None:
         assert all(f.low > true - 0.15 for f in found)
 
 
+class Written(TeacherTree):
+    """The tree of a law of three tokens (V, V, V) that is written down."""
+
+    def __init__(self, law: Floats) -> None:
+        self.law = law
+
+    def after(self, prefixes: Ints, every: bool = False) -> Iterator[tuple[slice, Tensor]]:  # noqa: ARG002
+        laws = np.stack([self.law[tuple(start)].reshape(len(self.law), -1).sum(axis=1) for start in prefixes])
+        yield slice(None), torch.from_numpy(laws / laws.sum(axis=1, keepdims=True))
+
+
+def follows(rows: int = 12) -> Floats:
+    """A law of three tokens: nearly always each is followed by one of two."""
+    next_one = np.full((rows, rows), 5e-4 / rows)
+    for token in range(rows):
+        next_one[token, [(token + 1) % rows, (token + 2) % rows]] += np.array([0.6, 0.4]) * (1 - 5e-4)
+    first = np.arange(1, rows + 1) / np.arange(1, rows + 1).sum()
+    return first[:, None, None] * next_one[:, :, None] * next_one
+
+
+def test_distance_of_a_case_worked_out_by_hand() -> None:
+    cells, known = np.array([0] * 6 + [1] * 4), np.array([-9.0] * 4 + [-1.0] * 6)
+
+    def distance(*shares: float) -> float:
+        return tv_interval(cells, np.array([0.5, 0.5]), known, [Tail(-2, s, s) for s in shares]).value
+
+    assert distance() == pytest.approx(0.1)  # 0.6 - 0.5
+    assert distance(0.1) == pytest.approx(0.3)  # 0.4 - 0.1; what is left of the cells, 0.2 and 0.4, is no excess
+    assert distance(0.35) == pytest.approx(0.1)  # 0.4 - 0.35 is less than the cells alone have
+    assert distance(0.35, 0.1) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("sampler", ["the teacher", "its slots apart", "any block", "a tenth of any block"])
+def test_what_is_rare_inside_cells_is_in_the_distance(sampler: str) -> None:
+    rng, size, law = np.random.default_rng(5), 200, follows()
+    apart, anything = product(law), np.full(law.shape, 1 / law.size)
+    own = {"the teacher": law, "its slots apart": apart, "any block": anything}.get(sampler, 0.9 * law + 0.1 * anything)
+    parts = tree_partition(Written(law), 3, size)
+    cells, cell = parts.cells.probability, parts.index(np.array(list(np.ndindex(law.shape))))
+    known = np.log(law.ravel())
+    reference = rng.choice(known, 4096, p=law.ravel())
+    tails = [rarest(LAW, 3, reference, share) for share in (RARE, UNUSUAL)]
+    runs = rng.choice(law.size, (RUNS, size), p=own.ravel())
+    found = [tv_interval(cell[run], cells, known[run], tails) for run in runs]
+    plain = [tv_interval(cell[run], cells, known[run]) for run in runs]
+    values, before = (np.array([each.value for each in some]) for some in (found, plain))
+    true = np.abs(own - law).sum() / 2  # every block is enumerated
+    assert (values >= before).all()
+    assert all(0 <= f.low <= f.value <= f.high <= 1 for f in found)
+    assert sum(f.low <= true for f in found) >= binom.ppf(1e-3, RUNS, 0.975)
+    if sampler == "the teacher":
+        chance, noise = expected_tv(cells, size), 4 * values.std() / RUNS**0.5
+        assert chance - noise < values.mean() < chance + RARE + noise
+    if sampler in ("its slots apart", "any block"):
+        assert before.mean() < true - 0.2
+        assert abs(values.mean() - true) < 0.1
+        assert np.mean([f.low for f in found]) > before.mean()
+
+
 def test_all_but_impossible_is_one_in_a_thousand_of_the_teacher_s_own() -> None:
     whole = block_law(PAIR.teacher, IDS, 2)
-    below, share = impossible_below(LAW, 2, np.empty(0))
-    assert share <= 1e-3
+    found = rarest(LAW, 2, np.empty(0), RARE)
+    below, share = found.below, found.share
+    assert share == found.most <= 1e-3
     assert whole[whole < np.exp(below) * (1 - 1e-4)].sum() == pytest.approx(share, abs=1e-6)
     next_one = whole[whole >= np.exp(below) * (1 - 1e-4)].min()
     assert share + next_one > 1e-3
     own = TREE.log_probs(teacher_blocks(PAIR, IDS, 3, 5, range(4000), tree=TREE))
-    below, share = impossible_below(LAW, 3, own)
-    assert (own < below).mean() <= share == 1e-3
+    found = rarest(LAW, 3, own, RARE)
+    below = found.below
+    assert (own < below).mean() <= found.share == 1e-3 < found.most
     three = block_law(PAIR.teacher, IDS, 3)
     assert three[three < np.exp(below) * (1 - 1e-4)].sum() < 3e-3
 

@@ -9,7 +9,7 @@ import pytest
 
 from kfexplore.errors import KfError
 from kfexplore.laws import study as module
-from kfexplore.laws.study import study
+from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair
 
 from .brute import IDS, MASK, block_law, divergence, product, slot_laws, tiny
@@ -17,7 +17,7 @@ from .brute import IDS, MASK, block_law, divergence, product, slot_laws, tiny
 
 def test_two_tokens_are_exact_throughout() -> None:
     pair = tiny(with_masked=True)
-    found = study(pair, IDS, blocks=2000, seed=3)
+    found = finished(study_steps(pair, IDS, blocks=2000, seed=3))
     whole = block_law(pair.teacher, IDS, 2)
     assert pair.masked is not None
     wrong = slot_laws(pair.masked, IDS, (MASK, MASK))
@@ -52,7 +52,7 @@ def test_two_tokens_are_exact_throughout() -> None:
 
 def test_a_teacher_alone_has_its_law_and_the_product_of_its_marginals() -> None:
     whole = tiny(with_masked=False)
-    found, both = (study(pair, IDS, 3, blocks=500) for pair in (Pair(whole.teacher), whole))
+    found, both = (finished(study_steps(pair, IDS, 3, blocks=500)) for pair in (Pair(whole.teacher), whole))
     kept = [row for row in both.samplers if row.sampler != "student"]
     assert [(row.sampler, row.counts.tolist()) for row in found.samplers] == [
         (row.sampler, row.counts.tolist()) for row in kept
@@ -67,7 +67,7 @@ def test_a_teacher_alone_has_its_law_and_the_product_of_its_marginals() -> None:
 def test_longer_blocks_are_measured_on_the_teacher_s_own(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kfexplore.laws.samplers.LARGEST_WORK", 1e6)
     pair = tiny(with_masked=True)
-    found = study(pair, IDS, k, blocks=1000)
+    found = finished(study_steps(pair, IDS, k, blocks=1000))
     whole = block_law(pair.teacher, IDS, k)
     true = divergence(whole, product(whole))
     assert abs(found.correlation.total.value - true) < 1.6 * found.correlation.total.half
@@ -83,7 +83,7 @@ def test_longer_blocks_are_measured_on_the_teacher_s_own(k: int, monkeypatch: py
 
 
 def test_json_is_plain_and_has_the_promised_keys() -> None:
-    found = study(tiny(), IDS, blocks=200, first=3)
+    found = finished(study_steps(tiny(), IDS, blocks=200, first=3))
     values = json.loads(json.dumps(found.as_json(), allow_nan=False))
     assert values["mutual_information"] == found.law.mutual_information.value
     assert values["tv_product"] == found.law.tv_product.value
@@ -99,7 +99,7 @@ def test_json_is_plain_and_has_the_promised_keys() -> None:
 
 def test_seeds_give_other_blocks_and_the_same_law() -> None:
     pair = tiny()
-    one, same, two = (study(pair, IDS, blocks=200, seed=seed) for seed in (0, 0, 1))
+    one, same, two = (finished(study_steps(pair, IDS, blocks=200, seed=seed)) for seed in (0, 0, 1))
     assert (one.samplers[0].blocks == same.samplers[0].blocks).all()
     assert (one.samplers[0].blocks != two.samplers[0].blocks).any()
     assert one.law.mutual_information == two.law.mutual_information
@@ -120,12 +120,14 @@ def test_seeds_give_other_blocks_and_the_same_law() -> None:
 def test_bad_input_is_a_clear_error(changes: dict[str, object], words: str) -> None:
     pair: Pair = tiny()
     with pytest.raises(KfError, match=words):
-        study(pair, **{"ids": IDS, **changes})  # type: ignore[arg-type]
+        finished(study_steps(pair, **{"ids": IDS, **changes}))  # type: ignore[arg-type]
 
 
 def test_progress_rises_and_names_every_sampler() -> None:
     told: list[tuple[float, str]] = []
-    found = study(tiny(with_masked=True), IDS, k=3, blocks=100, report=lambda share, what: told.append((share, what)))
+    found = finished(
+        study_steps(tiny(with_masked=True), IDS, k=3, blocks=100), report=lambda share, what: told.append((share, what))
+    )
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
     assert 0 == shares[0] <= shares[-1] < 1

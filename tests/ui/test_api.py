@@ -26,7 +26,7 @@ from mcp.client.streamable_http import streamable_http_client
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order
-from kfexplore.laws.study import study
+from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair
 from kfexplore.ui import api
 from kfexplore.ui.api import Api, Refused
@@ -169,7 +169,7 @@ def test_a_prompt_too_long_says_what_was_read(client: Client, pair: Pair) -> Non
 
 def test_laws_is_the_study(client: Client, pair: Pair) -> None:
     answer = client.predict(prompt=PROMPT, blocks=400, seed=3, pair="small", api_name="/laws")
-    found = study(pair, pair.encode(PROMPT)[0], 2, 400, 3)
+    found = finished(study_steps(pair, pair.encode(PROMPT)[0], 2, 400, 3))
     told = found.as_json()
     assert answer["total_correlation"] == told["total_correlation"]
     assert (answer["entropy"], answer["k"], answer["notes"]) == (told["entropy"], 2, found.notes)

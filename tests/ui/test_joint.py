@@ -47,6 +47,17 @@ def test_the_answer_is_that_of_the_study(explorer: Explorer, k: int) -> None:
     assert parts[-1].count("✕") == 3 + sum(row.is_impossible[:8].sum() for row in measured.samplers)
 
 
+def test_the_headline_says_what_everything_below_is_of(
+    pair: Pair, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Everything below: K = 3 tokens after “abc”." in plain(asked(explorer, k=3)[1])
+    measured = explorer.study("small", "a b c", 2, 512, 0)[0]
+    without = show(measured, dataclasses.replace(pair, tokenizer=None))[1]
+    assert f"K = 2 tokens after {len(measured.law.context)} token ids" in without
+    monkeypatch.setattr(Pair, "texts", lambda _, ids: ["far away, " * 4 + "<b>" for _ in ids])
+    assert f"after “…away, {'far away, ' * 3}&lt;b&gt;”." in show(measured, pair)[1]
+
+
 def test_tokens_are_escaped(pair: Pair, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     measured, _, _ = explorer.study("small", "a b c", 2, 512, 0)
     monkeypatch.setattr(Pair, "texts", lambda _, ids: ["<b>&" for _ in ids])
@@ -70,7 +81,9 @@ def test_a_closed_tab_asks_nothing(explorer: Explorer, monkeypatch: pytest.Monke
         ({"blocks": 8192}, "8,192 blocks were asked for"),
         ({"blocks": None}, "blocks is empty"),
         ({"k": 2.5}, "K is 2.5"),
-        ({"seed": -1}, "seed"),
+        ({"seed": -1}, "The seed is -1."),
+        ({"seed": 1.5}, "a whole number, 0 or more"),
+        ({"seed": None}, "The seed is empty"),
         ({"seed": 10**400}, "seed"),
     ],
 )

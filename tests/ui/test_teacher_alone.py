@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers import written_pair
 
-from kfexplore.laws.study import study
+from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair
 from kfexplore.ui.app import fresh_first_payload
 from kfexplore.ui.explorer import Explorer
@@ -75,6 +75,6 @@ def test_ar_is_written_and_raced_alone(explorer: Explorer) -> None:
 
 
 def test_the_study_is_shown_without_the_student(alone: Pair) -> None:
-    shown = show(study(alone, alone.encode(PROMPT)[0], blocks=200), alone)
+    shown = show(finished(study_steps(alone, alone.encode(PROMPT)[0], blocks=200)), alone)
     assert "This pair has no student: its samplers are left out." in shown[0]
     assert "<b>student</b>" not in shown[-1]
