@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tqdm import tqdm
 
 from kfexplore.cli_options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
 from kfexplore.decoders import DECODERS
@@ -39,9 +40,10 @@ def bench_scrub_command(
     if size and (pair or page):
         raise KfError("Random weights are timed without a pair or page.", "--size alone, or --pair with --page")
     chosen = random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
-    result = bench_scrub(chosen, context, repeats, tables=size is None)
+    _say(SCRUB_HEAD)
+    result = bench_scrub(chosen, context, repeats, tables=size is None, report=_tell_scrub)
     if page:
-        result["rows"] += bench_page(pair or "tales", device or "cpu")
+        result["rows"] += bench_page(pair or "tales", device or "cpu", report=_tell_scrub)
     _publish(result, json_file)
 
 
@@ -59,7 +61,8 @@ def bench_train_command(
 
     chosen = load_recipe(recipe)
     teacher, student = (chosen.shape(kind, vocab_size, vocab_size - 1) for kind in ("teacher", "student"))
-    _publish(bench_train(teacher, student, chosen.students[-1], repeats, device), json_file)
+    _say(TRAIN_HEAD)
+    _publish(bench_train(teacher, student, chosen.students[-1], repeats, device, report=_tell_train), json_file)
 
 
 @bench.command("throughput")
@@ -111,7 +114,7 @@ def bench_throughput_command(
     else:
         ids = chosen.encode(prompt)[0] if chosen.tokenizer is not None else None
         eos = end_of_text(chosen.tokenizer) if chosen.tokenizer is not None else None
-        print(HEAD, file=sys.stderr)
+        _say(HEAD)
         settle = False if size else None  # a law of random weights is flat: everything would be near an edge
         result = bench_throughput(networks, settings, name, ids, eos, settle, _tell)
         if all(row["error"] for row in result["rows"]):
@@ -144,40 +147,64 @@ def bench_load_command(
     _publish({**result, "limits": None if url else dataclasses.asdict(limits)}, json_file)
 
 
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
+
+
+SCRUB_HEAD = f"{'what':<14}{'steps':>6}{'median ms':>12}{'least':>12}{'largest':>12}{'p95':>12}"
+
+
+def _tell_scrub(row: dict[str, Any]) -> None:
+    times = [1e3 * row[name] if name in row else None for name in ("seconds", "least", "largest")]
+    times[0] = row.get("p50_ms", times[0])  # of the page's moves
+    cells = "".join(f"{'' if time is None else f'{time:,.2f}':>12}" for time in (*times, row.get("p95_ms")))
+    _say(f"{row['what']:<14}{row.get('resolution', ''):>6}{cells}".rstrip())
+
+
+TRAIN_HEAD = f"{'model':<9}{'k':>3}{'ms/step':>10}{'tokens/s':>10}{'/teacher':>10}{'of peak':>9}"
+
+
+def _tell_train(row: dict[str, Any]) -> None:
+    _say(
+        f"{row['model']:<9}{row['k'] or '':>3}{row['ms_per_step']:>10.1f}{row['tokens_per_second']:>10,.0f}"
+        f"{row['relative']:>10.2f}{row['share_of_peak']:>9.0%}"
+    )
+
+
 HEAD = (
-    f"{'decoder':<9}{'batch':>6}{'k':>3}{'passes':>8}{'ms/pass':>9}{'tokens/s':>10}{'over ar':>9}"
-    f"{'allowed':>9}{'GB/s':>7}{'GFLOP/s':>9}"
+    f"{'decoder':<9}{'batch':>6}{'k':>3}{'passes':>8}{'ms/pass':>9}{'tokens/s':>10}{'GB/s':>7}{'GFLOP/s':>9}"
+    f"{'at limit':>10}  over ar"
 )
+"""At limit: over ar if both ran at the device's limit, a model of bytes and FLOPs."""
 
 
 def _tell(progress: Progress) -> None:
+    from kfexplore.figures.timing_words import over_ar
+
     row = progress.row
     if row is None:
         return
     if row.error or row.seconds is None:
-        print(f"{row.decoder:<9}{row.batch:>6}{row.k:>3}  {row.error}", file=sys.stderr)
+        _say(f"{row.decoder:<9}{row.batch:>6}{row.k:>3}  {row.error}")
         return
-    over, allowed = (f"{x:.2f}" if x else "" for x in (row.speedup and row.speedup.value, row.roofline_speedup))
+    limit = f"{row.roofline_speedup:.2f}" if row.roofline_speedup else ""
     moved, done = (row.bytes_per_second or 0) / 1e9, (row.flops_per_second or 0) / 1e9
-    print(
+    _say(
         f"{row.decoder:<9}{row.batch:>6}{row.k:>3}{row.nfe:>8}{row.ms_per_step:>9.2f}{row.tokens_per_second:>10,.0f}"
-        f"{over:>9}{allowed:>9}{moved:>7.1f}{done:>9.0f}",
-        file=sys.stderr,
-        flush=True,
+        f"{moved:>7.1f}{done:>9.0f}{limit:>10}  {over_ar(row)}".rstrip()
     )
 
 
 def _tell_roofline(limits: dict[str, float], gains: list[dict[str, Any]]) -> None:
-    print(
-        f"this device: {limits['bytes_per_second'] / 1e9:.1f} GB/s, {limits['flops_per_second'] / 1e9:.0f} GFLOP/s\n"
-        f"{'batch':>6}{'k':>4}{'ar ms':>9}{'pflm ms':>9}{'gain':>7}  pflm bound by",
-        file=sys.stderr,
+    _say(
+        f"if both ran at this device's limit, {limits['bytes_per_second'] / 1e9:.1f} GB/s and "
+        f"{limits['flops_per_second'] / 1e9:.0f} GFLOP/s, by bytes and FLOPs counted:\n"
+        f"{'batch':>6}{'k':>4}{'ar ms':>9}{'pflm ms':>9}{'gain':>7}  pflm bound by"
     )
     for gain in gains:
-        print(
+        _say(
             f"{gain['batch']:>6}{gain['k']:>4}{gain['ar_ms']:>9.2f}{gain['pflm_ms']:>9.2f}{gain['speedup']:>7.2f}  "
-            f"{gain['bound']}",
-            file=sys.stderr,
+            f"{gain['bound']}"
         )
 
 

@@ -15,7 +15,7 @@ from torch.distributed.run import get_args_parser
 from typer.main import get_command
 
 from kfexplore import cli
-from kfexplore.laws.study import study
+from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import load_pair
 
 
@@ -149,7 +149,7 @@ def test_laws_for_people_have_a_line_a_split(shell: Shell) -> None:
 def test_laws_of_a_context_are_those_of_its_study(shell: Shell) -> None:
     result = shell.json("laws --pair FOLDER --prompt 'The old owl' --blocks 200 --seed 3 --first 20")
     pair = load_pair(shell.folder)
-    expected = study(pair, pair.encode("The old owl")[0], blocks=200, seed=3, first=20).as_json()
+    expected = finished(study_steps(pair, pair.encode("The old owl")[0], blocks=200, seed=3, first=20)).as_json()
     assert result["pair"] == str(shell.folder)
     assert {key: result[key] for key in expected if key not in ("samplers", "seconds")} == {
         key: value for key, value in expected.items() if key not in ("samplers", "seconds")

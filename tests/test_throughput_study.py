@@ -87,7 +87,8 @@ def test_documents_tables_and_figures_are_written(
         rows = list(csv.DictReader(file))
     assert [(row["decoder"], row["error"]) for row in rows] == [("ar", ""), ("pflm", "")]
     assert float(rows[0]["seconds"]) > 0
-    assert float(rows[0]["speedup"]) == 1
+    assert rows[0]["speedup"] == ""
+    assert float(rows[1]["speedup"]) > 0
 
 
 def test_a_decoder_that_failed_has_its_row_in_the_table_too(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import importlib
 import shutil
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,19 @@ SLIDE = """async ([slot, u]) => {
 }"""
 
 
-def bench_page(pair: str = "tales", device: str = "cpu", moves: int = 150) -> list[dict[str, Any]]:
+def bench_page(
+    pair: str = "tales",
+    device: str = "cpu",
+    moves: int = 150,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> list[dict[str, Any]]:
     """Starts the app, opens it, drags.
 
     Args:
         pair: Name or folder.
         device: Where its models run.
         moves: Slider moves of each kind.
+        report: Takes each row as it comes in.
 
     Returns:
         Rows: app_ready and first_screen in seconds; `table` (one slider dragged at 60 a second), `server` (sliders
@@ -57,30 +64,32 @@ def bench_page(pair: str = "tales", device: str = "cpu", moves: int = 150) -> li
         playwright = importlib.import_module("playwright.sync_api")
     except ImportError:
         raise KfError("The page is timed in a browser.", "playwright", "pip install -r requirements-dev.txt") from None
-    with Child(pair, device) as app:
-        ready = app.start()
-        with playwright.sync_playwright() as engine:
-            browser = engine.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-            rows = _rows(browser.new_page(), app.url, moves)
-            browser.close()
-    return [{**row, "pair": pair} for row in ({"what": "app_ready", "seconds": ready}, *rows)]
+    rows = []
+    with Child(pair, device) as app, playwright.sync_playwright() as engine:
+        for row in _rows(app, engine, moves):
+            rows.append({**row, "pair": pair})
+            report(rows[-1])
+    return rows
 
 
-def _rows(page: Any, url: str, moves: int) -> list[dict[str, Any]]:
+def _rows(app: Child, engine: Any, moves: int) -> Iterator[dict[str, Any]]:
+    yield {"what": "app_ready", "seconds": app.start()}
+    browser = engine.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+    page = browser.new_page()
     started = time.perf_counter()
-    page.goto(url, wait_until="commit")
+    page.goto(app.url, wait_until="commit")
     page.wait_for_selector("[data-source] [data-id]")
-    rows: list[dict[str, Any]] = [{"what": "first_screen", "seconds": time.perf_counter() - started}]
+    yield {"what": "first_screen", "seconds": time.perf_counter() - started}
     page.wait_for_timeout(3000)  # the models load behind the first screen
     values = noise.uniform(0, range(moves), 0, 1)[:, 0]
     page.evaluate(SLIDE, [0, 0.5])
     page.wait_for_timeout(3000)
-    rows.append(_spread("table", [_slide(page, 0, u, pause=1000 / 60) for u in values]))
+    yield _spread("table", [_slide(page, 0, u, pause=1000 / 60) for u in values])
     page.wait_for_timeout(3000)
-    rows.append(_spread("server", [_slide(page, n % 2, u) for n, u in enumerate(values)]))
+    yield _spread("server", [_slide(page, n % 2, u) for n, u in enumerate(values)])
     page.wait_for_timeout(3000)
-    rows.append(_spread("server_busy", [_slide(page, n % 2, u, pause=130.0) for n, u in enumerate(values)]))
-    return rows
+    yield _spread("server_busy", [_slide(page, n % 2, u, pause=130.0) for n, u in enumerate(values)])
+    browser.close()
 
 
 def _slide(page: Any, slot: int, u: float, pause: float = 0.0) -> tuple[float, str]:

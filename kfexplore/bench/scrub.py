@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from kfexplore import noise
 from kfexplore.bench.setting import environment, timed
@@ -19,7 +20,13 @@ from kfexplore.pair import Pair
 Job = tuple[str, dict[str, Any], Callable[[], object]]
 
 
-def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: bool = True) -> dict[str, Any]:
+def bench_scrub(
+    pair: Pair,
+    context_length: int = 64,
+    repeats: int = 5,
+    tables: bool = True,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
     """Times what one person's dragging asks of the models, after one warm-up each.
 
     Args:
@@ -27,6 +34,7 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
         context_length: Tokens of the context, drawn at random.
         tables: Also sweeps and grids (minutes on a CPU at the published sizes); needs K of at least 2.
         repeats: Timed repeats; median, least and largest are reported.
+        report: Takes each row as it comes in.
 
     Returns:
         The document of `kfexplore bench scrub`: environment, and `rows` with every setting.
@@ -54,7 +62,12 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
     config = (pair.student or pair.teacher).config
     shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.slots}
     shape |= {"width": config.width, "depth": config.depth, "vocab_size": config.vocab_size}
-    rows = [_timed(name, {**shape, **settings}, job, repeats, pair.teacher.device) for name, settings, job in jobs]
+    rows = []
+    with tqdm(total=len(jobs) * (1 + repeats), unit="run", leave=False, disable=None) as bar:
+        for name, settings, job in jobs:
+            bar.set_description(name)
+            rows.append(_timed(name, {**shape, **settings}, job, repeats, pair.teacher.device, bar.update))
+            report(rows[-1])
     return {
         "bench": "scrub",
         **environment(pair.teacher.device),
@@ -63,8 +76,13 @@ def bench_scrub(pair: Pair, context_length: int = 64, repeats: int = 5, tables: 
 
 
 def _timed(
-    name: str, settings: dict[str, Any], job: Callable[[], object], repeats: int, place: torch.device
+    name: str,
+    settings: dict[str, Any],
+    job: Callable[[], object],
+    repeats: int,
+    place: torch.device,
+    ran: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    seconds = timed(job, repeats, place)
+    seconds = timed(job, repeats, place, ran=ran)
     spread = {"seconds": statistics.median(seconds), "least": min(seconds), "largest": max(seconds)}
     return {"what": name, **settings, "repeats": repeats, **spread}

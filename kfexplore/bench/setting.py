@@ -99,17 +99,33 @@ def in_dtype(model: AnyModel, dtype: torch.dtype) -> AnyModel:
     return model.eval().requires_grad_(False)
 
 
-def timed(job: Callable[[], object], repeats: int, place: torch.device, warm_ups: int = 1) -> list[float]:
-    """Seconds of each repeat, after some that are not counted; the device has finished when the clock stops."""
+def timed(
+    job: Callable[[], object],
+    repeats: int,
+    place: torch.device,
+    warm_ups: int = 1,
+    ran: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """Seconds of each repeat, after some that are not counted; the device has finished when the clock stops.
+
+    Args:
+        job: What is timed.
+        repeats: How often.
+        place: Where it works.
+        warm_ups: Runs before that.
+        ran: Told of every run, outside the clock.
+    """
     for _ in range(warm_ups):
         job()
-    synchronise(place)
+        synchronise(place)
+        ran()
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         job()
         synchronise(place)
         seconds.append(time.perf_counter() - start)
+        ran()
     return seconds
 
 

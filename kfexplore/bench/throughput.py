@@ -50,10 +50,12 @@ class RaceSettings:
         for decoder in self.decoders:
             find_decoder(decoder)
         if not self.decoders:
-            raise KfError("No decoder is named.", ", ".join(DECODERS))
-        for name, values in (("batch", self.batches), ("k", self.ks)):
-            if not values or min(values) < 1:
-                raise KfError(f"{name} is {','.join(map(str, values)) or 'empty'}.", "whole numbers of at least 1")
+            raise KfError("No decoder is chosen.", f"one or more of {', '.join(DECODERS)}")
+        for name, values in (("batch", self.batches), ("K", self.ks)):
+            if not values:
+                raise KfError(f"No {name} is chosen.", "whole numbers of at least 1")
+            if min(values) < 1:
+                raise KfError(f"{name} is {','.join(map(str, values))}.", "whole numbers of at least 1")
         for name in ("prompt", "new_tokens", "repeats"):
             if getattr(self, name) < 1:
                 raise KfError(f"{name} is {getattr(self, name)}.", "at least 1")
@@ -138,7 +140,7 @@ def race(
         if row.seconds is not None and row.least_ms is not None:
             if name == "ar":
                 fastest[batch] = row.seconds, row.least_ms * row.nfe
-            if batch in fastest:
+            elif batch in fastest:
                 row = _against(row, *fastest[batch])
         yield Progress((number + 1) * each, total, row)
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from kfexplore import noise
 from kfexplore.bench.setting import environment, measure_limits, timed
@@ -23,6 +24,7 @@ from kfexplore.training.loop import backward, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 
 SLOTS = (1, 2, 4, 8)
+WARM_UPS = 2
 
 
 def bench_train(
@@ -32,6 +34,7 @@ def bench_train(
     repeats: int = 5,
     device: str | None = None,
     slots: tuple[int, ...] = SLOTS,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Times whole steps on random weights and tokens: targets, both passes, optimizer.
 
@@ -42,6 +45,7 @@ def bench_train(
         repeats: Timed steps after a warm-up; median, least and largest are reported.
         device: cpu or cuda.
         slots: Blocks K that are timed.
+        report: Takes each row as it comes in.
 
     Returns:
         Environment, the device's measured peak of matrix products, and one row a stage: `ms_per_step`,
@@ -69,29 +73,32 @@ def bench_train(
         flops = 2 * (_multiplied(student) * own + _multiplied(frozen) * targets)
         jobs.append(("student", student, stage, loss, flops))
     rows: list[dict[str, Any]] = []
-    for name, model, stage, job, flops in jobs:
-        seconds = _steps(model, stage, job, repeats, place)
-        median = statistics.median(seconds)
-        rows.append(
-            {
-                "model": name,
-                "k": stage.block if name == "student" else None,
-                "depth": cast(Teacher | Student, model).config.depth,
-                "batch": stage.batch,
-                "context": stage.context,
-                "groups": stage.groups if name == "student" else None,
-                "optimizer": stage.optimizer,
-                "precision": stage.precision,
-                "repeats": repeats,
-                "ms_per_step": 1e3 * median,
-                "least_ms": 1e3 * min(seconds),
-                "largest_ms": 1e3 * max(seconds),
-                "tokens_per_second": tokens_per_step(model, stage) / median,
-                "flops_per_second": flops / median,
-                "share_of_peak": flops / median / peak,
-            }
-        )
-        rows[-1]["relative"] = rows[-1]["tokens_per_second"] / rows[0]["tokens_per_second"]
+    with tqdm(total=len(jobs) * (WARM_UPS + repeats), unit="step", leave=False, disable=None) as bar:
+        for name, model, stage, job, flops in jobs:
+            bar.set_description(name if name == "teacher" else f"{name}, K = {stage.block}")
+            seconds = _steps(model, stage, job, repeats, place, bar.update)
+            median = statistics.median(seconds)
+            rows.append(
+                {
+                    "model": name,
+                    "k": stage.block if name == "student" else None,
+                    "depth": cast(Teacher | Student, model).config.depth,
+                    "batch": stage.batch,
+                    "context": stage.context,
+                    "groups": stage.groups if name == "student" else None,
+                    "optimizer": stage.optimizer,
+                    "precision": stage.precision,
+                    "repeats": repeats,
+                    "ms_per_step": 1e3 * median,
+                    "least_ms": 1e3 * min(seconds),
+                    "largest_ms": 1e3 * max(seconds),
+                    "tokens_per_second": tokens_per_step(model, stage) / median,
+                    "flops_per_second": flops / median,
+                    "share_of_peak": flops / median / peak,
+                }
+            )
+            rows[-1]["relative"] = rows[-1]["tokens_per_second"] / rows[0]["tokens_per_second"]
+            report(rows[-1])
     size = {"width": teacher_shape.width, "vocab_size": teacher_shape.vocab_size}
     return {"bench": "train", **environment(place), **size, "peak_flops_per_second": peak, "rows": rows}
 
@@ -122,7 +129,12 @@ def _multiplied(model: nn.Module) -> int:
 
 
 def _steps(
-    model: nn.Module, config: TrainConfig, loss: Callable[..., Tensor], repeats: int, place: torch.device
+    model: nn.Module,
+    config: TrainConfig,
+    loss: Callable[..., Tensor],
+    repeats: int,
+    place: torch.device,
+    ran: Callable[[], object],
 ) -> list[float]:
     optimizers, parts = make_optimizers(model, config), processes.rows(config.batch, config.accumulate)
 
@@ -133,4 +145,4 @@ def _steps(
             optimizer.zero_grad()
 
     steps = itertools.count()
-    return timed(lambda: step(next(steps)), repeats, place, warm_ups=2)
+    return timed(lambda: step(next(steps)), repeats, place, WARM_UPS, ran)

@@ -132,6 +132,51 @@ def colours(theme: Theme = "light") -> Colours:
     return _THEMES[theme]
 
 
+def shades(colour: str, count: int, look: Colours) -> list[str]:
+    """A colour in several strengths, the faintest first: paled towards the surface, and past itself towards the ink.
+
+    Args:
+        colour: "#rrggbb".
+        count: Of the strengths; one is the colour itself.
+        look: Of its theme.
+
+    Returns:
+        Each with a contrast of at least 3 on the surface, and the same contrast between all neighbours.
+    """
+    if count == 1:
+        return [colour]
+    ways = ((look.surface, colour), (colour, look.ink))
+    path = {mixed: _contrast(mixed, look.surface) for way in ways for mixed in _between(*way)}
+    levels = [_FAINTEST * (_STRONGEST / _FAINTEST) ** (n / (count - 1)) for n in range(count)]
+    return [min(path, key=lambda mixed: abs(path[mixed] - level)) for level in levels]
+
+
+_FAINTEST: Final = 3.2
+_STRONGEST: Final = 12.0
+"""Contrast on the surface of the ends of `shades`."""
+_MIXED: Final = 64
+
+
+def _between(one: str, other: str) -> list[str]:
+    ends = list(zip(_parts(one), _parts(other), strict=True))
+    return ["#" + "".join(f"{round(a + (b - a) * n / _MIXED):02x}" for a, b in ends) for n in range(_MIXED + 1)]
+
+
+def _parts(colour: str) -> list[int]:
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def _contrast(one: str, other: str) -> float:
+    """Of WCAG 2, 1 to 21."""
+    low, high = sorted(map(_luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in (c / 255 for c in _parts(colour))]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def hue_index(token_id: int) -> int:
     """Hue 0 to 11 of a token id >= 0: the top of a 32-bit multiplicative hash.
 

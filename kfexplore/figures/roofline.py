@@ -1,4 +1,4 @@
-"""The figure of the roofline: the gain that a device allows K tokens a pass, and where it ends."""
+"""The figure of the roofline: the gain of K tokens a pass if both ran at the device's limit, and where it ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from kfexplore.figures.page import blank, log_axis
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import Gain
 
+LIMIT_NAME: Final = "at the device's limit"
+"""Of every mark of the roofline."""
+WHAT_A_LIMIT_IS: Final = (
+    "a model of the bytes and FLOPs of a pass, with this device's memory and arithmetic as measured, not a timing"
+)
 _K_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 
 
 def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
-    """The gain that the roofline allows K tokens a pass, over the batch; where arithmetic bounds it, lines are dotted.
+    """The roofline's gain of K tokens a pass, over the batch; where arithmetic bounds it, lines are dotted.
 
     Args:
         gains: Of several batches and K, batches in rising order.
@@ -27,9 +32,11 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
     figure = blank(
         look,
         gain_words(gains),
-        "A line: the tokens a second of one K over those of AR, if both ran as fast as the device's memory and "
-        "arithmetic allow. Solid, with filled marks: reading the weights bounds the push-forward pass, and K tokens "
-        "cost little more than one. Dotted, with open marks: arithmetic does, and 2K tokens are fed for K gained.",
+        "A line: the tokens a second of one K over those of AR, if both ran at the device's limit: "
+        f"{WHAT_A_LIMIT_IS}. A measured ratio can be above it, since AR pays what a call costs besides for every "
+        "token, K tokens a pass once for K. Solid, with filled marks: reading the weights bounds the push-forward "
+        "pass, and K tokens cost little more than one. Dotted, with open marks: arithmetic does, and 2K tokens are fed "
+        "for K gained.",
     )
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
     for n, k in enumerate(ks):
@@ -61,8 +68,8 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
             name=f"K = {k}",
             showlegend=True,
             customdata=[[gain.bound, gain.ar_ms, gain.pflm_ms] for gain in own],
-            hovertemplate="batch %{x}: at most %{y:.2f} × AR, bound by %{customdata[0]}<br>a pass of AR takes at least "
-            "%{customdata[1]:.3g} ms, one of PFLM %{customdata[2]:.3g} ms<extra>K = " + str(k) + "</extra>",
+            hovertemplate="batch %{x}: %{y:.2f} × AR at the limit, bound by %{customdata[0]}<br>a pass of AR takes at "
+            "least %{customdata[1]:.3g} ms, one of PFLM %{customdata[2]:.3g} ms<extra>K = " + str(k) + "</extra>",
             cliponaxis=False,
         )
     batches, values = sorted({gain.batch for gain in gains}), [gain.speedup for gain in gains]
@@ -79,7 +86,7 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
     )
     return figure.update_layout(
         yaxis={
-            "title": {"text": "allowed speed-up (× AR)"},
+            "title": {"text": "speed-up at the device's limit (× AR)"},
             **log_axis(min([0.5, *values]) / 1.2, 1.2 * max([2.0, *values])),
         }
     )
@@ -91,7 +98,10 @@ def gain_words(gains: Sequence[Gain]) -> str:
     k = 4 if 4 in ks else max(ks)
     own = sorted((gain for gain in gains if gain.k == k), key=lambda gain: gain.batch)
     begin, end = own[0], own[-1]
-    words = f"With K = {k} this device allows {begin.speedup:.2f} times AR's speed at batch {begin.batch:,}"
+    words = (
+        f"If both ran at this device's limit, K = {k} would have {begin.speedup:.2f} times AR's speed at batch "
+        f"{begin.batch:,}"
+    )
     if end is begin:
         return words
     falls = []

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import plotly.graph_objects as go
 
 from kfexplore.config import from_dict
 from kfexplore.decoders import DECODERS
 from kfexplore.figures.page import blank, log_axis, page, themed, write
-from kfexplore.figures.palette import Colours, Theme, colours
-from kfexplore.figures.roofline import gain_figure, gain_of
+from kfexplore.figures.palette import Colours, Theme, colours, shades
+from kfexplore.figures.roofline import LIMIT_NAME, WHAT_A_LIMIT_IS, gain_figure, gain_of
+from kfexplore.figures.timing_words import (
+    Entrant,
+    device_words,
+    entrant_of,
+    held_against_ar,
+    over_ar,
+    race_finding,
+    speedup_finding,
+)
 from kfexplore.results import TimingRow
 
 TITLE: Final = "kfexplore: throughput"
@@ -23,8 +32,8 @@ _PATTERNS: Final = {"ar": "", "pflm": "/", "mdlm": "-", "verified": "x", "jacobi
 _SYMBOLS: Final = {"ar": "circle", "pflm": "circle", "mdlm": "diamond", "verified": "square", "jacobi": "triangle-up"}
 _FILLED: Final = 0.84
 """Of the room between two batches."""
-_FAINTEST: Final = 0.4
-"""Opacity of the smallest K."""
+_SPARSE, _DENSE = 0.2, 0.6
+"""How much of a bar the hatching of the smallest and of the largest K covers."""
 _HUE: Final = 5
 _CLEAR: Final = "rgba(0,0,0,0)"
 
@@ -34,29 +43,8 @@ def figure_height(races: Sequence[Race]) -> int:
     return 340 + 12 * max(0, len({(decoder, k) for _, decoder, k in races}) - 3)
 
 
-class _Entrant(NamedTuple):
-    """A decoder at one K: a trace of its own."""
-
-    decoder: str
-    """One of `DECODERS`, or another program's name, which is shown as it is."""
-    k: int
-
-    @property
-    def name(self) -> str:
-        known = DECODERS.get(self.decoder)
-        if known is None:
-            return self.decoder
-        return f"{known.label}, K = {self.k}" if known.takes_k else known.label
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Decoders as they are listed everywhere, others behind them."""
-        listed = list(DECODERS)
-        return (listed.index(self.decoder) if self.decoder in listed else len(listed)), self.k
-
-
 def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequence[Race] | None = None) -> go.Figure:
-    """Bars of tokens a second, by batch and decoder, each with the mark of what the device allows.
+    """Bars of tokens a second, by batch and decoder, each with the mark of the device's limit.
 
     Args:
         rows: As many as there are.
@@ -67,10 +55,10 @@ def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequen
     timed = [row for row in rows if row.tokens_per_second is not None]
     figure = blank(
         look,
-        _race_finding(rows),
+        race_finding(rows),
         "A bar: new tokens of all samples a second, the median of the repeats, with their slowest and fastest as a "
-        "whisker; the scale is logarithmic, so equal heights are equal factors. The line above it: the most that "
-        "this device's memory and arithmetic allow that decoder."
+        "whisker; the scale is logarithmic, so equal heights are equal factors. The line above it: that decoder at the "
+        f"device's limit, {WHAT_A_LIMIT_IS}. The fuller a bar, the larger its K."
         + (" ✕: it could not be timed." if any(row.error for row in rows) else ""),
     )
     for entrant in field.entrants:
@@ -105,8 +93,8 @@ def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequen
             y=[y for _, most, _ in marked for y in (most, most, None)],
             mode="lines",
             line={"color": look.differ, "width": 3},
-            name="allowed by the device",
-            hovertemplate="allowed: %{y:,.0f} tokens/s<extra></extra>",
+            name=LIMIT_NAME,
+            hovertemplate=LIMIT_NAME + ": %{y:,.0f} tokens/s<extra></extra>",
         )
     _failures(figure, field, rows, look)
     shown = [row.tokens_per_second for row in timed if row.tokens_per_second]
@@ -128,14 +116,14 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
         races: As for `race_figure`.
     """
     look, field = colours(theme), _Field(rows, races, without="ar")
-    compared = [row for row in rows if row.speedup is not None and row.decoder != "ar"]
+    compared = held_against_ar(rows)
     figure = blank(
         look,
-        _speedup_finding(rows, compared),
-        "A mark: tokens a second over those of AR at the same batch in the same run; above the line it is faster. "
-        "Whiskers go from the slowest repeat over AR's fastest to the reverse. The short line: what speed-up the "
-        "device would show if both ran as fast as its memory and arithmetic allow; above it, AR is the further "
-        "from its own limit.",
+        speedup_finding(rows, field.decoders),
+        "A mark: tokens a second over those of AR at the same batch in the same run; above the line at 1 it is faster. "
+        "Whiskers go from the slowest repeat over AR's fastest to the reverse; where they hold 1, nothing is settled. "
+        f"The short line: the ratio if both ran at the device's limit, {WHAT_A_LIMIT_IS}. A mark above it says that AR "
+        "is the further from its limit: it pays what a call costs besides for every token, not once for K.",
     )
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
     for entrant in field.entrants:
@@ -159,15 +147,11 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
                 "symbol": _SYMBOLS.get(entrant.decoder, "star"),
                 "size": 11,
                 "color": marker["color"],
-                "opacity": marker["opacity"],
-                "line": {"width": 1.5, "color": marker["line"]["color"]},
             },
             name=entrant.name,
             showlegend=True,
-            customdata=[[row.batch, spread.low, spread.high] for row, spread in zip(own, spreads, strict=True)],
-            hovertemplate="batch %{customdata[0]}: %{y:.2f} × AR (%{customdata[1]:.2f} to %{customdata[2]:.2f})<extra>"
-            + entrant.name
-            + "</extra>",
+            customdata=[[row.batch, over_ar(row)] for row in own],
+            hovertemplate="batch %{customdata[0]}: %{y:.2f} × AR; %{customdata[1]}<extra>" + entrant.name + "</extra>",
         )
     marked = [(field.x(row), row.roofline_speedup) for row in compared if row.roofline_speedup]
     if marked:
@@ -177,8 +161,8 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
             y=[y for _, most in marked for y in (most, most, None)],
             mode="lines",
             line={"color": look.differ, "width": 3},
-            name="allowed by the device",
-            hovertemplate="allowed: %{y:.2f} × AR<extra></extra>",
+            name=LIMIT_NAME,
+            hovertemplate=LIMIT_NAME + ": %{y:.2f} × AR<extra></extra>",
         )
     ends = [value for row in compared if row.speedup for value in (row.speedup.low, row.speedup.high)]
     ends += [most for _, most in marked]
@@ -189,12 +173,16 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
 
 
 def timing_figures(document: dict[str, Any], theme: Theme = "light") -> dict[str, go.Figure]:
-    """All figures, by name, of a document of `kfexplore bench throughput`, with --roofline or without."""
+    """All figures, by name, of a document of `kfexplore bench throughput`, with --roofline or without.
+
+    Where nothing was timed against AR there is no speed-up to be drawn; the foot says so.
+    """
     if document["bench"] == "roofline":
         gains = [gain_of(values) for values in document.get("curve") or document["gains"]]
         return {"gain": gain_figure(gains, theme)}
     rows = _rows(document)
-    return {"race": race_figure(rows, theme), "speedup": speedup_figure(rows, theme)}
+    drawn = {"race": race_figure(rows, theme)}
+    return {**drawn, "speedup": speedup_figure(rows, theme)} if held_against_ar(rows) else drawn
 
 
 def timing_foot(document: dict[str, Any]) -> str:
@@ -206,7 +194,9 @@ def timing_foot(document: dict[str, Any]) -> str:
         about = ", ".join(dict.fromkeys(row.size for row in rows))
         if rows:
             about += f"; {rows[0].prompt} tokens of prompt, {rows[0].new_tokens} new ones, {rows[0].repeats} repeats"
-        failed = [f"{_entrant(row).name} at batch {row.batch}: {row.error}" for row in rows if row.error]
+            if not held_against_ar(rows):
+                about += f". {speedup_finding(rows, {row.decoder for row in rows})}"
+        failed = [f"{entrant_of(row).name} at batch {row.batch}: {row.error}" for row in rows if row.error]
         about = ". ".join([about, *(reason.rstrip(".") for reason in failed)])
     return f"{about}. {device_words(document)}"
 
@@ -225,24 +215,6 @@ def write_page(document: dict[str, Any], folder: Path) -> Path:
     return write(timing_page(document), folder / "throughput.html")
 
 
-def device_words(document: dict[str, Any]) -> str:
-    """What a timing hangs on: device, threads, dtype, what the device can do, and whether others were at work."""
-    limits, threads = document["limits"], document["threads"]
-    busy = ""
-    if document.get("busy"):
-        busy = (
-            f" The machine was busy: {document['load_during']:.1f} threads ran or waited on average, so times are "
-            "longer than they need be, and ratios uncertain."
-        )
-    elif "busy" in document:
-        busy = f" Nothing else of note was running (load {document['load_during']:.1f})."
-    return (
-        f"{document['device']} ({document['device_name']}), {threads} thread{'' if threads == 1 else 's'}, "
-        f"{document['dtype']}, torch {document['versions']['torch']}; measured on it: copies "
-        f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s, products {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s.{busy}"
-    )
-
-
 def _rows(document: dict[str, Any]) -> list[TimingRow]:
     return [from_dict(TimingRow, values) for values in document["rows"]]
 
@@ -254,44 +226,42 @@ class _Field:
         if races is None:
             races = [(row.batch, row.decoder, row.k) for row in rows]
         kept = [race for race in races if race[1] != without]
+        self.decoders = {decoder for _, decoder, _ in races}
         self.batches = sorted({batch for batch, _, _ in races})
-        named = sorted({_Entrant(decoder, k) for _, decoder, k in kept})
+        named = sorted({Entrant(decoder, k) for _, decoder, k in kept})
         self.entrants = sorted(named, key=lambda each: each.place)
         self.width = _FILLED / max(1, len(self.entrants))
 
     def x(self, row: TimingRow) -> float:
         """The middle of a row's bar."""
-        place = self.entrants.index(_entrant(row)) - (len(self.entrants) - 1) / 2
+        place = self.entrants.index(entrant_of(row)) - (len(self.entrants) - 1) / 2
         return self.batches.index(row.batch) + place * self.width
 
-    def of(self, rows: Sequence[TimingRow], entrant: _Entrant) -> list[TimingRow]:
+    def of(self, rows: Sequence[TimingRow], entrant: Entrant) -> list[TimingRow]:
         """An entrant's rows."""
-        return [row for row in rows if _entrant(row) == entrant]
+        return [row for row in rows if entrant_of(row) == entrant]
 
-    def marker(self, entrant: _Entrant, look: Colours) -> dict[str, Any]:
-        """Exact decoders are dark, learned ones coloured and hatched; the smaller K, the fainter."""
+    def marker(self, entrant: Entrant, look: Colours) -> dict[str, Any]:
+        """Exact decoders are dark, learned ones coloured and hatched; the smaller K, the fainter and sparser."""
         known = DECODERS.get(entrant.decoder)
         is_learned = known is not None and not known.exact
         own = {"mdlm": look.lines[_HUE]}
         colour = own.get(entrant.decoder, look.learned if is_learned else look.exact if known else look.muted)
         ks = [each.k for each in self.entrants if each.decoder == entrant.decoder]
-        share = (ks.index(entrant.k) + 1) / len(ks)
+        n = ks.index(entrant.k)
+        colour = shades(colour, len(ks), look)[n]
+        dense = _SPARSE + (_DENSE - _SPARSE) * (n / (len(ks) - 1) if len(ks) > 1 else 0.5)
         return {
             "color": colour,
-            "opacity": _FAINTEST + (1 - _FAINTEST) * share,
             "line": {"width": 1, "color": colour},
             "pattern": {
                 "shape": _PATTERNS.get(entrant.decoder, "+"),
                 "fgcolor": colour if is_learned else look.surface,
                 "bgcolor": _CLEAR if is_learned else colour,
                 "size": 6,
-                "solidity": 0.4,
+                "solidity": dense if is_learned else 1 - dense,  # of the ground's colour on an exact bar
             },
         }
-
-
-def _entrant(row: TimingRow) -> _Entrant:
-    return _Entrant(row.decoder, row.k)
 
 
 def _roofline(row: TimingRow) -> float:
@@ -312,7 +282,7 @@ def _failures(figure: go.Figure, field: _Field, rows: Sequence[TimingRow], look:
             textfont={"color": look.differ, "size": 15},
             name="✕ could not be timed",
             showlegend=False,
-            customdata=[[row.batch, row.error, _entrant(row).name] for row in failed],
+            customdata=[[row.batch, row.error, entrant_of(row).name] for row in failed],
             hovertemplate="batch %{customdata[0]}, %{customdata[2]}: %{customdata[1]}<extra></extra>",
         )
         figure.update_layout(
@@ -333,28 +303,3 @@ def _axes(figure: go.Figure, field: _Field) -> None:
     figure.update_layout(legend={"maxheight": 0.6, "font": {"size": 13}})
     for line in range(1, count):
         figure.add_vline(line - 0.5, line={"color": figure.layout.xaxis.linecolor, "width": 1}, layer="below")
-
-
-def _race_finding(rows: Sequence[TimingRow]) -> str:
-    timed = [row for row in rows if row.tokens_per_second]
-    if not timed:
-        return "No decoder could be timed" if rows else "No decoder is timed yet"
-    best = max(timed, key=lambda row: row.tokens_per_second or 0)
-    words = f"{_entrant(best).name} at batch {best.batch} is fastest: {best.tokens_per_second:,.0f} tokens a second"
-    first = min(row.batch for row in timed)
-    alone = max((row for row in timed if row.batch == first), key=lambda row: row.tokens_per_second or 0)
-    if alone.batch == best.batch:
-        return words
-    return f"{words}; at batch {first} {_entrant(alone).name} is, with {alone.tokens_per_second:,.0f}"
-
-
-def _speedup_finding(rows: Sequence[TimingRow], compared: Sequence[TimingRow]) -> str:
-    if not compared:
-        has_ar = any(row.decoder == "ar" and row.tokens_per_second for row in rows)
-        return "Nothing is timed against AR yet" if has_ar or not rows else "AR was not timed: there is no speed-up"
-    best = _entrant(max(compared, key=lambda row: row.speedup.value if row.speedup else 0.0))
-    own = sorted((row for row in compared if _entrant(row) == best), key=lambda row: row.batch)
-    high = max(own, key=lambda row: row.speedup.value if row.speedup else 0.0)
-    told = [row for row in own if row in (own[0], high, own[-1])]
-    parts = [f"{row.speedup.value:.2f} times AR's at batch {row.batch}" for row in told if row.speedup]
-    return f"Speed of {best.name}: {', '.join(parts)}"

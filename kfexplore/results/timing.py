@@ -93,7 +93,8 @@ class TimingRow:
     tokens_after_eos: int = 0
     """Of those, how many stand behind the end of a text."""
     speedup: Spread | None = None
-    """Tokens a second over those of `ar` at the same batch in the same run; low and high from the extremes of both."""
+    """Tokens a second over those of `ar` at the same batch in the same run; low and high from the extremes of both.
+    None for `ar` itself, which is what others are held against."""
     tokens_per_pass: float | None = None
     """Tokens that a sample gains a forward pass."""
     kept_per_round: float | None = None
@@ -109,7 +110,8 @@ class TimingRow:
     share_of_roofline: float | None = None
     """Least time over measured time."""
     roofline_speedup: float | None = None
-    """The roofline's own ratio to `ar`: what speed-up a perfect implementation of both would show."""
+    """The roofline's own ratio to `ar`: the speed-up if both ran at the device's limit, bytes and operations counted by
+    hand. What is measured can be above it, where `ar` is the further from that limit."""
     peak_memory: int | None = None
     """Bytes: allocated on the accelerator; on a CPU, the largest resident set of the process so far."""
     settled: bool = False
@@ -118,6 +120,12 @@ class TimingRow:
     """Of the machine over the minute before; above the threads used, others were at work."""
     error: str | None = None
     """Why there is no time."""
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is faster than `ar`, or slower, whichever repeats are compared; one repeat settles nothing."""
+        over = self.speedup
+        return over is not None and self.repeats > 1 and not over.low <= 1 <= over.high
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

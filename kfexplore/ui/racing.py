@@ -244,7 +244,7 @@ class Racing:
         return self._load
 
     def gains(self) -> list[Gain]:
-        """What the device allows the pair by batch and K; nothing before its limits are known, or without a student."""
+        """The gain at the device's limits, by batch and K; nothing before they are known, or without a student."""
         if self.limits is None or self.networks.student is None:
             return []
         return allowed(self.networks, self.settings, self.limits)
@@ -278,4 +278,4 @@ def _flat(row: TimingRow) -> dict[str, Any]:
 
 
 def _listed(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values)) or "empty"
+    return ", ".join(map(str, values))

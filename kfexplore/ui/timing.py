@@ -16,7 +16,8 @@ from kfexplore.errors import KfError
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
-from kfexplore.figures.timing import device_words, figure_height, race_figure, speedup_figure
+from kfexplore.figures.timing import figure_height, race_figure, speedup_figure
+from kfexplore.figures.timing_words import device_words, held_against_ar, over_ar, per_second
 from kfexplore.results import TimingRow
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
@@ -36,10 +37,12 @@ GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained};
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
 operations of all products."""
 READING: Final = """One row a decoder, K and batch. Times are medians; in brackets the extremes over the repeats.
-Allowed: what the device's memory and arithmetic, as measured in this run, would permit; a share above 100 % says that
-they were measured while others were at work, or that the models fit a cache. Kept: mean tokens that a round of
-verified or Jacobi keeps; idle: share of row-rounds in which a finished row waits for others of its batch. After end:
-new tokens behind the end of a text, which are counted in tokens a second."""
+× AR: not settled where the brackets hold 1, or there is one repeat. At limit: the ratio if both ran at the device's
+limit, a model of bytes and FLOPs with the memory and arithmetic that were measured in this run. × AR can be above it,
+as AR pays what a call costs besides for every token. Of limit: the share of it that was reached; above 100 %, it was
+measured while others were at work, or the models fit a cache. Kept: mean tokens that a round of verified or Jacobi
+keeps; idle: share of row-rounds in which a finished row waits for others of its batch. After end: new tokens behind the
+end of a text, which are counted in tokens a second."""
 COLUMNS: Final = (
     "decoder",
     "K",
@@ -48,8 +51,8 @@ COLUMNS: Final = (
     "ms/pass",
     "tokens/s",
     "× AR",
-    "allowed × AR",
-    "of allowed",
+    "× AR at limit",
+    "of limit",
     "GB/s",
     "GFLOP/s",
     "kept",
@@ -162,7 +165,7 @@ class Races:
         try:
             pair = self._explorer.pair(name)
         except KfError:
-            return [gr.skip()] * 3  # told by the tab Generate, whichever is open
+            return [gr.skip()] * 3  # told above the tabs
         most = self._explorer.slots(pair)
         longest = min(self._explorer.limits.race_tokens, pair.teacher.config.context - 1)
         least = min(LEAST_NEW_TOKENS, longest)
@@ -242,7 +245,7 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         races.run,
         None,
         shown,
-        concurrency_limit=1,
+        concurrency_limit=explorer.races_at_once,
         concurrency_id="timing",
         show_progress="full",
         show_progress_on=status,
@@ -275,17 +278,16 @@ def _buttons(racing: Racing | None) -> list[Any]:
 
 
 def _figures(page: _Page) -> list[str]:
-    """Words and figure of tokens a second, of the speed-up, and the table."""
+    """Words and figure of tokens a second, of the speed-up or what it lacks, and the table."""
     rows, races = page.racing.rows, page.racing.settings.races
-    parts = []
-    for draw in (race_figure, speedup_figure):
-        words, figure = bare(draw(rows, page.theme, races), figure_height(races))
-        parts += [heading(*words), figure]
-    return [*parts, _table(rows)]
+    height, is_compared = figure_height(races), bool(held_against_ar(rows))
+    race, figure = bare(race_figure(rows, page.theme, races), height)
+    (finding, reading), ratios = bare(speedup_figure(rows, page.theme, races), height)
+    return [heading(*race), figure, heading(finding, reading if is_compared else ""), ratios, _table(rows)]
 
 
 def _gains(page: _Page) -> list[Any]:
-    """Words and figure of the gain that the device allows; nothing before its limits are known."""
+    """Words and figure of the gain at the device's limit; nothing before that is known."""
     gains = page.racing.gains()
     if not gains:
         return [gr.update(visible=False), gr.skip(), gr.skip()]
@@ -363,14 +365,11 @@ def _table(rows: Sequence[TimingRow]) -> str:
 
 
 def _numbers(row: TimingRow) -> list[str]:
-    seconds, over = row.seconds, row.speedup
-    assert seconds is not None
-    tokens = row.batch * row.new_tokens
     return [
         f"{row.nfe:,}",
         f"{row.ms_per_step:.2f}",
-        f"{row.tokens_per_second:,.0f} ({tokens / seconds.high:,.0f} to {tokens / seconds.low:,.0f})",
-        "" if over is None else f"{over.value:.2f} ({over.low:.2f} to {over.high:.2f})",
+        per_second(row),
+        over_ar(row),
         "" if row.roofline_speedup is None else f"{row.roofline_speedup:.2f}",
         f"{100 * (row.share_of_roofline or 0):.1f} %",
         f"{(row.bytes_per_second or 0) / 1e9:.1f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,15 @@ def test_every_repeat_of_a_block_has_noise_of_its_own(monkeypatch: pytest.Monkey
     monkeypatch.setattr(scrub, "block", lambda _, u: seen.append(tuple(u)))
     bench_scrub(small_pair(), context_length=6, repeats=4, tables=False)
     assert len(set(seen)) == 5
+
+
+def test_each_row_is_told_when_it_is_there_and_each_run_outside_its_clock() -> None:
+    told: list[Any] = []
+    document = bench_scrub(small_pair(), context_length=6, repeats=2, tables=False, report=told.append)
+    assert told == document["rows"]
+    order: list[str] = []
+    scrub._timed("job", {}, lambda: order.append("job"), 2, torch.device("cpu"), lambda: order.append("ran"))
+    assert order == ["job", "ran"] * 3
 
 
 def test_an_unknown_size_is_refused() -> None:

@@ -56,17 +56,31 @@ def test_times_are_the_clocks_without_the_warm_up() -> None:
 def test_the_speed_up_has_the_extremes_of_both() -> None:
     ar, pflm = rows_of(settings(), clock=clock_of(99, 4.0, 2.0, 3.0, 99, 1.0, 1.5, 0.5))
     assert pflm.speedup is not None
-    assert ar.speedup is not None
     assert dataclasses.astuple(pflm.speedup) == pytest.approx((3.0, 2.0 / 1.5, 4.0 / 0.5))
-    assert ar.speedup.value == 1
+    assert (ar.speedup, ar.roofline_speedup) == (None, None)
     assert pflm.roofline_speedup == pytest.approx(ar.least_ms * ar.nfe / (pflm.least_ms * pflm.nfe))
+    assert pflm.is_apart
     alone = rows_of(settings(decoders=("pflm",)), clock=clock_of(1, 1, 1, 1))
     assert (alone[0].speedup, alone[0].roofline_speedup) == (None, None)
 
 
 def test_a_batch_is_held_against_ar_of_the_same_batch() -> None:
     found = rows_of(settings(batches=(1, 2), repeats=1), clock=clock_of(0, 2.0, 0, 1.0, 0, 9.0, 0, 3.0))
-    assert [row.speedup.value for row in found if row.speedup] == pytest.approx([1, 2, 1, 3])
+    assert [row.speedup.value for row in found if row.speedup] == pytest.approx([2, 3])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "apart"),
+    [
+        ((9, 3.0, 2.0, 9, 1.0, 1.5), True),
+        ((9, 3.0, 2.0, 9, 1.0, 2.1), False),  # its slowest is slower than the fastest of AR
+        ((9, 1.0, 1.5, 9, 3.0, 2.0), True),  # slower
+        ((9, 3.0, 9, 1.0), False),  # one repeat
+    ],
+)
+def test_a_speed_up_is_settled_where_no_pair_of_repeats_says_otherwise(seconds: tuple[float, ...], apart: bool) -> None:
+    _, pflm = rows_of(settings(repeats=len(seconds) // 2 - 1), clock=clock_of(*seconds))
+    assert pflm.is_apart == apart
 
 
 def test_the_rates_are_those_of_the_hand_count() -> None:
@@ -181,10 +195,18 @@ def test_the_order_puts_ar_first_and_names_each_race_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"decoders": ("fast",)}, {"decoders": ()}, {"batches": (0,)}, {"ks": ()}, {"repeats": 0}]
+    ("wrong", "told"),
+    [
+        ({"decoders": ("fast",)}, "no decoder 'fast'"),
+        ({"decoders": ()}, "No decoder is chosen"),
+        ({"batches": ()}, "No batch is chosen"),
+        ({"batches": (0,)}, "batch is 0"),
+        ({"ks": ()}, "No K is chosen"),
+        ({"repeats": 0}, "repeats is 0"),
+    ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(KfError):
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(KfError, match=told):
         settings(**wrong)
 
 

@@ -34,7 +34,7 @@ def test_a_race_fills_figures_table_and_files(page: Page, app_url: str) -> None:
     expect(page.locator("#timing-race .bars .point")).to_have_count(2)
     expect(page.locator("#timing-speedup .main-svg").first).to_be_visible()
     expect(page.locator("#timing-gain .main-svg").first).to_be_visible()
-    expect(page.locator("#timing-gain-words")).to_contain_text("With K = 4 this device allows")
+    expect(page.locator("#timing-gain-words")).to_contain_text("If both ran at this device's limit, K = 4 would have")
     expect(page.locator(f"{TABLE} tr")).to_have_count(3)
     with page.expect_download() as saved:
         page.locator("#timing-json").click()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 
+from figures.test_palette import contrast
 from kfexplore.errors import KfError
-from kfexplore.figures.palette import colours
+from kfexplore.figures.palette import Theme, colours
 from kfexplore.figures.roofline import gain_figure, gain_of, gain_words
 from kfexplore.figures.timing import (
     figure_height,
     race_figure,
     speedup_figure,
+    timing_figures,
     timing_page,
     write_page,
 )
+from kfexplore.figures.timing_words import over_ar
 from kfexplore.results import Gain, Spread, TimingRow
 
 
@@ -65,7 +70,7 @@ def drawn(trace: Any) -> list[float]:
 
 def test_bars_are_tokens_a_second_and_whiskers_the_slowest_and_fastest() -> None:
     found = traces(race_figure(ROWS, "light", RACES))
-    assert list(found) == ["AR", "PFLM, K = 4", "MDLM, K = 2", "allowed by the device", "✕ could not be timed"]
+    assert list(found) == ["AR", "PFLM, K = 4", "MDLM, K = 2", "at the device's limit", "✕ could not be timed"]
     assert list(found["AR"].y) == pytest.approx([8, 32])
     bars = found["PFLM, K = 4"]
     assert list(bars.y) == pytest.approx([16, 16])
@@ -75,7 +80,7 @@ def test_bars_are_tokens_a_second_and_whiskers_the_slowest_and_fastest() -> None
 
 def test_the_mark_is_the_roofline_and_stands_over_its_bar() -> None:
     found = traces(race_figure(ROWS, "light", RACES))
-    mark, bars = found["allowed by the device"], found["PFLM, K = 4"]
+    mark, bars = found["at the device's limit"], found["PFLM, K = 4"]
     # batch * 16 tokens in 16 (AR) or 4 (PFLM) passes of 10 ms
     assert drawn(mark) == pytest.approx([100, 100, 400, 400, 400, 400, 1600, 1600])
     left, right = mark.x[3], mark.x[4]
@@ -109,7 +114,25 @@ def test_decoders_are_told_apart_without_colour_and_ks_by_strength() -> None:
     rows = [row(d, 1, k, (1.0, 1.0, 1.0)) for d in ("pflm", "mdlm", "verified", "jacobi") for k in (2, 4)]
     found = [t for t in race_figure([AR[0], *rows]).data if t.type == "bar"]
     assert len({t.marker.pattern.shape for t in found}) == 5
-    assert len({(t.marker.pattern.shape, t.marker.opacity) for t in found}) == len(found) == 9
+    assert len({(t.marker.pattern.shape, t.marker.pattern.solidity) for t in found}) == len(found) == 9
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("decoder", ["pflm", "mdlm", "verified"])
+@pytest.mark.parametrize("ks", [(4,), (1, 2), (1, 2, 3, 4)])
+def test_values_of_k_differ_in_lightness_and_stand_out_from_the_ground(
+    theme: Theme, decoder: str, ks: tuple[int, ...]
+) -> None:
+    rows = [row(decoder, 1, k, (1.0, 1.0, 1.0), speedup=Spread(2.0, 1.5, 2.5)) for k in ks]
+    ground = colours(theme).surface
+    for figure in (race_figure(rows, theme), speedup_figure(rows, theme)):
+        markers = [trace.marker for trace in figure.data if trace.name and "K = " in trace.name]
+        assert [marker.opacity for marker in markers] == [None] * len(ks)
+        shades = [marker.color for marker in markers]
+        assert min(contrast(shade, ground) for shade in shades) >= 3
+        steps = [contrast(darker, lighter) for darker, lighter in pairwise(shades)]
+        assert min(steps, default=2) >= 1.4, shades
+        assert sorted(shades, key=lambda shade: contrast(shade, ground)) == shades  # the larger K, the stronger
 
 
 def test_another_program_stands_beside_the_decoders_under_its_own_name() -> None:
@@ -120,18 +143,18 @@ def test_another_program_stands_beside_the_decoders_under_its_own_name() -> None
     assert list(found["plain loop"].y) == [4]
     assert len({found[name].x[0] for name in ("AR", "PFLM, K = 4", "another <b>", "plain loop")}) == 4
     assert found["plain loop"].marker.color == colours().muted
-    assert len(drawn(found["allowed by the device"])) == 8  # no mark where nothing is counted
+    assert len(drawn(found["at the device's limit"])) == 8  # no mark where nothing is counted
     assert "plain loop" in json.dumps(page_data(timing_page(documented(bench="throughput", rows=[peers[0].as_json()]))))
 
 
 def test_speed_ups_have_their_spread_the_rooflines_ratio_and_a_line_at_one() -> None:
     figure = speedup_figure(ROWS, "light", RACES)
     found = traces(figure)
-    assert list(found) == ["PFLM, K = 4", "MDLM, K = 2", "allowed by the device"]
+    assert list(found) == ["PFLM, K = 4", "MDLM, K = 2", "at the device's limit"]
     marks = found["PFLM, K = 4"]
     assert list(marks.y) == [2.0, 0.5]
     assert [marks.y[0] + marks.error_y.array[0], marks.y[0] - marks.error_y.arrayminus[0]] == pytest.approx([5, 0.8])
-    assert drawn(found["allowed by the device"]) == [4, 4, 1.5, 1.5]
+    assert drawn(found["at the device's limit"]) == [4, 4, 1.5, 1.5]
     assert (figure.layout.shapes[0].y0, figure.layout.shapes[0].y1) == (1, 1)
     low, high = figure.layout.yaxis.range
     assert 10**low < 0.4
@@ -142,13 +165,24 @@ def test_titles_say_the_finding() -> None:
     def title(figure: go.Figure) -> str:
         return figure.layout.title.text.replace("<br>", " ")
 
-    assert (
-        title(race_figure(ROWS)) == "AR at batch 4 is fastest: 32 tokens a second; at batch 1 PFLM, K = 4 is, with 16"
+    assert title(race_figure(ROWS)) == (
+        "At batch 1 it is not settled which is fastest, PFLM, K = 4 or AR; "
+        "at batch 4 AR is fastest, 32 (32 to 32) tokens a second"
     )
     assert title(race_figure([FAILED])) == "No decoder could be timed"
-    assert title(speedup_figure(ROWS)) == "Speed of PFLM, K = 4: 2.00 times AR's at batch 1, 0.50 times AR's at batch 4"
+    assert title(race_figure(AR[:1])) == "At batch 1 AR writes 8 (4 to 10) tokens a second"
+    assert title(speedup_figure(ROWS)) == (
+        "Speed of PFLM, K = 4 over AR's: not settled (0.80 to 5.00) at batch 1, 0.50 (0.40 to 0.60) at batch 4"
+    )
+    once = [dataclasses.replace(each, repeats=1) for each in (AR[1], PFLM[1])]
+    assert title(race_figure(once)) == "At batch 4 it is not settled which is fastest, AR or PFLM, K = 4"
+    assert title(speedup_figure(once)) == "Speed of PFLM, K = 4 over AR's: not settled (0.50 in one repeat) at batch 4"
     alone = [row("pflm", 1, 4, (1.0, 0.8, 2.0))]
-    assert title(speedup_figure(alone)) == "AR was not timed: there is no speed-up"
+    assert title(speedup_figure(alone)) == "No speed-up without AR in the race: choose it too"
+    assert title(speedup_figure([], "light", [RACES[1]])) == "No speed-up without AR in the race: choose it too"
+    assert title(speedup_figure(AR)) == "No speed-up: nothing but AR is in the race"
+    failed = TimingRow("ar", 1, 1, "small", 3, 16, 2, error="Out of memory.")
+    assert title(speedup_figure([failed, *alone])) == "No speed-up: AR could not be timed"
     assert title(speedup_figure([AR[0]], "light", RACES)) == "Nothing is timed against AR yet"
     for figure, unit in (
         (race_figure(ROWS), "tokens a second"),
@@ -158,6 +192,24 @@ def test_titles_say_the_finding() -> None:
         assert unit in figure.layout.yaxis.title.text
         assert "batch" in figure.layout.xaxis.title.text
         assert figure.layout.yaxis.type == "log"
+
+
+def test_ar_has_no_ratio_to_itself_also_where_an_older_document_gives_one() -> None:
+    old = dataclasses.replace(AR[0], speedup=Spread(1.0, 0.48, 2.1), roofline_speedup=1.0)
+    assert [over_ar(each) for each in (AR[0], old)] == ["", ""]
+    assert list(traces(speedup_figure([old, PFLM[0]]))) == ["PFLM, K = 4", "at the device's limit"]
+
+
+def test_a_mark_of_the_roofline_is_said_to_be_a_model_that_a_timing_can_be_above() -> None:
+    for figure in (race_figure(ROWS), speedup_figure(ROWS), gain_figure(GAINS)):
+        reading = figure.layout.title.subtitle.text.replace("<br>", " ")
+        assert "a model of the bytes and FLOPs of a pass" in reading
+        assert "allow" not in reading + figure.layout.title.text
+    for figure in (speedup_figure(ROWS), gain_figure(GAINS)):
+        reading = figure.layout.title.subtitle.text.replace("<br>", " ")
+        assert "above it" in reading
+        assert "pays what a call costs besides for every token" in reading
+    assert gain_figure(GAINS).layout.yaxis.title.text == "speed-up at the device's limit (× AR)"
 
 
 def test_gains_are_told_by_what_bounds_them() -> None:
@@ -175,13 +227,12 @@ def test_gains_are_told_by_what_bounds_them() -> None:
 
 def test_where_the_gain_ends_is_said() -> None:
     assert gain_words(GAINS) == (
-        "With K = 4 this device allows 4.00 times AR's speed at batch 1, below 2 from batch 8, below 1 from batch 64, "
-        "0.50 at 64 (arithmetic bounds it from batch 8)"
+        "If both ran at this device's limit, K = 4 would have 4.00 times AR's speed at batch 1, below 2 from batch 8, "
+        "below 1 from batch 64, 0.50 at 64 (arithmetic bounds it from batch 8)"
     )
-    assert gain_words(GAINS[:1]) == "With K = 4 this device allows 4.00 times AR's speed at batch 1"
-    assert gain_words(GAINS[3:5]) == (
-        "With K = 1 this device allows 1.00 times AR's speed at batch 1, below 1 from batch 8, 0.80 at 8"
-    )
+    begins = "If both ran at this device's limit, K = {} would have {} times AR's speed at batch 1"
+    assert gain_words(GAINS[:1]) == begins.format(4, "4.00")
+    assert gain_words(GAINS[3:5]) == begins.format(1, "1.00") + ", below 1 from batch 8, 0.80 at 8"
 
 
 def test_themes_have_their_own_colours() -> None:
@@ -232,6 +283,17 @@ def test_the_page_of_a_race_draws_what_its_rows_say() -> None:
     assert "The machine was busy: 5.2 threads" in body
     assert "<i>" not in body
     assert "The machine was busy" not in timing_page({**document, "busy": False})
+
+
+def test_without_ar_there_is_no_empty_figure_of_a_speed_up() -> None:
+    alone = [dataclasses.replace(PFLM[0], speedup=None, roofline_speedup=None).as_json()]
+    document = documented(bench="throughput", rows=alone)
+    assert list(timing_figures(document)) == ["race"]
+    assert "No speed-up without AR in the race: choose it too." in timing_page(document)
+    assert list(timing_figures(documented(bench="throughput", rows=[each.as_json() for each in ROWS]))) == [
+        "race",
+        "speedup",
+    ]
 
 
 def test_the_page_of_a_roofline_draws_the_whole_curve() -> None:

@@ -306,8 +306,8 @@ def test_a_row_that_fails_is_told_beside_the_rest(explorer: Explorer, monkeypatc
     [
         ({"pair": "none"}, "There is no pair"),
         ({"prompt": ""}, "empty"),
-        ({"decoders": []}, "No decoder is named"),
-        ({"batches": []}, "batch is empty"),
+        ({"decoders": []}, "No decoder is chosen"),
+        ({"batches": []}, "No batch is chosen"),
         ({"batches": [3]}, "of 1, 2, 4, 8, 16, 32"),
         ({"batches": [64]}, "of 1, 2, 4, 8, 16, 32"),
         ({"batches": ["x"]}, "batch is"),
@@ -334,6 +334,33 @@ def test_ar_alone_needs_no_k(explorer: Explorer) -> None:
     races = Races(explorer)
     asked(races, decoders=["ar"], ks=[])
     assert "Done: 2 of 2 timed." in list(races.run(FIRST))[-1][STATUS]
+
+
+@pytest.mark.parametrize(
+    ("decoders", "told"),
+    [(["pflm"], "No speed-up without AR in the race: choose it too"), (["ar"], "nothing but AR is in the race")],
+)
+def test_a_race_with_nothing_to_compare_says_so_over_the_empty_figure(
+    explorer: Explorer, decoders: list[str], told: str
+) -> None:
+    races = Races(explorer)
+    begun = asked(races, decoders=decoders)
+    drawn = [each for each in races.run(FIRST) if isinstance(each[TABLE], str)]
+    for shown in (begun, *drawn):
+        assert told in plain(shown[SPEEDUP - 1])
+        assert "Whiskers" not in shown[SPEEDUP - 1]
+
+
+def test_a_speed_up_is_told_once_something_is_held_against_ar(explorer: Explorer) -> None:
+    races = Races(explorer)
+    asked(races, batches=[1], repeats=2)
+    drawn = [each for each in races.run(FIRST) if isinstance(each[TABLE], str)]
+    assert ["Whiskers" in each[SPEEDUP - 1] for each in drawn] == [False, True]
+    assert "Nothing is timed against AR yet" in drawn[0][SPEEDUP - 1]
+    assert "Speed of PFLM, K = 2 over AR" in drawn[1][SPEEDUP - 1]
+    ar, pflm = re.findall(r"<tr><td>.*?</tr>", drawn[1][TABLE])
+    ratio = re.compile(r"not settled \([\d.]+ to [\d.]+\)|[\d.]+ \([\d.]+ to [\d.]+\)")
+    assert [len(re.findall(ratio, each.replace(",", ""))) for each in (ar, pflm)] == [1, 2]  # tokens a second have one
 
 
 @pytest.mark.parametrize(

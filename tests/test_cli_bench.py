@@ -1,0 +1,51 @@
+"""The bench verbs: a table on stderr that fills as rows come in, and one JSON document on stdout and in the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from shell import Shell
+
+from kfexplore.bench import scrub, throughput
+from kfexplore.results import Limits
+
+
+@pytest.fixture(autouse=True)
+def _limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "measure_limits", lambda *_: Limits(1e9, 1e10))
+
+
+def test_scrub_has_a_line_a_row_and_the_document(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub, "sweeps", lambda *_: None)
+    monkeypatch.setattr(scrub, "grid", lambda *_: None)
+    code, out, err = shell.run(f"bench scrub --pair FOLDER --context 6 --repeats 1 --json {tmp_path}/scrub.json")
+    assert code == 0, err
+    assert out == (tmp_path / "scrub.json").read_text()
+    head, *lines = err.splitlines()
+    assert head.split() == ["what", "steps", "median", "ms", "least", "largest", "p95"]
+    assert [line.split()[0] for line in lines] == [row["what"] for row in json.loads(out)["rows"]]
+    assert lines[2].split()[:2] == ["sweeps", "256"]
+    assert float(lines[1].split()[1]) == pytest.approx(1e3 * json.loads(out)["rows"][1]["seconds"], abs=0.006)
+
+
+def test_throughput_says_whether_a_ratio_is_settled_and_gives_ar_none(shell: Shell) -> None:
+    line = "bench throughput --pair FOLDER --decoders ar,pflm --batch 1 --k 2,4 --max-new-tokens 4 --repeats"
+    code, _, err = shell.run(f"{line} 1")
+    assert code == 0, err
+    head, ar, *others = err.splitlines()
+    assert head.endswith("GFLOP/s  at limit  over ar")
+    assert len(ar.split()) == 8  # neither a ratio nor one at the limit
+    assert ["not settled (" in other and other.endswith(" in one repeat)") for other in others] == [True, True]
+    code, _, err = shell.run(f"{line} 2")
+    assert code == 0, err
+    for other in err.splitlines()[2:]:
+        assert other.endswith(")")
+        assert " to " in other
+
+
+def test_a_roofline_is_said_to_be_a_model(shell: Shell) -> None:
+    code, _, err = shell.run("bench throughput --pair FOLDER --roofline --batch 1 --k 2")
+    assert code == 0, err
+    assert err.startswith("if both ran at this device's limit, 1.0 GB/s and 10 GFLOP/s, by bytes and FLOPs counted:\n")
