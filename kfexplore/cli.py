@@ -53,11 +53,14 @@ def app_command(
     teacher: TeacherOption = None,
     student: StudentOption = None,
     tokenizer: TokenizerOption = None,
-    port: Annotated[int, typer.Option(help="Port of the page.")] = 7860,
+    port: Annotated[int | None, typer.Option(help="Port of the page; by default 7860, or GRADIO_SERVER_PORT.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     device: DeviceOption = None,
 ) -> None:
     """Open the app in a browser."""
+    from kfexplore.ui.port import chosen_port
+
+    port = chosen_port(port)  # before Gradio is imported
     from kfexplore.ui.app import launch
 
     files = pair_files(pair, teacher, student)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+COMMANDS: Final = ("kfexplore", "git", "make", "pip", "playwright")
+"""What a command that puts something right begins with."""
 
 
 class KfError(Exception):
@@ -22,12 +26,17 @@ class KfError(Exception):
         super().__init__(failed, valid, run)
         self.failed, self.valid, self.run = failed, valid, run
 
+    @property
+    def is_command(self) -> bool:
+        """Whether `run` is a command; else it is an action in words."""
+        return self.run.split(" ")[0] in COMMANDS
+
     def __str__(self) -> str:
         parts = [self.failed]
         if self.valid:
             parts.append(f"Valid: {self.valid}")
         if self.run:
-            parts.append(f"Try: {self.run}")
+            parts.append(f"{'Run' if self.is_command else 'Try'}: {self.run}")
         return "\n".join(parts)
 
 

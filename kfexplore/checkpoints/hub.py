@@ -12,6 +12,7 @@ import huggingface_hub
 import torch
 from tokenizers import Tokenizer
 
+from kfexplore.checkpoints.connection import fetching
 from kfexplore.checkpoints.documents import read_json_object, read_text
 from kfexplore.checkpoints.layout import CONFIG_FILE
 from kfexplore.checkpoints.places import by_hand
@@ -59,15 +60,13 @@ def fetch_pair(repository: str, **options: Any) -> Path:
     held = by_hand(repository)
     if held.is_dir():
         return held
-    try:
+    with fetching(
+        f"There is no folder {repository}, and the hub's repository of that name cannot be fetched",
+        f"a folder, a repository of a pair and a connection to the hub, or its files in {held}",
+        "use the pair tales, which needs no download",
+        asks=False,  # an earlier copy may be here
+    ):
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=FETCHED, **options))
-    except Exception as error:  # no connection, no such repository, no right to it: all mean that it is not here
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise KfError(
-            f"There is no folder {repository}, and the hub's repository of that name cannot be fetched: {reason}",
-            f"a folder, a repository of a pair and a connection to the hub, or its files in {held}",
-            "use the pair tales, which needs no download",
-        ) from error
 
 
 def save_pair(

@@ -15,6 +15,7 @@ import huggingface_hub
 import torch
 
 from kfexplore.checkpoints.causal import is_causal
+from kfexplore.checkpoints.connection import fetching, is_held
 from kfexplore.checkpoints.documents import read_json_object
 from kfexplore.checkpoints.layout import KIND_NAMES, describe, stated_settings
 from kfexplore.checkpoints.places import by_hand, given
@@ -268,15 +269,13 @@ def _fetch(repository: str, revision: str | None, file: str, folder: Path, neede
     """A file put into `folder` by hand, or else fetched into the hub's own cache."""
     if (folder / file).is_file():
         return folder / file
-    try:
+    with fetching(
+        f"{file} of {repository} is not here and cannot be fetched",
+        f"a connection to the hub (or HF_ENDPOINT, a mirror), or the files {', '.join(needed)} in the folder {folder}",
+        f"download them by hand from https://huggingface.co/{repository}/tree/{revision or 'main'}",
+        asks=not is_held(repository, file, revision),
+    ):
         return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
-    except Exception as error:  # no connection, no such file, no room: all mean that the file is not here
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise KfError(
-            f"{file} of {repository} is not here and cannot be fetched: {reason}",
-            f"a connection to the hub, or the files {', '.join(needed)} in the folder {folder}",
-            f"download them by hand from https://huggingface.co/{repository}/tree/{revision or 'main'}",
-        ) from error
 
 
 def _published(name: str, pair: NamedPair, info: dict[str, Any]) -> PairParts:

@@ -15,16 +15,16 @@ from kfexplore.results import Line, Written
 
 SHADES: Final = 8
 """Of a text that is filled in any order: the later, the stronger."""
-LEVELS: Final = (2.0, 4.0, 7.0, 10.0)
-"""Bits of surprise from which on the underline is thicker."""
+LEVELS: Final = (1.5, 3.0, 5.0, 7.0)
+"""Nats of surprise from which on the underline is thicker."""
 READING: Final = (
     "Tokens of one step share a background, one of two that take turns (of a masked model: the later, the stronger); "
     "exact backgrounds are solid, learned ones have an outline."
 )
 PARTS: Final = "≠ marks where a text parts from the exact one under the same noise."
+CLOCKS: Final = "The clocks are of this one short run; the tab Timing measures speed."
 UNDERLINES: Final = (
-    f"The underline is the teacher's surprise, from {LEVELS[0]:.0f} bits a token (thin) to {LEVELS[-1]:.0f} or more "
-    "(thick)."
+    f"Underlined is what surprises the teacher: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick)."
 )
 
 
@@ -38,7 +38,7 @@ def texts_html(texts: Sequence[Written], underlined: bool = False, told: bool = 
     """
     rows = max((len(written.lines) for written in texts), default=0)
     parts = any(line.shared is not None for written in texts for line in written.lines)
-    reading = " ".join([READING, *[PARTS] * parts, *[UNDERLINES] * underlined])
+    reading = " ".join([READING, *[PARTS] * parts, *[UNDERLINES] * underlined, CLOCKS])
     panes = "".join(_pane(written, underlined, told) for written in texts)
     return (
         f'<div class="kft"><p class="kft-read">{reading}</p>'
@@ -125,11 +125,11 @@ def _token(line: Line, n: int, surprise: list[float] | None, told: bool) -> str:
     piece = line.pieces[n]
     is_end = line.ended and n == len(line.tokens) - 1
     classes = [*["end"] * is_end, *["part"] * (not piece)]
-    bits = "" if surprise is None else f", {surprise[n]:.1f} bits"
+    nats = "" if surprise is None else f", {surprise[n]:.1f} nats"
     if surprise is not None and (level := sum(surprise[n] >= bound for bound in LEVELS)):
         classes.append(f"u{level}")
     named = f' class="{" ".join(classes)}"' if classes else ""
-    title = f' title="token {n + 1}, step {line.steps[n]}{bits}"' if told else ""
+    title = f' title="token {n + 1}, step {line.steps[n]}{nats}"' if told else ""
     mark = '<em title="Here the text parts from the exact one">≠</em>' if line.parted and n == line.shared else ""
     return f"{mark}<i{named}{title}>{'end of text' if is_end else _visible(piece)}</i>"
 

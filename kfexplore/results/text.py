@@ -21,7 +21,7 @@ class Line:
     ended: bool = False
     """Whether the last token is the end of the text."""
     surprise: list[float] | None = None
-    """Of each token to the teacher, -log2 p in bits; None: not asked for."""
+    """Of each token to the teacher, -ln p in nats; None: not asked for."""
     shared: int | None = None
     """First tokens that are also the exact map's under the same noise; None: nothing to compare with."""
     parted: bool = False
@@ -58,8 +58,8 @@ class Written:
     @property
     def loss(self) -> float | None:
         """Mean surprise of all tokens in nats a token, at the teacher's own temperature of 1; None: not known."""
-        bits = [bits for line in self.lines for bits in line.surprise or ()]
-        return sum(bits) / len(bits) * LN2 if bits else None
+        nats = [nats for line in self.lines for nats in line.surprise or ()]
+        return sum(nats) / len(nats) if nats else None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -67,6 +67,3 @@ class Written:
         values["lines"] = [{**line, "text": "".join(line["pieces"])} for line in values["lines"]]
         speed = self.tokens / self.seconds if self.seconds else None
         return {**values, "tokens": self.tokens, "tokens_per_second": speed, "nats_per_token": self.loss}
-
-
-LN2 = 0.6931471805599453

@@ -26,15 +26,18 @@ from kfexplore.ui.generate import build_generate_tab
 from kfexplore.ui.guard import serving
 from kfexplore.ui.joint import build_joint_tab
 from kfexplore.ui.limits import DEFAULTS, PageLimits, limits_from
+from kfexplore.ui.loading import announced, closed, load
 from kfexplore.ui.look import STYLE, theme
+from kfexplore.ui.port import DEFAULT, check_port
+from kfexplore.ui.prose import told
 from kfexplore.ui.reach import REACH
 from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
 from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.zero import LentExplorer, is_zero
 
 INTRO = """# kfexplore
-A push-forward language model turns K random numbers into K tokens in one pass. Move the numbers and watch the tokens:
-**exact**, as the teacher would choose them one by one, beside **learned**, as the student chooses them all at once."""
+A push-forward language model turns K random numbers into K tokens in one pass. Move them and watch the tokens:
+**exact** is what the teacher chooses one by one, **learned** what the student chooses all at once."""
 
 M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
@@ -57,18 +60,17 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         first: The tables drawn at once.
     """
     with gr.Blocks(title="kfexplore", analytics_enabled=False) as demo:
-        gr.Markdown(INTRO)
+        gr.Markdown(INTRO, elem_id="intro")
         with gr.Row(equal_height=True):
             prompt = gr.Textbox(
                 first["prompt"],
                 label="Prompt",
                 lines=1,
                 max_lines=4,
-                max_length=explorer.limits.prompt_characters,
                 scale=5,
                 min_width=220,
                 elem_id="prompt",
-                info="Press Enter to continue another text.",
+                placeholder="Press Enter to continue another text.",
             )
             pair = gr.Dropdown(
                 list(explorer.loaders),
@@ -81,8 +83,12 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 elem_id="pair",
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")
-        examples = gr.Examples([[text] for text in EXAMPLES], [prompt], label="Try one of these")
+        loading, wanted = told("", visible=False, elem_id="loading"), gr.State()
+        examples = gr.Examples([[text] for text in EXAMPLES], [prompt], label="Try", elem_id="examples")
         asked = [prompt.submit, go.click, pair.input, examples.load_input_event.then]
+        chosen = pair.input(  # before other listeners, which wait until it is loaded
+            partial(announced, explorer), pair, [loading, wanted], queue=False, show_progress="hidden"
+        )
         with gr.Tabs():
             with gr.Tab("Scrub", id="scrub") as scrub:
                 scrub_view(explorer, first)
@@ -97,13 +103,18 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 others = [scrub, generate, timing]
                 open_on(build_joint_tab(explorer, asked, [pair, prompt], (joint, others)), [pair, prompt])
 
-        def linked(request: gr.Request) -> tuple[Any, Any]:
+        def linked(request: gr.Request) -> list[Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
             link = request.query_params
-            known = link["pair"] if explorer.offers(link.get("pair", "")) else gr.skip()
-            return known, link.get("prompt", gr.skip())
+            name, text = link.get("pair", ""), link.get("prompt", gr.skip())
+            known = explorer.offers(name)
+            return [name, text, *announced(explorer, name)] if known else [gr.skip(), text, gr.skip(), None]
 
-        demo.load(linked, None, [pair, prompt], queue=False)
+        for event in (prompt.submit, go.click):
+            event(closed, None, loading, queue=False, show_progress="hidden")
+        opened = demo.load(linked, None, [pair, prompt, loading, wanted], queue=False)
+        for named in (chosen, opened):
+            named.then(partial(load, explorer), wanted, loading, queue=False, show_progress="hidden")
         add_api(demo, explorer)
     return demo.queue(max_size=explorer.limits.queue, api_open=False)
 
@@ -174,7 +185,7 @@ def launch(
     files: tuple[Path, Path | None, Path | None] | None = None,
     device: str | None = None,
     host: str = "127.0.0.1",
-    port: int = 7860,
+    port: int = DEFAULT,
     limits: PageLimits | None = None,
     **options: Any,
 ) -> gr.Blocks:
@@ -190,8 +201,9 @@ def launch(
         options: More options of `gr.Blocks.launch`.
 
     Raises:
-        KfError: the pair cannot be loaded and no first screen of it is stored, or a limit is none.
+        KfError: the pair cannot be loaded and no first screen of it is stored, a limit is none, or the port is in use.
     """
+    check_port(host, port)
     few_arenas()
     explorer, name = make_explorer(pair, files, device, limits or limits_from())
     return serve(explorer, name, server_name=host, server_port=port, **options)

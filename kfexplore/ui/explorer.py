@@ -5,6 +5,7 @@ Replies carry arrays as base64 little-endian strings: large lists in JSON are sl
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from kfexplore.bench.setting import measure_limits
 from kfexplore.bench.throughput import Cancelled
+from kfexplore.checkpoints.connection import Unreachable, hub_name
 from kfexplore.errors import KfError
 from kfexplore.figures.tables import at_point, rows, section, tables, token_texts
 from kfexplore.laws.study import Report, StudySteps, finished, silent, study_steps
@@ -34,6 +36,8 @@ Json = dict[str, Any]
 
 FINENESS: Final = ((3, 512), (5, 128), (math.inf, 32))
 """Most steps of a slider's row by how long the line of questions has been lately, the first that it is within."""
+HUB_RESTS: Final = 60.0
+"""Seconds after which a pair is asked for again of a hub that could not be reached."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class Explorer:
         clock: Seconds.
     """
 
+    races_at_once: int = 1
+    """That the page's queue lets in; of those that run here, each waits for the one before all the same."""
+
     def __init__(
         self,
         loaders: Mapping[str, Callable[[], Pair]],
@@ -89,6 +96,7 @@ class Explorer:
         )
         self._loading = {name: Turns(limits.questions) for name in self.loaders}  # one download keeps no other waiting
         self._loading_other = Turns(limits.questions)
+        self._missed: Kept[str, tuple[float, KfError]] = Kept(limits.questions, HUB_RESTS, clock=clock)
         self._heavy, self._pointing = Turns(limits.questions, clock), Turns(limits.questions)
         self._studying, self._timing = Turns(), Turns()  # who waits is in the page's queue
         self._measure = cache(lambda *where: measure_limits(*where))  # takes a second, in which all others wait
@@ -96,6 +104,10 @@ class Explorer:
     def offers(self, name: str) -> bool:
         """Whether a pair of that name may be asked for."""
         return name in self.loaders or self._other is not None
+
+    def holds(self, name: str) -> bool:
+        """Whether the pair of that name is loaded."""
+        return self._pairs.get(name) is not None
 
     def pair(self, name: str) -> Pair:
         """The pair of that name, loaded if it is not yet.
@@ -139,10 +151,10 @@ class Explorer:
     ) -> tuple[ContextStudy, Pair, str]:
         """Exact law and samplers after a prompt, the pair, and what was cut; the last few are kept.
 
-        `report` is told how far it is, as by `laws.study`.
+        `report` is told how far it is, as by `finished`.
 
         Raises:
-            KfError: as `laws.study`, or of the pair or prompt.
+            KfError: as `study_steps`, or of the pair or prompt.
             Cancelled: `stop` said so.
         """
         stop = stop or Stop()
@@ -155,8 +167,12 @@ class Explorer:
                 found = self._studies.put(key, _studied(steps, report, stop))
         return found, pair, _cut(cut)
 
-    def writing(self, config: WriteConfig) -> Writing:
+    def writing(self, config: WriteConfig, cuts: bool = False) -> Writing:
         """Decoders set to write after a prompt; each has a state of its own, and nothing is kept here.
+
+        Args:
+            config: What is to be written.
+            cuts: Whether no more new tokens are written than fit the context; else too many are a mistake.
 
         Raises:
             KfError: as `Writing`, of the pair or prompt, or more than the limits allow.
@@ -165,6 +181,9 @@ class Explorer:
         self.limits.check("samples", config.samples, "samples")
         self.limits.check("new tokens", config.new_tokens, "new_tokens")
         self.limits.check("tokens a pass, K,", config.k, "slots")
+        if cuts:
+            fitting = min(config.new_tokens, pair.teacher.config.context - len(ids))
+            config = dataclasses.replace(config, new_tokens=fitting)
         return Writing(pair, ids, config, _cut(cut), Stop(self.limits.run_seconds, self._clock), self._heavy)
 
     def racing(self, config: RaceConfig) -> Racing:
@@ -193,8 +212,19 @@ class Explorer:
                 contexts: Kept[str, _Context] = Kept(
                     limits.contexts, limits.idle_seconds, limits.held_bytes, lambda c: c.nbytes, clock=self._clock
                 )
-                ready = self._pairs.put(name, _Ready(_loaded(name, load), contexts, Turns(limits.questions)))
+                ready = self._pairs.put(name, _Ready(self._loaded(name, load), contexts, Turns(limits.questions)))
         return ready
+
+    def _loaded(self, name: str, load: Callable[[], Pair]) -> Pair:
+        """The pair; what the hub could not be reached for is not asked of it again at once."""
+        until, missed = self._missed.get(name) or (-math.inf, None)
+        if missed is not None and self._clock() < until:
+            raise KfError(*missed.args)
+        try:
+            return _loaded(name, load)
+        except Unreachable as error:
+            self._missed.put(name, (self._clock() + HUB_RESTS, error))
+            raise
 
     def _prompt(self, name: str, prompt: str) -> tuple[Pair, list[int], int]:
         """The pair, the prompt's tokens, and how many were cut."""
@@ -227,7 +257,7 @@ class Explorer:
         try:
             reply = answered(read(request, self.limits, most))
         except KfError as error:
-            told = {"failed": error.failed, "valid": error.valid, "run": error.run}
+            told = {"failed": error.failed, "valid": error.valid, "run": error.run, "is_command": error.is_command}
             return {"ok": False, "busy": isinstance(error, Busy), "seq": seq, **told}
         return {"ok": True, "seq": seq, **reply}
 
@@ -302,6 +332,12 @@ def _loaded(name: str, load: Callable[[], Pair]) -> Pair:
         pair = load()
     except KfError as error:
         print(f"kfexplore: the pair {name!r} cannot be loaded: {error}", file=sys.stderr)
+        if isinstance(error, Unreachable):
+            raise Unreachable(
+                f"The pair {name!r} is not here, and {hub_name()}, where it is fetched from, could not be reached.",
+                "a connection, and the pair chosen again after a minute; or the pair tales, which needs none",
+                "read in the log of the app where files can be put by hand",
+            ) from None
         raise KfError(
             f"The pair {name!r} cannot be loaded.", "another pair", "read the reason in the log of the app"
         ) from None

@@ -78,9 +78,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
             elem_id="generate-penalty",
             min_width=180,
         )
-        seed = gr.Number(
-            0, label="Seed", info="Keys the noise.", precision=0, minimum=0, elem_id="generate-seed", min_width=180
-        )
+        seed = gr.Number(0, label="Seed", info="Keys the noise.", elem_id="generate-seed", min_width=180)
     with gr.Row():
         same = gr.Checkbox(
             True,
@@ -134,7 +132,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     running.failure(refuse, held, shown, queue=False, show_progress="hidden")
     stop.click(halt, [held, underlined], shown, queue=False, cancels=[running], show_progress="hidden")
     underlined.input(underline, [held, underlined], shown, show_progress_on=texts, trigger_mode="always_last")
-    saved = save.click(as_json, held, document, queue=False, show_progress="hidden")
+    saved = save.click(download, held, [document, status], queue=False, show_progress="hidden")
     saved.then(None, document, None, js=saves_as("kfexplore-generate.json", "application/json"))
     for event in (tab.select, pair.change):  # the pair of a copied link is never typed
         event(
@@ -175,9 +173,9 @@ def start(
             whole("The seed", seed),
             bool(same),
         )
-        writing = explorer.writing(config)
+        writing = explorer.writing(config, cuts=True)
     except KfError as error:
-        return [failed(error), *[gr.skip()] * 5]
+        return [_mistaken(error, held), *[gr.skip()] * 5]
     let_go(held)
     writing.underlined = underlined
     return [_status(writing, WAITING), _drawn(writing, False), writing, *_buttons(writing)]
@@ -201,7 +199,7 @@ def run(writing: Writing | None) -> Iterator[Shown]:
             for _ in writing.surprises():
                 pass
     except KfError as error:
-        told = failed(error)
+        told = _mistaken(error, writing)
     finally:
         writing.stop()
     yield [told or _status(writing), _drawn(writing, writing.underlined), gr.skip(), *_buttons(writing)]
@@ -212,7 +210,7 @@ def refuse(writing: Writing | None) -> Shown:
     if writing is None or writing.is_over:
         return [gr.skip()] * 6
     writing.stop()
-    return [REFUSED, _drawn(writing, False), gr.skip(), *_buttons(writing)]
+    return [REFUSED + _status(writing), _drawn(writing, False), gr.skip(), *_buttons(writing)]
 
 
 def let_go(writing: Writing | None) -> None:
@@ -241,23 +239,21 @@ def underline(writing: Writing | None, underlined: bool) -> Iterator[Shown]:
             yield [gr.skip(), _drawn(writing, True), *[gr.skip()] * 4]
         yield [_status(writing), _drawn(writing, underlined), *[gr.skip()] * 4]
     except KfError as error:
-        yield [failed(error), *[gr.skip()] * 5]
+        yield [_mistaken(error, writing), *[gr.skip()] * 5]
 
 
-def as_json(writing: Writing | None) -> str:
-    """What the download holds; "" where nothing is held any more."""
+def download(writing: Writing | None) -> list[Any]:
+    """What the file holds, and the status; "" where nothing is held any more."""
     if writing is None:
-        gr.Warning("The texts are no longer held. Generate them again.")
-        return ""
-    return json.dumps(writing.as_json(), indent=1, ensure_ascii=False)
+        return ["", failed(KfError("The texts below are no longer held.", "texts that are", "generate them again"))]
+    return [json.dumps(writing.as_json(), indent=1, ensure_ascii=False), gr.skip()]
 
 
 def fit(explorer: Explorer, name: str, decoders: list[str], k: float, length: float) -> Shown:
     """What a pair offers: decoders, k and length; choices that it offers too are kept."""
     try:
         pair = explorer.pair(name)
-    except KfError as error:
-        gr.Warning(markup.escape(str(error)))  # the dropdown goes back by itself, which no tab but Scrub explains
+    except KfError:  # told above the tabs
         return [gr.skip()] * 3
     most, longest = explorer.slots(pair), min(explorer.limits.new_tokens, pair.teacher.config.context - 1)
     return [
@@ -277,6 +273,11 @@ def _drawn(writing: Writing, underlined: bool) -> str:
     return texts_html(writing.written(), underlined, told=writing.is_over)
 
 
+def _mistaken(error: KfError, held: Writing | None) -> str:
+    """A mistake, and of which prompt the texts are that stay below it."""
+    return failed(error) + (_status(held, "The texts below are still of this prompt.") if held else "")
+
+
 def _status(writing: Writing, more: str = "") -> str:
     config, prompt = writing.config, writing.config.prompt
     cut = f"… {prompt[-LONGEST_PROMPT_SHOWN:]}" if len(prompt) > LONGEST_PROMPT_SHOWN else prompt
@@ -287,8 +288,9 @@ def _status(writing: Writing, more: str = "") -> str:
     facts = f"{config.pair} on {writing.environment['device']}, float32{batch}, {seeds}."
     asks_student = any("student" in DECODERS[name].models for name in config.decoders)
     off = AT_OTHER_TAU if config.tau != 1 and asks_student else ""
+    full = f"No more than {writing.room} new tokens fit after this prompt." if config.new_tokens == writing.room else ""
     late = f"Stopped after {writing.most_seconds} s, the most on this page." if writing.is_late else ""
-    notes = " ".join(markup.escape(each) for each in (facts, writing.note, off, late, more) if each)
+    notes = " ".join(markup.escape(each) for each in (facts, writing.note, full, off, late, more) if each)
     return boxed(
         f'<p>After “<b>{markup.escape(cut)}</b>” ({len(writing.ids)} tokens)</p><p class="kf-prose-reading">{notes}</p>'
     )

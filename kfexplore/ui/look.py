@@ -60,6 +60,24 @@ STYLE: Final = """<style>
 .gradio-container .paginate button { min-width: 24px; min-height: 24px; }
 .gradio-container [role="alert"] { scroll-margin: 12px; }
 .gradio-container .kf-beside { align-self: center; }
+
+/* A low top: what is moved and what changes stand on the first screen. */
+.gradio-container main > .column, .gradio-container main > .column > .tabs { gap: 10px; }
+.gradio-container main > .column > .tabs > .tab-wrapper { padding-bottom: 0; }
+#intro .prose { display: flex; flex-wrap: wrap; align-items: center; gap: 0 24px; }
+#intro :is(h1, p) { margin: 0; }
+#intro p { flex: 1 1 320px; line-height: 1.4; }
+:is(#prompt, #pair) { padding-block: 6px; }
+:is(#prompt, #pair) [data-testid="block-info"] { margin-bottom: 2px; }
+#examples { display: flex; align-items: center; gap: 10px; min-width: 0 !important; max-width: 100%; }
+#examples .label { margin: 0; }
+#examples .label svg { display: none; }
+#examples .gallery { flex-wrap: nowrap; gap: 4px; padding: 3px; overflow-x: auto; scrollbar-width: thin; }
+#examples .gallery-item { flex: none; font-size: 13px; }
+#scrub .html-container { padding: 0; }
+/* The tab Scrub tells it itself. */
+.gradio-container:has([data-tab-id="scrub"].selected) #loading:has([role="alert"]) { display: none; }
+
 .gradio-container .wrap:has(> .wrap-inner) { border-color: var(--input-border-color); } /* lists, as other fields */
 
 @media (prefers-reduced-motion: reduce) {

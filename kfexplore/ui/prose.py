@@ -12,6 +12,7 @@ CSS: Final = """
 .kf-prose h2 { margin: 0 0 .25rem; font-size: 1.05rem; font-weight: 600; line-height: 1.35; }
 .kf-prose p { margin: 0 0 .75rem; }
 .kf-prose p:last-child { margin: 0; }
+.kf-prose + .kf-prose { margin-top: .75rem; }
 .kf-prose .kf-prose-reading, .kf-prose caption, .kf-prose th { color: var(--kf-prose-second); font-size: .875rem; }
 .kf-prose .kf-prose-parts { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin-bottom: 1rem; }
 .kf-prose .kf-prose-parts > dl { flex: 1 1 320px; min-width: 0; margin: 0; }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html as markup
 import re
 from functools import lru_cache
 from typing import Any, Final
@@ -15,6 +14,7 @@ from kfexplore.figures.palette import Theme
 from kfexplore.figures.toy import EXACT, blocks_figure, fewest_exact, order_words, passes_figure
 from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
+from kfexplore.ui.fields import failed
 from kfexplore.ui.plot import plot
 from kfexplore.ui.prose import DARK, boxed, heading, html
 
@@ -110,8 +110,8 @@ def _told(*fields: Any) -> Any:
     try:
         return show(*fields)
     except (KfError, KeyError) as error:
-        gr.Warning(markup.escape(str(error)))
-        return [gr.skip() for _ in range(6)]
+        mistake = error if isinstance(error, KfError) else KfError(f"There is no toy law {error}.", ", ".join(TOYS))
+        return [failed(mistake), *[gr.skip()] * 5]
 
 
 def _table(toy: ToyLaw) -> str:

@@ -22,7 +22,7 @@ from kfexplore.errors import KfError
 from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Ints, Line, Written
-from kfexplore.results.text import LN2, Stage
+from kfexplore.results.text import Stage
 from kfexplore.ui.threads import few_threads
 from kfexplore.ui.turns import Stop, Turns
 
@@ -96,11 +96,12 @@ class Writing:
         stopped: Stop | None = None,
         turn: Turns | None = None,
     ) -> None:
-        room = pair.teacher.config.context - len(ids)
-        if config.new_tokens > room:
+        self.room = pair.teacher.config.context - len(ids)
+        """New tokens that fit the context."""
+        if config.new_tokens > self.room:
             raise KfError(
                 f"A prompt of {len(ids)} tokens and {config.new_tokens} new ones do not fit the context.",
-                f"1 to {room} new tokens, or a shorter prompt",
+                f"1 to {self.room} new tokens, or a shorter prompt",
             )
         self.pair, self.ids, self.config, self.note = pair, ids, config, note
         self.environment = environment(pair.teacher.device)
@@ -114,7 +115,7 @@ class Writing:
         self._eos = end_of_text(pair.need_tokenizer())
         self._desks = [_Desk(pair, ids, config, name, self._eos) for name in DECODERS if name in config.decoders]
         self._reference = next((desk for desk in self._desks if DECODERS[desk.decoder].exact), None)
-        self._bits: dict[tuple[int, ...], list[float]] = {}
+        self._nats: dict[tuple[int, ...], list[float]] = {}
         self._stopped, self._turn = stopped or Stop(), turn or Turns()
         self._lock = threading.Lock()
 
@@ -218,9 +219,9 @@ class Writing:
         for desk in self._desks:
             for row in range(self.config.samples):
                 tokens, numbers = desk.text.row(row)
-                if tokens and all(numbers) and tuple(tokens) not in self._bits:
+                if tokens and all(numbers) and tuple(tokens) not in self._nats:
                     with self._turn.held(yields=True), few_threads(self.pair):
-                        self._bits[tuple(tokens)] = surprise(self.pair.teacher, self.ids, tokens)
+                        self._nats[tuple(tokens)] = surprise(self.pair.teacher, self.ids, tokens)
                     yield
 
     def written(self) -> list[Written]:
@@ -275,8 +276,8 @@ class Writing:
             shared = next((n for n in range(known) if tokens[n] != exact[n]), known)
             parted = shared < known
         ended = self._eos is not None and bool(tokens) and numbers[-1] > 0 and tokens[-1] == self._eos
-        bits = self._bits.get(tuple(tokens)) if all(numbers) else None
-        return Line(tokens, numbers, self._pieces(tokens, numbers), ended, bits, shared, parted)
+        nats = self._nats.get(tuple(tokens)) if all(numbers) else None
+        return Line(tokens, numbers, self._pieces(tokens, numbers), ended, nats, shared, parted)
 
     def _pieces(self, tokens: list[int], numbers: list[int]) -> list[str]:
         """Of each stretch without a gap."""
@@ -350,7 +351,7 @@ class _Desk:
 
 @torch.inference_mode()
 def surprise(teacher: AnyTeacher, prompt: list[int], tokens: list[int]) -> list[float]:
-    """-log2 of the teacher's probability of each token after the prompt and those before it, in bits."""
+    """-ln of the teacher's probability of each token after the prompt and those before it, in nats."""
     ids = torch.tensor([prompt + tokens], device=teacher.device)
     law = teacher(ids, read=len(tokens) + 1)[0, :-1].log_softmax(dim=-1)
-    return (-law.gather(1, ids[0, len(prompt) :, None])[:, 0] / LN2).tolist()
+    return (-law.gather(1, ids[0, len(prompt) :, None])[:, 0]).tolist()

@@ -41,6 +41,9 @@ SLIDER_SECONDS: Final = 20
 STARTING: Final = 10
 """Seconds until models are on the GPU, beside those of the work."""
 
+RACES: Final = 4
+"""That the page lets in at once; of them, those that no GPU is lent for have one turn."""
+
 Work = Callable[..., Iterator[Any]]
 
 
@@ -100,6 +103,8 @@ class LentExplorer(Explorer):
         device: Where the forked process has its models.
     """
 
+    races_at_once = RACES
+
     def __init__(
         self,
         loaders: dict[str, Callable[[], Pair]],
@@ -115,9 +120,9 @@ class LentExplorer(Explorer):
         self._lent = gpu(self._answers, self._seconds)
         self._places = threading.BoundedSemaphore(limits.questions)
 
-    def writing(self, config: WriteConfig) -> Writing:
+    def writing(self, config: WriteConfig, cuts: bool = False) -> Writing:
         """As of Explorer."""
-        made = super().writing(config)
+        made = super().writing(config, cuts)
         made.elsewhere = partial(self._lent, "texts") if self._is_lent(config.pair) else None
         return made
 

@@ -122,10 +122,17 @@ def test_a_mistake_leaves_fields_and_texts(page: Page, app_url: str) -> None:
     assert page.locator(TEXTS).inner_text() == kept
     page.locator("#prompt textarea").fill(EXAMPLES[0])
     set_to(page, "length", 255)
+    page.locator("#generate-seed input").fill("-1")
     page.locator(GO).click()
-    expect(page.locator(STATUS)).to_contain_text("or a shorter prompt")
+    expect(page.locator(STATUS)).to_contain_text("The seed is -1")
+    expect(page.locator(STATUS)).to_contain_text("The texts below are still of this prompt.")
     expect(page.locator("#generate-length input[type=number]")).to_have_value("255")
     assert page.locator(TEXTS).inner_text() == kept
+    page.locator("#generate-seed input").fill("0")
+    page.locator("#generate-decoders").get_by_label("AR", exact=True).uncheck()
+    page.locator(GO).click()
+    expect(page.locator(STATUS)).to_contain_text("new tokens fit after this prompt")
+    expect_done(page, 1)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -225,7 +225,9 @@ def test_why_a_pair_failed_stays_on_the_page(page: Page, app: App) -> None:
     expect(page.locator("#pair input")).to_have_value("odd")
     page.locator("#prompt textarea").focus()  # the dropdown fires once more
     tab(page, "Generate")
+    expect(page.locator("#loading")).to_contain_text("'gone' cannot be loaded")
     page.locator("#generate-go").click()
     expect(page.locator("#generate-texts [data-stage=done]")).to_have_count(2)
     tab(page, "Scrub")
+    expect(page.locator("#loading")).to_be_hidden()
     expect(alert).to_contain_text("'gone' cannot be loaded")

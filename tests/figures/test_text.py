@@ -101,15 +101,17 @@ def test_several_samples_are_told_apart_and_share_rows() -> None:
 
 
 def test_underlines_grow_with_surprise() -> None:
-    bits = [LEVELS[0] - 0.1, *LEVELS]
-    text = line(list("abcde"), surprise=bits)
+    nats = [LEVELS[0] - 0.1, *LEVELS]
+    text = line(list("abcde"), surprise=nats)
     found = drawn(text, underlined=True, told=True)
     assert re.findall(r'<i(?: class="(\w+)")? title', found) == ["", "u1", "u2", "u3", "u4"]
-    assert [float(b) for b in re.findall(r"([\d.]+) bits\"", found)] == pytest.approx(bits)
-    assert f"{sum(bits) / 5 * 0.6931:.2f}</b> nats a token" in found
-    assert "The underline is" in found
+    assert [float(n) for n in re.findall(r"([\d.]+) nats\"", found)] == pytest.approx(nats)
+    assert f"{sum(nats) / 5:.2f}</b> nats a token" in found
+    assert "teacher: 1.5 nats (thin) to 7 or more (thick)." in found
+    assert "bits" not in found
+    assert "The clocks are of this one short run; the tab Timing" in found
     for plain in (drawn(text, told=True), drawn(line(list("abcde")), underlined=True, told=True)):
-        assert not re.search('class="u|bits"|nats', plain)
+        assert not re.search('class="u|</b> nats', plain)
 
 
 def test_the_end_of_a_text_is_shown() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kfexplore import KfError, Pair, load_pair
+from kfexplore.checkpoints.connection import Unreachable
 from kfexplore.checkpoints.registry import bundled_folder
 from kfexplore.maps import grid, sweep
 from kfexplore.results import steps
@@ -255,6 +256,39 @@ def test_why_a_pair_cannot_be_loaded_is_told_in_the_log_alone(capsys: pytest.Cap
     assert "'gone' cannot be loaded" in reply["failed"]
     assert "/secret" not in json.dumps(reply)
     assert "/secret/place" in capsys.readouterr().err
+
+
+def test_a_hub_out_of_reach_is_told_and_not_asked_again_for_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    asked_for: list[float] = []
+    now = [0.0]
+
+    def lost() -> Pair:
+        asked_for.append(now[0])
+        raise Unreachable("It is not in /secret/place: huggingface.co could not be reached.", "put it there")
+
+    explorer = Explorer({"gone": lost}, clock=lambda: now[0])
+    for now[0] in (0, 30, 59, 61, 100, 122):
+        reply = explorer.point(asked(pair="gone"))
+        assert "huggingface.co, where it is fetched from, could not be reached" in reply["failed"]
+        assert "the pair tales" in reply["valid"]
+        assert "/secret" not in json.dumps(reply)
+    assert asked_for == [0, 61, 122]
+    assert capsys.readouterr().err.count("/secret/place") == 3
+
+
+def test_a_pair_that_came_after_all_is_there_at_once(pair: Pair) -> None:
+    answers = iter([KfError("It is not there yet."), None])
+
+    def late() -> Pair:
+        if (error := next(answers)) is not None:
+            raise error
+        return pair
+
+    explorer = Explorer({"late": late})
+    assert not explorer.point(asked(pair="late"))["ok"]
+    assert not explorer.holds("late")
+    assert explorer.point(asked(pair="late"))["ok"]
+    assert explorer.holds("late")
 
 
 def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

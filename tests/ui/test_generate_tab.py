@@ -23,7 +23,7 @@ from kfexplore.pair import Pair
 from kfexplore.results import Written
 from kfexplore.ui import writing as written_by
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.generate import as_json, fit, halt, refuse, run, start, underline
+from kfexplore.ui.generate import build_generate_tab, download, fit, halt, refuse, run, start, underline
 from kfexplore.ui.limits import PageLimits
 from kfexplore.ui.writing import WriteConfig, Writing
 
@@ -183,8 +183,8 @@ def test_surprise_is_the_teachers_own(pair: Pair, explorer: Explorer) -> None:
             law = pair.teacher.log_probs(torch.tensor([ids + line.tokens]))[0]
             rows = range(len(ids) - 1, len(ids) + LENGTH - 1)
             nats = [-float(law[row, token]) for row, token in zip(rows, line.tokens, strict=True)]
-            np.testing.assert_allclose(line.surprise, np.array(nats) / np.log(2), rtol=1e-4)
-        assert each.loss == pytest.approx(np.log(2) * np.mean([line.surprise for line in each.lines]))
+            np.testing.assert_allclose(line.surprise, nats, rtol=1e-4)
+        assert each.loss == pytest.approx(np.mean([line.surprise for line in each.lines]))
     assert list(writing.surprises()) == []  # what was said once is kept
 
 
@@ -272,13 +272,12 @@ def test_a_page_that_is_gone_closes_the_decoders(
 def test_the_underline_comes_and_goes_without_a_new_run(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     *_, last = asked(explorer, underlined=True)
     assert "nats a token" in last[1]
-    assert " bits" in last[1]
     writing = done(explorer)
     monkeypatch.setattr(written_by, "decode", None)
     *_, drawn = underline(writing, True)
-    assert " bits" in drawn[1]
+    assert ' nats"' in drawn[1]
     *_, bare = underline(writing, False)
-    assert "bits" not in bare[1]
+    assert "nats" not in bare[1]
 
 
 def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer) -> None:
@@ -288,7 +287,7 @@ def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer)
     next(pictures)
     assert list(underline(growing, True)) == [[gr.skip()] * 6]
     *_, last = pictures
-    assert " bits" in last[1]
+    assert ' nats"' in last[1]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +303,6 @@ def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer)
         ({"k": 17}, "17 tokens a pass"),
         ({"k": None}, "K is empty"),
         ({"length": 0}, "0 new tokens"),
-        ({"length": 46}, "1 to 45 new tokens"),
         ({"length": 1024}, "1 to 1,023 on this page"),
         ({"samples": 9}, "9 samples"),
         ({"tau": 0}, "tau is 0"),
@@ -321,6 +319,35 @@ def test_a_mistake_is_told_and_the_texts_stay(explorer: Explorer, changes: dict[
     assert told in last[0].replace("&#x27;", "'")
     assert "Valid:" in last[0]
     assert last[1:] == [gr.skip()] * 5
+
+
+def test_after_a_mistake_the_texts_still_say_their_prompt(explorer: Explorer) -> None:
+    held = done(explorer, decoders=("ar",))
+    *_, last = asked(explorer, prompt="", held=held)
+    alert, rest = last[0].split("</div></div>", 1)
+    assert "prompt is empty" in alert
+    assert f"After “<b>{PROMPT}</b>”" in rest
+    assert "still of this prompt" in rest
+    assert not held.is_waiting
+
+
+def test_no_more_is_written_than_fits_and_that_is_told(explorer: Explorer) -> None:
+    told = "No more than 45 new tokens fit after this prompt."
+    for length, is_told in ((46, True), (64, True), (45, True), (44, False)):
+        *_, last = asked(explorer, decoders=["pflm"], samples=1, length=length)
+        assert f"<b>{min(length, 45)}</b> tokens<" in last[1]
+        assert (told in last[0]) is is_told
+    with pytest.raises(KfError, match="do not fit the context"):  # programs are told
+        begun(explorer, new_tokens=46)
+
+
+def test_a_bad_seed_is_told_by_the_tab_and_not_changed_before(explorer: Explorer) -> None:
+    with gr.Blocks() as demo, gr.Tab() as tab:
+        build_generate_tab(explorer, [gr.Textbox(), gr.Textbox()], tab, 4)
+    seed = next(each for each in demo.blocks.values() if each.elem_id == "generate-seed")
+    for value in (-1, 1.5, None):
+        assert seed.preprocess(value) == value
+        assert "The seed is" in asked(explorer, seed=value)[0][0]
 
 
 def test_what_waits_can_be_called_off(explorer: Explorer) -> None:
@@ -381,9 +408,7 @@ def test_a_device_without_memory_is_told(explorer: Explorer, monkeypatch: pytest
     assert [button["interactive"] for button in last[3:]] == [True, False, True]
 
 
-def test_a_pair_without_a_masked_model_does_not_offer_mdlm(
-    pair: Pair, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pair_without_a_masked_model_does_not_offer_mdlm(pair: Pair, explorer: Explorer) -> None:
     offered, k, length = fit(explorer, "small", ["ar", "mdlm"], 9, 99)
     assert [name for _, name in offered["choices"]] == list(DECODERS)
     assert (k["maximum"], k["value"], length["maximum"], length["value"]) == (4, 4, 47, 47)
@@ -397,16 +422,15 @@ def test_a_pair_without_a_masked_model_does_not_offer_mdlm(
     *_, last = asked(bare, decoders=["ar", "mdlm"])
     assert "masked model" in last[0]
     assert last[1:] == [gr.skip()] * 5
-    told: list[str] = []
-    monkeypatch.setattr(gr, "Warning", told.append)
     assert fit(explorer, "none", ["ar"], 2, 10) == [gr.skip()] * 3
-    assert "none" in told[0]
 
 
 def test_the_download_says_what_it_hangs_on(pair: Pair, explorer: Explorer) -> None:
     writing = done(explorer, samples=2)
     list(writing.surprises())
-    held = json.loads(as_json(writing))
+    text, told = download(writing)
+    assert told == gr.skip()
+    held = json.loads(text)
     assert held["settings"] == json.loads(json.dumps(dataclasses.asdict(writing.config)))
     assert held["prompt_tokens"] == pair.encode(PROMPT)[0]
     assert held["environment"]["device"] == "cpu"
@@ -417,11 +441,10 @@ def test_the_download_says_what_it_hangs_on(pair: Pair, explorer: Explorer) -> N
         assert (told["nfe"], told["seconds"], told["nats_per_token"]) == (each.nfe, each.seconds, each.loss)
 
 
-def test_a_download_of_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", said.append)
-    assert as_json(None) == ""
-    assert said
+def test_a_download_of_nothing_says_so() -> None:
+    text, told = download(None)
+    assert text == ""
+    assert "no longer held" in told
 
 
 def test_the_status_says_prompt_seeds_and_what_is_untried(explorer: Explorer) -> None:

@@ -89,11 +89,11 @@ def test_table_has_every_split_and_the_push_forward() -> None:
     ]
 
 
-def test_a_value_out_of_range_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", said.append)
-    assert len(_told("chain", 2, 3, 0.5, 7.0, False)) == 6
-    assert "eps is 7.0" in said[0]
+@pytest.mark.parametrize(("asked", "said"), [(("chain", 7.0), "eps is 7.0"), (("gone", 0.1), "no toy law")])
+def test_a_value_out_of_range_changes_no_figure(asked: tuple[str, float], said: str) -> None:
+    told, *rest = _told(asked[0], 2, 3, 0.5, asked[1], False)
+    assert said in told
+    assert rest == [gr.skip()] * 5
 
 
 def test_the_tab_shows_the_first_law_at_once_and_only_its_sliders() -> None:

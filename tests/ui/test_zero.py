@@ -32,8 +32,10 @@ from kfexplore.ui import threads, zero
 from kfexplore.ui import writing as writing_of_page
 from kfexplore.ui.app import make_explorer
 from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.generate import run
 from kfexplore.ui.racing import RaceConfig
 from kfexplore.ui.threads import is_small
+from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.turns import Stop
 from kfexplore.ui.writing import WriteConfig
 from kfexplore.ui.zero import LentExplorer, gpu, is_zero
@@ -256,6 +258,13 @@ def test_texts_grow_as_without_it(spaces: ModuleType, lent: LentExplorer, explor
     assert writing.environment["threads"] == 1, "it tells where the texts were written, which is not here"
 
 
+def test_the_tab_says_that_a_gpu_is_asked_for(lent: LentExplorer, explorer: Explorer) -> None:
+    for each, is_asked in ((lent, True), (explorer, False)):
+        shown = run(each.writing(WriteConfig("small", "a b c", ("ar",), 4, 8)))
+        assert ("A GPU is asked for." in next(shown)[0]) is is_asked
+        assert "A GPU" not in list(shown)[-1][0]
+
+
 def test_no_lock_of_decoding_is_met_there(lent: LentExplorer) -> None:
     writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8))
     with held_by_others([passes._lock]):
@@ -341,6 +350,27 @@ def test_a_race_waits_for_no_other(spaces: ModuleType, lent: LentExplorer) -> No
     assert document["limits"] == dataclasses.asdict(MEASURED)
     assert document["threads"] == 1
     assert spaces.calls == [("race", 70)]
+
+
+def test_a_race_on_a_gpu_of_its_own_is_let_in_beside_one_that_runs_here(lent: LentExplorer, explorer: Explorer) -> None:
+    def let_in(of: Explorer) -> set[int | str | None]:
+        with gr.Blocks() as demo:
+            fields: list[gr.components.Component] = [gr.Textbox("small"), gr.Textbox("a b c")]
+            build_timing_tab(of, fields, gr.Tab("Timing"), 4)
+        return {event.concurrency_limit for event in demo.fns.values() if event.concurrency_id == "timing"}
+
+    assert (let_in(explorer), let_in(lent)) == ({1}, {zero.RACES})
+    settings: tuple[Any, ...] = ("small", "a b c", ("ar",), (1,), (), 4, 1)
+    here = explorer.racing(RaceConfig(*settings)).steps()
+    next(here)  # it has its turn
+    other = explorer.racing(RaceConfig(*settings))
+    waits = threading.Thread(target=lambda: list(other.steps()))
+    waits.start()
+    assert list(lent.racing(RaceConfig(*settings)).steps())
+    assert other.stage == "waiting"
+    other.stop()
+    here.close()  # type: ignore[attr-defined]
+    waits.join(30)
 
 
 def test_a_race_can_be_stopped(lent: LentExplorer) -> None:

@@ -1,0 +1,28 @@
+"""What a user error says, and that only a command is called one."""
+
+from __future__ import annotations
+
+import pytest
+
+from kfexplore import KfError
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        ("kfexplore app --port 8001", "Run: kfexplore app --port 8001"),
+        ("pip install datasets", "Run: pip install datasets"),
+        ("make setup", "Run: make setup"),
+        ("the same command again", "Try: the same command again"),
+        ("--prefix_file FILE", "Try: --prefix_file FILE"),
+        ("makes no sense", "Try: makes no sense"),
+    ],
+)
+def test_only_a_command_is_to_be_run(run: str, told: str) -> None:
+    error = KfError("It failed.", "this", run)
+    assert str(error).splitlines() == ["It failed.", "Valid: this", told]
+    assert error.is_command is told.startswith("Run:")
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    assert str(KfError("It failed.")) == "It failed."

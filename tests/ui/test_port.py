@@ -1,0 +1,68 @@
+"""A port that cannot be had is told in one message, by the command and by app.py."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shell import Shell
+
+from kfexplore import KfError
+from kfexplore.ui.port import VARIABLE, check_port, chosen_port
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which something listens."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(shell: Shell, taken: int) -> None:
+    told = shell.refused(f"app --port {taken} --pair nothing")
+    assert f"Port {taken} is in use." in told
+    assert "kfexplore app --port 8001" in told
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "told"),
+    [
+        ("127.0.0.1", 99_999, "Port 99999"),
+        ("127.0.0.1", -1, "Port -1"),
+        ("127.0.0.1", 0, "Port 0"),
+        ("203.0.113.1", 7860, "203.0.113.1"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_refused(host: str, port: int, told: str) -> None:
+    with pytest.raises(KfError, match=told) as caught:
+        check_port(host, port)
+    assert "1 to 65535" in caught.value.valid
+
+
+def test_a_port_in_use_on_one_address_is_in_use_on_all(taken: int) -> None:
+    for host in ("0.0.0.0", "127.0.0.1"):
+        with pytest.raises(KfError, match="is in use"):
+            check_port(host, taken)
+
+
+def test_the_one_asked_for_goes_before_that_of_the_environment() -> None:
+    assert (chosen_port(None, {}), chosen_port(None, {VARIABLE: "8080"})) == (7860, 8080)
+    assert chosen_port(9000, {VARIABLE: "8080"}) == 9000
+    for asked in (None, 9000):  # Gradio would read it in any case
+        with pytest.raises(KfError, match="'abc'"):
+            chosen_port(asked, {VARIABLE: "abc"})
+
+
+def test_a_port_that_is_no_number_is_one_message(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "abc")
+    assert f"{VARIABLE} is 'abc'." in shell.refused("app --port 9000")
+    ran = subprocess.run([sys.executable, "app.py"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"kfexplore: {VARIABLE} is 'abc'.")
+    assert "Traceback" not in ran.stderr
