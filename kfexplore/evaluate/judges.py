@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import torch
 from torch import Tensor
 
 from kfexplore import noise
+from kfexplore.checkpoints.connection import fetching, is_held
 from kfexplore.checkpoints.places import by_hand
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, decode_ids
 from kfexplore.errors import KfError
@@ -125,20 +125,16 @@ def load_judge(name_or_folder: str, device: str | torch.device = "cpu") -> Judge
     transformers = importlib.import_module("transformers")  # slow to import, needed here only
     held = by_hand(name_or_folder)
     place = str(held) if (held / "config.json").is_file() else name_or_folder
-    try:
-        if not Path(place).exists():  # transformers would try the hub, at length, for one file after another
-            huggingface_hub.hf_hub_download(place, "config.json")
+    with fetching(
+        f"The model {name_or_folder!r} is not here and cannot be loaded",
+        "a causal language model of the hub, or a folder with config.json, model.safetensors and a tokenizer",
+        f"put these files into {held}",
+        asks=not Path(place).exists() and not is_held(place, "config.json"),
+    ):
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             place, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
-    except Exception as error:  # no connection, no such name, a broken file: there is no judge
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise KfError(
-            f"The model {name_or_folder!r} is not here and cannot be loaded: {reason}",
-            "a causal language model of the hub, or a folder with config.json, model.safetensors and a tokenizer",
-            f"put these files into {held}",
-        ) from error
     return Judge(name_or_folder, model.to(device).eval(), tokenizer)
 
 
