@@ -91,7 +91,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Scrub", id="scrub") as scrub:
-                scrub_view(explorer, first)
+                scrub_view(explorer, first, [pair, prompt])
             with gr.Tab("Generate", id="generate") as generate:
                 build_generate_tab(explorer, [pair, prompt], generate, first["k_max"])
             with gr.Tab("Joint vs marginal", id="joint") as joint:

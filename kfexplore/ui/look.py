@@ -66,10 +66,10 @@ STYLE: Final = """<style>
 .gradio-container main > .column > .tabs > .tab-wrapper { padding-bottom: 0; }
 #intro .prose { display: flex; flex-wrap: wrap; align-items: center; gap: 0 24px; }
 #intro :is(h1, p) { margin: 0; }
-#intro p { flex: 1 1 320px; line-height: 1.4; }
+#intro p { flex: 1; min-width: min(320px, 100%); line-height: 1.4; }
 :is(#prompt, #pair) { padding-block: 6px; }
 :is(#prompt, #pair) [data-testid="block-info"] { margin-bottom: 2px; }
-#examples { display: flex; align-items: center; gap: 10px; min-width: 0 !important; max-width: 100%; }
+#examples { display: flex; align-items: center; gap: 10px; contain: inline-size; }
 #examples .label { margin: 0; }
 #examples .label svg { display: none; }
 #examples .gallery { flex-wrap: nowrap; gap: 4px; padding: 3px; overflow-x: auto; scrollbar-width: thin; }

@@ -31,18 +31,17 @@ class Question:
     """Whether those who do not say so go first."""
 
     def noise(self, slots: int) -> Floats:
-        """The noise (k,), its first k values where k is named; the middle of [0, 1) where none is given.
+        """The noise (k,); the middle of [0, 1) where none is given.
 
         Raises:
-            KfError: k beyond `slots`; noise that is no list of numbers in [0, 1), or too few of them.
+            KfError: k beyond `slots`; noise that is no list of numbers in [0, 1), or not k of them where k is named.
         """
         k = slots if self.k is None else self.k
         if not 1 <= k <= slots:
             raise KfError(f"K is {k}.", f"1 to {slots}, the most slots of this pair")
         if self.given is None:
             return np.full(k, 0.5)
-        given = self.given[:k] if self.k is not None and isinstance(self.given, list) else self.given
-        u = checked(given, None if self.k is None else k)
+        u = checked(self.given, self.k)
         if u.ndim != 1 or not 1 <= len(u) <= slots:
             raise KfError(f"The noise has the shape {u.shape}.", f"a list of 1 to {slots} numbers, one a slot")
         return u

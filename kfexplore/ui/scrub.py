@@ -24,21 +24,27 @@ EXAMPLES = [
 MOUNT = """
 const page = mountScrub(element, JSON.parse(props.first), server);
 window.kfScrub = page;
-const link = new URLSearchParams(window.location.search);
-if (["pair", "prompt", "k", "u"].some((name) => link.has(name))) {
-  page.open({
+const number = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : text);
+const openLink = async () => {
+  const link = new URLSearchParams(window.location.search);
+  if (!["pair", "prompt", "k", "u"].some((name) => link.has(name))) return;
+  await page.open({
     pair: link.get("pair") ?? undefined,
     prompt: link.get("prompt") ?? undefined,
-    k: link.has("k") ? Number(link.get("k")) : undefined,
-    u: link.has("u") ? link.get("u").split(",").map((text) => (text.trim() ? Number(text) : NaN)) : undefined,
+    k: link.has("k") ? number(link.get("k")) : undefined,
+    u: link.has("u") ? link.get("u").split(",").map(number) : undefined,
   });
-}
+};
+openLink();
+window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
 """
-"""Runs in the browser after `scrub_js()`: mounts the component and restores what a copied link says."""
+"""Runs in the browser after `scrub_js()`: mounts the component, and opens what a copied link or the way back says.
+
+What is no number there goes to the server as it is, which says so."""
 
 OPEN = """async (pair, prompt) => {
   const shown = window.kfScrub.state();
-  if (pair !== shown.pair || prompt !== shown.prompt) await window.kfScrub.open({pair, prompt});
+  if (pair !== shown.pair || prompt !== shown.prompt) await window.kfScrub.visit({pair, prompt});
   return window.kfScrub.state().pair;
 }"""
 """Asks for another prompt or pair; the dropdown then names the pair that is shown, also where the asked one failed.
@@ -46,12 +52,20 @@ OPEN = """async (pair, prompt) => {
 That fires the dropdown again, which must not wipe what was told of the failure: what is shown is not asked for."""
 
 
-def scrub_view(explorer: Explorer, first: Json) -> gr.HTML:
+SHOWN = """() => {
+  const {pair, prompt} = window.kfScrub.state();
+  return [pair, prompt];
+}"""
+"""What is shown, for the fields above the tabs."""
+
+
+def scrub_view(explorer: Explorer, first: Json, fields: list[gr.Component]) -> gr.HTML:
     """The component that owns sliders, strips, chips and the 2-D map, and asks an Explorer for what it lacks.
 
     Args:
         explorer: Answers for tables, points and grids.
         first: The payload that is drawn at once.
+        fields: The dropdown of pairs and the prompt: they follow the browser's way back.
     """
 
     def tables(question: Json) -> Json:
@@ -63,7 +77,7 @@ def scrub_view(explorer: Explorer, first: Json) -> gr.HTML:
     def grid(question: Json) -> Json:
         return explorer.grid(question)
 
-    return gr.HTML(
+    view = gr.HTML(
         html_template=scrub_markup(),
         css_template=scrub_css(),
         js_on_load=scrub_js() + MOUNT,
@@ -72,6 +86,8 @@ def scrub_view(explorer: Explorer, first: Json) -> gr.HTML:
         first=json.dumps(first),
         elem_id="scrub",
     )
+    view.submit(None, None, fields, js=SHOWN)
+    return view
 
 
 def open_on(asked: list[Callable[..., Any]], fields: list[gr.Component]) -> None:

@@ -169,6 +169,10 @@ def test_a_link_restores_prompt_slots_and_noise(page: Page, app_url: str, pair: 
     ("query", "message"),
     [
         ({"prompt": "a", "u": "0.1,1.2,0,0"}, "1.2 is outside"),
+        ({"prompt": "a", "u": "abc"}, "Noise ['abc'] is not a list of numbers. Valid: numbers from 0"),
+        ({"prompt": "a", "u": "0.1,0.2,0.3,0.4,0.5,0.6"}, "6 noise values were given for 4 slots. Valid: 4 numbers"),
+        ({"prompt": "a", "k": "two"}, "K is 'two'. Valid: a number"),
+        ({"prompt": ""}, f"The prompt is empty. Valid: at least one token Still shown: “{EXAMPLES[0]}”."),
         ({"prompt": "a", "pair": "nothing"}, "no pair 'nothing'"),
         ({"prompt": "a", "k": "9"}, "K is 9"),
     ],
@@ -179,6 +183,28 @@ def test_a_bad_link_says_so_and_the_page_still_works(
     root = opened(page, app_url + "?" + urlencode(query))
     expect(root.get_by_role("alert")).to_contain_text(message)
     assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_a_prompt_that_is_too_long_is_told_and_not_cut(page: Page, app_url: str) -> None:
+    root = opened(page, app_url)
+    page.evaluate(f"document.querySelector('{PROMPT}').focus()")
+    page.keyboard.insert_text("a" * 30_000)
+    page.keyboard.press("Enter")
+    expect(root.get_by_role("alert")).to_contain_text("characters. Valid: at most 20,000")
+    expect(root.get_by_role("alert")).to_contain_text(f"Still shown: “{EXAMPLES[0]}”.")
+
+
+def test_tokens_and_all_sliders_are_seen_together(page: Page, app_url: str) -> None:
+    page.set_viewport_size({"width": 1200, "height": 800})
+    root = opened(page, app_url)
+    for each in (root.locator(".kfs-cells"), *root.locator(".kfs-strip").all()):
+        expect(each).to_be_in_viewport(ratio=0.95)
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(root.locator(".kfs-strip").first).to_be_in_viewport()
+    root.locator(".kfs-strip").nth(3).scroll_into_view_if_needed()
+    expect(root.locator(".kfs-cells")).to_be_in_viewport(ratio=1)
+    root.locator("[data-map=student]").scroll_into_view_if_needed()
+    expect(root.locator(".kfs-cells")).to_be_in_viewport(ratio=1)
 
 
 def test_a_mistake_is_in_sight_where_it_is_made(page: Page, app_url: str) -> None:
@@ -218,6 +244,34 @@ def test_a_reload_keeps_what_was_shown(page: Page, app_url: str, pair: Pair) -> 
     assert noise(root) == before
     assert "__theme=dark" in page.url
     assert_true_tokens(root, pair, "The old owl went")
+
+
+def test_the_way_back_leads_to_the_prompt_before(page: Page, app_url: str, pair: Pair) -> None:
+    root = opened(page, app_url + "?__theme=dark")
+    root.locator("input[type=range]").nth(1).fill("0.9")
+    before = noise(root)
+    entries = page.evaluate("history.length")
+    field = page.locator(PROMPT)
+    for prompt, word in (("The old owl went", "owl"), ("The cat sat", "cat")):
+        field.fill(prompt)
+        field.press("Enter")
+        expect(root.locator(".kfs-prompt")).to_contain_text(word)
+        settled(root)
+    root.locator("input[type=range]").nth(2).fill("0.4")
+    assert page.evaluate("history.length") == entries + 2
+    page.evaluate("history.back()")
+    expect(field).to_have_value("The old owl went")
+    settled(root)
+    assert noise(root) == before
+    page.evaluate("history.back()")
+    expect(field).to_have_value(EXAMPLES[0])
+    settled(root)
+    assert noise(root) == before
+    assert_true_tokens(root, pair, EXAMPLES[0])
+    page.evaluate("history.forward()")
+    expect(field).to_have_value("The old owl went")
+    assert page.evaluate("history.length") == entries + 2
+    assert "__theme=dark" in page.url
 
 
 def test_a_click_on_the_map_moves_both_sliders(page: Page, app_url: str, pair: Pair) -> None:

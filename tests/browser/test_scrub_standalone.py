@@ -49,12 +49,14 @@ class Models:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Json]] = []
         self.failing: set[str] = set()
+        self.advice = "make app"
         self.every = 1
 
     def __call__(self, name: str, request: Json) -> Json:
         self.asked.append((name, request))
         if name in self.failing:
-            return {"ok": False, "seq": request["seq"], "failed": f"No {name}.", "valid": "less", "run": "make app"}
+            told = {"failed": f"No {name}.", "valid": "less", "run": self.advice, "is_command": "make" in self.advice}
+            return {"ok": False, "seq": request["seq"], **told}
         answer: Json = {"tables": self.tables, "point": self.point, "grid": self.grid}[name](request)
         return {"ok": True, "seq": request["seq"], "texts": dict(enumerate(WORDS)), **answer}
 
@@ -195,9 +197,7 @@ def test_without_a_server_the_other_sliders_go_back_to_where_the_tracks_hold(pag
     alone(page, scrub.standalone_html(payload()))
     sliders = page.locator("input[type=range]")
     sliders.nth(0).fill("0.9")
-    expect(page.locator(".kfs-row").nth(1).locator(".kfs-share")).to_have_text(
-        "this track belongs to the starting noise"
-    )
+    expect(page.locator(".kfs-row").nth(1).locator(".kfs-share")).to_have_text("track of the starting noise")
     sliders.nth(1).fill("0.1")
     assert noise(page)[0] == START[0]
     assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
@@ -440,9 +440,13 @@ def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], 
     field.fill("0.987")
     field.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("Valid: less Run: make app")
+    expect(page.get_by_role("alert").locator("code")).to_have_text("make app")
     expect(field).to_have_value(str(START[0]))
     expect(page.locator("[data-u]")).not_to_have_attribute("data-source", "pending")
+    models.advice = "less at once"
     assert page.evaluate("api.open({pair: 'tales', prompt: 'The dog'})") is False
+    expect(page.get_by_role("alert")).to_contain_text("Valid: less Try: less at once")
+    expect(page.get_by_role("alert").locator("code")).to_have_count(0)
     expect(page.locator(".kfs-prompt")).to_contain_text("Once")
     assert page.evaluate("JSON.stringify(api.state().teacher)") == before
     expect(page.get_by_role("alert")).not_to_have_text("")
@@ -493,6 +497,38 @@ def test_the_map_is_asked_for_when_it_is_seen(page: Page, served: Callable[[], M
     expect(page.locator(".kfs-up")).to_have_value("2")
     grids = [request["slots"] for name, request in models.asked if name == "grid"]
     assert grids == [[0, 1], [1, 2]]
+
+
+def test_other_slots_of_the_map_leave_the_old_picture_until_theirs_is_there(
+    page: Page, served: Callable[[], Models]
+) -> None:
+    models = served()
+    page.locator(".kfs-map").scroll_into_view_if_needed()
+    share, meaning = page.locator(".kfs-mapshare"), page.locator(".kfs-meaning")
+    expect(share).to_contain_text("slots 1 and 2")
+    picture = "document.querySelector('.kfs-plane canvas').toDataURL()"
+    before = (page.evaluate(picture), meaning.text_content(), page.locator(".kfs-xname").first.text_content())
+    models.failing = {"grid"}
+    page.evaluate(
+        """() => {
+          window.held = ask;
+          window.ask = (name, r) => new Promise((answer) => (window.go = () => answer(held(name, r))));
+        }"""
+    )
+    page.locator(".kfs-across").select_option("1")
+    page.wait_for_function("Boolean(window.go)")
+    expect(share).to_have_text("computing…")
+    expect(page.locator(".kfs-mapbody")).to_have_class("kfs-mapbody kfs-stale")
+    now = (page.evaluate(picture), meaning.text_content(), page.locator(".kfs-xname").first.text_content())
+    assert now == before
+    page.evaluate("() => { window.ask = held; go(); }")
+    expect(page.get_by_role("alert")).to_contain_text("No grid.")
+    expect(page.locator(".kfs-across")).to_have_value("0")  # as what is drawn
+    models.failing = set()
+    page.locator(".kfs-across").select_option("1")
+    expect(share).to_contain_text("slots 2 and 3")
+    expect(meaning).to_contain_text("given the exact token before them")
+    assert page.evaluate(picture) != before[0]
 
 
 def test_the_link_says_it_all(page: Page, served: Callable[[], Models]) -> None:

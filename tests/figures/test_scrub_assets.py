@@ -58,6 +58,27 @@ def test_hues_and_labels_in_the_page_are_pythons() -> None:
     assert labels == [token_label(text) for text in texts]
 
 
+@node
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ([0, 1], "of its pair."),
+        ([1, 2], "given the exact token before them."),
+        ([2, 3], "given the exact tokens before them."),
+        ([0, 2], "The noise of slot 2 is held"),
+        ([0, 3], "The noise of slots 2 and 3 is held"),
+        ([1, 5], "The noise of slots 3 to 5 is held"),
+    ],
+)
+def test_the_meaning_of_an_area_is_told_in_good_english(slots: list[int], words: str) -> None:
+    assert words in run_node(f"(() => {{ {scrub.scrub_js()}\nconsole.log(meaningOfArea({slots})); }})()")
+
+
+def test_marks_in_tokens_are_explained_once() -> None:
+    legend = re.findall(r'kfs-sign">(.)</span>([^<]*)<', scrub.scrub_markup())
+    assert legend == [(token_label(" "), "a space in a token"), (token_label("\n"), "a line end")]
+
+
 def test_nothing_is_fetched_and_nothing_is_parsed_as_html() -> None:
     for text in (scrub.scrub_css(), scrub.scrub_js(), scrub.scrub_markup()):
         assert "http:" not in text

@@ -1,5 +1,5 @@
-// Talking to the server. A reply is {ok: true, ...}, {ok: false, busy, failed, valid, run} or, where it raised,
-// undefined. One that is busy is asked again, ever less often.
+// Talking to the server. A reply is {ok: true, ...}, {ok: false, busy, failed, valid, run, is_command} or,
+// where it raised, undefined. One that is busy is asked again, ever less often.
 
 const PATIENCE = 180000;
 // The first question to a pair may have to fetch its models.

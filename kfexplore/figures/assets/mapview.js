@@ -45,8 +45,18 @@ class ScrubMap {
     if (this.slots[1] >= k) this.slots = [0, Math.min(1, k - 1)];
     fillSelect(this.across, 0, k - 1, this.slots[0]);
     fillSelect(this.up, this.slots[0] + 1, k, this.slots[1]);
-    setText(this.meaning, meaningOfArea(this.slots));
-    const [i, j] = this.slots;
+    if (this.grid && this.grid.slots[1] >= k) this.setGrid(null);
+    else this.showWords();
+  }
+
+  // The slots that the squares are of: an older pair's, which stay until those of the chosen one are there.
+  get drawn() {
+    return this.grid ? this.grid.slots : this.slots;
+  }
+
+  showWords() {
+    const [i, j] = this.drawn;
+    setText(this.meaning, meaningOfArea(this.drawn));
     for (const name of this.host.querySelectorAll(".kfs-xname")) name.textContent = `noise of slot ${i + 1} →`;
     for (const name of this.host.querySelectorAll(".kfs-yname")) name.textContent = `noise of slot ${j + 1} →`;
     for (const plane of this.planes) {
@@ -57,14 +67,22 @@ class ScrubMap {
 
   choose(i, j) {
     this.slots = [i, Math.max(j, i + 1)];
-    this.setGrid(null);
     this.hooks.wanted();
+    this.showShare();
+  }
+
+  // After a failure: back to the slots that are drawn.
+  giveUp(k) {
+    this.slots = this.drawn.slice();
+    this.showSlots(k);
+    this.showShare();
   }
 
   setGrid(grid) {
     this.grid = grid;
     if (!grid) for (const plane of this.planes) fitCanvas(plane.querySelector("canvas"));
     this.paint();
+    this.showWords();
     this.showShare();
   }
 
@@ -83,8 +101,8 @@ class ScrubMap {
   }
 
   showShare() {
-    if (!this.grid) return setText(this.share, "computing…");
-    const [i, j] = this.grid.slots;
+    const [i, j] = this.drawn;
+    if (!this.grid || i !== this.slots[0] || j !== this.slots[1]) return setText(this.share, "computing…");
     const percent = Math.round(this.grid.agreement * 100);
     const share = `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the square`;
     setText(this.share, this.grid.student ? share : "");
@@ -107,8 +125,8 @@ class ScrubMap {
   cross() {
     const u = this.hooks.u();
     for (const plane of this.planes) {
-      plane.style.setProperty("--u", u[this.slots[0]]);
-      plane.style.setProperty("--v", u[this.slots[1]]);
+      plane.style.setProperty("--u", u[this.drawn[0]]);
+      plane.style.setProperty("--v", u[this.drawn[1]]);
     }
   }
 
@@ -123,7 +141,7 @@ class ScrubMap {
 
   pickAt(plane, event) {
     const [x, y] = this.place(plane, event);
-    this.hooks.pick(this.slots, x, y, event);
+    this.hooks.pick(this.drawn, x, y, event);
   }
 
   key(event) {
@@ -133,7 +151,8 @@ class ScrubMap {
     const size = (event.shiftKey ? 16 : 1) / this.hooks.resolution();
     const u = this.hooks.u();
     const inside = (value) => Math.min(1 - 1e-9, Math.max(0, value));
-    this.hooks.pick(this.slots, inside(u[this.slots[0]] + x * size), inside(u[this.slots[1]] + y * size), event);
+    const [i, j] = this.drawn;
+    this.hooks.pick([i, j], inside(u[i] + x * size), inside(u[j] + y * size), event);
   }
 
   tell(plane, event) {
@@ -157,10 +176,10 @@ class ScrubMap {
 // What an area of the exact square is the probability of; by causality only slots before the later one matter.
 function meaningOfArea([i, j]) {
   if (j > i + 1) {
-    const held = j === i + 2 ? `slot ${i + 2}` : `slots ${i + 2} to ${j}`;
+    const held = j === i + 2 ? `slot ${j}` : `slots ${i + 2} ${j === i + 3 ? "and" : "to"} ${j}`;
     return `The noise of ${held} is held between them, so an area is no probability of a pair: it is a section.`;
   }
-  const given = i ? ", given the exact tokens before them" : "";
+  const given = i ? `, given the exact ${i === 1 ? "token" : "tokens"} before them` : "";
   return `The area of a region in the exact square is the probability of its pair${given}.`;
 }
 

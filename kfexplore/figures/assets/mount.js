@@ -93,16 +93,18 @@ function linkOf(scrub) {
 
 // The page's own address follows what is shown: a reload, of the reader's or after a broken connection, loses nothing.
 // Not at every key: browsers refuse an address that changes more than some three times a second.
-function keepAddress(scrub) {
+function keepAddress(scrub, pause = 400) {
   if (!location.protocol.startsWith("http")) return;
   clearTimeout(scrub.addressTimer);
-  scrub.addressTimer = setTimeout(() => {
+  const keep = () => {
     const query = new URLSearchParams(location.search);
     const shown = Object.entries(queryOf(scrub));
     for (const [name, value] of shown) query.set(name, value);
     if (String(query).length > LONGEST_ADDRESS) for (const [name] of shown) query.delete(name);
     history.replaceState(history.state, "", `?${query}`);
-  }, 400);
+  };
+  if (pause) scrub.addressTimer = setTimeout(keep, pause);
+  else keep();
 }
 
 // Gradio marks a dark page with a class on the body; a page on its own follows the reader's system.
@@ -145,6 +147,14 @@ function mountScrub(root, first, transport) {
   const scrub = new Scrub(root, first, transport || null);
   return {
     open: (change) => scrub.load(change),
+    // As open, and the browser's way back leads to what was shown before.
+    visit: async (change) => {
+      keepAddress(scrub, 0);
+      const done = await scrub.load(change);
+      if (done) history.pushState(history.state, "");
+      if (done) keepAddress(scrub, 0);
+      return done;
+    },
     state: () => ({
       pair: scrub.tables && scrub.tables.pair,
       prompt: scrub.tables && scrub.tables.prompt,

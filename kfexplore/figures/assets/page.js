@@ -56,7 +56,8 @@ class ScrubPage {
       known += exact !== null;
       agreeing += exact !== null && exact === learned;
     }
-    const agree = `${agreeing} of ${known} ${known < k ? "known " : ""}slots agree`;
+    const slots = known === 1 ? "slot agrees" : "slots agree";
+    const agree = `${agreeing} of ${known} ${known < k ? "known " : ""}${slots}`;
     setText(this.parts.agree, answer.student ? agree : "");
     const row = (ids) => ids.slice(0, k).map(text).join(" ");
     tellAtRest(this.parts, () => {
@@ -72,7 +73,7 @@ class ScrubPage {
       const stale = !tables.rows[slot] || !trackFits(tables.rows[slot], u);
       row.root.classList.toggle("kfs-stale", stale);
       row.strip.setAttribute("aria-busy", String(stale && hasServer));
-      setText(row.share, stale && !hasServer ? "this track belongs to the starting noise" : shareText(row.track));
+      setText(row.share, stale && !hasServer ? "track of the starting noise" : shareText(row.track));
       row.range.setAttribute("aria-description", row.share.textContent);
     }
   }
@@ -84,5 +85,5 @@ class ScrubPage {
 
 function shareText(track) {
   if (!track || track.share === null) return "";
-  return `exact and learned agree on ${Math.round(track.share * 100)} % of this track`;
+  return `agree on ${Math.round(track.share * 100)} % of this track`;
 }

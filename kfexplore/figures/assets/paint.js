@@ -1,7 +1,7 @@
 // Canvas painting of tracks. All lengths are device pixels once a canvas has been fitted.
 
 const FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
-const TRACK = { exact: 34, lane: 11, learned: 30 };
+const TRACK = { exact: 30, lane: 10, learned: 26 };
 const TRACK_HEIGHT = TRACK.exact + TRACK.lane + TRACK.learned;
 
 // Gives the canvas one pixel a device pixel. Returns {context, width, height, ratio}, or null while it is hidden.

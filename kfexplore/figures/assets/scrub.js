@@ -120,6 +120,7 @@ class Scrub {
     const mine = ++this.loads;
     this.loading = true;
     this.clearMessage();
+    clearTimeout(this.addressTimer); // on the browser's way back, this is no longer the address of what is shown
     this.root.dataset.tables = "waiting";
     const { pair, prompt, resolution } = this.tables || { resolution: 512 };
     const request = { seq: mine, pair, prompt, u: this.u.slice(0, this.k), resolution };
@@ -127,6 +128,7 @@ class Scrub {
     if (change.pair === undefined || change.pair === pair) request.k = this.k;
     const before = this.seq;
     for (const [name, value] of Object.entries(change)) if (value !== undefined) request[name] = value;
+    if (change.u === undefined) request.u = request.u.slice(0, request.k);
     clearTimeout(this.patience);
     this.patience = setTimeout(() => setText(this.parts.said, "Asking the models…"), PATIENCE_SHOWN);
     const newer = () => mine !== this.loads;
@@ -139,7 +141,7 @@ class Scrub {
     this.root.dataset.tables = "ready";
     const keepNoise = this.seq !== before && change.u === undefined;
     if (!reply.ok || !this.tryAdopt(reply, keepNoise)) {
-      this.fail(reply.ok ? NO_ANSWER : reply);
+      this.fail({ ...(reply.ok ? NO_ANSWER : reply), shown: this.tables && this.tables.prompt });
       if (this.tables) this.settle();
       return false;
     }
@@ -239,6 +241,7 @@ class Scrub {
     if (!(value >= 0 && value < 1)) {
       field.value = String(this.u[slot]);
       this.fail({ failed: `u is ${text || "empty"}: numbers from 0 up to, not including, 1` }, true);
+      field.scrollIntoView({ block: "nearest" }); // what is told takes room above it
     } else if (value !== this.u[slot]) {
       this.clearMessage();
       const held = this.transport ? value : snapped(value, this.tables.resolution);
@@ -471,6 +474,8 @@ class Scrub {
     this.gridKey = null;
     if (!reply.ok) {
       this.fail(reply);
+      this.map.giveUp(this.k);
+      this.refreshStale();
       return;
     }
     try {

@@ -1,6 +1,7 @@
 // The page's parts: built once for a number of slots, then only changed in place. Text goes in by textContent alone.
 
 const PROMPT_SHOWN = 40;
+const LETTERS_TOLD = 60;
 const REST = 600;
 
 function part(name, className, text) {
@@ -129,8 +130,8 @@ function buildChoices(host, uid, most, onChoose) {
 
 // What the scripts write into, by class name; the markup is Python's (scrub_markup).
 function findParts(root) {
-  const names = ["message", "prompt", "note", "cells", "agree", "ks", "dice", "reset", "link", "said", "rows"];
-  names.push("told", "origin", "tip", "alone", "tracks", "map");
+  const names = ["message", "prompt", "note", "cells", "ks", "dice", "reset", "link", "said", "rows", "told"];
+  names.push("origin", "tip", "alone", "tracks", "map");
   const parts = { root, box: root.matches(".kfs") ? root : root.querySelector(".kfs") };
   for (const name of names) parts[name] = parts.box.querySelector(`.kfs-${name}`);
   return parts;
@@ -142,8 +143,11 @@ function buildSlots(parts, uid, most, onChoose) {
   parts.cells.textContent = "";
   const slots = [];
   const names = part("div", "kfs-cell kfs-rownames");
-  names.setAttribute("aria-hidden", "true");
-  names.append(part("span", "kfs-slotname"), part("span", "", "Exact"), part("span", "kfs-learned", "Learned"));
+  const named = [part("span", "kfs-slotname"), part("span", "", "Exact"), part("span", "kfs-learned", "Learned")];
+  for (const name of named) name.setAttribute("aria-hidden", "true");
+  parts.agree = part("span", "kfs-agree");
+  names.setAttribute("role", "listitem");
+  names.append(...named, parts.agree);
   parts.cells.append(names);
   for (let slot = 0; slot < most; slot++) {
     const made = { row: buildRow(slot, uid), cell: buildCell(slot) };
@@ -161,6 +165,7 @@ function showSlotCount(parts, slots, k) {
     cell.root.hidden = slot >= k;
   });
   parts.cells.style.setProperty("--slots", k);
+  parts.cells.style.setProperty("--columns", Math.min(k, 4)); // on a narrow screen
   for (const input of parts.ks.querySelectorAll("input")) input.checked = Number(input.value) === k;
 }
 
@@ -190,10 +195,16 @@ function showOrigin(host, tables) {
 
 function showMessage(host, failure) {
   host.textContent = "";
-  const { failed, valid, run } = failure || {};
+  const { failed, valid, run, is_command: isCommand, shown } = failure || {};
   if (failed) host.append(part("strong", "", failed));
   if (valid) host.append(part("span", "", ` Valid: ${valid}`));
-  if (run) host.append(part("span", "", " Run: "), part("code", "", run));
+  if (run) host.append(part("span", "", isCommand ? " Run: " : " Try: "), part(isCommand ? "code" : "span", "", run));
+  if (typeof shown === "string") host.append(part("span", "", ` Still shown: “${shortened(shown)}”.`));
+}
+
+function shortened(text) {
+  const letters = Array.from(text);
+  return letters.length > LETTERS_TOLD ? `…${letters.slice(-LETTERS_TOLD).join("")}` : text;
 }
 
 // Tooltip of a track at a pointer: both bands, their intervals and their share of u.
