@@ -51,6 +51,7 @@ class Models:
         self.failing: set[str] = set()
         self.advice = "make app"
         self.every = 1
+        self.device = "cpu"
 
     def __call__(self, name: str, request: Json) -> Json:
         self.asked.append((name, request))
@@ -93,7 +94,7 @@ class Models:
             "margin": packed(np.full(shape, 0.42), "<f4"),
             "edge": packed(np.full(shape, 0.031), "<f4"),
             "point": self.point({"u": u, "prompt": prompt}),
-            "device": "cpu",
+            "device": self.device,
             "dtype": "float32",
             "seconds": 0.31,
             "stored": False,
@@ -327,6 +328,18 @@ def test_a_settled_move_asks_for_the_tracks_that_it_changed(page: Page, served: 
         "the track before it hangs on earlier slots alone, and its own on none that moved"
     )
     assert "point" not in models.names()
+
+
+def test_a_gpu_is_asked_for_all_tracks_at_once(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    models.device = "cuda"
+    page.evaluate("api.open({ prompt: 'Once more' })")
+    settled(page)
+    models.asked.clear()
+    page.locator("input[type=range]").nth(0).fill("0.9")
+    settled(page)
+    page.wait_for_function("api.state().settled")
+    assert asked_rows(models) == [[1, 2]]
 
 
 def test_a_hand_on_a_slider_asks_for_its_row_before_it_moves(page: Page, served: Callable[[], Models]) -> None:

@@ -327,35 +327,44 @@ class Scrub {
     this.refresh();
   }
 
-  // What is out of date: of the slider under the hand its row; at rest, the first track that is no longer right.
+  // What is out of date: of the slider under the hand its row; at rest, the tracks that are no longer right.
   needed() {
     const { tables, u, k, hand, settled, finer } = this;
     const late = hand !== null && hand < k && !rowFits(tables.rows[hand], u, k) ? hand : null;
     const fits = (row) => row.slot === late || (trackFits(row, u) && !finer.has(row.slot));
-    const first = settled && tables.rows.slice(0, k).find((row) => !fits(row));
-    return { hand: late, track: first ? first.slot : null };
+    const stale = settled ? tables.rows.slice(0, k).filter((row) => !fits(row)) : [];
+    return { hand: late, tracks: stale.map((row) => row.slot) };
   }
 
   refresh() {
     if (!this.transport || this.loading) return;
-    const { hand, track } = this.needed();
-    this.root.dataset.tables = hand === null && track === null ? "ready" : "waiting";
-    if (hand !== null) this.fetch("hand", hand, this.k);
-    if (track !== null) this.fetch("track", track, rowFits(this.tables.rows[track], this.u, this.k) ? this.k : track + 1);
+    const { hand, tracks } = this.needed();
+    this.root.dataset.tables = hand === null && !tracks.length ? "ready" : "waiting";
+    if (hand !== null) this.fetch("hand", [hand], this.k);
+    if (tracks.length) this.fetchTracks(tracks);
     else if (this.settled) this.refreshMap();
   }
 
-  // Asks for a row of k slots, one at a time of each kind; what is needed then is looked at anew. A row of fewer slots
+  // On a CPU one after another, the first one soonest; a GPU has all nearly as soon as one, and may have to be found.
+  fetchTracks(tracks) {
+    const { tables, u, k } = this;
+    const [first] = tracks;
+    if (tables.device !== "cpu") this.fetch("track", tracks, k);
+    else this.fetch("track", [first], rowFits(tables.rows[first], u, k) ? k : first + 1);
+  }
+
+  // Asks for rows of k slots, once at a time of each kind; what is needed then is looked at anew. A row of fewer slots
   // is but a track, for which the server lets others go first.
-  async fetch(kind, slot, k) {
+  async fetch(kind, slots, k) {
     if (this.fetching[kind]) return;
     const { resolution } = this.tables;
     const u = this.u.slice(0, k);
-    const request = this.request(this.seq, { u, k, slots: [slot], resolution, yields: kind === "track" });
-    const moved = () => u.some((value, at) => at !== slot && value !== this.u[at]);
-    const newer = () => request.epoch !== this.epoch || this.needed()[kind] !== slot || moved();
+    const request = this.request(this.seq, { u, k, slots, resolution, yields: kind === "track" });
+    const moved = () => u.some((value, at) => at !== slots[0] && value !== this.u[at]);
+    const wanted = ({ hand, tracks }) => (kind === "hand" ? hand : tracks[0]) === slots[0];
+    const newer = () => request.epoch !== this.epoch || !wanted(this.needed()) || moved();
     this.fetching[kind] = true;
-    this.finer.delete(slot);
+    for (const slot of slots) this.finer.delete(slot);
     const reply = await ask((r) => this.transport.tables(r), request, { newer, busy: (told) => this.busy(told) });
     this.fetching[kind] = false;
     if (request.epoch !== this.epoch || reply.busy || this.takeRows(reply)) this.refresh();
