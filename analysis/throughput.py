@@ -158,19 +158,19 @@ def table(document: dict[str, Any]) -> str:
     """Tokens a second, and each over generate(), the plain loop and ar at the same batch."""
     lines = [
         f"{'decoder':<25}{'batch':>6}{'k':>3}{'ms/pass':>9}{'tokens/s':>10}{'/generate':>10}{'/plain':>8}{'/ar':>7}"
-        f"{'allowed':>9}{'share':>7}"
+        f"{'at limit':>9}{'share':>7}"
     ]
     for row in document["rows"]:
         if row["seconds"] is None:
             lines.append(f"{row['decoder']:<25}{row['batch']:>6}{row['k']:>3}  {row['error']}")
             continue
         over = [_over(document, row, other) for other in (GENERATE, PLAIN, "ar")]
-        allowed = row["roofline_speedup"]
-        share = over[2] / allowed if allowed and over[2] else None
+        limit = row["roofline_speedup"]
+        share = over[2] / limit if limit and over[2] else None
         lines.append(
             f"{row['decoder']:<25}{row['batch']:>6}{row['k']:>3}{row['ms_per_step']:>9.2f}"
             f"{row['tokens_per_second']:>10,.0f}{_ratio(over[0]):>10}{_ratio(over[1]):>8}{_ratio(over[2]):>7}"
-            f"{_ratio(allowed):>9}{_ratio(share):>7}"
+            f"{_ratio(limit):>9}{_ratio(share):>7}"
         )
     return "\n".join(lines)
 

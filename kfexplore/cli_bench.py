@@ -75,7 +75,7 @@ def bench_throughput_command(
     max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt, with random weights.")] = 32,
     prompt: Annotated[str, typer.Option(help="The prompt, with a pair.")] = "Once upon a time",
-    repeats: Annotated[int, typer.Option(help="Timed repeats, after one that is not counted.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Timed repeats, after one that is not counted.")] = 5,
     seed: Annotated[int, typer.Option(help="Keys the noise.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
     roofline: Annotated[

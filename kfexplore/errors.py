@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-COMMANDS: Final = ("kfexplore", "git", "make", "pip", "playwright")
+COMMANDS: Final = ("kfexplore", "git", "make", "pip", "playwright", "python")
 """What a command that puts something right begins with."""
 
 
@@ -29,7 +29,8 @@ class KfError(Exception):
     @property
     def is_command(self) -> bool:
         """Whether `run` is a command; else it is an action in words."""
-        return self.run.split(" ")[0] in COMMANDS
+        words = [word for word in self.run.split() if "=" not in word]  # settings of the environment stand before it
+        return bool(words) and words[0] in COMMANDS
 
     def __str__(self) -> str:
         parts = [self.failed]

@@ -13,6 +13,8 @@ from kfexplore import KfError
         ("kfexplore app --port 8001", "Run: kfexplore app --port 8001"),
         ("pip install datasets", "Run: pip install datasets"),
         ("make setup", "Run: make setup"),
+        ("GRADIO_SERVER_PORT=8001 python app.py", "Run: GRADIO_SERVER_PORT=8001 python app.py"),
+        ("remove runs/mine, then: kfexplore train pair", "Try: remove runs/mine, then: kfexplore train pair"),
         ("the same command again", "Try: the same command again"),
         ("--prefix_file FILE", "Try: --prefix_file FILE"),
         ("makes no sense", "Try: makes no sense"),

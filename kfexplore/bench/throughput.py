@@ -42,7 +42,7 @@ class RaceSettings:
     prompt: int = 32
     """Tokens of each prompt, where none is given."""
     new_tokens: int = 64
-    repeats: int = 3
+    repeats: int = 5
     seed: int = 0
     """Keys the noise, and the prompts where none is given."""
 
@@ -185,11 +185,11 @@ def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dic
     """
     network = _any(networks)
     limits = measure_limits(network.device, network.dtype)
-    asked = allowed(networks, settings, limits, settings.batches, settings.ks)
+    asked = gains_at_limit(networks, settings, limits, settings.batches, settings.ks)
     batches, ks = (
         {*asked_for, *drawn} for asked_for, drawn in ((settings.batches, CURVE_BATCHES), (settings.ks, CURVE_KS))
     )
-    curve = allowed(networks, settings, limits, sorted(batches), sorted(ks))
+    curve = gains_at_limit(networks, settings, limits, sorted(batches), sorted(ks))
     return {
         "bench": "roofline",
         **setting(network),
@@ -201,14 +201,14 @@ def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dic
     }
 
 
-def allowed(
+def gains_at_limit(
     networks: Networks,
     settings: RaceSettings,
     limits: Limits,
     batches: Sequence[int] = CURVE_BATCHES,
     ks: Sequence[int] = CURVE_KS,
 ) -> list[Gain]:
-    """The gain that limits allow a push-forward pass, for prompts and new tokens as in a race.
+    """The gain of a push-forward pass if both ran at the limits, for prompts and new tokens as in a race.
 
     Raises:
         KfError: teacher or student is not there.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub import constants, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from kfexplore.errors import KfError
@@ -22,33 +22,38 @@ class Unreachable(KfError):
 
 
 @contextmanager
-def fetching(failed: str, valid: str, run: str, asks: bool = True) -> Iterator[None]:
+def fetching(failed: str, valid: str, run: str, asks: bool = True) -> Iterator[bool]:
     """Around what fetches something from the hub: whatever that raises becomes a user error.
+
+    Yields whether what is here must do, since the hub does not answer: `local_files_only` of the libraries.
 
     Args:
         failed: What is so without it; the reason is added.
         valid: As of KfError.
         run: As of KfError.
-        asks: Whether the hub must answer first; not where a copy may be here that needs no hub.
+        asks: Whether it may be on the hub; not where a folder was named.
 
     Raises:
-        Unreachable: there is no connection.
+        Unreachable: there is no connection, and no earlier copy.
         KfError: no such name, no right to it, no room: all mean that it is not here.
     """
+    lost = ""
     try:
         if asks:
             check_hub()
-        yield
+    except ConnectionError as error:
+        lost = _reason(error)
+    try:
+        yield bool(lost) or not asks
     except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        if isinstance(error, ConnectionError | LocalEntryNotFoundError):
-            raise Unreachable(f"{failed}: {hub_name()} could not be reached ({reason})", valid, run) from error
-        raise KfError(f"{failed}: {reason}", valid, run) from error
+        if lost or isinstance(error, ConnectionError | LocalEntryNotFoundError):
+            lost = lost or _reason(error)
+            raise Unreachable(f"{failed}: {hub_name()} could not be reached ({lost})", valid, run) from error
+        raise KfError(f"{failed}: {_reason(error)}", valid, run) from error
 
 
-def is_held(repository: str, file: str, revision: str | None = None) -> bool:
-    """Whether a file of the hub has been fetched before."""
-    return isinstance(try_to_load_from_cache(repository, file, revision=revision), str)
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def hub_name() -> str:

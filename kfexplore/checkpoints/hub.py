@@ -64,8 +64,8 @@ def fetch_pair(repository: str, **options: Any) -> Path:
         f"There is no folder {repository}, and the hub's repository of that name cannot be fetched",
         f"a folder, a repository of a pair and a connection to the hub, or its files in {held}",
         "use the pair tales, which needs no download",
-        asks=False,  # an earlier copy may be here
-    ):
+    ) as local:
+        options |= {"local_files_only": True} if local else {}
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=FETCHED, **options))
 
 

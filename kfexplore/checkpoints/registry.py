@@ -15,7 +15,7 @@ import huggingface_hub
 import torch
 
 from kfexplore.checkpoints.causal import is_causal
-from kfexplore.checkpoints.connection import fetching, is_held
+from kfexplore.checkpoints.connection import fetching
 from kfexplore.checkpoints.documents import read_json_object
 from kfexplore.checkpoints.layout import KIND_NAMES, describe, stated_settings
 from kfexplore.checkpoints.places import by_hand, given
@@ -273,9 +273,8 @@ def _fetch(repository: str, revision: str | None, file: str, folder: Path, neede
         f"{file} of {repository} is not here and cannot be fetched",
         f"a connection to the hub (or HF_ENDPOINT, a mirror), or the files {', '.join(needed)} in the folder {folder}",
         f"download them by hand from https://huggingface.co/{repository}/tree/{revision or 'main'}",
-        asks=not is_held(repository, file, revision),
-    ):
-        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+    ) as local:
+        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision, local_files_only=local))
 
 
 def _published(name: str, pair: NamedPair, info: dict[str, Any]) -> PairParts:

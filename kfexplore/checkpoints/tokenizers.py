@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from kfexplore.checkpoints.connection import fetching, is_held
+from kfexplore.checkpoints.connection import fetching
 from kfexplore.checkpoints.documents import json_object, read_text
 from kfexplore.checkpoints.pipelines import check_pipeline
 from kfexplore.checkpoints.places import by_hand, given
@@ -178,9 +178,8 @@ def _from_hub(name: str) -> AnyTokenizer:
         f"The tokenizer {name!r} is not here and cannot be fetched",
         f"a {TOKENIZER_FILE} file, or a hub name and a connection to the hub (or HF_ENDPOINT, a mirror)",
         f"put https://huggingface.co/{name}/resolve/main/{TOKENIZER_FILE} into {by_hand(name)}",
-        asks=not is_held(name, TOKENIZER_FILE),
-    ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    ) as local:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         with _refused(f"The tokenizer {name!r} is refused", f"one of {FAMILIES}"):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kfexplore import noise
-from kfexplore.checkpoints.connection import fetching, is_held
+from kfexplore.checkpoints.connection import fetching
 from kfexplore.checkpoints.places import by_hand
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, decode_ids
 from kfexplore.errors import KfError
@@ -129,11 +129,12 @@ def load_judge(name_or_folder: str, device: str | torch.device = "cpu") -> Judge
         f"The model {name_or_folder!r} is not here and cannot be loaded",
         "a causal language model of the hub, or a folder with config.json, model.safetensors and a tokenizer",
         f"put these files into {held}",
-        asks=not Path(place).exists() and not is_held(place, "config.json"),
-    ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        asks=not Path(place).exists(),
+    ) as local:
+        given = {"trust_remote_code": False, "local_files_only": local}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **given)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            place, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            place, use_safetensors=True, dtype=torch.float32, **given
         )
     return Judge(name_or_folder, model.to(device).eval(), tokenizer)
 

@@ -32,7 +32,8 @@ _PATTERNS: Final = {"ar": "", "pflm": "/", "mdlm": "-", "verified": "x", "jacobi
 _SYMBOLS: Final = {"ar": "circle", "pflm": "circle", "mdlm": "diamond", "verified": "square", "jacobi": "triangle-up"}
 _FILLED: Final = 0.84
 """Of the room between two batches."""
-_SPARSE, _DENSE = 0.2, 0.6
+_SPARSE: Final = 0.2
+_DENSE: Final = 0.6
 """How much of a bar the hatching of the smallest and of the largest K covers."""
 _HUE: Final = 5
 _CLEAR: Final = "rgba(0,0,0,0)"
@@ -151,7 +152,7 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
             name=entrant.name,
             showlegend=True,
             customdata=[[row.batch, over_ar(row)] for row in own],
-            hovertemplate="batch %{customdata[0]}: %{y:.2f} × AR; %{customdata[1]}<extra>" + entrant.name + "</extra>",
+            hovertemplate="batch %{customdata[0]}, × AR: %{customdata[1]}<extra>" + entrant.name + "</extra>",
         )
     marked = [(field.x(row), row.roofline_speedup) for row in compared if row.roofline_speedup]
     if marked:

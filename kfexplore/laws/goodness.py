@@ -183,8 +183,9 @@ def tv_interval(cells: Ints, probability: Floats, known: Floats, tails: Sequence
     which the others lose while their own probability stays: so what is wrong inside cells shows where it is rare.
 
     Lower limit: the set that one half of the blocks chooses is counted in the other half, which is no set chosen by
-    its own noise; the mean of both ways round, each at Wilson's lower limit. Upper limit, of the distance over these
-    sets: the plug-in is no less on average, and moves by at most 1 / N with one block (McDiarmid).
+    its own noise; the mean of both ways round, each at Wilson's lower limit. Upper limit, of this bound and not of the
+    whole distance: the plug-in is no less than the bound on average, and moves by at most 1 / N with one block
+    (McDiarmid).
 
     Args:
         cells: (N,) cell of each block.

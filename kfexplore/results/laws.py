@@ -217,8 +217,8 @@ class SamplerLaw:
     tv: Estimate
     """Total variation distance over unions of cells, with or without the blocks rarer than all but 0.1 % or 5 % of the
     teacher's own: a lower bound on that of the whole laws. `value` is the plug-in of the N blocks, which is biased
-    upwards: hold it against `tv_expected`. The limits hold the distance over these sets with 95 %: the lower from a
-    set that one half of the blocks chooses and the other half counts, the upper from McDiarmid's inequality."""
+    upwards: hold it against `tv_expected`. The limits hold that bound with 95 %: the lower from a set that one
+    half of the blocks chooses and the other half counts, the upper from McDiarmid's inequality."""
     tv_expected: float
     """What the plug-in over the cells alone is on average for the teacher's own blocks, of the same number."""
     impossible: Estimate

@@ -205,8 +205,8 @@ class Run:
         if not isinstance(theirs, Path) or json.loads(theirs.read_bytes()) != json.loads(ours.read_bytes()):
             raise KfError(
                 f"The tokens in {ours.parent} are not those of the pair {self.start}.",
-                "tokens made with the pair's own tokenizer",
-                self._command("data") + f" --from {self.start} --text FOLDER, in a new folder",
+                "tokens made with the pair's own tokenizer, in a new folder",
+                self._command("data") + f" --from {self.start} --text FOLDER",
             )
         model = load_model(path, device=usable_device(processes.device(self.device)), kind=role)
         begun, meant = model.config, self._shape(role)
@@ -257,7 +257,7 @@ class Run:
                 raise KfError(
                     f"{folder} holds a model of other settings or data: {'; '.join(differ)}.",
                     "the settings that it was trained with, or a new folder (--out)",
-                    f"{self._command(name)} after removing {folder}",
+                    f"remove {folder}, then: {self._command(name)}",
                 )
         if not finished and processes.rank() == 0:
             text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"

@@ -103,7 +103,7 @@ class Explorer:
 
     def offers(self, name: str) -> bool:
         """Whether a pair of that name may be asked for."""
-        return name in self.loaders or self._other is not None
+        return name in self.loaders or bool(name and self._other)
 
     def holds(self, name: str) -> bool:
         """Whether the pair of that name is loaded."""
@@ -212,10 +212,12 @@ class Explorer:
                 contexts: Kept[str, _Context] = Kept(
                     limits.contexts, limits.idle_seconds, limits.held_bytes, lambda c: c.nbytes, clock=self._clock
                 )
-                ready = self._pairs.put(name, _Ready(self._loaded(name, load), contexts, Turns(limits.questions)))
+                ready = self._pairs.put(
+                    name, _Ready(self._loaded_unless_missed(name, load), contexts, Turns(limits.questions))
+                )
         return ready
 
-    def _loaded(self, name: str, load: Callable[[], Pair]) -> Pair:
+    def _loaded_unless_missed(self, name: str, load: Callable[[], Pair]) -> Pair:
         """The pair; what the hub could not be reached for is not asked of it again at once."""
         until, missed = self._missed.get(name) or (-math.inf, None)
         if missed is not None and self._clock() < until:

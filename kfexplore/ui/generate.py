@@ -199,7 +199,7 @@ def run(writing: Writing | None) -> Iterator[Shown]:
             for _ in writing.surprises():
                 pass
     except KfError as error:
-        told = _mistaken(error, writing)
+        told = failed(error) + _status(writing)
     finally:
         writing.stop()
     yield [told or _status(writing), _drawn(writing, writing.underlined), gr.skip(), *_buttons(writing)]

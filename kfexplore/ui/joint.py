@@ -253,7 +253,7 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
         scrolling(f"<table><tr>{head}</tr>{rows}</table>", "Every sampler against the teacher")
         + '<p class="kf-prose-reading">'
         "TV: total variation distance of the blocks from the teacher's law over the cells of the test and the blocks "
-        "rarer than one in 20, or in 1,000, of the teacher's own, with limits that hold the sampler's; "
+        "rarer than one in 20, or in 1,000, of the teacher's own, at least, with the limits of this bound; "
         f"{WITHIN_CELLS if measured.k > 2 else ''}chance: what as many blocks of the teacher itself show "
         "on average, so a value near it is no evidence of error; p: of the G-test. KL: of the teacher from the "
         "sampler's law, where that is known (of perfect marginals for the ideal MDLM). ✕: share of blocks that are all "

@@ -23,7 +23,7 @@ def announced(explorer: Explorer, name: str) -> list[Any]:
     if explorer.holds(name):
         return [gr.skip(), None]
     from_hub = name in NAMED and NAMED[name].repository is not None
-    more = f" The first time it is fetched from {hub_name()}, which is over a gigabyte." if from_hub else ""
+    more = f" The first time, over a gigabyte is fetched from {hub_name()}." if from_hub else ""
     return [gr.update(value=boxed(f"<p>Loading {markup.escape(name)} …{more}</p>"), visible=True), name]
 
 

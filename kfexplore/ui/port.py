@@ -13,7 +13,7 @@ from kfexplore.errors import KfError
 VARIABLE: Final = "GRADIO_SERVER_PORT"
 """Of the environment."""
 DEFAULT: Final = 7860
-VALID: Final = "a free port, from 1 to 65535"
+VALID: Final = f"a free port, from 1 to 65535, by --port or {VARIABLE}"
 
 
 def chosen_port(port: int | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -49,4 +49,4 @@ def check_port(host: str, port: int) -> None:
             why = "is in use" if error.errno == errno.EADDRINUSE else f"of {each} cannot be listened on ({error})"
             break
     if why:
-        raise KfError(f"Port {port} {why}.", VALID, f"kfexplore app --port 8001, or {VARIABLE}=8001 python app.py")
+        raise KfError(f"Port {port} {why}.", VALID, "kfexplore app --port 8001")

@@ -20,7 +20,7 @@ from kfexplore.bench.throughput import (
     Clock,
     Progress,
     RaceSettings,
-    allowed,
+    gains_at_limit,
     race,
     setting,
     throughput_document,
@@ -247,7 +247,7 @@ class Racing:
         """The gain at the device's limits, by batch and K; nothing before they are known, or without a student."""
         if self.limits is None or self.networks.student is None:
             return []
-        return allowed(self.networks, self.settings, self.limits)
+        return gains_at_limit(self.networks, self.settings, self.limits)
 
     def document(self) -> dict[str, Any] | None:
         """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""

@@ -1,4 +1,4 @@
-"""The tab Timing: decoders race each other on this device, beside what it allows them."""
+"""The tab Timing: decoders race each other on this device, beside its limit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained};
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
 operations of all products."""
 READING: Final = """One row a decoder, K and batch. Times are medians; in brackets the extremes over the repeats.
-× AR: not settled where the brackets hold 1, or there is one repeat. At limit: the ratio if both ran at the device's
+× AR: not settled where the brackets hold 1, or there is one repeat; of two that are equally fast, one pair in ten looks
+settled with three repeats, one in 126 with five. At limit: the ratio if both ran at the device's
 limit, a model of bytes and FLOPs with the memory and arithmetic that were measured in this run. × AR can be above it,
 as AR pays what a call costs besides for every token. Of limit: the share of it that was reached; above 100 %, it was
 measured while others were at work, or the models fit a cache. Kept: mean tokens that a round of verified or Jacobi
@@ -217,7 +218,7 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         repeats = gr.Slider(
             1,
             limits.race_repeats,
-            min(3, limits.race_repeats),
+            min(5, limits.race_repeats),
             step=1,
             label="Timed repeats",
             elem_id="timing-repeats",

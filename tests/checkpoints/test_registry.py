@@ -33,7 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str,
     """A hub that cannot be reached, and what it was asked for."""
     asked: list[tuple[str, str, str | None]] = []
 
-    def unreachable(repository: str, file: str, revision: str | None = None) -> str:
+    def unreachable(repository: str, file: str, revision: str | None = None, **_: Any) -> str:
         asked.append((repository, file, revision))
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nsecond line")
 

@@ -245,7 +245,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """No connection; the names that were asked for."""
     asked: list[str] = []
 
-    def from_pretrained(name: str, trust_remote_code: bool) -> None:
+    def from_pretrained(name: str, trust_remote_code: bool, **_: Any) -> None:
         assert not trust_remote_code
         asked.append(name)
         raise OSError("We couldn't connect\nto the hub")

@@ -243,6 +243,7 @@ def test_other_checkpoints_are_refused_unless_the_operator_lets_them_be_named(pa
     assert not closed.offers("/etc")
     opened = Explorer({"tales": lambda: pair}, other=lambda name: named.append(name) or pair)
     assert opened.offers("runs/mine")
+    assert not opened.offers("")  # a link that names none
     assert opened.point(asked(pair="runs/mine"))["ok"]
     assert opened.point(asked(pair="runs/mine"))["ok"]
     assert named == ["runs/mine"]

@@ -30,7 +30,7 @@ def test_what_is_loaded_is_announced_until_it_is_there(explorer: Explorer) -> No
 
 
 def test_what_comes_from_the_hub_says_so(explorer: Explorer) -> None:
-    assert "fetched from huggingface.co, which is over a gigabyte" in announced(explorer, "owt")[0]["value"]
+    assert "over a gigabyte is fetched from huggingface.co" in announced(explorer, "owt")[0]["value"]
 
 
 def test_a_failure_stays(explorer: Explorer) -> None:

@@ -174,7 +174,9 @@ class Scrub {
       this.repaint();
     } else {
       const done = await this.load({ k, u: this.u.slice(0, k) });
-      if (!done) showSlotCount(this.parts, this.page.slots, this.k);
+      if (done) return;
+      showSlotCount(this.parts, this.page.slots, this.k);
+      keepAddress(this);
     }
   }
 
@@ -360,7 +362,7 @@ class Scrub {
     const { resolution } = this.tables;
     const u = this.u.slice(0, k);
     const request = this.request(this.seq, { u, k, slots, resolution, yields: kind === "track" });
-    const moved = () => u.some((value, at) => at !== slots[0] && value !== this.u[at]);
+    const moved = () => u.some((value, at) => (slots.length > 1 || at !== slots[0]) && value !== this.u[at]);
     const wanted = ({ hand, tracks }) => (kind === "hand" ? hand : tracks[0]) === slots[0];
     const newer = () => request.epoch !== this.epoch || !wanted(this.needed()) || moved();
     this.fetching[kind] = true;
@@ -491,6 +493,7 @@ class Scrub {
       this.map.setGrid(readGrid(reply, request.pair, request.prompt, request.u));
     } catch {
       this.fail(NO_ANSWER);
+      this.map.giveUp(this.k);
     }
     this.refreshStale();
   }
