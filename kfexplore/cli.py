@@ -58,9 +58,10 @@ def app_command(
     device: DeviceOption = None,
 ) -> None:
     """Open the app in a browser."""
-    from kfexplore.ui.port import chosen_port
+    from kfexplore.ui.port import check_port, chosen_port
 
     port = chosen_port(port)  # before Gradio is imported
+    check_port(host, port)
     from kfexplore.ui.app import launch
 
     files = pair_files(pair, teacher, student)

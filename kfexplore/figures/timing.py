@@ -58,8 +58,8 @@ def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequen
         look,
         race_finding(rows),
         "A bar: new tokens of all samples a second, the median of the repeats, with their slowest and fastest as a "
-        "whisker; the scale is logarithmic, so equal heights are equal factors. The line above it: that decoder at the "
-        f"device's limit, {WHAT_A_LIMIT_IS}. The fuller a bar, the larger its K."
+        "whisker; the scale is logarithmic, so equal steps in height are equal factors. The line above it: that "
+        f"decoder at the device's limit, {WHAT_A_LIMIT_IS}. The fuller a bar, the larger its K."
         + (" ✕: it could not be timed." if any(row.error for row in rows) else ""),
     )
     for entrant in field.entrants:

@@ -88,7 +88,7 @@ def _rates(row: TimingRow) -> tuple[float, float]:
 
 
 def speedup_finding(rows: Sequence[TimingRow], decoders: Collection[str]) -> str:
-    """The speed-up over AR of the decoder that has the largest, or why there is none.
+    """The speed-up over AR of the student, at its best K, or of the fastest other; or why there is none.
 
     Args:
         rows: As many as there are.
@@ -102,7 +102,8 @@ def speedup_finding(rows: Sequence[TimingRow], decoders: Collection[str]) -> str
             return "No speed-up: nothing but AR is in the race"
         failed = any(row.error for row in rows if row.decoder == "ar")
         return "No speed-up: AR could not be timed" if failed else "Nothing is timed against AR yet"
-    best = entrant_of(max(compared, key=_times))
+    learned = [row for row in compared if row.decoder == "pflm"] or compared
+    best = entrant_of(max(learned, key=_times))
     own = sorted((row for row in compared if entrant_of(row) == best), key=lambda row: row.batch)
     told = [row for row in own if row in (own[0], max(own, key=_times), own[-1])]
     return f"Speed of {best.name} over AR's: " + ", ".join(f"{over_ar(row)} at batch {row.batch}" for row in told)

@@ -28,7 +28,7 @@ from kfexplore.ui.joint import build_joint_tab
 from kfexplore.ui.limits import DEFAULTS, PageLimits, limits_from
 from kfexplore.ui.loading import announced, closed, load
 from kfexplore.ui.look import STYLE, theme
-from kfexplore.ui.port import DEFAULT, check_port
+from kfexplore.ui.port import DEFAULT
 from kfexplore.ui.prose import told
 from kfexplore.ui.reach import REACH
 from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
@@ -201,9 +201,8 @@ def launch(
         options: More options of `gr.Blocks.launch`.
 
     Raises:
-        KfError: the pair cannot be loaded and no first screen of it is stored, a limit is none, or the port is in use.
+        KfError: the pair cannot be loaded and no first screen of it is stored, or a limit is none.
     """
-    check_port(host, port)
     few_arenas()
     explorer, name = make_explorer(pair, files, device, limits or limits_from())
     return serve(explorer, name, server_name=host, server_port=port, **options)

@@ -72,9 +72,13 @@ def whole(what: str, value: object, least: int = 0) -> int:
     Raises:
         KfError: no whole number, or less than `least`.
     """
-    found = number(what, value)
+    valid = f"a whole number, {least} or more"
+    try:
+        found = number(what, value)
+    except KfError as error:
+        raise KfError(error.failed, valid) from None
     if found != int(found) or found < least:
-        raise KfError(f"{what} is {value}.", f"a whole number, {least} or more")
+        raise KfError(f"{what} is {value}.", valid)
     return int(found)
 
 

@@ -130,7 +130,8 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
         show_progress_on=status,
     )
     running.failure(refuse, held, shown, queue=False, show_progress="hidden")
-    stop.click(halt, [held, underlined], shown, queue=False, cancels=[running], show_progress="hidden")
+    halted = stop.click(halt, [held, underlined], shown, queue=False, cancels=[running], show_progress="hidden")
+    halted.then(underline, [held, underlined], shown, show_progress_on=texts)
     underlined.input(underline, [held, underlined], shown, show_progress_on=texts, trigger_mode="always_last")
     saved = save.click(download, held, [document, status], queue=False, show_progress="hidden")
     saved.then(None, document, None, js=saves_as("kfexplore-generate.json", "application/json"))
@@ -194,7 +195,7 @@ def run(writing: Writing | None) -> Iterator[Shown]:
             status = gr.skip() if writing.environment == where else _status(writing)
             where = writing.environment
             yield [status, _drawn(writing, False), *[gr.skip()] * 4]
-        if writing.underlined:
+        if writing.underlined and not writing.was_called_off:
             yield [_status(writing, "The teacher reads the texts …"), _drawn(writing, False), *[gr.skip()] * 4]
             for _ in writing.surprises():
                 pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html as markup
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
@@ -23,7 +24,7 @@ from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, failed, whole
 from kfexplore.ui.kept import Kept
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, boxed, heading, html, scrolling, told
+from kfexplore.ui.prose import DARK, READABLE, boxed, heading, html, scrolling, told
 from kfexplore.ui.toy import build_toy_tab
 from kfexplore.ui.turns import Stop
 
@@ -82,7 +83,7 @@ def build_joint_tab(
                 stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel", elem_classes="kf-beside")
             stored = stored_contexts()
             ranked = _contexts(stored) if stored else None
-            status = told(boxed(NOT_YET), elem_id="joint-status")
+            status = told(boxed(NOT_YET), elem_id="joint-status", elem_classes="kf-told", head=READABLE)
             shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
             with gr.Row():
                 for panel in PANELS:
@@ -104,19 +105,20 @@ def build_joint_tab(
         texts = [context.text for context in stored]
         chosen = ranked.click(lambda index: texts[index], ranked, prompt, queue=False, show_progress="hidden")
         follows.append(chosen.then)
-    running = [
-        event(
-            studies.answer,
-            [pair, prompt, k, blocks, seed, is_open, dark],
-            shown,
-            js=DARK,
-            show_progress_on=status,
-            trigger_mode="always_last",
-            concurrency_limit=1,
-            concurrency_id="joint",
+    settings, running = [pair, prompt, k, blocks, seed, is_open, dark], []
+    for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows):
+        started = event(studies.start, settings, status, js=DARK, queue=False, show_progress="hidden")
+        running.append(
+            started.then(
+                studies.answer,
+                None,
+                shown,
+                show_progress_on=status,
+                trigger_mode="always_last",
+                concurrency_limit=1,
+                concurrency_id="joint",
+            )
         )
-        for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows)
-    ]
     for each in running:
         each.failure(studies.refuse, None, status, queue=False, show_progress="hidden")
     stop.click(studies.call_off, None, status, queue=False, cancels=running, show_progress="hidden")
@@ -125,14 +127,26 @@ def build_joint_tab(
     return follows
 
 
+@dataclass(eq=False)
+class _Asked:
+    """What a page asks for last."""
+
+    settings: tuple[str, str, float, float, float]
+    """Pair, prompt, K, blocks and seed, as they came."""
+    theme: Theme
+    stop: Stop
+    taken: bool = False
+    """Whether a place in the queue has been used for it; there may be more, of what was asked before."""
+
+
 class Studies:
-    """What every page has drawn, told apart by its session; a study that nobody waits for ends at its next part."""
+    """What every page asks for, told apart by its session; a study that nobody waits for ends at its next part."""
 
     def __init__(self, explorer: Explorer, clock: Callable[[], float] = time.monotonic) -> None:
         self._explorer, self._clock, limits = explorer, clock, explorer.limits
-        self._stops: Kept[str, Stop] = Kept(limits.pages, limits.idle_seconds, dropped=Stop.set)
+        self._pages: Kept[str, _Asked] = Kept(limits.pages, limits.idle_seconds, dropped=lambda asked: asked.stop.set())
 
-    def answer(
+    def start(
         self,
         pair: str,
         prompt: str,
@@ -142,39 +156,57 @@ class Studies:
         is_open: bool,
         dark: bool,
         request: gr.Request,
+    ) -> Any:
+        """Calls off what the page asked for before; `answer` does what it asks for now. Returns the status.
+
+        While the tab is closed, nothing is asked.
+        """
+        if not is_open:
+            return gr.skip()
+        stop = Stop(self._explorer.limits.run_seconds, self._clock)
+        theme: Theme = "dark" if dark else "light"
+        self._pages.put(request.session_hash, _Asked((pair, prompt, k, blocks, seed), theme, stop))
+        return boxed(f"<p>Drawing what follows “{markup.escape(_end(prompt))}” …</p>")
+
+    def answer(
+        self,
+        request: gr.Request,
         report: Report = gr.Progress(),  # noqa: B008 - Gradio reads it from the signature
     ) -> Any:
-        """What stands below the settings: text is HTML, figures are JSON. While the tab is closed, nothing is asked.
+        """What stands below the settings: text is HTML, figures are JSON.
 
         An error is told in the first of them, and all others stay.
         """
-        if not is_open:
+        asked = self._pages.get(request.session_hash)
+        if asked is None or asked.taken or asked.stop():
             return [gr.skip()] * COUNT
-        most = self._explorer.limits.run_seconds
-        stop = self._stops.put(request.session_hash, Stop(most, self._clock))
+        asked.taken = True
+        pair, prompt, k, blocks, seed = asked.settings
         try:
             sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
-            measured, models, note = self._explorer.study(pair, prompt, *sizes, report, stop)
+            measured, models, note = self._explorer.study(pair, prompt, *sizes, report, asked.stop)
         except KfError as error:
             return [failed(error), *[gr.skip()] * (COUNT - 1)]
         except Cancelled:
-            late = failed(KfError(f"Stopped after {most} s, the most on this page.", "fewer blocks"))
-            return [late if stop.is_late else gr.skip(), *[gr.skip()] * (COUNT - 1)]
-        return show(measured, models, note, "dark" if dark else "light")
+            late = KfError(f"Stopped after {asked.stop.seconds} s, the most on this page.", "fewer blocks")
+            return [failed(late) if asked.stop.is_late else gr.skip(), *[gr.skip()] * (COUNT - 1)]
+        return show(measured, models, note, asked.theme)
 
     def call_off(self, request: gr.Request) -> str:
         """The page waits for its study no longer."""
-        self._stops.put(request.session_hash, Stop()).set()
+        asked = self._pages.get(request.session_hash)
+        if asked is not None:
+            asked.stop.set()
         return boxed(CALLED_OFF)
 
     def refuse(self, request: gr.Request) -> str:
         """The server did not let a study run: the queue had no place, or the page gave its place up."""
-        stop = self._stops.get(request.session_hash)
-        return boxed(CALLED_OFF) if stop is not None and stop() else REFUSED
+        asked = self._pages.get(request.session_hash)
+        return boxed(CALLED_OFF) if asked is not None and asked.stop() else REFUSED
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
-        self._stops.pop(request.session_hash)
+        self._pages.pop(request.session_hash)
 
 
 def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "light") -> list[str]:
@@ -206,19 +238,32 @@ def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "l
         parts += [heading(*words), figure]
     return [
         _status(measured, note),
-        boxed(f'<h2>{found}.</h2><p class="kf-prose-reading">{_asked(measured, models)}</p>'),
+        boxed(_headline(measured, models, found)),
         *parts,
         _samplers(measured, text, theme),
     ]
 
 
-def _asked(measured: ContextStudy, models: Pair) -> str:
-    """What is shown is of which tokens; it stays when another study runs or fails."""
-    ids = measured.law.context.tolist()
-    if not models.tokenizer:
-        return f"Everything below: K = {measured.k} tokens after {len(ids)} token ids that end with {ids[-1]}."
-    end = markup.escape(_end("".join(models.texts(ids))))
-    return f"Everything below: K = {measured.k} tokens after “{end}”."
+def _headline(measured: ContextStudy, models: Pair, of_two: str) -> str:
+    """The finding, and of which tokens all is that is shown; it stays when another study runs or fails.
+
+    Args:
+        measured: Of one context.
+        models: The pair.
+        of_two: The finding of the first two tokens.
+    """
+    ids, k, total, found, squares = measured.law.context.tolist(), measured.k, measured.correlation.total, of_two, ""
+    if k > 2:
+        spread = f"{total.low:.2f} to {total.high:.2f}"
+        found = (
+            f"The next {k} tokens share {total.value:.2f} nats ({spread}), which no sampler from their marginals has"
+        )
+        squares = f" The squares are of the first two of them. {of_two}."
+    after = f"{len(ids)} token ids that end with {ids[-1]}"
+    if models.tokenizer:
+        after = f"“{markup.escape(_end(''.join(models.texts(ids))))}”"
+    told = f"Everything below: K = {k} tokens after {after}.{squares}"
+    return f'<h2>{found}.</h2><p class="kf-prose-reading">{told}</p>'
 
 
 def _status(measured: ContextStudy, note: str) -> str:
@@ -229,7 +274,7 @@ def _status(measured: ContextStudy, note: str) -> str:
     if known.lower < known.upper:
         limits = f" (between {known.lower:.3f} and {known.upper:.3f}, whatever the others do)"
     facts = (
-        f"After {len(law.context)} tokens, over {covered}: mutual information {known.value:.3f} nats{limits}; "
+        f"After {len(law.context)} tokens, over {covered}: the first two share {known.value:.3f} nats{limits}; "
         f"{measured.seconds:.1f} s for law and samplers on {measured.device}, seed {measured.seed}."
     )
     notes = [markup.escape(each) for each in (note, *measured.notes) if each]
@@ -241,7 +286,7 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
     number = ' class="kf-prose-number"'
     head = "".join(
         f"<th{'' if not n else number}>{name}</th>"
-        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "95 %", "chance", "p", "KL (nats)", "✕"))
+        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "95 %", "✕", "chance", "p", "KL (nats)"))
     )
     rows = "".join(
         f'<tr><td style="white-space: normal">{row.sampler}</td>'
@@ -278,10 +323,10 @@ def _numbers(row: SamplerLaw) -> tuple[str, ...]:
         f"{row.size:,}",
         f"{row.tv.value:.3f}",
         f"{row.tv.low:.2f} to {row.tv.high:.2f}",
+        f"{100 * row.impossible.value:.1f} %",
         f"{row.tv_expected:.3f}",
         f"{row.p_value:.2g}" if row.p_value >= 1e-4 else "&lt; 0.0001",
         "" if row.kl is None else f"{row.kl:.2f}",
-        f"{100 * row.impossible.value:.1f} %",
     )
 
 

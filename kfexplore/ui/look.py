@@ -60,6 +60,11 @@ STYLE: Final = """<style>
 .gradio-container .paginate button { min-width: 24px; min-height: 24px; }
 .gradio-container [role="alert"] { scroll-margin: 12px; }
 .gradio-container .kf-beside { align-self: center; }
+/* Gradio's own hover empties what has just been chosen. */
+.gradio-container input:is([type="radio"], [type="checkbox"]):checked:hover {
+  background-color: var(--checkbox-background-color-selected) !important;
+  border-color: var(--checkbox-border-color-selected) !important;
+}
 
 /* A low top: what is moved and what changes stand on the first screen. */
 .gradio-container main > .column, .gradio-container main > .column > .tabs { gap: 10px; }

@@ -10,12 +10,20 @@ from kfexplore.ui.guard import PLOTLY
 
 DRAW = """
 const library = window.Plotly;
+// Gradio's page has a base, and where there is one Plotly names patterns and clips by the page's whole address: they
+// would be gone as soon as that changes.
+const withoutBase = (work) => {
+  const base = document.querySelector("base[href]");
+  const href = base?.getAttribute("href");
+  base?.removeAttribute("href");
+  try { work(); } finally { base?.setAttribute("href", href); }
+};
 const draw = () => {
   if (!props.value) return;
   const figure = JSON.parse(props.value);
   const options = {responsive: true, displayModeBar: false};
   const place = element.querySelector(".kf-plot");
-  library.react(place, figure.data, figure.layout, options);
+  withoutBase(() => library.react(place, figure.data, figure.layout, options));
   const name = figure.layout.meta?.name;
   place.ariaLabel = name ?? null;
   place.role = name ? "img" : null;

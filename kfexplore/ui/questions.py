@@ -81,7 +81,7 @@ def read(request: object, limits: PageLimits, most: str) -> Question:
         str(request.get("pair")),
         limits.check_prompt(request.get("prompt") or ""),
         request.get("u"),
-        None if k is None else whole("K", k),
+        None if k is None else whole("K", k, least=1),
         moving,
         limits.check(
             "steps", getattr(limits, most) if resolution is None else whole("The resolution", resolution), most

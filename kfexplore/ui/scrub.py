@@ -28,14 +28,14 @@ const number = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(
 const openLink = async () => {
   const link = new URLSearchParams(window.location.search);
   if (!["pair", "prompt", "k", "u"].some((name) => link.has(name))) return;
-  await page.open({
+  return page.open({
     pair: link.get("pair") ?? undefined,
     prompt: link.get("prompt") ?? undefined,
     k: link.has("k") ? number(link.get("k")) : undefined,
     u: link.has("u") ? link.get("u").split(",").map(number) : undefined,
   });
 };
-openLink();
+openLink().then((done) => done === false && trigger("submit"));
 window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
 """
 """Runs in the browser after `scrub_js()`: mounts the component, and opens what a copied link or the way back says.

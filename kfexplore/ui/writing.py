@@ -214,6 +214,11 @@ class Writing:
         """Whether a text was stopped because its time was over."""
         return self._stopped.is_late and any(desk.text.stage == "stopped" for desk in self._desks)
 
+    @property
+    def was_called_off(self) -> bool:
+        """Whether a text was stopped before its time was over."""
+        return not self._stopped.is_late and any(desk.text.stage == "stopped" for desk in self._desks)
+
     def surprises(self) -> Iterator[None]:
         """Asks the teacher how likely each text is, one a turn; what it said once is kept."""
         for desk in self._desks:

@@ -31,7 +31,7 @@ def expect_law_of(page: Page, pair: Pair, prompt: str) -> None:
     ids, _ = pair.encode(prompt)
     known = pair_law(pair, ids).mutual_information.value
     expect(page.locator(STATUS)).to_contain_text(f"After {len(ids)} tokens")
-    expect(page.locator(STATUS)).to_contain_text(f"mutual information {known:.3f} nats")
+    expect(page.locator(STATUS)).to_contain_text(f"first two share {known:.3f} nats")
 
 
 def test_the_tab_answers_for_the_prompt_above_it(page: Page, app_url: str, pair: Pair) -> None:
@@ -42,6 +42,10 @@ def test_the_tab_answers_for_the_prompt_above_it(page: Page, app_url: str, pair:
         expect(table).to_contain_text(sampler)
     for name in ("joint", "product", "difference", "surprise", "counts"):
         expect(page.locator(f"#joint-{name} .main-svg").first).to_be_visible()
+    named = "[...document.querySelectorAll('#joint-counts [style*=url], #joint-counts [clip-path]')]"
+    urls = page.evaluate(f"{named}.map((e) => [e.getAttribute('style'), e.getAttribute('clip-path')]).join()")
+    assert "#" in urls
+    assert "http" not in urls, "hatching that is named by an address is gone when that changes"
     page.locator("#prompt textarea").fill("The king said to his")
     page.locator("#prompt textarea").press("Enter")
     expect_law_of(page, pair, "The king said to his")

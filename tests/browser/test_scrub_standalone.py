@@ -439,7 +439,7 @@ def test_an_exact_number_is_asked_at_just_that_number(page: Page, served: Callab
         field.fill(text)
         field.press("Enter")
         expect(page.get_by_role("alert")).to_have_text(
-            f"u is {text or 'empty'}: numbers from 0 up to, not including, 1"
+            f"u is {text or 'empty'}. Valid: a number from 0 up to, not including, 1."
         )
         expect(field).to_have_value("0.123456789")
     assert noise(page)[1] == 0.123456789
@@ -452,13 +452,13 @@ def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], 
     field = page.locator(".kfs-u").first
     field.fill("0.987")
     field.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("Valid: less Run: make app")
+    expect(page.get_by_role("alert")).to_contain_text("Valid: less. Run: make app")
     expect(page.get_by_role("alert").locator("code")).to_have_text("make app")
     expect(field).to_have_value(str(START[0]))
     expect(page.locator("[data-u]")).not_to_have_attribute("data-source", "pending")
     models.advice = "less at once"
     assert page.evaluate("api.open({pair: 'tales', prompt: 'The dog'})") is False
-    expect(page.get_by_role("alert")).to_contain_text("Valid: less Try: less at once")
+    expect(page.get_by_role("alert")).to_contain_text("Valid: less. Try: less at once.")
     expect(page.get_by_role("alert").locator("code")).to_have_count(0)
     expect(page.locator(".kfs-prompt")).to_contain_text("Once")
     assert page.evaluate("JSON.stringify(api.state().teacher)") == before

@@ -311,7 +311,7 @@ def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer)
         ({"seed": None}, "seed is empty"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": 10**400}, "a number"),
+        ({"seed": 10**400}, "a whole number"),
     ],
 )
 def test_a_mistake_is_told_and_the_texts_stay(explorer: Explorer, changes: dict[str, Any], told: str) -> None:

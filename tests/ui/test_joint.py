@@ -24,8 +24,9 @@ REQUEST: Any = SimpleNamespace(session_hash="first")
 
 def asked(explorer: Explorer, studies: Studies | None = None, **changes: Any) -> list[Any]:
     given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "is_open": True, "dark": False}
-    studies = studies or Studies(explorer)
-    return studies.answer(**{**given, "request": REQUEST, "report": lambda *_: None, **changes})
+    studies, report = studies or Studies(explorer), changes.pop("report", lambda *_: None)
+    studies.start(**{**given, "request": REQUEST, **changes})
+    return studies.answer(REQUEST, report)
 
 
 def plain(text: str) -> str:
@@ -37,8 +38,9 @@ def test_the_answer_is_that_of_the_study(explorer: Explorer, k: int) -> None:
     parts = asked(explorer, k=k)
     measured, _, _ = explorer.study("small", "a b c", k, 512, 0)
     assert len(parts) == COUNT
-    assert f"mutual information {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
+    assert f"first two share {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
     assert f"share {measured.law.mutual_information.value:.2f} nats" in parts[1]
+    assert f"next {k} tokens share {measured.correlation.total.value:.2f} nats" in parts[1].replace("two", "2")
     for n in FIGURES:
         assert json.loads(parts[n])["data"]
     for row in measured.samplers:
@@ -138,12 +140,35 @@ def test_a_study_that_nobody_waits_for_ends_at_its_next_part(
 
     assert asked(explorer, studies, report=report) == [gr.skip()] * COUNT
     assert parts[-1] == "student"
-    assert "mutual information" in asked(explorer, studies)[0]  # and the next one has its turn
+    assert "the first two share" in asked(explorer, studies)[0]  # and the next one has its turn
+
+
+def test_the_last_question_is_answered_once_and_calls_off_those_before(explorer: Explorer) -> None:
+    studies, given = Studies(explorer), ("small", "a b c", 2, 512, 0, True, False, REQUEST)
+
+    def report(_share: float, what: str) -> None:
+        if what == "student":
+            assert "Drawing what follows “c b a”" in studies.start("small", "c b a", *given[2:])
+
+    studies.start(*given)
+    assert studies.answer(REQUEST, report) == [gr.skip()] * COUNT  # called off by the next
+    assert "after “cba”" in plain(studies.answer(REQUEST, lambda *_: None)[1])
+    assert studies.answer(REQUEST, lambda *_: None) == [gr.skip()] * COUNT
+
+
+def test_a_place_in_the_queue_that_is_given_up_is_no_fault_of_the_server(explorer: Explorer) -> None:
+    studies = Studies(explorer)
+    for n in range(2):
+        studies.start("small", "a b c", 2, 512, n, True, False, REQUEST)
+    assert "did not take" in studies.refuse(REQUEST)
+    said = studies.call_off(REQUEST)
+    assert studies.answer(REQUEST, lambda *_: None) == [gr.skip()] * COUNT
+    assert studies.refuse(REQUEST) == said
 
 
 def test_a_study_ends_when_its_time_is_over(pair: Pair) -> None:
     explorer = Explorer({"small": lambda: pair}, PageLimits(run_seconds=1))
-    now = iter([0.0, 0.0, *[2.0] * 9])
+    now = iter([*[0.0] * 3, *[2.0] * 9])
     parts = asked(explorer, Studies(explorer, clock=lambda: next(now)))
     assert "Stopped after 1 s" in parts[0]
     assert parts[1:] == [gr.skip()] * (COUNT - 1)

@@ -9,7 +9,7 @@ const LONGEST_PAUSE = 4000;
 const NO_ANSWER = {
   ok: false,
   failed: "The server gave no answer.",
-  valid: "everything on the page stays as it was; move a slider to ask again.",
+  run: "move a slider to ask again; everything on the page stays as it was",
 };
 
 // newer(): whether another question has taken this one's place; busy(reply): told of each such reply, and null after.

@@ -54,6 +54,11 @@ class ScrubMap {
     return this.grid ? this.grid.slots : this.slots;
   }
 
+  // Whether other slots are chosen than are drawn.
+  get waits() {
+    return !this.grid || this.slots.some((slot, at) => slot !== this.drawn[at]);
+  }
+
   showWords() {
     const [i, j] = this.drawn;
     setText(this.meaning, meaningOfArea(this.drawn));
@@ -67,6 +72,7 @@ class ScrubMap {
 
   choose(i, j) {
     this.slots = [i, Math.max(j, i + 1)];
+    hideTip(this.parts);
     this.hooks.wanted();
     this.showShare();
   }
@@ -101,8 +107,8 @@ class ScrubMap {
   }
 
   showShare() {
+    if (this.waits) return setText(this.share, "computing…");
     const [i, j] = this.drawn;
-    if (!this.grid || i !== this.slots[0] || j !== this.slots[1]) return setText(this.share, "computing…");
     const percent = Math.round(this.grid.agreement * 100);
     const share = `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the square`;
     setText(this.share, this.grid.student ? share : "");
@@ -140,6 +146,7 @@ class ScrubMap {
   }
 
   pickAt(plane, event) {
+    if (this.waits) return;
     const [x, y] = this.place(plane, event);
     this.hooks.pick(this.drawn, x, y, event);
   }

@@ -129,6 +129,7 @@ class Scrub {
     const before = this.seq;
     for (const [name, value] of Object.entries(change)) if (value !== undefined) request[name] = value;
     if (change.u === undefined) request.u = request.u.slice(0, request.k);
+    else if (change.k === undefined) delete request.k; // as many as there are numbers
     clearTimeout(this.patience);
     this.patience = setTimeout(() => setText(this.parts.said, "Asking the models…"), PATIENCE_SHOWN);
     const newer = () => mine !== this.loads;
@@ -242,7 +243,7 @@ class Scrub {
     const value = /^\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN;
     if (!(value >= 0 && value < 1)) {
       field.value = String(this.u[slot]);
-      this.fail({ failed: `u is ${text || "empty"}: numbers from 0 up to, not including, 1` }, true);
+      this.fail({ failed: `u is ${text || "empty"}.`, valid: "a number from 0 up to, not including, 1" }, true);
       field.scrollIntoView({ block: "nearest" }); // what is told takes room above it
     } else if (value !== this.u[slot]) {
       this.clearMessage();

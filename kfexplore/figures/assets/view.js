@@ -196,10 +196,15 @@ function showOrigin(host, tables) {
 function showMessage(host, failure) {
   host.textContent = "";
   const { failed, valid, run, is_command: isCommand, shown } = failure || {};
-  if (failed) host.append(part("strong", "", failed));
-  if (valid) host.append(part("span", "", ` Valid: ${valid}`));
-  if (run) host.append(part("span", "", isCommand ? " Run: " : " Try: "), part(isCommand ? "code" : "span", "", run));
+  if (failed) host.append(part("strong", "", sentence(failed)));
+  if (valid) host.append(part("span", "", sentence(` Valid: ${valid}`)));
+  if (run && isCommand) host.append(part("span", "", " Run: "), part("code", "", run));
+  else if (run) host.append(part("span", "", sentence(` Try: ${run}`)));
   if (typeof shown === "string") host.append(part("span", "", ` Still shown: “${shortened(shown)}”.`));
+}
+
+function sentence(text) {
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
 }
 
 function shortened(text) {
