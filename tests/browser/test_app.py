@@ -170,9 +170,12 @@ def test_a_link_restores_prompt_slots_and_noise(page: Page, app_url: str, pair: 
     [
         ({"prompt": "a", "u": "0.1,1.2,0,0"}, "1.2 is outside"),
         ({"prompt": "a", "u": "abc"}, "Noise ['abc'] is not a list of numbers. Valid: numbers from 0"),
-        ({"prompt": "a", "u": "0.1,0.2,0.3,0.4,0.5,0.6"}, "6 noise values were given for 4 slots. Valid: 4 numbers"),
-        ({"prompt": "a", "k": "two"}, "K is 'two'. Valid: a number"),
-        ({"prompt": ""}, f"The prompt is empty. Valid: at least one token Still shown: “{EXAMPLES[0]}”."),
+        (
+            {"prompt": "a", "u": "0.1,0.2,0.3,0.4,0.5,0.6"},
+            "the shape (6,). Valid: a list of 1 to 4 numbers",
+        ),
+        ({"prompt": "a", "k": "two"}, "K is 'two'. Valid: a whole number, 1 or more"),
+        ({"prompt": ""}, f"The prompt is empty. Valid: at least one token. Still shown: “{EXAMPLES[0]}”."),
         ({"prompt": "a", "pair": "nothing"}, "no pair 'nothing'"),
         ({"prompt": "a", "k": "9"}, "K is 9"),
     ],
