@@ -441,6 +441,17 @@ def test_the_download_says_what_it_hangs_on(pair: Pair, explorer: Explorer) -> N
         assert (told["nfe"], told["seconds"], told["nats_per_token"]) == (each.nfe, each.seconds, each.loss)
 
 
+@pytest.mark.parametrize("called_off", [True, False])
+def test_the_teacher_reads_no_text_that_was_called_off(explorer: Explorer, called_off: bool) -> None:
+    writing = begun(explorer)
+    writing.underlined, steps = True, run(writing)
+    shown = [next(steps)]
+    if called_off:
+        writing.stop()
+    shown += list(steps)
+    assert any("teacher reads" in str(each[0]) for each in shown) is not called_off
+
+
 def test_a_download_of_nothing_says_so() -> None:
     text, told = download(None)
     assert text == ""
