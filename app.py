@@ -8,13 +8,12 @@ if find_spec("spaces"):
     import_module("spaces")  # before torch, which kfexplore imports: ZeroGPU stands in for its CUDA
 
 from kfexplore.errors import told
-from kfexplore.ui.port import check_port, chosen_port
+from kfexplore.ui.port import free_port
 
 if __name__ == "__main__":
     with told():
         host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
-        port = chosen_port()  # before Gradio is imported
-        check_port(host, port)
+        port = free_port(host)  # before Gradio is imported
         from kfexplore.ui.app import launch
 
         launch(

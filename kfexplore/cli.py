@@ -58,10 +58,9 @@ def app_command(
     device: DeviceOption = None,
 ) -> None:
     """Open the app in a browser."""
-    from kfexplore.ui.port import check_port, chosen_port
+    from kfexplore.ui.port import free_port
 
-    port = chosen_port(port)  # before Gradio is imported
-    check_port(host, port)
+    port = free_port(host, port)  # before Gradio is imported
     from kfexplore.ui.app import launch
 
     files = pair_files(pair, teacher, student)

@@ -79,16 +79,16 @@ def _summary(measured: ContextStudy) -> str:
             f"masked model in one pass            {measured.error.total:.4f} nats from the teacher: "
             f"{measured.error.product:.4f} by the product, {sum(measured.error.wrong_marginals):.4f} by its marginals"
         )
-    lines.append(f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>6} {'exact law':>9}  {'p':>7}  impossible")
+    lines.append(f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>6} {'chance':>7}  {'p':>8}  impossible")
     for row in measured.samplers:
         lines.append(
-            f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.value:>6.3f} {row.tv_expected:>9.3f}  "
-            f"{row.p_value:>7.2g}  {row.impossible.value:>8.2%}"
+            f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.value:>6.3f} {row.tv_expected:>7.3f}  "
+            f"{row.p_words:>8}  {row.impossible.value:>8.2%}"
         )
     lines += [
         "",
         "TV: plug-in over cells of blocks and the teacher's rarest ones, a lower bound for more than two tokens;",
-        "`exact law`: what the teacher's own blocks show on average.",
+        "`chance`: what as many blocks of the teacher itself show on average.",
     ]
     return "\n".join([*lines, *measured.notes])
 

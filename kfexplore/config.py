@@ -168,6 +168,9 @@ class TrainConfig:
     """Largest gradient norm."""
     ema: float = 0.0
     """Decay a step of the running mean of the weights that is saved as the model; 0: the weights themselves."""
+    start_share: float = 0.0
+    """Share of the weights that a stage began with in those it leaves: w = s * begun + (1 - s) * trained (WiSE-FT,
+    arXiv 2109.01903). A short leg of a trained model shakes loose more than it gives back; the mean keeps both."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products of the pass with gradient under autocast. Targets are always computed in fp32."""
     seed: int = 0
@@ -186,7 +189,7 @@ class TrainConfig:
             raise KfError(f"block is {self.block} for targets self.", "an even number, twice the block before")
         if not 0 < self.tau_min <= self.tau_max:
             raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
-        for name in ("own_contexts", "ema", "decay"):
+        for name in ("own_contexts", "ema", "decay", "start_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise KfError(f"{name} is {getattr(self, name)}.", "0 to 1")
         for name in ("lr", "eps", "clip"):

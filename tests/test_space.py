@@ -22,7 +22,7 @@ from shell import Shell
 
 import kfexplore
 from kfexplore.space import PYTHON, TORCH, write_space
-from kfexplore.ui.port import chosen_port
+from kfexplore.ui.port import DEFAULT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCKER = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
@@ -235,7 +235,7 @@ def test_the_container_listens_where_it_says_and_not_as_root() -> None:
     assert directives("CMD") == ['["python", "app.py"]']
     assert directives("ENV") == ["GRADIO_SERVER_NAME=0.0.0.0"]
     assert '"GRADIO_SERVER_NAME"' in app
-    assert directives("EXPOSE") == [str(chosen_port(None, {}))]
+    assert directives("EXPOSE") == [str(DEFAULT)]
     assert f"useradd --create-home --uid 1000 {directives('USER')[0]}" in DOCKER
     assert directives("FROM") == [f"python:{PYTHON}-slim"]
 

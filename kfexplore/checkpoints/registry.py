@@ -266,9 +266,12 @@ def _hub_file(repository: str, file: str | None) -> Path:
 
 
 def _fetch(repository: str, revision: str | None, file: str, folder: Path, needed: list[str]) -> Path:
-    """A file put into `folder` by hand, or else fetched into the hub's own cache."""
+    """A file put into `folder` by hand, or else fetched into the hub's own cache; what a commit holds never changes."""
     if (folder / file).is_file():
         return folder / file
+    held = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision) if revision else None
+    if isinstance(held, str):
+        return Path(held)
     with fetching(
         f"{file} of {repository} is not here and cannot be fetched",
         f"a connection to the hub (or HF_ENDPOINT, a mirror), or the files {', '.join(needed)} in the folder {folder}",

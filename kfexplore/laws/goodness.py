@@ -213,23 +213,23 @@ def _excess(cells: Ints, probability: Floats) -> Floats:
     return np.maximum(share - probability, 0)
 
 
-def rarest(law: BlockLaw, k: int, own: Floats, share: float) -> Tail:
-    """The blocks that are rarer than all but a share of the teacher's own.
+def rarest(law: BlockLaw, k: int, own: Floats, shares: Sequence[float] = (RARE, UNUSUAL)) -> list[Tail]:
+    """For each share, the blocks that are rarer than all but that share of the teacher's own.
 
     Args:
-        law: Of two tokens: the tail is exact for k = 2 where all first tokens are covered.
+        law: Of two tokens: the tails are exact for k = 2 where all first tokens are covered.
         k: Slots.
         own: (S,) log-probabilities of the teacher's own blocks, used otherwise: an estimate.
-        share: Of the teacher's own.
+        shares: Of the teacher's own.
     """
     if k == 2 and not law.uncovered:
         rising = np.sort(law.joint, axis=None)
-        rare = int(np.searchsorted(rising.cumsum(), share, side="right"))
-        least = rising[min(rare, len(rising) - 1)]
-        exact = float(rising[rising < least].sum())
-        return Tail(float(np.log(least)), exact, exact)
-    below = float(np.sort(own)[max(0, int(share * len(own)) - 1)])
-    return Tail(below, share, intervals.wilson(share, len(own)).high)
+        ends = np.minimum(np.searchsorted(rising.cumsum(), shares, side="right"), len(rising) - 1)
+        masses = [float(rising[rising < rising[end]].sum()) for end in ends]
+        return [Tail(float(np.log(rising[end])), mass, mass) for end, mass in zip(ends, masses, strict=True)]
+    rising = np.sort(own)
+    limits = [float(rising[max(0, int(share * len(own)) - 1)]) for share in shares]
+    return [Tail(b, s, intervals.wilson(s, len(own)).high) for b, s in zip(limits, shares, strict=True)]
 
 
 def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:

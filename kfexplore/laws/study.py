@@ -91,7 +91,7 @@ def study_steps(
     correlation = means.correlation()
     error = means.against(masked_marginals(pair.masked, ids, k)) if pair.masked else None
     own = goodness.log_probs(tree, law, reference)
-    tails = [goodness.rarest(law, k, own, share) for share in (goodness.RARE, goodness.UNUSUAL)]
+    tails = goodness.rarest(law, k, own)
     partitions: dict[int, goodness.Partition] = {}
     rows: list[SamplerLaw] = []
     samplers = block_samplers(pair, ids, k, tree, correlation.marginals)

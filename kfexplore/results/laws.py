@@ -237,6 +237,11 @@ class SamplerLaw:
         """N."""
         return len(self.blocks)
 
+    @property
+    def p_words(self) -> str:
+        """The p-value to be read: none is nothing."""
+        return f"{self.p_value:.2g}" if self.p_value >= 1e-4 else "< 0.0001"
+
 
 @dataclass(frozen=True)
 class ContextStudy:

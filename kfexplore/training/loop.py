@@ -25,13 +25,16 @@ from kfexplore.training import processes
 CURVE_EVERY = 50
 """Steps a point of the curve."""
 STATE_FILE, CURVE_FILE = "state.pt", "losses.jsonl"
+FREE = frozenset({"steps", "decay", "save_every", "start_share"})
+"""Settings that a resumed run may change."""
 
 
 def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
     """Trains in place; resumes from `folder/state.pt` after a kill, and leaves `folder/losses.jsonl`.
 
     Args:
-        model: Trained in place; in the end it holds the weights to keep (their running mean with `config.ema`).
+        model: Trained in place; in the end it holds the weights to keep: their running mean with `config.ema`, and
+            that with those it came with by `config.start_share`.
         loss_of: The loss of a step number on some rows of its batch, one number or one a slot, whose mean is learned;
             all its randomness is keyed by that number.
         config: The stage's settings.
@@ -47,6 +50,7 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
     optimizers = make_optimizers(model, config)
     mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_mean_of(config.ema)) if config.ema else None
     keeper = _Keeper(folder, model, mean, optimizers, config)
+    begun = [p.detach().clone() for p in model.parameters()] if config.start_share else []
     start = keeper.resume()
     curve = _Curve(folder, start, config, tokens_per_step(model, config)) if processes.rank() == 0 else None
     bar = tqdm(
@@ -90,6 +94,9 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
     processes.wait()
     if mean is not None:
         model.load_state_dict(mean.module.state_dict())
+    with torch.no_grad():
+        for weights, before in zip(model.parameters(), begun, strict=False):
+            weights.lerp_(before, config.start_share)
 
 
 def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[slice]) -> Tensor:
@@ -212,9 +219,6 @@ def _first_line(error: Exception) -> str:
 class _Keeper:
     """state.pt: written whole or not at all, read back only under the same settings."""
 
-    FREE = frozenset({"steps", "decay", "save_every"})
-    """Settings that a resumed run may change."""
-
     def __init__(
         self,
         folder: Path,
@@ -255,7 +259,7 @@ class _Keeper:
                 f"again after removing {path}: the stage begins anew",
             ) from error
         now = dataclasses.asdict(self.config)
-        differs = [k for k, v in now.items() if k not in self.FREE and state["config"].get(k, v) != v]
+        differs = [k for k, v in now.items() if k not in FREE and state["config"].get(k, v) != v]
         if differs:
             raise KfError(
                 f"{self.folder} holds a run with other settings: {', '.join(differs)}.",

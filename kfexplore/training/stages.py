@@ -33,7 +33,7 @@ from kfexplore.errors import KfError
 from kfexplore.models import Model, begin_from, build
 from kfexplore.training import losses, processes
 from kfexplore.training.data import INFO, DataInfo, Tokens, load_tokens, prepare, read_info
-from kfexplore.training.loop import STATE_FILE, fit, read_curve
+from kfexplore.training.loop import FREE, STATE_FILE, fit, read_curve
 
 STAGE_FILE = "stage.json"
 
@@ -181,7 +181,8 @@ class Run:
                 what += f", {stage.groups * stage.noises} noise vectors a context, targets {stage.targets}"
             curve = read_curve(self.folder / name)
             end = f", loss at the end {curve[-1]['loss']:.3f} nats" if curve else ""
-            found[name] = f"{what}, {stage.optimizer}, {stage.precision}{end}"
+            kept = f", with {stage.start_share:.0%} of the weights that it began with" if stage.start_share else ""
+            found[name] = f"{what}, {stage.optimizer}, {stage.precision}{end}{kept}"
         both = {name: f"{before[name]}; then {what}" for name, what in found.items() if name in before}
         return before | found | both
 
@@ -251,7 +252,7 @@ class Run:
             changed = differences(held, info) if held else {"": "no settings are written down"}
             own = name if not info.students else f"students.{len(info.students) - 1}"
             # What leaves the weights as they are, and what the loop lets a begun run change.
-            free = {f"{own}.steps", f"{own}.decay"} if not finished else set()
+            free = {f"{own}.{key}" for key in FREE} if not finished else set()
             differ = [text for key, text in changed.items() if key not in free and not key.endswith(".save_every")]
             if differ:
                 raise KfError(

@@ -325,7 +325,7 @@ def _numbers(row: SamplerLaw) -> tuple[str, ...]:
         f"{row.tv.low:.2f} to {row.tv.high:.2f}",
         f"{100 * row.impossible.value:.1f} %",
         f"{row.tv_expected:.3f}",
-        f"{row.p_value:.2g}" if row.p_value >= 1e-4 else "&lt; 0.0001",
+        markup.escape(row.p_words),
         "" if row.kl is None else f"{row.kl:.2f}",
     )
 

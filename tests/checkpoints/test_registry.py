@@ -169,6 +169,19 @@ def test_a_missing_path_is_not_looked_up_on_the_hub(
 # The hub.
 
 
+def test_what_is_held_of_a_commit_asks_no_hub(hub: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = save_model(model(), tmp_path / "cache") / "model.safetensors"
+
+    def held(repository: str, name: str, revision: str) -> str | None:
+        return str(file) if (repository, name, revision) == ("zwave/K-Forcing", OWT[0], REVISION) else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", held)
+    assert locate(f"zwave/K-Forcing/{OWT[0]}") == file
+    assert hub == []
+    with pytest.raises(KfError, match="no connection"):  # the other one is not held
+        pair_parts("owt")
+
+
 @pytest.mark.usefixtures("hub")
 def test_a_hub_file_is_fetched_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = save_model(model(), tmp_path / "cache") / "model.safetensors"

@@ -163,7 +163,7 @@ def test_what_is_rare_inside_cells_is_in_the_distance(sampler: str) -> None:
     cells, cell = parts.cells.probability, parts.index(np.array(list(np.ndindex(law.shape))))
     known = np.log(law.ravel())
     reference = rng.choice(known, 4096, p=law.ravel())
-    tails = [rarest(LAW, 3, reference, share) for share in (RARE, UNUSUAL)]
+    tails = rarest(LAW, 3, reference)
     runs = rng.choice(law.size, (RUNS, size), p=own.ravel())
     found = [tv_interval(cell[run], cells, known[run], tails) for run in runs]
     plain = [tv_interval(cell[run], cells, known[run]) for run in runs]
@@ -183,16 +183,17 @@ def test_what_is_rare_inside_cells_is_in_the_distance(sampler: str) -> None:
 
 def test_all_but_impossible_is_one_in_a_thousand_of_the_teacher_s_own() -> None:
     whole = block_law(PAIR.teacher, IDS, 2)
-    found = rarest(LAW, 2, np.empty(0), RARE)
+    found, _ = rarest(LAW, 2, np.empty(0))
     below, share = found.below, found.share
     assert share == found.most <= 1e-3
     assert whole[whole < np.exp(below) * (1 - 1e-4)].sum() == pytest.approx(share, abs=1e-6)
     next_one = whole[whole >= np.exp(below) * (1 - 1e-4)].min()
     assert share + next_one > 1e-3
     own = TREE.log_probs(teacher_blocks(PAIR, IDS, 3, 5, range(4000), tree=TREE))
-    found = rarest(LAW, 3, own, RARE)
+    found, unusual = rarest(LAW, 3, own)
     below = found.below
     assert (own < below).mean() <= found.share == 1e-3 < found.most
+    assert (own < unusual.below).mean() <= unusual.share == UNUSUAL < unusual.most
     three = block_law(PAIR.teacher, IDS, 3)
     assert three[three < np.exp(below) * (1 - 1e-4)].sum() < 3e-3
 

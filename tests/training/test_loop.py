@@ -288,6 +288,27 @@ def test_the_running_mean_is_what_is_kept_and_survives_a_kill(tmp_path: Path) ->
     assert torch.equal(resumed.vocab_embed.embedding, whole.vocab_embed.embedding)
 
 
+def test_a_share_of_the_first_weights_is_kept_also_after_a_kill(tmp_path: Path) -> None:
+    def fitted(folder: str, share: float, stop: int = 99) -> Tensor:
+        network, config = small_teacher(), dataclasses.replace(CONFIG, start_share=share)
+        fit(
+            network,
+            until(stop, lambda step, _: teacher_loss(network, TOKENS, config, step), kill),
+            config,
+            tmp_path / folder,
+        )
+        return network.vocab_embed.embedding
+
+    begun, trained = small_teacher().vocab_embed.embedding, fitted("whole", 0.0)
+    assert not torch.equal(begun, trained)
+    meant = 0.25 * begun + 0.75 * trained
+    torch.testing.assert_close(fitted("at once", 0.25), meant)
+    with pytest.raises(Killed):
+        fitted("killed", 0.0, stop=4)
+    torch.testing.assert_close(fitted("killed", 0.25), meant)  # and a begun run may still choose it
+    torch.testing.assert_close(fitted("killed", 0.25), meant)  # cut off before its weights were saved: not mixed twice
+
+
 def test_metrics_go_to_trackio_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     fake = types.SimpleNamespace(

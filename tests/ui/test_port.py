@@ -12,7 +12,7 @@ import pytest
 from shell import Shell
 
 from kfexplore import KfError
-from kfexplore.ui.port import VARIABLE, check_port, chosen_port
+from kfexplore.ui.port import VARIABLE, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -41,22 +41,26 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(shell: Shell, taken: in
 )
 def test_what_cannot_be_listened_on_is_refused(host: str, port: int, told: str) -> None:
     with pytest.raises(KfError, match=told) as caught:
-        check_port(host, port)
+        free_port(host, port, {})
     assert "1 to 65535" in caught.value.valid
 
 
 def test_a_port_in_use_on_one_address_is_in_use_on_all(taken: int) -> None:
     for host in ("0.0.0.0", "127.0.0.1"):
         with pytest.raises(KfError, match="is in use"):
-            check_port(host, taken)
+            free_port(host, taken, {})
 
 
-def test_the_one_asked_for_goes_before_that_of_the_environment() -> None:
-    assert (chosen_port(None, {}), chosen_port(None, {VARIABLE: "8080"})) == (7860, 8080)
-    assert chosen_port(9000, {VARIABLE: "8080"}) == 9000
-    for asked in (None, 9000):  # Gradio would read it in any case
+def test_the_one_asked_for_goes_before_that_of_the_environment(taken: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        free = other.getsockname()[1]
+    assert free_port("127.0.0.1", None, {VARIABLE: str(free)}) == free
+    assert free_port("127.0.0.1", free, {VARIABLE: str(taken)}) == free
+    with pytest.raises(KfError, match=f"Port {taken} is in use"):
+        free_port("127.0.0.1", None, {VARIABLE: str(taken)})
+    for asked in (None, free):  # Gradio would read it in any case
         with pytest.raises(KfError, match="'abc'"):
-            chosen_port(asked, {VARIABLE: "abc"})
+            free_port("127.0.0.1", asked, {VARIABLE: "abc"})
 
 
 def test_a_port_that_is_no_number_is_one_message(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
