@@ -181,6 +181,12 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     assert told["teacher"] == before["teacher"]
     assert told["recipe"] == "small; then small"
     assert told["student4"].startswith(f"{before['student4']}; then 2 steps")
+    mean = dataclasses.replace(
+        changed, students=(*RECIPE.students[:2], dataclasses.replace(STAGE, block=4, start_share=1.0))
+    )
+    kept = load_pair(Run(mean, tmp_path / "mean", start=first).pair(texts))
+    assert torch.equal(kept.student.vocab_embed.embedding, whole.student.vocab_embed.embedding)
+    assert kept.info["training"]["student4"].endswith(", with 100% of the weights that it began with")
     with pytest.raises(KfError, match="no longer has"):
         Run(dataclasses.replace(changed, students=RECIPE.students[:2]), tmp_path / "self", start=first).pair(texts)
     mixed = tmp_path / "mixed"
