@@ -25,6 +25,9 @@ _SCRIPTS: Final = (
     "page.js",
     "mapview.js",
     "channel.js",
+    "rows.js",
+    "square.js",
+    "moves.js",
     "scrub.js",
     "mount.js",
 )

@@ -31,7 +31,7 @@ from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.port import DEFAULT
 from kfexplore.ui.prose import told
 from kfexplore.ui.reach import REACH
-from kfexplore.ui.scrub import EXAMPLES, open_on, scrub_view
+from kfexplore.ui.scrub import EXAMPLES, LINKED, open_on, scrub_view
 from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.zero import LentExplorer, is_zero
 
@@ -115,6 +115,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         opened = demo.load(linked, None, [pair, prompt, loading, wanted], queue=False)
         for named in (chosen, opened):
             named.then(partial(load, explorer), wanted, loading, queue=False, show_progress="hidden")
+        opened.then(None, [pair, prompt], [pair, prompt], js=LINKED)
         add_api(demo, explorer)
     return demo.queue(max_size=explorer.limits.queue, api_open=False)
 

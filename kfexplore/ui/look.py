@@ -50,6 +50,13 @@ STYLE: Final = """<style>
 @media (max-width: 600px) { /* all tabs stay in sight */
   .gradio-container > .main { padding-inline: 12px !important; }
   .tab-container button { padding: 0 5px !important; font-size: 13px !important; }
+  /* The button shares a row with the examples: alone in one, it would push the first track off the screen. */
+  .gradio-container main > .column { flex-flow: row wrap; }
+  .gradio-container main > .column > .row { display: contents; }
+  .gradio-container main > .column > *, .gradio-container main > .column > .row > .form {
+    flex: 0 0 100%; min-width: 0;
+  }
+  .gradio-container main > .column > #examples { flex: 1; align-self: center; }
 }
 
 .gradio-container :is(a, button, input, textarea, [tabindex]):focus-visible {

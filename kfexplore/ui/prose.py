@@ -26,7 +26,16 @@ CSS: Final = """
 .kf-prose dt { margin-top: .5rem; }
 .kf-prose dd { margin: 0; font-weight: 600; }
 .kf-prose.kf-prose-failed { border-left: 3px solid var(--kf-prose-differ, #b4552d); padding-left: .75rem; }
-.kf-prose .kf-prose-scroll { overflow-x: auto; contain: inline-size; }
+/* A shade at each side to which there is more; it stays, and its cover moves with the table. */
+.kf-prose .kf-prose-scroll {
+  --kf-prose-shade: color-mix(in srgb, var(--body-text-color) 30%, transparent);
+  overflow-x: auto; contain: inline-size;
+  background:
+    linear-gradient(to right, var(--body-background-fill) 1rem, transparent) left / 2rem 100% no-repeat local,
+    linear-gradient(to left, var(--body-background-fill) 1rem, transparent) right / 2rem 100% no-repeat local,
+    linear-gradient(to right, var(--kf-prose-shade), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--kf-prose-shade), transparent) right / 1rem 100% no-repeat scroll;
+}
 @media (max-width: 600px) { .kf-prose :is(th, td) { padding-right: .4rem; font-size: .78rem; } }
 .kf-prose .kf-prose-cards { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; }
 .kf-prose .kf-prose-cards > div { flex: 1 1 230px; min-width: 0; }

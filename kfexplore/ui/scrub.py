@@ -35,7 +35,10 @@ const openLink = async () => {
     u: link.has("u") ? link.get("u").split(",").map(number) : undefined,
   });
 };
-openLink().then((done) => done === false && trigger("submit"));
+openLink().then((done) => {
+  page.refused = done === false;
+  if (page.refused) trigger("submit");
+});
 window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
 """
 """Runs in the browser after `scrub_js()`: mounts the component, and opens what a copied link or the way back says.
@@ -57,6 +60,13 @@ SHOWN = """() => {
   return [pair, prompt];
 }"""
 """What is shown, for the fields above the tabs."""
+
+LINKED = """(pair, prompt) => {
+  const shown = window.kfScrub?.refused ? window.kfScrub.state() : {pair, prompt};
+  return [shown.pair, shown.prompt];
+}"""
+"""Once the fields say what a link does: where it was refused before, they go back to what is shown. Where it is refused
+later, the component sees to it."""
 
 
 def scrub_view(explorer: Explorer, first: Json, fields: list[gr.Component]) -> gr.HTML:

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Frame, Page, expect
 
 from browser.conftest import watched
+from browser.played import K, alone, payload
 from browser.test_app import noise, opened, settled
-from browser.test_scrub_standalone import K, alone, payload
 from browser.test_timing import opened as opened_timing
 from kfexplore.figures import page as figures
 from kfexplore.figures.page import THEMES, blank

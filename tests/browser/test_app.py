@@ -203,7 +203,7 @@ def test_tokens_and_all_sliders_are_seen_together(page: Page, app_url: str) -> N
     for each in (root.locator(".kfs-cells"), *root.locator(".kfs-strip").all()):
         expect(each).to_be_in_viewport(ratio=0.95)
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(root.locator(".kfs-strip").first).to_be_in_viewport()
+    expect(root.locator(".kfs-strip").first).to_be_in_viewport(ratio=0.8)
     root.locator(".kfs-strip").nth(3).scroll_into_view_if_needed()
     expect(root.locator(".kfs-cells")).to_be_in_viewport(ratio=1)
     root.locator("[data-map=student]").scroll_into_view_if_needed()
@@ -335,3 +335,23 @@ def test_the_map_shows_the_slots_that_it_names(page: Page, app_url: str) -> None
     root.locator(".kfs-up").select_option("3")
     expect(root.locator(".kfs-meaning")).to_contain_text("no probability of a pair")
     expect(root.locator(".kfs-mapshare")).to_contain_text("slots 1 and 4")
+
+
+@pytest.mark.parametrize(("tab", "kind"), [("Generate", "checkbox"), ("Joint vs marginal", "radio")])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_is_chosen_keeps_its_look_under_the_pointer(
+    page: Page, app_url: str, tab: str, kind: str, theme: str
+) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    opened(page, f"{app_url}?__theme={theme}")
+    page.get_by_role("tab", name=tab).click()
+    chosen = page.locator(f"input[type={kind}]:checked:visible").first
+    look = """node => {
+      const {backgroundColor, backgroundImage, borderColor} = getComputedStyle(node);
+      return [backgroundColor, backgroundImage, borderColor];
+    }"""
+    expect(chosen).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")
+    before = chosen.evaluate(look)
+    chosen.hover()
+    assert chosen.evaluate("node => node.matches(':hover')")
+    assert chosen.evaluate(look) == before

@@ -56,6 +56,7 @@ def test_more_tokens_and_another_seed_are_drawn_anew(page: Page, app_url: str) -
     expect(page.locator(STATUS)).to_contain_text("seed 0")
     first = page.locator(f"{SAMPLERS} .kf-prose-block").first
     expect(first.locator("span")).to_have_count(2)
+    page.locator("#joint-blocks").get_by_label("512", exact=True).check()
     page.locator("#joint-k input[type=range]").fill("3")
     expect(first.locator("span")).to_have_count(3)
     page.locator("#joint-seed input").fill("7")

@@ -5,6 +5,7 @@ A small app of its own, whose vocabulary is an attack; `held` makes its texts en
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from urllib.parse import urlencode
 
 import pytest
 from helpers import masked, student, teacher
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.errors import KfError
@@ -22,6 +23,7 @@ from kfexplore.pair import Pair
 from kfexplore.ui.app import serve
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.scrub import EXAMPLES
 from kfexplore.ui.writing import Writing
 
 pytestmark = pytest.mark.browser
@@ -99,7 +101,7 @@ def test_markup_is_text_in_every_tab(page: Page, app: App) -> None:
     shown = "".join(EVIL)
     page.goto(f"{app.url}?{urlencode({'prompt': LINK, 'pair': EVIL[0]})}")
     expect(page.get_by_role("alert")).to_contain_text(EVIL[0])  # no such pair
-    expect(page.locator("#prompt textarea")).to_have_value(LINK)
+    expect(page.locator("#prompt textarea")).to_have_value(EXAMPLES[0])
     page.locator("#prompt textarea").fill(" ".join(EVIL))
     page.locator("#prompt textarea").press("Enter")
     root = page.locator("[data-source]")
@@ -231,3 +233,34 @@ def test_why_a_pair_failed_stays_on_the_page(page: Page, app: App) -> None:
     tab(page, "Scrub")
     expect(page.locator("#loading")).to_be_hidden()
     expect(alert).to_contain_text("'gone' cannot be loaded")
+
+
+def test_a_link_whose_pair_fails_leaves_the_fields_with_what_is_shown(page: Page, app: App) -> None:
+    asks, held = re.compile("/component_server"), list[Route]()
+    page.route(asks, lambda route: held.append(route))  # until the fields say what the link does
+    with page.expect_request(asks):
+        page.goto(f"{app.url}?{urlencode({'pair': 'gone', 'prompt': 'a b'})}")
+    prompt, pair = page.locator("#prompt textarea"), page.locator("#pair input")
+    expect(prompt).to_have_value("a b")
+    expect(pair).to_have_value("gone")
+    for route in held:
+        route.continue_()
+    page.unroute(asks)
+    expect(page.get_by_role("alert").first).to_contain_text("'gone' cannot be loaded")
+    expect(prompt).to_have_value(EXAMPLES[0])
+    expect(pair).to_have_value("odd")
+
+
+def test_a_link_that_is_refused_before_the_fields_follow_it_leaves_them_too(page: Page, app: App) -> None:
+    joined, held = re.compile("/queue/join|/run/"), list[Route]()
+    page.route(joined, lambda route: held.append(route))  # until the link was refused
+    page.goto(f"{app.url}?{urlencode({'pair': 'nothing', 'prompt': 'a b'})}")
+    expect(page.get_by_role("alert").first).to_contain_text("There is no pair 'nothing'")
+    assert held
+    for route in held:
+        with page.expect_response(route.request.url):
+            route.continue_()
+    page.unroute(joined)
+    page.locator("#scrub [data-tables=ready]").wait_for()
+    expect(page.locator("#prompt textarea")).to_have_value(EXAMPLES[0])
+    expect(page.locator("#pair input")).to_have_value("odd")

@@ -40,6 +40,20 @@ class ScrubMap {
     plane.onkeydown = (event) => this.key(event);
   }
 
+  // Shows the map, or why there is none; returns whether it is shown.
+  offer(k, asks) {
+    const shown = k > 1 && Boolean(asks || this.grid);
+    const fresh = shown && this.body.hidden;
+    this.body.hidden = !shown;
+    this.parts.alone.hidden = shown;
+    const why = k > 1 ? "This page holds no map of two slots." : "A map needs two slots: choose K of 2 or more.";
+    setText(this.parts.alone, why);
+    if (!shown) return false;
+    this.showSlots(k);
+    if (fresh) this.paint();
+    return true;
+  }
+
   // Two selects that can only name an earlier and a later slot.
   showSlots(k) {
     if (this.slots[1] >= k) this.slots = [0, Math.min(1, k - 1)];

@@ -1,31 +1,28 @@
-// Listeners, theme, and the one function that a page calls.
-
-const SMALL_STEP = 1;
-const LARGE_STEP = 16;
+// Listeners, the page's address, theme, and the one function that a page calls.
 
 function listenControls(scrub) {
   const { parts } = scrub;
-  parts.dice.onclick = () => scrub.tables && scrub.roll();
-  parts.reset.onclick = () => scrub.tables && scrub.reset();
+  parts.dice.onclick = () => scrub.tables && rollDice(scrub);
+  parts.reset.onclick = () => scrub.tables && resetNoise(scrub);
   parts.link.onclick = () => scrub.tables && copyLink(scrub);
 }
 
 function listenRow(scrub, row, slot) {
   const { range, field, lock } = row;
-  range.oninput = (event) => scrub.slide(slot, Number(range.value), event);
+  range.oninput = (event) => slideTo(scrub, slot, Number(range.value), event);
   range.onchange = () => scrub.settle();
   range.onpointerup = () => scrub.settle();
   range.onkeydown = (event) => stepByKey(scrub, slot, event);
   range.onkeyup = () => scrub.settle();
   range.onpointermove = (event) => tellTrack(scrub, row, event);
-  range.onpointerenter = (event) => event.buttons || scrub.touch(slot);
-  range.onfocus = () => scrub.touch(slot);
+  range.onpointerenter = (event) => event.buttons || scrub.rows.touch(slot);
+  range.onfocus = () => scrub.rows.touch(slot);
   range.onpointerdown = () => {
-    scrub.touch(slot);
+    scrub.rows.touch(slot);
     hideTip(scrub.parts);
   };
   range.onpointerleave = () => hideTip(scrub.parts);
-  field.onchange = () => scrub.typed(slot, field);
+  field.onchange = () => typeNumber(scrub, slot, field);
   field.onfocus = () => field.select();
   lock.onclick = () => {
     scrub.locked[slot] = !scrub.locked[slot];
@@ -33,26 +30,6 @@ function listenRow(scrub, row, slot) {
     lock.textContent = scrub.locked[slot] ? "Locked" : "Lock";
     lock.setAttribute("aria-label", `${lock.textContent} slot ${slot + 1}`);
   };
-}
-
-function stepByKey(scrub, slot, event) {
-  if (event.altKey || event.ctrlKey || event.metaKey) return;
-  const { resolution } = scrub.tables;
-  const size = Math.max(scrub.stride(slot), event.shiftKey ? LARGE_STEP : SMALL_STEP);
-  const moves = {
-    ArrowRight: size,
-    ArrowUp: size,
-    ArrowLeft: -size,
-    ArrowDown: -size,
-    PageUp: LARGE_STEP,
-    PageDown: -LARGE_STEP,
-    Home: -resolution,
-    End: resolution,
-  };
-  if (!(event.key in moves)) return;
-  event.preventDefault();
-  const step = stepOf(scrub.u[slot], resolution) + moves[event.key];
-  scrub.slide(slot, midpoint(Math.min(resolution - 1, Math.max(0, step)), resolution), event);
 }
 
 // Only while nothing is held down: a tooltip under a dragging hand hides what it moves.
@@ -163,7 +140,7 @@ function mountScrub(root, first, transport) {
       locked: scrub.locked.slice(0, scrub.k),
       source: root.dataset.source,
       seq: scrub.seq,
-      settled: scrub.settled,
+      settled: scrub.rows.settled,
       teacher: scrub.drawn && scrub.drawn.answer.teacher.slice(0, scrub.k),
       student: scrub.drawn && scrub.drawn.answer.student && scrub.drawn.answer.student.slice(0, scrub.k),
     }),

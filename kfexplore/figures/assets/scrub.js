@@ -1,9 +1,7 @@
-// State and events. Whatever is shown is shown for one u: a slider's move is answered from its row in the page where
-// that is of this u, from the server's point query where not. The row is asked for when a hand is laid on the slider,
-// the rows of the tracks that a move has changed when it settles.
+// The state, and what is shown of it. Whatever is shown is shown for one u: a slider's move is answered from its row in
+// the page where that is of this u, from the server's point query where not.
 
 const SETTLE = 120;
-const REFINE = 5000;
 const PATIENCE_SHOWN = 400;
 
 class Scrub {
@@ -20,31 +18,20 @@ class Scrub {
     this.tables = null;
     this.drawn = null;
     this.seq = 0;
-    this.hand = null;
     this.slid = null;
     this.mistyped = false;
-    this.settled = true;
-    this.finer = new Set();
-    this.fetching = { hand: false, track: false };
     this.epoch = 0;
     this.loads = 0;
     this.loading = false;
-    this.gridSeq = 0;
-    this.gridKey = null;
     this.parts.box.classList.toggle("kfs-noserver", !transport);
-    this.makeChannels();
+    const busy = (reply) => this.busy(reply);
+    if (transport) this.points = makeChannel((r) => transport.point(r), (reply, r) => this.takePoint(reply, r), busy);
+    this.rows = new ScrubRows(this);
+    this.square = new ScrubSquare(this);
     this.map = new ScrubMap(this.parts, this.mapHooks());
     listenControls(this);
     followPage(this);
     this.showFirst(first);
-  }
-
-  makeChannels() {
-    const { transport } = this;
-    if (!transport) return;
-    const busy = (reply) => this.busy(reply);
-    this.points = makeChannel((r) => transport.point(r), (reply, r) => this.takePoint(reply, r), busy);
-    this.grids = makeChannel((r) => transport.grid(r), (reply, r) => this.takeGrid(reply, r), busy);
   }
 
   mapHooks() {
@@ -53,8 +40,8 @@ class Scrub {
       u: () => this.u,
       resolution: () => this.tables.resolution,
       colours: () => this.colours(),
-      wanted: () => this.refreshMap(),
-      pick: (slots, x, y, event) => this.pick(slots, x, y, event),
+      wanted: () => this.square.refresh(),
+      pick: (slots, x, y, event) => pickPoint(this, slots, x, y, event),
     };
   }
 
@@ -77,9 +64,9 @@ class Scrub {
     this.k = tables.k;
     this.epoch += 1;
     this.seq += 1;
-    this.hand = null;
     this.slid = null;
-    this.settled = true;
+    this.rows.letGo();
+    this.rows.rest();
     if (this.points) this.points.drop();
     this.page.showText(tables);
     this.tables = tables;
@@ -93,7 +80,7 @@ class Scrub {
     this.draw(lookUp(tables, this.u, this.k), this.seq);
     this.repaint();
     this.refreshStale();
-    this.refreshMap();
+    this.square.refresh();
     if (keepNoise) {
       this.k = Math.min(k, this.k);
       showSlotCount(this.parts, this.page.slots, this.k);
@@ -188,8 +175,7 @@ class Scrub {
     if (this.mistyped) this.clearMessage();
     this.seq += 1;
     this.slid = null;
-    this.settled = false;
-    this.finer = new Set();
+    this.rows.begin();
     this.began = event ? event.timeStamp : performance.now();
     this.u = u;
     this.showNoise();
@@ -197,73 +183,9 @@ class Scrub {
     if (this.root.dataset.source !== "pending") this.time(this.began);
     this.refreshStale();
     if (!this.transport) return;
-    clearTimeout(this.later);
     clearTimeout(this.timer);
     if (settleNow) this.settle();
     else this.timer = setTimeout(() => this.settle(), SETTLE);
-  }
-
-  moved(slot, value) {
-    // Without a server a page knows one track a slot: those through the tables' own point.
-    const u = this.transport ? this.u.slice() : this.u.map((old, at) => this.tables.u[at] ?? old);
-    u[slot] = value;
-    return u;
-  }
-
-  slide(slot, value, event, settleNow) {
-    this.touch(slot);
-    this.move(this.moved(slot, snapped(value, this.tables.resolution, this.stride(slot))), event, settleNow);
-    this.slid = slot;
-  }
-
-  // A hand is on a slider, or about to be: as it moves alone, its row stays right.
-  touch(slot) {
-    if (!this.tables) return;
-    this.hand = slot;
-    this.refresh();
-  }
-
-  // Steps of a slider from one that its row knows to the next.
-  stride(slot) {
-    const row = this.tables.rows[slot];
-    return rowFits(row, this.u, this.k) ? row.every : 1;
-  }
-
-  pick([i, j], x, y, event) {
-    const { resolution } = this.tables;
-    const u = this.transport ? this.u.slice() : this.moved(i, this.u[i]);
-    u[i] = snapped(x, resolution);
-    u[j] = snapped(y, resolution);
-    this.hand = null;
-    this.move(u, event);
-  }
-
-  typed(slot, field) {
-    const text = field.value.trim();
-    const value = /^\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN;
-    if (!(value >= 0 && value < 1)) {
-      field.value = String(this.u[slot]);
-      this.fail({ failed: `u is ${text || "empty"}.`, valid: "a number from 0 up to, not including, 1" }, true);
-      field.scrollIntoView({ block: "nearest" }); // what is told takes room above it
-    } else if (value !== this.u[slot]) {
-      this.clearMessage();
-      const held = this.transport ? value : snapped(value, this.tables.resolution);
-      this.move(this.moved(slot, held), null, true);
-    } else {
-      this.clearMessage();
-      field.value = String(value);
-    }
-  }
-
-  reset() {
-    this.move(this.transport ? this.home.slice() : this.moved(0, this.tables.u[0]), null, true);
-  }
-
-  roll() {
-    const { resolution } = this.tables;
-    const held = (slot) => this.locked[slot] || slot >= this.k;
-    const u = this.u.map((old, slot) => (held(slot) ? old : snapped(Math.random(), resolution)));
-    this.move(u, null, true);
   }
 
   // ---- answers
@@ -281,13 +203,8 @@ class Scrub {
       this.draw(found, this.seq);
     } else {
       this.setSource("pending");
-      if (!this.isOnItsWay()) this.points.post(this.request(this.seq));
+      if (!this.rows.isOnItsWay()) this.points.post(this.request(this.seq));
     }
-  }
-
-  // Where many ask, a move waits for the row that it needs anyway, and adds no question of its own.
-  isOnItsWay() {
-    return this.needed().hand !== null && this.tables.rows.some((row) => row.every > 1);
   }
 
   request(seq, more) {
@@ -315,65 +232,12 @@ class Scrub {
 
   settle() {
     clearTimeout(this.timer);
-    if (!this.transport || this.settled) return;
-    this.settled = true;
-    this.refresh();
+    if (!this.transport || this.rows.settled) return;
+    this.rows.settle();
     keepAddress(this);
-    clearTimeout(this.later);
-    this.later = setTimeout(() => this.refine(), REFINE);
   }
 
-  // Rows that came in coarse steps are asked for once more while nothing moves.
-  refine() {
-    const rows = this.tables.rows.slice(0, this.k);
-    this.finer = new Set(rows.flatMap((row) => (row.every > 1 ? [row.slot] : [])));
-    this.refresh();
-  }
-
-  // What is out of date: of the slider under the hand its row; at rest, the tracks that are no longer right.
-  needed() {
-    const { tables, u, k, hand, settled, finer } = this;
-    const late = hand !== null && hand < k && !rowFits(tables.rows[hand], u, k) ? hand : null;
-    const fits = (row) => row.slot === late || (trackFits(row, u) && !finer.has(row.slot));
-    const stale = settled ? tables.rows.slice(0, k).filter((row) => !fits(row)) : [];
-    return { hand: late, tracks: stale.map((row) => row.slot) };
-  }
-
-  refresh() {
-    if (!this.transport || this.loading) return;
-    const { hand, tracks } = this.needed();
-    this.root.dataset.tables = hand === null && !tracks.length ? "ready" : "waiting";
-    if (hand !== null) this.fetch("hand", [hand], this.k);
-    if (tracks.length) this.fetchTracks(tracks);
-    else if (this.settled) this.refreshMap();
-  }
-
-  // On a CPU one after another, the first one soonest; a GPU has all nearly as soon as one, and may have to be found.
-  fetchTracks(tracks) {
-    const { tables, u, k } = this;
-    const [first] = tracks;
-    if (tables.device !== "cpu") this.fetch("track", tracks, k);
-    else this.fetch("track", [first], rowFits(tables.rows[first], u, k) ? k : first + 1);
-  }
-
-  // Asks for rows of k slots, once at a time of each kind; what is needed then is looked at anew. A row of fewer slots
-  // is but a track, for which the server lets others go first.
-  async fetch(kind, slots, k) {
-    if (this.fetching[kind]) return;
-    const { resolution } = this.tables;
-    const u = this.u.slice(0, k);
-    const request = this.request(this.seq, { u, k, slots, resolution, yields: kind === "track" });
-    const moved = () => u.some((value, at) => (slots.length > 1 || at !== slots[0]) && value !== this.u[at]);
-    const wanted = ({ hand, tracks }) => (kind === "hand" ? hand : tracks[0]) === slots[0];
-    const newer = () => request.epoch !== this.epoch || !wanted(this.needed()) || moved();
-    this.fetching[kind] = true;
-    for (const slot of slots) this.finer.delete(slot);
-    const reply = await ask((r) => this.transport.tables(r), request, { newer, busy: (told) => this.busy(told) });
-    this.fetching[kind] = false;
-    if (request.epoch !== this.epoch || reply.busy || this.takeRows(reply)) this.refresh();
-  }
-
-  // Returns whether there were any.
+  // Of the reply to a question for rows; returns whether there were any.
   takeRows(reply) {
     this.root.dataset.tables = "ready";
     let rows = null;
@@ -399,7 +263,7 @@ class Scrub {
   catchUp() {
     const { slid } = this;
     if (slid !== null && rowFits(this.tables.rows[slid], this.u, this.k)) {
-      this.u = this.moved(slid, snapped(this.u[slid], this.tables.resolution, this.stride(slid)));
+      this.u = movedTo(this, slid, snapped(this.u[slid], this.tables.resolution, strideOf(this, slid)));
       this.seq += 1;
       this.showNoise();
       keepAddress(this);
@@ -411,7 +275,7 @@ class Scrub {
   // After a failure: back to the u whose tokens are on the page.
   restore() {
     this.seq += 1;
-    this.settled = true;
+    this.rows.rest();
     this.u = this.drawn.u.concat(this.u.slice(this.drawn.u.length));
     this.root.dataset.tables = "ready";
     this.showNoise();
@@ -454,49 +318,6 @@ class Scrub {
     const asks = Boolean(this.transport);
     this.page.showStale(this.tables, this.u, this.k, asks);
     this.map.markStale(Boolean(this.map.grid) && !this.map.matches(pair, prompt, this.u), asks);
-  }
-
-  refreshMap() {
-    const { parts, map, k, tables } = this;
-    if (!tables) return;
-    const shown = k > 1 && Boolean(this.transport || map.grid);
-    const fresh = shown && map.body.hidden;
-    map.body.hidden = !shown;
-    parts.alone.hidden = shown;
-    const why = k > 1 ? "This page holds no map of two slots." : "A map needs two slots: choose K of 2 or more.";
-    setText(parts.alone, why);
-    if (!shown) return;
-    map.showSlots(k);
-    if (fresh) map.paint();
-    this.refreshStale();
-    if (this.transport && map.visible && !map.matches(tables.pair, tables.prompt, this.u)) this.askGrid();
-  }
-
-  askGrid() {
-    const key = JSON.stringify([this.epoch, this.map.slots, this.u]);
-    if (this.gridKey === key) return;
-    this.gridKey = key;
-    this.map.markStale(true, true);
-    this.gridSeq += 1;
-    this.grids.post(this.request(this.gridSeq, { slots: this.map.slots.slice() }));
-  }
-
-  takeGrid(reply, request) {
-    if (request.epoch !== this.epoch || request.seq !== this.gridSeq) return;
-    this.gridKey = null;
-    if (!reply.ok) {
-      this.fail(reply);
-      this.map.giveUp(this.k);
-      this.refreshStale();
-      return;
-    }
-    try {
-      this.map.setGrid(readGrid(reply, request.pair, request.prompt, request.u));
-    } catch {
-      this.fail(NO_ANSWER);
-      this.map.giveUp(this.k);
-    }
-    this.refreshStale();
   }
 
   repaint() {

@@ -1,0 +1,141 @@
+"""A made-up pair of models behind the scrub figure, and what a page shows of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Page, expect
+
+EVIL = "<img src=x onerror=\"document.title='run'\">"
+WORDS = [" the", " a", " little", EVIL, "\n", ",", " was", "ing", " dog", " cat"]
+STEPS, K = 64, 3
+START = [(step + 0.5) / STEPS for step in (20, 40, 11)]
+Json = dict[str, Any]
+
+
+def cdf(model: str, prompt: str, before: list[int]) -> np.ndarray[Any, Any]:
+    """A law of the next token that hangs on everything before it; the student's is off a little."""
+    seed = hashlib.sha256(repr((prompt, before)).encode()).digest()
+    weights = np.random.default_rng(list(seed)).exponential(size=len(WORDS))
+    if model == "student":
+        weights[len(before) % len(WORDS)] += 2.5
+    return np.cumsum(weights / weights.sum())
+
+
+def tokens(model: str, prompt: str, u: list[float]) -> list[int]:
+    chosen: list[int] = []
+    for value in u:
+        chosen.append(int(min(len(WORDS) - 1, np.searchsorted(cdf(model, prompt, chosen), value))))
+    return chosen
+
+
+def packed(values: Any, dtype: str) -> str:
+    return base64.b64encode(np.asarray(values, dtype).tobytes()).decode()
+
+
+class Models:
+    """Answers as the app's server does, and keeps what it was asked.
+
+    `failing` names what it refuses, `busy` is how many of the next questions it has no time for.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Json]] = []
+        self.failing: set[str] = set()
+        self.advice = "make app"
+        self.busy = 0
+        self.every = 1
+        self.device = "cpu"
+
+    def __call__(self, name: str, request: Json) -> Json:
+        self.asked.append((name, request))
+        if self.busy:
+            self.busy -= 1
+            return {"ok": False, "seq": request["seq"], "busy": True, "failed": "The server is busy."}
+        if name in self.failing:
+            told = {"failed": f"No {name}.", "valid": "less", "run": self.advice, "is_command": "make" in self.advice}
+            return {"ok": False, "seq": request["seq"], **told}
+        answer: Json = {"tables": self.tables, "point": self.point, "grid": self.grid}[name](request)
+        return {"ok": True, "seq": request["seq"], "texts": dict(enumerate(WORDS)), **answer}
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.asked]
+
+    def point(self, request: Json) -> Json:
+        u, prompt = request["u"], request["prompt"]
+        numbers = {"margin": [0.42] * len(u), "edge": [0.031] * len(u)}
+        return {model: tokens(model, prompt, u) for model in ("teacher", "student")} | numbers
+
+    def tables(self, request: Json) -> Json:
+        k, prompt, steps = request["k"], request["prompt"], request["resolution"]
+        u, slots = (request["u"] + START)[:k], request.get("slots", list(range(k)))
+        known = [(r + 0.5) / steps for r in range(steps)][self.every // 2 :: self.every]
+        table = {
+            model: [[tokens(model, prompt, [*u[:j], value, *u[j + 1 :]]) for value in known] for j in slots]
+            for model in ("teacher", "student")
+        }
+        shape = (len(slots), len(known), k)
+        return {
+            "slots": slots,
+            "every": self.every,
+            "pair": request["pair"],
+            "prompt": prompt,
+            "prompt_tokens": [[i, word] for i, word in enumerate(prompt.split(" "))],
+            "note": "",
+            "k": k,
+            "k_max": K,
+            "resolution": steps,
+            "u": u,
+            "teacher": packed(table["teacher"], "<u2"),
+            "student": packed(table["student"], "<u2"),
+            "margin": packed(np.full(shape, 0.42), "<f4"),
+            "edge": packed(np.full(shape, 0.031), "<f4"),
+            "point": self.point({"u": u, "prompt": prompt}),
+            "device": self.device,
+            "dtype": "float32",
+            "seconds": 0.31,
+            "stored": False,
+        }
+
+    def grid(self, request: Json) -> Json:
+        (i, j), steps = request["slots"], 32
+        cells = {}
+        for model in ("teacher", "student"):
+            cell = np.zeros((steps, steps, 2), int)
+            for x in range(steps):
+                for y in range(steps):
+                    u = list(request["u"])
+                    u[i], u[j] = (x + 0.5) / steps, (y + 0.5) / steps
+                    cell[x, y] = np.array(tokens(model, request["prompt"], u))[[i, j]]
+            cells[model] = cell
+        share = float((cells["teacher"] == cells["student"]).all(-1).mean())
+        sent = {model: packed(cell, "<u2") for model, cell in cells.items()}
+        return {"slots": [i, j], "resolution": steps, "agreement": share, "seconds": 0.1, **sent}
+
+
+def payload(prompt: str = "Once upon", grid: bool = True) -> Json:
+    models = Models()
+    question = {"seq": 0, "pair": "tales", "prompt": prompt, "k": K, "u": START, "resolution": STEPS}
+    made = models("tables", question) | {"stored": True}
+    return made | ({"grid": models("grid", {**question, "slots": [0, 1]})} if grid else {})
+
+
+def alone(page: Page, body: str) -> None:
+    page.set_content(f"<!doctype html><meta charset=utf-8><body style='margin:0'>{body}")
+
+
+def shown(page: Page, model: str, root: str = "[data-u]") -> list[int]:
+    chips = page.locator(f"{root} .kfs-cells .kfs-chip[data-model={model}]:visible")
+    return [int(chip.get_attribute("data-id") or -1) for chip in chips.all()]
+
+
+def noise(page: Page) -> list[float]:
+    return [float(u) for u in (page.locator("[data-u]").get_attribute("data-u") or "").split(",")]
+
+
+def settled(page: Page) -> None:
+    expect(page.locator("[data-u]")).to_have_attribute("data-tables", "ready")
+    page.wait_for_function("!document.querySelector('.kfs [aria-busy=true]')")

@@ -1,0 +1,397 @@
+"""The scrub figure in a real Chromium, with a made-up pair of models behind it, as the app mounts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.played import START, STEPS, Models, alone, noise, payload, settled, shown, tokens
+from kfexplore.figures import scrub
+
+pytestmark = pytest.mark.browser
+
+HOLD = """() => {
+  window.held = ask;
+  window.ask = (name, r) => new Promise((answer) => (window.go = () => answer(held(name, r))));
+}"""
+"""The next question is answered by `go()`."""
+
+
+@pytest.fixture
+def served(page: Page) -> Callable[[], Models]:
+    """Mounts the figure on `#host` with Models behind it, as the app does."""
+
+    def mount() -> Models:
+        models = Models()
+        page.expose_function("ask", models)
+        calls = ", ".join(f"{name}: (r) => window.ask('{name}', r)" for name in ("tables", "point", "grid"))
+        alone(
+            page,
+            f"<style>{scrub.scrub_css()}</style><div id=host>{scrub.scrub_markup()}</div><script>(() => {{"
+            f"{scrub.scrub_js()}\nwindow.api = mountScrub(document.getElementById('host'), "
+            f"{scrub._script_json(payload(grid=False))}, {{ {calls} }}); }})()</script>",
+        )
+        return models
+
+    return mount
+
+
+def stopped(page: Page) -> None:
+    """Time passes no more but by `page.clock.run_for`."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
+
+
+def asked_rows(models: Models) -> list[list[int]]:
+    return [request["slots"] for name, request in models.asked if name == "tables"]
+
+
+def test_a_drag_is_answered_in_the_page_and_settles_once(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    box = page.locator(".kfs-strip canvas").first.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 100, box["y"] + 20)
+    page.mouse.down()
+    for x in range(100, 700, 10):
+        page.mouse.move(box["x"] + x, box["y"] + 20)
+        expect(page.locator("[data-u]")).not_to_have_attribute("data-source", "pending")
+        assert shown(page, "student") == tokens("student", "Once upon", noise(page))
+    page.mouse.up()
+    settled(page)
+    assert "point" not in models.names()
+    last = [request for name, request in models.asked if name == "tables"][-1]
+    assert last["u"] == noise(page)
+    page.locator("input[type=range]").nth(1).hover()
+    settled(page)
+    page.locator("input[type=range]").nth(1).fill("0.2")
+    settled(page)
+    assert "point" not in models.names(), "the new row answers the next drag"
+
+
+def test_a_settled_move_asks_for_the_tracks_that_it_changed(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    page.locator("input[type=range]").nth(1).fill("0.9")
+    settled(page)
+    page.wait_for_function("api.state().settled")
+    assert asked_rows(models) == [[2]], (
+        "the track before it hangs on earlier slots alone, and its own on none that moved"
+    )
+    assert "point" not in models.names()
+
+
+def test_a_gpu_is_asked_for_all_tracks_at_once(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    models.device = "cuda"
+    page.evaluate("api.open({ prompt: 'Once more' })")
+    settled(page)
+    models.asked.clear()
+    page.locator("input[type=range]").nth(0).fill("0.9")
+    settled(page)
+    page.wait_for_function("api.state().settled")
+    assert asked_rows(models) == [[1, 2]]
+
+
+def test_a_gpu_that_is_busy_is_asked_once_more_for_all_tracks(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    models.device = "cuda"
+    page.evaluate("api.open({ prompt: 'Once more' })")
+    settled(page)
+    models.asked.clear()
+    stopped(page)
+    models.busy = 1
+    page.locator("input[type=range]").nth(0).fill("0.9")
+    root = page.locator("[data-u]")
+    expect(root).to_have_attribute("data-busy", "true")
+    assert asked_rows(models) == [[1, 2]]
+    expect(page.locator(".kfs-row.kfs-stale:visible")).to_have_count(2)
+    page.clock.run_for(1000)
+    expect(root).to_have_attribute("data-busy", "false")
+    settled(page)
+    assert asked_rows(models) == [[1, 2], [1, 2]]
+    expect(page.locator(".kfs-row.kfs-stale:visible")).to_have_count(0)
+
+
+def test_a_question_that_was_too_much_is_asked_anew_of_the_noise_by_then(
+    page: Page, served: Callable[[], Models]
+) -> None:
+    models = served()
+    models.device = "cuda"
+    page.evaluate("api.open({ prompt: 'Once more' })")
+    settled(page)
+    models.asked.clear()
+    stopped(page)
+    models.busy = 1
+    slider = page.locator("input[type=range]").nth(0)
+    slider.fill("0.9")
+    expect(page.locator("[data-u]")).to_have_attribute("data-busy", "true")
+    slider.fill("0.4")
+    page.clock.run_for(1000)
+    settled(page)
+    assert asked_rows(models) == [[1, 2], [1, 2]]
+    assert models.asked[-1][1]["u"] == noise(page)
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_a_hand_on_a_slider_asks_for_its_row_before_it_moves(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    sliders = page.locator("input[type=range]")
+    sliders.nth(1).fill("0.9")
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    sliders.nth(0).hover()
+    settled(page)
+    assert asked_rows(models) == [[2], [0]]
+    page.mouse.down()
+    sliders.nth(0).fill("0.4")
+    page.mouse.up()
+    assert "point" not in models.names()
+    assert shown(page, "student") == tokens("student", "Once upon", noise(page))
+
+
+def test_where_only_some_steps_are_known_a_slider_goes_to_those(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    models.every = 8
+    sliders = page.locator("input[type=range]")
+    sliders.nth(0).fill("0.9")  # known in all steps
+    assert noise(page)[0] == (int(0.9 * STEPS) + 0.5) / STEPS
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    for value in ("0.1", "0.5", "0.99"):
+        sliders.nth(2).fill(value)
+        assert (noise(page)[2] * STEPS - 0.5) % 8 == 4
+        assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
+    expect(page.locator(".kfs-origin")).to_contain_text(f"some tracks are in steps of 1/{STEPS // 8}")
+    before = noise(page)[2]
+    sliders.nth(2).press("ArrowLeft")
+    assert noise(page)[2] == before - 8 / STEPS
+    assert "point" not in models.names()
+
+
+def test_where_many_ask_a_move_waits_for_its_row_and_asks_for_no_point(
+    page: Page, served: Callable[[], Models]
+) -> None:
+    models = served()
+    models.every = 8
+    sliders = page.locator("input[type=range]")
+    sliders.nth(0).fill("0.9")
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    sliders.nth(1).fill("0.3")  # no hand was on it before: its row has to come
+    expect(page.locator("[data-u]")).to_have_attribute("data-source", "table")
+    settled(page)
+    assert (noise(page)[1] * STEPS - 0.5) % 8 == 4
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
+    assert "point" not in models.names()
+
+
+def test_coarse_rows_are_asked_for_again_at_rest(page: Page, served: Callable[[], Models]) -> None:
+    page.clock.install()
+    models = served()
+    models.every = 8
+    page.locator("input[type=range]").nth(1).fill("0.9")
+    page.clock.run_for(1000)
+    settled(page)
+    assert asked_rows(models) == [[2]]
+    models.every = 1
+    page.clock.run_for(6000)
+    settled(page)
+    assert asked_rows(models) == [[2], [2]]
+    expect(page.locator(".kfs-origin")).not_to_contain_text("Many are asking")
+
+
+def test_dice_leave_locked_slots_alone_and_reset_goes_home(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    page.get_by_role("button", name="Lock slot 2").click()
+    page.evaluate("{let n = 0; Math.random = () => (0.37 + 0.11 * n++) % 1}")  # dice that never fall as they lay
+    page.get_by_role("button", name="Roll the dice").click()
+    settled(page)
+    u = noise(page)
+    assert u[1] == START[1]
+    assert u[0] != START[0]
+    assert u[2] != START[2]
+    assert all((value * STEPS) % 1 == 0.5 for value in u)
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", u)
+    assert "point" in models.names()
+    page.get_by_role("button", name="Reset").click()
+    settled(page)
+    assert noise(page) == START
+
+
+def test_an_exact_number_is_asked_at_just_that_number(page: Page, served: Callable[[], Models]) -> None:
+    served()
+    field = page.locator(".kfs-u").nth(1)
+    field.fill("0.123456789")
+    field.press("Enter")
+    settled(page)
+    assert noise(page)[1] == 0.123456789
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
+    for text in ("1.2", "1", "-0.1", "abc", ""):
+        field.fill(text)
+        field.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text(
+            f"u is {text or 'empty'}. Valid: a number from 0 up to, not including, 1."
+        )
+        expect(field).to_have_value("0.123456789")
+    assert noise(page)[1] == 0.123456789
+
+
+def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    models.failing = {"tables", "point"}
+    before = page.evaluate("JSON.stringify(api.state().teacher)")
+    field = page.locator(".kfs-u").first
+    field.fill("0.987")
+    field.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Valid: less. Run: make app")
+    expect(page.get_by_role("alert").locator("code")).to_have_text("make app")
+    expect(field).to_have_value(str(START[0]))
+    expect(page.locator("[data-u]")).not_to_have_attribute("data-source", "pending")
+    models.advice = "less at once"
+    assert page.evaluate("api.open({pair: 'tales', prompt: 'The dog'})") is False
+    expect(page.get_by_role("alert")).to_contain_text("Valid: less. Try: less at once.")
+    expect(page.get_by_role("alert").locator("code")).to_have_count(0)
+    expect(page.locator(".kfs-prompt")).to_contain_text("Once")
+    assert page.evaluate("JSON.stringify(api.state().teacher)") == before
+    expect(page.get_by_role("alert")).not_to_have_text("")
+    models.failing = set()
+    alert = "document.querySelector('[role=alert]').textContent"
+    assert page.evaluate(f"(api.open({{pair: 'tales', prompt: 'The cat'}}), {alert})") == "", "a new question is asked"
+    assert page.evaluate("api.open({pair: 'tales', prompt: 'The dog', k: undefined})") is True
+    expect(page.locator(".kfs-prompt")).to_contain_text("dog")
+    expect(page.get_by_role("alert")).to_have_text("")
+    assert shown(page, "student") == tokens("student", "The dog", START)
+
+
+def test_a_mistyped_number_stays_told_until_the_next_move(page: Page, served: Callable[[], Models]) -> None:
+    served()
+    alert = page.get_by_role("alert")
+    page.locator("input[type=range]").nth(1).fill("0.9")  # rows are on their way
+    field = page.locator(".kfs-u").nth(0)
+    field.fill("2")
+    field.press("Enter")
+    page.wait_for_function("api.state().settled")
+    settled(page)
+    expect(alert).to_contain_text("u is 2")
+    page.locator("input[type=range]").nth(2).fill("0.2")
+    expect(alert).to_have_text("")
+
+
+def test_fewer_and_more_slots(page: Page, served: Callable[[], Models]) -> None:
+    served()
+    page.locator(".kfs-ks label").nth(0).click()
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", START[:1])
+    expect(page.locator(".kfs-alone")).to_contain_text("needs two slots")
+    page.locator("input[type=range]").first.fill("0.75")
+    settled(page)
+    page.locator(".kfs-ks label").nth(2).click()
+    expect(page.locator("[data-u]")).to_have_attribute("data-k", "3")
+    assert noise(page)[1:] == START[1:]
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
+
+
+def test_the_map_is_asked_for_when_it_is_seen(page: Page, served: Callable[[], Models]) -> None:
+    page.set_viewport_size({"width": 1200, "height": 500})
+    models = served()
+    assert "grid" not in models.names()
+    page.locator(".kfs-map").scroll_into_view_if_needed()
+    expect(page.locator(".kfs-mapshare")).to_contain_text("slots 1 and 2")
+    page.locator(".kfs-across").select_option("1")
+    expect(page.locator(".kfs-mapshare")).to_contain_text("slots 2 and 3")
+    expect(page.locator(".kfs-up")).to_have_value("2")
+    grids = [request["slots"] for name, request in models.asked if name == "grid"]
+    assert grids == [[0, 1], [1, 2]]
+
+
+def test_other_slots_of_the_map_leave_the_old_picture_until_theirs_is_there(
+    page: Page, served: Callable[[], Models]
+) -> None:
+    models = served()
+    page.locator(".kfs-map").scroll_into_view_if_needed()
+    share, meaning = page.locator(".kfs-mapshare"), page.locator(".kfs-meaning")
+    expect(share).to_contain_text("slots 1 and 2")
+    picture = "document.querySelector('.kfs-plane canvas').toDataURL()"
+    before = (page.evaluate(picture), meaning.text_content(), page.locator(".kfs-xname").first.text_content())
+    models.failing = {"grid"}
+    page.evaluate(HOLD)
+    page.locator(".kfs-across").select_option("1")
+    page.wait_for_function("Boolean(window.go)")
+    expect(share).to_have_text("computing…")
+    expect(page.locator(".kfs-mapbody")).to_have_class("kfs-mapbody kfs-stale")
+    now = (page.evaluate(picture), meaning.text_content(), page.locator(".kfs-xname").first.text_content())
+    assert now == before
+    page.evaluate("() => { window.ask = held; go(); }")
+    expect(page.get_by_role("alert")).to_contain_text("No grid.")
+    expect(page.locator(".kfs-across")).to_have_value("0")  # as what is drawn
+    models.failing = set()
+    page.locator(".kfs-across").select_option("1")
+    expect(share).to_contain_text("slots 2 and 3")
+    expect(meaning).to_contain_text("given the exact token before them")
+    assert page.evaluate(picture) != before[0]
+
+
+def test_a_square_that_is_computed_for_other_slots_takes_no_click(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    plane, share = page.locator("[data-map=student]"), page.locator(".kfs-mapshare")
+    plane.scroll_into_view_if_needed()
+    expect(share).to_contain_text("slots 1 and 2")
+    page.evaluate(HOLD)
+    page.locator(".kfs-across").select_option("1")
+    expect(share).to_have_text("computing…")
+    models.asked.clear()
+    box = plane.bounding_box()
+    assert box
+    at = {"x": 0.8 * box["width"], "y": 0.3 * box["height"]}
+    plane.click(position=at)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 5, box["y"] + 5, steps=3)
+    page.mouse.up()
+    assert noise(page) == START
+    page.evaluate("() => { window.ask = held; go(); }")
+    expect(share).to_contain_text("slots 2 and 3")
+    assert models.names() == ["grid"]
+    plane.click(position=at)
+    assert noise(page) == pytest.approx([START[0], 0.8, 0.7], abs=1 / STEPS)
+
+
+def test_the_link_says_it_all(page: Page, served: Callable[[], Models]) -> None:
+    served()
+    page.evaluate(
+        "navigator.clipboard ? (navigator.clipboard.writeText = async (t) => { window.link = t; })"
+        " : (document.execCommand = () => { window.link = document.activeElement.value; return true; })"
+    )
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator(".kfs-said")).to_have_text("Link copied")
+    query = page.evaluate("Object.fromEntries(new URLSearchParams(window.link.split('?')[1]))")
+    assert query == {"pair": "tales", "prompt": "Once upon", "k": "3", "u": ",".join(map(str, START))}
+
+
+def test_late_answers_do_not_overwrite_newer_ones(page: Page) -> None:
+    """Points are answered by hand: the first reply comes after the slider is back on what the tables hold."""
+    alone(
+        page,
+        f"<style>{scrub.scrub_css()}</style><div id=host>{scrub.scrub_markup()}</div><script>(() => {{"
+        f"{scrub.scrub_js()}\nwindow.waiting = [];"
+        "const hold = (r) => new Promise((answer) => window.waiting.push({ r, answer }));"
+        f"mountScrub(document.getElementById('host'), {scrub._script_json(payload(grid=False))}, "
+        "{ tables: () => new Promise(() => {}), point: hold, grid: () => new Promise(() => {}) }); })()</script>",
+    )
+    sliders = page.locator("input[type=range]")
+    sliders.nth(0).fill("0.9")
+    for value in ("0.1", "0.2", "0.3"):
+        sliders.nth(1).fill(value)
+    root = page.locator("[data-u]")
+    expect(root).to_have_attribute("data-source", "pending")
+    assert page.evaluate("window.waiting.length") == 1, "one in flight"
+    sliders.nth(1).fill(str(START[1]))
+    expect(root).to_have_attribute("data-source", "table")
+    before = shown(page, "teacher")
+    page.evaluate(
+        "{ const { r, answer } = window.waiting[0]; answer({ ok: true, seq: r.seq, teacher: [9, 9, 9],"
+        " student: [9, 9, 9], margin: [0, 0, 0], edge: [0, 0, 0], texts: {} }); }"
+    )
+    page.evaluate("new Promise((done) => setTimeout(done))")
+    assert shown(page, "teacher") == before
+    assert page.evaluate("window.waiting.length") == 1, "what waited was dropped"
+    expect(root).to_have_attribute("data-source", "table")
