@@ -312,7 +312,7 @@ def _measured(
         least_ms=1e3 * least / passes,
         share_of_roofline=least / took.value,
         peak_memory=_peak_memory(network.device),
-        settled=(on_cpu and weight == torch.float32) if settle is None else settle,
+        near_choices_settled=(on_cpu and weight == torch.float32) if settle is None else settle,
     )
 
 

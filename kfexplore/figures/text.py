@@ -84,8 +84,8 @@ def _pane(written: Written, underlined: bool, told: bool) -> str:
 def _facts(written: Written, underlined: bool) -> str:
     speed = f"{written.tokens / written.seconds:,.0f}" if written.seconds else "–"
     facts = [
-        f"<b>{written.nfe}</b> passes (NFE)",
-        f"<b>{written.tokens}</b> tokens",
+        f"<b>{written.nfe}</b> {'pass' if written.nfe == 1 else 'passes'} (NFE)",
+        f"<b>{written.tokens}</b> {'token' if written.tokens == 1 else 'tokens'}",
         f"<b>{written.seconds:.2f}</b> s",
         f"<b>{speed}</b> tokens/s",
     ]

@@ -15,6 +15,12 @@ class Limits:
     flops_per_second: float
     """Of a large square matrix product in the models' own dtype; a multiplication and an addition are two."""
 
+    def best(self, other: Limits) -> Limits:
+        """The larger of each: what is measured beside other work is too small."""
+        return Limits(
+            max(self.bytes_per_second, other.bytes_per_second), max(self.flops_per_second, other.flops_per_second)
+        )
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -114,7 +120,7 @@ class TimingRow:
     hand. What is measured can be above it, where `ar` is the further from that limit."""
     peak_memory: int | None = None
     """Bytes: allocated on the accelerator; on a CPU, the largest resident set of the process so far."""
-    settled: bool = False
+    near_choices_settled: bool = False
     """Whether near choices were settled by the row alone."""
     load_average: float | None = None
     """Of the machine over the minute before; above the threads used, others were at work."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final
 
-from kfexplore.bench.setting import measure_limits
+import torch
+
+from kfexplore.bench.setting import Load, measure_limits, own_threads
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.checkpoints.connection import Unreachable, hub_name
 from kfexplore.errors import KfError
@@ -23,7 +26,7 @@ from kfexplore.laws.study import Report, StudySteps, finished, silent, study_ste
 from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
-from kfexplore.results import ContextStudy
+from kfexplore.results import ContextStudy, Limits
 from kfexplore.ui.kept import Kept
 from kfexplore.ui.limits import DEFAULTS, PageLimits
 from kfexplore.ui.questions import Question, read
@@ -99,7 +102,8 @@ class Explorer:
         self._missed: Kept[str, tuple[float, KfError]] = Kept(limits.questions, HUB_RESTS, clock=clock)
         self._heavy, self._pointing = Turns(limits.questions, clock), Turns(limits.questions)
         self._studying, self._timing = Turns(), Turns()  # who waits is in the page's queue
-        self._measure = cache(lambda *where: measure_limits(*where))  # takes a second, in which all others wait
+        self._measured: dict[tuple[torch.device, torch.dtype], Limits] = {}
+        self._was_quiet: set[tuple[torch.device, torch.dtype]] = set()
 
     def offers(self, name: str) -> bool:
         """Whether a pair of that name may be asked for."""
@@ -189,14 +193,31 @@ class Explorer:
     def racing(self, config: RaceConfig) -> Racing:
         """A race of decoders after a prompt; no other overlaps it, and all other work waits while a clock runs.
 
+        A prompt that leaves too little room for the new tokens is cut: what is timed is how many there are.
+
         Raises:
             KfError: as `Racing`, of the pair or prompt, or more than the limits allow.
         """
         config.check(self.limits)
         pair, ids, cut = self._prompt(config.pair, config.prompt)
+        fitting = max(1, pair.teacher.config.context - config.new_tokens)
+        ids, cut = ids[-fitting:], cut + max(0, len(ids) - fitting)
         quiet = (self._studying, self._heavy)
         stop = Stop(self.limits.run_seconds, self._clock)
-        return Racing(pair, ids, config, _cut(cut), stop, self._timing, quiet, self._measure)
+        return Racing(pair, ids, config, _cut(cut), stop, self._timing, quiet, self._limits)
+
+    def _limits(self, device: torch.device, dtype: torch.dtype) -> Limits:
+        """What a device can do: the best of what was measured, each race anew until nobody else was at work.
+
+        It takes a second, in which all others wait.
+        """
+        where, load = (device, dtype), os.getloadavg()[0]
+        if where not in self._was_quiet:
+            found = measure_limits(device, dtype)
+            self._measured[where] = found.best(self._measured.get(where, found))
+            if not Load(load, load, 0.0, own_threads(device)).busy:
+                self._was_quiet.add(where)
+        return self._measured[where]
 
     def _ready(self, name: str) -> _Ready:
         load = self.loaders.get(name) or (partial(self._other, name) if self._other is not None else None)

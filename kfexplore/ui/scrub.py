@@ -46,13 +46,15 @@ window.addEventListener("popstate", () => openLink().then(() => trigger("submit"
 What is no number there goes to the server as it is, which says so."""
 
 OPEN = """async (pair, prompt) => {
-  const shown = window.kfScrub.state();
-  if (pair !== shown.pair || prompt !== shown.prompt) await window.kfScrub.visit({pair, prompt});
-  return window.kfScrub.state().pair;
+  const page = window.kfScrub, shown = page.state();
+  if (pair !== shown.pair || prompt !== shown.prompt) await page.visit({pair, prompt});
+  else if (BY_HAND) page.forget();
+  return page.state().pair;
 }"""
 """Asks for another prompt or pair; the dropdown then names the pair that is shown, also where the asked one failed.
 
-That fires the dropdown again, which must not wipe what was told of the failure: what is shown is not asked for."""
+That fires the dropdown again, which must not wipe what was told of the failure. Where a hand asks for what is shown,
+nothing is wrong any more."""
 
 
 SHOWN = """() => {
@@ -108,4 +110,4 @@ def open_on(asked: list[Callable[..., Any]], fields: list[gr.Component]) -> None
         fields: The dropdown of pairs and the prompt.
     """
     for event in asked:
-        event(None, fields, fields[:1], js=OPEN)
+        event(None, fields, fields[:1], js=OPEN.replace("BY_HAND", str(event is not fields[0].input).lower()))

@@ -36,14 +36,14 @@ EMPTY: Final = '{"data": [], "layout": {"height": 360, "xaxis": {"visible": fals
 GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained}; other K show what one of the same shape
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
 operations of all products."""
-READING: Final = """One row a decoder, K and batch. Times are medians; in brackets the extremes over the repeats.
-× AR: not settled where the brackets hold 1, or there is one repeat; of two that are equally fast, one pair in ten looks
+READING: Final = """One row a decoder, K and batch. Times are medians; in brackets the extremes over the repeats. × AR:
+not settled where the brackets hold 1, or there is one repeat; of two that are equally fast, one pair in ten looks
 settled with three repeats, one in 126 with five. At limit: the ratio if both ran at the device's limit, a model of
-bytes and FLOPs with the memory and arithmetic that were measured once, before the server's first race. × AR can be
-above it, as AR pays what a call costs besides for every token. Of limit: the share of it that was reached; above 100 %,
-it was measured while others were at work, or the models fit a cache. Kept: mean tokens that a round of verified or
-Jacobi keeps; idle: share of row-rounds in which a finished row waits for others of its batch. After end: new tokens
-behind the end of a text, which are counted in tokens a second."""
+bytes and FLOPs with the memory and arithmetic that were measured, the best of all races so far. × AR can be above it,
+as AR pays what a call costs besides for every token. Of limit: the share of it that was reached; above 100 %, it was
+measured while others were at work, or the models fit a cache. Kept: mean tokens that a round of verified or Jacobi
+keeps; idle: share of row-rounds in which a finished row waits for others of its batch. After end: new tokens behind
+the end of a text, which are counted in tokens a second."""
 COLUMNS: Final = (
     "decoder",
     "K",
@@ -374,7 +374,7 @@ def _numbers(row: TimingRow) -> list[str]:
         "" if row.roofline_speedup is None else f"{row.roofline_speedup:.2f}",
         f"{100 * (row.share_of_roofline or 0):.1f} %",
         f"{(row.bytes_per_second or 0) / 1e9:.1f}",
-        f"{(row.flops_per_second or 0) / 1e9:,.0f}",
+        f"{(row.flops_per_second or 0) / 1e9:,.1f}",
         "" if row.kept_per_round is None else f"{row.kept_per_round:.2f}",
         "" if row.idle_share is None else f"{100 * row.idle_share:.0f} %",
         f"{row.tokens_after_eos:,}",

@@ -289,6 +289,16 @@ def test_a_click_on_the_map_moves_both_sliders(page: Page, app_url: str, pair: P
     assert_true_tokens(root, pair, EXAMPLES[0])
 
 
+def test_what_is_part_of_a_character_is_explained(page: Page, app_url: str) -> None:
+    root, legend = opened(page, app_url), page.locator(".kfs-broken")
+    expect(legend).to_be_hidden()
+    page.locator(PROMPT).fill("A 👩 she")
+    page.locator(PROMPT).press("Enter")
+    expect(root.locator(".kfs-prompt")).to_contain_text("�")
+    expect(legend).to_have_text("�part of a character")
+    expect(legend).to_be_visible()
+
+
 def test_fewer_slots_dice_lock_and_reset(page: Page, app_url: str, pair: Pair) -> None:
     root = opened(page, app_url)
     before = noise(root)

@@ -201,7 +201,7 @@ def test_coarse_rows_are_asked_for_again_at_rest(page: Page, served: Callable[[]
     expect(page.locator(".kfs-origin")).not_to_contain_text("Many are asking")
 
 
-def test_dice_leave_locked_slots_alone_and_reset_goes_home(page: Page, served: Callable[[], Models]) -> None:
+def test_dice_and_reset_leave_locked_slots_alone(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     page.get_by_role("button", name="Lock slot 2").click()
     page.evaluate("{let n = 0; Math.random = () => (0.37 + 0.11 * n++) % 1}")  # dice that never fall as they lay
@@ -214,6 +214,11 @@ def test_dice_leave_locked_slots_alone_and_reset_goes_home(page: Page, served: C
     assert all((value * STEPS) % 1 == 0.5 for value in u)
     assert shown(page, "teacher") == tokens("teacher", "Once upon", u)
     assert "point" in models.names()
+    page.get_by_role("button", name="Lock slot 1").click()
+    page.get_by_role("button", name="Reset").click()
+    settled(page)
+    assert noise(page) == [u[0], *START[1:]]
+    page.get_by_role("button", name="Locked slot 1").click()
     page.get_by_role("button", name="Reset").click()
     settled(page)
     assert noise(page) == START

@@ -313,7 +313,7 @@ def test_a_row_that_fails_is_told_beside_the_rest(explorer: Explorer, monkeypatc
         ({"batches": ["x"]}, "batch is"),
         ({"ks": [17]}, "17 tokens a pass"),
         ({"ks": []}, "No K is chosen"),
-        ({"new_tokens": 100}, "do not fit the context"),
+        ({"new_tokens": 64}, "do not fit the context"),
         ({"new_tokens": 10**6}, "1 to 192 on this page"),
         ({"new_tokens": None}, "new tokens is empty"),
         ({"repeats": 99}, "1 to 5 on this page"),
@@ -419,12 +419,24 @@ def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
     assert list(races.run(FIRST)) == [[gr.skip()] * COUNT]
 
 
-def test_the_device_is_measured_once_for_all_races(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[Any] = []
-    monkeypatch.setattr(explorer_of_page, "measure_limits", lambda *where: measured.append(where) or LIMITS)
+def test_the_device_is_measured_until_nobody_else_is_at_work(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Limits(2.0, 30.0), Limits(3.0, 20.0), Limits(1.0, 10.0)]
+    monkeypatch.setattr(explorer_of_page, "measure_limits", lambda *_: found.pop(0))
     explorer = Explorer({"small": lambda: pair})
-    for _ in range(2):
+    for load, best in ((99.0, Limits(2.0, 30.0)), (0.0, Limits(3.0, 30.0)), (99.0, Limits(3.0, 30.0))):
+        monkeypatch.setattr(explorer_of_page.os, "getloadavg", lambda load=load: (load, load, load))
         race = racing_of(explorer)
         assert list(race.steps())
-        assert race.limits == LIMITS
-    assert len(measured) == 1
+        assert race.limits == best
+    assert len(found) == 1
+
+
+def test_a_prompt_is_cut_so_that_the_new_tokens_fit(pair: Pair) -> None:
+    explorer = Explorer({"small": lambda: pair})
+    context = pair.teacher.config.context
+    whole, _ = pair.encode("a b c")
+    race = racing_of(explorer, new_tokens=context - 1)
+    assert race.ids == whole[-1:]
+    assert f"The first {len(whole) - 1} tokens of the prompt were cut" in race.note
+    race = racing_of(explorer, new_tokens=context - len(whole))
+    assert (race.ids, race.note) == (whole, "")

@@ -132,6 +132,7 @@ function mountScrub(root, first, transport) {
       if (done) keepAddress(scrub, 0);
       return done;
     },
+    forget: () => scrub.clearMessage(),
     state: () => ({
       pair: scrub.tables && scrub.tables.pair,
       prompt: scrub.tables && scrub.tables.prompt,

@@ -69,7 +69,8 @@ function typeNumber(scrub, slot, field) {
 }
 
 function resetNoise(scrub) {
-  scrub.move(scrub.transport ? scrub.home.slice() : movedTo(scrub, 0, scrub.tables.u[0]), null, true);
+  const start = scrub.transport ? scrub.home : scrub.tables.u;
+  scrub.move(scrub.u.map((old, slot) => (scrub.locked[slot] ? old : (start[slot] ?? old))), null, true);
 }
 
 function rollDice(scrub) {

@@ -97,6 +97,8 @@ class Scrub {
   setRows(rows, texts) {
     for (const row of rows) this.tables.rows[row.slot] = row;
     Object.assign(this.texts, texts);
+    const known = [...Object.values(this.texts), ...this.tables.promptTokens.map(([, text]) => text)];
+    this.parts.broken.hidden = !known.some((text) => text.includes("\ufffd"));
     this.page.showTracks(this.tables, rows);
     this.root.dataset.tables = "ready";
   }
@@ -129,7 +131,7 @@ class Scrub {
     this.root.dataset.tables = "ready";
     const keepNoise = this.seq !== before && change.u === undefined;
     if (!reply.ok || !this.tryAdopt(reply, keepNoise)) {
-      this.fail({ ...(reply.ok ? NO_ANSWER : reply), shown: this.tables && this.tables.prompt });
+      this.fail({ ...(reply.ok ? NO_ANSWER : reply), shown: this.tables, asked: request.pair });
       if (this.tables) this.settle();
       return false;
     }

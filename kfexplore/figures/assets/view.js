@@ -131,7 +131,7 @@ function buildChoices(host, uid, most, onChoose) {
 // What the scripts write into, by class name; the markup is Python's (scrub_markup).
 function findParts(root) {
   const names = ["message", "prompt", "note", "cells", "ks", "dice", "reset", "link", "said", "rows", "told"];
-  names.push("origin", "tip", "alone", "tracks", "map");
+  names.push("origin", "tip", "alone", "tracks", "map", "broken");
   const parts = { root, box: root.matches(".kfs") ? root : root.querySelector(".kfs") };
   for (const name of names) parts[name] = parts.box.querySelector(`.kfs-${name}`);
   return parts;
@@ -195,12 +195,13 @@ function showOrigin(host, tables) {
 
 function showMessage(host, failure) {
   host.textContent = "";
-  const { failed, valid, run, is_command: isCommand, shown } = failure || {};
+  const { failed, valid, run, is_command: isCommand, shown, asked } = failure || {};
   if (failed) host.append(part("strong", "", sentence(failed)));
   if (valid) host.append(part("span", "", sentence(` Valid: ${valid}`)));
   if (run && isCommand) host.append(part("span", "", " Run: "), part("code", "", run));
   else if (run) host.append(part("span", "", sentence(` Try: ${run}`)));
-  if (typeof shown === "string") host.append(part("span", "", ` Still shown: “${shortened(shown)}”.`));
+  const by = shown && asked !== shown.pair ? ` by ${shown.pair}` : "";
+  if (shown) host.append(part("span", "", ` Still shown: “${shortened(shown.prompt)}”${by}.`));
 }
 
 function sentence(text) {
