@@ -39,6 +39,8 @@ Json = dict[str, Any]
 
 FINENESS: Final = ((3, 512), (5, 128), (math.inf, 32))
 """Most steps of a slider's row by how long the line of questions has been lately, the first that it is within."""
+MEASUREMENTS: Final = 3
+"""Most of a device's limits, one a race, while others are at work."""
 HUB_RESTS: Final = 60.0
 """Seconds after which a pair is asked for again of a hub that could not be reached."""
 
@@ -102,8 +104,7 @@ class Explorer:
         self._missed: Kept[str, tuple[float, KfError]] = Kept(limits.questions, HUB_RESTS, clock=clock)
         self._heavy, self._pointing = Turns(limits.questions, clock), Turns(limits.questions)
         self._studying, self._timing = Turns(), Turns()  # who waits is in the page's queue
-        self._measured: dict[tuple[torch.device, torch.dtype], Limits] = {}
-        self._was_quiet: set[tuple[torch.device, torch.dtype]] = set()
+        self._measured: dict[tuple[torch.device, torch.dtype], tuple[Limits, int]] = {}
 
     def offers(self, name: str) -> bool:
         """Whether a pair of that name may be asked for."""
@@ -207,17 +208,18 @@ class Explorer:
         return Racing(pair, ids, config, _cut(cut), stop, self._timing, quiet, self._limits)
 
     def _limits(self, device: torch.device, dtype: torch.dtype) -> Limits:
-        """What a device can do: the best of what was measured, each race anew until nobody else was at work.
+        """What a device can do: the best of some measurements, the last of them when nobody else was at work.
 
-        It takes a second, in which all others wait.
+        One takes a second, in which all others wait.
         """
         where, load = (device, dtype), os.getloadavg()[0]
-        if where not in self._was_quiet:
+        held, left = self._measured.get(where, (None, MEASUREMENTS))
+        if left or held is None:
             found = measure_limits(device, dtype)
-            self._measured[where] = found.best(self._measured.get(where, found))
-            if not Load(load, load, 0.0, own_threads(device)).busy:
-                self._was_quiet.add(where)
-        return self._measured[where]
+            busy = Load(load, load, 0.0, own_threads(device)).busy
+            held = found.best(held or found)
+            self._measured[where] = held, left - 1 if busy else 0
+        return held
 
     def _ready(self, name: str) -> _Ready:
         load = self.loaders.get(name) or (partial(self._other, name) if self._other is not None else None)

@@ -429,6 +429,12 @@ def test_the_device_is_measured_until_nobody_else_is_at_work(pair: Pair, monkeyp
         assert list(race.steps())
         assert race.limits == best
     assert len(found) == 1
+    found = [Limits(float(n), 1.0) for n in range(1, 6)]
+    explorer = Explorer({"small": lambda: pair})
+    for best in (1.0, 2.0, 3.0, 3.0):  # it stays busy: at some time this must do
+        race = racing_of(explorer)
+        assert list(race.steps())
+        assert race.limits == Limits(best, 1.0)
 
 
 def test_a_prompt_is_cut_so_that_the_new_tokens_fit(pair: Pair) -> None:
