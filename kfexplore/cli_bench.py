@@ -12,11 +12,12 @@ import typer
 from tqdm import tqdm
 
 from kfexplore.cli_options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
-from kfexplore.decoders import DECODERS
+from kfexplore.decoders import DECODERS, MODELS
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
     from kfexplore.bench.throughput import Progress
+    from kfexplore.decoding.generate import Networks
 
 bench = typer.Typer(help="Timing, as JSON.", no_args_is_help=True)
 SizeOption = Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")]
@@ -69,7 +70,12 @@ def bench_train_command(
 def bench_throughput_command(
     pair: PairOption = None,
     size: SizeOption = None,
-    decoders: Annotated[str, typer.Option(help=f"{','.join(DECODERS)}, or some of them.")] = "ar,pflm",
+    decoders: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{','.join(DECODERS)}, or some of them; by default ar,pflm, those whose models the pair has."
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Samples at once: 1,4,16.")] = "1,4,16",
     k: Annotated[str, typer.Option("--k", "--K", help="Tokens, or guesses, a pass: 4, or 2,4.")] = "4",
     max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
@@ -99,7 +105,7 @@ def bench_throughput_command(
         in_dtype(model, _dtype(dtype))
     networks = Networks(chosen.teacher, chosen.student, chosen.masked)
     settings = RaceSettings(
-        decoders=tuple(name.strip() for name in decoders.split(",")),
+        decoders=_usual(networks) if decoders is None else tuple(name.strip() for name in decoders.split(",")),
         batches=tuple(numbers(batch, int, "--batch")),
         ks=tuple(numbers(k, int, "--k")),
         prompt=prompt_tokens,
@@ -145,6 +151,14 @@ def bench_load_command(
     settings, limits = LoadSettings(clients, seconds, writing, timing, restart, seed), limits_from()
     result = bench_load(load_chosen(pair, None, None, None, None), pair or "tales", settings, url)
     _publish({**result, "limits": None if url else dataclasses.asdict(limits)}, json_file)
+
+
+def _usual(networks: Networks) -> tuple[str, ...]:
+    """The decoders that are raced by default, of those whose models are there."""
+    from kfexplore.bench.throughput import RaceSettings
+
+    there = {kind for kind in MODELS if getattr(networks, kind) is not None}
+    return tuple(name for name in RaceSettings.decoders if there.issuperset(DECODERS[name].models))
 
 
 def _say(line: str) -> None:

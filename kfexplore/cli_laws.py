@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kfexplore.cli_options import DeviceOption, IdsOption, PairOption, PromptOption, read_context
+from kfexplore.config import STUDY_BLOCKS
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def laws(
     prompt: PromptOption = None,
     token_ids: IdsOption = None,
     k: Annotated[int, typer.Option("--k", "--K", help="Tokens of a block, 2 to 4.")] = 2,
-    blocks: Annotated[int, typer.Option(help="Blocks that each sampler draws.")] = 4096,
+    blocks: Annotated[int, typer.Option(help="Blocks that each sampler draws.")] = STUDY_BLOCKS,
     seed: Annotated[int, typer.Option(help="Keys the noise, with the sample's number.")] = 0,
     first: Annotated[
         int | None, typer.Option(help="First tokens considered; by default all, of a large vocabulary 98 %.")
@@ -79,11 +80,14 @@ def _summary(measured: ContextStudy) -> str:
             f"masked model in one pass            {measured.error.total:.4f} nats from the teacher: "
             f"{measured.error.product:.4f} by the product, {sum(measured.error.wrong_marginals):.4f} by its marginals"
         )
-    lines.append(f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>6} {'chance':>7}  {'p':>8}  impossible")
+    lines.append(
+        f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>6}  {'95 %':<12} {'chance':>7}  {'p':>8}  impossible"
+    )
     for row in measured.samplers:
+        interval = f"{row.tv.low:.2f} to {row.tv.high:.2f}"
         lines.append(
-            f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.value:>6.3f} {row.tv_expected:>7.3f}  "
-            f"{row.p_words:>8}  {row.impossible.value:>8.2%}"
+            f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.value:>6.3f}  {interval:<12} "
+            f"{row.tv_expected:>7.3f}  {row.p_words:>8}  {row.impossible.value:>8.2%}"
         )
     lines += [
         "",

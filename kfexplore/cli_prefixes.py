@@ -53,10 +53,18 @@ def complete_prefixes(
     found = complete(Request(source, decoder(asked, greedy), prefix_file or PREFIX_FILE, folder, **given))
     if found is None:  # another process has the whole
         return
+    if found["prefixes_cut"]:
+        prefixes = found["num_samples"] // found["n_per_prefix"]
+        print(
+            f"kfexplore: {found['prefixes_cut']} of {prefixes} prefixes were cut to {found['prefix_len']} tokens "
+            "(--prefix-len).",
+            file=sys.stderr,
+        )
     if as_json:
         print(json.dumps(found))
         return
-    print(f"{found['num_samples']} completions of {found['max_new_tokens']} tokens: {folder / SAMPLES_FILE}")
+    penalty = f", frequency penalty {found['freq_penalty']:g} (--freq_penalty)" if found["freq_penalty"] else ""
+    print(f"{found['num_samples']} completions of {found['max_new_tokens']} tokens{penalty}: {folder / SAMPLES_FILE}")
     print(
         f"{found['throughput_tok_per_sec_total']:,.1f} tokens a second, {found['nfe_per_token']:.3f} passes a token, "
         f"{found['tokens_after_eos']} tokens behind the end of a text: {folder / THROUGHPUT_FILE}"

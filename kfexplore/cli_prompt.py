@@ -45,6 +45,9 @@ def continue_prompt(
         stop_at_eos: Cut each sample behind its end-of-text token.
         device: cpu (None) or cuda.
         as_json: `{"tokens", "text", "nfe", "seconds"}`, and of verified and jacobi `kept` and `acceptance`.
+
+    Raises:
+        KfError: no sample is asked for; as DecodeConfig, `load` and `generate`.
     """
     from kfexplore import noise
     from kfexplore.completions.memory import room_for
@@ -52,6 +55,8 @@ def continue_prompt(
     from kfexplore.config import DecodeConfig
     from kfexplore.decoding.generate import generate, keyed_noise, keyed_order, replayed_noise, slots
 
+    if samples < 1:
+        raise KfError(f"--samples is {samples}.", "at least 1")
     config = DecodeConfig(**{name: value for name, value in asked.items() if value is not None})
     loaded = load(source, config, device)
     networks, end = loaded.networks, _end(loaded) if stop_at_eos else None

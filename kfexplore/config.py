@@ -14,6 +14,8 @@ from kfexplore.decoders import DECODERS, MODELS, Kind, find_decoder
 from kfexplore.errors import KfError
 
 ConfigT = TypeVar("ConfigT")
+STUDY_BLOCKS = 1024
+"""Blocks that each sampler of a law draws, where nobody says how many: on the command line and for programs."""
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
 
@@ -27,8 +29,9 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=3) or sorted(fields)
-            raise KfError(f"{cls.__name__} has no setting {key[:80]!r}.", "did you mean " + ", ".join(near) + "?")
+            near = ", ".join(difflib.get_close_matches(key, fields, n=3))
+            valid = f"did you mean {near}?" if near else f"one of {', '.join(sorted(fields))}"
+            raise KfError(f"{cls.__name__} has no setting {key[:80]!r}.", valid)
     missing = [
         name
         for name, field in fields.items()
@@ -354,7 +357,8 @@ class DecodeConfig:
         for name, usual in ((field.name, field.default) for field in options):
             takers = [taker for taker, each in DECODERS.items() if name in each.options]
             if getattr(self, name) != usual and self.decoder not in takers:
-                raise KfError(f"{name} means nothing to {self.decoder}.", f"{name} with {' or '.join(takers)}")
+                word = "A frequency penalty" if name == "penalty" else name  # whose option has another name
+                raise KfError(f"{word} means nothing to {self.decoder}.", f"{word.lower()} with {' or '.join(takers)}")
 
     @property
     def models(self) -> tuple[Kind, ...]:

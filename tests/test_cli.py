@@ -83,7 +83,7 @@ def test_a_model_of_transformers_is_asked_by_its_folder(shell: Shell, gpt2: Path
     ("line", "told"),
     [
         ("eval GPT2 --text FOLDER/text.txt", "This pair has no student"),
-        (f"generate --model pflm --pair GPT2 {IDS}", "pflm needs a student"),
+        (f"generate --model pflm --pair GPT2 {IDS}", "pflm needs a student, and there is none.\nValid: ar"),
         (f"generate --model verified --pair GPT2 {IDS} --max-new-tokens 4", "verified needs a student"),
         (f"map --teacher GPT2 --student FOLDER/student {IDS} --noise 0.1", "do not fit together"),
         (f"map --pair GPT2 {IDS} --noise 0.1{',0.5' * 8}", "9 noise values"),
@@ -156,9 +156,13 @@ def test_laws_of_a_context_are_those_of_its_study(shell: Shell) -> None:
     }
     assert {"mutual_information", "tv_product", "uncovered_mass"} <= set(result)
     assert [row["p_value"] for row in result["samplers"]] == [row["p_value"] for row in expected["samplers"]]
-    code, out, _ = shell.run(f"laws --pair FOLDER {IDS} --k 3 --blocks 200")
+    assert {row["blocks"] for row in shell.json(f"laws --pair FOLDER {IDS}")["samplers"]} == {1024}  # as of programs
+    line = f"laws --pair FOLDER {IDS} --k 3 --blocks 200"
+    code, out, _ = shell.run(line)
     assert code == 0
     assert "total correlation of the next 3" in out
+    for tv in (row["tv"] for row in shell.json(line)["samplers"]):
+        assert f" {tv['value']:.3f}  {tv['low']:.2f} to {tv['high']:.2f}  " in out
     assert "This pair has no masked model" in out
 
 
@@ -179,7 +183,7 @@ ERRORS = {
     f"map --teacher FOLDER/none.ckpt --student FOLDER/student {IDS} --noise 0.1": "none.ckpt",
     f"map --teacher FOLDER/student --student FOLDER/teacher {IDS} --noise 0.1": "a teacher was asked for",
     f"map --teacher FOLDER/teacher --student FOLDER/other {IDS} --noise 0.1": "do not fit together",
-    f"map {FILES} {IDS} --noise 0.1 --device nowhere": "device",
+    f"map {FILES} {IDS} --noise 0.1 --device tpu": "The device 'tpu' cannot be used.\nValid: cpu",
     "eval FOLDER --text FOLDER/none.txt": "no text in",
     "eval FOLDER --text FOLDER/text.txt --samples 1": "1 windows",
     "eval FOLDER --text FOLDER/text.txt --new-tokens 79": "exceed the context",

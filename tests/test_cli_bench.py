@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def test_throughput_says_whether_a_ratio_is_settled_and_gives_ar_none(shell: She
     for other in err.splitlines()[2:]:
         assert other.endswith(")")
         assert " to " in other
+
+
+def test_by_default_those_race_whose_models_are_there(shell: Shell, tmp_path: Path) -> None:
+    shutil.copytree(shell.folder / "teacher", tmp_path / "teacher")
+    line = "bench throughput --batch 1 --max-new-tokens 4 --repeats 1"
+    for models, expected in (("--pair FOLDER", ["ar", "pflm"]), (f"--pair {tmp_path}", ["ar"])):
+        code, out, err = shell.run(f"{line} {models}")
+        assert code == 0, err
+        assert [row["decoder"] for row in json.loads(out)["rows"]] == expected
+        assert all(row["error"] is None for row in json.loads(out)["rows"])
 
 
 def test_a_roofline_is_said_to_be_a_model(shell: Shell) -> None:

@@ -229,6 +229,24 @@ def test_the_penalty_is_the_published_one_unless_another_readout_is_asked_for(co
     assert complete("--model pflm --dither 4").throughput["freq_penalty"] == 0
 
 
+def test_cut_prefixes_and_a_penalty_are_told(shell: Shell, tmp_path: Path) -> None:
+    line = f"generate --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path} --max-new-tokens 2"
+    code, out, err = shell.run(f"{line} --model pflm --n_per_prefix 2")
+    assert code == 0
+    lengths = [len(encode_ids(load_pair(shell.folder).tokenizer, text)) for text in TEXTS]
+    cut = sum(length > 6 for length in lengths)
+    assert f"kfexplore: {cut} of 5 prefixes were cut to 6 tokens (--prefix-len).\n" in err
+    assert Written(tmp_path).throughput["prefixes_cut"] == cut > 0
+    assert out.startswith("10 completions of 2 tokens, frequency penalty 0.5 (--freq_penalty): ")
+    code, out, err = shell.run(f"{line} --model ar --prefix-len {min(lengths)}")
+    assert f"{sum(length > min(lengths) for length in lengths)} of 5 prefixes were cut to {min(lengths)} tokens" in err
+    assert out.startswith("5 completions of 2 tokens: ")
+    (tmp_path / "one.jsonl").write_text(json.dumps({"prefix": TEXTS[0]}))
+    code, _, err = shell.run(f"{line} --model ar --prefix-len {lengths[0]} --prefix_file {tmp_path}/one.jsonl")
+    assert code == 0
+    assert "were cut" not in err
+
+
 def test_what_the_published_script_takes_and_ar_does_not_is_left_out_with_a_word(shell: Shell, tmp_path: Path) -> None:
     line = f"generate --model ar --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path} --json"
     code, out, err = shell.run(f"{line} --K 4 --freq_penalty 0.5 --mdlm_greedy --max-new-tokens 2")

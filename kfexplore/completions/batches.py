@@ -53,14 +53,14 @@ def in_team(request: Request, team: devices.Team) -> dict[str, Any] | None:
         raise KfError(f"{loaded.name} has no tokenizer to read prefixes with.", "--tokenizer FILE, or --task")
     form = shape(request, loaded, tokenizer)
     k = slots(request.decoder, loaded.networks)
-    prefixes = read_prefixes(request.prefix_file, tokenizer, form.prefix)
+    prefixes, cut = read_prefixes(request.prefix_file, tokenizer, form.prefix)
     batches = share_batches(len(prefixes) * request.per_prefix, request.batch_size, team.rank, team.count)
     if team.rank == 0:
         prepare(request.output_dir)
     parts: list[Part] = team.gather(_timed(request, loaded.networks, prefixes, form, batches, team.rank > 0))
     if team.rank:
         return None
-    found = document(request, loaded.name, form, k, parts, place)
+    found = document(request, loaded.name, form, k, parts, place, cut)
     write_files(request.output_dir, tokenizer, prefixes, parts, found)
     return found
 

@@ -11,8 +11,10 @@ from kfexplore.errors import KfError
 LINE = '{"prefix": "some words"}'
 
 
-def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int) -> list[list[int]]:
-    """The first `length` tokens of every prefix, without special tokens; empty lines are passed over.
+def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int) -> tuple[list[list[int]], int]:
+    """The first `length` tokens of every prefix, without special tokens, and how many prefixes had more.
+
+    Empty lines are passed over.
 
     Raises:
         KfError: the file cannot be read or is empty; by its number, a line that is not JSON, has no text `prefix`, or
@@ -32,7 +34,7 @@ def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int) -> list[list
             found.append(_prefix(f"{path}, line {number}", line, tokenizer, length))
     if not found:
         raise KfError(f"The prefix file {path} is empty.", f"JSON lines: {LINE}")
-    return found
+    return [ids[:length] for ids in found], sum(len(ids) > length for ids in found)
 
 
 def _prefix(where: str, line: str, tokenizer: AnyTokenizer, length: int) -> list[int]:
@@ -53,4 +55,4 @@ def _prefix(where: str, line: str, tokenizer: AnyTokenizer, length: int) -> list
             f"at least {length}",
             f"a longer one, or --prefix-len {len(ids)}",
         )
-    return ids[:length]
+    return ids

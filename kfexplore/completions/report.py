@@ -70,7 +70,7 @@ def acceptance(right: int, rounds: int, k: int) -> float | None:
 
 
 def document(
-    request: Request, name: str, form: Shape, k: int, parts: list[Part], place: torch.device
+    request: Request, name: str, form: Shape, k: int, parts: list[Part], place: torch.device, cut: int
 ) -> dict[str, Any]:
     """What throughput.json holds: the published keys with their published meaning, then keys of our own.
 
@@ -85,6 +85,7 @@ def document(
         k: Tokens or guesses a pass.
         parts: One a process.
         place: Device of the first process.
+        cut: Prefixes that were longer.
     """
     batches = [batch for part in parts for batch in part.batches]
     decoder, seconds = request.decoder, [batch.seconds for batch in batches]
@@ -117,6 +118,7 @@ def document(
         "throughput_tok_per_sec_until_eos": within / elapsed,
         "last_batch_size": len(max(batches, key=lambda batch: batch.samples.start).tokens),
         "n_per_prefix": request.per_prefix,
+        "prefixes_cut": cut,
         "devices": len(parts),
         "seed": request.seed,
         "tau": decoder.tau,

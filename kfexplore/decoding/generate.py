@@ -184,7 +184,8 @@ def _models(config: DecodeConfig, networks: Networks) -> tuple[AnyModel, ...]:
     first, *more = config.models
     if getattr(networks, first) is None:
         what = f"{config.decoder} needs a {MODELS[first]}, and there is none."
-        raise KfError(what, "a decoder whose models the pair has")
+        there = {kind for kind in MODELS if getattr(networks, kind) is not None}
+        raise KfError(what, ", ".join(name for name, each in DECODERS.items() if there.issuperset(each.models)))
     for name in more:
         if getattr(networks, name) is None:
             valid = "a pair; jacobi with guess nothing needs the teacher only"

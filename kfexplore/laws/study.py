@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
+from kfexplore.config import STUDY_BLOCKS
 from kfexplore.errors import KfError
 from kfexplore.laws import goodness
 from kfexplore.laws.correlation import slot_means
@@ -51,7 +52,7 @@ def study_steps(
     pair: Pair,
     ids: list[int],
     k: int = 2,
-    blocks: int = 4096,
+    blocks: int = STUDY_BLOCKS,
     seed: int = 0,
     first: int | None = None,
 ) -> StudySteps:

@@ -16,8 +16,10 @@ import numpy as np
 from gradio.utils import get_function_description
 
 from kfexplore.bench.throughput import Cancelled
+from kfexplore.config import STUDY_BLOCKS, DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
+from kfexplore.laws.samplers import FEWEST_BLOCKS
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
 from kfexplore.results.quality import Estimate
@@ -172,7 +174,9 @@ class Api:
             ]
             return MapAnswer(pair=name, prompt_tokens=models.encode(prompt)[0], slots=slots)
 
-    def laws(self, prompt: str, k: int = 2, blocks: int = 1024, seed: int = 0, pair: str | None = None) -> LawsAnswer:
+    def laws(
+        self, prompt: str, k: int = 2, blocks: int = STUDY_BLOCKS, seed: int = 0, pair: str | None = None
+    ) -> LawsAnswer:
         """Measures samplers of the next K tokens after a prompt against their exact joint law under the teacher.
         A sampler that draws the tokens of a block apart, each from its own marginal, errs by what they know of each
         other, however good the marginals are; the student, which draws them together in one pass, need not.
@@ -199,12 +203,13 @@ class Api:
             notes: what was left out
         """
         with _told():
-            name, most = self._name(pair), self._explorer.limits.run_seconds
+            name, limits = self._name(pair), self._explorer.limits
             sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
+            limits.check("blocks", sizes[1], "study_blocks", FEWEST_BLOCKS)
             try:
-                measured, models, _ = self._explorer.study(name, prompt, *sizes, stop=Stop(most))
+                measured, models, _ = self._explorer.study(name, prompt, *sizes, stop=Stop(limits.run_seconds))
             except Cancelled:
-                raise KfError(f"Stopped after {most} s, the most on this page.", "fewer blocks") from None
+                raise KfError(f"Stopped after {limits.run_seconds} s, the most on this page.", "fewer blocks") from None
             return LawsAnswer(
                 pair=name,
                 prompt_tokens=measured.law.context.tolist(),
@@ -238,7 +243,7 @@ class Api:
         Args:
             prompt: The text that is continued, such as "Once upon a time".
             decoder: One of ar, pflm, mdlm, verified, jacobi.
-            k: Tokens a pass of all but ar; null: as many as the student was trained on.
+            k: Tokens a pass; ar takes 1 or null alone. null: as many as the student was trained on, for ar 1.
             new_tokens: Length of the text; it ends sooner where the decoder writes the end of the text.
             seed: Keys all random numbers; the same seed gives the same text.
             pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
@@ -253,7 +258,11 @@ class Api:
         """
         with _told():
             name = self._name(pair)
-            slots = self._explorer.slots(self._explorer.pair(name)) if k is None else whole("K", k)
+            if k is None:
+                slots = self._explorer.slots(self._explorer.pair(name))
+            else:
+                slots = whole("K", k)
+                DecodeConfig(decoder, slots)  # refuses a K for ar, to which the page's field just does not go
             length = whole("The number of new tokens", new_tokens)
             config = WriteConfig(name, prompt, (decoder,), slots, length, seed=whole("The seed", seed))
             writing = self._explorer.writing(config)

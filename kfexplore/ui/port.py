@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from kfexplore.errors import KfError
@@ -32,7 +34,7 @@ def free_port(host: str, port: int | None = None, environment: Mapping[str, str]
         raise KfError(f"{VARIABLE} is {named!r}.", VALID, f"{VARIABLE}=8001 python app.py") from None
     chosen = usual if port is None else port
     if not 1 <= chosen <= 65535:
-        raise _refused(chosen, "is none")
+        raise _refused(chosen, "does not exist")
     address = host.removeprefix("[").removesuffix("]")
     for each in dict.fromkeys((address, "127.0.0.1")):  # Gradio wants it on both
         try:
@@ -45,4 +47,6 @@ def free_port(host: str, port: int | None = None, environment: Mapping[str, str]
 
 
 def _refused(port: int, why: str) -> KfError:
-    return KfError(f"Port {port} {why}.", VALID, "kfexplore app --port 8001")
+    by_script = Path(sys.argv[0]).name == "app.py"  # which takes no options
+    again = f"{VARIABLE}=8001 python app.py" if by_script else "kfexplore app --port 8001"
+    return KfError(f"Port {port} {why}.", VALID, again)

@@ -192,12 +192,9 @@ def test_laws_is_the_study(client: Client, pair: Pair) -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_generate_is_the_decoders_text(client: Client, pair: Pair, decoder: Any) -> None:
-    given = {"k": 3, "new_tokens": 10, "seed": 5}
-    answer = client.predict(prompt=PROMPT, decoder=decoder, **given, api_name="/generate")
-    networks, own = (
-        Networks(pair.teacher, pair.student, pair.masked),
-        DecodeConfig(decoder, k=None if decoder == "ar" else 3),
-    )
+    k = None if decoder == "ar" else 3
+    answer = client.predict(prompt=PROMPT, decoder=decoder, k=k, new_tokens=10, seed=5, api_name="/generate")
+    networks, own = Networks(pair.teacher, pair.student, pair.masked), DecodeConfig(decoder, k=k)
     noise, ids = keyed_noise(5, range(1), own, networks, 10), pair.encode(PROMPT)[0]
     expected = generate(own, networks, [ids], noise, 10, keyed_order(5, range(1), 10))
     assert [token["id"] for token in answer["tokens"]] == expected.tokens[0].tolist()
@@ -232,9 +229,9 @@ def test_without_k_a_pass_has_as_many_tokens_as_the_student(client: Client, pair
         ("laws", {"k": 10**9}, "k is 1000000000. Valid: 2 to 4"),
         ("laws", {"k": "two"}, "K is 'two'. Valid: a whole number"),
         ("laws", {"k": 10**400}, "Valid: a whole number"),
-        ("laws", {"blocks": 10**9}, "1,000,000,000 blocks were asked for. Valid: 1 to 4,096 on this page"),
+        ("laws", {"blocks": 10**9}, "1,000,000,000 blocks were asked for. Valid: 100 to 4,096 on this page"),
         ("laws", {"blocks": 150.5}, "The number of blocks is 150.5. Valid: a whole number"),
-        ("laws", {"blocks": 1}, "1 blocks were asked for."),
+        ("laws", {"blocks": 1}, "1 blocks were asked for. Valid: 100 to 4,096 on this page"),
         ("laws", {"seed": -1}, "seed is -1."),
         ("laws", {"seed": 2**64}, "seed is 18446744073709551616."),
         ("laws", {"pair": {}}, "There is no pair '{}'."),
@@ -242,6 +239,7 @@ def test_without_k_a_pass_has_as_many_tokens_as_the_student(client: Client, pair
         ("generate", {"decoder": "gpt"}, "There is no decoder 'gpt'. Valid: ar, pflm"),
         ("generate", {"decoder": ["ar"]}, "There is no decoder ['ar']."),
         ("generate", {"k": 10**9}, "1,000,000,000 tokens a pass, K, were asked for. Valid: 1 to 16"),
+        ("generate", {"decoder": "ar", "k": 4}, "ar draws one token a pass from the teacher's own law."),
         ("generate", {"new_tokens": 10**9}, "1,000,000,000 new tokens were asked for."),
         ("generate", {"new_tokens": 100}, "do not fit the context."),
         ("generate", {"new_tokens": None}, "The number of new tokens is empty."),

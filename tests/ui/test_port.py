@@ -33,7 +33,7 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(shell: Shell, taken: in
 @pytest.mark.parametrize(
     ("host", "port", "told"),
     [
-        ("127.0.0.1", 99_999, "Port 99999"),
+        ("127.0.0.1", 99_999, "Port 99999 does not exist"),
         ("127.0.0.1", -1, "Port -1"),
         ("127.0.0.1", 0, "Port 0"),
         ("203.0.113.1", 7860, "203.0.113.1"),
@@ -43,6 +43,13 @@ def test_what_cannot_be_listened_on_is_refused(host: str, port: int, told: str) 
     with pytest.raises(KfError, match=told) as caught:
         free_port(host, port, {})
     assert "1 to 65535" in caught.value.valid
+
+
+def test_app_py_is_told_of_the_variable_as_it_takes_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/app.py"])
+    with pytest.raises(KfError) as caught:
+        free_port("127.0.0.1", 0, {})
+    assert caught.value.run == f"{VARIABLE}=8001 python app.py"
 
 
 def test_a_port_in_use_on_one_address_is_in_use_on_all(taken: int) -> None:
