@@ -19,6 +19,8 @@ Text = Callable[[int], str]
 _SYMBOLS: Final = {"teacher": "diamond", "student": "circle", "ideal MDLM": "square-open"}
 _OTHER_SYMBOLS: Final = ("square", "triangle-up", "triangle-down", "cross", "x")
 _PATTERNS: Final = ("", "/", ".", "\\", "x", "-", "|", "+")
+_GAP: Final = 0.25
+"""Of the room of a group of bars."""
 
 
 def joint_figure(
@@ -151,7 +153,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     blocks = teacher.cells.blocks[:most]
     names = [" ".join(_label(text, token) for token in block) for block in blocks]
     places = list(range(len(names)))  # two blocks may have one label
-    last = "✕"
+    last, half = "✕", (1 - _GAP) / 2
     expected = teacher.cells.probability[: len(blocks)].tolist()
     worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
     figure = blank(
@@ -163,7 +165,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     )
     for n, row in enumerate(measured.samplers):
         shares = [float((row.blocks == block).all(axis=1).mean()) for block in blocks]
-        for axis, x, y in (("", places, shares), ("2", [last], [row.impossible.value])):
+        for axis, x, y in (("", places, shares), ("2", [0], [row.impossible.value])):
             figure.add_bar(
                 x=x,
                 y=[100 * share for share in y],
@@ -181,28 +183,28 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
                 customdata=[last] if axis else names,
                 hovertemplate=f"{row.sampler}, %{{customdata}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
             )
-    for axis, x, y in (("", places, expected), ("2", [last], [measured.impossible_expected])):
+    for axis, x, y in (("", places, expected), ("2", [0], [measured.impossible_expected])):
         figure.add_scatter(
-            x=x,
-            y=[100 * share for share in y],
+            x=[end for place in x for end in (place - half, place, place + half, None)],  # as wide as the bars below
+            y=[end for share in y for end in (*[100 * share] * 3, None)],
             xaxis=f"x{axis}",
             yaxis=f"y{axis}",
-            mode="markers",
+            mode="lines",
             name="expected",
             legendgroup="expected",
             showlegend=not axis,
-            marker={"symbol": "line-ew", "size": 34, "line": {"color": look.ink, "width": 2}},
-            customdata=[last] if axis else names,
+            line={"color": look.ink, "width": 2},
+            customdata=[name for name in ([last] if axis else names) for _ in range(4)],
             hovertemplate="expected, %{customdata}: %{y:.2f} %<extra></extra>",
         )
-    figure.update_layout(barmode="group", bargap=0.25, xaxis2=figure.layout.xaxis, yaxis2=figure.layout.yaxis)
+    figure.update_layout(barmode="group", bargap=_GAP, xaxis2=figure.layout.xaxis, yaxis2=figure.layout.yaxis)
     figure.update_layout(
         xaxis={"domain": [0, 0.76], "tickvals": places, "ticktext": names},
-        xaxis2={"domain": [0.86, 1], "anchor": "y2"},
+        xaxis2={"domain": [0.86, 1], "anchor": "y2", "tickvals": [0], "ticktext": [last]},
         yaxis={"title": {"text": "blocks (%)"}},
         yaxis2={"anchor": "x2"},
     )
-    figure.update_xaxes(showgrid=False)
+    figure.update_xaxes(showgrid=False, zeroline=False)
     return figure.update_yaxes(rangemode="tozero")
 
 

@@ -34,6 +34,8 @@ def passes_words(toy: ToyLaw) -> tuple[str, str]:
             f"({least.name}, {which})"
         )
     others = "diamonds are other splits, " if len(toy.schedules) > toy.law.ndim else ""
+    if not least.even:
+        others += f"the filled one is {least.name}, "
     return finding, (
         "Lower is closer to the law: lines join the best and the worst order of the positions, with passes as even as "
         f"can be, larger ones first; {others}the star is the exact push-forward map."
@@ -47,7 +49,7 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
         toy: The law.
         theme: light or dark.
     """
-    look, passes = colours(theme), toy.passes
+    look, passes, least = colours(theme), toy.passes, fewest_exact(toy)
     figure = blank(look, *passes_words(toy))
     for name, dash, symbol, ends in (
         ("worst order", "solid", "square", [(s.worst, s.worst_order) for s in passes]),
@@ -72,6 +74,17 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
             marker={"symbol": "diamond-open", "size": 8, "color": look.muted},
             name="other splits",
             customdata=[f"{s.name}: {order_words(order)}" for s in others for order in (s.best_order, s.worst_order)],
+            hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
+            cliponaxis=False,
+        )
+    if not least.even:  # what the title says lies on neither line
+        figure.add_scatter(
+            x=[len(least.sizes)],
+            y=[least.best],
+            mode="markers",
+            marker={"symbol": "diamond", "size": 11, "color": look.lines[_HUE]},
+            name=f"{least.name}, best order",
+            customdata=[order_words(least.best_order)],
             hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
             cliponaxis=False,
         )

@@ -21,10 +21,10 @@ from kfexplore.laws.study import Report
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, RankedContext, SamplerLaw
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import REFUSED, failed, whole
+from kfexplore.ui.fields import REFUSED, failed, sent, whole
 from kfexplore.ui.kept import Kept
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, READABLE, boxed, heading, html, scrolling, told
+from kfexplore.ui.prose import READABLE, boxed, heading, html, scrolling, told
 from kfexplore.ui.toy import build_toy_tab
 from kfexplore.ui.turns import Stop
 
@@ -44,8 +44,21 @@ END_SHOWN: Final = 40
 EMPTY: Final = '{"data": [], "layout": {"height": 340, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
 """A figure before the first answer."""
 NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
-WITHIN_CELLS: Final = """for more than two tokens most cells are blocks with one beginning, and what is wrong inside
-them shows only where it is so rare, so this is a lower bound; """
+BELOW: Final = """<style>
+#joint-status { display: flex; flex-direction: column; }
+#joint-status > [data-testid="status-tracker"]:not(.hide) { order: 1; position: relative !important; }
+#joint-status > [data-testid="status-tracker"] svg { height: 49px; } /* what turns is as high as the bar that follows */
+</style>"""
+"""Gradio lays the progress over what it is of; here it has room below the words."""
+READING: Final = """<b>TV</b>: total variation distance from the teacher's law. 0: the same law; 1: nothing in common; a
+lower bound here. <b>chance</b>: the TV that as many blocks of the teacher itself show on average; near it there is no
+evidence of error. <b>✕</b>: share of blocks rarer than about one in a thousand of the teacher's own. <b>p</b>: how
+often blocks of the teacher itself would lie so far from its law (G-test). <b>KL</b>: of the teacher from the sampler's
+law, where that is known (of perfect marginals for the ideal MDLM). <b>95 %</b>: the interval of the bound. TV and p
+count likely blocks one by one and others in pools; TV also the teacher's rarest one in 20, or in 1,000."""
+"""Of the table of samplers."""
+POOLED: Final = """ For more than two tokens a pool is of blocks with one beginning: what is wrong inside it shows only
+where it is so rare."""
 CALLED_OFF: Final = "<p>Nothing is being drawn. Below is what was there before.</p>"
 COUNT: Final = 3 + 2 * (len(PANELS) + 2)
 """Parts below the status, and itself: text is HTML, figures are JSON."""
@@ -83,7 +96,7 @@ def build_joint_tab(
                 stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel", elem_classes="kf-beside")
             stored = stored_contexts()
             ranked = _contexts(stored) if stored else None
-            status = told(boxed(NOT_YET), elem_id="joint-status", elem_classes="kf-told", head=READABLE)
+            status = told(boxed(NOT_YET), elem_id="joint-status", elem_classes="kf-told", head=READABLE + BELOW)
             shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
             with gr.Row():
                 for panel in PANELS:
@@ -107,7 +120,7 @@ def build_joint_tab(
         follows.append(chosen.then)
     settings, running = [pair, prompt, k, blocks, seed, is_open, dark], []
     for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows):
-        started = event(studies.start, settings, status, js=DARK, queue=False, show_progress="hidden")
+        started = event(studies.start, settings, status, js=sent(settings), queue=False, show_progress="hidden")
         running.append(
             started.then(
                 studies.answer,
@@ -296,13 +309,7 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
     )
     table = (
         scrolling(f"<table><tr>{head}</tr>{rows}</table>", "Every sampler against the teacher")
-        + '<p class="kf-prose-reading">'
-        "TV: total variation distance of the blocks from the teacher's law over the cells of the test and the blocks "
-        "rarer than one in 20, or in 1,000, of the teacher's own, at least, with the limits of this bound; "
-        f"{WITHIN_CELLS if measured.k > 2 else ''}chance: what as many blocks of the teacher itself show "
-        "on average, so a value near it is no evidence of error; p: of the G-test. KL: of the teacher from the "
-        "sampler's law, where that is known (of perfect marginals for the ideal MDLM). ✕: share of blocks that are all "
-        "but impossible, rarer than about one in a thousand of the teacher's own.</p>"
+        + f'<p class="kf-prose-reading">{READING}{POOLED if measured.k > 2 else ""}</p>'
     )
     cards = "".join(
         f"<div><p><b>{row.sampler}</b></p>"

@@ -14,7 +14,7 @@ from kfexplore.figures.palette import Theme
 from kfexplore.figures.toy import EXACT, blocks_figure, fewest_exact, order_words, passes_figure
 from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
-from kfexplore.ui.fields import failed
+from kfexplore.ui.fields import failed, sent
 from kfexplore.ui.plot import plot
 from kfexplore.ui.prose import DARK, boxed, heading, html
 
@@ -100,7 +100,7 @@ def build_toy_tab() -> None:
 
     name.input(sliders, name, [length, links, rho, eps], queue=False, show_progress="hidden")
     for event in (field.input for field in (name, length, links, rho, eps)):
-        event(_told, fields, shown, queue=False, show_progress="hidden", js=DARK, trigger_mode="always_last")
+        event(_told, fields, shown, queue=False, show_progress="hidden", js=sent(fields), trigger_mode="always_last")
     if page := gr.context.Context.root_block:
         page.load(_told, fields, shown, queue=False, show_progress="hidden", js=DARK)  # in the page's own theme
 
@@ -115,9 +115,9 @@ def _told(*fields: Any) -> Any:
 
 
 def _table(toy: ToyLaw) -> str:
-    number, other = ' class="kf-prose-number"', ' class="kf-prose-other"'
+    number, other, least = ' class="kf-prose-number"', ' class="kf-prose-other"', fewest_exact(toy)
     rows = [
-        f"<tr{'' if s.even else other}><td{number}>{len(s.sizes)}</td><td>{s.name}</td>"
+        f"<tr{'' if s.even or s is least else other}><td{number}>{len(s.sizes)}</td><td>{s.name}</td>"
         f"<td{number}>{_tv(s.best)}</td><td{number}>{_tv(s.worst)}</td></tr>"
         for s in toy.schedules
     ]

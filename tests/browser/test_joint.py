@@ -94,6 +94,46 @@ def test_a_mistake_leaves_what_was_shown(page: Page, app_url: str, pair: Pair) -
     expect(page.locator(".toast-body")).to_have_count(0)
 
 
+@pytest.mark.parametrize("width", [1200, 390])
+def test_progress_stands_below_what_is_being_done(page: Page, app_url: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 1000})
+    opened(page, app_url)
+    expect(page.locator(STATUS)).to_contain_text("seed 0")
+    page.locator("#joint-blocks").get_by_label("4,096", exact=True).check()
+    page.locator("#joint-k input[type=range]").fill("4" if width == 390 else "3")  # what is kept has no progress
+    words, bar, head = page.wait_for_function(
+        """() => {
+            const names = ["#joint-status [role=status] p", "#joint-status .progress-level", "#joint-head"];
+            const parts = names.map((name) => document.querySelector(name));
+            return parts[1] && parts.map((part) => [part.innerText, part.getBoundingClientRect().toJSON()]);
+        }"""
+    ).json_value()
+    assert words[0].startswith("Drawing what follows")
+    assert words[1]["bottom"] <= bar[1]["top"] < bar[1]["bottom"] <= head[1]["top"]
+    page.locator("#joint-cancel").click()
+
+
+def test_a_number_as_it_is_typed_is_sent_within_its_ends(page: Page, app_url: str) -> None:
+    failed: list[str] = []
+    page.on("response", lambda response: response.status < 500 or failed.append(response.url))
+    opened(page, app_url)
+    page.locator("#joint-blocks").get_by_label("512", exact=True).check()
+    head = page.locator("#joint-head")
+    for typed, sent, left in (("9", 4, "4"), ("", 2, "2")):
+        number = page.locator("#joint-k input[type=number]")
+        number.fill(typed)
+        expect(head).to_contain_text(f"K = {sent} tokens", timeout=60_000)  # the largest study
+        number.blur()
+        expect(number).to_have_value(left)
+        expect(head).to_contain_text(f"K = {sent} tokens")
+    page.get_by_role("tab", name="Toy laws").click()
+    page.get_by_text("Noisy XOR", exact=True).click()
+    for typed, distance in (("9", "The law meets neither condition"), ("", "0.500"), ("0.3", "0.200")):
+        page.locator("#toy-eps input[type=number]").fill(typed)
+        expect(page.locator("#toy-meaning")).to_contain_text(distance)
+    assert failed == []
+
+
 def test_a_toy_law_follows_its_slider(page: Page, app_url: str) -> None:
     opened(page, app_url)
     page.get_by_role("tab", name="Toy laws").click()

@@ -110,10 +110,24 @@ def test_counts_are_shares_of_each_sampler_and_impossible_ones_stand_apart() -> 
         "&lt;b&gt; x",
     ]
     assert list(likely[1].y) == pytest.approx([75, 0])
-    assert list(likely[3].y) == pytest.approx([54, 32])
-    assert [list(bar.x) for bar in apart] == [["✕"]] * 4
+    assert list(likely[3].y[1::4]) == pytest.approx([54, 32])
+    assert [list(bar.x) for bar in apart[:3]] == [[0]] * 3
     assert [bar.y[0] for bar in apart] == pytest.approx([0.1, 25, 50, 0.1])
     assert "50.0%" in counts_figure(measured()).layout.title.text
+
+
+def test_what_is_expected_is_as_wide_as_its_bars_on_any_screen() -> None:
+    figure = counts_figure(measured())
+    filled = (1 - figure.layout.bargap) / 2
+    for line in (trace for trace in figure.data if trace.name == "expected"):
+        assert (line.mode, line.x[3::4], line.y[3::4]) == ("lines", *[(None,) * (len(line.x) // 4)] * 2)
+        for place in range(len(line.x) // 4):
+            assert line.x[4 * place : 4 * place + 3] == (place - filled, place, place + filled)
+            assert len(set(line.y[4 * place : 4 * place + 3])) == 1
+            assert len(set(line.customdata[4 * place : 4 * place + 4])) == 1
+    for axis in (figure.layout.xaxis, figure.layout.xaxis2):
+        assert axis.zeroline is False  # a line through the first group
+    assert figure.layout.xaxis2.ticktext == ("✕",)
 
 
 def test_passes_show_limits_and_what_the_exact_law_shows() -> None:

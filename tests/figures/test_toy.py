@@ -34,7 +34,17 @@ def test_passes_are_drawn_best_and_worst_with_push_forward_at_zero() -> None:
     assert list(traces["other splits"].x) == [2, 2]
     assert "x2, then x1 x3" in traces["other splits"].customdata[0]
     assert (list(traces["push-forward"].x), list(traces["push-forward"].y)) == ([1], [0])
-    assert len({trace.marker.symbol for trace in traces.values()}) == 4  # told apart without colour
+    assert len({trace.marker.symbol for trace in traces.values()}) == len(traces)  # told apart without colour
+
+
+def test_the_split_of_the_title_is_marked_where_no_line_has_it() -> None:
+    (marked,) = (trace for trace in passes_figure(CHAIN).data if trace.marker.symbol == "diamond")
+    assert (marked.name, list(marked.x), list(marked.y)) == ("1+2, best order", [2], [pytest.approx(0)])
+    assert marked.marker.color == passes_figure(CHAIN).data[1].line.color
+    assert "x2, then x1 x3" in marked.customdata[0]
+    assert "the filled one is 1+2" in passes_words(CHAIN)[1]
+    assert "filled" not in passes_words(XOR)[1]  # on the line
+    assert "diamond" not in {trace.marker.symbol for trace in passes_figure(XOR).data}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_the_answer_is_that_of_the_study(explorer: Explorer, k: int) -> None:
     for row in measured.samplers:
         assert row.sampler in parts[-1]
         assert f"{row.tv.value:.3f}" in parts[-1]
+    assert ("a pool is of blocks with one beginning" in plain(parts[-1])) is (k > 2)
     assert parts[-1].count("✕") == 3 + sum(row.is_impossible[:8].sum() for row in measured.samplers)
 
 
