@@ -12,7 +12,7 @@ import typer
 from tqdm import tqdm
 
 from kfexplore.cli_options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
-from kfexplore.decoders import DECODERS, MODELS
+from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
@@ -157,8 +157,7 @@ def _usual(networks: Networks) -> tuple[str, ...]:
     """The decoders that are raced by default, of those whose models are there."""
     from kfexplore.bench.throughput import RaceSettings
 
-    there = {kind for kind in MODELS if getattr(networks, kind) is not None}
-    return tuple(name for name in RaceSettings.decoders if there.issuperset(DECODERS[name].models))
+    return tuple(name for name in RaceSettings.decoders if name in networks.decoders)
 
 
 def _say(line: str) -> None:

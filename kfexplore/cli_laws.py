@@ -91,7 +91,7 @@ def _summary(measured: ContextStudy) -> str:
         )
     lines += [
         "",
-        "TV: plug-in over cells of blocks and the teacher's rarest ones, a lower bound for more than two tokens;",
+        "TV: plug-in over cells of blocks and the teacher's rarest ones, a lower bound;",
         "`chance`: what as many blocks of the teacher itself show on average.",
     ]
     return "\n".join([*lines, *measured.notes])

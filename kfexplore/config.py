@@ -15,7 +15,7 @@ from kfexplore.errors import KfError
 
 ConfigT = TypeVar("ConfigT")
 STUDY_BLOCKS = 1024
-"""Blocks that each sampler of a law draws, where nobody says how many: on the command line and for programs."""
+"""Blocks that each sampler of a law draws, where nobody says how many."""
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
 
@@ -271,6 +271,8 @@ class Recipe:
         self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
         if self.student_depth and self.student_depth < self.depth:
             raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
+        if self.teacher.start_share:
+            raise KfError(f"start_share of the teacher is {self.teacher.start_share}.", "0: it begins as noise")
         for name, stage in self.stages().items():
             if stage.context > self.context:
                 raise KfError(f"The context of {name} is {stage.context}.", f"1 to the models' own, {self.context}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -64,6 +65,11 @@ DECODERS: Final[dict[str, Decoder]] = {
     ),
 }
 """By name, in the order in which they are listed everywhere."""
+
+
+def possible(there: Collection[Kind]) -> list[str]:
+    """The decoders that ask no other models than these."""
+    return [name for name, each in DECODERS.items() if set(each.models) <= set(there)]
 
 
 def find_decoder(name: str) -> Decoder:

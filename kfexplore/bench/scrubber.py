@@ -1,5 +1,5 @@
-"""A client that scrubs as a page does: what it asks of a server whose models are on a CPU, and when, is what scrub.js
-and channel.js do.
+"""A client that scrubs as a page does: what it asks of a server whose models are on a CPU, and when, is what rows.js,
+scrub.js and channel.js do.
 
 A slider's row is asked for when a hand is laid on it; a move that it holds then costs nothing, and before it has come a
 point is asked for. When a drag ends, the rows are whose tracks it has changed.

@@ -212,20 +212,16 @@ def check_pair(
         )
 
 
-LONGEST_REASON = 100
-"""Characters of what torch says of a device that cannot be used."""
-
-
 def usable_device(device: str | torch.device | None) -> torch.device:
-    """A device that is there: a first tensor is put on it, as only that tells."""
+    """A device that is there: a first number is read from it, as only that tells."""
     try:
         found = torch.device("cpu" if device is None else device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         why = str(error).splitlines()[0]
+        listed = why.startswith("Expected one of")  # all devices that torch knows: twenty
         raise KfError(
-            # Where torch does not know a device, it lists all those that it knows.
-            f"The device {str(device)!r} cannot be used" + (f": {why}" if len(why) <= LONGEST_REASON else "."),
+            f"The device {str(device)!r} cannot be used" + ("." if listed else f": {why}"),
             "cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is seen here)"),
         ) from error
     return found

@@ -17,7 +17,7 @@ import torch
 
 from kfexplore import noise as noises
 from kfexplore.config import DecodeConfig
-from kfexplore.decoders import DECODERS, MODELS
+from kfexplore.decoders import DECODERS, MODELS, possible
 from kfexplore.decoding.ar import ar_steps
 from kfexplore.decoding.lossless import lossless_steps
 from kfexplore.decoding.mdlm import mdlm_steps
@@ -49,6 +49,11 @@ class Networks:
     teacher: AnyTeacher | None = None
     student: Student | None = None
     masked: MaskedModel | None = None
+
+    @property
+    def decoders(self) -> list[str]:
+        """Those whose models are there."""
+        return possible([kind for kind in MODELS if getattr(self, kind) is not None])
 
 
 def slots(config: DecodeConfig, networks: Networks) -> int:
@@ -184,8 +189,7 @@ def _models(config: DecodeConfig, networks: Networks) -> tuple[AnyModel, ...]:
     first, *more = config.models
     if getattr(networks, first) is None:
         what = f"{config.decoder} needs a {MODELS[first]}, and there is none."
-        there = {kind for kind in MODELS if getattr(networks, kind) is not None}
-        raise KfError(what, ", ".join(name for name, each in DECODERS.items() if there.issuperset(each.models)))
+        raise KfError(what, ", ".join(networks.decoders))
     for name in more:
         if getattr(networks, name) is None:
             valid = "a pair; jacobi with guess nothing needs the teacher only"

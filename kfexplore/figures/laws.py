@@ -218,8 +218,8 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
         f"In one pass, perfect marginals still end {ideal.tv.value:.2f} from the teacher's law; its own blocks show "
         f"{rows[0].tv.value:.2f}",
         "A mark: total variation distance over cells of blocks and the teacher's rarest ones, with its 95 % limits. "
-        "The dotted line is the most that as many blocks of the exact law itself show on average. Marks are drawn "
-        "slightly apart.",
+        "The dotted line is chance: the most that as many blocks of the teacher itself show on average. Marks are "
+        "drawn slightly apart.",
     )
     figure.add_hline(floor, line={"color": look.muted, "dash": "dot", "width": 1})
     for n, row in enumerate(rows):
@@ -294,4 +294,4 @@ def _colour(sampler: str, n: int, look: Colours) -> str:
 
 def _hover(row: SamplerError) -> str:
     kl = "" if row.kl is None else f", KL {row.kl.value:.3f} nats"
-    return f"{row.sampler}: TV {row.tv.value:.3f} (exact law {row.tv_expected:.3f}){kl}"
+    return f"{row.sampler}: TV {row.tv.value:.3f} (chance {row.tv_expected:.3f}){kl}"

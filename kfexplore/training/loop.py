@@ -94,9 +94,9 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
     processes.wait()
     if mean is not None:
         model.load_state_dict(mean.module.state_dict())
-    with torch.no_grad():
-        for weights, before in zip(model.parameters(), begun, strict=False):
-            weights.lerp_(before, config.start_share)
+    if begun:
+        with torch.no_grad():
+            torch._foreach_lerp_(list(model.parameters()), begun, config.start_share)
 
 
 def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[slice]) -> Tensor:

@@ -180,8 +180,12 @@ class Run:
             if name.startswith("student"):
                 what += f", {stage.groups * stage.noises} noise vectors a context, targets {stage.targets}"
             curve = read_curve(self.folder / name)
-            end = f", loss at the end {curve[-1]['loss']:.3f} nats" if curve else ""
-            kept = f", with {stage.start_share:.0%} of the weights that it began with" if stage.start_share else ""
+            end = f", loss at the end of training {curve[-1]['loss']:.3f} nats" if curve else ""
+            kept = (
+                f"; then {stage.start_share:.0%} of the weights that it began with, mixed in"
+                if stage.start_share
+                else ""
+            )
             found[name] = f"{what}, {stage.optimizer}, {stage.precision}{end}{kept}"
         both = {name: f"{before[name]}; then {what}" for name, what in found.items() if name in before}
         return before | found | both
@@ -251,7 +255,7 @@ class Run:
             held = from_dict(StageInfo, read_json_object(path, 1 << 24)) if path.exists() else None
             changed = differences(held, info) if held else {"": "no settings are written down"}
             own = name if not info.students else f"students.{len(info.students) - 1}"
-            # What leaves the weights as they are, and what the loop lets a begun run change.
+            # What the loop lets a begun run change; how often it was saved is nobody's matter, in earlier stages too.
             free = {f"{own}.{key}" for key in FREE} if not finished else set()
             differ = [text for key, text in changed.items() if key not in free and not key.endswith(".save_every")]
             if differ:

@@ -194,7 +194,7 @@ class Api:
             entropy: of the block, in nats
             irreducible_tv: total variation distance (0 to 1) of the first two tokens' law from its marginals' product
             samplers: for each its forward passes a block, and how far its blocks are from the exact law
-            tv: that distance over cells of blocks and the rarest ones, with 95 % limits; for k above 2 a lower bound
+            tv: that distance over cells of blocks and the rarest ones, with 95 % limits; a lower bound
             tv_by_chance: what as many blocks of the teacher itself show on average
             p_value: of a G-test
             kl: from teacher to sampler in nats, where it is known
@@ -262,7 +262,7 @@ class Api:
                 slots = self._explorer.slots(self._explorer.pair(name))
             else:
                 slots = whole("K", k)
-                DecodeConfig(decoder, slots)  # refuses a K for ar, to which the page's field just does not go
+                DecodeConfig(decoder, slots)  # refuses a K for ar; the page has one K for all decoders
             length = whole("The number of new tokens", new_tokens)
             config = WriteConfig(name, prompt, (decoder,), slots, length, seed=whole("The seed", seed))
             writing = self._explorer.writing(config)

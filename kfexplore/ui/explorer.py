@@ -40,7 +40,7 @@ Json = dict[str, Any]
 FINENESS: Final = ((3, 512), (5, 128), (math.inf, 32))
 """Most steps of a slider's row by how long the line of questions has been lately, the first that it is within."""
 MEASUREMENTS: Final = 3
-"""Most of a device's limits, one a race, while others are at work."""
+"""Most measurements of a device's limits, one a race, while others are at work."""
 HUB_RESTS: Final = 60.0
 """Seconds after which a pair is asked for again of a hub that could not be reached."""
 
@@ -213,13 +213,13 @@ class Explorer:
         One takes a second, in which all others wait.
         """
         where, load = (device, dtype), os.getloadavg()[0]
-        held, left = self._measured.get(where, (None, MEASUREMENTS))
-        if left or held is None:
+        held = self._measured.get(where)
+        if held is None or held[1]:
             found = measure_limits(device, dtype)
+            best, left = held or (found, MEASUREMENTS)
             busy = Load(load, load, 0.0, own_threads(device)).busy
-            held = found.best(held or found)
-            self._measured[where] = held, left - 1 if busy else 0
-        return held
+            held = self._measured[where] = best.best(found), left - 1 if busy else 0
+        return held[0]
 
     def _ready(self, name: str) -> _Ready:
         load = self.loaders.get(name) or (partial(self._other, name) if self._other is not None else None)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.decoders import DECODERS, MODELS, Kind
+from kfexplore.decoders import DECODERS, MODELS, Kind, possible
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.ui.prose import DARK, mistake
@@ -22,7 +22,7 @@ REFUSED: Final = mistake(
 
 def decoder_choices(missing: Sequence[Kind] = ()) -> list[tuple[str, str]]:
     """Names and values of the decoders, but for those that ask a model which is missing."""
-    return [(each.label, name) for name, each in DECODERS.items() if not set(missing) & set(each.models)]
+    return [(DECODERS[name].label, name) for name in possible([kind for kind in MODELS if kind not in missing])]
 
 
 def takers(option: str) -> str:

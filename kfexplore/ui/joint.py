@@ -11,6 +11,7 @@ from typing import Any, Final
 import gradio as gr
 
 from kfexplore.bench.throughput import Cancelled
+from kfexplore.config import STUDY_BLOCKS
 from kfexplore.errors import KfError
 from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_figure
 from kfexplore.figures.page import bare
@@ -84,7 +85,7 @@ def build_joint_tab(
                 k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Tokens of a block, K", elem_id="joint-k", scale=2)
                 blocks = gr.Radio(
                     [(f"{size:,}", size) for size in sizes],
-                    value=sizes[:2][-1],
+                    value=STUDY_BLOCKS if STUDY_BLOCKS in sizes else sizes[-1],
                     label="Blocks of each sampler",
                     elem_id="joint-blocks",
                     scale=3,

@@ -109,10 +109,7 @@ class Racing:
             raise KfError("No K is chosen.", "one or more, or only decoders that write a token a pass")
         room = pair.teacher.config.context - len(ids)
         if config.new_tokens > room:
-            raise KfError(
-                f"A prompt of {len(ids)} tokens and {config.new_tokens} new ones do not fit the context.",
-                f"1 to {room} new tokens, or a shorter prompt",
-            )
+            raise KfError(f"{config.new_tokens} new tokens do not fit the context.", f"1 to {room} of them")
         self.pair, self.ids, self.config, self.note = pair, ids, config, note
         self.networks = Networks(pair.teacher, pair.student, pair.masked)
         self.rows: list[TimingRow] = []

@@ -47,14 +47,12 @@ What is no number there goes to the server as it is, which says so."""
 
 OPEN = """async (pair, prompt) => {
   const page = window.kfScrub, shown = page.state();
-  if (pair !== shown.pair || prompt !== shown.prompt) await page.visit({pair, prompt});
-  else if (BY_HAND) page.forget();
+  if (shown.loading || pair !== shown.pair || prompt !== shown.prompt) await page.visit({pair, prompt});
+  else page.forget();
   return page.state().pair;
 }"""
-"""Asks for another prompt or pair; the dropdown then names the pair that is shown, also where the asked one failed.
-
-That fires the dropdown again, which must not wipe what was told of the failure. Where a hand asks for what is shown,
-nothing is wrong any more."""
+"""Asks for another prompt or pair, also while one is on its way; the dropdown then names the pair that is shown, also
+where the asked one failed. Where what is shown is asked for, nothing is wrong any more."""
 
 
 SHOWN = """() => {
@@ -110,4 +108,4 @@ def open_on(asked: list[Callable[..., Any]], fields: list[gr.Component]) -> None
         fields: The dropdown of pairs and the prompt.
     """
     for event in asked:
-        event(None, fields, fields[:1], js=OPEN.replace("BY_HAND", str(event is not fields[0].input).lower()))
+        event(None, fields, fields[:1], js=OPEN)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from kfexplore import Pair, load_pair
 from kfexplore.ui.scrub import EXAMPLES
@@ -286,6 +287,21 @@ def test_a_click_on_the_map_moves_both_sliders(page: Page, app_url: str, pair: P
     page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.1 * box["height"])
     settled(root)
     assert noise(root)[:2] == pytest.approx([0.25, 0.9], abs=0.02)
+    assert_true_tokens(root, pair, EXAMPLES[0])
+
+
+def test_what_was_asked_for_last_is_shown(page: Page, app_url: str, pair: Pair) -> None:
+    root, asks, held = opened(page, app_url), re.compile("/component_server"), list[Route]()
+    page.route(asks, lambda route: held.append(route))
+    for prompt in ("She looked at", EXAMPLES[0]):  # the second is what is still shown
+        with page.expect_request(asks):
+            page.locator(PROMPT).fill(prompt)
+            page.locator(PROMPT).press("Enter")
+    for route in held:
+        route.continue_()
+    page.unroute(asks)
+    settled(root)
+    expect(page).to_have_url(re.compile("prompt=He"))
     assert_true_tokens(root, pair, EXAMPLES[0])
 
 

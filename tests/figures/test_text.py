@@ -123,6 +123,8 @@ def test_the_end_of_a_text_is_shown() -> None:
 def test_numbers_of_a_pane() -> None:
     found = re.sub("<[^>]*>", "", drawn(line(["a", "b", "c"]), line(["a", "b"]), nfe=7))
     assert "7 passes (NFE)5 tokens0.50 s10 tokens/s" in found
+    assert "<b>1</b> pass (NFE)" in (one := drawn(line(["a"]), nfe=1))
+    assert "<b>1</b> token<" in one
     assert "–" in drawn(line([]), seconds=0.0, stage="waiting")
 
 

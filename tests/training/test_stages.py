@@ -186,7 +186,7 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     )
     kept = load_pair(Run(mean, tmp_path / "mean", start=first).pair(texts))
     assert torch.equal(kept.student.vocab_embed.embedding, whole.student.vocab_embed.embedding)
-    assert kept.info["training"]["student4"].endswith(", with 100% of the weights that it began with")
+    assert kept.info["training"]["student4"].endswith("; then 100% of the weights that it began with, mixed in")
     with pytest.raises(KfError, match="no longer has"):
         Run(dataclasses.replace(changed, students=RECIPE.students[:2]), tmp_path / "self", start=first).pair(texts)
     mixed = tmp_path / "mixed"

@@ -40,7 +40,6 @@ class ScrubMap {
     plane.onkeydown = (event) => this.key(event);
   }
 
-  // Shows the map, or why there is none; returns whether it is shown.
   offer(k, asks) {
     const shown = k > 1 && Boolean(asks || this.grid);
     const fresh = shown && this.body.hidden;

@@ -141,6 +141,7 @@ function mountScrub(root, first, transport) {
       locked: scrub.locked.slice(0, scrub.k),
       source: root.dataset.source,
       seq: scrub.seq,
+      loading: scrub.loading,
       settled: scrub.rows.settled,
       teacher: scrub.drawn && scrub.drawn.answer.teacher.slice(0, scrub.k),
       student: scrub.drawn && scrub.drawn.answer.student && scrub.drawn.answer.student.slice(0, scrub.k),

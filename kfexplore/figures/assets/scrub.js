@@ -96,11 +96,15 @@ class Scrub {
 
   setRows(rows, texts) {
     for (const row of rows) this.tables.rows[row.slot] = row;
+    this.learn(texts);
+    this.page.showTracks(this.tables, rows);
+    this.root.dataset.tables = "ready";
+  }
+
+  learn(texts) {
     Object.assign(this.texts, texts);
     const known = [...Object.values(this.texts), ...this.tables.promptTokens.map(([, text]) => text)];
     this.parts.broken.hidden = !known.some((text) => text.includes("\ufffd"));
-    this.page.showTracks(this.tables, rows);
-    this.root.dataset.tables = "ready";
   }
 
   // Asks for other tables; only an ok reply to the newest call changes anything. Returns whether it did.
@@ -225,7 +229,7 @@ class Scrub {
       if (request.seq === this.seq) this.restore();
       return;
     }
-    Object.assign(this.texts, reply.texts);
+    this.learn(reply.texts);
     const newest = request.seq === this.seq;
     this.draw({ ...reply, source: newest ? "server" : "pending" }, request.seq, request.u);
     this.time(request.began);
