@@ -132,7 +132,7 @@ class Case:
         (length, new), count = self.lengths, self.settings.samples
         tokenizer = self.pair.need_tokenizer()
         if self.settings.prefixes:
-            found = np.array(read_prefixes(self.settings.prefixes, tokenizer, length)[:count])
+            found = np.array(read_prefixes(self.settings.prefixes, tokenizer, length)[0][:count])
         elif self.settings.text:
             found = stretches(text_ids(self.pair, self.texts), count, length + new)[:, :length]
         else:
