@@ -121,7 +121,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"{'first token':<24} {'share':>7} {'nats':>7}"]
     lines += [f"{c['name']:<24} {c['share']:>7.1%} {c['information']['value']:>7.3f}" for c in results["classes"]]
     lines += [f"{'all':<24} {'':>7} {results['mutual_information']['value']:>7.3f}", ""]
-    lines.append(f"{'sampler':<38} {'passes':>6} {'TV':>7} {'exact law':>9} {'KL':>7} {'impossible':>10}")
+    lines.append(f"{'sampler':<38} {'passes':>6} {'TV':>7} {'chance':>9} {'KL':>7} {'impossible':>10}")
     for row in results["samplers"]:
         kl = f"{row['kl']['value']:>7.3f}" if row["kl"] else f"{'-':>7}"
         lines.append(
