@@ -184,6 +184,7 @@ ERRORS = {
     f"map --teacher FOLDER/student --student FOLDER/teacher {IDS} --noise 0.1": "a teacher was asked for",
     f"map --teacher FOLDER/teacher --student FOLDER/other {IDS} --noise 0.1": "do not fit together",
     f"map {FILES} {IDS} --noise 0.1 --device tpu": "The device 'tpu' cannot be used.\nValid: cpu",
+    f"map {FILES} {IDS} --noise 0.1 --device meta": "The device 'meta' cannot be used: ",
     "eval FOLDER --text FOLDER/none.txt": "no text in",
     "eval FOLDER --text FOLDER/text.txt --samples 1": "1 windows",
     "eval FOLDER --text FOLDER/text.txt --new-tokens 79": "exceed the context",

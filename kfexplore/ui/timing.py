@@ -40,8 +40,8 @@ READING: Final = """One row a decoder, K and batch. Times are medians; in bracke
 not settled where the brackets hold 1, or there is one repeat; of two that are equally fast, one pair in ten looks
 settled with three repeats, one in 126 with five. At limit: the ratio if both ran at the device's limit, a model of
 bytes and FLOPs with the memory and arithmetic that were measured in the first races, the best of them. × AR can be
-above it, as AR pays what a call costs besides for every token. Of limit: the share of it that was reached; above 100
-%, it was measured while others were at work, or the models fit a cache. Kept: mean tokens that a round of verified or
+above it, as AR pays what a call costs besides for every token. Of limit: the share of it that was reached; it is above
+100 % where others were at work meanwhile, or the models fit a cache. Kept: mean tokens that a round of verified or
 Jacobi keeps; idle: share of row-rounds in which a finished row waits for others of its batch. After end: new tokens
 behind the end of a text, which are counted in tokens a second."""
 COLUMNS: Final = (

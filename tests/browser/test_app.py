@@ -313,6 +313,10 @@ def test_what_is_part_of_a_character_is_explained(page: Page, app_url: str) -> N
     expect(root.locator(".kfs-prompt")).to_contain_text("�")
     expect(legend).to_have_text("�part of a character")
     expect(legend).to_be_visible()
+    page.locator(PROMPT).fill("She looked at")
+    page.locator(PROMPT).press("Enter")
+    expect(root.locator(".kfs-prompt")).not_to_contain_text("�")
+    expect(legend).to_be_hidden()
 
 
 def test_fewer_slots_dice_lock_and_reset(page: Page, app_url: str, pair: Pair) -> None:

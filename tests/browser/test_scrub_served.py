@@ -81,12 +81,18 @@ def test_a_settled_move_asks_for_the_tracks_that_it_changed(page: Page, served: 
     assert "point" not in models.names()
 
 
-def test_a_gpu_is_asked_for_all_tracks_at_once(page: Page, served: Callable[[], Models]) -> None:
+def on_gpu(page: Page, served: Callable[[], Models]) -> Models:
+    """A page whose models are on a GPU; nothing has been asked of it."""
     models = served()
     models.device = "cuda"
     page.evaluate("api.open({ prompt: 'Once more' })")
     settled(page)
     models.asked.clear()
+    return models
+
+
+def test_a_gpu_is_asked_for_all_tracks_at_once(page: Page, served: Callable[[], Models]) -> None:
+    models = on_gpu(page, served)
     page.locator("input[type=range]").nth(0).fill("0.9")
     settled(page)
     page.wait_for_function("api.state().settled")
@@ -94,11 +100,7 @@ def test_a_gpu_is_asked_for_all_tracks_at_once(page: Page, served: Callable[[], 
 
 
 def test_a_gpu_that_is_busy_is_asked_once_more_for_all_tracks(page: Page, served: Callable[[], Models]) -> None:
-    models = served()
-    models.device = "cuda"
-    page.evaluate("api.open({ prompt: 'Once more' })")
-    settled(page)
-    models.asked.clear()
+    models = on_gpu(page, served)
     stopped(page)
     models.busy = 1
     page.locator("input[type=range]").nth(0).fill("0.9")
@@ -116,11 +118,7 @@ def test_a_gpu_that_is_busy_is_asked_once_more_for_all_tracks(page: Page, served
 def test_a_question_that_was_too_much_is_asked_anew_of_the_noise_by_then(
     page: Page, served: Callable[[], Models]
 ) -> None:
-    models = served()
-    models.device = "cuda"
-    page.evaluate("api.open({ prompt: 'Once more' })")
-    settled(page)
-    models.asked.clear()
+    models = on_gpu(page, served)
     stopped(page)
     models.busy = 1
     slider = page.locator("input[type=range]").nth(0)

@@ -70,6 +70,7 @@ class Scrub {
     if (this.points) this.points.drop();
     this.page.showText(tables);
     this.tables = tables;
+    this.parts.broken.hidden = !tables.promptTokens.some(([, text]) => isBroken(text));
     this.setRows(tables.rows, tables.texts);
     showSlotCount(this.parts, this.page.slots, this.k);
     if (grid) {
@@ -103,8 +104,7 @@ class Scrub {
 
   learn(texts) {
     Object.assign(this.texts, texts);
-    const known = [...Object.values(this.texts), ...this.tables.promptTokens.map(([, text]) => text)];
-    this.parts.broken.hidden = !known.some((text) => text.includes("\ufffd"));
+    if (Object.values(texts).some(isBroken)) this.parts.broken.hidden = false;
   }
 
   // Asks for other tables; only an ok reply to the newest call changes anything. Returns whether it did.

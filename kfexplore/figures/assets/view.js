@@ -182,6 +182,11 @@ function showPrompt(host, tokens) {
   if (!tokens.length) host.append(part("span", "kfs-earlier", "(no prompt)"));
 }
 
+// A part of a character, which no token's own text can show.
+function isBroken(text) {
+  return text.includes("\ufffd");
+}
+
 function showOrigin(host, tables) {
   const seconds = Number.isFinite(tables.seconds) ? ` in ${tables.seconds.toFixed(2)} s` : "";
   const kept = tables.stored ? ", stored with the page" : "";
