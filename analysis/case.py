@@ -134,7 +134,7 @@ class Case:
         if self.settings.prefixes:
             found = np.array(read_prefixes(self.settings.prefixes, tokenizer, length)[0][:count])
         elif self.settings.text:
-            found = stretches(text_ids(self.pair, self.texts), count, length + new)[:, :length]
+            found = stretches(*text_ids(self.pair, self.texts), count, length + new)[:, :length]
         else:
             coded = (encode_ids(tokenizer, text)[:length] for text in self.texts)
             found = np.array(list(islice((ids for ids in coded if len(ids) == length), count)))

@@ -52,7 +52,7 @@ def token_class(text: str, before: str) -> str:
 def contexts(pair: Pair, texts: list[str], count: int, seed: int) -> list[list[int]]:
     """A random prefix of each of `count` evenly spaced stretches."""
     found = []
-    for c, stretch in enumerate(stretches(text_ids(pair, texts), count, pair.room)):
+    for c, stretch in enumerate(stretches(*text_ids(pair, texts), count, pair.room)):
         end = int(noise.generator(seed, c, _KEY).integers(FEWEST_BEFORE, pair.room + 1))
         found.append(stretch[:end].tolist())
     return found

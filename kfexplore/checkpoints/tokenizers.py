@@ -22,8 +22,10 @@ TOKENIZER_FILE = "tokenizer.json"
 MAX_TOKENIZER_BYTES = 20 << 20
 """Llama 3's has 17 MB. What the library builds of a file is up to ten times its size."""
 FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama"
-ENDS_OF_TEXT = ("<|endoftext|>", "[SEP]", "</s>")
-"""What ends a text, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
+END_OF_TEXT = "<|endoftext|>"
+FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
+"""What opens and closes a document in training, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
+ENDS_OF_TEXT = tuple(closing for _, closing in FRAMES)
 LONGEST_CHARACTER = 4
 """Bytes, so tokens that one character can be spread over."""
 REMEMBERED = 2**16
@@ -38,6 +40,15 @@ class AnyTokenizer(Protocol):
     def decode(self, ids: Any, /, *, skip_special_tokens: bool = True) -> Any: ...
 
     def get_vocab(self) -> dict[str, int]: ...
+
+
+def document_frame(tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
+    """Ids that open and close a document in training; both empty where the tokenizer has no such tokens."""
+    vocabulary = tokenizer.get_vocab()
+    for opening, closing in FRAMES:
+        if closing in vocabulary and (not opening or opening in vocabulary):
+            return [vocabulary[opening]] if opening else [], [vocabulary[closing]]
+    return [], []
 
 
 def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:

@@ -124,10 +124,10 @@ def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[B
 
 def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -> tuple[Ints, Ints, int]:
     """Stretches of the text (W, N), the ends of each one's prefixes (W, G), and the tokens of the text."""
-    ids, length = text_ids(pair, texts), pair.room
+    (ids, begins), length = text_ids(pair, texts), pair.room
     if length < FEWEST_BEFORE:
         raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
-    contexts = stretches(ids, windows, length)
+    contexts = stretches(ids, begins, windows, length)
     ends = np.arange(FEWEST_BEFORE, length + 1)
     places = [noise.generator(seed, w).permutation(ends)[:groups] for w in range(len(contexts))]
     return contexts, np.stack(places), len(ids)

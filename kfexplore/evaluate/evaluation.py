@@ -63,7 +63,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     ppl_model = load_judge(settings.gen_ppl, device) if settings.gen_ppl else None
     judge = load_judge(settings.judge, device) if settings.judge else None
     length = settings.prefix + settings.new_tokens
-    prefixes = stretches(text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
+    prefixes = stretches(*text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
     chosen = decoders(student.config.block, settings.penalty, settings.dither)
     # Samples come first: what is wrong with their settings shows at once.
     written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)

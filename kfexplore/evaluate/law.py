@@ -40,7 +40,7 @@ def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int =
     student = pair.need_student()
     u = torch.from_numpy(steps(resolution)).to(pair.teacher.device)
     measured = []
-    for c, stretch in enumerate(tqdm(stretches(text_ids(pair, texts), contexts, pair.room), desc="law", leave=False)):
+    for c, stretch in enumerate(tqdm(stretches(*text_ids(pair, texts), contexts, pair.room), desc="law", leave=False)):
         end = int(noise.generator(seed, c, _KEY).integers(FEWEST_BEFORE, pair.room + 1))
         context = torch.from_numpy(stretch[:end])[None].to(u.device)
         logits = pair.teacher(context, read=1)[0, 0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kfexplore import noise
-from kfexplore.checkpoints.tokenizers import encode_ids
+from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import Ints
@@ -34,18 +34,28 @@ def read_text(path: Path) -> list[str]:
         raise KfError(f"{path} has a file that is not UTF-8 text: {error.reason}.", "plain text") from None
 
 
-def text_ids(pair: Pair, texts: list[str]) -> Ints:
-    """Token ids of all texts, one after another (T,).
+def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:
+    """Token ids of all texts, one after another (T,), framed as in training; and where each text begins.
 
     Raises:
         KfError: the pair has no tokenizer.
     """
     tokenizer = pair.need_tokenizer()
-    return np.concatenate([np.array(encode_ids(tokenizer, text), dtype=np.int64) for text in texts])
+    opening, closing = document_frame(tokenizer)
+    coded = [np.array([*opening, *encode_ids(tokenizer, text), *closing], dtype=np.int64) for text in texts]
+    return np.concatenate(coded), np.cumsum([0, *map(len, coded[:-1])])
 
 
-def stretches(ids: Ints, count: int, length: int) -> Ints:
-    """Evenly spaced stretches of a text (T,), `count` of them or as many as fit side by side; (count, length).
+def stretches(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
+    """Evenly spaced stretches of a text, `count` of them or as many as fit side by side; (count, length).
+
+    Where texts are shorter than a stretch, each stretch starts with a text, as a prompt does.
+
+    Args:
+        ids: (T,) as `text_ids` has them.
+        begins: Where each text begins, ascending.
+        count: Stretches.
+        length: Tokens per stretch.
 
     Raises:
         KfError: fewer than two were asked for, or fit.
@@ -55,6 +65,8 @@ def stretches(ids: Ints, count: int, length: int) -> Ints:
             f"{count} windows of {length} tokens were asked for, the text has {len(ids)}.", "at least 2, in the text"
         )
     starts = np.linspace(0, len(ids) - length, min(count, len(ids) // length)).astype(int)
+    if len(ids) < length * len(begins):
+        starts = np.unique(begins[np.searchsorted(begins, starts, side="right") - 1])
     return np.stack([ids[start : start + length] for start in starts])
 
 
