@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from kfexplore.training.stages import Run
 
 train = typer.Typer(help="Train a pair by a recipe.", no_args_is_help=True)
+corpus = typer.Typer(help="Write a generated corpus.", no_args_is_help=True)
+train.add_typer(corpus, name="corpus")
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="tales-cpu, -gpu or -further, owt, lm1b, or a .yaml file.")]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", help="stories, tales-cpu, -gpu or -further, owt, lm1b, or a .yaml file.")
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run again, it goes on where it stopped.")]
 TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt files.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Hub dataset (needs the package datasets).")]
@@ -20,6 +24,10 @@ DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default
 StartOption = Annotated[
     str | None,
     typer.Option("--from", help="A pair to train further: its tokenizer and teacher stay, the rest goes on from it."),
+]
+HeldOutOption = Annotated[
+    float | None,
+    typer.Option("--held-out", help="Fraction of the texts to hold out, instead of those that the recipe names."),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of every stage, for a trial.")]
 
@@ -35,6 +43,19 @@ def books_command(
     print(f"{fetch_books(folder, url or GUTENBERG)} books fetched into {folder}")
 
 
+@corpus.command("stories")
+def stories_command(
+    folder: Annotated[Path, typer.Argument(help="Where the stories go, one .txt file each.")],
+    count: Annotated[int, typer.Option(help="Number of stories.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed; the recipe trains on 0 and holds out 1.")] = 1,
+    richness: Annotated[float, typer.Option(help="How evenly the grammar's choices are made, 0.1 to 10.")] = 1.0,
+) -> None:
+    """Write simple stories from the bundled grammar, and print the entropy of its choices."""
+    from kfexplore.training.stories import write_stories
+
+    print(write_stories(folder, count, seed, richness))
+
+
 @train.command("data")
 def data_command(
     recipe: RecipeOption,
@@ -42,9 +63,10 @@ def data_command(
     text: TextOption = None,
     dataset: DatasetOption = None,
     start: StartOption = None,
+    held_out: HeldOutOption = None,
 ) -> None:
-    """Prepare the tokens: from a folder of texts, or from a hub dataset (by default the recipe's)."""
-    info = _run(recipe, out, start=start).prepare(text, dataset)
+    """Prepare the tokens: from a folder of texts, a hub dataset, or the recipe's own source."""
+    info = _run(recipe, out, start=start, held_out=held_out).prepare(text, dataset)
     print(f"{info.tokens:,} tokens to train on, {info.held_out_tokens:,} kept back, in {out / 'data'}")
 
 
@@ -89,9 +111,10 @@ def pair_command(
     device: DeviceOption = None,
     steps: StepsOption = None,
     start: StartOption = None,
+    held_out: HeldOutOption = None,
 ) -> None:
     """Run all that is not finished: tokens, teacher, students, masked model; leaves OUT/pair."""
-    print(_run(recipe, out, device, steps, start).pair(text, dataset))
+    print(_run(recipe, out, device, steps, start, held_out).pair(text, dataset))
 
 
 @train.command("curves")
@@ -107,9 +130,18 @@ def curves_command(
     print(write(curves_page(_run(recipe, out).curves(), out.name), html))
 
 
-def _run(recipe: str, out: Path, device: str | None = None, steps: int | None = None, start: str | None = None) -> Run:
-    from kfexplore.training.recipes import load_recipe, with_steps
+def _run(
+    recipe: str,
+    out: Path,
+    device: str | None = None,
+    steps: int | None = None,
+    start: str | None = None,
+    held_out: float | None = None,
+) -> Run:
+    from kfexplore.training.recipes import load_recipe, with_held_out, with_steps
     from kfexplore.training.stages import Run
 
     chosen = load_recipe(recipe)
+    if held_out is not None:
+        chosen = with_held_out(chosen, held_out)
     return Run(chosen if steps is None else with_steps(chosen, steps), out, device, start)

@@ -8,6 +8,7 @@ import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from kfexplore.decoders import DECODERS, MODELS, Kind, find_decoder
@@ -132,8 +133,8 @@ class TrainConfig:
     """Contexts a step, over all processes."""
     accumulate: int = 1
     """Equal parts in which a process takes its contexts of a step, one after another: less memory, the same step."""
-    context: int = 256
-    """Tokens a context."""
+    context: int = 0
+    """Tokens per context; 0: as many as the recipe's models have."""
     block: int = 1
     """Student: noise slots K a group."""
     groups: int = 128
@@ -183,9 +184,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # a list in YAML
-        for name in ("steps", "batch", "accumulate", "context", "block", "groups", "noises"):
+        for name in ("steps", "batch", "accumulate", "block", "groups", "noises"):
             if getattr(self, name) < 1:
                 raise KfError(f"{name} is {getattr(self, name)}.", "a whole number of at least 1")
+        if self.context < 0:
+            raise KfError(f"context is {self.context}.", "a whole number of at least 1, or 0 for the recipe's own")
         if self.batch % self.accumulate:
             raise KfError(f"accumulate is {self.accumulate}.", f"a divisor of the batch, {self.batch}")
         if self.targets == "self" and self.block % 2:
@@ -214,6 +217,20 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class StoriesConfig:
+    """Stories that are generated while the data are prepared (`training/stories.py`)."""
+
+    count: int = 40_000
+    """Stories to train on."""
+    held_out: int = 2_000
+    """Stories that are kept back, of another seed."""
+    seed: int = 0
+    """Keys the stories to train on; those kept back have the next one."""
+    richness: float = 1.0
+    """How evenly choices are made: near 0 every story is the same, at 1 options have weights 1 / sqrt(rank)."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What the tokens of a recipe are made of. A document is a text file, or a row of a hub dataset."""
 
@@ -227,15 +244,28 @@ class DataConfig:
     """Of the hub dataset."""
     column: str = "text"
     """Of the hub dataset: where its texts are."""
+    stories: StoriesConfig | None = None
+    """Generated stories instead of texts of others; they need neither a folder nor a network."""
     held_out: tuple[str, ...] = ()
-    """Beginnings of the names of documents that are kept back. A file has its own name, a row of a hub dataset its
-    number in eight digits, from 00000000: `00000` keeps back the first thousand."""
+    """Beginnings of the names of documents that are held out. A file has its own name, a row of a hub dataset its
+    number in eight digits, from 00000000: `00000` holds out the first thousand. Not for generated stories."""
+    held_out_fraction: float = 0.0
+    """Hold out this fraction of the documents, chosen by a hash of their names, instead of those in `held_out`;
+    0: by name, and 5 % where no name matches."""
+    whole_documents: bool = False
+    """Training contexts begin where a document begins; otherwise anywhere."""
 
     def __post_init__(self) -> None:
         if (self.vocab_size > 0) == (self.tokenizer is not None):
             raise KfError("The tokenizer is named in two ways, or in none.", "vocab_size to train one, or tokenizer")
         if self.tokenizer is None and self.vocab_size < MIN_VOCAB:
             raise KfError(f"vocab_size is {self.vocab_size}.", f"at least {MIN_VOCAB}: bytes and the end of a text")
+        if not 0 <= self.held_out_fraction < 1:
+            raise KfError(f"The held-out fraction is {self.held_out_fraction}.", "above 0 and below 1")
+
+
+def _with_context(stage: TrainConfig, context: int) -> TrainConfig:
+    return stage if stage.context else dataclasses.replace(stage, context=context)
 
 
 @dataclass(frozen=True)
@@ -273,6 +303,10 @@ class Recipe:
             raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
         if self.teacher.start_share:
             raise KfError(f"start_share of the teacher is {self.teacher.start_share}.", "0: it begins as noise")
+        inherit = partial(_with_context, context=self.context)
+        object.__setattr__(self, "teacher", inherit(self.teacher))
+        object.__setattr__(self, "students", tuple(map(inherit, self.students)))
+        object.__setattr__(self, "masked", self.masked and inherit(self.masked))
         for name, stage in self.stages().items():
             if stage.context > self.context:
                 raise KfError(f"The context of {name} is {stage.context}.", f"1 to the models' own, {self.context}")

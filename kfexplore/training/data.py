@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,18 +25,26 @@ from tqdm import tqdm
 
 from kfexplore import noise
 from kfexplore.checkpoints.documents import read_json_object
-from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, highest_id, load_tokenizer
-from kfexplore.config import DataConfig, differences, from_dict
+from kfexplore.checkpoints.tokenizers import (
+    END_OF_TEXT,
+    FRAMES,
+    TOKENIZER_FILE,
+    document_frame,
+    highest_id,
+    load_tokenizer,
+)
+from kfexplore.config import DataConfig, StoriesConfig, differences, from_dict
 from kfexplore.errors import KfError
+from kfexplore.training.stories import stories
 
-END_OF_TEXT = "<|endoftext|>"
-FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
-"""What opens and closes a document, by family of tokenizers."""
 MASK = "[MASK]"
 """The mask of tokenizers that have one; a row of its own follows the others' tokens."""
+HELD_OUT_STORY = "held-out"
 TRAIN, HELD_OUT, INFO = "train.npy", "held_out.npy", "data.json"
-WHERE = {"dataset", "split", "column"}
-"""Settings that say where texts come from, which --text and --dataset replace."""
+REPLACED = {"dataset", "split", "column", "held_out_fraction"}
+"""Settings that --text, --dataset and --held-out replace, so they are not compared."""
+HELD_OUT_FRACTION = 0.05
+"""Fraction of the documents that is held out where the settings name none of them."""
 BATCH = 256
 """Documents that are encoded at once."""
 
@@ -82,18 +92,27 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
             be read; the disk is full.
     """
     config = dataclasses.replace(config, dataset=None if text else config.dataset)
-    if text is not None:
-        documents, source = _folder(text)
+    held_out, names = config.held_out, list[str]()
+    if config.stories is not None:
+        documents, source = _stories(config.stories)
+        held_out = (HELD_OUT_STORY,)
+        if text is not None or config.dataset is not None:
+            raise KfError("The recipe generates its own stories.", "the command without --text and --dataset")
+    elif text is not None:
+        files = text_files(text)
+        documents, source = _folder(files)
+        names = [file.name for file in files]
     elif config.dataset is not None:
         documents, source = (lambda: hub_rows(config)), f"{config.dataset}, {config.split}, {config.column}"
     else:
         raise KfError("The recipe names no dataset.", "--text FOLDER of .txt files, or --dataset NAME")
     if (out / INFO).exists():
         return read_info(out, config, source)
+    is_held_out = _selection(held_out, config.held_out_fraction, names)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
-            info = _write(config, documents, source, Path(part), least)
+            info = _write(config, documents, is_held_out, source, Path(part), least)
             for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json, the last, tells that all are there
                 (Path(part) / name).replace(out / name)
     except OSError as error:
@@ -116,7 +135,7 @@ def read_info(folder: Path, config: DataConfig | None, source: str | None = None
     """
     info = from_dict(DataInfo, read_json_object(folder / INFO, 1 << 24))
     changed = {} if config is None else differences(info.settings, config)
-    differ = [text for key, text in changed.items() if key not in WHERE]
+    differ = [text for key, text in changed.items() if key not in REPLACED]
     if source is not None and source != info.source:
         differ.append(f"made of {info.source} (now {source})")
     if differ:
@@ -138,16 +157,38 @@ def load_tokens(folder: Path) -> Tokens:
     return loaded
 
 
-def windows(tokens: Tokens, batch: int, length: int, seed: int, step: int) -> Tensor:
+def document_starts(folder: Path, tokens: Tokens) -> Tokens | None:
+    """Positions at which documents begin, where the settings of the data ask for whole documents; else None."""
+    if not read_info(folder, None).settings.whole_documents:
+        return None
+    _, closing = document_frame(load_tokenizer(folder / TOKENIZER_FILE))
+    first = np.flatnonzero(np.asarray(tokens) == closing[0]) + 1
+    return np.concatenate([[0], first[:-1]])
+
+
+def windows(tokens: Tokens, batch: int, length: int, seed: int, step: int, starts: Tokens | None = None) -> Tensor:
     """`batch` random stretches of `length` tokens, the same for the same (seed, step); (B, length) int64.
+
+    Args:
+        tokens: (N,) of the corpus.
+        batch: B.
+        length: Tokens per stretch.
+        seed: Keys the choice, with the step.
+        step: Number of the training step.
+        starts: Positions at which a stretch may begin, ascending; None: anywhere.
 
     Raises:
         KfError: fewer tokens than one stretch.
     """
-    if len(tokens) < length:
+    count = len(tokens) - length + 1
+    if starts is not None:
+        count = int(np.searchsorted(starts, count))
+    if count < 1:
         raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one stretch, {length}")
-    starts = noise.generator(seed, step).integers(0, len(tokens) - length + 1, size=batch)
-    return torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]).astype(np.int64))
+    chosen = noise.generator(seed, step).integers(0, count, size=batch)
+    if starts is not None:
+        chosen = starts[chosen]
+    return torch.from_numpy(np.stack([tokens[s : s + length] for s in chosen]).astype(np.int64))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -165,17 +206,46 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def _selection(names: tuple[str, ...], fraction: float, documents: Iterable[str]) -> Callable[[str], bool]:
+    """Which documents are held out, by their names.
+
+    Args:
+        names: Beginnings of the names of documents that are held out, unless a fraction is asked for.
+        fraction: 0, or the fraction of the documents that is held out.
+        documents: Names of all documents where they are known, so that at least one is held out; else empty.
+    """
+    known = sorted(documents, key=_hash)
+    if not fraction and names and (not known or any(name.startswith(names) for name in known)):
+        return lambda name: name.startswith(names)
+    fraction = fraction or HELD_OUT_FRACTION
+    if not known:
+        return lambda name: _hash(name) < fraction
+    chosen = set(known[: max(1, round(fraction * len(known)))])
+    return chosen.__contains__
+
+
+def _hash(name: str) -> float:
+    return zlib.crc32(name.encode()) / 2**32
+
+
 def _write(
-    config: DataConfig, documents: Callable[[], Iterator[Document]], source: str, part: Path, least: int
+    config: DataConfig,
+    documents: Callable[[], Iterator[Document]],
+    is_held_out: Callable[[str], bool],
+    source: str,
+    part: Path,
+    least: int,
 ) -> DataInfo:
     """The four files, in a folder of their own."""
     if config.tokenizer is None:
-        kept = (text for name, text in documents() if not name.startswith(config.held_out))
+        kept = (text for name, text in documents() if not is_held_out(name))
         tokenizer = train_tokenizer(kept, config.vocab_size)
     else:
         tokenizer = _named(config.tokenizer)
     (part / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
-    opening, closing = _frame(tokenizer)
+    opening, closing = document_frame(tokenizer)
+    if not closing:
+        raise KfError("The tokenizer has no token that ends a text.", ", ".join(closing for _, closing in FRAMES))
     top, mask = highest_id(tokenizer), tokenizer.token_to_id(MASK)
     dtype = np.uint16 if top <= np.iinfo(np.uint16).max else np.uint32
     count, held_out = 0, []
@@ -184,16 +254,15 @@ def _write(
         while batch := list(islice(rows, BATCH)):
             encoded = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
             for (name, _), one in zip(batch, encoded, strict=True):
-                back = name.startswith(config.held_out)
+                back = is_held_out(name)
                 (held if back else train).append([*opening, *one.ids, *closing])
                 held_out += [name] * back
             count += len(batch)
     if not held_out or count == len(held_out):
         raise KfError(
-            f"There are {count - len(held_out)} texts to train on and {len(held_out)} to keep back "
-            f"(held_out: {', '.join(config.held_out) or 'none'}).",
-            "at least one in each part",
-            "a recipe file of your own, with held_out in its data",
+            f"There are {count - len(held_out)} texts to train on and {len(held_out)} held-out texts.",
+            "at least two texts, one of them in each part",
+            "the command with --held-out FRACTION, or a recipe of your own with held_out in its data",
         )
     if train.count < least:
         raise KfError(f"The texts to train on have {train.count} tokens.", f"at least {least}, a context and one more")
@@ -239,11 +308,8 @@ class TokenFile:
                 self._header()
 
 
-def _folder(folder: Path) -> tuple[Callable[[], Iterator[Document]], str]:
-    """The texts of a folder in the order of their names, and a digest of names and texts."""
-    files = sorted(folder.glob("*.txt"))
-    if not files:
-        raise KfError(f"There are no texts in {folder}.", "a folder of .txt files")
+def _folder(files: list[Path]) -> tuple[Callable[[], Iterator[Document]], str]:
+    """The texts of files, and a digest of names and texts."""
 
     def documents() -> Iterator[Document]:
         return ((file.name, _text(file)) for file in files)
@@ -254,11 +320,42 @@ def _folder(folder: Path) -> tuple[Callable[[], Iterator[Document]], str]:
     return documents, f"{len(files)} texts, sha256 {digest.hexdigest()}"
 
 
+def text_files(folder: Path) -> list[Path]:
+    """The .txt files of a folder in the order of their names; empty ones are skipped with a message.
+
+    Raises:
+        KfError: there is none.
+    """
+    found = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".txt" and file.is_file())
+    files = [file for file in found if file.stat().st_size]
+    if not files:
+        raise KfError(f"There are no texts in {folder}.", "a folder of .txt files that are not empty")
+    for file in found:
+        if file not in files:
+            print(f"Skipped {file}: it is empty.", file=sys.stderr)
+    return files
+
+
 def _text(file: Path) -> str:
+    """The text of a file, without a byte-order mark."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise KfError(f"{file} cannot be read: {error}.", "a text in UTF-8") from error
+
+
+def _stories(config: StoriesConfig) -> tuple[Callable[[], Iterator[Document]], str]:
+    """Generated stories, those to keep back first."""
+
+    def documents() -> Iterator[Document]:
+        for name, count, seed in (
+            (HELD_OUT_STORY, config.held_out, config.seed + 1),
+            ("story", config.count, config.seed),
+        ):
+            for n, story in enumerate(stories(count, seed, config.richness)):
+                yield f"{name}-{n:06d}", story.text
+
+    return documents, f"stories {config}"
 
 
 def hub_rows(config: DataConfig) -> Iterator[Document]:
@@ -298,12 +395,3 @@ def _named(name: str) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids that open and close a document."""
-    vocabulary = tokenizer.get_vocab()
-    for opening, closing in FRAMES:
-        if closing in vocabulary and (not opening or opening in vocabulary):
-            return [vocabulary[opening]] if opening else [], [vocabulary[closing]]
-    raise KfError("The tokenizer has no token that ends a text.", ", ".join(closing for _, closing in FRAMES))

@@ -27,21 +27,35 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 ALL = slice(None)
 
 
-def teacher_loss(teacher: Teacher, tokens: Tokens, config: TrainConfig, step: int, rows: slice = ALL) -> Tensor:
+def teacher_loss(
+    teacher: Teacher,
+    tokens: Tokens,
+    config: TrainConfig,
+    step: int,
+    rows: slice = ALL,
+    starts: Tokens | None = None,
+) -> Tensor:
     """Next-token cross-entropy, nats a token."""
-    ids = windows(tokens, config.batch, config.context + 1, config.seed, step)
+    ids = windows(tokens, config.batch, config.context + 1, config.seed, step, starts)
     ids = ids[rows].to(teacher.device)
     with _precision(config, ids):
         logits = teacher(ids[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
-def masked_loss(masked: MaskedModel, tokens: Tokens, config: TrainConfig, step: int, rows: slice = ALL) -> Tensor:
+def masked_loss(
+    masked: MaskedModel,
+    tokens: Tokens,
+    config: TrainConfig,
+    step: int,
+    rows: slice = ALL,
+    starts: Tokens | None = None,
+) -> Tensor:
     """Bound on the text's surprise under masked diffusion with the linear schedule, nats a token (MDLM).
 
     A share t of the tokens is masked, t spread evenly over the batch; the loss on these weighs 1 / t.
     """
-    ids = windows(tokens, config.batch, config.context, config.seed, step)
+    ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
     rng = noise.generator(config.seed, step, 1)
     share = torch.from_numpy((rng.random() + np.arange(config.batch)) / config.batch % 1.0)[:, None].clamp_min(1e-3)
     hidden = torch.from_numpy(rng.random(ids.shape)) < share
@@ -60,6 +74,7 @@ def student_loss(
     step: int,
     rows: slice = ALL,
     frozen: Student | None = None,
+    starts: Tokens | None = None,
 ) -> Tensor:
     """Cross-entropy of the tokens that belong to the noise, nats, by slot (K,); its mean is what is learned.
 
@@ -74,6 +89,7 @@ def student_loss(
         step: Keys contexts, positions, noise and temperature.
         rows: Contexts of the batch that are taken.
         frozen: The student of half the block that makes the targets of self-forcing.
+        starts: Positions at which contexts may begin; None: anywhere.
 
     Raises:
         KfError: self-forcing without a frozen student of half the block, or too few positions for the groups.
@@ -81,7 +97,7 @@ def student_loss(
     rng = noise.generator(config.seed, step, 1)
     if config.places < config.groups:
         raise KfError(f"groups is {config.groups}.", f"at most {config.places}")
-    ids = windows(tokens, config.batch, config.context, config.seed, step)
+    ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
     order = rng.random((config.batch, config.places)).argsort(axis=1)
     places = np.sort(order[:, : config.groups] + 1)  # in their order, neighbours see nearly the same keys
     ends = torch.from_numpy(np.repeat(places, config.noises, axis=1))

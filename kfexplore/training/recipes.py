@@ -46,6 +46,17 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     return from_dict(Recipe, {"name": name, **values})
 
 
+def with_held_out(recipe: Recipe, fraction: float) -> Recipe:
+    """The recipe with a fraction of the documents held out, instead of those that it names.
+
+    Raises:
+        KfError: not above 0 and below 1.
+    """
+    if not fraction:
+        raise KfError(f"The held-out fraction is {fraction}.", "above 0 and below 1")
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out_fraction=fraction))
+
+
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with as many optimizer steps in every stage: for trials."""
     return dataclasses.replace(

@@ -13,13 +13,15 @@ import json
 import shlex
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kfexplore.checkpoints.documents import read_json_object
@@ -32,10 +34,10 @@ from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import Model, begin_from, build
 from kfexplore.training import losses, processes
-from kfexplore.training.data import INFO, DataInfo, Tokens, load_tokens, prepare, read_info
+from kfexplore.training.data import INFO, DataInfo, Tokens, document_starts, load_tokens, prepare, read_info
 from kfexplore.training.loop import FREE, STATE_FILE, fit, read_curve
 
-STAGE_FILE = "stage.json"
+STAGE_FILE, LOCK_FILE = "stage.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Run:
         data = self.recipe.data if dataset is None else dataclasses.replace(self.recipe.data, dataset=dataset)
         if self.start is not None and isinstance(theirs := pair_parts(self.start).tokenizer, Path):
             data = dataclasses.replace(data, vocab_size=0, tokenizer=str(theirs.parent))
-        return prepare(data, self.folder / "data", max(s.context for s in self.recipe.stages().values()) + 1, text)
+        with self._lock():
+            return prepare(data, self.folder / "data", max(s.context for s in self.recipe.stages().values()) + 1, text)
 
     def teacher(self) -> Model:
         """Trains the teacher, or reads it where it is finished.
@@ -239,8 +242,10 @@ class Run:
         if not _finished(folder):
             model = _fresh(info.model, config.seed, before).to(device)
             tokens = load_tokens(self.folder / "data")
+            given["starts"] = document_starts(self.folder / "data", tokens)
             drawn = dataclasses.replace(config, seed=_stream(config.seed, name, info.start))
-            fit(model, _loss(model, drawn, tokens, given), config, folder)
+            with self._lock():
+                fit(model, _loss(model, drawn, tokens, given), config, folder)
             if processes.rank() == 0:
                 save_model(model, folder, dtype=torch.bfloat16)
             processes.wait()
@@ -268,6 +273,23 @@ class Run:
             text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Keeps other runs out of the work folder; the processes of one run share the lock of the first."""
+        if processes.rank():
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / LOCK_FILE, timeout=0):
+                yield
+        except Timeout:
+            raise KfError(
+                f"Another run is training in {self.folder}.",
+                "one run per work folder",
+                "the command with another --out, or again when that run has ended",
+            ) from None
 
     def _data(self) -> DataInfo:
         folder = self.folder / "data"

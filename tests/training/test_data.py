@@ -16,12 +16,23 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from kfexplore.config import DataConfig
+from kfexplore.config import DataConfig, StoriesConfig
 from kfexplore.errors import KfError
-from kfexplore.training.data import END_OF_TEXT, TokenFile, load_tokens, prepare, read_info, train_tokenizer, windows
+from kfexplore.training.data import (
+    END_OF_TEXT,
+    TokenFile,
+    document_starts,
+    load_tokens,
+    prepare,
+    read_info,
+    train_tokenizer,
+    windows,
+)
+from kfexplore.training.stories import stories
 
 OWL, RAIN, KEPT = "The owl — went home.\n", "Rain, rain on the old house.\n", "zzzz " * 50
 CONFIG = DataConfig(vocab_size=280, held_out=("3-",))
+FILES_OF_CORPUS = ["1-owl.txt", "2-rain.txt", "3-kept.txt"]
 FILES = ["data.json", "held_out.npy", "tokenizer.json", "train.npy"]
 
 
@@ -133,11 +144,69 @@ def test_a_folder_of_other_texts_is_refused(corpus: Path, tmp_path: Path, change
         prepare(CONFIG, tmp_path / "out", 9, corpus)
 
 
-@pytest.mark.parametrize("held_out", [(), ("9-",), ("1-", "2-", "3-")])
-def test_a_corpus_needs_a_text_in_each_part(corpus: Path, tmp_path: Path, held_out: tuple[str, ...]) -> None:
-    with pytest.raises(KfError, match="texts to train on and"):
-        prepare(DataConfig(vocab_size=280, held_out=held_out), tmp_path / "out", 9, corpus)
+def test_a_corpus_needs_a_text_in_each_part(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(KfError, match="0 texts to train on and 3 held-out texts"):
+        prepare(DataConfig(vocab_size=280, held_out=("1-", "2-", "3-")), tmp_path / "out", 9, corpus)
+    for name in FILES_OF_CORPUS[1:]:
+        (corpus / name).unlink()
+    with pytest.raises(KfError, match="0 texts to train on and 1 held-out texts"):
+        prepare(DataConfig(vocab_size=280), tmp_path / "out", 9, corpus)
     assert names(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("held_out", [(), ("9-",)])
+def test_where_no_name_matches_a_fraction_is_held_out(corpus: Path, tmp_path: Path, held_out: tuple[str, ...]) -> None:
+    info = prepare(DataConfig(vocab_size=280, held_out=held_out), tmp_path / "out", 9, corpus)
+    assert len(info.held_out) == 1  # 5 % of three texts, but at least one
+    again = prepare(DataConfig(vocab_size=280, held_out=held_out), tmp_path / "again", 9, corpus)
+    assert again.held_out == info.held_out
+
+
+def test_a_fraction_replaces_the_names_and_need_not_be_repeated(corpus: Path, tmp_path: Path) -> None:
+    asked = DataConfig(vocab_size=280, held_out=("3-",), held_out_fraction=0.6)
+    info = prepare(asked, tmp_path, 9, corpus)
+    assert len(info.held_out) == 2
+    assert read_info(tmp_path, CONFIG) == info
+
+
+def test_a_fraction_of_a_dataset_is_chosen_by_the_numbers_of_its_rows(hub: list[Any], tmp_path: Path) -> None:
+    hub += [{"text": f"Row {n} of many rows. "} for n in range(200)]
+    info = prepare(DataConfig(vocab_size=280, dataset="some/tales", held_out_fraction=0.25), tmp_path, 9)
+    assert 30 < len(info.held_out) < 70
+
+
+def test_texts_may_have_marks_and_upper_case_names_and_empty_ones_are_skipped(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corpus / "1-owl.txt").rename(corpus / "1-owl.TXT")
+    (corpus / "2-rain.txt").write_text(RAIN, encoding="utf-8-sig")
+    (corpus / "0-empty.txt").touch()
+    (corpus / "folder.txt").mkdir()
+    assert prepare(CONFIG, tmp_path / "out", 9, corpus).documents == 3
+    assert decoded(tmp_path / "out")["train"] == OWL + END_OF_TEXT + RAIN + END_OF_TEXT
+    assert "Skipped" in (said := capsys.readouterr().err)
+    assert "0-empty.txt: it is empty" in said
+
+
+def test_stories_need_no_texts_and_are_split_by_seed(tmp_path: Path) -> None:
+    config = DataConfig(vocab_size=300, stories=StoriesConfig(count=5, held_out=2, seed=4), whole_documents=True)
+    prepare(config, tmp_path / "data", 9)
+    for part, count, seed in (("train", 5, 4), ("held_out", 2, 5)):
+        assert decoded(tmp_path / "data")[part] == "".join(s.text + END_OF_TEXT for s in stories(count, seed))
+    with pytest.raises(KfError, match="generates its own stories"):
+        prepare(config, tmp_path / "other", 9, tmp_path)
+
+
+def test_contexts_of_whole_documents_begin_where_a_document_begins(tmp_path: Path) -> None:
+    config = DataConfig(vocab_size=300, stories=StoriesConfig(count=9, held_out=1), whole_documents=True)
+    prepare(config, tmp_path, 9)
+    tokens, tokenizer = load_tokens(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    starts = document_starts(tmp_path, tokens)
+    assert starts is not None
+    drawn = windows(tokens, 20, 40, seed=0, step=0, starts=starts)
+    begins = {story.text[:20] for story in stories(9, seed=0)}
+    assert {tokenizer.decode(row.tolist())[:20] for row in drawn} <= begins
+    assert len(np.unique(drawn.numpy(), axis=0)) > 4
 
 
 def test_a_corpus_too_small_for_the_context_is_refused(corpus: Path, tmp_path: Path) -> None:

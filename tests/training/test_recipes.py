@@ -52,7 +52,7 @@ def written(folder: Path, values: Any) -> Path:
 
 
 def test_the_bundled_recipes_are_those_of_the_help() -> None:
-    assert names() == ["lm1b", "owt", "tales-cpu", "tales-further", "tales-gpu"]
+    assert names() == ["lm1b", "owt", "stories", "tales-cpu", "tales-further", "tales-gpu"]
     assert [load_recipe(name).name for name in names()] == names()
 
 
@@ -93,10 +93,28 @@ def test_the_bundled_pair_can_be_trained_further() -> None:
         assert shape == model.config
 
 
+def test_stages_take_the_context_of_the_models_unless_they_have_their_own(tmp_path: Path) -> None:
+    own = {"width": 8, "depth": 1, "heads": 2, "context": 64, "about": "", "data": {"vocab_size": 300}}
+    stages = {"teacher": {"steps": 1}, "students": [{"steps": 1, "groups": 8}, {"steps": 1, "groups": 8, "block": 2}]}
+    stages["students"][1]["context"] = 32
+    recipe = load_recipe(written(tmp_path, own | stages))
+    assert [stage.context for stage in recipe.stages().values()] == [64, 64, 32]
+
+
+def test_the_student_of_the_stories_is_as_deep_as_its_teacher() -> None:
+    recipe = load_recipe("stories")
+    assert recipe.student_depth in (0, recipe.depth)
+    assert recipe.students[-1].block == 8
+    assert recipe.data.stories is not None
+
+
 def test_recipes_and_books_are_packed_with_the_package() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     packed = {path for pattern in patterns["kfexplore.training"] for path in recipes.FOLDER.parent.glob(pattern)}
-    assert packed == {*recipes.FOLDER.iterdir(), recipes.FOLDER.parent / "books.json"}
+    assert packed == {
+        *recipes.FOLDER.iterdir(),
+        *(recipes.FOLDER.parent / name for name in ("books.json", "stories.yaml")),
+    }
 
 
 def test_a_recipe_of_ones_own_is_read_with_its_path_as_name(tmp_path: Path) -> None:
@@ -127,7 +145,7 @@ def test_steps_of_a_trial_are_those_of_every_stage() -> None:
 def test_an_unknown_name_names_the_near_ones(name: str, near: str) -> None:
     with pytest.raises(KfError, match=f"no recipe '{name}'; did you mean .*{near}") as caught:
         load_recipe(name)
-    assert "lm1b, owt, tales-cpu, tales-further, tales-gpu" in caught.value.valid
+    assert "lm1b, owt, stories, tales-cpu, tales-further, tales-gpu" in caught.value.valid
 
 
 @pytest.mark.parametrize(

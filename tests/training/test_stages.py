@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -133,7 +134,7 @@ def test_a_student_begins_where_the_stage_before_ended_and_self_targets_are_that
     seeds = {given["teacher"]["config"].seed}
     for block, frozen in ((1, None), (2, "student1"), (4, None)):
         made = given[f"student{block}"]
-        assert set(made) == {"tokens", "config", "teacher", "frozen"}
+        assert set(made) == {"tokens", "config", "teacher", "frozen", "starts"}
         assert made["config"].block == block
         seeds.add(made["config"].seed)
         assert torch.equal(made["teacher"].vocab_embed.embedding, teacher.vocab_embed.embedding)
@@ -393,6 +394,16 @@ def test_a_stage_whose_saving_was_cut_off_is_saved_again(losses: Losses, texts: 
     again = run.teacher()
     assert again.config == first.config
     assert losses.trained == ["teacher"]
+
+
+def test_a_work_folder_belongs_to_one_run_at_a_time(texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    Run(RECIPE, out).prepare(texts)
+    with FileLock(out / ".lock"):  # as another process holds it
+        with pytest.raises(KfError, match="Another run is training") as caught:
+            Run(RECIPE, out).teacher()
+        assert "--out" in caught.value.run
+    assert Run(RECIPE, out).teacher().config.kind == "teacher"
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
