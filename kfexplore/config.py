@@ -150,6 +150,9 @@ class TrainConfig:
     """Student: weight of the teacher's next-token law at the context's positions, learned beside the map."""
     own_contexts: float = 0.0
     """Student: share of the contexts that end in the student's own words instead of the corpus's."""
+    prefix_fraction: float = 0.0
+    """Masked: fraction of the steps in which the text is cut at a random place and only its last 1 to 64 tokens may be
+    masked, as when a prompt is continued."""
     tau_min: float = 1.0
     """Student: least temperature; a step draws one from tau_min .. tau_max."""
     tau_max: float = 1.0
@@ -195,7 +198,7 @@ class TrainConfig:
             raise KfError(f"block is {self.block} for targets self.", "an even number, twice the block before")
         if not 0 < self.tau_min <= self.tau_max:
             raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
-        for name in ("own_contexts", "ema", "decay", "start_share"):
+        for name in ("own_contexts", "prefix_fraction", "ema", "decay", "start_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise KfError(f"{name} is {getattr(self, name)}.", "0 to 1")
         for name in ("lr", "eps", "clip"):

@@ -59,8 +59,9 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         entropies[w] = _entropy(law[ends[0] - 1])
         losses.append(_loss(logits[0], exact[0]))
         nll.append(float(F.nll_loss(law[:-1], context[0, 1:])))
-    by_slot, block = hits.mean(axis=1), np.all(hits, axis=2)
-    by_block = block.mean(axis=1)
+    lengths = np.logical_and.accumulate(hits, axis=2)
+    by_slot, by_length, block = hits.mean(axis=1), lengths.mean(axis=1), lengths[..., -1]
+    by_block = by_length[:, -1]
     nats = np.arange(np.ceil(np.log(pair.teacher.config.vocab_size)) + 1)
     return Agreement(
         teacher_nll=float(np.mean(nll)),
@@ -79,6 +80,8 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         blocks=windows * groups,
         seed=seed,
         tokens=tokens,
+        agreement_by_length=by_length.mean(axis=0).tolist(),
+        agreement_by_length_interval=_interval(by_length).tolist(),
     )
 
 

@@ -21,11 +21,17 @@ def model_card(pair: Pair, measured: Evaluation) -> str:
     config = student.config
     slots = range(len(found.agreement_by_slot))
     by_slot = _table(
-        ["slot", "token equals the exact one", "student's loss on the exact token (nats; ideal 0)"],
+        [
+            "slot k",
+            "token equals the exact one",
+            "tokens 1 to k all equal",
+            "student's loss on the exact token (nats; ideal 0)",
+        ],
         [
             [
                 str(j + 1),
                 f"{found.agreement_by_slot[j]:.1%} ± {found.agreement_by_slot_interval[j]:.1%}",
+                f"{found.agreement_by_length[j]:.1%} ± {found.agreement_by_length_interval[j]:.1%}",
                 f"{found.student_nll_by_slot[j]:.2f}",
             ]
             for j in slots

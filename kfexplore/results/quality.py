@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -63,6 +63,10 @@ class Agreement:
     """Keys the prefixes and the noise."""
     tokens: int
     """Tokens of the whole text, of which the stretches are taken evenly spaced."""
+    agreement_by_length: list[float] = field(default_factory=list)
+    """(K,) fraction of blocks whose first k tokens are all exact, k = 1 .. K; empty in older documents."""
+    agreement_by_length_interval: list[float] = field(default_factory=list)
+    """(K,) half widths of the 95 % intervals."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -71,7 +75,7 @@ class Agreement:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Agreement:
         """From a document of `kfexplore eval`, whose other values are left out."""
-        own = {each.name: values[each.name] for each in fields(cls)}
+        own = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         own["block_by_entropy"] = _bins(own["block_by_entropy"])
         for name in ("agreement_by_entropy", "agreement_by_margin"):
             own[name] = [_bins(bins) for bins in own[name]]

@@ -25,6 +25,8 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
 ALL = slice(None)
+LONGEST_REGION = 64
+"""Most tokens behind a prefix that a masked model learns to fill."""
 
 
 def teacher_loss(
@@ -53,17 +55,23 @@ def masked_loss(
 ) -> Tensor:
     """Bound on the text's surprise under masked diffusion with the linear schedule, nats a token (MDLM).
 
-    A share t of the tokens is masked, t spread evenly over the batch; the loss on these weighs 1 / t.
+    A share t of the tokens is masked, t spread evenly over the batch; the loss on these weighs 1 / t. In a fraction of
+    the steps (`prefix_fraction`) the tokens are the last ones of a text that is cut at a random place.
     """
     ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
     rng = noise.generator(config.seed, step, 1)
+    region = config.context
+    if config.prefix_fraction and rng.random() < config.prefix_fraction:
+        ids = ids[:, : rng.integers(2, config.context + 1)]
+        region = min(ids.shape[1] - 1, int(LONGEST_REGION ** rng.random()))
     share = torch.from_numpy((rng.random() + np.arange(config.batch)) / config.batch % 1.0)[:, None].clamp_min(1e-3)
     hidden = torch.from_numpy(rng.random(ids.shape)) < share
+    hidden[:, : ids.shape[1] - region] = False
     ids, hidden, share = (whole[rows].to(masked.device) for whole in (ids, hidden, share))
     with _precision(config, ids):
         logits = masked(ids.masked_fill(hidden, masked.config.mask_id))
     surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-    return (surprise * hidden / share).mean()
+    return (surprise * hidden / share)[:, -region:].mean()
 
 
 def student_loss(

@@ -36,6 +36,7 @@ from kfexplore.models import Model, begin_from, build
 from kfexplore.training import losses, processes
 from kfexplore.training.data import INFO, DataInfo, Tokens, document_starts, load_tokens, prepare, read_info
 from kfexplore.training.loop import FREE, STATE_FILE, fit, read_curve
+from kfexplore.training.stories import stories
 
 STAGE_FILE, LOCK_FILE = "stage.json", ".lock"
 
@@ -175,7 +176,14 @@ class Run:
     def facts(self) -> dict[str, str]:
         """How the pair was trained, for its model card: a line a stage, after those of the pair it began with."""
         before = {} if self.start is None else dict(pair_parts(self.start).info.get("training", {}))
-        found = {"recipe": self.recipe.name, "corpus": f"{self._data().tokens:,} tokens"}
+        data = self._data()
+        found = {"recipe": self.recipe.name, "corpus": f"{data.tokens:,} tokens"}
+        if (made := data.settings.stories) is not None:
+            nats = sum(story.nats for story in stories(made.held_out, made.seed + 1, made.richness))
+            found["corpus"] += (
+                f" of {made.count:,} generated stories (richness {made.richness:g}); the grammar's choices have an"
+                f" entropy of {nats / data.held_out_tokens:.3f} nats per token, an upper bound on the language's"
+            )
         for name, stage in self.recipe.stages().items():
             if not _finished(self.folder / name):
                 continue  # its weights are those of the pair that is trained further

@@ -49,6 +49,7 @@ def test_a_constant_student_agrees_as_often_as_noise_falls_into_its_cell(
     hits = (u > 0.2) & (u <= 0.5)
     assert measured.agreement_by_slot == pytest.approx(hits.mean(axis=0))
     assert measured.agreement_block == pytest.approx(hits.all(axis=1).mean())
+    assert measured.agreement_by_length == pytest.approx([hits[:, :k].all(axis=1).mean() for k in range(1, 5)])
     spread = hits.reshape(4, 6, 4).mean(axis=1).std(axis=0, ddof=1)
     assert measured.agreement_by_slot_interval == pytest.approx(1.96 * spread / 2, rel=1e-4)
     assert measured.student_nll_by_slot == pytest.approx(100.0 * (1 - hits.mean(axis=0)), abs=1e-3)

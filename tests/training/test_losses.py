@@ -204,6 +204,22 @@ def test_the_masked_loss_does_not_count_what_is_shown(monkeypatch: pytest.Monkey
     assert masked_loss(masked(vocab_size=8), TOKENS, CONFIG, 0) == 0
 
 
+def test_behind_a_prefix_only_the_last_tokens_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Tensor] = []
+
+    def uniform(_: MaskedModel, ids: Tensor) -> Tensor:
+        shown.append(ids == MASK)
+        return torch.zeros(*ids.shape, 8)
+
+    monkeypatch.setattr(MaskedModel, "forward", uniform)
+    config = dataclasses.replace(CONFIG, batch=64, prefix_fraction=1.0)
+    found = [masked_loss(masked(vocab_size=8), TOKENS, config, step).item() for step in range(300)]
+    assert np.mean(found) == pytest.approx(math.log(8), rel=0.05)
+    assert {hidden.shape[1] for hidden in shown} == set(range(2, config.context + 1))
+    assert not any(hidden[:, 0].any() for hidden in shown)
+    assert any(hidden[:, -1].any() for hidden in shown)
+
+
 class NothingHidden:
     """Draws that hide no token."""
 
