@@ -26,7 +26,9 @@ FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @torch.inference_mode()
-def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128, seed: int = 0) -> Agreement:
+def agreement(
+    pair: Pair, texts: list[str], windows: int = 64, groups: int = 128, seed: int = 0, temperature: float = 1.0
+) -> Agreement:
     """Compares both maps after many prefixes of a text.
 
     Args:
@@ -35,6 +37,7 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         windows: Stretches of one context length, evenly spaced.
         groups: Prefixes a stretch, drawn without replacement; each gets one noise vector.
         seed: Keys prefixes and noise.
+        temperature: Of both maps; `teacher_nll` is that of the text at temperature 1.
 
     Raises:
         KfError: no tokenizer, a context too short for a block, fewer than two windows, or a text shorter than that.
@@ -50,15 +53,15 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         ends = torch.from_numpy(places[w])[None].to(context.device)
         u = torch.from_numpy(noise.uniform(seed, range(w * groups, (w + 1) * groups), 0, slots))[None]
         u = u.to(context.device)
-        exact = exact_targets(teacher, context, u, ends)
-        logits = student.group_logits(context, u, ends)
+        exact = exact_targets(teacher, context, u, ends, temperature)
+        logits = student.group_logits(context, u, ends, temperature)
         top = logits[0].topk(2, dim=-1).values
-        law = pair.teacher.log_probs(context)[0]
+        plain = teacher(context)[0]
         hits[w] = (logits.argmax(dim=-1) == exact)[0].cpu().numpy()
         margins[w] = (top[..., 0] - top[..., 1]).cpu().numpy()
-        entropies[w] = _entropy(law[ends[0] - 1])
+        entropies[w] = _entropy((plain[ends[0] - 1] / temperature).log_softmax(dim=-1))
         losses.append(_loss(logits[0], exact[0]))
-        nll.append(float(F.nll_loss(law[:-1], context[0, 1:])))
+        nll.append(float(F.cross_entropy(plain[:-1], context[0, 1:])))
     lengths = np.logical_and.accumulate(hits, axis=2)
     by_slot, by_length, block = hits.mean(axis=1), lengths.mean(axis=1), lengths[..., -1]
     by_block = by_length[:, -1]
@@ -80,6 +83,7 @@ def agreement(pair: Pair, texts: list[str], windows: int = 64, groups: int = 128
         blocks=windows * groups,
         seed=seed,
         tokens=tokens,
+        teacher_entropy=float(entropies.mean()),
         agreement_by_length=by_length.mean(axis=0).tolist(),
         agreement_by_length_interval=_interval(by_length).tolist(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -63,6 +64,8 @@ class Agreement:
     """Keys the prefixes and the noise."""
     tokens: int
     """Tokens of the whole text, of which the stretches are taken evenly spaced."""
+    teacher_entropy: float = math.nan
+    """Mean entropy of the teacher's next-token distribution after the prefixes, nats per token."""
     agreement_by_length: list[float] = field(default_factory=list)
     """(K,) fraction of blocks whose first k tokens are all exact, k = 1 .. K; empty in older documents."""
     agreement_by_length_interval: list[float] = field(default_factory=list)

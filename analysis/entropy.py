@@ -1,0 +1,216 @@
+"""What decides whether a student can learn the map? The teacher's entropy: `python -m analysis.entropy --text BOOKS`.
+
+Two dials move the teacher's entropy per token: the richness of the grammar of stories (a small teacher is trained for
+each value), and the temperature of the bundled teacher of real books. For each value a student is trained from its
+teacher's weights with the same number of steps, contexts and noise vectors, and measured on held-out text. Prints a
+line per student and writes entropy.json, anew after each, entropy.csv, entropy.html and a PNG. A run that was cut off
+continues with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+
+from analysis.writing import write_document, write_figures, write_rows
+from kfexplore.bench.setting import environment
+from kfexplore.config import DataConfig, Recipe, StoriesConfig, TrainConfig
+from kfexplore.errors import told
+from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.text import read_text
+from kfexplore.figures.page import blank, titled
+from kfexplore.figures.palette import Theme, colours
+from kfexplore.models import Student, begin_from, build
+from kfexplore.pair import Pair, load_pair
+from kfexplore.training.data import document_starts, load_tokens, prepare
+from kfexplore.training.loop import fit
+from kfexplore.training.losses import student_loss
+from kfexplore.training.stages import Run
+from kfexplore.training.stories import stories
+
+RICHNESS = (0.1, 0.2, 0.35, 0.6, 1.0)
+TEMPERATURES = (0.3, 0.5, 0.7, 1.0)
+TEACHER = TrainConfig(steps=600, batch=8, optimizer="muon", lr=5e-3, decay=0.6, precision="bf16")
+STUDENT = TrainConfig(
+    steps=400, batch=4, context=160, groups=32, block=8, optimizer="muon", lr=5e-3, decay=0.5, precision="bf16"
+)
+WINDOWS, GROUPS, SEED = 32, 128, 0
+"""Stretches of held-out text, prefixes of each, and what keys these and their noise."""
+HELD_OUT = 400
+"""Stories on which students are measured, of a seed of their own."""
+PUBLISHED = {"entropy": 3.04, "slots": (0.591, 0.327, 0.197, 0.155), "block": 0.052}
+"""LM1B, k = 4: the teacher's validation loss in nats (paper, ablation), and the agreement of the released checkpoint
+with the exact map, as an independent replication measured it."""
+
+
+def richness_case(richness: float, folder: Path) -> tuple[Pair, Any, Any, list[str]]:
+    """A small teacher of stories of this richness, its training tokens and their starts, and held-out stories."""
+    recipe = Recipe(
+        name="entropy",
+        about="",
+        data=DataConfig(
+            vocab_size=2304, stories=StoriesConfig(count=12_000, held_out=500, richness=richness), whole_documents=True
+        ),
+        width=128,
+        depth=4,
+        heads=4,
+        context=192,
+        teacher=TEACHER,
+        students=(STUDENT,),
+    )
+    run = Run(recipe, folder)
+    run.prepare()
+    teacher, tokens = run.teacher(), load_tokens(folder / "data")
+    tokenizer = load_pair_tokenizer(folder / "data")
+    texts = [story.text for story in stories(HELD_OUT, seed=99, richness=richness)]
+    return Pair(teacher, None, None, tokenizer), tokens, document_starts(folder / "data", tokens), texts
+
+
+def load_pair_tokenizer(folder: Path) -> Any:
+    """The tokenizer of prepared data."""
+    from kfexplore.checkpoints.tokenizers import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
+def train(pair: Pair, tokens: Any, starts: Any, temperature: float, seed: int, folder: Path) -> Student:
+    """A student that begins with its teacher's weights and learns the map at one temperature."""
+    config = dataclasses.replace(STUDENT, tau_min=temperature, tau_max=temperature, seed=seed)
+    torch.manual_seed(seed)
+    student = build(dataclasses.replace(pair.teacher.config, kind="student", block=config.block))
+    begin_from(student, pair.teacher)
+    fit(
+        student,
+        lambda step, rows: student_loss(student, pair.teacher, tokens, config, step, rows, starts=starts),
+        config,
+        folder,
+    )
+    return student.requires_grad_(False)
+
+
+def measured(pair: Pair, texts: list[str], temperature: float) -> dict[str, Any]:
+    """What the figure needs of one student."""
+    found = agreement(pair, texts, WINDOWS, GROUPS, SEED, temperature)
+    return {
+        "entropy": found.teacher_entropy,
+        "teacher_nll": found.teacher_nll,
+        "student_nll_by_slot": found.student_nll_by_slot,
+        "agreement_by_slot": found.agreement_by_slot,
+        "agreement_by_slot_interval": found.agreement_by_slot_interval,
+        "agreement_by_length": found.agreement_by_length,
+        "agreement_by_length_interval": found.agreement_by_length_interval,
+    }
+
+
+def tidy(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row per slot of a student."""
+    lists = {name: values for name, values in row.items() if isinstance(values, list)}
+    rest = {name: value for name, value in row.items() if name not in lists}
+    for slot, values in enumerate(zip(*lists.values(), strict=True), 1):
+        yield {**rest, "slot": slot, **dict(zip(lists, values, strict=True))}
+
+
+def entropy_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light") -> go.Figure:
+    """Agreement of slot 1 and of whole blocks against the teacher's entropy per token."""
+    look = colours(theme)
+    ends = sorted(rows, key=lambda row: row["entropy"])
+    first, last = ends[0], ends[-1]
+    figure = blank(
+        look,
+        f"A block of four is right on {first['agreement_by_length'][3]:.0%} at {first['entropy']:.1f} nats per token, "
+        f"on {last['agreement_by_length'][3]:.0%} at {last['entropy']:.1f}",
+        "Small students, equal budgets. Bars: 95 % intervals. Diamond: the published pair on LM1B, blocks of four.",
+    )
+    styles = {1: ("slot 1", "solid"), 4: ("block of 4", "dash"), 8: ("block of 8", "dot")}
+    for language, symbol, colour in (("stories", "circle", look.exact), ("tales", "square", look.learned)):
+        own = [row for row in ends if row["language"] == language]
+        for length, (name, dash) in styles.items():
+            figure.add_scatter(
+                x=[row["entropy"] for row in own],
+                y=[100 * row["agreement_by_length"][length - 1] for row in own],
+                error_y={"array": [100 * row["agreement_by_length_interval"][length - 1] for row in own]},
+                name=f"{language}, {name}",
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                marker={"symbol": symbol, "size": 8},
+            )
+    for name, share in (("slot 1", PUBLISHED["slots"][0]), ("block of 4", PUBLISHED["block"])):  # type: ignore[index]
+        figure.add_scatter(
+            x=[PUBLISHED["entropy"]],
+            y=[100 * share],
+            name=f"published, {name}",
+            mode="markers",
+            marker={"symbol": "diamond-open", "size": 11, "color": look.ink},
+        )
+    figure.update_xaxes(title=titled("teacher's entropy per token (nats)"), rangemode="tozero")
+    return figure.update_yaxes(title=titled("equal to the exact map (%)"), range=[0, 102])
+
+
+def main() -> None:
+    """Trains what is missing, measures it and writes the documents."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", type=Path, help="folder of the books of tales; without it only stories are measured")
+    parser.add_argument("--seeds", default="0", help="0,1,..")
+    parser.add_argument("--out", type=Path, default=Path("runs/entropy"), help="work folder, and folder of the files")
+    asked = parser.parse_args()
+    done = asked.out / "entropy.json"
+    rows: list[dict[str, Any]] = json.loads(done.read_text())["rows"] if done.exists() else []
+    document = {
+        "study": "entropy",
+        **environment(torch.device("cpu")),
+        "dtype": STUDENT.precision,
+        "teacher": dataclasses.asdict(TEACHER),
+        "student": dataclasses.asdict(STUDENT),
+        "evaluation": {"windows": WINDOWS, "groups": GROUPS, "seed": SEED, "dtype": "float32"},
+        "rows": rows,
+    }
+    arms = [("stories", "richness", value) for value in RICHNESS]
+    arms += [("tales", "temperature", value) for value in TEMPERATURES] if asked.text else []
+    for seed in map(int, asked.seeds.split(",")):
+        for language, dial, value in arms:
+            if any((r["language"], r["value"], r["seed"]) == (language, value, seed) for r in rows):
+                continue
+            name = f"{language}-{value:g}"
+            if language == "stories":
+                pair, tokens, starts, texts = richness_case(value, asked.out / name)
+                temperature = 1.0
+            else:
+                pair, temperature = load_pair("tales"), value
+                prepared = DataConfig(tokenizer=str(asked.out / "tales"), held_out=("00012", "00289", "07439"))
+                tokens, texts = tales_tokens(pair, prepared, asked.text, asked.out)
+                starts = None
+            student = train(pair, tokens, starts, temperature, seed, asked.out / f"{name}-student{seed}")
+            found = measured(dataclasses.replace(pair, student=student), texts, temperature)
+            rows.append({"language": language, "dial": dial, "value": value, "seed": seed, **found})
+            slots = "  ".join(f"{100 * share:4.1f}%" for share in found["agreement_by_length"])
+            print(f"{name:<14} seed {seed}  {found['entropy']:.2f} nats  blocks of 1, 2, ..: {slots}", flush=True)
+            write_document("entropy", document, asked.out)
+    write_rows((line for row in rows for line in tidy(row)), asked.out / "entropy.csv")
+    foot = f"{STUDENT.steps} steps per student, {document['device']}, trained in {STUDENT.precision}."
+    title = "kfexplore: what decides whether a student can learn the map"
+    write_figures("entropy", lambda theme: {"entropy": entropy_figure(rows, theme)}, asked.out, title, foot)
+
+
+def tales_tokens(pair: Pair, config: DataConfig, text: Path, out: Path) -> tuple[Any, list[str]]:
+    """Tokens of the books of the bundled pair that are trained on, and the texts of those that are held out."""
+    pair.tokenizer.save(str(_made(out / "tales") / "tokenizer.json"))
+    prepare(config, out / "tales-data", STUDENT.context + 1, text)
+    held_out = [file for file in sorted(text.glob("*.txt")) if file.name.startswith(config.held_out)]
+    return load_tokens(out / "tales-data"), [read_text(file)[0] for file in held_out]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+if __name__ == "__main__":
+    with told():
+        main()
