@@ -63,18 +63,18 @@ def lossless_steps(work: Work, anew: bool) -> Iterator[Step]:
         exact, doubts = passes(("check", tau), run, 1, k, (guesses, u))
         if passes.recorded:
             exact = exact.clone()
-        right = (exact[:, :k] == guesses).long().cumprod(dim=1).sum(dim=1)
-        counts = right.cpu().numpy() + 1
+        right = exact[:, :k].cpu().numpy() == guesses.cpu().numpy()
+        counts = np.logical_and.accumulate(right, axis=1).sum(axis=1) + 1
         if work.settle:
-            going_on = torch.from_numpy(rows.written < length).to(doubts.device)
-            for row in (doubts.any(dim=1) & going_on).nonzero()[:, 0].tolist():
+            for row in np.flatnonzero(doubts.cpu().numpy().any(axis=1) & (rows.written < length)):
                 counts[row] = _settled(teacher, rows.text(row), exact[row], guesses[row], doubts[row], u[row], tau)
         kept = np.minimum(counts, length - rows.written)
-        # What the pass said of the positions behind the kept ones is the next guess; behind those stands the last.
-        following = torch.from_numpy(counts).to(exact.device)[:, None] + ahead[:k]
-        guesses = exact.gather(1, following.clamp_max(k))
         rows.append(exact, kept)
-        used_up = np.full(batch, True) if anew else rows.ends >= block_ends
+        if not anew:
+            # What the pass said of the positions behind the kept ones is the next guess; behind those stands the last.
+            following = torch.from_numpy(counts).to(exact.device)[:, None] + ahead[:k]
+            guesses = exact.gather(1, following.clamp_max(k))
+            used_up = rows.ends >= block_ends
         yield Step(exact, kept, passes=cost)
 
 
@@ -108,9 +108,10 @@ class _Drafts:
         """Noise (B, k) -> guesses (B, k), and the passes that they took.
 
         All rows feed equally many tokens: one that has grown less than others feeds some again, to the same effect.
+        Recorded passes feed as many as a round can bring, so that few shapes are recorded.
         """
         missing, shortest = int((self.rows.ends - self.seen).max()), int(self.rows.ends.min())
-        count, cost = max(missing, min(self.k + 1, shortest)), 1
+        count, cost = max(missing, min(self.k + 1, shortest)) if self.passes.recorded else missing, 1
         if missing > shortest:  # nothing to feed again: all is read anew
             self.passes.prefill()
             count, cost = 1, 2

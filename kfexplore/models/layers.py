@@ -132,24 +132,28 @@ class Backbone(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.vocab_embed.embedding.dtype
 
-    def run_blocks(self, x: Tensor, cache: Cache | None, keep: int = 0, cond: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, H) of embedded tokens x (B, T, H).
+    def run_blocks(
+        self, x: Tensor, cache: Cache | None, keep: int = 0, cond: Tensor | None = None, read: int | None = None
+    ) -> Tensor:
+        """Hidden states of embedded tokens x (B, T, H): (B, read or T, H).
 
         Args:
             x: Embedded tokens that follow what `cache` holds.
             cache: Read and extended; None for bidirectional attention over x alone.
             keep: How many of the T tokens the cache keeps afterwards.
             cond: (B, C) conditioning of the masked model.
+            read: How many of the last tokens are asked for; None: all.
         """
-        if isinstance(cache, StaticCache) and cache.blocks is not None:
-            return cache.blocks(x, cache)
         count = x.shape[1]
+        read = count if read is None else read
+        if isinstance(cache, StaticCache) and cache.blocks is not None:
+            return cache.blocks(x, cache, read)
         angles = self.rotary_emb((cache or KVCache()).positions(count, x.device))
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, layer, cache, cond)
         if cache is not None:
             cache.commit(keep)
-        return x
+        return x[:, count - read :]
 
     def prefill(self, ids: Tensor, capacity: int | None = None) -> KVCache:
         """The cache of a context ids (B, N), without reading the head."""

@@ -42,9 +42,13 @@ class LeanBlocks:
         self.blocks = [_LeanBlock(cast(Block, block)) for block in network.blocks]
         self._turns = torch.empty(0)
 
-    def __call__(self, x: Tensor, cache: StaticCache) -> Tensor:
-        """x (B, t, H) -> hidden states (B, t, H)."""
+    def __call__(self, x: Tensor, cache: StaticCache, read: int) -> Tensor:
+        """x (B, t, H) -> hidden states of the last tokens (B, read, H).
+
+        Of the tokens before them, the last block computes keys and values alone.
+        """
         batch, count, width = x.shape
+        mask, first = cache.mask, 0
         if len(self._turns) < cache.capacity:
             angles = torch.arange(cache.capacity)[:, None].float() * self.inv_freq.float()
             self._turns = torch.polar(torch.ones_like(angles), angles)
@@ -54,12 +58,15 @@ class LeanBlocks:
             qkv = block.qkv(torch.layer_norm(rows, (width,), block.norm1)).view(shape)
             pairs = torch.view_as_complex(qkv.view(*shape[:4], -1, 2)[:, :, :2])
             pairs.mul_(turns)
-            seen = cache.store(layer, qkv[:, :, 1:])
-            k, v = seen.transpose(1, 3).unbind(2)
-            heads = F.scaled_dot_product_attention(qkv[:, :, 0].transpose(1, 2), k, v, attn_mask=cache.mask)
+            k, v = cache.store(layer, qkv[:, :, 1:]).transpose(1, 3).unbind(2)
+            if layer == len(self.blocks) - 1 and read < count:
+                first = count - read
+                mask = mask if mask is None else mask[:, :, first:]
+                rows = rows.view(x.shape)[:, first:].reshape(-1, width)
+            heads = F.scaled_dot_product_attention(qkv[:, first:, 0].transpose(1, 2), k, v, attn_mask=mask)
             rows = block.out(heads.transpose(1, 2).reshape(-1, width), add=rows)
             rows = block.down(block.up(torch.layer_norm(rows, (width,), block.norm2), gelu=True), add=rows)
-        return rows.view(x.shape)
+        return rows.view(batch, count - first, width)
 
 
 class _LeanBlock:

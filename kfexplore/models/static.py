@@ -27,7 +27,7 @@ class StaticCache:
         self.capacity, self.stride = capacity, stride
         self.mask: Tensor | None = None
         """(1 or B, 1, t, n) bool, the keys that the queries of the pass see; None: all."""
-        self.blocks: Callable[[Tensor, StaticCache], Tensor] | None = None
+        self.blocks: Callable[[Tensor, StaticCache, int], Tensor] | None = None
         """A faster way through the blocks that fills this cache, instead of their own (models/lean.py)."""
         self._layers: list[Tensor] = []
         self._positions = torch.empty(0)

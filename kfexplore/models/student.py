@@ -91,7 +91,7 @@ class Student(Backbone):
         if tokens is not None:
             x = torch.cat([self.vocab_embed(tokens), x], dim=1)
             kept = tokens.shape[1]
-        logits = self.output_layer(self.run_blocks(x, cache, keep=kept)[:, -noise.shape[1] - also :])
+        logits = self.output_layer(self.run_blocks(x, cache, keep=kept, read=noise.shape[1] + also))
         logits[..., self.config.mask_id] = MASK_LOGIT
         return logits
 

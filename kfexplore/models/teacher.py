@@ -19,8 +19,7 @@ class Teacher(Backbone):
 
         The cache, where one is given, comes before ids and keeps them.
         """
-        hidden = self.run_blocks(self.vocab_embed(ids), cache or KVCache(), keep=ids.shape[1])
-        return self.read(hidden if read is None else hidden[:, -read:])
+        return self.read(self.run_blocks(self.vocab_embed(ids), cache or KVCache(), keep=ids.shape[1], read=read))
 
     def read(self, hidden: Tensor) -> Tensor:
         """Next-token logits float32 (B, T, V) of hidden states (B, T, H)."""

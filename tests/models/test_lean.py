@@ -29,6 +29,19 @@ def test_passes_over_a_static_cache_give_the_logits_of_whole_rows(
 
 
 @pytest.mark.parametrize("lean", [True, False])
+def test_tokens_that_are_not_read_are_kept_as_keys_and_values(lean: bool) -> None:
+    network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        whole = network(ids)
+        cache = StaticCache(20)
+        cache.blocks = lean_blocks(network) if lean else None
+        cache.place(0, 8)
+        assert torch.allclose(network(ids[:, :8], cache, read=2), whole[:, 6:8], atol=1e-5)
+        cache.place(8, 1)
+        assert torch.allclose(network(ids[:, 8:], cache), whole[:, 8:], atol=1e-5)
+
+
+@pytest.mark.parametrize("lean", [True, False])
 def test_rows_of_different_ends_see_their_own_tokens_only(lean: bool) -> None:
     network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(1))
     ends = torch.tensor([2, 7, 5])
