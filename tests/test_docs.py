@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import struct
@@ -42,6 +43,7 @@ from kfexplore.config import Recipe, from_dict
 from kfexplore.laws.toy import toy_law
 from kfexplore.pair import Pair
 from kfexplore.results import Block, Learned
+from kfexplore.training import stories
 from kfexplore.ui.explorer import Explorer
 
 TOUR, FIGURES, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API"))
@@ -188,9 +190,18 @@ def test_each_way_to_extend_is_short() -> None:
 
 
 def test_the_recipe_is_one() -> None:
-    (text,) = fenced(EXTENDING, "yaml")
+    text, _ = fenced(EXTENDING, "yaml")
     recipe = from_dict(Recipe, {"name": "mine", **yaml.safe_load(text)})
     assert list(recipe.stages()) == ["teacher", "student1", "student2"]
+
+
+def test_the_plot_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plot = fenced(EXTENDING, "yaml")
+    grammar = tmp_path / "stories.yaml"
+    grammar.write_text(read(stories.GRAMMAR) + plot, encoding="utf-8")
+    monkeypatch.setattr(stories, "GRAMMAR", grammar)
+    monkeypatch.setattr(stories, "grammar", functools.cache(stories.grammar.__wrapped__))
+    assert any("snowman" in story.text for story in stories.stories(600, seed=0))
 
 
 def test_the_family_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
