@@ -96,7 +96,7 @@ class _Drafts:
 
     def __init__(self, student: Student, rows: Rows, k: int, recorded: bool | None) -> None:
         self.rows, self.k = rows, k
-        self.passes = passes = Passes(student, rows, k, recorded)
+        self.passes = passes = Passes(student, rows, k, recorded, rough=True)
         self.seen: Ints = rows.begun - 1
 
         def run(tokens: Tensor, u: Tensor) -> Tensors:  # must not hold self: a cycle would keep the buffers from others

@@ -59,9 +59,12 @@ class Passes:
         rows: The samples; all but the last token of each is read at once here.
         slots: The most noise slots, or guesses, that follow a row's end.
         recorded: Whether passes are recorded as CUDA graphs; None: where a network of ours is on CUDA.
+        rough: Whether products may be in bf16 on a CPU, which no token may depend on.
     """
 
-    def __init__(self, network: Network, rows: Rows, slots: int, recorded: bool | None = None) -> None:
+    def __init__(
+        self, network: Network, rows: Rows, slots: int, recorded: bool | None = None, rough: bool = False
+    ) -> None:
         self.network, self.rows = network, rows
         ours = not isinstance(network, CausalLM)
         self.recorded = ours and network.device.type == "cuda" if recorded is None else recorded
@@ -71,7 +74,7 @@ class Passes:
         self._buffers = _taken(network, shape) or _Buffers(shape, StaticCache(capacity, stride))
         weakref.finalize(self, _left, weakref.ref(network), self._buffers)
         self.cache = self._buffers.cache
-        self.cache.blocks = None if isinstance(network, CausalLM) else lean_blocks(network)
+        self.cache.blocks = None if isinstance(network, CausalLM) else lean_blocks(network, rough)
         self.prefill()
 
     def prefill(self) -> None:

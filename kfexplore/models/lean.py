@@ -20,26 +20,31 @@ from kfexplore.models.packed import SMALL, Linear, multiply, pack, version
 from kfexplore.models.static import StaticCache
 
 
-def lean_blocks(network: Backbone) -> LeanBlocks | None:
-    """The blocks of a network, prepared once for as long as its weights stay; None where they would not be faster."""
+def lean_blocks(network: Backbone, rough: bool = False) -> LeanBlocks | None:
+    """The blocks of a network, prepared once for as long as its weights stay; None where they would not be faster.
+
+    Args:
+        network: In float32, on a CPU.
+        rough: Products in bf16 where the CPU has instructions for it: for guesses that are checked, never for a map.
+    """
     weight = network.vocab_embed.embedding
     if network.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return None
+    rough = rough and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     state = [version(parameter) for parameter in network.blocks.parameters()]
-    held = _held.get(network)
-    if held is None or held[0] != state:
-        held = state, LeanBlocks(network)
-        _held[network] = held
-    return held[1]
+    held = _held.setdefault(network, {})
+    if rough not in held or held[rough][0] != state:
+        held[rough] = state, LeanBlocks(network, torch.bfloat16 if rough else torch.float32)
+    return held[rough][1]
 
 
 class LeanBlocks:
     """All blocks of a network, called with embedded tokens and the static cache that was placed for them."""
 
-    def __init__(self, network: Backbone) -> None:
+    def __init__(self, network: Backbone, dtype: torch.dtype) -> None:
         self.heads = network.config.heads
         self.inv_freq = network.rotary_emb.inv_freq
-        self.blocks = [_LeanBlock(cast(Block, block)) for block in network.blocks]
+        self.blocks = [_LeanBlock(cast(Block, block), dtype) for block in network.blocks]
         self._turns = torch.empty(0)
 
     def __call__(self, x: Tensor, cache: StaticCache, read: int) -> Tensor:
@@ -72,26 +77,31 @@ class LeanBlocks:
 class _LeanBlock:
     """Weights of one block, ready to be multiplied."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
         self.norm1, self.norm2 = block.norm1.weight.detach(), block.norm2.weight.detach()
         width = block.attn_qkv.in_features
         halves = block.attn_qkv.weight.detach().view(3, block.heads, 2, -1, width)
         paired = halves.transpose(2, 3).clone()
         paired[2] = halves[2].reshape(paired[2].shape)
-        self.qkv = _Product(paired.reshape(3 * width, width), None)
-        self.out = _Product(block.attn_out.weight.detach(), None)
+        self.qkv = _Product(paired.reshape(3 * width, width), None, dtype)
+        self.out = _Product(block.attn_out.weight.detach(), None, dtype)
         up, down = cast(Linear, block.mlp["0"]), cast(Linear, block.mlp["2"])
-        self.up, self.down = _Product(up.weight.detach(), up.bias), _Product(down.weight.detach(), down.bias)
+        self.up = _Product(up.weight.detach(), up.bias, dtype)
+        self.down = _Product(down.weight.detach(), down.bias, dtype)
 
 
 class _Product:
-    """x W' + b for rows x (n, in); a single row of small weights is multiplied unpacked."""
+    """x W' + b for rows x (n, in) float32; a single row of small weights is multiplied unpacked."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.packed, self.bias = pack(weight), bias
-        self.plain = weight.t() if weight.numel() < SMALL else None
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.packed, self.bias = pack(weight.to(dtype)), None if bias is None else bias.detach().to(dtype)
+        self.plain = weight.t() if weight.numel() < SMALL and dtype == torch.float32 else None
 
     def __call__(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        if self.dtype != torch.float32:
+            out = multiply(x.to(self.dtype), self.packed, self.bias, gelu).float()
+            return out if add is None else add + out
         if self.plain is None or len(x) > 1:
             return multiply(x, self.packed, self.bias, gelu, add)
         if add is not None and self.bias is not None:
@@ -101,4 +111,5 @@ class _Product:
         return F.gelu(out, approximate="tanh") if gelu else out
 
 
-_held: weakref.WeakKeyDictionary[Backbone, tuple[list[tuple[int, int]], LeanBlocks]] = weakref.WeakKeyDictionary()
+_held: weakref.WeakKeyDictionary[Backbone, dict[bool, tuple[list[tuple[int, int]], LeanBlocks]]]
+_held = weakref.WeakKeyDictionary()

@@ -94,3 +94,20 @@ def test_a_pass_beyond_the_room_of_the_cache_is_an_error() -> None:
 
 def test_double_precision_has_no_lean_blocks() -> None:
     assert lean_blocks(teacher().double()) is None
+
+
+def test_rough_blocks_are_near_and_not_taken_for_the_exact_ones() -> None:
+    network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(3))
+    exact, rough = lean_blocks(network), lean_blocks(network, rough=True)
+    assert exact is not rough
+    assert (lean_blocks(network), lean_blocks(network, rough=True)) == (exact, rough)
+    with torch.inference_mode():
+        whole = network(ids)
+        cache = StaticCache(20)
+        cache.blocks = rough
+        cache.place(0, 9)
+        found = network(ids, cache)
+        assert torch.allclose(found, whole, atol=0.05 * float(whole.abs().max()))
+        cache.blocks = exact
+        cache.place(0, 9)
+        assert torch.allclose(network(ids, cache), whole, atol=1e-5)
