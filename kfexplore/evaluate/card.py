@@ -9,10 +9,16 @@ from kfexplore.models import AnyModel
 from kfexplore.pair import Pair
 from kfexplore.results import Bin, Estimate, Evaluation, SampleQuality
 
-_TALES_LIMITS = """\
-Small models of old children's books: they write grammatical nonsense, in the language and with the views of their
-time. They are here to show the map, not to write."""
 _LIMITS = "What is measured holds for this text, these settings and this seed; other text was not looked at."
+_LIMITS_OF = {
+    "stories": """\
+Models of one generated language: simple stories from a grammar of 19 plots. They know nothing else, and other
+prompts are continued as if they were such a story. The language is easy on purpose: how well the student does here
+says little about real prose; the pair `tales` shows that.""",
+    "tales": """\
+Small models of old children's books: they write grammatical nonsense, in the language and with the views of their
+time. They are here to show the map, not to write.""",
+}
 
 
 def model_card(pair: Pair, measured: Evaluation) -> str:
@@ -84,7 +90,7 @@ counted on {measured.slot_1.steps:,} steps of u. The exact map shows {measured.s
 
 ## Limits
 
-{_TALES_LIMITS if pair.info.get("name") == "tales" else _LIMITS}
+{_LIMITS_OF.get(pair.info.get("name"), _LIMITS)}
 
 Measured on {measured.device} in {measured.dtype}, torch {measured.versions["torch"]}.
 """
