@@ -130,7 +130,7 @@ def exact_first(student: Student, teacher: Teacher, tokens: Any) -> float:
     hits = []
     for step in range(WINDOWS):
         ids = windows(tokens, 1, BASE.context, 1, step)
-        rng = noise.generator(1, step, 1)
+        rng = noise.generator(1, "student", step)
         ends = torch.from_numpy(rng.permutation(BASE.context)[None, : BASE.groups] + 1)
         u = torch.from_numpy(rng.random((1, BASE.groups, 1)))
         hits.append((exact_targets(own, ids, u, ends) == exact_targets(teacher, ids, u, ends)).double().mean())

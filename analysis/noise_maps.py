@@ -37,8 +37,6 @@ from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Block, BlockLaw, Floats, Grid
 from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, Sample, SlotAgreement
 
-_ENCODER = 4
-"""Sets the draw of the encoder's noise apart from other purposes."""
 QUANTITIES = {
     "margin": "student's margin (nats)",
     "edge": "distance of u to the edge of its cell",
@@ -130,7 +128,7 @@ def resolution(pair: Pair, taken: Sample, ids: Sequence[list[int]], steps: int =
 @torch.inference_mode()
 def encoder_distances(student: Student, apart: Floats, count: int = 512) -> Floats:
     """Mean distance of the encodings of u and u + d for each d, over that of independent values."""
-    rng = noise.generator(0, _ENCODER)
+    rng = noise.generator(0, "encoder distances")
     one, other = (student.noise_encoder(torch.from_numpy(rng.random((1, count)))) for _ in range(2))
     far = (one - other).double().norm(dim=-1).mean()
     found = []

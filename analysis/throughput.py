@@ -48,7 +48,7 @@ def peer_rows(teacher: Teacher, size: str, settings: RaceSettings, batch: int) -
         settings: Prompt, new tokens and repeats.
         batch: Samples at once.
     """
-    ids = noise.generator(settings.seed).integers(0, teacher.config.vocab_size - 1, settings.prompt)
+    ids = noise.generator(settings.seed, "prompt").integers(0, teacher.config.vocab_size - 1, settings.prompt)
     prompts = torch.from_numpy(ids).expand(batch, -1).contiguous().to(teacher.device)
     u = torch.from_numpy(noise.uniform(settings.seed, range(batch), 0, settings.new_tokens)).to(teacher.device)
     jobs: dict[str, Callable[[], object]] = {PLAIN: lambda: plain_loop(teacher, prompts, u)}

@@ -7,6 +7,8 @@ of the page are the reader's own.)
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,11 +47,20 @@ def _raw(source: np.random.Philox, start: int, count: int) -> npt.NDArray[np.uin
     return source.random_raw(start % 4 + count)[start % 4 :]
 
 
-def generator(seed: int, *key: int) -> np.random.Generator:
-    """A generator of its own for one purpose, such as one training step: the same key draws the same numbers."""
+def generator(seed: int, *key: int | str) -> np.random.Generator:
+    """A generator for one purpose: the same key always draws the same numbers, and a different key different ones.
+
+    NumPy pads short seeds with zeros and splits large ones into words, so that 5 and (5, 0), or 2^32 and (0, 1), give
+    the same stream. The whole key is hashed instead: the number, order, type and value of its parts all count.
+
+    Args:
+        seed: Any non-negative integer.
+        key: The purpose in words, then numbers such as the training step.
+    """
     if seed < 0:
         raise KfError(f"seed is {seed}.", "a whole number of at least 0")
-    return np.random.default_rng([seed, *key])
+    text = json.dumps([int(seed), *(part if isinstance(part, str) else int(part) for part in key)])
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest(), "little"))
 
 
 def load(path: Path) -> Array:

@@ -71,6 +71,30 @@ def test_a_generator_is_keyed_by_all_its_parts() -> None:
     assert first == [noise.generator(*key).random() for key in keys]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((5,), (5, 0)),
+        ((5, 0), (5, 0, 0)),
+        ((2**32,), (0, 1)),
+        ((2**32 + 7, 3), (7, 1, 3)),
+        ((1, 23), (12, 3)),
+        ((0, "windows"), (0, "prefixes")),
+        ((0, "1"), (0, 1)),
+        ((0, "a", "b"), (0, "ab")),
+    ],
+)
+def test_generators_of_different_keys_draw_different_numbers(
+    one: tuple[int, *tuple[int | str, ...]], other: tuple[int, *tuple[int | str, ...]]
+) -> None:
+    assert noise.generator(*one).random(4).tolist() != noise.generator(*other).random(4).tolist()
+
+
+def test_a_generator_takes_numbers_of_numpy() -> None:
+    plain = noise.generator(3, "step", 7).random(4).tolist()
+    assert noise.generator(np.int64(3), "step", np.uint16(7)).random(4).tolist() == plain  # type: ignore[arg-type]
+
+
 def test_given_noise_is_kept_as_it_is() -> None:
     assert noise.checked([0, 0.25, 1 - 2**-53], slots=3).tolist() == [0.0, 0.25, 1 - 2**-53]
     assert noise.checked([[0.5, 0.1]], slots=2).dtype == np.float64

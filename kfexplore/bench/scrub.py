@@ -41,7 +41,7 @@ def bench_scrub(
     """
     if not 1 <= repeats <= 999:
         raise KfError(f"{repeats} repeats were asked for.", "1 to 999")
-    ids = noise.generator(0).integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
+    ids = noise.generator(0, "prompt").integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
     points = noise.uniform(0, range(1000), 0, pair.slots)
     fresh = itertools.cycle(points)  # a repeat must not find what the last one left in the context
     context = pair.hold(ids)

@@ -251,7 +251,7 @@ def _run(
     config = DecodeConfig(row.decoder, row.k)
     network = _any(networks)
     samples = range(row.batch)
-    ids = noise.generator(settings.seed).integers(0, network.config.vocab_size, row.prompt)
+    ids = noise.generator(settings.seed, "prompt").integers(0, network.config.vocab_size, row.prompt)
     prompts = [list(prompt or ids.tolist())] * row.batch
     values = keyed_noise(settings.seed, samples, config, networks, row.new_tokens)
     order = keyed_order(settings.seed, samples, row.new_tokens)

@@ -56,7 +56,7 @@ def bench_train(
     if repeats < 1:
         raise KfError(f"{repeats} repeats were asked for.", "at least 1")
     place = torch.device(device or "cpu")
-    tokens = noise.generator(0).integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
+    tokens = noise.generator(0, "tokens").integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     peak = measure_limits(place, dtype, repeats).flops_per_second
     teacher = cast(Teacher, build(teacher_shape)).to(place)

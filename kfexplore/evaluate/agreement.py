@@ -136,7 +136,7 @@ def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -
         raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
     contexts = stretches(ids, begins, windows, length)
     ends = np.arange(FEWEST_BEFORE, length + 1)
-    places = [noise.generator(seed, w).permutation(ends)[:groups] for w in range(len(contexts))]
+    places = [noise.generator(seed, "agreement", w).permutation(ends)[:groups] for w in range(len(contexts))]
     return contexts, np.stack(places), len(ids)
 
 

@@ -16,8 +16,6 @@ from kfexplore.pair import Pair
 from kfexplore.results import SlotLaw, steps
 
 ROWS_AT_ONCE = 256
-_KEY = 1
-"""Sets the draw of contexts apart from that of the agreement, which has (seed, window)."""
 
 
 @torch.inference_mode()
@@ -41,7 +39,7 @@ def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int =
     u = torch.from_numpy(steps(resolution)).to(pair.teacher.device)
     measured = []
     for c, stretch in enumerate(tqdm(stretches(*text_ids(pair, texts), contexts, pair.room), desc="law", leave=False)):
-        end = int(noise.generator(seed, c, _KEY).integers(FEWEST_BEFORE, pair.room + 1))
+        end = int(noise.generator(seed, "slot law", c).integers(FEWEST_BEFORE, pair.room + 1))
         context = torch.from_numpy(stretch[:end])[None].to(u.device)
         logits = pair.teacher(context, read=1)[0, 0]
         law = logits.double().softmax(dim=-1)

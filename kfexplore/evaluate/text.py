@@ -15,8 +15,6 @@ from kfexplore.results import Ints
 
 FEWEST_BEFORE = 4
 """Tokens of a prefix."""
-_PREFIXES = 3
-"""Sets the draw of prefixes apart from other purposes."""
 
 
 def read_text(path: Path) -> list[str]:
@@ -81,5 +79,5 @@ def prefixes(pair: Pair, texts: Sequence[str], seed: int, most: int | None = Non
     if len(long) < 2:
         raise KfError(f"{len(long)} texts have more than {FEWEST_BEFORE} tokens.", "at least two")
     at = np.linspace(0, len(long) - 1, min(most or len(long), len(long))).astype(int)
-    ends = [int(noise.generator(seed, int(n), _PREFIXES).integers(FEWEST_BEFORE, len(long[n]))) for n in at]
+    ends = [int(noise.generator(seed, "prefixes", int(n)).integers(FEWEST_BEFORE, len(long[n]))) for n in at]
     return [long[n][:end] for n, end in zip(at, ends, strict=True)]

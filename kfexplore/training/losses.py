@@ -59,7 +59,7 @@ def masked_loss(
     the steps (`prefix_fraction`) the tokens are the last ones of a text that is cut at a random place.
     """
     ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
-    rng = noise.generator(config.seed, step, 1)
+    rng = noise.generator(config.seed, "masking", step)
     region = config.context
     if config.prefix_fraction and rng.random() < config.prefix_fraction:
         ids = ids[:, : rng.integers(2, config.context + 1)]
@@ -102,7 +102,7 @@ def student_loss(
     Raises:
         KfError: self-forcing without a frozen student of half the block, or too few positions for the groups.
     """
-    rng = noise.generator(config.seed, step, 1)
+    rng = noise.generator(config.seed, "student", step)
     if config.places < config.groups:
         raise KfError(f"groups is {config.groups}.", f"at most {config.places}")
     ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
@@ -114,7 +114,9 @@ def student_loss(
     own = int((np.arange(config.batch)[rows] < config.own_contexts * config.batch).sum())
     ids, ends, u = (whole[rows].to(student.device) for whole in (ids, ends, u))
     if own:
-        drawn = noise.generator(config.seed, step, 2).random((config.batch, *noise_of_own_words(student, ids)))
+        drawn = noise.generator(config.seed, "own contexts", step).random(
+            (config.batch, *noise_of_own_words(student, ids))
+        )
         ids[:own] = own_words(student, ids[:own], torch.from_numpy(drawn[rows][:own]))
     if config.targets == "inversion":
         u, targets = inverted_noise(teacher, ids, u, ends, tau)
