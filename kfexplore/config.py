@@ -372,7 +372,8 @@ class DecodeConfig:
     exact_first: bool = False
     """pflm: slot 1 from the student's own next-token law (trained with `context_loss`)."""
     order: Literal["random", "confident"] = "random"
-    """mdlm: which positions are filled first."""
+    """mdlm: which positions are filled first: in an order drawn for each sample, or in every pass those whose newly drawn
+    tokens are the most likely (as MaskGIT does)."""
     guess: Literal["student", "nothing"] = "student"
     """jacobi: what a block begins with."""
 
@@ -398,6 +399,11 @@ class DecodeConfig:
             if getattr(self, name) != usual and self.decoder not in takers:
                 word = "A frequency penalty" if name == "penalty" else name  # whose option has another name
                 raise KfError(f"{word} means nothing to {self.decoder}.", f"{word.lower()} with {' or '.join(takers)}")
+
+    @property
+    def draws_anew(self) -> bool:
+        """Whether every pass draws a token for each open position, and so needs noise of its own."""
+        return self.order == "confident"
 
     @property
     def models(self) -> tuple[Kind, ...]:

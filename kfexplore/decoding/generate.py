@@ -2,6 +2,8 @@
 
 Noise is data: (B, P) values in [0, 1), position p of a row for its new token p, keyed or read from a file. AR draws by
 inverse CDF from it, the push-forward model maps it; so `ar`, `verified` and `jacobi` write one text under one noise.
+Only `mdlm` with order `confident` draws a position more than once, so it has a value for each pass and position: number
+s n + p for new token p of n in pass s.
 """
 
 from __future__ import annotations
@@ -77,11 +79,16 @@ def slots(config: DecodeConfig, networks: Networks) -> int:
 
 
 def needed_noise(config: DecodeConfig, networks: Networks, new_tokens: int) -> int:
-    """Values of noise a row: one a new token, and those of a last block that is cut."""
-    if config.models[0] != "student":
-        return new_tokens
+    """Noise values per row: one for each new token, those of a last block that is cut, or a row of them per pass."""
     k = slots(config, networks)
-    return -(-new_tokens // k) * k
+    passes = -(-new_tokens // k)
+    if config.draws_anew:
+        return passes * new_tokens
+    return passes * k if config.models[0] == "student" else new_tokens
+
+
+def _noise_per_step(config: DecodeConfig, networks: Networks, new_tokens: int) -> int:
+    return new_tokens if config.draws_anew else slots(config, networks)
 
 
 def keyed_noise(seed: int, samples: Sequence[int], config: DecodeConfig, networks: Networks, new_tokens: int) -> Floats:
@@ -92,16 +99,19 @@ def keyed_noise(seed: int, samples: Sequence[int], config: DecodeConfig, network
 def replayed_noise(values: Floats, config: DecodeConfig, networks: Networks, new_tokens: int) -> Floats:
     """Noise (B, P) out of a file's (steps, B, >= k): row s is used at step s, its first k slots.
 
+    `mdlm` with order `confident` uses a slot for each new token at every step.
+
     Raises:
-        KfError: the file has fewer slots than k, or fewer steps than are needed.
+        KfError: the file has too few slots, or fewer steps than are needed.
     """
-    k = slots(config, networks)
-    if values.shape[2] < k:
-        raise KfError(f"The noise has {values.shape[2]} slots a step.", f"{k}, the tokens of a pass")
+    width = _noise_per_step(config, networks, new_tokens)
+    if values.shape[2] < width:
+        what = "one for each new token" if config.draws_anew else "the tokens of a pass"
+        raise KfError(f"The noise has {values.shape[2]} slots a step.", f"{width}, {what}")
     length = needed_noise(config, networks, new_tokens)
-    if len(values) * k < length:
+    if len(values) * width < length:
         raise KfError(f"The noise ends after {len(values)} steps.", "one row a step; fewer new tokens, or more rows")
-    return values[:, :, :k].transpose(1, 0, 2).reshape(values.shape[1], -1)[:, :length]
+    return values[:, :, :width].transpose(1, 0, 2).reshape(values.shape[1], -1)[:, :length]
 
 
 def decode(
@@ -124,7 +134,8 @@ def decode(
         prompts: Token ids of B samples, of any lengths.
         noise: (B, P) float64, see `needed_noise`.
         new_tokens: New tokens of each sample.
-        order: (B, new_tokens) the order in which mdlm fills positions, least first, for `order` random.
+        order: (B, new_tokens) the order in which mdlm fills positions, least first, for `order` random; None: from left
+            to right.
         settle: Decide near choices by the row alone, so that no batch or cache turns a token; None: for fp32 models
             on a CPU.
         recorded: CUDA graphs; None: where the models are on CUDA.
@@ -139,11 +150,13 @@ def decode(
     k = slots(config, networks)
     needed = len(prompts), needed_noise(config, networks, new_tokens)
     if noise.shape[0] != needed[0] or noise.shape[1] < needed[1]:
-        raise KfError(f"The noise has the shape {noise.shape}.", f"{needed}: a row a sample, and a value a new token")
+        raise KfError(f"The noise has the shape {noise.shape}.", f"{needed}: a row per sample, and its values")
     if settle is None:
         settle = network.device.type == "cpu" and network.dtype == torch.float32
     u = torch.from_numpy(np.ascontiguousarray(noise[:, : needed[1]])).to(network.device)
-    rows = Rows(prompts, needed[1] + k + 1, network.device)
+    if config.draws_anew:
+        u = u.view(len(prompts), -1, new_tokens)
+    rows = Rows(prompts, u.shape[-1] + k + 1, network.device)
     return STEPS[config.decoder](Work(config, models, rows, u, k, order, settle, recorded))
 
 

@@ -22,33 +22,36 @@ ENTRIES_AT_ONCE = 2**24
 def mdlm_steps(work: Work) -> Iterator[Step]:
     """k positions a step, until all new ones are filled; bidirectional, so nothing is cached.
 
-    Noise p draws new token p from its marginal in float64, whenever it is; without an order, those come first whose
-    drawn tokens are likeliest.
+    Tokens are drawn from their marginals by inverse CDF in float64. In random order a position is drawn once, in the
+    pass that fills it, by noise p. In confident order every pass draws a token for each open position, by noise of that
+    pass, and keeps the k that are the most likely under their own marginals. With one noise value per position for all
+    passes, a rejected token would come again until it is accepted: another sampler, with a higher loss.
 
     Rows whose prompts differ in length are passed through the network apart: a masked model has no filling that it
     would not see.
     """
     (masked,), rows, noise, k = work.models, work.rows, work.noise, work.k
-    ranks = work.order if work.config.order == "random" else None
-    batch, new = noise.shape
+    batch, new = noise.shape[0], noise.shape[-1]
     mask_id, device = masked.config.mask_id, masked.device
     filled = torch.full((batch, new), mask_id, device=device)
-    order = None if ranks is None else torch.from_numpy(np.argsort(ranks, axis=1, kind="stable")).to(device)
+    ranks = np.zeros((batch, new)) if work.order is None else work.order
+    order = torch.from_numpy(np.argsort(ranks, axis=1, kind="stable")).to(device)
     alike = [torch.from_numpy(np.flatnonzero(rows.ends == n)).to(device) for n in np.unique(rows.ends)]
     yield BEGUN
     for first in range(0, new, k):
         size = min(k, new - first)
+        u = noise[:, first // k] if work.config.draws_anew else noise
         places = torch.empty(batch, size, dtype=torch.int64, device=device)
         tokens = torch.empty_like(places)
         for group in alike:
             prompts = rows.ids[group, : int(rows.ends[int(group[0])])]
             whole = torch.cat([prompts, filled[group]], dim=1)
-            if order is not None:
+            if not work.config.draws_anew:
                 where = order[group, first : first + size]
-                chosen, _ = _draws(masked, whole, prompts.shape[1] + where, noise[group].gather(1, where))
+                chosen, _ = _draws(masked, whole, prompts.shape[1] + where, u[group].gather(1, where))
             else:
                 still = (filled[group] == mask_id).nonzero()[:, 1].view(len(group), -1)
-                drawn, likely = _draws(masked, whole, prompts.shape[1] + still, noise[group].gather(1, still))
+                drawn, likely = _draws(masked, whole, prompts.shape[1] + still, u[group].gather(1, still))
                 best = likely.argsort(dim=1, descending=True, stable=True)[:, :size]
                 where, chosen = still.gather(1, best), drawn.gather(1, best)
             places[group], tokens[group] = where, chosen

@@ -32,12 +32,13 @@ def reference(
     written = []
     for n, prompt in enumerate(prompts):
         u = torch.from_numpy(np.ascontiguousarray(noise[n, : needed_noise(config, networks, new_tokens)]))
-        ranks = None if order is None or config.order == "confident" else order[n]
+        u = u.view(-1, new_tokens) if config.draws_anew else u
+        ranks = np.zeros(new_tokens) if order is None else order[n]
         written.append(twin(config, networks, prompt, u, ranks)[:new_tokens])
     return np.array(written)
 
 
-def _exact(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, _: Floats | None) -> list[int]:
+def _exact(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, _: Floats) -> list[int]:
     assert networks.teacher is not None
     row = list(prompt)
     for u in noise:
@@ -46,7 +47,7 @@ def _exact(config: DecodeConfig, networks: Networks, prompt: list[int], noise: T
     return row[len(prompt) :]
 
 
-def _pflm(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, _: Floats | None) -> list[int]:
+def _pflm(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, _: Floats) -> list[int]:
     assert networks.student is not None
     row, counts = list(prompt), torch.zeros(networks.student.config.vocab_size)
     for u in noise.split(slots(config, networks)):
@@ -63,23 +64,22 @@ def _pflm(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Te
     return row[len(prompt) :]
 
 
-def _mdlm(
-    config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, ranks: Floats | None
-) -> list[int]:
+def _mdlm(config: DecodeConfig, networks: Networks, prompt: list[int], noise: Tensor, ranks: Floats) -> list[int]:
     assert networks.masked is not None
     mask_id = networks.masked.config.mask_id
-    new = [mask_id] * len(noise)
-    while mask_id in new:
+    new = [mask_id] * noise.shape[-1]
+    for step in range(-(-len(new) // slots(config, networks))):
+        u = noise[step] if config.draws_anew else noise
         laws = networks.masked(torch.tensor([[*prompt, *new]]))[0, len(prompt) :].double().softmax(dim=-1)
         still = [p for p, token in enumerate(new) if token == mask_id]
-        drawn = {p: int(invert(laws[p].cumsum(0), noise[p : p + 1])) for p in still}
-        by_rank = sorted(still, key=lambda p: -float(laws[p, drawn[p]]) if ranks is None else float(ranks[p]))
+        drawn = {p: int(invert(laws[p].cumsum(0), u[p : p + 1])) for p in still}
+        by_rank = sorted(still, key=lambda p: -float(laws[p, drawn[p]]) if config.draws_anew else float(ranks[p]))
         for p in by_rank[: slots(config, networks)]:
             new[p] = drawn[p]
     return new
 
 
-TWINS: Final[dict[str, Callable[[DecodeConfig, Networks, list[int], Tensor, Floats | None], list[int]]]] = {
+TWINS: Final[dict[str, Callable[[DecodeConfig, Networks, list[int], Tensor, Floats], list[int]]]] = {
     "pflm": _pflm,
     "mdlm": _mdlm,
 }

@@ -23,11 +23,12 @@ class Work:
     rows: Rows
     """Prompts."""
     noise: Tensor
-    """(B, P) float64; value p is that of new token p, and P tokens are to be written."""
+    """(B, P) float64; value p is that of new token p, and P tokens are to be written. Where the config draws anew in
+    every pass: (B, passes, P)."""
     k: int
     """Tokens, or guesses, a pass; with a student, at most its trained K."""
     order: Floats | None = None
-    """(B, P) the order in which positions are filled, least first, for `order` random."""
+    """(B, P) the order in which positions are filled, least first, for `order` random; None: from left to right."""
     settle: bool = True
     """Decide near choices by the row alone, so that no batch or cache turns a token."""
     recorded: bool | None = None

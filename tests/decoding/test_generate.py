@@ -28,7 +28,9 @@ from kfexplore.decoding.generate import (
 )
 from kfexplore.decoding.reference import reference
 from kfexplore.errors import KfError
+from kfexplore.laws.samplers import masked_blocks
 from kfexplore.models import Student
+from kfexplore.pair import Pair
 from kfexplore.results import Decoded
 
 LEVEL = [[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]]
@@ -225,6 +227,38 @@ def test_every_pass_of_verified_decoding_is_counted(monkeypatch: pytest.MonkeyPa
     values = noise.uniform(0, range(5), 0, 9)
     decoded = generate(DecodeConfig("verified"), networks, prompts, values, 9, settle=False)
     assert decoded.nfe == len(calls) - 2  # the prompts
+
+
+def test_every_pass_of_the_confident_order_reads_fresh_noise() -> None:
+    config = DecodeConfig("mdlm", 2, order="confident")
+    assert needed_noise(config, ALL, 5) == 3 * 5
+    values = keyed_noise(5, range(5), config, ALL, 5)
+    later = values.copy()
+    later[:, 5:] = noise.uniform(6, range(5), 0, 10)
+    (one, *rest), (other, *others) = (list(decode(config, ALL, LEVEL, given, 5))[1:] for given in (values, later))
+    assert torch.equal(one.tokens, other.tokens)
+    assert any(not torch.equal(a.tokens, b.tokens) for a, b in zip(rest, others, strict=True))
+    file = np.arange(3 * 2 * 6).reshape(3, 2, 6) / 64
+    assert replayed_noise(file, config, ALL, 5).tolist() == [[*file[:, row, :5].ravel()] for row in (0, 1)]
+    with pytest.raises(KfError, match="6 slots a step"):
+        replayed_noise(file, config, ALL, 7)
+
+
+def test_without_an_order_the_masked_model_writes_from_left_to_right() -> None:
+    config, ranks = DecodeConfig("mdlm", 2), np.tile(np.arange(7.0), (5, 1))
+    values = keyed_noise(5, range(5), config, ALL, 7)
+    expected = generate(config, ALL, RAGGED, values, 7, ranks).tokens.tolist()
+    assert generate(config, ALL, RAGGED, values, 7).tokens.tolist() == expected
+    assert reference(config, ALL, RAGGED, values, 7).tolist() == expected
+
+
+@pytest.mark.parametrize(("k", "passes"), [(4, 2), (4, 4), (3, 3)])
+def test_the_confident_order_is_the_sampler_that_laws_study(k: int, passes: int) -> None:
+    pair = Pair(cast(Any, ALL.teacher), ALL.student, masked=ALL.masked)
+    studied = masked_blocks(pair, LEVEL[0], k, 5, range(200), passes, "confident")
+    config = DecodeConfig("mdlm", k // passes, order="confident")
+    values = keyed_noise(5, range(200), config, ALL, k)
+    assert generate(config, ALL, [LEVEL[0]] * 200, values, k).tokens.tolist() == studied.tolist()
 
 
 def test_a_text_ends_at_its_end() -> None:
