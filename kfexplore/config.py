@@ -372,8 +372,8 @@ class DecodeConfig:
     exact_first: bool = False
     """pflm: slot 1 from the student's own next-token law (trained with `context_loss`)."""
     order: Literal["random", "confident"] = "random"
-    """mdlm: which positions are filled first: in an order drawn for each sample, or in every pass those whose newly drawn
-    tokens are the most likely (as MaskGIT does)."""
+    """mdlm: which positions are filled first. random: in an order drawn for each sample. confident: in every pass those
+    whose newly drawn tokens are the most likely, as in MaskGIT."""
     guess: Literal["student", "nothing"] = "student"
     """jacobi: what a block begins with."""
 

@@ -50,7 +50,7 @@ def decode_cost(
     drafts: int = 0,
     width: int = 4,
 ) -> Cost:
-    """All passes of a decoder after the prompts have been read.
+    """The sum of all passes of a decoder after the prompts have been read.
 
     Args:
         config: The decoder.
@@ -65,16 +65,18 @@ def decode_cost(
     """
     keys = prompt + new_tokens / 2
     kind = config.models[0]
-    if kind == "student":
-        one = pass_cost(shapes[kind], batch, 2 * k, keys, k, slots=k, width=width)
+    count = -(-new_tokens // k) if rounds is None else rounds
+    if kind == "student":  # the first pass feeds the prompt's last token, every other one the block before it
+        first = pass_cost(shapes[kind], batch, 1 + k, keys, k, slots=k, width=width)
+        passes = first + pass_cost(shapes[kind], batch, 2 * k, keys, k, slots=k, width=width).scaled(count - 1)
     elif kind == "masked":
-        whole = prompt + new_tokens
-        read = k if config.order == "random" else new_tokens // 2
-        one = pass_cost(shapes[kind], batch, whole, whole, read, width=width)
+        whole, passes = prompt + new_tokens, Cost(0, 0)
+        for still in range(new_tokens, 0, -k):  # positions that are open before a pass
+            read = still if config.draws_anew else min(k, still)
+            passes += pass_cost(shapes[kind], batch, whole, whole, read, width=width)
     else:  # guesses are fed and read behind the last token
         fed = k + 1 if DECODERS[config.decoder].takes_k else 1
-        one = pass_cost(shapes[kind], batch, fed, keys, fed, width=width)
-    passes = one.scaled(-(-new_tokens // k) if rounds is None else rounds)
+        passes = pass_cost(shapes[kind], batch, fed, keys, fed, width=width).scaled(count)
     if not drafts:
         return passes
     return passes + pass_cost(shapes["student"], batch, 2 * k + 1, keys, k, slots=k, width=width).scaled(drafts)
@@ -89,7 +91,7 @@ def gains(
     keys: float,
     width: int = 4,
 ) -> list[Gain]:
-    """Where the gain of K tokens a pass must end: 2 K tokens are fed for K gained.
+    """Where the gain of K tokens a pass must end: 2 K tokens are fed for K gained, in every pass but the first.
 
     While reading the weights is all that counts, a pass of K tokens costs what a pass of one does, and the gain is K;
     once arithmetic does, for both, it tends to 1/2 for the blocks and 1 for the head, whatever K is. Where contexts are

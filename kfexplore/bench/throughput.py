@@ -8,7 +8,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from kfexplore.decoding.rows import Sheet, Step
 from kfexplore.errors import KfError
 from kfexplore.models import AnyModel
 from kfexplore.results import Gain, Limits, Spread, TimingRow
+from kfexplore.results.timing import false_positive_rate
 
 Clock = Callable[[], float]
 CURVE_BATCHES = tuple(2**n for n in range(11))
@@ -62,14 +63,20 @@ class RaceSettings:
 
     @property
     def races(self) -> list[tuple[int, str, int]]:
-        """(batch, decoder, k) in the order in which they are timed: at every batch ar first, the others against it."""
+        """(batch, decoder, k) in the order of the rows: at every batch ar first, the others against it."""
         order = sorted(self.decoders, key=list(DECODERS).index)
         return [
             (batch, name, k)
-            for batch in self.batches
+            for batch in dict.fromkeys(self.batches)
             for name in dict.fromkeys(order)
             for k in (dict.fromkeys(self.ks) if DECODERS[name].takes_k else (1,))
         ]
+
+    @property
+    def runs(self) -> list[tuple[int, str, int]]:
+        """(batch, decoder, k) of every run in turn: round by round at each batch, a round of warm-ups first."""
+        rounds = [[race for race in self.races if race[0] == batch] for batch in dict.fromkeys(self.batches)]
+        return [race for each in rounds for race in each * (self.repeats + 1)]
 
 
 @dataclass(frozen=True)
@@ -97,10 +104,11 @@ def race(
     stopped: Callable[[], bool] = lambda: False,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Progress]:
-    """Times decoder after decoder; a row comes in as soon as it is known.
+    """Times the decoders in turn, so that a load that drifts meets all of them alike; rows of a batch come together.
 
-    Each repeat writes the same tokens anew: prompts are read, then the clock runs until the last token is there. A
-    decoder that fails has a row that says why, and the rest go on.
+    At each batch every decoder runs once to warm up, then once per repeat, one decoder after another in each round.
+    Each run writes the same tokens anew: prompts are read, then the clock runs until the last token is there. A decoder
+    that fails has a row that says why, and the rest go on.
 
     Args:
         networks: The models.
@@ -116,33 +124,28 @@ def race(
     Raises:
         Cancelled: `stopped` said so.
     """
-    fastest: dict[int, tuple[Spread, float]] = {}
-    each = settings.repeats + 1
-    total = len(settings.races) * each
-    for number, (batch, name, k) in enumerate(settings.races):
-        length = settings.prompt if prompt is None else len(prompt)
-        row = TimingRow(name, batch, k, size, length, settings.new_tokens, settings.repeats)
-        row = dataclasses.replace(row, load_average=os.getloadavg()[0])
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            runs = []
-            for repeat in range(each):
+    done, total = 0, len(settings.runs)
+    length = settings.prompt if prompt is None else len(prompt)
+    for batch in dict.fromkeys(settings.batches):
+        load = os.getloadavg()[0]
+        entrants = [
+            _Entrant(TimingRow(name, batch, k, size, length, settings.new_tokens, settings.repeats, load_average=load))
+            for each, name, k in settings.races
+            if each == batch
+        ]
+        for _ in range(settings.repeats + 1):
+            for entrant in entrants:
                 if stopped():
                     raise Cancelled
-                runs.append(_run(networks, settings, row, prompt, settle, stopped, clock))
-                yield Progress(number * each + repeat + 1, total)
-            row = _measured(row, networks, runs[1:], limits, eos, settle)
-        except (KfError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            row = dataclasses.replace(row, error=_reason(error))
-        if row.error and torch.cuda.is_available():
-            torch.cuda.empty_cache()  # only here: the error itself held what the decoder had taken
-        if row.seconds is not None and row.least_ms is not None:
-            if name == "ar":
-                fastest[batch] = row.seconds, row.least_ms * row.nfe
-            elif batch in fastest:
-                row = _against(row, *fastest[batch])
-        yield Progress((number + 1) * each, total, row)
+                done += 1
+                if entrant.error is None:
+                    _time(entrant, networks, settings, prompt, settle, stopped, clock)
+                    yield Progress(done, total)
+        ar: TimingRow | None = None
+        for entrant in entrants:
+            row = _measured(entrant, networks, limits, eos, settle)
+            ar = row if row.decoder == "ar" and not row.error else ar
+            yield Progress(done, total, row if ar is None or ar is row else _against(row, ar))
 
 
 def bench_throughput(
@@ -233,10 +236,41 @@ def setting(network: AnyModel) -> dict[str, Any]:
     return {**environment(network.device), "dtype": str(network.dtype).removeprefix("torch.")}
 
 
-@dataclass(frozen=True)
-class _Run:
-    seconds: float
-    steps: list[Step]
+@dataclass
+class _Entrant:
+    """A decoder in the race at one batch."""
+
+    row: TimingRow
+    """What is known before it runs."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each run, the warm-up included."""
+    steps: list[Step] = field(default_factory=list)
+    """Of the last run; all write the same tokens."""
+    peak_memory: int = 0
+    error: str | None = None
+
+
+def _time(
+    entrant: _Entrant,
+    networks: Networks,
+    settings: RaceSettings,
+    prompt: list[int] | None,
+    settle: bool | None,
+    stopped: Callable[[], bool],
+    clock: Clock,
+) -> None:
+    """One run of a decoder; one that fails is not asked again."""
+    place = _any(networks).device
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
+    try:
+        seconds, entrant.steps = _run(networks, settings, entrant.row, prompt, settle, stopped, clock)
+        entrant.seconds.append(seconds)
+    except (KfError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        entrant.error = _reason(error)
+    if entrant.error and place.type == "cuda":
+        torch.cuda.empty_cache()  # only here: the error itself held what the decoder had taken
+    entrant.peak_memory = max(entrant.peak_memory, _peak_memory(place))
 
 
 def _run(
@@ -247,7 +281,8 @@ def _run(
     settle: bool | None,
     stopped: Callable[[], bool],
     clock: Clock,
-) -> _Run:
+) -> tuple[float, list[Step]]:
+    """Seconds of decoding alone, and what was written."""
     config = DecodeConfig(row.decoder, row.k)
     network = _any(networks)
     samples = range(row.batch)
@@ -264,13 +299,15 @@ def _run(
         if stopped():
             raise Cancelled
     synchronise(network.device)
-    return _Run(clock() - start, written)
+    return clock() - start, written
 
 
-def _measured(
-    row: TimingRow, networks: Networks, runs: list[_Run], limits: Limits, eos: int | None, settle: bool | None
-) -> TimingRow:
-    config, steps = DecodeConfig(row.decoder, row.k), runs[0].steps
+def _measured(entrant: _Entrant, networks: Networks, limits: Limits, eos: int | None, settle: bool | None) -> TimingRow:
+    """The row of a decoder whose runs are over."""
+    row, steps = entrant.row, entrant.steps
+    if entrant.error is not None:
+        return dataclasses.replace(row, error=entrant.error)
+    config = DecodeConfig(row.decoder, row.k)
     models: dict[str, AnyModel | None] = {
         "teacher": networks.teacher,
         "student": networks.student,
@@ -280,7 +317,7 @@ def _measured(
     sheet = Sheet(row.batch, row.new_tokens, eos)
     for step in steps:
         sheet.write(step)
-    passes, seconds = sum(step.passes for step in steps), [run.seconds for run in runs]
+    passes, seconds = sum(step.passes for step in steps), entrant.seconds[1:]
     took = Spread(statistics.median(seconds), min(seconds), max(seconds))
     weight, rounds = network.dtype, len(steps) if config.models[1:] else passes
     cost = decode_cost(
@@ -311,20 +348,23 @@ def _measured(
         flops_per_second=cost.flops / took.value,
         least_ms=1e3 * least / passes,
         share_of_roofline=least / took.value,
-        peak_memory=_peak_memory(network.device),
+        peak_memory=entrant.peak_memory,
         near_choices_settled=(on_cpu and weight == torch.float32) if settle is None else settle,
     )
 
 
-def _against(row: TimingRow, own: Spread, least_ms: float) -> TimingRow:
-    """The row with its speed-up over `ar`, whose seconds and least milliseconds are given."""
-    assert row.seconds is not None
-    assert row.least_ms is not None
-    seconds = row.seconds
+def _against(row: TimingRow, ar: TimingRow) -> TimingRow:
+    """The row with its speed-up over that of `ar` at the same batch; one without a time as it is."""
+    if row.seconds is None or row.least_ms is None:
+        return row
+    assert ar.seconds is not None
+    assert ar.least_ms is not None
+    own, seconds = ar.seconds, row.seconds
     return dataclasses.replace(
         row,
         speedup=Spread(own.value / seconds.value, own.low / seconds.high, own.high / seconds.low),
-        roofline_speedup=least_ms / (row.least_ms * row.nfe),
+        false_positive_rate=false_positive_rate(row.repeats),
+        roofline_speedup=ar.least_ms * ar.nfe / (row.least_ms * row.nfe),
     )
 
 

@@ -16,6 +16,7 @@ from kfexplore.figures.palette import Colours, Theme, colours, shades
 from kfexplore.figures.roofline import LIMIT_NAME, WHAT_A_LIMIT_IS, gain_figure, gain_of
 from kfexplore.figures.timing_words import (
     Entrant,
+    chance_words,
     device_words,
     entrant_of,
     held_against_ar,
@@ -57,10 +58,10 @@ def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequen
     figure = blank(
         look,
         race_finding(rows),
-        "A bar: new tokens of all samples a second, the median of the repeats, with their slowest and fastest as a "
-        "whisker; the scale is logarithmic, so equal steps in height are equal factors. The line above it: that "
-        f"decoder at the device's limit, {WHAT_A_LIMIT_IS}. The fuller a bar, the larger its K."
-        + (" ✕: it could not be timed." if any(row.error for row in rows) else ""),
+        "A bar: new tokens of all samples a second, the median of the repeats. Its whisker goes from the slowest to "
+        "the fastest repeat: extremes, not a confidence interval. The scale is logarithmic, so equal steps in height "
+        f"are equal factors. The line above a bar: that decoder at the device's limit, {WHAT_A_LIMIT_IS}. The fuller a "
+        "bar, the larger its K." + (" ✕: it could not be timed." if any(row.error for row in rows) else ""),
     )
     for entrant in field.entrants:
         own = field.of(timed, entrant)
@@ -122,9 +123,10 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
         look,
         speedup_finding(rows, field.decoders),
         "A mark: tokens a second over those of AR at the same batch in the same run; above the line at 1 it is faster. "
-        "Whiskers go from the slowest repeat over AR's fastest to the reverse; where they hold 1, nothing is settled. "
-        f"The short line: the ratio if both ran at the device's limit, {WHAT_A_LIMIT_IS}. A mark above it says that AR "
-        "is the further from its limit: it pays what a call costs besides for every token, not once for K.",
+        "Whiskers go from the slowest repeat over AR's fastest to the reverse: extremes, not confidence intervals. A "
+        f"comparison whose whisker contains 1 is not settled. {chance_words(compared)}The short line: the ratio if "
+        f"both ran at the device's limit, {WHAT_A_LIMIT_IS}. A mark above it says that AR is the further from its "
+        "limit: it pays what a call costs besides for every token, not once for K.",
     )
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
     for entrant in field.entrants:

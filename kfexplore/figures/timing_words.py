@@ -50,8 +50,20 @@ def over_ar(row: TimingRow) -> str:
     return f"{row.speedup.value:.2f} {spread}" if row.is_apart else f"not settled {spread}"
 
 
+def chance_words(rows: Sequence[TimingRow]) -> str:
+    """How often a comparison with AR is settled by chance, with a space behind; "" where no rate is known.
+
+    Documents of races that did not interleave their repeats have none.
+    """
+    known = {row.repeats: row.false_positive_rate for row in held_against_ar(rows) if row.false_positive_rate}
+    rates = [f"{100 * rate:.2g} % with {repeats} repeats" for repeats, rate in sorted(known.items()) if repeats > 1]
+    if not rates:
+        return ""
+    return f"False-positive rate per comparison, if runs are exchangeable: {', '.join(rates)}. "
+
+
 def per_second(row: TimingRow) -> str:
-    """Tokens a second of what was timed, with their spread."""
+    """Tokens a second of what was timed, with its slowest and fastest repeat."""
     low, high = _rates(row)
     return f"{row.tokens_per_second:,.0f}" + (f" ({low:,.0f} to {high:,.0f})" if row.repeats > 1 else "")
 

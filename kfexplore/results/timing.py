@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,11 +67,20 @@ class Gain:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median of some repeats, with the least and the largest."""
+    """Median of some repeats, with the least and the largest: extremes, not a confidence interval."""
 
     value: float
     low: float
     high: float
+
+
+def false_positive_rate(repeats: int) -> float:
+    """Probability that all runs of one decoder are faster than all of another, although both are equally fast.
+
+    Each has so many repeats, and all runs are exchangeable: 2 of the (2n choose n) orders separate them. 10 % with 3
+    repeats, 0.8 % with 5.
+    """
+    return 2 / math.comb(2 * repeats, repeats)
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,9 @@ class TimingRow:
     speedup: Spread | None = None
     """Tokens a second over those of `ar` at the same batch in the same run; low and high from the extremes of both.
     None for `ar` itself, which is what others are held against."""
+    false_positive_rate: float | None = None
+    """How often this comparison with `ar` is `is_apart` where both are equally fast: see the function of that name. It
+    holds for exchangeable runs: interleaved ones, under a load that does not follow the turns."""
     tokens_per_pass: float | None = None
     """Tokens that a sample gains a forward pass."""
     kept_per_round: float | None = None

@@ -113,7 +113,7 @@ class Racing:
         self.pair, self.ids, self.config, self.note = pair, ids, config, note
         self.networks = Networks(pair.teacher, pair.student, pair.masked)
         self.rows: list[TimingRow] = []
-        self.progress = Progress(0, len(self.settings.races) * (config.repeats + 1))
+        self.progress = Progress(0, len(self.settings.runs))
         self.limits: Limits | None = None
         self.stage: Stage = "waiting"
         self.elsewhere: Callable[[RaceConfig], Iterator[News]] | None = None
@@ -194,7 +194,7 @@ class Racing:
             if progress is None:
                 return
             if progress.row is None:
-                batch, decoder, k = self.settings.races[(progress.done - 1) // (self.config.repeats + 1)]
+                batch, decoder, k = self.settings.runs[progress.done - 1]
                 self._seconds[decoder, k] = batch, seconds
             else:
                 self.rows.append(progress.row)
@@ -226,13 +226,10 @@ class Racing:
         """
         if not self._seconds:
             return None
-        each = self.config.repeats + 1
-        number, part = divmod(self.progress.done, each)
         left, last = 0.0, list(self._seconds.values())[-1]
-        for batch, decoder, k in self.settings.races[number:]:
+        for batch, decoder, k in self.settings.runs[self.progress.done :]:
             known, seconds = self._seconds.get((decoder, k), last)
-            left += (each - part) * seconds * math.sqrt(batch / known)
-            part = 0
+            left += seconds * math.sqrt(batch / known)
         return left
 
     @property

@@ -17,7 +17,7 @@ from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
 from kfexplore.figures.timing import figure_height, race_figure, speedup_figure
-from kfexplore.figures.timing_words import device_words, held_against_ar, over_ar, per_second
+from kfexplore.figures.timing_words import chance_words, device_words, held_against_ar, over_ar, per_second
 from kfexplore.results import TimingRow
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
@@ -28,22 +28,23 @@ from kfexplore.ui.prose import DARK, READABLE, boxed, heading, html, scrolling, 
 from kfexplore.ui.racing import RaceConfig, Racing, batches_offered, rows_csv
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
-decoding is timed: prompts have been read and nothing is spelled out. The first run of each is not counted. Races of
-all pages run one after the other, and tables, studies and texts of other tabs wait while a clock runs."""
+decoding is timed: prompts have been read and nothing is spelled out. The decoders take turns, one run each per round,
+so that a change of load meets all of them; the first round is a warm-up and is not counted. Races of all pages run one
+after the other, and tables, studies and texts of other tabs wait while a clock runs."""
 NOT_YET: Final = "<p>Choose what to race, and press Start.</p>"
 LEAST_NEW_TOKENS: Final = 16
 EMPTY: Final = '{"data": [], "layout": {"height": 360, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
 GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained}; other K show what one of the same shape
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
 operations of all products."""
-READING: Final = """One row a decoder, K and batch. Times are medians; in brackets the extremes over the repeats. × AR:
-not settled where the brackets hold 1, or there is one repeat; of two that are equally fast, one pair in ten looks
-settled with three repeats, one in 126 with five. At limit: the ratio if both ran at the device's limit, a model of
-bytes and FLOPs with the memory and arithmetic that were measured in the first races, the best of them. × AR can be
-above it, as AR pays what a call costs besides for every token. Of limit: the share of it that was reached; it is above
-100 % where others were at work meanwhile, or the models fit a cache. Kept: mean tokens that a round of verified or
-Jacobi keeps; idle: share of row-rounds in which a finished row waits for others of its batch. After end: new tokens
-behind the end of a text, which are counted in tokens a second."""
+READING: Final = """One row per decoder, K and batch. Times are medians; in brackets the slowest and the fastest
+repeat: extremes, not a confidence interval. × AR: not settled where the brackets contain 1, or there is one repeat.
+{chance}At limit: the ratio if both ran at the device's limit, a model of bytes and FLOPs with the memory and arithmetic
+that were measured in the first races, the best of them. × AR can be above it, as AR pays what a call costs besides for
+every token. Of limit: the share of it that was reached; it is above 100 % where others were at work meanwhile, or the
+models fit a cache. Kept: mean tokens that a round of verified or Jacobi keeps; idle: share of row-rounds in which a
+finished row waits for others of its batch. After end: new tokens behind the end of a text, which are counted in tokens
+a second."""
 COLUMNS: Final = (
     "decoder",
     "K",
@@ -315,7 +316,7 @@ def _status(racing: Racing) -> str:
         bar = _bar(done, total)
         told = f"{done} of {total} runs{'' if left is None else f', about {_duration(left)} left'}"
         if done < total:
-            batch, decoder, k = settings.races[done // (settings.repeats + 1)]
+            batch, decoder, k = settings.runs[done]
             told += f"; now {_name(decoder, k)} at batch {batch}"
     elif racing.stage == "done":
         without = sum(row.error is not None for row in rows)
@@ -362,7 +363,8 @@ def _table(rows: Sequence[TimingRow]) -> str:
             rest = "".join(f"<td{number}>{value}</td>" for value in _numbers(row))
         body += f"<tr>{own}{rest}</tr>"
     table = scrolling(f"<table><tr>{head}</tr>{body}</table>", "All rows")
-    return boxed(f'<h2>All rows</h2>{table}<p class="kf-prose-reading">{READING}</p>')
+    reading = READING.format(chance=chance_words(rows))
+    return boxed(f'<h2>All rows</h2>{table}<p class="kf-prose-reading">{reading}</p>')
 
 
 def _numbers(row: TimingRow) -> list[str]:

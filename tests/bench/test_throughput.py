@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.decoding.rows import BEGUN, Step
 from kfexplore.errors import KfError
 from kfexplore.results import Limits, TimingRow
+from kfexplore.results.timing import false_positive_rate
 
 NETWORKS = Networks(teacher(), student(), masked())
 LIMITS = Limits(bytes_per_second=1e9, flops_per_second=1e10)
@@ -44,7 +46,7 @@ def rows_of(chosen: RaceSettings, **options: Any) -> list[TimingRow]:
 
 
 def test_times_are_the_clocks_without_the_warm_up() -> None:
-    ar, pflm = rows_of(settings(), clock=clock_of(99, 4.0, 2.0, 3.0, 99, 1.0, 1.5, 0.5))
+    ar, pflm = rows_of(settings(), clock=clock_of(99, 99, 4.0, 1.0, 2.0, 1.5, 3.0, 0.5))
     assert ar.seconds is not None
     assert (ar.seconds.value, ar.seconds.low, ar.seconds.high) == (3.0, 2.0, 4.0)
     assert (ar.decoder, ar.batch, ar.k, ar.prompt, ar.nfe, ar.repeats) == ("ar", 2, 1, 3, 4, 3)
@@ -54,7 +56,7 @@ def test_times_are_the_clocks_without_the_warm_up() -> None:
 
 
 def test_the_speed_up_has_the_extremes_of_both() -> None:
-    ar, pflm = rows_of(settings(), clock=clock_of(99, 4.0, 2.0, 3.0, 99, 1.0, 1.5, 0.5))
+    ar, pflm = rows_of(settings(), clock=clock_of(99, 99, 4.0, 1.0, 2.0, 1.5, 3.0, 0.5))
     assert pflm.speedup is not None
     assert dataclasses.astuple(pflm.speedup) == pytest.approx((3.0, 2.0 / 1.5, 4.0 / 0.5))
     assert (ar.speedup, ar.roofline_speedup) == (None, None)
@@ -65,17 +67,17 @@ def test_the_speed_up_has_the_extremes_of_both() -> None:
 
 
 def test_a_batch_is_held_against_ar_of_the_same_batch() -> None:
-    found = rows_of(settings(batches=(1, 2), repeats=1), clock=clock_of(0, 2.0, 0, 1.0, 0, 9.0, 0, 3.0))
+    found = rows_of(settings(batches=(1, 2), repeats=1), clock=clock_of(0, 0, 2.0, 1.0, 0, 0, 9.0, 3.0))
     assert [row.speedup.value for row in found if row.speedup] == pytest.approx([2, 3])
 
 
 @pytest.mark.parametrize(
     ("seconds", "apart"),
     [
-        ((9, 3.0, 2.0, 9, 1.0, 1.5), True),
-        ((9, 3.0, 2.0, 9, 1.0, 2.1), False),  # its slowest is slower than the fastest of AR
-        ((9, 1.0, 1.5, 9, 3.0, 2.0), True),  # slower
-        ((9, 3.0, 9, 1.0), False),  # one repeat
+        ((9, 9, 3.0, 1.0, 2.0, 1.5), True),
+        ((9, 9, 3.0, 1.0, 2.0, 2.1), False),  # its slowest is slower than the fastest of AR
+        ((9, 9, 1.0, 3.0, 1.5, 2.0), True),  # slower
+        ((9, 9, 3.0, 1.0), False),  # one repeat
     ],
 )
 def test_a_speed_up_is_settled_where_no_pair_of_repeats_says_otherwise(seconds: tuple[float, ...], apart: bool) -> None:
@@ -83,8 +85,47 @@ def test_a_speed_up_is_settled_where_no_pair_of_repeats_says_otherwise(seconds: 
     assert pflm.is_apart == apart
 
 
+def test_a_load_that_grows_steadily_settles_nothing() -> None:
+    """Run n takes 1 + n / 100 seconds, whichever decoder it is."""
+    found = rows_of(
+        settings(decoders=("ar", "pflm", "mdlm"), repeats=5), clock=clock_of(*(1 + n / 100 for n in range(18)))
+    )
+    assert [row.is_apart for row in found] == [False] * 3
+    assert [row.speedup.value for row in found[1:] if row.speedup] == pytest.approx([1, 1], abs=0.05)
+
+
+def test_decoders_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, ran = settings(batches=(1, 2), repeats=2), []
+    decode = throughput.decode
+
+    def noted(config: DecodeConfig, networks: Networks, prompts: list[list[int]], *rest: Any) -> Iterator[Step]:
+        ran.append((len(prompts), config.decoder, config.k))
+        return decode(config, networks, prompts, *rest)
+
+    monkeypatch.setattr(throughput, "decode", noted)
+    found = list(race(NETWORKS, chosen, LIMITS, "small", PROMPT))
+    assert ran == chosen.runs == [(1, "ar", 1), (1, "pflm", 2)] * 3 + [(2, "ar", 1), (2, "pflm", 2)] * 3
+    assert [(each.done, each.row.decoder) for each in found if each.row] == [
+        (6, "ar"),
+        (6, "pflm"),
+        (12, "ar"),
+        (12, "pflm"),
+    ]
+
+
+@pytest.mark.parametrize(("repeats", "rate"), [(1, 1.0), (3, 0.1), (5, 2 / 252)])
+def test_equally_fast_decoders_are_apart_at_the_stated_rate(repeats: int, rate: float) -> None:
+    """Of all orders of the runs of two decoders, those that separate them."""
+    orders = list(itertools.combinations(range(2 * repeats), repeats))
+    apart = sum(max(own) < repeats or min(own) >= repeats for own in orders)
+    assert false_positive_rate(repeats) == pytest.approx(apart / len(orders)) == pytest.approx(rate)
+    if repeats > 1:
+        ar, pflm = rows_of(settings(repeats=repeats), clock=clock_of(*[1.0] * (2 * repeats + 2)))
+        assert (ar.false_positive_rate, pflm.false_positive_rate) == (None, pytest.approx(rate))
+
+
 def test_the_rates_are_those_of_the_hand_count() -> None:
-    ar, pflm = rows_of(settings(repeats=1), clock=clock_of(0, 2.0, 0, 1.0))
+    ar, pflm = rows_of(settings(repeats=1), clock=clock_of(0, 0, 2.0, 1.0))
     shapes = {"teacher": NETWORKS.teacher.config, "student": NETWORKS.student.config}  # type: ignore[union-attr]
     for row, config, k in ((ar, DecodeConfig("ar"), 1), (pflm, DecodeConfig("pflm", 2), 2)):
         cost = decode_cost(config, shapes, 2, 3, 4, k)
@@ -258,11 +299,28 @@ def test_a_decoder_costs_its_passes() -> None:
     ar = decode_cost(DecodeConfig("ar"), shapes, 2, 6, 10, 1)
     assert ar == pass_cost(SHAPE, 2, 1, keys, 1).scaled(10)
     pflm = decode_cost(DecodeConfig("pflm", 4), shapes, 2, 6, 10, 4)
-    assert pflm == pass_cost(SHAPE, 2, 8, keys, 4, slots=4).scaled(3)  # 10 tokens are three blocks of 4
+    # 10 tokens are three blocks of 4; before the first there is no block to feed, only the prompt's last token.
+    later = pass_cost(SHAPE, 2, 8, keys, 4, slots=4).scaled(2)
+    assert pflm == pass_cost(SHAPE, 2, 5, keys, 4, slots=4) + later
+    whole = 6 + 10
+    for order, read in (("random", (4, 4, 2)), ("confident", (10, 6, 2))):
+        found = decode_cost(DecodeConfig("mdlm", 4, order=order), shapes, 2, 6, 10, 4)  # type: ignore[arg-type]
+        each = [pass_cost(SHAPE, 2, whole, whole, positions) for positions in read]
+        assert found.flops == pytest.approx(sum(cost.flops for cost in each))
+        assert found.bytes == pytest.approx(sum(cost.bytes for cost in each))
     checks = decode_cost(DecodeConfig("jacobi", 4), shapes, 2, 6, 10, 4, rounds=5)
     assert checks == pass_cost(SHAPE, 2, 5, keys, 5).scaled(5)
     both = decode_cost(DecodeConfig("verified", 4), shapes, 2, 6, 10, 4, rounds=5, drafts=6)
     assert both.flops == checks.flops + 6 * pass_cost(SHAPE, 2, 9, keys, 4, slots=4).flops
+
+
+def test_the_passes_of_the_student_feed_as_many_tokens_as_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, fed = student(), []
+    run = network.run_blocks
+    monkeypatch.setattr(network, "run_blocks", lambda x, *rest, **kw: fed.append(x.shape[1]) or run(x, *rest, **kw))
+    config, networks = DecodeConfig("pflm", 4), Networks(student=network)
+    generate(config, networks, [PROMPT] * 2, keyed_noise(0, range(2), config, networks, 10), 10, settle=False)
+    assert fed == [len(PROMPT) - 1, 1 + 4, 4 + 4, 4 + 4]
 
 
 def test_the_least_time_is_that_of_the_narrower_limit() -> None:

@@ -104,9 +104,9 @@ def test_the_rest_is_foreseen_from_the_runs_so_far(explorer: Explorer) -> None:
         left[race.progress.done] = race.seconds_left
     # A run holds three steps of the clock here: the whole, and within it the start and end of decoding.
     assert left[0] is None
-    assert left[1] == pytest.approx(3 * (2 + 3) + 3 * 2 * (3 + 3))  # by the one run known; batch 4 takes twice as long
-    assert left[9] == pytest.approx(3 * 2 * 3)
-    assert left[10] == pytest.approx(2 * 3)  # it has now been timed at this batch
+    assert left[1] == pytest.approx(3 * 5 + 3 * 2 * 6)  # by the one run known; batch 4 takes twice as long
+    assert left[7] == pytest.approx(3 * 2 + 3 * 2 * 3)  # AR has now been timed at this batch, the student has not
+    assert left[8] == pytest.approx(3 * 4)
     assert left[12] == 0
 
 
