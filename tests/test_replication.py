@@ -9,6 +9,7 @@ import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -22,6 +23,7 @@ from analysis import case as case_module
 from analysis import replication, writing
 from kfexplore.checkpoints import connection
 from kfexplore.errors import KfError
+from kfexplore.evaluate.text import text_ids
 from kfexplore.figures.replication import part_figure
 from kfexplore.results import Estimate
 from kfexplore.results.replication import (
@@ -196,6 +198,10 @@ def test_a_verdict_needs_the_published_setting(script: Script) -> None:
         return {row["quantity"]: row["unlike"] for row in held}
 
     script.patch.setitem(case_module.SIZES, "lm1b", (rows, 16, 2, 2, rows - 1, 40))
+    unchecked = reasons(text=None, parts="agreement,throughput")
+    assert "not checked on the published checkpoints yet" in str(unchecked[AGREEMENT])
+    assert "published checkpoints" not in str(unchecked[SPEED])
+    script.patch.setattr(case_module, "UNCHECKED", ())
     short = "10 tokens after 6, in the paper 122 after 6"
     found = reasons(text=None, parts="agreement,quality,throughput")
     assert found[AGREEMENT] is None
@@ -265,6 +271,38 @@ def test_texts_of_the_hub_are_begun_where_they_begin(script: Script) -> None:
     assert "lm1b on the first 5,000 rows of dvruette/lm1b, split test" in (script.out / "replication.html").read_text()
     tokenizer = Tokenizer.from_file(str(script.files / "tokenizer.json"))
     assert given[0].tolist() == [tokenizer.encode(text).ids[:6] for text in texts[:6]]
+
+
+def test_documents_are_framed_as_in_training(script: Script, tmp_path: Path) -> None:
+    """With a tokenizer of BERT's family, whose documents begin with [CLS] and end with [SEP]."""
+    held = json.loads((script.files / "tokenizer.json").read_text())
+    for added in held["added_tokens"]:
+        added["content"] = "[SEP]"
+    vocabulary = held["model"]["vocab"]
+    vocabulary["[SEP]"] = vocabulary.pop("<|endoftext|>")
+    rare = next(token for token in vocabulary if token == "Ā")
+    vocabulary["[CLS]"] = vocabulary.pop(rare)
+    held["added_tokens"].append({**held["added_tokens"][0], "id": vocabulary["[CLS]"], "content": "[CLS]"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(held))
+    opening, closing = vocabulary["[CLS]"], vocabulary["[SEP]"]
+    texts = [TEXT[n : n + 60] for n in range(9)]
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    hub(script, texts, [])
+    write, given, shown = case_module.write, [], []
+    script.patch.setattr(case_module, "write", lambda pair, ids, *rest: given.append(ids) or write(pair, ids, *rest))
+    plain = replication.gen_ppl
+    script.patch.setattr(replication, "gen_ppl", lambda judge, text: shown.extend(text) or plain(judge, text))
+    script.run(parts="quality", text=None, tokenizer=str(tmp_path / "tokenizer.json"))
+    assert given[0].tolist() == [[opening, *tokenizer.encode(text).ids[:5]] for text in texts[:6]]
+    assert not [text for text in shown if "[CLS]" in text.prefix + text.new or "[SEP]" in text.prefix + text.new]
+    script.out = script.out / "file"
+    lines = script.files / "prefixes.jsonl"
+    script.run(parts="quality", prefixes=str(lines), tokenizer=str(tmp_path / "tokenizer.json"), gen_ppl="")
+    assert {tuple(row[:1]) for row in given[-1].tolist()} == {(opening,)}
+    assert given[-1].shape == given[0].shape
+    pair: Any = SimpleNamespace(need_tokenizer=lambda: tokenizer)
+    coded = text_ids(pair, texts[:2])[0].tolist()
+    assert coded == [i for text in texts[:2] for i in (opening, *tokenizer.encode(text).ids, closing)]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,17 @@ def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:
     return [_token_text(tokenizer, int(i)) for i in ids]
 
 
+def plain_text(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
+    """The text of token ids without special tokens; a space stands between documents that one of them separates."""
+    special, documents = _special_ids(tokenizer), list[list[int]]([[]])
+    for token in map(int, ids):
+        if token in special:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    return " ".join(decode_ids(tokenizer, document) for document in documents if document)
+
+
 def end_of_text(tokenizer: AnyTokenizer) -> int | None:
     """The token that ends a text; None: the tokenizer has none of `ENDS_OF_TEXT`."""
     vocabulary = tokenizer.get_vocab()
@@ -159,6 +170,13 @@ def _token_text(tokenizer: Any, token: int) -> str:
     text = decode_ids(tokenizer, [token])
     # Decoders of the sentence-piece family drop the space that begins a text.
     return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    """Ids of special tokens, such as those that frame a document."""
+    if not isinstance(tokenizer, Tokenizer):
+        return {int(token) for token in tokenizer.all_special_ids}
+    return {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
 
 
 @contextmanager

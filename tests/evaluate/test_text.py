@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.errors import KfError
-from kfexplore.evaluate.text import read_text, stretches
+from kfexplore.evaluate.text import read_text, stretches, text_ids
 
 ONE = np.array([0])
 
@@ -26,6 +29,20 @@ def test_missing_and_unreadable_texts_are_refused(tmp_path: Path) -> None:
     for path, message in (("none.txt", "no text"), ("empty", "no text"), ("latin.txt", "not UTF-8")):
         with pytest.raises(KfError, match=message):
             read_text(tmp_path / path)
+
+
+def test_texts_are_framed_as_documents_are_in_training() -> None:
+    words = {"<|endoftext|>": 0, "[CLS]": 1, "[SEP]": 2, "owl": 3, "rain": 4}
+    for names, expected in (
+        (["<|endoftext|>"], [3, 4, 0, 4, 0]),
+        (["[CLS]", "[SEP]"], [1, 3, 4, 2, 1, 4, 2]),
+        ([], [3, 4, 4]),
+    ):
+        kept = {word: n for word, n in words.items() if n > 2 or word in names}
+        tokenizer = Tokenizer(models.WordLevel(kept))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        pair: Any = SimpleNamespace(need_tokenizer=lambda tokenizer=tokenizer: tokenizer)
+        assert text_ids(pair, ["owl rain", "rain"])[0].tolist() == expected
 
 
 def test_stretches_reach_from_the_first_token_to_the_last() -> None:
