@@ -75,18 +75,20 @@ def quality_part(case: Case) -> Found:
 
 
 def judge_part(case: Case) -> Found:
-    """Win rate of every K against AR."""
+    """Win rate of every K against AR, each pair shown in both orders, and how often the order decided."""
     model = case.settings.judge
     if not model:
         return [], ["win rate: no judge was named (--judge MODEL_OR_FOLDER; the paper's is a Qwen)"]
     judge = load_judge(model, case.device)
     unlike = case.unlike("judge") or (None if "qwen" in Path(model).name.lower() else "the paper's judge is a Qwen")
     own, *others = case.continuations
-    columns: dict[str, list[Estimate]] = {published.WIN_RATE: [], published.FIRST: []}
+    columns: dict[str, list[Estimate]] = {published.WIN_RATE: [], published.FIRST: [], published.INCONSISTENT: []}
     for texts in tqdm(others, desc="judge"):
-        wins, first = win_rate(judge, texts, own, case.settings.seed)
-        columns[published.WIN_RATE].append(_per_cent(wins))
-        columns[published.FIRST].append(_per_cent(intervals.wilson(first, len(texts))))
+        found = win_rate(judge, texts, own)
+        columns[published.WIN_RATE].append(_per_cent(found.win_rate))
+        columns[published.FIRST].append(_per_cent(found.first_shown))
+        order = intervals.wilson(found.inconsistent / len(texts), len(texts))
+        columns[published.INCONSISTENT].append(_per_cent(order))
     return _rows(case, "judge", columns, [decoder_name(each.decoder) for each in case.written[1:]], unlike), []
 
 

@@ -132,7 +132,8 @@ def _samples_intro(measured: Evaluation) -> str:
     if settings["gen_ppl"]:
         text += f" Gen-PPL is the perplexity under {settings['gen_ppl']}, given the prefix."
     if settings["judge"]:
-        text += f" Wins are against AR, by forced choice of {settings['judge']} in random order."
+        text += f" Wins are against AR, by forced choice of {settings['judge']}, each pair in both orders; half a win "
+        text += "where the order decided."
     return text
 
 
@@ -140,7 +141,7 @@ def _sample_head(rows: list[SampleQuality]) -> list[str]:
     head = ["decoder", "passes", "teacher's loss (nats)", "ratio to AR", "entropy (nats)"]
     head += ["distinct-1", "distinct-2", "distinct-3", "repeated 4-grams", "self-BLEU"]
     head += ["Gen-PPL"] if rows[0].gen_ppl else []
-    return head + (["wins", "first shown chosen"] if rows[-1].win_rate else [])
+    return head + (["wins", "first shown chosen", "order decided"] if rows[-1].win_rate else [])
 
 
 def _sample_rows(rows: list[SampleQuality]) -> list[list[str]]:
@@ -154,8 +155,8 @@ def _sample_cells(row: SampleQuality, judged: bool) -> list[str]:
     if row.gen_ppl is not None:
         cells.append(f"{row.gen_ppl.value:.1f} [{row.gen_ppl.low:.1f}, {row.gen_ppl.high:.1f}]")
     if judged:
-        first = "" if row.judged_first is None else f"{row.judged_first:.0%}"
-        cells += ["" if row.win_rate is None else _range(row.win_rate), first]
+        places = ("" if share is None else f"{share:.0%}" for share in (row.judged_first, row.judged_inconsistent))
+        cells += ["" if row.win_rate is None else _range(row.win_rate), *places]
     return cells
 
 

@@ -67,7 +67,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     chosen = decoders(student.config.block, settings.penalty, settings.dither)
     # Samples come first: what is wrong with their settings shows at once.
     written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)
-    rows = _judged(pair, prefixes, written, scored(pair.teacher, prefixes, written), ppl_model, judge, settings.seed)
+    rows = _judged(pair, prefixes, written, scored(pair.teacher, prefixes, written), ppl_model, judge)
     return Evaluation(
         pair=name,
         text=text_name,
@@ -89,13 +89,20 @@ def _judged(
     rows: list[SampleQuality],
     ppl_model: Judge | None,
     judge: Judge | None,
-    seed: int,
 ) -> list[SampleQuality]:
     """Adds what other models say, where there are any; the teacher is not compared with itself."""
     texts = [continued(pair.need_tokenizer(), prefixes, each.tokens) for each in written]
     if ppl_model is not None:
         rows = [replace(row, gen_ppl=gen_ppl(ppl_model, text)) for row, text in zip(rows, texts, strict=True)]
     if judge is not None:
-        found = [win_rate(judge, text, texts[0], seed) for text in texts[1:]]
-        rows[1:] = [replace(r, win_rate=w, judged_first=f) for r, (w, f) in zip(rows[1:], found, strict=True)]
+        found = [win_rate(judge, text, texts[0]) for text in texts[1:]]
+        rows[1:] = [
+            replace(
+                row,
+                win_rate=each.win_rate,
+                judged_first=each.first_shown.value,
+                judged_inconsistent=each.inconsistent / len(prefixes),
+            )
+            for row, each in zip(rows[1:], found, strict=True)
+        ]
     return rows

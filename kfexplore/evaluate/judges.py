@@ -1,7 +1,7 @@
 """Other models' opinion of samples: perplexity under a causal model (Gen-PPL), and pairwise forced choice.
 
-Texts are decoded, and encoded again by the judge's own tokenizer. Each text is a pass of its own: no padding, and no
-influence of one on another.
+Texts are decoded without special tokens, and encoded again, prefix and continuation together, by the judge's own
+tokenizer. Each text is a pass of its own: no padding, and no influence of one on another.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfexplore import noise
 from kfexplore.checkpoints.connection import fetching
 from kfexplore.checkpoints.places import by_hand
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, decode_ids
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, plain_text
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
-from kfexplore.results import Estimate, Ints
+from kfexplore.results import Estimate, Ints, Judged
 
 TEMPLATE = """\
 Here is the beginning of a text, and two ways to go on. Which of them reads better: correct, coherent, not repetitive?
@@ -35,9 +34,6 @@ B: {b}
 
 Answer with A or B."""
 
-_KEY = 2
-"""Sets the draw of the order apart from other draws of the same seed."""
-
 
 @dataclass(frozen=True)
 class Continued:
@@ -48,11 +44,14 @@ class Continued:
 
 
 def continued(tokenizer: AnyTokenizer, prefixes: Ints, tokens: Ints) -> list[Continued]:
-    """Texts of prefixes (S, N) and new tokens (S, n), decoded together: some tokens are parts of characters."""
+    """Texts of prefixes (S, N) and new tokens (S, n), decoded together: some tokens are parts of characters.
+
+    Special tokens are left out: as text they would be words that no judge expects.
+    """
     found = []
     for prefix, new in zip(prefixes.tolist(), tokens.tolist(), strict=True):
-        whole = decode_ids(tokenizer, prefix + new)
-        held = _shared(decode_ids(tokenizer, prefix), whole)
+        whole = plain_text(tokenizer, prefix + new)
+        held = _shared(plain_text(tokenizer, prefix), whole)
         found.append(Continued(whole[:held], whole[held:]))
     return found
 
@@ -79,14 +78,28 @@ class Judge:
         """(T,) ids -> (T, V) float32."""
         return self.model(torch.tensor([ids], device=self.model.device)).logits[0].float()
 
+    def encode_whole(self, text: Continued) -> tuple[list[int], int]:
+        """Ids of prefix and continuation encoded together, and how many of them, at the end, are the continuation's.
+
+        Encoded apart, the tokens at the boundary would not be those that the judge was trained on. A token that
+        straddles the boundary belongs to the prefix: it is read, and not scored.
+
+        Raises:
+            KfError: the tokenizer does not say where its tokens stand in the text.
+        """
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise KfError(f"The tokenizer of {self.name} has no fast version.", "a model with a tokenizer.json")
+        found = self.tokenizer(text.prefix + text.new, add_special_tokens=False, return_offsets_mapping=True)
+        return list(found["input_ids"]), sum(start >= len(text.prefix) for start, _ in found["offset_mapping"])
+
     def loss(self, text: Continued) -> tuple[float, int]:
-        """Sum of the loss, in nats, on the new part given the prefix, and the number of its tokens.
+        """Sum of the loss, in nats, on the tokens of the continuation given the prefix, and the number of them.
 
         Where both exceed the judge's context, the beginning is cut.
         """
-        new = self.encode(text.new)
-        ids = (self.encode(text.prefix) + new)[-self.room :]
-        count = min(len(new), len(ids) - 1)
+        ids, new = self.encode_whole(text)
+        ids = ids[-self.room :]
+        count = min(new, len(ids) - 1)
         if count < 1:
             return 0.0, 0
         law = self.logits(ids)[-count - 1 : -1].double().log_softmax(dim=-1)
@@ -152,19 +165,30 @@ def gen_ppl(judge: Judge, texts: list[Continued]) -> Estimate:
     return Estimate(*(float(np.exp(value)) for value in (found.value, found.low, found.high)))
 
 
-def win_rate(judge: Judge, texts: list[Continued], others: list[Continued], seed: int = 0) -> tuple[Estimate, float]:
-    """Share of prefixes on which `texts` is preferred to `others`, and the share on which the first shown was.
+def win_rate(judge: Judge, texts: list[Continued], others: list[Continued]) -> Judged:
+    """How often `texts` are preferred to `others`, by forced choice; each pair is shown in both orders.
 
-    Each pair is shown once, in an order keyed by (seed, sample); the interval is Wilson's.
+    A pair counts 1 where the text is preferred in both orders, 0 where the other is, and 1/2 where the answer follows
+    the place and not the text. The mean is what one random order per pair has on average, without its noise. Its
+    interval is Wilson's for as many trials as pairs: halves vary less than wins and losses, so it is not too narrow.
     """
-    wins, firsts = 0, 0
-    for i, (ours, theirs) in enumerate(zip(texts, others, strict=True)):
-        ours_first = bool(noise.generator(seed, i, _KEY).integers(2))
-        a, b = (ours, theirs) if ours_first else (theirs, ours)
-        first = judge.prefers_first(ours.prefix, a.new, b.new)
-        firsts += first
-        wins += first == ours_first
-    return intervals.wilson(wins / len(texts), len(texts)), firsts / len(texts)
+    first = np.array(
+        [
+            (
+                judge.prefers_first(ours.prefix, ours.new, theirs.new),
+                judge.prefers_first(ours.prefix, theirs.new, ours.new),
+            )
+            for ours, theirs in zip(texts, others, strict=True)
+        ]
+    )
+    preferred = first[:, 0].astype(int) + ~first[:, 1]  # in how many of both orders
+    return Judged(
+        wins=int((preferred == 2).sum()),
+        losses=int((preferred == 0).sum()),
+        inconsistent=int((preferred == 1).sum()),
+        win_rate=intervals.wilson(float(preferred.mean()) / 2, len(preferred)),
+        first_shown=intervals.share(first.sum(axis=1), np.full(len(first), 2)),
+    )
 
 
 def _shared(a: Sequence[Any], b: Sequence[Any]) -> int:

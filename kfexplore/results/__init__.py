@@ -34,7 +34,7 @@ from kfexplore.results.maps import (
     no_student,
     steps,
 )
-from kfexplore.results.quality import Agreement, Bin, Estimate, Evaluation, SampleQuality, SlotLaw
+from kfexplore.results.quality import Agreement, Bin, Estimate, Evaluation, Judged, SampleQuality, SlotLaw
 from kfexplore.results.text import Line, Written
 from kfexplore.results.timing import Cost, Gain, Limits, Spread, TimingRow
 
@@ -58,6 +58,7 @@ __all__ = [
     "Grid",
     "Independence",
     "Ints",
+    "Judged",
     "Learned",
     "Limits",
     "Line",

@@ -103,8 +103,24 @@ class SlotLaw:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Forced choices of a judge between two samples after each of some prefixes, each pair shown in both orders."""
+
+    wins: int
+    """Prefixes on which the sample is preferred in both orders."""
+    losses: int
+    """Those on which the other one is."""
+    inconsistent: int
+    """Those on which the answer follows the place: the first shown twice, or the second twice."""
+    win_rate: Estimate
+    """Wins, and half of the inconsistent ones, over all prefixes."""
+    first_shown: Estimate
+    """Position bias: share of answers that name the sample shown first; 1/2 is none."""
+
+
+@dataclass(frozen=True)
 class SampleQuality:
-    """What one decoder writes after held-out prefixes; all but the ratio and the last four are means over samples."""
+    """What one decoder writes after held-out prefixes; all but the ratio and the last five are means over samples."""
 
     decoder: str
     """Its name, for tables and figures."""
@@ -135,9 +151,11 @@ class SampleQuality:
     gen_ppl: Estimate | None = None
     """Perplexity under another model, a token of its own tokenizer."""
     win_rate: Estimate | None = None
-    """Share of prefixes on which a judge prefers the sample to the teacher's."""
+    """Share of prefixes on which a judge prefers the sample to the teacher's; see `Judged`."""
     judged_first: float | None = None
-    """Share of pairs on which the judge chose the one shown first: far from 1/2, it judges the place."""
+    """Share of answers that name the sample shown first: far from 1/2, the judge judges the place."""
+    judged_inconsistent: float | None = None
+    """Share of prefixes on which its answer follows the place, which count as half a win."""
 
 
 @dataclass(frozen=True)

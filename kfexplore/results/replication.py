@@ -24,12 +24,14 @@ SPEED_UP: Final = "speed-up over AR"
 ENTROPY: Final = "unigram entropy"
 DISTINCT: Final = ("distinct-1", "distinct-2", "distinct-3")
 FIRST: Final = "first shown preferred"
+INCONSISTENT: Final = "decided by the order"
 UNITS: Final = {
     AGREEMENT: "%",
     ENTROPY: "nats",
     **dict.fromkeys(DISTINCT, "%"),
     WIN_RATE: "%",
     FIRST: "%",
+    INCONSISTENT: "%",
     SPEED: "thousands",
     SPEED_UP: "times",
 }

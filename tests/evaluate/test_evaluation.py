@@ -18,7 +18,7 @@ from kfexplore.evaluate.law import slot_law
 from kfexplore.evaluate.samples import scored, write
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair
-from kfexplore.results import Estimate, Evaluation
+from kfexplore.results import Estimate, Evaluation, Judged
 
 from .synthetic import TEXT
 
@@ -60,17 +60,22 @@ def test_other_models_are_asked_about_every_decoder(pair: Pair, monkeypatch: pyt
     texts = []
     monkeypatch.setattr(module, "load_judge", lambda name, _: name)
     monkeypatch.setattr(module, "gen_ppl", lambda judge, text: texts.append((judge, text)) or Estimate(9.0, 8.0, 10.0))
-    monkeypatch.setattr(module, "win_rate", lambda _, a, b, __: (Estimate(float(a == b), 0, 1), 0.25))
+    judged = Judged(1, 1, 1, Estimate(0.5, 0, 1), Estimate(0.25, 0, 1))
+    asked = []
+    monkeypatch.setattr(module, "win_rate", lambda _, *both: asked.append(both) or judged)
     measured = evaluate(pair, "P", [TEXT], "T", replace(SETTINGS, gen_ppl="G", judge="J"))
     assert len(texts) == len(measured.samples)
     assert {judge for judge, _ in texts} == {"G"}
     assert all(row.gen_ppl == Estimate(9.0, 8.0, 10.0) for row in measured.samples)
     assert measured.samples[0].win_rate is None
-    assert {row.win_rate.value for row in measured.samples[1:]} == {0.0}  # none is compared with itself
-    assert {row.judged_first for row in measured.samples[1:]} == {0.25}
+    assert all(text != own == texts[0][1] for text, own in asked)  # none is compared with itself
+    assert len(asked) == len(measured.samples) - 1
+    assert {row.win_rate for row in measured.samples[1:]} == {Estimate(0.5, 0, 1)}
+    assert {(row.judged_first, row.judged_inconsistent) for row in measured.samples[1:]} == {(0.25, 1 / 3)}
     for text in (summary(measured), model_card(pair, measured)):
         assert "9.0 [8.0, 10.0]" in text
         assert "first shown chosen" in text
+        assert "order decided" in text
 
 
 def test_card_has_what_was_measured_and_what_the_pair_says(pair: Pair, measured: Evaluation) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import save_gpt2
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from kfexplore import noise
 from kfexplore.checkpoints import connection
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, load_tokenizer
 from kfexplore.errors import KfError
 from kfexplore.evaluate.intervals import wilson
 from kfexplore.evaluate.judges import TEMPLATE, Continued, Judge, continued, gen_ppl, load_judge, win_rate
@@ -57,9 +58,10 @@ def test_perplexity_of_a_judge_that_knows_nothing_is_its_vocabulary(judge: Judge
 def test_perplexity_is_of_the_new_part_given_the_prefix(judge: Judge) -> None:
     total, count = 0.0, 0
     for text in TEXTS:
-        prefix, new = judge.encode(text.prefix), judge.encode(text.new)
-        law = judge.model(torch.tensor([prefix + new])).logits[0].detach().double().log_softmax(-1)
-        scored = [(at, i) for at, i in enumerate(prefix + new) if at >= max(1, len(prefix))]
+        whole, prefix = judge.encode(text.prefix + text.new), judge.encode(text.prefix)
+        assert whole[: len(prefix)] == prefix  # no token straddles the boundary here
+        law = judge.model(torch.tensor([whole])).logits[0].detach().double().log_softmax(-1)
+        scored = [(at, i) for at, i in enumerate(whole) if at >= max(1, len(prefix))]
         total -= sum(float(law[at - 1, i]) for at, i in scored)
         count += len(scored)
     found = gen_ppl(judge, TEXTS)
@@ -67,10 +69,31 @@ def test_perplexity_is_of_the_new_part_given_the_prefix(judge: Judge) -> None:
     assert found.low < found.value < found.high
 
 
+def test_prefix_and_continuation_are_encoded_together_and_a_token_over_the_boundary_is_not_scored(judge: Judge) -> None:
+    whole = "The old owl said"
+    ids = judge.encode(whole)
+    at = next(n for n, piece in enumerate(judge.tokenizer.convert_ids_to_tokens(ids)) if n and len(piece) > 2)
+    start = len(judge.tokenizer.decode(ids[:at]))
+    cut = start + 1  # inside token `at`
+    text = Continued(whole[:cut], whole[cut:])
+    assert judge.encode(text.prefix) + judge.encode(text.new) != ids
+    assert judge.encode_whole(text) == (ids, len(ids) - at - 1)
+    law = judge.model(torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
+    expected = -sum(float(law[n - 1, ids[n]]) for n in range(at + 1, len(ids)))
+    assert judge.loss(text) == (pytest.approx(expected, rel=1e-4), len(ids) - at - 1)
+    assert judge.encode_whole(Continued(whole[:start], whole[start:])) == (ids, len(ids) - at)
+    assert judge.encode_whole(Continued(whole[:-1], whole[-1:]))[1] in (0, 1)
+
+
+def test_a_judge_whose_tokenizer_hides_where_its_tokens_stand_is_refused(judge: Judge) -> None:
+    slow = Judge("slow", judge.model, object())
+    with pytest.raises(KfError, match="The tokenizer of slow has no fast version"):
+        gen_ppl(slow, TEXTS)
+
+
 def test_what_the_judge_cannot_hold_is_cut_from_the_beginning(judge: Judge) -> None:
     long = Continued("The old owl said " * 200, " go home!")
-    ids = judge.encode(long.prefix) + judge.encode(long.new)
-    new = len(judge.encode(long.new))
+    ids, new = judge.encode(long.prefix + long.new), len(judge.encode(long.new))
     law = judge.model(torch.tensor([ids[-512:]])).logits[0].detach().double().log_softmax(-1)
     expected = -sum(float(law[-new - 1 + at, i]) for at, i in enumerate(ids[-new:]))
     assert judge.loss(long) == (pytest.approx(expected, rel=1e-4), new)
@@ -118,23 +141,34 @@ class Longest:
         return len(a) >= len(b)
 
 
-def test_win_rate_does_not_depend_on_the_order_shown() -> None:
-    ours = [Continued("", "long enough")] * 30 + [Continued("", "a")] * 10
-    theirs = [Continued("", "short")] * 40
+def test_every_pair_is_judged_in_both_orders() -> None:
+    """30 pairs are won, 8 lost; of the 2 of one length, which is shown first decides."""
+    ours = [Continued("", "long enough")] * 30 + [Continued("", "a")] * 8 + [Continued("", "owl")] * 2
+    theirs = [Continued("", "short")] * 38 + [Continued("", "old")] * 2
     judge: Any = Longest()
-    found, first = win_rate(judge, ours, theirs, seed=4)
-    assert found == wilson(0.75, 40)
-    ours_first = np.array([noise.generator(4, i, 2).integers(2) for i in range(40)], dtype=bool)
-    assert 5 < ours_first.sum() < 35
-    assert first == pytest.approx((ours_first[:30].sum() + (~ours_first[30:]).sum()) / 40)
+    found = win_rate(judge, ours, theirs)
+    assert (found.wins, found.losses, found.inconsistent) == (30, 8, 2)
+    assert found.win_rate == wilson(31 / 40, 40)
+    assert found.first_shown.value == pytest.approx((38 + 4) / 80)
+    swapped = win_rate(judge, theirs, ours)
+    assert (swapped.wins, swapped.losses, swapped.inconsistent) == (8, 30, 2)
+    assert swapped.win_rate.value == pytest.approx(9 / 40)
+    assert swapped.first_shown == found.first_shown
 
 
-def test_a_judge_of_places_gives_a_win_rate_near_one_half() -> None:
-    same = [Continued("", "same")] * 400
-    judge: Any = Longest()
-    found, first = win_rate(judge, same, same)
-    assert first == 1
-    assert found.low < 0.5 < found.high
+@pytest.mark.parametrize("first", [True, False])
+def test_a_judge_of_places_has_no_preference_and_its_bias_is_seen(first: bool) -> None:
+    class Place:
+        name = "place"
+
+        def prefers_first(self, *_: str) -> bool:
+            return first
+
+    judge: Any = Place()
+    found = win_rate(judge, TEXTS * 10, TEXTS[::-1] * 10)
+    assert (found.wins, found.losses, found.inconsistent) == (0, 0, 30)
+    assert found.win_rate == wilson(0.5, 30)
+    assert found.first_shown.value == float(first)
 
 
 def test_texts_are_decoded_with_their_prefix() -> None:
@@ -144,6 +178,36 @@ def test_texts_are_decoded_with_their_prefix() -> None:
     assert text == Continued("a", "é b")
     (text,) = continued(tokenizer, ids[:, :3], ids[:, 3:])
     assert text == Continued("aé", " b")
+
+
+def bert(folder: Path) -> AnyTokenizer:
+    """Words and the special tokens of BERT's tokenizers, as a file and as transformers load it."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "owl", "rain", "fell"]
+    tokenizer = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    tokenizer.add_special_tokens(words[:5])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return load_tokenizer(folder)
+
+
+def test_special_tokens_do_not_reach_a_judge(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    ours = bert(tmp_path)
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    special = {f"{name}_token": token for name, token in names.items()}
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **special)
+    for tokenizer in (ours, theirs):
+        (text,) = continued(tokenizer, np.array([[2, 5, 6]]), np.array([[8, 3, 2, 7, 8, 3]]))
+        assert text == Continued("the owl", " fell rain fell")
+        (text,) = continued(tokenizer, np.array([[2]]), np.array([[5, 7, 3]]))
+        assert text == Continued("", "the rain")
+    gpt = train_tokenizer(["plain words"], 270)
+    end = gpt.token_to_id("<|endoftext|>")
+    ids = gpt.encode("one.").ids, gpt.encode("Two").ids
+    (text,) = continued(gpt, np.array([ids[0]]), np.array([[end, *ids[1], end]]))
+    assert text == Continued("one.", " Two")
 
 
 def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path, no_hub: list[str]) -> None:
