@@ -87,7 +87,8 @@ def generate(
         bool, typer.Option("--exact-first", help="pflm: slot 1 from the student's own next-token law.")
     ] = False,
     order: Annotated[
-        Literal["random", "confident"] | None, typer.Option(help="mdlm: positions filled first; random by default. confident draws anew in every pass.")
+        Literal["random", "confident"] | None,
+        typer.Option(help="mdlm: positions filled first, by default random; confident draws anew in every pass."),
     ] = None,
     guess: Annotated[Literal["student", "nothing"], typer.Option(help="jacobi: what a block begins with.")] = "student",
     stop_at_eos: Annotated[

@@ -24,7 +24,7 @@ from .synthetic import TEXT
 def answer_with(pair: Pair, monkeypatch: pytest.MonkeyPatch, tokens: Any) -> None:
     """Makes the student put all its weight on tokens(ids, noise, ends)."""
 
-    def logits(ids: Tensor, u: Tensor, ends: Tensor) -> Tensor:
+    def logits(ids: Tensor, u: Tensor, ends: Tensor, _: float = 1.0) -> Tensor:
         chosen = tokens(ids, u, ends)
         return 100.0 * torch.nn.functional.one_hot(chosen, pair.teacher.config.vocab_size).float()
 
@@ -102,7 +102,7 @@ def test_loss_of_the_teacher_is_read_at_the_next_token(pair: Pair) -> None:
 def test_shares_are_those_of_the_pairs_own_blocks(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def spied(network: Any, ids: Tensor, u: Tensor, ends: Tensor) -> Tensor:
+    def spied(network: Any, ids: Tensor, u: Tensor, ends: Tensor, _: float) -> Tensor:
         asked.append((ids, u, ends))
         return exact_targets(network, ids, u, ends)
 
@@ -191,7 +191,7 @@ def test_shares_of_bins_add_up_to_the_share_of_the_slot(pair: Pair) -> None:
 
 def test_margin_is_the_distance_of_the_two_largest_logits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     # The student is exact where its margin is 2, and where it is 1 names a token that the teacher never chooses.
-    def logits(ids: Tensor, u: Tensor, ends: Tensor) -> Tensor:
+    def logits(ids: Tensor, u: Tensor, ends: Tensor, _: float = 1.0) -> Tensor:
         exact = exact_targets(pair.teacher, ids, u, ends)
         sure = (u < 0.4).float()[..., None]
         chosen = torch.where(u < 0.4, exact, pair.teacher.config.mask_id)
