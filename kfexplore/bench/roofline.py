@@ -18,7 +18,7 @@ LOGIT_BYTES = 4
 Shape = ModelConfig | CausalConfig
 
 
-def pass_cost(shape: Shape, batch: int, tokens: int, keys: float, read: int, slots: int = 0, width: int = 4) -> Cost:
+def pass_cost(shape: Shape, batch: int, tokens: float, keys: float, read: int, slots: int = 0, width: int = 4) -> Cost:
     """One forward pass.
 
     Args:
@@ -49,6 +49,7 @@ def decode_cost(
     rounds: int | None = None,
     drafts: int = 0,
     width: int = 4,
+    catch_up: float | None = None,
 ) -> Cost:
     """The sum of all passes of a decoder after the prompts have been read.
 
@@ -62,6 +63,8 @@ def decode_cost(
         rounds: Passes of the first model that it asks, as they were counted; None: a token, or k, in each.
         drafts: Passes of the student that guesses, likewise.
         width: Bytes of a weight.
+        catch_up: Tokens that a draft feeds before its slots, at the mean: those that the rows have gained since the
+            draft before. None: as many as a round can bring, k + 1.
     """
     keys = prompt + new_tokens / 2
     kind = config.models[0]
@@ -79,7 +82,8 @@ def decode_cost(
         passes = pass_cost(shapes[kind], batch, fed, keys, fed, width=width).scaled(count)
     if not drafts:
         return passes
-    return passes + pass_cost(shapes["student"], batch, 2 * k + 1, keys, k, slots=k, width=width).scaled(drafts)
+    fed = k + (k + 1 if catch_up is None else catch_up)
+    return passes + pass_cost(shapes["student"], batch, fed, keys, k, slots=k, width=width).scaled(drafts)
 
 
 def gains(

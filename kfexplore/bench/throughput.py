@@ -320,6 +320,10 @@ def _measured(entrant: _Entrant, networks: Networks, limits: Limits, eos: int | 
     passes, seconds = sum(step.passes for step in steps), entrant.seconds[1:]
     took = Spread(statistics.median(seconds), min(seconds), max(seconds))
     weight, rounds = network.dtype, len(steps) if config.models[1:] else passes
+    on_cpu, drafts = network.device.type == "cpu", passes - rounds
+    kept = np.array([step.counts for step in steps if step.counts is not None])
+    # Recorded drafts feed as many tokens as a round can bring. Others feed what is new: at first the prompt's last one.
+    catch_up = (1 + float(kept[:-1].max(axis=1).sum())) / drafts if drafts and on_cpu else None
     cost = decode_cost(
         config,
         {name: model.config for name, model in models.items() if model is not None},
@@ -328,12 +332,11 @@ def _measured(entrant: _Entrant, networks: Networks, limits: Limits, eos: int | 
         row.new_tokens,
         slots(config, networks),
         rounds=rounds,
-        drafts=passes - rounds,
+        drafts=drafts,
         width=weight.itemsize,
+        catch_up=catch_up,
     )
     least, tokens = cost.least_seconds(limits), row.batch * row.new_tokens
-    kept = np.array([step.counts for step in steps if step.counts is not None])
-    on_cpu = network.device.type == "cpu"
     return dataclasses.replace(
         row,
         nfe=passes,

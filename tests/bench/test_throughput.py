@@ -312,6 +312,8 @@ def test_a_decoder_costs_its_passes() -> None:
     assert checks == pass_cost(SHAPE, 2, 5, keys, 5).scaled(5)
     both = decode_cost(DecodeConfig("verified", 4), shapes, 2, 6, 10, 4, rounds=5, drafts=6)
     assert both.flops == checks.flops + 6 * pass_cost(SHAPE, 2, 9, keys, 4, slots=4).flops
+    both = decode_cost(DecodeConfig("verified", 4), shapes, 2, 6, 10, 4, rounds=5, drafts=6, catch_up=1.5)
+    assert both.flops == checks.flops + 6 * pass_cost(SHAPE, 2, 5.5, keys, 4, slots=4).flops
 
 
 def test_the_passes_of_the_student_feed_as_many_tokens_as_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +323,25 @@ def test_the_passes_of_the_student_feed_as_many_tokens_as_are_counted(monkeypatc
     config, networks = DecodeConfig("pflm", 4), Networks(student=network)
     generate(config, networks, [PROMPT] * 2, keyed_noise(0, range(2), config, networks, 10), 10, settle=False)
     assert fed == [len(PROMPT) - 1, 1 + 4, 4 + 4, 4 + 4]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_drafts_are_charged_the_tokens_that_they_feed(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed, charged = [], []
+    network = NETWORKS.student
+    assert network is not None
+    run = network.run_blocks
+    monkeypatch.setattr(network, "run_blocks", lambda x, *rest, **kw: fed.append(x.shape[1]) or run(x, *rest, **kw))
+
+    def noted(*given: Any, **options: Any) -> Any:
+        charged.append(options)
+        return decode_cost(*given, **options)
+
+    monkeypatch.setattr(throughput, "decode_cost", noted)
+    rows_of(settings(decoders=("verified",), ks=(4,), new_tokens=12, batches=(batch,), repeats=1), settle=False)
+    drafts = fed[len(fed) // 2 :][1:]  # of the timed run, without its prompt
+    assert len(drafts) == charged[0]["drafts"]
+    assert sum(drafts) == pytest.approx(charged[0]["drafts"] * (4 + charged[0]["catch_up"]))
 
 
 def test_the_least_time_is_that_of_the_narrower_limit() -> None:
