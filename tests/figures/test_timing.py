@@ -24,7 +24,7 @@ from kfexplore.figures.timing import (
     timing_page,
     write_page,
 )
-from kfexplore.figures.timing_words import over_ar
+from kfexplore.figures.timing_words import chance_words, over_ar
 from kfexplore.results import Gain, Spread, TimingRow
 
 
@@ -312,3 +312,16 @@ def test_the_page_is_written_into_a_new_folder(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == timing_page(document)
     with pytest.raises(KfError, match="cannot be written"):
         write_page(document, path)
+
+
+def test_whiskers_are_called_extremes_and_each_comparison_states_its_rate() -> None:
+    """Rows of races that did not interleave their repeats have no rate, and none is stated."""
+    rated = [dataclasses.replace(each, repeats=3, false_positive_rate=0.1) for each in PFLM]
+    five = dataclasses.replace(PFLM[0], repeats=5, false_positive_rate=2 / 252)
+    assert chance_words([*AR, *PFLM]) == ""
+    assert "per comparison, if runs are exchangeable: 10 % with 3 repeats. " in chance_words([*AR, *rated])
+    assert "10 % with 3 repeats, 0.79 % with 5 repeats" in chance_words([*rated, five])
+    for figure, rate in ((race_figure(ROWS), False), (speedup_figure(ROWS), False), (speedup_figure([*AR, *rated]), True)):
+        subtitle = figure.layout.title.subtitle.text.replace("<br>", " ")
+        assert "extremes, not" in subtitle
+        assert ("10 % with 3 repeats" in subtitle) == rate
