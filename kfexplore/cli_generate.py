@@ -46,7 +46,10 @@ def generate(
     prompt: PromptOption = None,
     token_ids: IdsOption = None,
     noise_file: Annotated[
-        Path | None, typer.Option(help="(steps, B, k) float32 .npy; row s is used at step s.")
+        Path | None,
+        typer.Option(
+            help="(steps, B, k) float32 .npy; row s is used at step s. --order confident: k is the new tokens."
+        ),
     ] = None,
     k: Annotated[
         int | None,

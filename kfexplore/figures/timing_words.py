@@ -56,7 +56,11 @@ def chance_words(rows: Sequence[TimingRow]) -> str:
     Documents of races that did not interleave their repeats have none.
     """
     known = {row.repeats: row.false_positive_rate for row in held_against_ar(rows) if row.false_positive_rate}
-    rates = [f"{100 * rate:.2g} % with {repeats} repeats" for repeats, rate in sorted(known.items()) if repeats > 1]
+    rates = [
+        f"{100 * rate:.1f}".removesuffix(".0") + f" % with {repeats} repeats"
+        for repeats, rate in sorted(known.items())
+        if repeats > 1
+    ]
     if not rates:
         return ""
     return f"False-positive rate per comparison, if runs are exchangeable: {', '.join(rates)}. "
