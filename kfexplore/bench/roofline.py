@@ -82,8 +82,8 @@ def decode_cost(
         passes = pass_cost(shapes[kind], batch, fed, keys, fed, width=width).scaled(count)
     if not drafts:
         return passes
-    fed = k + (k + 1 if catch_up is None else catch_up)
-    return passes + pass_cost(shapes["student"], batch, fed, keys, k, slots=k, width=width).scaled(drafts)
+    drafted = k + (k + 1 if catch_up is None else catch_up)
+    return passes + pass_cost(shapes["student"], batch, drafted, keys, k, slots=k, width=width).scaled(drafts)
 
 
 def gains(
