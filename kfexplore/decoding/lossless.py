@@ -66,7 +66,7 @@ def lossless_steps(work: Work, anew: bool) -> Iterator[Step]:
         right = exact[:, :k].cpu().numpy() == guesses.cpu().numpy()
         counts = np.logical_and.accumulate(right, axis=1).sum(axis=1) + 1
         if work.settle:
-            for row in np.flatnonzero(doubts.cpu().numpy().any(axis=1) & (rows.written < length)):
+            for row in np.flatnonzero(doubts.cpu().numpy().any(axis=1) & (rows.written < length)).tolist():
                 counts[row] = _settled(teacher, rows.text(row), exact[row], guesses[row], doubts[row], u[row], tau)
         kept = np.minimum(counts, length - rows.written)
         rows.append(exact, kept)

@@ -90,7 +90,7 @@ counted on {measured.slot_1.steps:,} steps of u. The exact map shows {measured.s
 
 ## Limits
 
-{_LIMITS_OF.get(pair.info.get("name"), _LIMITS)}
+{_LIMITS_OF.get(str(pair.info.get("name")), _LIMITS)}
 
 Measured on {measured.device} in {measured.dtype}, torch {measured.versions["torch"]}.
 """

@@ -185,7 +185,7 @@ def windows(tokens: Tokens, batch: int, length: int, seed: int, step: int, start
         count = int(np.searchsorted(starts, count))
     if count < 1:
         raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one stretch, {length}")
-    chosen = noise.generator(seed, "windows", step).integers(0, count, size=batch)
+    chosen: Tokens = noise.generator(seed, "windows", step).integers(0, count, size=batch)
     if starts is not None:
         chosen = starts[chosen]
     return torch.from_numpy(np.stack([tokens[s : s + length] for s in chosen]).astype(np.int64))
