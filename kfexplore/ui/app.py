@@ -26,12 +26,12 @@ from kfexplore.ui.generate import build_generate_tab
 from kfexplore.ui.guard import serving
 from kfexplore.ui.joint import build_joint_tab
 from kfexplore.ui.limits import DEFAULTS, PageLimits, limits_from
-from kfexplore.ui.loading import announced, closed, load
+from kfexplore.ui.loading import Wanted, announced, closed, load
 from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.port import DEFAULT
 from kfexplore.ui.prose import told
 from kfexplore.ui.reach import REACH
-from kfexplore.ui.scrub import EXAMPLES, LINKED, open_on, scrub_view
+from kfexplore.ui.scrub import CHOOSE, EXAMPLES, LINKED, open_on, scrub_view
 from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.zero import LentExplorer, is_zero
 
@@ -83,11 +83,16 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 elem_id="pair",
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")
-        loading, wanted = told("", visible=False, elem_id="loading"), gr.State()
+        loading, wanted = told("", visible=False, elem_id="loading"), gr.State({})
         examples = gr.Examples([[text] for text in EXAMPLES], [prompt], label="Try", elem_id="examples")
-        asked = [prompt.submit, go.click, pair.input, examples.load_input_event.then]
+        asked = [prompt.submit, go.click, examples.load_input_event.then]
         chosen = pair.input(  # before other listeners, which wait until it is loaded
-            partial(announced, explorer), pair, [loading, wanted], queue=False, show_progress="hidden"
+            partial(announced, explorer),
+            [pair, wanted],
+            loading,
+            queue=False,
+            show_progress="hidden",
+            trigger_mode="multiple",  # the next choice counts while this one is announced
         )
         with gr.Tabs():
             with gr.Tab("Scrub", id="scrub") as scrub:
@@ -100,19 +105,21 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 build_timing_tab(explorer, [pair, prompt], timing, first["k_max"])
             with joint:
                 open_on(asked, [pair, prompt])  # before the study's: listeners of an event run one after another
+                open_on([pair.input], [pair, prompt], CHOOSE)
                 others = [scrub, generate, timing]
-                open_on(build_joint_tab(explorer, asked, [pair, prompt], (joint, others)), [pair, prompt])
+                study = build_joint_tab(explorer, [*asked, pair.input], [pair, prompt], (joint, others))
+                open_on(study, [pair, prompt])
 
-        def linked(request: gr.Request) -> list[Any]:
+        def linked(waiting: Wanted, request: gr.Request) -> list[Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
             link = request.query_params
             name, text = link.get("pair", ""), link.get("prompt", gr.skip())
             known = explorer.offers(name)
-            return [name, text, *announced(explorer, name)] if known else [gr.skip(), text, gr.skip(), None]
+            return [name, text, announced(explorer, name, waiting)] if known else [gr.skip(), text, gr.skip()]
 
         for event in (prompt.submit, go.click):
             event(closed, None, loading, queue=False, show_progress="hidden")
-        opened = demo.load(linked, None, [pair, prompt, loading, wanted], queue=False)
+        opened = demo.load(linked, wanted, [pair, prompt, loading], queue=False)
         for named in (chosen, opened):
             named.then(partial(load, explorer), wanted, loading, queue=False, show_progress="hidden")
         opened.then(None, [pair, prompt], [pair, prompt], js=LINKED)

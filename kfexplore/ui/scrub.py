@@ -45,14 +45,16 @@ window.addEventListener("popstate", () => openLink().then(() => trigger("submit"
 
 What is no number there goes to the server as it is, which says so."""
 
-OPEN = """async (pair, prompt) => {
+CHOOSE = """async (pair, prompt) => {
   const page = window.kfScrub, shown = page.state();
   if (shown.loading || pair !== shown.pair || prompt !== shown.prompt) await page.visit({pair, prompt});
-  else page.forget();
   return page.state().pair;
 }"""
 """Asks for another prompt or pair, also while one is on its way; the dropdown then names the pair that is shown, also
-where the asked one failed. Where what is shown is asked for, nothing is wrong any more."""
+where the asked one failed."""
+
+OPEN = f"(pair, prompt) => {{ window.kfScrub.forget(); return ({CHOOSE})(pair, prompt); }}"
+"""As `CHOOSE`, and clears an earlier error. Not for the dropdown: it fires again when it loses the focus."""
 
 
 SHOWN = """() => {
@@ -100,12 +102,13 @@ def scrub_view(explorer: Explorer, first: Json, fields: list[gr.Component]) -> g
     return view
 
 
-def open_on(asked: list[Callable[..., Any]], fields: list[gr.Component]) -> None:
+def open_on(asked: list[Callable[..., Any]], fields: list[gr.Component], js: str = OPEN) -> None:
     """Lets the component follow what stands above the tabs.
 
     Args:
         asked: Events that ask for another prompt or pair.
         fields: The dropdown of pairs and the prompt.
+        js: `OPEN` or `CHOOSE`.
     """
     for event in asked:
-        event(None, fields, fields[:1], js=OPEN)
+        event(None, fields, fields[:1], js=js)

@@ -225,7 +225,8 @@ def test_why_a_pair_failed_stays_on_the_page(page: Page, app: App) -> None:
     alert = page.get_by_role("alert").first
     expect(alert).to_contain_text("'gone' cannot be loaded")
     expect(page.locator("#pair input")).to_have_value("odd")
-    page.locator("#prompt textarea").focus()  # the dropdown fires once more
+    page.locator("#pair input").focus()
+    page.locator("#prompt textarea").focus()  # the dropdown fires once more, with the pair that is shown
     tab(page, "Generate")
     expect(page.locator("#loading")).to_contain_text("'gone' cannot be loaded")
     page.locator("#generate-go").click()

@@ -120,17 +120,28 @@ function followPage(scrub) {
   showTheme();
 }
 
+async function visitTo(scrub, change) {
+  keepAddress(scrub, 0);
+  const done = await scrub.load(change);
+  if (done) history.pushState(history.state, "");
+  if (done) keepAddress(scrub, 0);
+  return done;
+}
+
 function mountScrub(root, first, transport) {
   const scrub = new Scrub(root, first, transport || null);
+  let visit = {};
   return {
     open: (change) => scrub.load(change),
-    // As open, and the browser's way back leads to what was shown before.
-    visit: async (change) => {
-      keepAddress(scrub, 0);
-      const done = await scrub.load(change);
-      if (done) history.pushState(history.state, "");
-      if (done) keepAddress(scrub, 0);
-      return done;
+    // As open, and the browser's way back leads to what was shown before. One request where the same visit is asked for
+    // again while it is on its way: a dropdown reports one choice twice.
+    visit: (change) => {
+      const key = JSON.stringify(change);
+      if (!scrub.loading || visit.key !== key || visit.load !== scrub.loads) {
+        const done = visitTo(scrub, change);
+        visit = { key, done, load: scrub.loads };
+      }
+      return visit.done;
     },
     forget: () => scrub.clearMessage(),
     state: () => ({
