@@ -7,6 +7,7 @@ from importlib.util import find_spec
 if find_spec("spaces"):
     import_module("spaces")  # before torch, which kfexplore imports: ZeroGPU stands in for its CUDA
 
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
 from kfexplore.ui.port import free_port
 
@@ -17,7 +18,7 @@ if __name__ == "__main__":
         from kfexplore.ui.app import launch
 
         launch(
-            pair=os.environ.get("KFEXPLORE_PAIR", "tales"),
+            pair=os.environ.get("KFEXPLORE_PAIR") or DEFAULT_PAIR,
             device=os.environ.get("KFEXPLORE_DEVICE"),
             host=host,
             port=port,

@@ -22,7 +22,7 @@ from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
 from kfexplore.bench.setting import environment
 from kfexplore.bench.train import token_passes
-from kfexplore.config import TrainConfig
+from kfexplore.config import DEFAULT_PAIR, TrainConfig
 from kfexplore.errors import told
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.text import read_text
@@ -182,7 +182,7 @@ def tidy(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Runs the arms and writes one row each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pair", default="tales", help="the teacher's pair")
+    parser.add_argument("--pair", default=DEFAULT_PAIR, help="the teacher's pair")
     parser.add_argument("--data", type=Path, required=True, help="token files (kfexplore train data)")
     parser.add_argument("--text", type=Path, required=True, help="held-out text, a file or folder")
     parser.add_argument("--budget", type=float, default=4e5, help="token passes an arm")

@@ -20,7 +20,7 @@ import torch
 
 from analysis.quality import prompts
 from analysis.writing import write_study
-from kfexplore.config import DecodeConfig, TrainConfig
+from kfexplore.config import DEFAULT_PAIR, DecodeConfig, TrainConfig
 from kfexplore.errors import KfError, told
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.samples import write
@@ -157,7 +157,7 @@ def tidy(run: Sequence[Progress]) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Distils one small student."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="tales", help="the teacher's pair")
+    parser.add_argument("--pair", default=DEFAULT_PAIR, help="the teacher's pair")
     parser.add_argument("--length", type=int, default=128, help="tokens that the teacher writes after each sentence")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=40, help="steps between measurements")

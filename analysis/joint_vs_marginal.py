@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from analysis.writing import write_study
 from kfexplore import noise
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
@@ -151,7 +152,7 @@ def _quantiles(values: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measures one pair on one text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="tales")
+    parser.add_argument("--pair", default=DEFAULT_PAIR)
     parser.add_argument("--text", type=Path, default=None, help="held-out text, a file or folder")
     parser.add_argument("--contexts", type=int, default=200, help="whose law of two tokens is computed")
     parser.add_argument("--studies", type=int, default=20, help="on how many of them samplers are drawn")

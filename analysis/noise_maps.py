@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from analysis.writing import write_study
 from kfexplore import noise
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
@@ -286,7 +287,7 @@ def tidy(taken: Sample) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measures one pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="tales")
+    parser.add_argument("--pair", default=DEFAULT_PAIR)
     parser.add_argument("--prompt", default="He looked at", help="of the section and its areas")
     parser.add_argument("--text", type=Path, default=None, help="file or folder, a context a line")
     parser.add_argument("--contexts", type=int, default=60)

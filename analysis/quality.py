@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from analysis.writing import write_study
 from kfexplore import noise
-from kfexplore.config import DecodeConfig
+from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.errors import KfError, told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.judges import continued, gen_ppl, load_judge
@@ -242,7 +242,7 @@ def tidy(rows: Sequence[SampleQuality]) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measures one pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="tales")
+    parser.add_argument("--pair", default=DEFAULT_PAIR)
     parser.add_argument("--text", type=Path, default=None, help="file or folder, a prompt from the first tokens a line")
     parser.add_argument("--prompt-tokens", type=int, default=12)
     parser.add_argument("--new-tokens", type=int, default=64)

@@ -27,6 +27,7 @@ from kfexplore.cli_options import (
     write_text,
 )
 from kfexplore.cli_train import train
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ def app_command(
     from kfexplore.ui.app import launch
 
     files = pair_files(pair, teacher, student)
-    launch(pair=pair or "tales", files=(*files, tokenizer) if files else None, device=device, host=host, port=port)
+    launch(pair=pair or DEFAULT_PAIR, files=(*files, tokenizer) if files else None, device=device, host=host, port=port)
 
 
 @app.command("map")
@@ -109,7 +110,7 @@ app.command("generate")(generate)
 
 @app.command("eval")
 def eval_command(
-    pair: Annotated[str, typer.Argument(help="tales, owt, lm1b, or a folder.")],
+    pair: Annotated[str, typer.Argument(help="stories, tales, owt, lm1b, or a folder.")],
     text: Annotated[Path, typer.Option(help="A text file or a folder of .txt files, not trained on.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")] = None,
     card: Annotated[Path | None, typer.Option(help="Where MODEL_CARD.md goes.")] = None,
@@ -164,20 +165,26 @@ def eval_command(
 app.command("laws")(laws)
 
 
+BundledOption = Annotated[str, typer.Option("--pair", help="A bundled pair.")]
+
+
 @export.command("first-screen")
-def export_first_screen_command() -> None:
-    """Store what the app draws at once, beside the bundled pair; run it after the weights change."""
+def export_first_screen_command(pair: BundledOption = DEFAULT_PAIR) -> None:
+    """Store what the app draws at once, beside a bundled pair; run it after its weights change."""
     from kfexplore.ui.app import store_first_screen
 
-    print(store_first_screen())
+    print(store_first_screen(pair))
 
 
 @export.command("contexts")
-def export_contexts_command() -> None:
-    """Rank contexts by the mutual information of the next two tokens, and store them beside the bundled pair."""
+def export_contexts_command(
+    pair: BundledOption = DEFAULT_PAIR,
+    text: Annotated[Path | None, typer.Option(help="Sentences, one a line; by default our own, of tales.")] = None,
+) -> None:
+    """Rank contexts by the mutual information of the next two tokens, and store them beside a bundled pair."""
     from kfexplore.laws.ranking import store_contexts
 
-    print(store_contexts())
+    print(store_contexts(pair, text))
 
 
 @export.command("space")

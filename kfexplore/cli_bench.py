@@ -12,6 +12,7 @@ import typer
 from tqdm import tqdm
 
 from kfexplore.cli_options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 
@@ -44,7 +45,7 @@ def bench_scrub_command(
     _say(SCRUB_HEAD)
     result = bench_scrub(chosen, context, repeats, tables=size is None, report=_tell_scrub)
     if page:
-        result["rows"] += bench_page(pair or "tales", device or "cpu", report=_tell_scrub)
+        result["rows"] += bench_page(pair or DEFAULT_PAIR, device or "cpu", report=_tell_scrub)
     _publish(result, json_file)
 
 
@@ -113,7 +114,7 @@ def bench_throughput_command(
         repeats=repeats,
         seed=seed,
     )
-    name = size or pair or "tales"
+    name = size or pair or DEFAULT_PAIR
     if roofline:
         result = bench_roofline(networks, settings, name)
         _tell_roofline(result["limits"], result["gains"])
@@ -149,7 +150,7 @@ def bench_load_command(
     from kfexplore.ui.limits import limits_from
 
     settings, limits = LoadSettings(clients, seconds, writing, timing, restart, seed), limits_from()
-    result = bench_load(load_chosen(pair, None, None, None, None), pair or "tales", settings, url)
+    result = bench_load(load_chosen(pair, None, None, None, None), pair or DEFAULT_PAIR, settings, url)
     _publish({**result, "limits": None if url else dataclasses.asdict(limits)}, json_file)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kfexplore.cli_options import DeviceOption, IdsOption, PairOption, PromptOption, read_context
-from kfexplore.config import STUDY_BLOCKS
+from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def laws(
         return
     if pair is None and prompt is None and token_ids is None:
         raise KfError("No law is named.", "--toy permutation, correlation, noisy-xor or chain; or --pair with --prompt")
-    _context(pair or "tales", prompt, token_ids, k, blocks, seed, first, device, as_json)
+    _context(pair or DEFAULT_PAIR, prompt, token_ids, k, blocks, seed, first, device, as_json)
 
 
 def _context(

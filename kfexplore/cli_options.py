@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 PairOption = Annotated[
     str | None,
     typer.Option(
-        "--pair", help="tales, owt, lm1b, a folder, or owner/name of the hub; a model of transformers is a teacher."
+        "--pair",
+        help="stories, tales, owt, lm1b, a folder, or owner/name of the hub; a model of transformers is a teacher.",
     ),
 ]
 TeacherOption = Annotated[
@@ -76,7 +78,7 @@ def load_chosen(
     from kfexplore.pair import load_pair, pair_from_files
 
     files = pair_files(name, teacher, student)
-    return pair_from_files(*files, tokenizer, device) if files else load_pair(name or "tales", device=device)
+    return pair_from_files(*files, tokenizer, device) if files else load_pair(name or DEFAULT_PAIR, device=device)
 
 
 def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> tuple[Path, Path | None] | None:

@@ -15,6 +15,8 @@ from kfexplore.decoders import DECODERS, MODELS, Kind, find_decoder
 from kfexplore.errors import KfError
 
 ConfigT = TypeVar("ConfigT")
+DEFAULT_PAIR = "tales"
+"""The bundled pair that everything uses unless another is named."""
 STUDY_BLOCKS = 1024
 """Blocks that each sampler of a law draws, where nobody says how many."""
 MIN_VOCAB = 257

@@ -17,6 +17,7 @@ from kfexplore.checkpoints.causal import is_causal, load_causal
 from kfexplore.checkpoints.hub import card_text, fetch_pair, is_repository, save_pair, stored_info
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, token_texts
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import HeldContext, block
@@ -171,8 +172,8 @@ class Pair(
         return self.tokenizer
 
 
-def load_pair(name_or_folder: str | Path = "tales", device: str | torch.device | None = None) -> Pair:
-    """Loads a named pair (`tales` is bundled; `owt`, `lm1b` come from the hub on first use), a folder, or a repository.
+def load_pair(name_or_folder: str | Path = DEFAULT_PAIR, device: str | torch.device | None = None) -> Pair:
+    """Loads a named pair (`stories`, `tales`: bundled; `owt`, `lm1b`: from the hub), a folder, or a repository.
 
     Args:
         name_or_folder: A name, a folder, or the `owner/name` of a repository of the hub that is laid out as one. A

@@ -1,4 +1,4 @@
-"""What a Hugging Face Space is made of: the app, the package, the bundled pair, and what a Space must be told."""
+"""What a Hugging Face Space is made of: the app, the package, the bundled pairs, and what a Space must be told."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from kfexplore.checkpoints.registry import PACKAGE, bundled_folder
+from kfexplore.checkpoints.registry import PACKAGE, bundled_folder, bundled_pairs
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 
-PAIR: Final = "tales"
 PYTHON: Final = "3.12"
 """Of the Space: ZeroGPU has this one."""
 TORCH: Final = "2.11.0"
@@ -39,9 +39,9 @@ K-Forcing ([arXiv 2606.10820](https://arxiv.org/abs/2606.10820)) turns an autore
 maps K uniform noise numbers to K tokens in one pass. Move the numbers and watch the tokens: exact, as the teacher would
 choose them one after another, beside learned, as the student chooses them all at once.
 
-The bundled pair needs no GPU. On hardware that has one, set the variable `KFEXPLORE_DEVICE` to `cuda`; on ZeroGPU leave
-it: a GPU is lent for what large pairs are asked. `KFEXPLORE_PAIR` names the pair that is shown first: `tales`, `owt`,
-`lm1b`, or `owner/name` of a pair on the hub.
+The bundled pairs need no GPU. On hardware that has one, set the variable `KFEXPLORE_DEVICE` to `cuda`; on ZeroGPU leave
+it: a GPU is lent for what large pairs are asked. `KFEXPLORE_PAIR` names the pair that is shown first: `stories`,
+`tales`, `owt`, `lm1b`, or `owner/name` of a pair on the hub.
 
 {MARK} Code and weights: MIT.
 """
@@ -64,7 +64,8 @@ def write_space(folder: Path) -> list[Part]:
         KfError: the folder holds something else or cannot be written, or this is no whole working copy.
     """
     sources = {name: PACKAGE.parent / name for name in ("app.py", "LICENSE", "requirements.txt")}
-    sources |= {"kfexplore": PACKAGE, f"checkpoints/{PAIR}": bundled_folder(PAIR)}
+    pairs = {DEFAULT_PAIR, *bundled_pairs()}
+    sources |= {"kfexplore": PACKAGE, **{f"checkpoints/{pair}": bundled_folder(pair) for pair in pairs}}
     missing = [name for name, source in sources.items() if not source.exists()]
     if missing:
         raise KfError(

@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.figures.still import Camera
 
 FOLDER = Path(__file__).parent
@@ -74,7 +75,7 @@ def stamp(book: NotebookNode) -> dict[str, str]:
     cells = "\0".join(cell.source for cell in book.cells)
     named = [(path.name.encode(), path.read_bytes()) for path in documents(book)]
     return {
-        "weights": fingerprint(pair_parts(bundled_folder("tales"))),
+        "weights": fingerprint(pair_parts(bundled_folder(DEFAULT_PAIR))),
         "source": hashlib.sha256(cells.encode()).hexdigest(),
         "documents": hashlib.sha256(b"\0".join(part for pair in named for part in pair)).hexdigest(),
     }

@@ -21,6 +21,7 @@ import yaml
 from shell import Shell
 
 import kfexplore
+from kfexplore.checkpoints.registry import bundled_pairs
 from kfexplore.space import PYTHON, TORCH, write_space
 from kfexplore.ui.port import DEFAULT
 
@@ -50,7 +51,8 @@ def pins(file: Path) -> dict[str, str]:
 @pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="git tells which files are the repository's")
 def test_the_files_are_those_of_the_repository_and_no_others(space: Path) -> None:
     assert sorted(file.name for file in space.iterdir()) == NAMES
-    known = ["app.py", "LICENSE", "kfexplore", "checkpoints/tales"]
+    known = ["app.py", "LICENSE", "kfexplore", *(f"checkpoints/{pair}" for pair in bundled_pairs())]
+    assert "checkpoints/tales" in known
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *known],
         cwd=REPOSITORY,
@@ -78,6 +80,18 @@ def test_what_python_compiled_and_hidden_files_stay_behind(tmp_path: Path, monke
     (tmp_path / "requirements.txt").write_text("gradio==6.0.0\n")
     write_space(tmp_path / "space")
     assert [file.name for file in (tmp_path / "space" / "kfexplore").iterdir()] == ["a.py"]
+
+
+def test_every_bundled_pair_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {name: tmp_path / "from" / name for name in ("stories", "tales")}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        (folder / "tokenizer.json").write_text(name)
+    monkeypatch.setattr("kfexplore.space.bundled_pairs", lambda: list(folders))
+    monkeypatch.setattr("kfexplore.space.bundled_folder", folders.get)
+    write_space(tmp_path / "space")
+    found = {file.parent.name: file.read_text() for file in (tmp_path / "space" / "checkpoints").rglob("*.json")}
+    assert found == {"stories": "stories", "tales": "tales"}
 
 
 def test_requirements_are_pins_that_differ_in_torch_alone(space: Path) -> None:

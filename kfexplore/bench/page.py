@@ -17,6 +17,7 @@ import numpy as np
 
 from kfexplore import noise
 from kfexplore.bench.child import Child
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -39,7 +40,7 @@ SLIDE = """async ([slot, u]) => {
 
 
 def bench_page(
-    pair: str = "tales",
+    pair: str = DEFAULT_PAIR,
     device: str = "cpu",
     moves: int = 150,
     report: Callable[[dict[str, Any]], None] = lambda _: None,

@@ -20,6 +20,7 @@ from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES
 from kfexplore.checkpoints.registry import TRAINING_FILE
 from kfexplore.checkpoints.saving import save_model, write_whole
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.models import Model
 
@@ -63,7 +64,7 @@ def fetch_pair(repository: str, **options: Any) -> Path:
     with fetching(
         f"There is no folder {repository}, and the hub's repository of that name cannot be fetched",
         f"a folder, a repository of a pair and a connection to the hub, or its files in {held}",
-        "use the pair tales, which needs no download",
+        f"use the pair {DEFAULT_PAIR}, which needs no download",
     ) as local:
         options |= {"local_files_only": True} if local else {}
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=FETCHED, **options))

@@ -23,7 +23,7 @@ from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, weight_
 from kfexplore.checkpoints.saving import WEIGHTS_FILE
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer, highest_id
 from kfexplore.checkpoints.words import shortened
-from kfexplore.config import ModelConfig
+from kfexplore.config import DEFAULT_PAIR, ModelConfig
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import CausalConfig, Model, build
@@ -59,6 +59,8 @@ class NamedPair:
     """A file of the bundled pair, or a hub name."""
     repository: HubRepository | None = None
     """None: bundled with the package."""
+    about: str = ""
+    """A few words beside the name, in lists."""
     info: dict[str, Any] = field(default_factory=dict)
     """Data, licence and the like, for those who show them."""
 
@@ -73,12 +75,18 @@ REPOSITORIES = {repository.name: repository for repository in (K_FORCING, MDLM)}
 """Repositories of which a bare 'owner/name' is enough, where they have one file."""
 
 NAMED = {
-    "tales": NamedPair("teacher", "student", "masked", info={"data": "the bundled corpus of tales"}),
+    "stories": NamedPair(
+        "teacher", "student", "masked", about="simple stories", info={"data": "generated simple stories"}
+    ),
+    "tales": NamedPair(
+        "teacher", "student", "masked", about="real books: harder", info={"data": "the bundled corpus of tales"}
+    ),
     "owt": NamedPair(
         K_FORCING.files[0],
         K_FORCING.files[1],
         tokenizer="gpt2",
         repository=K_FORCING,
+        about="web texts, from the hub",
         info={"data": "OpenWebText", "licence": "MIT (model card of the hub repository)"},
     ),
     "lm1b": NamedPair(
@@ -86,6 +94,7 @@ NAMED = {
         K_FORCING.files[3],
         tokenizer="bert-base-uncased",
         repository=K_FORCING,
+        about="news, from the hub",
         info={"data": "LM1B", "licence": "MIT (model card of the hub repository)"},
     ),
 }
@@ -182,7 +191,7 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
     raise KfError(
         f"There is no pair {str(name_or_folder)!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."),
         f"{', '.join(NAMED)}, or a folder with a teacher and, for a learned map, a student",
-        "use the pair tales, which needs no download",
+        f"use the pair {DEFAULT_PAIR}, which needs no download",
     )
 
 
@@ -292,9 +301,14 @@ def _published(name: str, pair: NamedPair, info: dict[str, Any]) -> PairParts:
     return PairParts(teacher, student, None, held if held.is_file() else pair.tokenizer, {**info, **source})
 
 
+def bundled_pairs() -> list[str]:
+    """Names of the bundled pairs whose folders are here."""
+    return [name for name, pair in NAMED.items() if pair.repository is None and any(map(Path.is_dir, _places(name)))]
+
+
 def bundled_folder(name: str) -> Path:
     """A bundled pair: beside the package in a working copy, inside it where it was packed so."""
-    places = [PACKAGE.parent / "checkpoints" / name, PACKAGE / "bundled" / name]
+    places = _places(name)
     for place in places:
         if place.is_dir():
             return place
@@ -303,6 +317,10 @@ def bundled_folder(name: str) -> Path:
         "a whole working copy of the repository, installed with pip install -e .",
         "git checkout checkpoints",
     )
+
+
+def _places(name: str) -> list[Path]:
+    return [PACKAGE.parent / "checkpoints" / name, PACKAGE / "bundled" / name]
 
 
 def _in_folder(folder: Path, info: dict[str, Any]) -> PairParts:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kfexplore.checkpoints.registry import MDLM, NAMED, check_pair, load_model
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, load_tokenizer
-from kfexplore.config import DecodeConfig
+from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
@@ -38,7 +38,7 @@ class Source:
     """Where models and tokenizer come from: plain values, which another process can be told."""
 
     pair: str | None = None
-    """A name or a folder; with neither this nor any below it is `tales`."""
+    """A name or a folder; with neither this nor any below it is the default pair."""
     files: tuple[Path, Path | None] | None = None
     """Checkpoints of teacher and student; None: there is no student."""
     ckpt: Path | None = None
@@ -91,7 +91,7 @@ def load(source: Source, decoder: DecodeConfig, device: str | None = None) -> Lo
         if source.files:
             pair = pair_from_files(*source.files, source.tokenizer, device)
         else:
-            pair = load_pair(source.pair or source.task or "tales", device=device)
+            pair = load_pair(source.pair or source.task or DEFAULT_PAIR, device=device)
         networks, tokenizer = Networks(pair.teacher, pair.student, pair.masked), pair.tokenizer
         name = str(pair.info.get("name"))
     if source.tokenizer:

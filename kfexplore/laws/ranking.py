@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.evaluate.text import read_text
 from kfexplore.laws.exact import pair_law
@@ -69,17 +70,17 @@ def rank_contexts(pair: Pair, sentences: Sequence[str], first: int | None = None
     return sorted(best, key=lambda context: -context.mutual_information)
 
 
-def store_contexts(name: str = "tales") -> Path:
-    """Writes the ranked contexts of our own sentences beside a bundled pair; returns the file."""
+def store_contexts(name: str = DEFAULT_PAIR, text: Path | None = None) -> Path:
+    """Writes the ranked contexts of `lines(text)` beside a bundled pair; returns the file."""
     folder = bundled_folder(name)
-    ranked = rank_contexts(load_pair(name), own_sentences())
-    lines = ",\n".join(json.dumps(asdict(context), ensure_ascii=False) for context in ranked)
-    text = f'{{"weights": "{fingerprint(pair_parts(folder))}", "contexts": [\n{lines}\n]}}\n'
+    ranked = rank_contexts(load_pair(name), lines(text))
+    rows = ",\n".join(json.dumps(asdict(context), ensure_ascii=False) for context in ranked)
+    text = f'{{"weights": "{fingerprint(pair_parts(folder))}", "contexts": [\n{rows}\n]}}\n'
     (folder / CONTEXTS).write_text(text, encoding="utf-8")
     return folder / CONTEXTS
 
 
-def stored_contexts(name: str = "tales") -> list[RankedContext]:
+def stored_contexts(name: str = DEFAULT_PAIR) -> list[RankedContext]:
     """The ranked contexts of a bundled pair; [] where none are stored of its weights."""
     file = bundled_folder(name) / CONTEXTS
     if not file.is_file():

@@ -26,7 +26,7 @@ def no_student() -> KfError:
     return KfError(
         "This pair has no student.",
         "a pair with a student; exact maps, laws and AR need the teacher alone",
-        "use the pair tales, or name a student beside the teacher (--student FILE)",
+        "use a bundled pair, or name a student beside the teacher (--student FILE)",
     )
 
 

@@ -17,7 +17,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
+from kfexplore.checkpoints.registry import NAMED, bundled_folder, bundled_pairs, fingerprint, pair_parts
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.api import add_api, answers_in_json
@@ -31,7 +32,7 @@ from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.port import DEFAULT
 from kfexplore.ui.prose import told
 from kfexplore.ui.reach import REACH
-from kfexplore.ui.scrub import CHOOSE, EXAMPLES, LINKED, open_on, scrub_view
+from kfexplore.ui.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
 from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.zero import LentExplorer, is_zero
 
@@ -45,8 +46,6 @@ THREADS = 40
 """Of the server, beside those in which questions of sliders wait."""
 FIRST_SCREEN = "first_screen.json"
 """Beside the weights of a bundled pair."""
-FIRST_STEPS = (102, 71, 200, 360)
-"""Steps of the first screen's noise: exact and learned agree on two slots of the bundled pair, and part on two."""
 WORDS = gr.I18n(en={"common.complete": "Done."})
 """What Gradio reads out at the end of an event, and has no word for."""
 
@@ -73,18 +72,18 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 placeholder="Press Enter to continue another text.",
             )
             pair = gr.Dropdown(
-                list(explorer.loaders),
+                [(_described(each), each) for each in explorer.loaders],
                 value=name,
                 label="Models",
                 info="Or a folder, or an id of the hub." if explorer.limits.other_checkpoints else None,
                 allow_custom_value=explorer.limits.other_checkpoints,
                 scale=1,
-                min_width=140,
+                min_width=230,
                 elem_id="pair",
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")
         loading, wanted = told("", visible=False, elem_id="loading"), gr.State({})
-        examples = gr.Examples([[text] for text in EXAMPLES], [prompt], label="Try", elem_id="examples")
+        examples = gr.Examples([[text] for text in opening(name).prompts], [prompt], label="Try", elem_id="examples")
         asked = [prompt.submit, go.click, examples.load_input_event.then]
         chosen = pair.input(  # before other listeners, which wait until it is loaded
             partial(announced, explorer),
@@ -129,18 +128,18 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
 
 def first_payload(explorer: Explorer, name: str) -> Json:
     """The stored first screen, where one is stored of these weights and this prompt, or else a fresh one."""
-    if name == "tales" and (file := bundled_folder(name) / FIRST_SCREEN).is_file():
+    if name in bundled_pairs() and (file := bundled_folder(name) / FIRST_SCREEN).is_file():
         stored = json.loads(file.read_text())
         fits = stored["resolution"] <= explorer.limits.sweep_steps and stored["k_max"] <= explorer.limits.slots
-        if fits and (stored["weights"], stored["prompt"]) == (fingerprint(pair_parts(file.parent)), EXAMPLES[0]):
+        is_current = stored["weights"] == fingerprint(pair_parts(file.parent))
+        if fits and is_current and stored["prompt"] == opening(name).prompts[0]:
             return {**stored, "stored": True}
     return fresh_first_payload(explorer, name)
 
 
-def store_first_screen() -> Path:
-    """Writes the first screen beside the bundled weights; returns the file."""
-    folder = bundled_folder("tales")
-    explorer, name = make_explorer("tales")
+def store_first_screen(name: str = DEFAULT_PAIR) -> Path:
+    """Writes the first screen of a bundled pair beside its weights; returns the file."""
+    folder, (explorer, _) = bundled_folder(name), make_explorer(name)
     payload = {**fresh_first_payload(explorer, name), "weights": fingerprint(pair_parts(folder))}
     (folder / FIRST_SCREEN).write_text(json.dumps(payload) + "\n")
     return folder / FIRST_SCREEN
@@ -153,11 +152,10 @@ def fresh_first_payload(explorer: Explorer, name: str) -> Json:
         KfError: the pair cannot be loaded.
     """
     explorer.loaders[name]()  # the page would be told no more than that it cannot be loaded
-    limits = explorer.limits
-    question = {"seq": 0, "pair": name, "prompt": EXAMPLES[0], "resolution": min(512, limits.sweep_steps)}
-    pair = explorer.pair(name)
-    slots = explorer.slots(pair) if pair.student else min(explorer.limits.slots, len(FIRST_STEPS))
-    question["u"] = [*((0.5 + step) / 512 for step in FIRST_STEPS[:slots]), *[0.5] * (slots - len(FIRST_STEPS))]
+    limits, pair, first = explorer.limits, explorer.pair(name), opening(name)
+    question = {"seq": 0, "pair": name, "prompt": first.prompts[0], "resolution": min(512, limits.sweep_steps)}
+    slots = explorer.slots(pair) if pair.student else min(limits.slots, len(first.steps))
+    question["u"] = [*((0.5 + step) / 512 for step in first.steps[:slots]), *[0.5] * (slots - len(first.steps))]
     tables = explorer.tables(question)
     if not tables["ok"]:
         raise KfError(tables["failed"], tables["valid"], tables["run"])
@@ -188,8 +186,13 @@ def make_explorer(
     return (LentExplorer if is_zero() else Explorer)(loaders, limits, other), name
 
 
+def _described(name: str) -> str:
+    """A pair in the list of models: its name, and a few words where it is a named one."""
+    return f"{name} · {NAMED[name].about}" if name in NAMED else name
+
+
 def launch(
-    pair: str = "tales",
+    pair: str = DEFAULT_PAIR,
     files: tuple[Path, Path | None, Path | None] | None = None,
     device: str | None = None,
     host: str = "127.0.0.1",

@@ -20,6 +20,7 @@ import torch
 from kfexplore.bench.setting import Load, measure_limits, own_threads
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.checkpoints.connection import Unreachable, hub_name
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.figures.tables import at_point, rows, section, tables, token_texts
 from kfexplore.laws.study import Report, StudySteps, finished, silent, study_steps
@@ -360,7 +361,7 @@ def _loaded(name: str, load: Callable[[], Pair]) -> Pair:
         if isinstance(error, Unreachable):
             raise Unreachable(
                 f"The pair {name!r} is not here, and {hub_name()}, where it is fetched from, could not be reached.",
-                "a connection, and the pair chosen again after a minute; or the pair tales, which needs none",
+                f"a connection, and the pair chosen again after a minute; or the pair {DEFAULT_PAIR}, which needs none",
                 "read in the log of the app where files can be put by hand",
             ) from None
         raise KfError(

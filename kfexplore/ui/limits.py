@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import yaml
 
-from kfexplore.checkpoints.registry import NAMED
+from kfexplore.checkpoints.registry import NAMED, bundled_pairs
 from kfexplore.config import from_dict
 from kfexplore.errors import KfError
 
@@ -70,8 +70,8 @@ class PageLimits:
     """Pairs in memory; the one that the page opens with stays."""
     idle_seconds: int = 3600
     """After which a context, a study, a pair (but the first) or a page's last texts and race go, if nobody used it."""
-    pairs: tuple[str, ...] = tuple(NAMED)
-    """On offer, beside the one that the page opens with; all but tales are fetched on first use, gigabytes."""
+    pairs: tuple[str, ...] = tuple(name for name, pair in NAMED.items() if pair.repository or name in bundled_pairs())
+    """On offer, beside the one that the page opens with; those that are not bundled are fetched on first use."""
     other_checkpoints: bool = False
     """Whether the page may name any other pair: a folder of the server or an id of the hub."""
 

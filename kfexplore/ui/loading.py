@@ -14,7 +14,6 @@ from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import failed
 from kfexplore.ui.prose import boxed
 
-
 Wanted = dict[str, bool]
 """The pairs that one session waits for, and whether `load` has begun with each. Changed in place: several events of a
 session can run at the same time, and an output of one would overwrite what another has just added."""

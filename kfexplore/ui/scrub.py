@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -11,15 +12,47 @@ import gradio as gr
 from kfexplore.figures.scrub import scrub_css, scrub_js, scrub_markup
 from kfexplore.ui.explorer import Explorer, Json
 
-EXAMPLES = [
+EXAMPLES = (
     "He looked at",
     "Once upon a time",
     "So they all sat down to",
     '"I don\'t know what you mean," said',
     "There was once a poor",
     "In the middle of the",
-]
-"""Prompts on offer; the first is the one that the page opens with."""
+)
+"""Prompts for a model of real texts."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What the page offers when it opens with a pair."""
+
+    prompts: tuple[str, ...] = EXAMPLES
+    """The first one is shown."""
+    steps: tuple[int, ...] = (102, 71, 200, 360)
+    """Noise of the first slots, in steps of 1/512. With `tales`, exact and learned agree on two slots of four."""
+
+
+OPENINGS = {
+    "stories": Opening(
+        (
+            "Once upon a time",
+            "One day",
+            "In the morning",
+            "Then they",
+            "Suddenly",
+            "At last",
+        ),
+        (102, 71, 200, 360, 256, 150, 300, 420),
+    ),
+}
+"""By the name of a pair; others have the prompts of `Opening`."""
+
+
+def opening(name: str) -> Opening:
+    """What the page offers when it opens with the pair of that name."""
+    return OPENINGS.get(name, Opening())
+
 
 MOUNT = """
 const page = mountScrub(element, JSON.parse(props.first), server);

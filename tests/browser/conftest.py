@@ -35,13 +35,13 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def app_url() -> Iterator[str]:
-    """The app with the bundled pair, as `make app` launches it."""
+    """The app with the pair `tales`, as `make app` launches it."""
     from kfexplore.ui.app import launch
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    demo = launch(port=port, prevent_thread_lock=True, quiet=True)
+    demo = launch("tales", port=port, prevent_thread_lock=True, quiet=True)
     yield f"http://127.0.0.1:{port}/"
     demo.close()
 

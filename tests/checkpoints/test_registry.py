@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from kfexplore.checkpoints import connection, registry
-from kfexplore.checkpoints.registry import NAMED, check_pair, load_model, locate, pair_parts
+from kfexplore.checkpoints.registry import NAMED, bundled_pairs, check_pair, load_model, locate, pair_parts
 from kfexplore.checkpoints.saving import save_model
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
 
@@ -332,10 +333,21 @@ def test_a_folder_without_a_part_says_which_and_what_it_has(tmp_path: Path) -> N
 def test_an_unknown_name_names_the_valid_and_the_near_ones() -> None:
     with pytest.raises(KfError, match=r"no pair 'tale'; did you mean tales\?") as caught:
         pair_parts("tale")
-    assert "tales, owt, lm1b" in str(caught.value)
+    assert "stories, tales, owt, lm1b" in str(caught.value)
     with pytest.raises(KfError, match=r"no pair 'zzz'\."):
         pair_parts("zzz")
-    assert list(NAMED) == ["tales", "owt", "lm1b"]
+    assert list(NAMED) == ["stories", "tales", "owt", "lm1b"]
+
+
+def test_bundled_pairs_are_those_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert DEFAULT_PAIR in bundled_pairs()
+    assert all(NAMED[name].about for name in NAMED)
+    monkeypatch.setattr(registry, "PACKAGE", tmp_path / "kfexplore")
+    assert bundled_pairs() == []
+    (tmp_path / "checkpoints" / "owt").mkdir(parents=True)  # a name of the hub
+    (tmp_path / "checkpoints" / "stories").mkdir()
+    (tmp_path / "kfexplore" / "bundled" / "tales").mkdir(parents=True)
+    assert bundled_pairs() == ["stories", "tales"]
 
 
 def test_a_folder_named_like_a_pair_needs_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

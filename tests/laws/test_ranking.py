@@ -53,10 +53,14 @@ def test_stored_contexts_are_read_back_only_for_their_weights(tmp_path: Path, mo
     folder = folder_of(tmp_path)
     monkeypatch.setattr(ranking, "bundled_folder", lambda _: folder)
     monkeypatch.setattr(ranking, "load_pair", lambda _: load_pair(folder))
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(SENTENCES[1:]))
     monkeypatch.setattr(ranking, "own_sentences", lambda: SENTENCES[:1])
     assert stored_contexts() == []
     assert store_contexts() == folder / "contexts.json"
     assert stored_contexts() == rank_contexts(load_pair(folder), SENTENCES[:1])
+    assert store_contexts("stories", texts) == folder / "contexts.json"
+    assert stored_contexts("stories") == rank_contexts(load_pair(folder), SENTENCES[1:])
     stored = json.loads((folder / "contexts.json").read_text())
     (folder / "contexts.json").write_text(json.dumps({**stored, "weights": "other"}))
     assert stored_contexts() == []
