@@ -77,13 +77,14 @@ def map_command(
     tokenizer: TokenizerOption = None,
     prompt: PromptOption = None,
     token_ids: IdsOption = None,
+    temperature: Annotated[float, typer.Option(help="Of both maps; most students know 1 alone.")] = 1.0,
     device: DeviceOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """The tokens that noise chooses after a context: exact (G*), beside learned where there is a student."""
     chosen = load_chosen(pair, teacher, student, tokenizer, device)
     ids = read_context(chosen, prompt, token_ids)
-    block = chosen.block([ids], [numbers(noise, float, "--noise")])
+    block = chosen.block([ids], [numbers(noise, float, "--noise")], temperature)
     tokens = {"teacher": block.teacher[0].tolist()}
     if block.learned:
         tokens = {"student": block.student[0].tolist(), **tokens}

@@ -73,7 +73,10 @@ def generate(
         ),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Keys the noise, with sample and position.")] = 0,
-    tau: Annotated[float, typer.Option(help="Temperature; pflm: as given to the noise encoder. Not of mdlm.")] = 1.0,
+    tau: Annotated[
+        float,
+        typer.Option("--temperature", "--tau", help="Temperature; pflm: as given to the noise encoder. Not of mdlm."),
+    ] = 1.0,
     freq_penalty: Annotated[
         float | None,
         typer.Option(

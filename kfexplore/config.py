@@ -19,8 +19,22 @@ DEFAULT_PAIR = "tales"
 """The bundled pair that everything uses unless another is named."""
 STUDY_BLOCKS = 1024
 """Blocks that each sampler of a law draws, where nobody says how many."""
+TEMPERATURES = (0.01, 100.0)
+"""Least and greatest temperature of a map: beyond them logits / temperature leave the range of float32."""
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
+
+
+def check_temperature(value: object) -> float:
+    """The temperature, if it is one.
+
+    Raises:
+        KfError: not a number, or outside `TEMPERATURES`.
+    """
+    low, high = TEMPERATURES
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise KfError(f"The temperature is {value!r}.", f"a number from {low} to {high:g}")
+    return float(value)
 
 
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:

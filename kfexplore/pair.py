@@ -88,7 +88,7 @@ class Pair(
         told = card_text(self.info.get("folder")) or f"# Pair `{self.info.get('name', '')}`\n\n{UNTOLD}"
         return super().generate_model_card(card=told, **more)
 
-    def block(self, ids: Tensor | npt.ArrayLike, noise: Tensor | npt.ArrayLike) -> Block:
+    def block(self, ids: Tensor | npt.ArrayLike, noise: Tensor | npt.ArrayLike, temperature: float = 1.0) -> Block:
         """The K tokens that noise gives after each context, exact (G*) and learned.
 
         Each row's answer is that of the row alone: it does not depend on the others.
@@ -96,6 +96,7 @@ class Pair(
         Args:
             ids: (B, N) int64 contexts.
             noise: (B, k) in [0, 1), 1 <= k <= K (`slots`).
+            temperature: The teacher's logits are divided by it; the student is given it (see `temperatures`).
 
         Returns:
             Integer arrays `student` and `teacher` (B, k), the student's logit `margins` (B, k) and the `edges` (B, k),
@@ -103,7 +104,8 @@ class Pair(
             `margins` is a KfError, and `learned` is None.
 
         Raises:
-            KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K.
+            KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K, a
+                temperature outside `kfexplore.config.TEMPERATURES`.
         """
         contexts, u = _whole_numbers(ids), noises.checked(noise)
         if contexts.ndim != 2 or u.ndim != 2 or len(contexts) != len(u) or not len(u):
@@ -113,7 +115,9 @@ class Pair(
             )
         distinct, member = np.unique(contexts, axis=0, return_inverse=True)
         rows = [np.flatnonzero(member.ravel() == n) for n in range(len(distinct))]
-        parts = [block(self.hold(context.tolist()), u[at]) for context, at in zip(distinct, rows, strict=True)]
+        parts = [
+            block(self.hold(context.tolist()), u[at], temperature) for context, at in zip(distinct, rows, strict=True)
+        ]
         return Block.join(parts).take(np.argsort(np.concatenate(rows)))
 
     def hold(self, ids: list[int]) -> HeldContext:
@@ -136,6 +140,18 @@ class Pair(
     def slots(self) -> int:
         """The most slots of a block: the student's K; without a student, a limit of this package."""
         return most_slots(self.student)
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """Least and greatest temperature that the student is known to be trained with.
+
+        They are read from `student_temperatures` in training.json; (1, 1) where nothing is said, as in all published
+        results.
+        """
+        training = self.info.get("training")
+        found = training.get("student_temperatures") if isinstance(training, dict) else None
+        numbers = isinstance(found, list) and len(found) == 2 and all(isinstance(t, int | float) for t in found)
+        return (float(found[0]), float(found[1])) if found and numbers else (1.0, 1.0)
 
     @property
     def room(self) -> int:

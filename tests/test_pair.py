@@ -148,3 +148,29 @@ def test_without_a_tokenizer_there_are_ids_but_no_texts(pair: Pair) -> None:
     assert bare.texts([1, 2]) == []
     with pytest.raises(KfError, match="no tokenizer"):
         bare.encode("The old owl")
+
+
+def test_a_block_at_a_temperature_follows_the_teacher_divided_by_it(pair: Pair) -> None:
+    found = pair.block(CONTEXTS, [[0.3, 0.6, 0.1]] * 3, temperature=0.5)
+    for ids, tokens in zip(CONTEXTS, found.teacher.tolist(), strict=True):
+        for n, u in enumerate([0.3, 0.6, 0.1]):
+            law = (pair.teacher(torch.tensor([ids + tokens[:n]]))[0, -1].double() / 0.5).softmax(0).cumsum(0)
+            assert tokens[n] == int((law < u).sum())
+    assert found.student.tolist() != pair.block(CONTEXTS, [[0.3, 0.6, 0.1]] * 3).student.tolist()
+
+
+@pytest.mark.parametrize(
+    ("training", "known"),
+    [
+        (None, (1, 1)),
+        ("two days", (1, 1)),
+        ({"recipe": "tales-cpu"}, (1, 1)),
+        ({"student_temperatures": [0.3, 1.0]}, (0.3, 1)),
+        ({"student_temperatures": ["a", 1]}, (1, 1)),
+        ({"student_temperatures": [1]}, (1, 1)),
+    ],
+)
+def test_the_temperatures_of_a_student_are_what_its_training_says(
+    pair: Pair, training: object, known: tuple[float, float]
+) -> None:
+    assert Pair(pair.teacher, pair.student, info={"training": training}).temperatures == known

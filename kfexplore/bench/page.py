@@ -25,7 +25,7 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 # Sets a slider as a hand would and resolves to the milliseconds until the tokens of that noise stand on the page.
 SLIDE = """async ([slot, u]) => {
   const root = document.querySelector("[data-source]");
-  const slider = root.querySelectorAll("input[type=range]")[slot];
+  const slider = root.querySelectorAll(".kfs-range")[slot];
   const start = performance.now();
   slider.value = u;
   slider.dispatchEvent(new Event("input", {bubbles: true}));

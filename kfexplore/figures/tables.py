@@ -26,7 +26,7 @@ def tables(
         prompt: Token ids of the context.
         texts: Of token ids.
         every: As for `rows`.
-        about: More to show or to overwrite: pair, prompt (its text), device, dtype.
+        about: More to show or to overwrite: pair, prompt (its text), temperature, device, dtype.
     """
     prompt_ids = [int(token) for token in prompt]
     return {
@@ -34,6 +34,7 @@ def tables(
         "prompt": "".join(texts(prompt_ids)),
         "prompt_tokens": [list(item) for item in zip(prompt_ids, texts(prompt_ids), strict=True)],
         "note": "",
+        "temperature": 1.0,
         "k_max": len(moved),
         "point": at_point(point),
         "device": "cpu",

@@ -8,6 +8,9 @@ grid is then nothing but a list of noise vectors.
 A map must not depend on the batch that it is computed in, yet floating point does, by some 1e-5 in a logit. Where a
 decision is near enough to turn, it is settled by the pass that decides it for a single noise vector, whose shape is
 always the same.
+
+Neither prefill depends on the temperature, so one context serves all: the exact map divides the teacher's logits by it,
+the student reads it beside the noise.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from kfexplore.results import Floats, Ints, Learned
 NEAR_TIE = 1e-3
 """Logit margin (nats) below which a learned token is settled alone; batches were seen to differ by 1.3e-5."""
 NEAR_EDGE = 5e-5
-"""Distance in u below which an exact token is settled alone; batches were seen to differ by 4e-6."""
+"""Distance in u below which an exact token is settled alone; batches were seen to differ by 4e-6. Below temperature 1
+it grows as 1 / temperature, as the difference of two logits does."""
 TILE = 1024
 """Most tokens, or slots of noise, evaluated at once."""
 REMEMBERED = 64
@@ -56,39 +60,40 @@ class HeldContext:
         self.teacher, self.student, self.ids = teacher, student, ids
         cache = KVCache()
         first = teacher(ids[None].to(teacher.device), cache, read=1)[0, 0]
-        self._laws: OrderedDict[Tokens, tuple[Tensor, KVCache]] = OrderedDict()
+        self._laws: OrderedDict[tuple[float, Tokens], tuple[Tensor, KVCache]] = OrderedDict()
         self._lock = threading.RLock()  # of _laws: a page asks for tables and points at the same time
-        self._root = (cdf(first), cache.branch())
+        self._root = (first, cache.branch())
         self._learned = _LearnedMap(student, ids) if student is not None else None
         self.slots = most_slots(student)
 
     @torch.inference_mode()
-    def exact(self, u: Floats) -> tuple[Ints, Floats]:
+    def exact(self, u: Floats, temperature: float = 1.0) -> tuple[Ints, Floats]:
         """G*: noise (R, k) -> tokens (R, k) and the distance (R, k) of u from the nearest edge of its cell."""
         noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.teacher.device)
         if len(u) == 1:
-            chosen, edge = self._exact_alone(noise[0])
+            chosen, edge = self._exact_alone(noise[0], temperature)
             return chosen[None].cpu().numpy(), edge[None].cpu().numpy()
         tokens = torch.empty(noise.shape, dtype=torch.int64, device=noise.device)
         edges = torch.empty_like(noise)
         prefixes = tokens.new_empty((1, 0))
         node = tokens.new_zeros(len(u))  # the distinct prefix that each row has reached
-        branch = self._root[1]
+        branch, near = self._root[1], NEAR_EDGE / min(1.0, temperature)
         for j in range(noise.shape[1]):
             members = _members(node, len(prefixes))
             branches = []
             for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
-                laws, grown = self._root[0][None], self._root[1]
+                logits, grown = self._root[0][None], self._root[1]
                 if j:
                     grown = branch.select(tile)
-                    laws = cdf(self.teacher(prefixes[tile, -1:], grown)[:, 0])
+                    logits = self.teacher(prefixes[tile, -1:], grown)[:, 0]
+                laws = _cdf(logits, temperature)
                 if j + 1 < noise.shape[1]:
                     branches.append(grown)
                 for n, law in zip(tile.tolist(), laws, strict=True):
                     at = members[n]
                     tokens[at, j], edges[at, j] = choose(law, noise[at, j])
-                    if j and (edges[at, j] < NEAR_EDGE).any():
-                        settled = self._law(tuple(prefixes[n].tolist()))[0]
+                    if j and (edges[at, j] < near).any():
+                        settled = self._law(tuple(prefixes[n].tolist()), temperature)[0]
                         tokens[at, j], edges[at, j] = choose(settled, noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
             prefixes = torch.cat([prefixes[children[:, 0]], children[:, 1:]], dim=1)
@@ -96,34 +101,36 @@ class HeldContext:
                 branch = KVCache.join(branches).select(children[:, 0])
         return tokens.cpu().numpy(), edges.cpu().numpy()
 
-    def learned(self, u: Floats) -> Learned | None:
+    def learned(self, u: Floats, temperature: float = 1.0) -> Learned | None:
         """The student: noise (R, k) -> tokens and logit margins (R, k), by argmax with no penalty."""
-        return self._learned(u) if self._learned is not None else None
+        return self._learned(u, temperature) if self._learned is not None else None
 
-    def _exact_alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _exact_alone(self, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """One noise vector (k,), a token a pass: tokens (k,), edges (k,)."""
         prefix: Tokens = ()
         answers = []
         for u in noise.split(1):
-            answers.append(choose(self._law(prefix)[0], u))
+            answers.append(choose(self._law(prefix, temperature)[0], u))
             prefix = (*prefix, int(answers[-1][0]))
         chosen, edge = (torch.cat(part) for part in zip(*answers, strict=True))
         return chosen, edge
 
-    def _law(self, prefix: Tokens) -> tuple[Tensor, KVCache]:
+    def _law(self, prefix: Tokens, temperature: float) -> tuple[Tensor, KVCache]:
         """F (V,) after the context and one prefix, taken token by token in one row, and the branch it left."""
-        if not prefix:
-            return self._root
+        key = temperature, prefix
         with self._lock:
-            if prefix not in self._laws:
-                first_row = torch.zeros(1, dtype=torch.int64, device=self.teacher.device)
-                grown = self._law(prefix[:-1])[1].select(first_row)
-                last = torch.tensor([prefix[-1:]], device=self.teacher.device)
-                self._laws[prefix] = cdf(self.teacher(last, grown)[0, 0]), grown
+            if key not in self._laws:
+                logits, grown = self._root
+                if prefix:
+                    first_row = torch.zeros(1, dtype=torch.int64, device=self.teacher.device)
+                    grown = self._law(prefix[:-1], temperature)[1].select(first_row)
+                    last = torch.tensor([prefix[-1:]], device=self.teacher.device)
+                    logits = self.teacher(last, grown)[0, 0]
+                self._laws[key] = _cdf(logits, temperature), grown
                 while len(self._laws) > REMEMBERED:
                     self._laws.popitem(last=False)
-            self._laws.move_to_end(prefix)
-            return self._laws[prefix]
+            self._laws.move_to_end(key)
+            return self._laws[key]
 
 
 class _LearnedMap:
@@ -134,11 +141,11 @@ class _LearnedMap:
         self.cache = student.prefill(ids[None].to(student.device))
 
     @torch.inference_mode()
-    def __call__(self, u: Floats) -> Learned:
+    def __call__(self, u: Floats, temperature: float) -> Learned:
         """Noise (R, k) -> tokens and logit margins (R, k)."""
         noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.student.device)
         if len(u) == 1:
-            chosen, margin = self._alone(noise[0])
+            chosen, margin = self._alone(noise[0], temperature)
             return Learned(chosen[None].cpu().numpy(), margin[None].cpu().numpy())
         tokens = torch.empty(noise.shape, dtype=torch.int64, device=noise.device)
         margins = torch.empty_like(noise)
@@ -150,23 +157,23 @@ class _LearnedMap:
             answers, branches = [], []
             for tile in torch.arange(len(prefixes), device=node.device).split(max(1, TILE // (stop - first))):
                 grown = branch.select(parents[tile])
-                answers.append(_argmax(self.student(None, values[tile], grown, keep_noise=stop - first)))
+                answers.append(_argmax(self.student(None, values[tile], grown, temperature, stop - first)))
                 if stop < noise.shape[1]:
                     branches.append(grown)
             picked, gap = (torch.cat(part) for part in zip(*answers, strict=True))
             for n in (gap < NEAR_TIE).any(dim=1).nonzero()[:, 0].tolist():
-                alone = self._alone(prefixes[n])
+                alone = self._alone(prefixes[n], temperature)
                 picked[n], gap[n] = alone[0][first:], alone[1][first:]
             tokens[:, first:stop], margins[:, first:stop] = picked[node], gap[node]
             if branches:
                 branch = KVCache.join(branches)
         return Learned(tokens.cpu().numpy(), margins.cpu().numpy())
 
-    def _alone(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _alone(self, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """One noise vector (k,) in one pass over all K slots, the rest filled up: tokens (k,), margins (k,)."""
         full = noise.new_full((1, self.student.config.block), 0.5)
         full[0, : len(noise)] = noise
-        chosen, margin = _argmax(self.student(None, full, self.cache.branch())[0])
+        chosen, margin = _argmax(self.student(None, full, self.cache.branch(), temperature)[0])
         return chosen[: len(noise)], margin[: len(noise)]
 
 
@@ -186,6 +193,11 @@ def _tree(noise: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
             parents, values = stretches[-1][0], torch.cat([stretches.pop()[1], values], dim=1)
         stretches.append((parents, values, node))
     return stretches
+
+
+def _cdf(logits: Tensor, temperature: float) -> Tensor:
+    """F (..., V) of softmax(logits / temperature); at 1 the logits as they are, to the last bit."""
+    return cdf(logits if temperature == 1.0 else logits / temperature)
 
 
 def _members(node: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kfexplore import noise
+from kfexplore.config import check_temperature
 from kfexplore.errors import KfError
 from kfexplore.maps.context import HeldContext
 from kfexplore.results import Block, Floats, Grid, Sweep, steps
@@ -13,18 +14,22 @@ MAX_RESOLUTION = 1024
 """Most steps of a sweep or of one side of a grid."""
 
 
-def block(context: HeldContext, u: Floats) -> Block:
-    """The tokens of noise vectors u (B, k), 1 <= k <= K.
+def block(context: HeldContext, u: Floats, temperature: float = 1.0) -> Block:
+    """The tokens of noise vectors u (B, k), 1 <= k <= K, at a temperature: of the teacher's logits, and as the student
+    is given it.
 
     Raises:
-        KfError: k is 0 or beyond `context.slots`, or a value is outside [0, 1).
+        KfError: k is 0 or beyond `context.slots`, a value is outside [0, 1), or the temperature outside `TEMPERATURES`.
     """
+    temperature = check_temperature(temperature)
     u = np.atleast_2d(noise.checked(u))
     _check_slots(context, u.shape[1])
-    return Block(u, *context.exact(u), context.learned(u))
+    return Block(u, *context.exact(u, temperature), context.learned(u, temperature))
 
 
-def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int, every: int = 1) -> list[Sweep]:
+def sweeps(
+    context: HeldContext, u: Floats, slots: list[int], resolution: int, every: int = 1, temperature: float = 1.0
+) -> list[Sweep]:
     """One sweep for each of `slots`, all evaluated together.
 
     Args:
@@ -33,6 +38,7 @@ def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int, e
         slots: From 0, each of them once or more.
         resolution: Steps R of a slider.
         every: Only the middle step of so many is evaluated, R / every in all.
+        temperature: As for `block`.
 
     Raises:
         KfError: as `block`; a slot that u does not have; a resolution outside 1 .. 1024, or no multiple of `every`.
@@ -49,17 +55,19 @@ def sweeps(context: HeldContext, u: Floats, slots: list[int], resolution: int, e
     rows = np.tile(u, (len(slots), len(points), 1))
     for row, slot in enumerate(slots):
         rows[row, :, slot] = points
-    whole = block(context, rows.reshape(-1, len(u)))
+    whole = block(context, rows.reshape(-1, len(u)), temperature)
     starts = range(0, len(slots) * len(points), len(points))
     return [Sweep(slot, u, whole.take(slice(a, a + len(points)))) for slot, a in zip(slots, starts, strict=True)]
 
 
-def sweep(context: HeldContext, u: Floats, slot: int, resolution: int = 512) -> Sweep:
+def sweep(context: HeldContext, u: Floats, slot: int, resolution: int = 512, temperature: float = 1.0) -> Sweep:
     """What all slots become as the noise of one moves over (r + 1/2) / R; see `sweeps`."""
-    return sweeps(context, u, [slot], resolution)[0]
+    return sweeps(context, u, [slot], resolution, temperature=temperature)[0]
 
 
-def grid(context: HeldContext, u: Floats, slots: tuple[int, int], resolution: int = 128) -> Grid:
+def grid(
+    context: HeldContext, u: Floats, slots: tuple[int, int], resolution: int = 128, temperature: float = 1.0
+) -> Grid:
     """The tokens of slots i < j as both move over R x R steps, the other noise of u (k,) held.
 
     Slots after j cannot matter, by causality, and are not evaluated.
@@ -72,7 +80,7 @@ def grid(context: HeldContext, u: Floats, slots: tuple[int, int], resolution: in
     points = _check_resolution(resolution)
     rows = np.tile(u[: j + 1], (resolution, resolution, 1))
     rows[:, :, i], rows[:, :, j] = points[:, None], points[None, :]
-    whole = block(context, rows.reshape(-1, j + 1))
+    whole = block(context, rows.reshape(-1, j + 1), temperature)
     at = np.arange(resolution**2).reshape(resolution, resolution, 1), np.array([i, j])
     return Grid((i, j), u, whole.teacher[at], whole.learned.take(at) if whole.learned else None)
 

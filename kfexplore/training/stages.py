@@ -173,7 +173,7 @@ class Run:
         _write(out / TRAINING_FILE, lambda path: path.write_text(facts, encoding="utf-8"))
         return out
 
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, Any]:
         """How the pair was trained, for its model card: a line a stage, after those of the pair it began with."""
         before = {} if self.start is None else dict(pair_parts(self.start).info.get("training", {}))
         data = self._data()
@@ -199,7 +199,10 @@ class Run:
             )
             found[name] = f"{what}, {stage.optimizer}, {stage.precision}{end}{kept}"
         both = {name: f"{before[name]}; then {what}" for name, what in found.items() if name in before}
-        return before | found | both
+        known = before | found | both
+        if self.recipe.students and _finished(self.folder / f"student{self.recipe.students[-1].block}"):
+            known["student_temperatures"] = [self.recipe.students[-1].tau_min, self.recipe.students[-1].tau_max]
+        return known
 
     def curves(self) -> dict[str, list[dict[str, float]]]:
         """The loss of every stage so far, as points of `step`, `loss` and `tokens_per_second`.

@@ -16,7 +16,7 @@ import numpy as np
 from gradio.utils import get_function_description
 
 from kfexplore.bench.throughput import Cancelled
-from kfexplore.config import STUDY_BLOCKS, DecodeConfig
+from kfexplore.config import STUDY_BLOCKS, DecodeConfig, check_temperature
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 from kfexplore.laws.samplers import FEWEST_BLOCKS
@@ -137,7 +137,7 @@ class Api:
     def __init__(self, explorer: Explorer) -> None:
         self._explorer = explorer
 
-    def map(self, prompt: str, u: list[float], pair: str | None = None) -> MapAnswer:
+    def map(self, prompt: str, u: list[float], pair: str | None = None, temperature: float = 1.0) -> MapAnswer:
         """Maps K uniform random numbers to the K tokens that follow a prompt, in two ways at the same numbers.
         Exact: as the teacher, an autoregressive language model, chooses them one by one by inverse CDF.
         Learned: as the student (K-Forcing, a push-forward language model) chooses them all in one pass.
@@ -145,8 +145,9 @@ class Api:
 
         Args:
             prompt: The text that is continued, such as "Once upon a time".
-            u: K numbers from 0 up to, not including, 1, such as [0.1, 0.7, 0.3, 0.9]; most pairs take 1 to 4 of them.
+            u: K numbers from 0 up to, not including, 1, such as [0.1, 0.7, 0.3, 0.9]; most pairs take up to 4 or 8.
             pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
+            temperature: Of both maps: below 1 likely tokens get wider bands of u; most students know 1 alone.
 
         Returns:
             slots: for each number u the exact token and the learned one, with margin and edge
@@ -156,7 +157,7 @@ class Api:
         """
         with _told():
             name = self._name(pair)
-            told = self._explorer.point({"pair": name, "prompt": prompt, "u": u})
+            told = self._explorer.point({"pair": name, "prompt": prompt, "u": u, "temperature": temperature})
             if not told["ok"]:
                 raise KfError(told["failed"], told["valid"], told["run"])
             models = self._explorer.pair(name)
@@ -234,6 +235,7 @@ class Api:
         new_tokens: int = 32,
         seed: int = 0,
         pair: str | None = None,
+        temperature: float = 1.0,
     ) -> GenerateAnswer:
         """Continues a prompt with one decoder of a pair of language models, and tells which step wrote each token.
         ar: the teacher, a token a pass. pflm: the student, K tokens a pass. mdlm: a masked diffusion model, where the
@@ -247,6 +249,7 @@ class Api:
             new_tokens: Length of the text; it ends sooner where the decoder writes the end of the text.
             seed: Keys all random numbers; the same seed gives the same text.
             pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
+            temperature: Of the decoder, mdlm left out; most students know 1 alone.
 
         Returns:
             text: what follows the prompt
@@ -264,7 +267,15 @@ class Api:
                 slots = whole("K", k)
                 DecodeConfig(decoder, slots)  # refuses a K for ar; the page has one K for all decoders
             length = whole("The number of new tokens", new_tokens)
-            config = WriteConfig(name, prompt, (decoder,), slots, length, seed=whole("The seed", seed))
+            config = WriteConfig(
+                name,
+                prompt,
+                (decoder,),
+                slots,
+                length,
+                tau=check_temperature(temperature),
+                seed=whole("The seed", seed),
+            )
             writing = self._explorer.writing(config)
             for _ in writing.steps():
                 pass

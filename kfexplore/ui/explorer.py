@@ -28,6 +28,7 @@ from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, Limits
+from kfexplore.ui.fields import untrained
 from kfexplore.ui.kept import Kept
 from kfexplore.ui.limits import DEFAULTS, PageLimits
 from kfexplore.ui.questions import Question, read
@@ -131,18 +132,19 @@ class Explorer:
         """What every slot becomes as each slider moves, the others held where `u` says.
 
         Args:
-            request: seq, pair, prompt, k (None: the trained K), u (None: the middle), resolution, and slots: the
-                sliders whose rows are wanted, and nothing else (None: all, with what a page needs to show them);
+            request: seq, pair, prompt, k (None: the trained K), u (None: the middle), temperature (None: 1),
+                resolution, and slots: the sliders whose rows are wanted, and nothing else (None: all, with what a page
+                needs to show them);
                 yields: whether others go first.
         """
         return self._answer(request, self._tables, "sweep_steps")
 
     def point(self, request: Json) -> Json:
-        """Both maps at exactly `u`; request: seq, pair, prompt, u."""
+        """Both maps at exactly `u`; request: seq, pair, prompt, u, temperature (None: 1)."""
         return self._answer(request, self._point, "sweep_steps")
 
     def grid(self, request: Json) -> Json:
-        """A section over two sliders; request: seq, pair, prompt, u, slots (i < j), resolution."""
+        """A section over two sliders; request: as `point`, with slots (i < j) and resolution."""
         return self._answer(request, self._grid, "grid_steps")
 
     def study(
@@ -295,19 +297,20 @@ class Explorer:
         with self._heavy.held(yields=asked.yields), few_threads(pair):
             start = time.perf_counter()
             every = math.gcd(asked.resolution, max(1, asked.resolution // self._fineness()))
-            moved = sweeps(context.held, u, slots, asked.resolution, every)
-            at = None if asked.slots else block(context.held, u)
+            moved = sweeps(context.held, u, slots, asked.resolution, every, asked.temperature)
+            at = None if asked.slots else block(context.held, u, asked.temperature)
             seconds = time.perf_counter() - start
+        about = {"pair": asked.pair, "prompt": asked.prompt, "temperature": asked.temperature}
         if at is None:
-            return {"pair": asked.pair, "prompt": asked.prompt, **rows(moved, pair.texts, every=every)}
+            return {**about, **rows(moved, pair.texts, every=every)}
         return tables(
             moved,
             at,
             context.held.ids.tolist(),
             pair.texts,
             every,
-            pair=asked.pair,
-            prompt=asked.prompt,
+            **about,
+            trained=_trained(pair),
             note=_cut(context.cut),
             k_max=most,
             device=pair.teacher.device.type,
@@ -318,7 +321,7 @@ class Explorer:
         pair, context = self._context(asked.pair, asked.prompt)
         u = asked.noise(self.slots(pair))
         with self._pointing.held(), few_threads(pair):
-            answer = block(context.held, u)
+            answer = block(context.held, u, asked.temperature)
         return {"u": answer.u[0].tolist(), **at_point(answer), "texts": token_texts(pair.texts, answer)}
 
     def _grid(self, asked: Question) -> Json:
@@ -326,7 +329,7 @@ class Explorer:
         u = asked.noise(self.slots(pair))
         with self._heavy.held(yields=True), few_threads(pair):
             most = max(FINENESS[-1][1], self._fineness() // 4)
-            square = grid(context.held, u, asked.square, min(asked.resolution, most))
+            square = grid(context.held, u, asked.square, min(asked.resolution, most), asked.temperature)
         return section(square, pair.texts)
 
     def _fineness(self) -> int:
@@ -346,6 +349,14 @@ def _studied(steps: StudySteps, report: Report, stop: Stop) -> ContextStudy:
         report(share, what)
 
     return finished(steps, told)
+
+
+def _trained(pair: Pair) -> Json | None:
+    """The temperatures that a student was trained with, and what to say where another is used."""
+    if pair.student is None:
+        return None
+    low, high = pair.temperatures
+    return {"low": low, "high": high, "note": untrained(pair)}
 
 
 def _cut(tokens: int) -> str:

@@ -15,7 +15,17 @@ from kfexplore.errors import KfError
 from kfexplore.figures.text import text_css, texts_html
 from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, number, offered_decoders, takers, whole
+from kfexplore.ui.fields import (
+    REFUSED,
+    decoder_choices,
+    failed,
+    fitted,
+    number,
+    offered_decoders,
+    takers,
+    untrained,
+    whole,
+)
 from kfexplore.ui.prose import READABLE, boxed, html, told
 from kfexplore.ui.writing import WriteConfig, Writing
 
@@ -25,7 +35,6 @@ is ahead here is ahead on a machine of its own. Reading the prompt is not in the
 NOT_YET: Final = "<p>Choose decoders, and press Generate: the prompt above is continued by each of them.</p>"
 WAITING: Final = "Waiting for its turn: pages are written for one after the other."
 ASKING: Final = "A GPU is asked for."
-AT_OTHER_TAU: Final = "The student was trained at temperature 1 only; at another, PFLM is an experiment."
 LONGEST_PROMPT_SHOWN: Final = 160
 """Characters, the last ones."""
 
@@ -288,7 +297,8 @@ def _status(writing: Writing, more: str = "") -> str:
     batch = f", {config.samples} samples at once" if config.samples > 1 else ""
     facts = f"{config.pair} on {writing.environment['device']}, float32{batch}, {seeds}."
     asks_student = any("student" in DECODERS[name].models for name in config.decoders)
-    off = AT_OTHER_TAU if config.tau != 1 and asks_student else ""
+    low, high = writing.pair.temperatures
+    off = untrained(writing.pair) if asks_student and not low <= config.tau <= high else ""
     full = f"No more than {writing.room} new tokens fit after this prompt." if config.new_tokens == writing.room else ""
     late = f"Stopped after {writing.most_seconds} s, the most on this page." if writing.is_late else ""
     notes = " ".join(markup.escape(each) for each in (facts, writing.note, full, off, late, more) if each)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kfexplore.config import check_temperature
 from kfexplore.errors import KfError
 from kfexplore.noise import checked
 from kfexplore.results import Floats
@@ -29,6 +30,8 @@ class Question:
     """Steps."""
     yields: bool
     """Whether those who do not say so go first."""
+    temperature: float
+    """Of both maps."""
 
     def noise(self, slots: int) -> Floats:
         """The noise (k,); the middle of [0, 1) where none is given.
@@ -67,7 +70,7 @@ def read(request: object, limits: PageLimits, most: str) -> Question:
         most: The limit of its steps, which are as many where none are named.
 
     Raises:
-        KfError: no object, no prompt, or numbers that are none or beyond the limits.
+        KfError: no object, no prompt, or numbers or a temperature that are none or beyond the limits.
     """
     if not isinstance(request, dict):
         raise KfError("The question is not an object.", "pair, prompt, u, ...")
@@ -87,4 +90,5 @@ def read(request: object, limits: PageLimits, most: str) -> Question:
             "steps", getattr(limits, most) if resolution is None else whole("The resolution", resolution), most
         ),
         bool(request.get("yields")),
+        check_temperature(1.0 if request.get("temperature") is None else request["temperature"]),
     )

@@ -60,12 +60,13 @@ window.kfScrub = page;
 const number = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : text);
 const openLink = async () => {
   const link = new URLSearchParams(window.location.search);
-  if (!["pair", "prompt", "k", "u"].some((name) => link.has(name))) return;
+  if (!["pair", "prompt", "k", "u", "temperature"].some((name) => link.has(name))) return;
   return page.open({
     pair: link.get("pair") ?? undefined,
     prompt: link.get("prompt") ?? undefined,
     k: link.has("k") ? number(link.get("k")) : undefined,
     u: link.has("u") ? link.get("u").split(",").map(number) : undefined,
+    temperature: link.has("temperature") ? number(link.get("temperature")) : 1,
   });
 };
 openLink().then((done) => {

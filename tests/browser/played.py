@@ -16,19 +16,20 @@ START = [(step + 0.5) / STEPS for step in (20, 40, 11)]
 Json = dict[str, Any]
 
 
-def cdf(model: str, prompt: str, before: list[int]) -> np.ndarray[Any, Any]:
-    """A law of the next token that hangs on everything before it; the student's is off a little."""
+def cdf(model: str, prompt: str, before: list[int], temperature: float) -> np.ndarray[Any, Any]:
+    """A law of the next token that depends on everything before it; the student's is off a little."""
     seed = hashlib.sha256(repr((prompt, before)).encode()).digest()
     weights = np.random.default_rng(list(seed)).exponential(size=len(WORDS))
     if model == "student":
         weights[len(before) % len(WORDS)] += 2.5
+    weights = weights ** (1 / temperature)
     return np.cumsum(weights / weights.sum())
 
 
-def tokens(model: str, prompt: str, u: list[float]) -> list[int]:
+def tokens(model: str, prompt: str, u: list[float], temperature: float = 1.0) -> list[int]:
     chosen: list[int] = []
     for value in u:
-        chosen.append(int(min(len(WORDS) - 1, np.searchsorted(cdf(model, prompt, chosen), value))))
+        chosen.append(int(min(len(WORDS) - 1, np.searchsorted(cdf(model, prompt, chosen, temperature), value))))
     return chosen
 
 
@@ -65,16 +66,19 @@ class Models:
         return [name for name, _ in self.asked]
 
     def point(self, request: Json) -> Json:
-        u, prompt = request["u"], request["prompt"]
+        u, prompt, temperature = request["u"], request["prompt"], request.get("temperature", 1.0)
         numbers = {"margin": [0.42] * len(u), "edge": [0.031] * len(u)}
-        return {model: tokens(model, prompt, u) for model in ("teacher", "student")} | numbers
+        return {model: tokens(model, prompt, u, temperature) for model in ("teacher", "student")} | numbers
 
     def tables(self, request: Json) -> Json:
         k, prompt, steps = request["k"], request["prompt"], request["resolution"]
         u, slots = (request["u"] + START)[:k], request.get("slots", list(range(k)))
+        temperature = request.get("temperature", 1.0)
         known = [(r + 0.5) / steps for r in range(steps)][self.every // 2 :: self.every]
         table = {
-            model: [[tokens(model, prompt, [*u[:j], value, *u[j + 1 :]]) for value in known] for j in slots]
+            model: [
+                [tokens(model, prompt, [*u[:j], value, *u[j + 1 :]], temperature) for value in known] for j in slots
+            ]
             for model in ("teacher", "student")
         }
         shape = (len(slots), len(known), k)
@@ -89,11 +93,13 @@ class Models:
             "k_max": K,
             "resolution": steps,
             "u": u,
+            "temperature": temperature,
+            "trained": {"low": 0.5, "high": 1, "note": "Not trained there."},
             "teacher": packed(table["teacher"], "<u2"),
             "student": packed(table["student"], "<u2"),
             "margin": packed(np.full(shape, 0.42), "<f4"),
             "edge": packed(np.full(shape, 0.031), "<f4"),
-            "point": self.point({"u": u, "prompt": prompt}),
+            "point": self.point({"u": u, "prompt": prompt, "temperature": temperature}),
             "device": self.device,
             "dtype": "float32",
             "seconds": 0.31,
@@ -109,7 +115,8 @@ class Models:
                 for y in range(steps):
                     u = list(request["u"])
                     u[i], u[j] = (x + 0.5) / steps, (y + 0.5) / steps
-                    cell[x, y] = np.array(tokens(model, request["prompt"], u))[[i, j]]
+                    chosen = tokens(model, request["prompt"], u, request.get("temperature", 1.0))
+                    cell[x, y] = np.array(chosen)[[i, j]]
             cells[model] = cell
         share = float((cells["teacher"] == cells["student"]).all(-1).mean())
         sent = {model: packed(cell, "<u2") for model, cell in cells.items()}

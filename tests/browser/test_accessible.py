@@ -229,7 +229,7 @@ def test_a_block_is_read_out_once_it_is_at_rest(page: Page) -> None:
     alone(page, standalone_html(payload()))
     told = page.locator(".kfs-told")
     told.evaluate("node => { window.read = 0; new MutationObserver(() => read++).observe(node, {childList: true}); }")
-    page.locator("input[type=range]").first.evaluate(
+    page.locator(".kfs-range").first.evaluate(
         """async (slider) => {
           for (slider.value = 0.1; slider.value < 0.9; slider.value = Number(slider.value) + 0.1) {
             slider.dispatchEvent(new Event("input"));

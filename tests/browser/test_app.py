@@ -48,7 +48,7 @@ def settled(root: Locator) -> None:
 def assert_true_tokens(root: Locator, pair: Pair, prompt: str) -> None:
     """Both rows of chips are the models' own answer at the noise that the page says."""
     ids, _ = pair.encode(prompt)
-    block = pair.block([ids], [noise(root)])
+    block = pair.block([ids], [noise(root)], float(root.get_attribute("data-temperature") or 0))
     assert chips(root, "teacher") == block.teacher[0].tolist()
     assert chips(root, "student") == block.student[0].tolist()
 
@@ -63,7 +63,7 @@ def test_first_screen_is_stored_and_true(page: Page, app_url: str, pair: Pair) -
 def test_a_slider_chooses_tokens_from_the_table(page: Page, app_url: str, pair: Pair, slot: int) -> None:
     root = opened(page, app_url)
     before = noise(root)
-    root.locator("input[type=range]").nth(slot).fill("0.9")
+    root.locator(".kfs-range").nth(slot).fill("0.9")
     assert root.get_attribute("data-source") == "table"  # at once, with no server between
     assert noise(root)[slot] == pytest.approx(0.9, abs=1 / 512)
     assert [u for j, u in enumerate(noise(root)) if j != slot] == [u for j, u in enumerate(before) if j != slot]
@@ -75,7 +75,7 @@ def test_a_slider_chooses_tokens_from_the_table(page: Page, app_url: str, pair: 
 def test_moving_another_slider_at_once_asks_the_server(page: Page, app_url: str, pair: Pair) -> None:
     root = opened(page, app_url)
     for slot, u in ((0, "0.12"), (1, "0.77"), (2, "0.4"), (1, "0.2")):
-        root.locator("input[type=range]").nth(slot).fill(u)
+        root.locator(".kfs-range").nth(slot).fill(u)
     settled(root)
     assert noise(root)[:3] == pytest.approx([0.12, 0.2, 0.4], abs=1 / 512)
     assert_true_tokens(root, pair, EXAMPLES[0])
@@ -83,7 +83,7 @@ def test_moving_another_slider_at_once_asks_the_server(page: Page, app_url: str,
 
 def test_dragging_with_a_mouse(page: Page, app_url: str, pair: Pair) -> None:
     root = opened(page, app_url)
-    slider = root.locator("input[type=range]").nth(1)
+    slider = root.locator(".kfs-range").nth(1)
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
     assert box
@@ -101,7 +101,7 @@ def test_dragging_with_a_mouse(page: Page, app_url: str, pair: Pair) -> None:
 def test_arrow_keys_move_by_a_step(page: Page, app_url: str, pair: Pair) -> None:
     root = opened(page, app_url)
     before = noise(root)[2]
-    root.locator("input[type=range]").nth(2).focus()
+    root.locator(".kfs-range").nth(2).focus()
     page.keyboard.press("ArrowRight")
     assert noise(root)[2] == pytest.approx(before + 1 / 512)
     page.keyboard.press("PageDown")
@@ -179,6 +179,8 @@ def test_a_link_restores_prompt_slots_and_noise(page: Page, app_url: str, pair: 
         ({"prompt": ""}, f"The prompt is empty. Valid: at least one token. Still shown: “{EXAMPLES[0]}”."),
         ({"prompt": "a", "pair": "nothing"}, "no pair 'nothing'"),
         ({"prompt": "a", "k": "9"}, "K is 9"),
+        ({"prompt": "a", "temperature": "hot"}, "The temperature is 'hot'. Valid: a number from 0.01 to 100"),
+        ({"prompt": "a", "temperature": "0"}, "The temperature is 0. Valid"),
     ],
 )
 def test_a_bad_link_says_so_and_the_page_still_works(
@@ -237,7 +239,7 @@ def test_a_reload_keeps_what_was_shown(page: Page, app_url: str, pair: Pair) -> 
     page.locator(PROMPT).fill("The old owl went")
     page.locator(PROMPT).press("Enter")
     expect(root.locator(".kfs-prompt")).to_contain_text("owl")
-    root.locator("input[type=range]").nth(1).fill("0.9")
+    root.locator(".kfs-range").nth(1).fill("0.9")
     page.wait_for_function("kfScrub.state().settled")
     settled(root)
     before = noise(root)
@@ -252,7 +254,7 @@ def test_a_reload_keeps_what_was_shown(page: Page, app_url: str, pair: Pair) -> 
 
 def test_the_way_back_leads_to_the_prompt_before(page: Page, app_url: str, pair: Pair) -> None:
     root = opened(page, app_url + "?__theme=dark")
-    root.locator("input[type=range]").nth(1).fill("0.9")
+    root.locator(".kfs-range").nth(1).fill("0.9")
     before = noise(root)
     entries = page.evaluate("history.length")
     field = page.locator(PROMPT)
@@ -261,7 +263,7 @@ def test_the_way_back_leads_to_the_prompt_before(page: Page, app_url: str, pair:
         field.press("Enter")
         expect(root.locator(".kfs-prompt")).to_contain_text(word)
         settled(root)
-    root.locator("input[type=range]").nth(2).fill("0.4")
+    root.locator(".kfs-range").nth(2).fill("0.4")
     assert page.evaluate("history.length") == entries + 2
     page.evaluate("history.back()")
     expect(field).to_have_value("The old owl went")
@@ -347,7 +349,7 @@ def test_a_move_made_while_another_prompt_loads_is_kept(page: Page, app_url: str
     page.evaluate(
         """() => {
           window.kfScrub.open({prompt: "The cat sat on the"});
-          const slider = document.querySelector("input[type=range]");
+          const slider = document.querySelector(".kfs-range");
           slider.value = 0.9;
           slider.dispatchEvent(new Event("input", {bubbles: true}));
         }"""

@@ -39,7 +39,7 @@ def test_a_page_outlives_its_server_and_its_link_opens_again(own_page: Page, tmp
         root = opened(page, app.url + "?" + urlencode({"prompt": TEXT, "u": "0.1,0.7123,0.4,0.9"}))
         expect(root.locator(".kfs-prompt")).to_contain_text("owl")
         settled(root)
-        sliders, alert = root.locator("input[type=range]"), root.get_by_role("alert")
+        sliders, alert = root.locator(".kfs-range"), root.get_by_role("alert")
 
         app.kill()
         sliders.nth(1).fill("0.25")  # the tables in the page know it

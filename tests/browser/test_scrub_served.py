@@ -63,16 +63,16 @@ def test_a_drag_is_answered_in_the_page_and_settles_once(page: Page, served: Cal
     assert "point" not in models.names()
     last = [request for name, request in models.asked if name == "tables"][-1]
     assert last["u"] == noise(page)
-    page.locator("input[type=range]").nth(1).hover()
+    page.locator(".kfs-range").nth(1).hover()
     settled(page)
-    page.locator("input[type=range]").nth(1).fill("0.2")
+    page.locator(".kfs-range").nth(1).fill("0.2")
     settled(page)
     assert "point" not in models.names(), "the new row answers the next drag"
 
 
 def test_a_settled_move_asks_for_the_tracks_that_it_changed(page: Page, served: Callable[[], Models]) -> None:
     models = served()
-    page.locator("input[type=range]").nth(1).fill("0.9")
+    page.locator(".kfs-range").nth(1).fill("0.9")
     settled(page)
     page.wait_for_function("api.state().settled")
     assert asked_rows(models) == [[2]], (
@@ -93,7 +93,7 @@ def on_gpu(page: Page, served: Callable[[], Models]) -> Models:
 
 def test_a_gpu_is_asked_for_all_tracks_at_once(page: Page, served: Callable[[], Models]) -> None:
     models = on_gpu(page, served)
-    page.locator("input[type=range]").nth(0).fill("0.9")
+    page.locator(".kfs-range").nth(0).fill("0.9")
     settled(page)
     page.wait_for_function("api.state().settled")
     assert asked_rows(models) == [[1, 2]]
@@ -103,7 +103,7 @@ def test_a_gpu_that_is_busy_is_asked_once_more_for_all_tracks(page: Page, served
     models = on_gpu(page, served)
     stopped(page)
     models.busy = 1
-    page.locator("input[type=range]").nth(0).fill("0.9")
+    page.locator(".kfs-range").nth(0).fill("0.9")
     root = page.locator("[data-u]")
     expect(root).to_have_attribute("data-busy", "true")
     assert asked_rows(models) == [[1, 2]]
@@ -121,7 +121,7 @@ def test_a_question_that_was_too_much_is_asked_anew_of_the_noise_by_then(
     models = on_gpu(page, served)
     stopped(page)
     models.busy = 1
-    slider = page.locator("input[type=range]").nth(0)
+    slider = page.locator(".kfs-range").nth(0)
     slider.fill("0.9")
     expect(page.locator("[data-u]")).to_have_attribute("data-busy", "true")
     slider.fill("0.4")
@@ -134,7 +134,7 @@ def test_a_question_that_was_too_much_is_asked_anew_of_the_noise_by_then(
 
 def test_a_hand_on_a_slider_asks_for_its_row_before_it_moves(page: Page, served: Callable[[], Models]) -> None:
     models = served()
-    sliders = page.locator("input[type=range]")
+    sliders = page.locator(".kfs-range")
     sliders.nth(1).fill("0.9")
     page.wait_for_function("api.state().settled")
     settled(page)
@@ -151,7 +151,7 @@ def test_a_hand_on_a_slider_asks_for_its_row_before_it_moves(page: Page, served:
 def test_where_only_some_steps_are_known_a_slider_goes_to_those(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     models.every = 8
-    sliders = page.locator("input[type=range]")
+    sliders = page.locator(".kfs-range")
     sliders.nth(0).fill("0.9")  # known in all steps
     assert noise(page)[0] == (int(0.9 * STEPS) + 0.5) / STEPS
     page.wait_for_function("api.state().settled")
@@ -172,7 +172,7 @@ def test_where_many_ask_a_move_waits_for_its_row_and_asks_for_no_point(
 ) -> None:
     models = served()
     models.every = 8
-    sliders = page.locator("input[type=range]")
+    sliders = page.locator(".kfs-range")
     sliders.nth(0).fill("0.9")
     page.wait_for_function("api.state().settled")
     settled(page)
@@ -188,7 +188,7 @@ def test_coarse_rows_are_asked_for_again_at_rest(page: Page, served: Callable[[]
     page.clock.install()
     models = served()
     models.every = 8
-    page.locator("input[type=range]").nth(1).fill("0.9")
+    page.locator(".kfs-range").nth(1).fill("0.9")
     page.clock.run_for(1000)
     settled(page)
     assert asked_rows(models) == [[2]]
@@ -240,6 +240,61 @@ def test_an_exact_number_is_asked_at_just_that_number(page: Page, served: Callab
     assert noise(page)[1] == 0.123456789
 
 
+def test_a_temperature_moves_both_maps_the_tracks_and_the_square(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    page.locator(".kfs-map").scroll_into_view_if_needed()
+    settled(page)
+    models.asked.clear()
+    page.locator(".kfs-heat").fill("0.3")
+    root = page.locator("[data-u]")
+    expect(root).to_have_attribute("data-temperature", "0.3")
+    settled(page)
+    page.wait_for_function("api.state().settled")
+    for model in ("teacher", "student"):
+        assert shown(page, model) == tokens(model, "Once upon", START, 0.3)
+    assert shown(page, "teacher") != tokens("teacher", "Once upon", START)
+    expect(page.locator(".kfs-degrees")).to_have_text("0.3")
+    expect(page.locator(".kfs-cold")).to_have_text("Not trained there.")
+    expect(page.locator(".kfs-origin")).to_contain_text("temperature 0.3")
+    assert asked_rows(models) == [[0], [1], [2]]
+    assert {name: request["temperature"] for name, request in models.asked} == dict.fromkeys(
+        ("point", "tables", "grid"), 0.3
+    )
+    page.locator(".kfs-range").first.hover()  # its row is of this temperature, and answers the next drag
+    settled(page)
+    models.asked.clear()
+    page.locator(".kfs-range").first.fill("0.77")
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page), 0.3)
+    settled(page)
+    assert "point" not in models.names()
+    page.locator(".kfs-heat").fill("0.5")
+    expect(page.locator(".kfs-cold")).to_be_empty()
+    page.get_by_role("button", name="Reset").click()
+    settled(page)
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", START)
+    expect(root).to_have_attribute("data-temperature", "1")
+
+
+def test_a_temperature_that_fails_goes_back(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    models.failing = {"point", "tables"}
+    page.locator(".kfs-heat").fill("0.3")
+    expect(page.get_by_role("alert")).to_contain_text("No point.")
+    expect(page.locator("[data-u]")).to_have_attribute("data-temperature", "1")
+    expect(page.locator(".kfs-heat")).to_have_value("1")
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", START)
+
+
+def test_the_temperature_stays_with_another_prompt(page: Page, served: Callable[[], Models]) -> None:
+    models = served()
+    page.locator(".kfs-heat").fill("0.5")
+    settled(page)
+    page.evaluate("api.open({ prompt: 'Once more' })")
+    settled(page)
+    assert models.asked[-1][1]["temperature"] == 0.5
+    assert shown(page, "student") == tokens("student", "Once more", noise(page), 0.5)
+
+
 def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     models.failing = {"tables", "point"}
@@ -270,14 +325,14 @@ def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], 
 def test_a_mistyped_number_stays_told_until_the_next_move(page: Page, served: Callable[[], Models]) -> None:
     served()
     alert = page.get_by_role("alert")
-    page.locator("input[type=range]").nth(1).fill("0.9")  # rows are on their way
+    page.locator(".kfs-range").nth(1).fill("0.9")  # rows are on their way
     field = page.locator(".kfs-u").nth(0)
     field.fill("2")
     field.press("Enter")
     page.wait_for_function("api.state().settled")
     settled(page)
     expect(alert).to_contain_text("u is 2")
-    page.locator("input[type=range]").nth(2).fill("0.2")
+    page.locator(".kfs-range").nth(2).fill("0.2")
     expect(alert).to_have_text("")
 
 
@@ -286,7 +341,7 @@ def test_fewer_and_more_slots(page: Page, served: Callable[[], Models]) -> None:
     page.locator(".kfs-ks label").nth(0).click()
     assert shown(page, "teacher") == tokens("teacher", "Once upon", START[:1])
     expect(page.locator(".kfs-alone")).to_contain_text("needs two slots")
-    page.locator("input[type=range]").first.fill("0.75")
+    page.locator(".kfs-range").first.fill("0.75")
     settled(page)
     page.locator(".kfs-ks label").nth(2).click()
     expect(page.locator("[data-u]")).to_have_attribute("data-k", "3")
@@ -380,7 +435,7 @@ def test_late_answers_do_not_overwrite_newer_ones(page: Page) -> None:
         f"mountScrub(document.getElementById('host'), {scrub._script_json(payload(grid=False))}, "
         "{ tables: () => new Promise(() => {}), point: hold, grid: () => new Promise(() => {}) }); })()</script>",
     )
-    sliders = page.locator("input[type=range]")
+    sliders = page.locator(".kfs-range")
     sliders.nth(0).fill("0.9")
     for value in ("0.1", "0.2", "0.3"):
         sliders.nth(1).fill(value)

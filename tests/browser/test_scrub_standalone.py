@@ -30,7 +30,7 @@ def test_first_screen_needs_no_server(page: Page) -> None:
 @pytest.mark.parametrize("slot", range(K))
 def test_every_step_of_every_slider_shows_what_the_models_say(page: Page, slot: int) -> None:
     alone(page, scrub.standalone_html(payload()))
-    slider = page.locator("input[type=range]").nth(slot)
+    slider = page.locator(".kfs-range").nth(slot)
     for step in range(0, STEPS, 7):
         slider.fill(str((step + 0.3) / STEPS))
         u = [*START]
@@ -48,7 +48,7 @@ def test_every_step_of_every_slider_shows_what_the_models_say(page: Page, slot: 
 
 def test_without_a_server_the_other_sliders_go_back_to_where_the_tracks_hold(page: Page) -> None:
     alone(page, scrub.standalone_html(payload()))
-    sliders = page.locator("input[type=range]")
+    sliders = page.locator(".kfs-range")
     sliders.nth(0).fill("0.9")
     expect(page.locator(".kfs-row").nth(1).locator(".kfs-share")).to_have_text("track of the starting noise")
     sliders.nth(1).fill("0.1")
@@ -83,7 +83,7 @@ def test_the_track_is_painted_in_the_tokens_colours(page: Page) -> None:
 
 def test_keys_move_by_steps(page: Page) -> None:
     alone(page, scrub.standalone_html(payload()))
-    page.locator("input[type=range]").first.focus()
+    page.locator(".kfs-range").first.focus()
     step = 20
     for key, by in [
         ("ArrowRight", 1),
@@ -100,7 +100,7 @@ def test_keys_move_by_steps(page: Page) -> None:
 
 def test_token_texts_are_never_markup(page: Page) -> None:
     alone(page, scrub.standalone_html(payload(prompt=f"Say {EVIL}")))
-    slider = page.locator("input[type=range]").first
+    slider = page.locator(".kfs-range").first
     for step in range(STEPS):
         slider.fill(str((step + 0.5) / STEPS))
         if WORDS[shown(page, "teacher")[0]] == EVIL:
@@ -115,11 +115,11 @@ def test_two_figures_and_a_frame_share_a_page(page: Page) -> None:
     one, two = payload("Once upon"), payload("The dog")
     body = "".join(scrub.standalone_html(item) for item in (one, one, two)) + scrub.standalone_html(two, 700)
     alone(page, body)
-    page.locator("[data-u]").nth(1).locator("input[type=range]").first.fill("0.9")
+    page.locator("[data-u]").nth(1).locator(".kfs-range").first.fill("0.9")
     moved = [root.get_attribute("data-source") for root in page.locator("[data-u]").all()]
     assert moved == ["stored", "table", "stored"]
     frame = page.frame_locator("iframe")
-    frame.locator("input[type=range]").first.fill("0.9")
+    frame.locator(".kfs-range").first.fill("0.9")
     expect(frame.locator("[data-u]")).to_have_attribute("data-source", "table")
     expect(page.locator("iframe")).not_to_have_css("height", "700px")
 

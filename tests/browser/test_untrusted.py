@@ -106,7 +106,7 @@ def test_markup_is_text_in_every_tab(page: Page, app: App) -> None:
     page.locator("#prompt textarea").press("Enter")
     root = page.locator("[data-source]")
     expect(root.locator(".kfs-prompt")).to_contain_text(shown)
-    root.locator("input[type=range]").first.hover()
+    root.locator(".kfs-range").first.hover()
     expect(root.locator(".kfs-tip")).to_be_visible()
 
     tab(page, "Generate")
@@ -206,7 +206,7 @@ def test_a_busy_server_is_told_and_asked_again(page: Page, app: App) -> None:
         waiting.start()
         before = root.get_attribute("data-u")
         for slot, u in ((0, "0.9"), (1, "0.8")):
-            root.locator("input[type=range]").nth(slot).fill(u)
+            root.locator(".kfs-range").nth(slot).fill(u)
         expect(root).to_have_attribute("data-busy", "true")
         expect(root.locator(".kfs-said")).to_contain_text("The server is busy. Asking again…")
         assert root.get_attribute("data-u") != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -33,13 +34,15 @@ def alone(of: Map, u: Floats) -> Ints:
     return np.concatenate([of(row[None])[0] for row in u])
 
 
-def test_exact_map_is_the_naive_unrolled_inverse_cdf() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.0])
+def test_exact_map_is_the_naive_unrolled_inverse_cdf(temperature: float) -> None:
     here, u = held(), random_noise(150)
-    tokens, edges = here.exact(u)
+    tokens, edges = here.exact(u, temperature)
     for row, found, gaps in zip(u, tokens, edges, strict=True):
         ids = IDS.tolist()
         for value, token, gap in zip(row, found, gaps, strict=True):
-            f = np.cumsum(here.teacher(torch.tensor([ids]))[0, -1].double().softmax(0).numpy())
+            logits = here.teacher(torch.tensor([ids]))[0, -1].double() / temperature
+            f = np.cumsum(logits.softmax(0).numpy())
             below = f[token - 1] if token else 0.0
             # The bounds rather than a search: the uncached teacher's edges lie elsewhere by rounding.
             assert below - 1e-5 < value < f[token] + 1e-5
@@ -47,11 +50,11 @@ def test_exact_map_is_the_naive_unrolled_inverse_cdf() -> None:
             ids.append(int(token))
 
 
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_learned_map_is_the_argmax_of_one_uncached_block(k: int) -> None:
+@pytest.mark.parametrize(("k", "temperature"), [(1, 1.0), (2, 1.0), (4, 1.0), (4, 0.4)])
+def test_learned_map_is_the_argmax_of_one_uncached_block(k: int, temperature: float) -> None:
     here, u = held(), random_noise(400, k)
-    tokens, margins = here.learned(u)
-    top = here.student.block_logits(IDS.expand(len(u), -1), torch.from_numpy(u)).topk(2, dim=-1)
+    tokens, margins = here.learned(u, temperature)
+    top = here.student.block_logits(IDS.expand(len(u), -1), torch.from_numpy(u), temperature).topk(2, dim=-1)
     lead = (top.values[..., 0] - top.values[..., 1]).numpy()
     clear = lead > 1e-4
     assert clear.mean() > 0.99
@@ -101,10 +104,12 @@ def test_moving_a_slot_leaves_those_before_it_unchanged(of: str, slot: int) -> N
 
 
 @pytest.mark.parametrize("of", ["exact", "learned"])
-@pytest.mark.parametrize(("seed", "peaky"), [(1, 2.0), (4, 6.0)])
-def test_same_noise_gives_the_same_tokens_alone_and_in_any_batch(of: str, seed: int, peaky: float) -> None:
+@pytest.mark.parametrize(("seed", "peaky", "temperature"), [(1, 2.0, 1.0), (4, 6.0, 1.0), (1, 2.0, 0.1)])
+def test_same_noise_gives_the_same_tokens_alone_and_in_any_batch(
+    of: str, seed: int, peaky: float, temperature: float
+) -> None:
     here = held(seed, peaky)
-    tokens_of, u = getattr(here, of), random_noise(3000, seed=seed)
+    tokens_of, u = partial(getattr(here, of), temperature=temperature), random_noise(3000, seed=seed)
     together = tokens_of(u)[0]
     order = np.random.default_rng(1).permutation(len(u))
     assert np.array_equal(tokens_of(u[order])[0], together[order])
@@ -112,6 +117,15 @@ def test_same_noise_gives_the_same_tokens_alone_and_in_any_batch(of: str, seed: 
         assert np.array_equal(tokens_of(u[:size])[0], together[:size])
     some = order[:500]
     assert np.array_equal(alone(tokens_of, u[some]), together[some])
+
+
+def test_one_context_serves_all_temperatures_in_any_order() -> None:
+    here, u = held(), random_noise(40)
+    fresh = {temperature: held().exact(u, temperature)[0] for temperature in (1.0, 0.5)}
+    for temperature in (1.0, 0.5, 1.0):
+        assert np.array_equal(here.exact(u, temperature)[0], fresh[temperature])
+        assert np.array_equal(alone(partial(here.exact, temperature=temperature), u), fresh[temperature])
+    assert not np.array_equal(fresh[1.0], fresh[0.5])
 
 
 def test_fewer_slots_give_the_first_tokens_of_the_whole_block() -> None:

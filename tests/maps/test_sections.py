@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +164,19 @@ def test_bad_questions_are_user_errors(held: HeldContext, question: str) -> None
 
 def test_the_largest_resolution_is_accepted(held: HeldContext) -> None:
     assert len(sweep(held, U[:1], 0, 1024).block.u) == 1024
+
+
+def test_sections_at_a_temperature_are_the_blocks_at_it(held: HeldContext) -> None:
+    moved, square = sweep(held, U, 1, 16, temperature=0.5), grid(held, U, (0, 2), 8, temperature=0.5)
+    assert np.array_equal(moved.block.teacher, block(held, moved.block.u, 0.5).teacher)
+    assert np.array_equal(moved.block.student, block(held, moved.block.u, 0.5).student)
+    assert not np.array_equal(moved.block.teacher, sweep(held, U, 1, 16).block.teacher)
+    corner = block(held, at(U, u0=steps(8)[3], u2=steps(8)[5]), 0.5)
+    assert square.teacher[3, 5].tolist() == corner.teacher[0, [0, 2]].tolist()
+    assert square.student[3, 5].tolist() == corner.student[0, [0, 2]].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, 0.001, 1000, float("nan"), float("inf"), "1", None, True])
+def test_a_temperature_that_is_none_is_refused(held: HeldContext, temperature: Any) -> None:
+    with pytest.raises(KfError, match=r"The temperature is (.|\n)*a number from 0.01 to 100"):
+        block(held, U, temperature)

@@ -31,12 +31,13 @@ function readTables(reply) {
   for (const name of answered(reply.point)) sized(reply.point[name], reply.k);
   const rows = readRows(reply);
   if (rows.some((row, slot) => row.slot !== slot)) throw new Error("rows are not in the order of the slots");
-  return { ...reply, kMax: reply.k_max, promptTokens: reply.prompt_tokens || [], rows: sized(rows, reply.k) };
+  const { temperature = 1, prompt_tokens: promptTokens = [] } = reply;
+  return { ...reply, kMax: reply.k_max, promptTokens, temperature, rows: sized(rows, reply.k) };
 }
 
 // What all k slots become as one slider moves, the others where `u` says: one row for each slider that was asked for.
 // It was computed at the middle one of every so many steps.
-function readRows({ slots, u, k, resolution, every, teacher, student, margin, edge }) {
+function readRows({ slots, u, k, temperature = 1, resolution, every, teacher, student, margin, edge }) {
   sized(u, k);
   const steps = resolution / every;
   const size = steps * k;
@@ -46,19 +47,20 @@ function readRows({ slots, u, k, resolution, every, teacher, student, margin, ed
     arrays.margin = floatsOf(margin, slots.length * size);
   }
   return slots.map((slot, n) => {
-    const row = { slot, u, k, resolution, every };
+    const row = { slot, u, k, temperature, resolution, every };
     for (const [name, array] of Object.entries(arrays)) row[name] = array.subarray(n * size, (n + 1) * size);
     return row;
   });
 }
 
 // A grid reply: [step of the earlier slot][step of the later slot][2 tokens], for both models.
-function readGrid(reply, pair, prompt, u) {
+function readGrid(reply, { pair, prompt, u, temperature }) {
   const size = reply.resolution * reply.resolution * 2;
   return {
     ...reply,
     pair,
     prompt,
+    temperature,
     u: u.slice(),
     teacher: tokensOf(reply.teacher, size),
     student: reply.student && tokensOf(reply.student, size),
@@ -91,24 +93,25 @@ function movedSlots(tables, u, k) {
   return moved;
 }
 
-// Whether a row is that of u: it hangs on the noise of the other slots. Its own track hangs on those before it alone.
-function rowFits(row, u, k) {
-  return row.k >= k && u.slice(0, k).every((value, slot) => slot === row.slot || value === row.u[slot]);
+// Whether a row is that of u and of a temperature: it depends on the noise of the other slots. Its own track depends on
+// those before it alone.
+function rowFits(row, u, k, temperature) {
+  return row.k >= k && row.temperature === temperature && u.slice(0, k).every((value, slot) => slot === row.slot || value === row.u[slot]);
 }
 
-function trackFits(row, u) {
-  return u.slice(0, row.slot).every((value, slot) => value === row.u[slot]);
+function trackFits(row, u, temperature) {
+  return row.temperature === temperature && u.slice(0, row.slot).every((value, slot) => value === row.u[slot]);
 }
 
 // The models' tokens at u as far as the page holds them, or null. It holds those of the point that the tables were
 // computed at and, of each slider's row, those at the steps that it knows.
-function lookUp(tables, u, k) {
-  if (k <= tables.k && !movedSlots(tables, u, k).length) {
+function lookUp(tables, u, k, temperature) {
+  if (k <= tables.k && tables.temperature === temperature && !movedSlots(tables, u, k).length) {
     return { ...tables.point, source: tables.stored ? "stored" : "server" };
   }
   for (const row of tables.rows) {
     const value = u[row.slot];
-    if (row.slot < k && rowFits(row, u, k) && snapped(value, row.resolution, row.every) === value) {
+    if (row.slot < k && rowFits(row, u, k, temperature) && snapped(value, row.resolution, row.every) === value) {
       return { ...rowAt(row, stepOf(value, row.resolution), k), source: "table" };
     }
   }

@@ -105,9 +105,9 @@ class ScrubMap {
     this.showShare();
   }
 
-  matches(pair, prompt, u) {
+  matches(pair, prompt, { u, temperature }) {
     const grid = this.grid;
-    if (!grid || grid.pair !== pair || grid.prompt !== prompt) return false;
+    if (!grid || grid.pair !== pair || grid.prompt !== prompt || grid.temperature !== temperature) return false;
     const [i, j] = this.slots;
     if (grid.slots[0] !== i || grid.slots[1] !== j) return false;
     for (let slot = 0; slot < j; slot++) if (slot !== i && grid.u[slot] !== u[slot]) return false;

@@ -4,6 +4,8 @@ function listenControls(scrub) {
   const { parts } = scrub;
   parts.dice.onclick = () => scrub.tables && rollDice(scrub);
   parts.reset.onclick = () => scrub.tables && resetNoise(scrub);
+  parts.heat.oninput = (event) => scrub.tables && heatTo(scrub, Number(parts.heat.value), event);
+  parts.heat.onchange = () => scrub.settle();
   parts.link.onclick = () => scrub.tables && copyLink(scrub);
 }
 
@@ -60,8 +62,9 @@ async function copyLink(scrub) {
 }
 
 // u goes in at full precision: a link must open on the very same tokens.
-function queryOf({ tables, k, u }) {
-  return { pair: tables.pair, prompt: tables.prompt, k, u: u.slice(0, k).join(",") };
+function queryOf({ tables, k, u, temperature }) {
+  const query = { pair: tables.pair, prompt: tables.prompt, k, u: u.slice(0, k).join(",") };
+  return temperature === 1 ? query : { ...query, temperature };
 }
 
 function linkOf(scrub) {
@@ -75,6 +78,7 @@ function keepAddress(scrub, pause = 400) {
   clearTimeout(scrub.addressTimer);
   const keep = () => {
     const query = new URLSearchParams(location.search);
+    query.delete("temperature");
     const shown = Object.entries(queryOf(scrub));
     for (const [name, value] of shown) query.set(name, value);
     if (String(query).length > LONGEST_ADDRESS) for (const [name] of shown) query.delete(name);
@@ -148,6 +152,7 @@ function mountScrub(root, first, transport) {
       pair: scrub.tables && scrub.tables.pair,
       prompt: scrub.tables && scrub.tables.prompt,
       k: scrub.k,
+      temperature: scrub.temperature,
       u: scrub.u.slice(0, scrub.k),
       locked: scrub.locked.slice(0, scrub.k),
       source: root.dataset.source,

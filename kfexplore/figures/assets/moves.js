@@ -1,4 +1,4 @@
-// What a hand does, as another u for the figure: each of these ends in scrub.move, the one way in which u changes.
+// What a reader does, as another u or temperature for the figure: each of these ends in scrub.move.
 
 const SMALL_STEP = 1;
 const LARGE_STEP = 16;
@@ -17,9 +17,9 @@ function movedTo(scrub, slot, value) {
 }
 
 // Steps of a slider from one that its row knows to the next.
-function strideOf({ tables, u, k }, slot) {
+function strideOf({ tables, u, k, temperature }, slot) {
   const row = tables.rows[slot];
-  return rowFits(row, u, k) ? row.every : 1;
+  return rowFits(row, u, k, temperature) ? row.every : 1;
 }
 
 function stepByKey(scrub, slot, event) {
@@ -68,7 +68,14 @@ function typeNumber(scrub, slot, field) {
   }
 }
 
+function heatTo(scrub, temperature, event) {
+  scrub.rows.letGo();
+  scrub.temperature = temperature;
+  scrub.move(scrub.u, event);
+}
+
 function resetNoise(scrub) {
+  scrub.temperature = scrub.transport ? 1 : scrub.tables.temperature;
   const start = scrub.transport ? scrub.home : scrub.tables.u;
   scrub.move(scrub.u.map((old, slot) => (scrub.locked[slot] ? old : (start[slot] ?? old))), null, true);
 }

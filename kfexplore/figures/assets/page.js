@@ -40,6 +40,15 @@ class ScrubPage {
     }
   }
 
+  // `trained`: the temperatures that the student was trained with, and what to say of others; missing without a student.
+  showTemperature(temperature, trained) {
+    const { heat, degrees, cold } = this.parts;
+    if (Number(heat.value) !== temperature) heat.value = String(temperature);
+    setText(degrees, String(temperature));
+    const outside = Boolean(trained) && !(temperature >= trained.low && temperature <= trained.high);
+    setText(cold, outside ? trained.note : "");
+  }
+
   // Changes only what differs: this runs at every step of a drag.
   showAnswer(answer, u, k, text) {
     let agreeing = 0;
@@ -67,10 +76,10 @@ class ScrubPage {
   }
 
   // A track hangs on the noise of the slots before its own, and on nothing else.
-  showStale(tables, u, k, hasServer) {
+  showStale(tables, { u, k, temperature }, hasServer) {
     for (let slot = 0; slot < k; slot++) {
       const { row } = this.slots[slot];
-      const stale = !tables.rows[slot] || !trackFits(tables.rows[slot], u);
+      const stale = !tables.rows[slot] || !trackFits(tables.rows[slot], u, temperature);
       row.root.classList.toggle("kfs-stale", stale);
       row.strip.setAttribute("aria-busy", String(stale && hasServer));
       setText(row.share, stale && !hasServer ? "track of the starting noise" : shareText(row.track));

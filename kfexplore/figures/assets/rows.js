@@ -50,9 +50,9 @@ class ScrubRows {
   // Of the slider under the hand its row; at rest, the tracks that are no longer right.
   needed() {
     const { hand, settled, finer } = this;
-    const { tables, u, k } = this.scrub;
-    const late = hand !== null && hand < k && !rowFits(tables.rows[hand], u, k) ? hand : null;
-    const fits = (row) => row.slot === late || (trackFits(row, u) && !finer.has(row.slot));
+    const { tables, u, k, temperature } = this.scrub;
+    const late = hand !== null && hand < k && !rowFits(tables.rows[hand], u, k, temperature) ? hand : null;
+    const fits = (row) => row.slot === late || (trackFits(row, u, temperature) && !finer.has(row.slot));
     const stale = settled ? tables.rows.slice(0, k).filter((row) => !fits(row)) : [];
     return { hand: late, tracks: stale.map((row) => row.slot) };
   }
@@ -74,10 +74,10 @@ class ScrubRows {
 
   // On a CPU one after another, the first one soonest; a GPU has all nearly as soon as one, and may have to be found.
   fetchTracks(tracks) {
-    const { tables, u, k } = this.scrub;
+    const { tables, u, k, temperature } = this.scrub;
     const [first] = tracks;
     if (tables.device !== "cpu") this.fetch("track", tracks, k);
-    else this.fetch("track", [first], rowFits(tables.rows[first], u, k) ? k : first + 1);
+    else this.fetch("track", [first], rowFits(tables.rows[first], u, k, temperature) ? k : first + 1);
   }
 
   // Asks for rows of k slots, once at a time of each kind; what is needed then is looked at anew. A row of fewer slots
@@ -90,7 +90,8 @@ class ScrubRows {
     const request = scrub.request(scrub.seq, { u, k, slots, resolution, yields: kind === "track" });
     const moved = () => u.some((value, at) => (slots.length > 1 || at !== slots[0]) && value !== scrub.u[at]);
     const wanted = ({ hand, tracks }) => (kind === "hand" ? hand : tracks[0]) === slots[0];
-    const newer = () => request.epoch !== scrub.epoch || !wanted(this.needed()) || moved();
+    const heated = () => request.temperature !== scrub.temperature;
+    const newer = () => request.epoch !== scrub.epoch || heated() || !wanted(this.needed()) || moved();
     this.fetching[kind] = true;
     for (const slot of slots) this.finer.delete(slot);
     const reply = await ask((r) => scrub.transport.tables(r), request, { newer, busy: (told) => scrub.busy(told) });

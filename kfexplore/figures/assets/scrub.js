@@ -13,6 +13,7 @@ class Scrub {
     this.page = new ScrubPage(this.parts, this.uid);
     this.k = 0;
     this.u = [];
+    this.temperature = 1;
     this.locked = [];
     this.texts = {};
     this.tables = null;
@@ -54,7 +55,7 @@ class Scrub {
   // Everything of a reply for another prompt, pair or K, in one go; nothing here can fail half-way.
   adopt(tables, grid, keepNoise) {
     const before = this.tables;
-    const [k, moved] = [this.k, this.u];
+    const { k, u: moved, temperature } = this;
     const most = tables.kMax;
     if (!before || before.pair !== tables.pair) this.texts = {};
     if (before) this.map.setGrid(null);
@@ -62,6 +63,7 @@ class Scrub {
     this.home = Array.from({ length: most }, (_, slot) => this.home[slot] ?? tables.u[slot] ?? 0.5);
     this.u = this.home.map((u, slot) => tables.u[slot] ?? this.u[slot] ?? u);
     this.k = tables.k;
+    this.temperature = tables.temperature;
     this.epoch += 1;
     this.seq += 1;
     this.slid = null;
@@ -78,12 +80,13 @@ class Scrub {
       this.map.setGrid(grid);
     }
     this.showNoise();
-    this.draw(lookUp(tables, this.u, this.k), this.seq);
+    this.draw(lookUp(tables, this.u, this.k, this.temperature), this.seq);
     this.repaint();
     this.refreshStale();
     this.square.refresh();
     if (keepNoise) {
       this.k = Math.min(k, this.k);
+      this.temperature = temperature;
       showSlotCount(this.parts, this.page.slots, this.k);
       this.move(this.u.map((u, slot) => moved[slot] ?? u), null, true);
     }
@@ -116,7 +119,8 @@ class Scrub {
     clearTimeout(this.addressTimer); // on the browser's way back, this is no longer the address of what is shown
     this.root.dataset.tables = "waiting";
     const { pair, prompt, resolution } = this.tables || { resolution: 512 };
-    const request = { seq: mine, pair, prompt, u: this.u.slice(0, this.k), resolution };
+    const { temperature } = this;
+    const request = { seq: mine, pair, prompt, u: this.u.slice(0, this.k), temperature, resolution };
     // Another pair may have fewer slots: it tells its own K.
     if (change.pair === undefined || change.pair === pair) request.k = this.k;
     const before = this.seq;
@@ -133,7 +137,7 @@ class Scrub {
     clearTimeout(this.patience);
     setText(this.parts.said, "");
     this.root.dataset.tables = "ready";
-    const keepNoise = this.seq !== before && change.u === undefined;
+    const keepNoise = this.seq !== before && change.u === undefined && change.temperature === undefined;
     if (!reply.ok || !this.tryAdopt(reply, keepNoise)) {
       this.fail({ ...(reply.ok ? NO_ANSWER : reply), shown: this.tables, asked: request.pair });
       if (this.tables) this.settle();
@@ -149,7 +153,7 @@ class Scrub {
     let grid = null;
     try {
       tables = readTables(reply);
-      if (reply.grid && reply.grid.ok !== false) grid = readGrid(reply.grid, tables.pair, tables.prompt, tables.u);
+      if (reply.grid && reply.grid.ok !== false) grid = readGrid(reply.grid, tables);
     } catch {
       return false;
     }
@@ -176,7 +180,7 @@ class Scrub {
 
   // ---- moves
 
-  // The one way in which u changes.
+  // The one way in which u or the temperature changes.
   move(u, event, settleNow = false) {
     if (this.mistyped) this.clearMessage();
     this.seq += 1;
@@ -197,7 +201,7 @@ class Scrub {
   // ---- answers
 
   find() {
-    const found = lookUp(this.tables, this.u, this.k);
+    const found = lookUp(this.tables, this.u, this.k, this.temperature);
     if (found || this.transport) return found;
     return lookUpPair(this.tables, this.map.grid, this.u, this.k);
   }
@@ -215,7 +219,7 @@ class Scrub {
 
   request(seq, more) {
     const { pair, prompt } = this.tables;
-    const request = { seq, pair, prompt, u: this.u.slice(0, this.k), ...more };
+    const request = { seq, pair, prompt, u: this.u.slice(0, this.k), temperature: this.temperature, ...more };
     // What only this page needs to know stays out of what is sent.
     Object.defineProperties(request, { epoch: { value: this.epoch }, began: { value: this.began } });
     return request;
@@ -231,7 +235,7 @@ class Scrub {
     }
     this.learn(reply.texts);
     const newest = request.seq === this.seq;
-    this.draw({ ...reply, source: newest ? "server" : "pending" }, request.seq, request.u);
+    this.draw({ ...reply, source: newest ? "server" : "pending" }, request.seq, request);
     this.time(request.began);
     if (newest) this.recover();
   }
@@ -268,7 +272,7 @@ class Scrub {
   // A row has come for which a move has waited: where it knows but some steps, the slider that moved goes to one.
   catchUp() {
     const { slid } = this;
-    if (slid !== null && rowFits(this.tables.rows[slid], this.u, this.k)) {
+    if (slid !== null && rowFits(this.tables.rows[slid], this.u, this.k, this.temperature)) {
       this.u = movedTo(this, slid, snapped(this.u[slid], this.tables.resolution, strideOf(this, slid)));
       this.seq += 1;
       this.showNoise();
@@ -278,11 +282,12 @@ class Scrub {
     if (this.root.dataset.source !== "pending") this.time(this.began);
   }
 
-  // After a failure: back to the u whose tokens are on the page.
+  // After a failure: back to the u and the temperature whose tokens are on the page.
   restore() {
     this.seq += 1;
     this.rows.rest();
     this.u = this.drawn.u.concat(this.u.slice(this.drawn.u.length));
+    this.temperature = this.drawn.temperature;
     this.root.dataset.tables = "ready";
     this.showNoise();
     const { answer } = this.drawn;
@@ -292,8 +297,8 @@ class Scrub {
 
   // ---- the page
 
-  draw(answer, seq, u = this.u) {
-    this.drawn = { answer, seq, u: u.slice() };
+  draw(answer, seq, { u, temperature } = this) {
+    this.drawn = { answer, seq, u: u.slice(), temperature };
     this.page.showAnswer(answer, u, this.k, (id) => this.text(id));
     this.root.dataset.seq = seq;
     this.setSource(answer.source);
@@ -314,16 +319,18 @@ class Scrub {
 
   showNoise() {
     this.page.showNoise(this.u, this.k);
+    this.page.showTemperature(this.temperature, this.tables.trained);
     this.root.dataset.u = this.u.slice(0, this.k).join(",");
     this.root.dataset.k = this.k;
+    this.root.dataset.temperature = this.temperature;
     this.map.cross();
   }
 
   refreshStale() {
     const { pair, prompt } = this.tables;
     const asks = Boolean(this.transport);
-    this.page.showStale(this.tables, this.u, this.k, asks);
-    this.map.markStale(Boolean(this.map.grid) && !this.map.matches(pair, prompt, this.u), asks);
+    this.page.showStale(this.tables, this, asks);
+    this.map.markStale(Boolean(this.map.grid) && !this.map.matches(pair, prompt, this), asks);
   }
 
   repaint() {

@@ -12,15 +12,15 @@ class ScrubSquare {
   }
 
   refresh() {
-    const { map, k, tables, transport, u } = this.scrub;
+    const { map, k, tables, transport } = this.scrub;
     if (!tables || !map.offer(k, Boolean(transport))) return;
     this.scrub.refreshStale();
-    if (transport && map.visible && !map.matches(tables.pair, tables.prompt, u)) this.ask();
+    if (transport && map.visible && !map.matches(tables.pair, tables.prompt, this.scrub)) this.ask();
   }
 
   ask() {
-    const { epoch, map, u } = this.scrub;
-    const key = JSON.stringify([epoch, map.slots, u]);
+    const { epoch, map, u, temperature } = this.scrub;
+    const key = JSON.stringify([epoch, map.slots, u, temperature]);
     if (this.key === key) return;
     this.key = key;
     map.markStale(true, true);
@@ -32,7 +32,7 @@ class ScrubSquare {
     if (request.epoch !== this.scrub.epoch || request.seq !== this.seq) return;
     this.key = null;
     try {
-      if (reply.ok) this.scrub.map.setGrid(readGrid(reply, request.pair, request.prompt, request.u));
+      if (reply.ok) this.scrub.map.setGrid(readGrid(reply, request));
       else this.giveUp(reply);
     } catch {
       this.giveUp(NO_ANSWER);

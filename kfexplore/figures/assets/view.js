@@ -131,7 +131,7 @@ function buildChoices(host, uid, most, onChoose) {
 // What the scripts write into, by class name; the markup is Python's (scrub_markup).
 function findParts(root) {
   const names = ["message", "prompt", "note", "cells", "ks", "dice", "reset", "link", "said", "rows", "told"];
-  names.push("origin", "tip", "alone", "tracks", "map", "broken");
+  names.push("heat", "degrees", "cold", "origin", "tip", "alone", "tracks", "map", "broken");
   const parts = { root, box: root.matches(".kfs") ? root : root.querySelector(".kfs") };
   for (const name of names) parts[name] = parts.box.querySelector(`.kfs-${name}`);
   return parts;
@@ -165,6 +165,7 @@ function showSlotCount(parts, slots, k) {
     cell.root.hidden = slot >= k;
   });
   parts.cells.style.setProperty("--slots", k);
+  parts.cells.classList.toggle("kfs-many", k > 4); // on a narrow screen, two rows of chips leave no room for numbers
   parts.cells.style.setProperty("--columns", Math.min(k, 4)); // on a narrow screen
   for (const input of parts.ks.querySelectorAll("input")) input.checked = Number(input.value) === k;
 }
@@ -191,10 +192,12 @@ function showOrigin(host, tables) {
   const seconds = Number.isFinite(tables.seconds) ? ` in ${tables.seconds.toFixed(2)} s` : "";
   const kept = tables.stored ? ", stored with the page" : "";
   const every = Math.max(...tables.rows.map((row) => row.every));
+  const [{ temperature }] = tables.rows;
+  const heat = temperature === 1 ? "" : `, temperature ${temperature}`;
   const steps = `1/${tables.resolution / every}`;
   const coarse = every > 1 ? ` Many are asking: some tracks are in steps of ${steps} until there is time.` : "";
   host.textContent =
-    `Model pair ${tables.pair} on ${tables.device}, ${tables.dtype}; ` +
+    `Model pair ${tables.pair} on ${tables.device}, ${tables.dtype}${heat}; ` +
     `${tables.resolution} steps a track, computed${seconds}${kept}.${coarse}`;
 }
 
