@@ -73,11 +73,11 @@ class Models:
     def tables(self, request: Json) -> Json:
         k, prompt, steps = request["k"], request["prompt"], request["resolution"]
         u, slots = (request["u"] + START)[:k], request.get("slots", list(range(k)))
-        temperature = request.get("temperature", 1.0)
+        hot = request.get("temperature", 1.0)
         known = [(r + 0.5) / steps for r in range(steps)][self.every // 2 :: self.every]
         table = {
             model: [
-                [tokens(model, prompt, [*u[:j], value, *u[j + 1 :]], temperature) for value in known] for j in slots
+                [tokens(model, prompt, [*u[:j], value, *u[j + 1 :]], hot) for value in known] for j in slots
             ]
             for model in ("teacher", "student")
         }
@@ -93,13 +93,13 @@ class Models:
             "k_max": K,
             "resolution": steps,
             "u": u,
-            "temperature": temperature,
+            "temperature": hot,
             "trained": {"low": 0.5, "high": 1, "note": "Not trained there."},
             "teacher": packed(table["teacher"], "<u2"),
             "student": packed(table["student"], "<u2"),
             "margin": packed(np.full(shape, 0.42), "<f4"),
             "edge": packed(np.full(shape, 0.031), "<f4"),
-            "point": self.point({"u": u, "prompt": prompt, "temperature": temperature}),
+            "point": self.point({"u": u, "prompt": prompt, "temperature": hot}),
             "device": self.device,
             "dtype": "float32",
             "seconds": 0.31,

@@ -93,7 +93,8 @@ def test_tracks_chips_and_link_are_of_eight_slots(page: Page, app: App) -> None:
     at_rest(root)
     assert_true(app, root)
     slider, tokens = last.bounding_box(), root.locator(".kfs-shown").bounding_box()
-    assert slider and tokens
+    assert slider
+    assert tokens
     assert slider["y"] >= tokens["y"] + tokens["height"] - 1, "the chips do not cover the slider that has the focus"
     assert slider["y"] + slider["height"] <= page.viewport_size["height"]
     root.get_by_role("button", name="Roll the dice").click()
@@ -103,6 +104,7 @@ def test_tracks_chips_and_link_are_of_eight_slots(page: Page, app: App) -> None:
 
 def test_any_two_of_eight_slots_make_a_square(page: Page, app: App) -> None:
     root = opened(page, app.link())
+    root.locator(".kfs-mapbar").scroll_into_view_if_needed()
     root.locator(".kfs-across").select_option("2")
     root.locator(".kfs-up").select_option("7")
     expect(root.locator(".kfs-mapshare")).to_contain_text("slots 3 and 8")

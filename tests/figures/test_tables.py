@@ -24,6 +24,7 @@ def test_payload_is_what_the_app_answers() -> None:
     app = Explorer({"small": lambda: pair})
     request = {"pair": "small", "prompt": PROMPT, "u": u.tolist(), "resolution": 16}
     reply = app.tables(request)
-    assert {**made, "seq": None, "seconds": reply["seconds"]} == reply
+    assert {**made, "seq": None, "seconds": reply["seconds"], "trained": reply["trained"]} == reply
+    assert (reply["trained"]["low"], reply["trained"]["high"]) == (1, 1)
     square = app.grid({**request, "slots": [1, 2]})
     assert {**section(grid(held, u, (1, 2), 16), pair.texts), "ok": True, "seq": None} == square
