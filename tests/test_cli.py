@@ -28,6 +28,13 @@ def test_map_prints_both_blocks_of_two_files(shell: Shell) -> None:
     assert result["margins"] == block.margins[0].tolist()
 
 
+def test_map_at_a_temperature_is_that_of_the_pair(shell: Shell) -> None:
+    result = shell.json(f"map {FILES} {IDS} --noise 0.1,0.7,0.3 --temperature 0.4")
+    block = load_pair(shell.folder).block([[3, 1, 4]], [[0.1, 0.7, 0.3]], temperature=0.4)
+    assert (result["teacher"], result["student"]) == (block.teacher[0].tolist(), block.student[0].tolist())
+    assert result["edges"] != shell.json(f"map {FILES} {IDS} --noise 0.1,0.7,0.3")["edges"]
+
+
 def test_map_of_a_pair_with_a_tokenizer_has_the_texts(shell: Shell) -> None:
     result = shell.json("map --pair FOLDER --prompt 'The old owl' --noise 0.1,0.7")
     pair = load_pair(shell.folder)
@@ -169,6 +176,7 @@ def test_laws_of_a_context_are_those_of_its_study(shell: Shell) -> None:
 ERRORS = {
     f"map {FILES} {IDS} --noise 0.1,1.0": "outside [0, 1)",
     f"map {FILES} {IDS} --noise nan": "outside [0, 1)",
+    f"map {FILES} {IDS} --noise 0.1 --temperature 0": "The temperature is 0.0",
     f"map {FILES} {IDS} --noise 0.1,0.2,0.3,0.4,0.5": "5 noise values",
     f"map {FILES} {IDS} --noise a,b": "--noise 'a,b' is not a list of numbers",
     f"map {FILES} --token-ids 1,x --noise 0.1": "--token-ids '1,x' is not a list of whole numbers",

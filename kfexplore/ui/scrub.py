@@ -36,12 +36,12 @@ class Opening:
 OPENINGS = {
     "stories": Opening(
         (
-            "Once upon a time",
-            "One day",
-            "In the morning",
-            "Then they",
-            "Suddenly",
-            "At last",
+            "One summer, there lived a",
+            "Once upon a time, there was a",
+            "Lily was a brave girl who loved",
+            "On the way, Ben met a",
+            "Tom was very sad, until",
+            '"Wait for me!" cried',
         ),
         (102, 71, 200, 360, 256, 150, 300, 420),
     ),

@@ -76,9 +76,7 @@ class Models:
         hot = request.get("temperature", 1.0)
         known = [(r + 0.5) / steps for r in range(steps)][self.every // 2 :: self.every]
         table = {
-            model: [
-                [tokens(model, prompt, [*u[:j], value, *u[j + 1 :]], hot) for value in known] for j in slots
-            ]
+            model: [[tokens(model, prompt, [*u[:j], value, *u[j + 1 :]], hot) for value in known] for j in slots]
             for model in ("teacher", "student")
         }
         shape = (len(slots), len(known), k)

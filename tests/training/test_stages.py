@@ -14,7 +14,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kfexplore.checkpoints.registry import load_model
+from kfexplore.checkpoints.registry import load_model, pair_parts
 from kfexplore.config import DataConfig, Recipe, TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
@@ -267,7 +267,10 @@ def test_stages_that_are_missing_name_the_command(losses: Losses, texts: Path, t
 
 
 def test_a_pair_without_a_masked_model_has_none(losses: Losses, texts: Path, tmp_path: Path) -> None:
-    out = Run(dataclasses.replace(RECIPE, masked=None, cond_width=0), tmp_path / "out").pair(texts)
+    warm = dataclasses.replace(RECIPE.students[-1], tau_min=0.3)
+    recipe = dataclasses.replace(RECIPE, masked=None, cond_width=0, students=(*RECIPE.students[:-1], warm))
+    out = Run(recipe, tmp_path / "out").pair(texts)
+    assert pair_parts(out).info["training"]["student_temperatures"] == [0.3, 1.0]
     assert sorted(f.name for f in out.iterdir()) == ["student", "teacher", "tokenizer.json", "training.json"]
     assert losses.trained == STAGES[:4]
 

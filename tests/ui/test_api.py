@@ -160,6 +160,18 @@ def test_map_is_both_maps_at_that_noise(client: Client, pair: Pair) -> None:
     assert [slot["edge"] for slot in answer["slots"]] == block.edges[0].tolist()
 
 
+def test_map_and_generate_take_a_temperature(client: Client, pair: Pair) -> None:
+    answer = client.predict(prompt=PROMPT, u=U, temperature=0.5, api_name="/map")
+    block = pair.block([pair.encode(PROMPT)[0]], [U], temperature=0.5)
+    assert [slot["edge"] for slot in answer["slots"]] == block.edges[0].tolist()
+    assert [slot["learned"]["id"] for slot in answer["slots"]] == block.student[0].tolist()
+    text = client.predict(prompt=PROMPT, decoder="ar", new_tokens=10, seed=5, temperature=0.3, api_name="/generate")
+    networks, own = Networks(pair.teacher, pair.student, pair.masked), DecodeConfig("ar", tau=0.3)
+    noise, ids = keyed_noise(5, range(1), own, networks, 10), pair.encode(PROMPT)[0]
+    expected = generate(own, networks, [ids], noise, 10, keyed_order(5, range(1), 10))
+    assert [token["id"] for token in text["tokens"]] == expected.tokens[0].tolist()
+
+
 def test_a_prompt_too_long_says_what_was_read(client: Client, pair: Pair) -> None:
     prompt = " ".join("abcde" * 10)
     ids, cut = pair.encode(prompt)

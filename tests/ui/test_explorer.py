@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import student, teacher
+from tokenizers import Tokenizer, models
 
 from kfexplore import KfError, Pair, load_pair
 from kfexplore.checkpoints.connection import Unreachable
 from kfexplore.checkpoints.registry import bundled_folder
-from kfexplore.maps import grid, sweep
+from kfexplore.maps import block, grid, sweep
 from kfexplore.results import steps
 from kfexplore.ui.app import FIRST_SCREEN, fresh_first_payload
 from kfexplore.ui.explorer import Explorer, _Context
@@ -99,10 +101,54 @@ def test_grid_axes_are_the_slots_in_order(explorer: Explorer, pair: Pair) -> Non
     assert reply["agreement"] == section.agreement
 
 
+def test_every_answer_is_of_the_temperature_asked_for(explorer: Explorer, pair: Pair) -> None:
+    context, request = pair.hold(pair.encode(PROMPT)[0]), asked(temperature=0.5)
+    reply, row, point = explorer.tables(request), explorer.tables({**request, "slots": [1]}), explorer.point(request)
+    expected = sweep(context, np.array(U), 1, 32, 0.5).block
+    assert (reply["temperature"], row["temperature"]) == (0.5, 0.5)
+    assert (unpacked(reply["teacher"], "<u2", 4, 32, 4)[1] == expected.teacher).all()
+    assert (unpacked(row["student"], "<u2", 1, 32, 4)[0] == expected.student).all()
+    assert (expected.teacher != sweep(context, np.array(U), 1, 32).block.teacher).any()
+    assert point["edge"] == block(context, np.array(U), 0.5).edges[0].tolist()
+    square = unpacked(explorer.grid({**request, "slots": [0, 1], "resolution": 8})["teacher"], "<u2", 8, 8, 2)
+    assert (square == grid(context, np.array(U), (0, 1), 8, 0.5).teacher).all()
+
+
+def test_a_reply_says_what_the_student_was_trained_with(pair: Pair) -> None:
+    trained = Pair(pair.teacher, pair.student, None, pair.tokenizer, {"training": {"student_temperatures": [0.3, 1]}})
+    explorer = Explorer({"tales": lambda: trained, "alone": lambda: Pair(pair.teacher, tokenizer=pair.tokenizer)})
+    told = explorer.tables(asked())["trained"]
+    assert (told["low"], told["high"]) == (0.3, 1)
+    assert "trained at temperatures 0.3 to 1:" in told["note"]
+    assert explorer.tables(asked(pair="alone"))["trained"] is None
+
+
+def test_eight_slots_fill_tables_of_eight() -> None:
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(23)}, unk_token="w0"))
+    eight = Pair(teacher(1, peaky=2), student(11, peaky=2, block=8), tokenizer=words)
+    explorer, u = Explorer({"eight": lambda: eight}), [0.1 * (slot + 1) for slot in range(8)]
+    request = {"seq": 1, "pair": "eight", "prompt": "w1", "u": u}
+    reply = explorer.tables(request)
+    assert (reply["k"], reply["k_max"], reply["resolution"]) == (8, 8, 512)
+    rows = unpacked(reply["student"], "<u2", 8, 512, 8)
+    context = eight.hold(eight.encode("w1")[0])
+    for slot in (0, 7):
+        assert (rows[slot] == sweep(context, np.array(u), slot).block.student).all()
+    row = explorer.tables({**request, "slots": [6], "yields": True})
+    assert (unpacked(row["student"], "<u2", 1, 512, 8)[0] == rows[6]).all()
+    assert explorer.grid({**request, "slots": [3, 7], "resolution": 8})["slots"] == [3, 7]
+    assert "shape (9,)" in explorer.point({**request, "u": [*u, 0.5]})["failed"]
+    assert "K is 9" in explorer.tables({**request, "u": None, "k": 9})["failed"]
+
+
 @pytest.mark.parametrize(
     ("change", "failed"),
     [
         ({"prompt": ""}, "The prompt is empty"),
+        ({"temperature": 0}, "The temperature is 0"),
+        ({"temperature": "1"}, "The temperature is '1'"),
+        ({"temperature": [1]}, "The temperature is [1]"),
+        ({"temperature": float("nan")}, "The temperature is nan"),
         ({"prompt": "x" * 30_000}, "30,000 characters"),
         ({"pair": "other"}, "no pair 'other'"),
         ({"u": [0.1, 1.0, 0.2, 0.3]}, "1.0 is outside"),

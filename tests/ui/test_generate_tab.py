@@ -458,11 +458,14 @@ def test_a_download_of_nothing_says_so() -> None:
     assert "no longer held" in told
 
 
-def test_the_status_says_prompt_seeds_and_what_is_untried(explorer: Explorer) -> None:
+def test_the_status_says_prompt_seeds_and_what_is_untried(explorer: Explorer, pair: Pair) -> None:
     *_, last = asked(explorer, prompt="a <b> c", same=False, tau=0.5)
     assert "a &lt;b&gt; c" in last[0]
     assert "seed 5 of AR, seed 6 of PFLM" in last[0]
     assert "trained at temperature 1 only" in last[0]
+    known = dataclasses.replace(pair, info={"training": {"student_temperatures": [0.3, 1]}})
+    *_, last = asked(Explorer({"small": lambda: known}), tau=0.5)
+    assert "trained at" not in last[0]
     *_, last = asked(explorer, decoders=["ar"], tau=0.5)
     assert "trained at" not in last[0]
 
