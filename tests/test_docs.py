@@ -39,21 +39,23 @@ from test_readme import KNOWN, MEASURED, rows
 
 import kfexplore
 from kfexplore.checkpoints import causal
-from kfexplore.config import Recipe, from_dict
+from kfexplore.checkpoints.registry import bundled_folder, bundled_pairs
+from kfexplore.config import DEFAULT_PAIR, Recipe, from_dict
 from kfexplore.laws.toy import toy_law
 from kfexplore.pair import Pair
 from kfexplore.results import Block, Learned
 from kfexplore.training import stories
+from kfexplore.ui.app import FIRST_SCREEN
 from kfexplore.ui.explorer import Explorer
 
 TOUR, FIGURES, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API"))
 OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
 DOCUMENTS = [TOUR, FIGURES, EXTENDING, API, *OTHERS]
-LINKED = [*DOCUMENTS, ROOT / "docs" / "LOG.md", ROOT / "checkpoints" / "tales" / "MODEL_CARD.md"]
+LINKED = [*DOCUMENTS, ROOT / "docs" / "LOG.md", *(bundled_folder(pair) / "MODEL_CARD.md" for pair in bundled_pairs())]
 WITHOUT_NUMBERS = [TOUR, FIGURES, EXTENDING, *OTHERS[:2]]
 PLAIN = KNOWN | {"95 %", "100 %", "2.0", "1.0"}
 """What is no measurement: noise, versions, levels of intervals and scales, numbers of licences."""
-COUNTS = ("none", "one", "two", "three", "four")
+COUNTS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight")
 LONGEST_EXAMPLE = 30
 """Lines of code of one way to extend."""
 WIDTH, HEAVIEST = 1180, 200_000
@@ -144,7 +146,7 @@ def claims() -> list[str]:
         row["speedup"]["value"] for row in rows("throughput-tales-cpu") if (row["decoder"], row["k"]) == ("pflm", 4)
     ]
     assert gains[-1] == min(gains)
-    first = json.loads(read(ROOT / "checkpoints" / "tales" / "first_screen.json"))
+    first = json.loads(read(bundled_folder(DEFAULT_PAIR) / FIRST_SCREEN))
     exact, learned = first["point"]["teacher"], first["point"]["student"]
     right = sum(a == b for a, b in zip(exact, learned, strict=True))
     return [

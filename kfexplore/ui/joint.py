@@ -11,7 +11,8 @@ from typing import Any, Final
 import gradio as gr
 
 from kfexplore.bench.throughput import Cancelled
-from kfexplore.config import STUDY_BLOCKS
+from kfexplore.checkpoints.registry import bundled_pairs
+from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS
 from kfexplore.errors import KfError
 from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_figure
 from kfexplore.figures.page import bare
@@ -95,8 +96,10 @@ def build_joint_tab(
                     "Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go", elem_classes="kf-beside"
                 )
                 stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel", elem_classes="kf-beside")
-            stored = stored_contexts()
-            ranked = _contexts(stored) if stored else None
+            first = next(iter(explorer.loaders))
+            ranked_for = first if first in bundled_pairs() else DEFAULT_PAIR
+            stored = stored_contexts(ranked_for)
+            ranked = _contexts(stored, ranked_for) if stored else None
             status = told(boxed(NOT_YET), elem_id="joint-status", elem_classes="kf-told", head=READABLE + BELOW)
             shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
             with gr.Row():
@@ -351,12 +354,12 @@ def _end(text: str) -> str:
     return text if len(text) <= END_SHOWN else f"…{text[-END_SHOWN:].lstrip()}"
 
 
-def _contexts(stored: list[RankedContext]) -> gr.Dataset:
-    """Contexts where the product errs most, to be tried."""
+def _contexts(stored: list[RankedContext], pair: str) -> gr.Dataset:
+    """Contexts where the product errs most for a pair, to be tried."""
     return gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[f"{c.mutual_information:.2f} nats: {_end(c.text)}"] for c in stored],
-        label="Find me a context where it matters: sentences of ours, ranked by what the next two tokens share (tales)",
+        label=f"Find me a context where it matters: sentences ranked by what the next two tokens share ({pair})",
         type="index",
         samples_per_page=4,
         elem_id="joint-contexts",

@@ -72,7 +72,7 @@ def test_more_tokens_and_another_seed_are_drawn_anew(page: Page, app_url: str) -
 def test_a_ranked_context_becomes_the_prompt(page: Page, app_url: str, pair: Pair) -> None:
     opened(page, app_url)
     expect_law_of(page, pair, EXAMPLES[0])
-    best, contexts = stored_contexts()[0], page.locator("#joint-contexts")
+    best, contexts = stored_contexts("tales")[0], page.locator("#joint-contexts")
     (offered, told) = (part.bounding_box() for part in (contexts, page.locator(STATUS)))
     assert offered is not None
     assert told is not None

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, models
 
 from kfexplore import KfError, Pair, load_pair
 from kfexplore.checkpoints.connection import Unreachable
-from kfexplore.checkpoints.registry import bundled_folder
+from kfexplore.checkpoints.registry import bundled_pairs
 from kfexplore.maps import block, grid, sweep
 from kfexplore.results import steps
-from kfexplore.ui.app import FIRST_SCREEN, fresh_first_payload
+from kfexplore.ui.app import first_payload, fresh_first_payload, make_explorer
 from kfexplore.ui.explorer import Explorer, _Context
 from kfexplore.ui.limits import PageLimits
 
@@ -201,13 +201,18 @@ def test_a_slow_load_keeps_no_other_pair_waiting(pair: Pair) -> None:
     waiting.join()
 
 
-def test_the_stored_first_screen_is_that_of_the_bundled_weights() -> None:
-    stored = json.loads((bundled_folder("tales") / FIRST_SCREEN).read_text())
-    fresh = fresh_first_payload(Explorer({"tales": lambda: load_pair("tales")}), "tales")
-    assert stored["prompt_tokens"] == fresh["prompt_tokens"]
-    for name in ("teacher", "student"):  # another processor may turn a near tie
-        same = unpacked(stored[name], "<u2", 4 * 512 * 4) == unpacked(fresh[name], "<u2", 4 * 512 * 4)
-        assert same.mean() > 0.999
+@pytest.mark.parametrize("name", bundled_pairs())
+def test_the_stored_first_screen_is_that_of_the_bundled_weights(name: str) -> None:
+    explorer, _ = make_explorer(name)
+    stored, fresh = first_payload(explorer, name), fresh_first_payload(explorer, name)
+    assert stored["stored"] is True
+    assert set(stored) == {*fresh, "weights"}
+    assert [stored[key] for key in ("prompt_tokens", "u", "trained")] == [
+        fresh[key] for key in ("prompt_tokens", "u", "trained")
+    ]
+    size = stored["k"] ** 2 * 512
+    for model in ("teacher", "student"):  # another processor may turn a near tie
+        assert (unpacked(stored[model], "<u2", size) == unpacked(fresh[model], "<u2", size)).mean() > 0.999
 
 
 @pytest.mark.parametrize("request_", [None, [], "tables", 1])
