@@ -75,8 +75,8 @@ def store_contexts(name: str = DEFAULT_PAIR, text: Path | None = None) -> Path:
     folder = bundled_folder(name)
     ranked = rank_contexts(load_pair(name), lines(text))
     rows = ",\n".join(json.dumps(asdict(context), ensure_ascii=False) for context in ranked)
-    text = f'{{"weights": "{fingerprint(pair_parts(folder))}", "contexts": [\n{rows}\n]}}\n'
-    (folder / CONTEXTS).write_text(text, encoding="utf-8")
+    document = f'{{"weights": "{fingerprint(pair_parts(folder))}", "contexts": [\n{rows}\n]}}\n'
+    (folder / CONTEXTS).write_text(document, encoding="utf-8")
     return folder / CONTEXTS
 
 

@@ -135,7 +135,7 @@ class Explorer:
             request: seq, pair, prompt, k (None: the trained K), u (None: the middle), temperature (None: 1),
                 resolution, and slots: the sliders whose rows are wanted, and nothing else (None: all, with what a page
                 needs to show them);
-                yields: whether others go first.
+                yields: whether others go first; fits: whether `u` is cut or filled up to the pair's slots.
         """
         return self._answer(request, self._tables, "sweep_steps")
 

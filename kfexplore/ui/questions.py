@@ -32,6 +32,9 @@ class Question:
     """Whether those who do not say so go first."""
     temperature: float
     """Of both maps."""
+    fits: bool
+    """Whether noise, given for a pair of another K, is cut or filled up with 1/2 to as many values as this pair has
+    slots."""
 
     def noise(self, slots: int) -> Floats:
         """The noise (k,); the middle of [0, 1) where none is given.
@@ -45,6 +48,8 @@ class Question:
         if self.given is None:
             return np.full(k, 0.5)
         u = checked(self.given, self.k)
+        if self.fits and u.ndim == 1:
+            u = np.concatenate([u, np.full(slots, 0.5)])[:slots]
         if u.ndim != 1 or not 1 <= len(u) <= slots:
             raise KfError(f"The noise has the shape {u.shape}.", f"a list of 1 to {slots} numbers, one a slot")
         return u
@@ -91,4 +96,5 @@ def read(request: object, limits: PageLimits, most: str) -> Question:
         ),
         bool(request.get("yields")),
         check_temperature(1.0 if request.get("temperature") is None else request["temperature"]),
+        bool(request.get("fits")),
     )

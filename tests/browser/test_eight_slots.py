@@ -41,9 +41,9 @@ def app() -> Iterator[App]:
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     pair = Pair(teacher(peaky=2), student(11, peaky=2, block=K), masked(), tokenizer)
-    demo = serve(
-        Explorer({"eight": lambda: pair}), "eight", server_name="127.0.0.1", prevent_thread_lock=True, quiet=True
-    )
+    four = Pair(teacher(peaky=2), student(11, peaky=2), masked(), tokenizer)
+    explorer = Explorer({"eight": lambda: pair, "four": lambda: four})
+    demo = serve(explorer, "eight", server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield App(pair, demo.local_url)
     demo.close()
 
@@ -132,6 +132,20 @@ def test_the_temperature_goes_into_the_link_and_comes_back(page: Page, app: App)
     page.wait_for_url(lambda url: "temperature" not in url)
     at_rest(again)
     assert_true(app, again)
+
+
+def test_a_pair_of_another_k_shows_all_of_its_slots(page: Page, app: App) -> None:
+    root = opened(page, app.link())
+    for name, slots, noise in (("four", 4, U[:4]), ("eight", K, [*U[:4], *[0.5] * 4])):
+        page.locator("#pair input").click()
+        page.get_by_role("option", name=name).click()
+        expect(root).to_have_attribute("data-k", str(slots))
+        at_rest(root)
+        expect(root).to_have_attribute("data-u", ",".join(map(str, noise)))
+        expect(root.locator(".kfs-ks input")).to_have_count(slots)
+        expect(root.locator(".kfs-row:visible")).to_have_count(slots)
+    assert_true(app, root)
+    expect(root.get_by_role("alert")).to_be_empty()
 
 
 def test_other_tabs_offer_up_to_eight_tokens_per_pass(page: Page, app: App) -> None:

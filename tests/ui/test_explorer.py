@@ -123,6 +123,14 @@ def test_a_reply_says_what_the_student_was_trained_with(pair: Pair) -> None:
     assert explorer.tables(asked(pair="alone"))["trained"] is None
 
 
+def test_noise_of_a_pair_with_another_k_is_made_to_fit(explorer: Explorer) -> None:
+    for u, expected in (([0.1, 0.2], [0.1, 0.2, 0.5, 0.5]), ([0.1 * n for n in range(1, 9)], [0.1, 0.2, 0.3, 0.4])):
+        reply = explorer.tables(asked(u=u, fits=True))
+        assert (reply["k"], reply["u"]) == (4, pytest.approx(expected))
+    assert "1.5 is outside" in explorer.tables(asked(u=[1.5], fits=True))["failed"]
+    assert "shape (8,)" in explorer.tables(asked(u=[0.1] * 8))["failed"]
+
+
 def test_eight_slots_fill_tables_of_eight() -> None:
     words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(23)}, unk_token="w0"))
     eight = Pair(teacher(1, peaky=2), student(11, peaky=2, block=8), tokenizer=words)

@@ -121,8 +121,9 @@ class Scrub {
     const { pair, prompt, resolution } = this.tables || { resolution: 512 };
     const { temperature } = this;
     const request = { seq: mine, pair, prompt, u: this.u.slice(0, this.k), temperature, resolution };
-    // Another pair may have fewer slots: it tells its own K.
+    // Another pair may have another K, and shows all of its slots.
     if (change.pair === undefined || change.pair === pair) request.k = this.k;
+    else if (change.u === undefined && change.k === undefined) request.fits = true;
     const before = this.seq;
     for (const [name, value] of Object.entries(change)) if (value !== undefined) request[name] = value;
     if (change.u === undefined) request.u = request.u.slice(0, request.k);
