@@ -86,7 +86,7 @@ NAMED = {
         K_FORCING.files[1],
         tokenizer="gpt2",
         repository=K_FORCING,
-        about="web texts, from the hub",
+        about="web texts (hub)",
         info={"data": "OpenWebText", "licence": "MIT (model card of the hub repository)"},
     ),
     "lm1b": NamedPair(
@@ -94,7 +94,7 @@ NAMED = {
         K_FORCING.files[3],
         tokenizer="bert-base-uncased",
         repository=K_FORCING,
-        about="news, from the hub",
+        about="news (hub)",
         info={"data": "LM1B", "licence": "MIT (model card of the hub repository)"},
     ),
 }

@@ -78,7 +78,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 info="Or a folder, or an id of the hub." if explorer.limits.other_checkpoints else None,
                 allow_custom_value=explorer.limits.other_checkpoints,
                 scale=1,
-                min_width=230,
+                min_width=290,
                 elem_id="pair",
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")

@@ -37,8 +37,8 @@ OPENINGS = {
     "stories": Opening(
         (
             "One summer, there lived a",
-            "Once upon a time, there was a",
-            "Lily was a brave girl who loved",
+            "Once upon a time, there",
+            "Lily was a",
             "On the way, Ben met a",
             "Tom was very sad, until",
             '"Wait for me!" cried',

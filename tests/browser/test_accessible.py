@@ -188,7 +188,7 @@ def test_scrub_by_keys_alone(page: Page, app_url: str) -> None:
     ]
     expected = [
         *("Prompt", "Models", "Show", *EXAMPLES, "Scrub", "Generate", "Joint vs marginal", "Timing"),
-        *("4", "Roll the dice", "Reset", "Copy link", *rows),
+        *("4", "Roll the dice", "Reset", "Copy link", "Temperature", *rows),
         *("Slot across", "Slot up", "show where they differ"),
         *(f"{model} map of slots 1 and 2; arrow keys move both sliders" for model in ("Exact", "Learned")),
     ]
