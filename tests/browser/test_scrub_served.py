@@ -279,7 +279,7 @@ def test_a_temperature_that_fails_goes_back(page: Page, served: Callable[[], Mod
     models = served()
     models.failing = {"point", "tables"}
     page.locator(".kfs-heat").fill("0.3")
-    expect(page.get_by_role("alert")).to_contain_text("No point.")
+    expect(page.get_by_role("alert")).to_contain_text("Run: make app")  # of the point or of a track
     expect(page.locator("[data-u]")).to_have_attribute("data-temperature", "1")
     expect(page.locator(".kfs-heat")).to_have_value("1")
     assert shown(page, "teacher") == tokens("teacher", "Once upon", START)
