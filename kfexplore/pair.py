@@ -16,7 +16,7 @@ from kfexplore import noise as noises
 from kfexplore.checkpoints.causal import is_causal, load_causal
 from kfexplore.checkpoints.hub import card_text, fetch_pair, is_repository, save_pair, stored_info
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts, usable_device
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, token_texts
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, slow_only, token_texts
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
@@ -184,7 +184,10 @@ class Pair(
     def need_tokenizer(self) -> AnyTokenizer:
         """The tokenizer, or a KfError that says how to do without."""
         if self.tokenizer is None:
-            raise KfError("This pair has no tokenizer.", "token ids (--token-ids 1,2,3) instead of text")
+            folder = self.info.get("folder")
+            raise (folder and slow_only(Path(folder))) or KfError(
+                "This pair has no tokenizer.", "token ids (--token-ids 1,2,3) instead of text"
+            )
         return self.tokenizer
 
 

@@ -119,6 +119,8 @@ CAUSAL: dict[str, dict[str, Any]] = {
         "intermediate_size": 40,
     },
 }
+CAUSAL |= dict.fromkeys(("mistral", "qwen2"), CAUSAL["llama"])
+CAUSAL |= {family: CAUSAL["llama"] | {"head_dim": 16} for family in ("qwen3", "gemma2", "gemma3_text")}
 """Tiny models of transformers, by family."""
 
 

@@ -19,20 +19,30 @@ from torch import Tensor
 from kfexplore.checkpoints.documents import read_json_object
 from kfexplore.checkpoints.layout import CONFIG_FILE, MAX_CONFIG_BYTES, MOST, check_shapes
 from kfexplore.checkpoints.places import given
-from kfexplore.checkpoints.reading import read_tensors, weight_files
-from kfexplore.checkpoints.words import shortened, shown
+from kfexplore.checkpoints.shards import read_folder
+from kfexplore.checkpoints.words import shown
 from kfexplore.errors import KfError
-from kfexplore.models import CausalConfig, CausalLM, causal_network, place_weights
+from kfexplore.models import CausalConfig, CausalLM, causal_network, place_weights, window
 
-WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 HEAD = "lm_head.weight"
 LEFT_OUT = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 """Masks and frequencies that earlier versions of the library saved; they follow from the config."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
 ROPE_TYPES = ("default", "linear", "llama3")
-"""Angles of a position that hang on the position alone."""
+"""Angles of a position that depend on the position alone."""
+LAYER_TYPES = ("full_attention", "sliding_attention")
 _ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 _ROPE |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+_UNREAD = {
+    "auto_map": "code of its own",
+    "quantization_config": "weights that are not plain numbers",
+    "transformers_weights": "weights in a file of another name",
+    "use_bidirectional_attention": "attention to later tokens",
+}
+"""Settings that change what is computed in ways that are not supported."""
+
+_SIZES = {"n_layer": "depth", "num_hidden_layers": "depth", "n_positions": "context"}
+_SIZES |= {"max_position_embeddings": "context"}
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,14 @@ class Family:
 COMMON = "vocab_size tie_word_embeddings "
 ROTARY = COMMON + (
     "max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-    "attention_bias rope_parameters rope_scaling "
+    "attention_bias rope_parameters rope_scaling partial_rotary_factor original_max_position_embeddings "
 )
 """Of families whose positions turn queries and keys."""
+GROUPED = ROTARY + "num_key_value_heads head_dim rms_norm_eps rope_theta "
+"""Of those among them that share keys between heads."""
+WINDOWED = GROUPED + "use_sliding_window sliding_window max_window_layers layer_types "
+"""Of those whose layers may see only the last tokens (`models.causal.window`)."""
+GEMMA = WINDOWED + "hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping "
 FAMILIES = {
     "gpt2": Family(
         COMMON + "n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon "
@@ -58,7 +73,12 @@ FAMILIES = {
         tied=True,
     ),
     "gpt_neox": Family(ROTARY + "layer_norm_eps use_parallel_residual rotary_pct rotary_emb_base"),
-    "llama": Family(ROTARY + "num_key_value_heads head_dim mlp_bias rms_norm_eps rope_theta"),
+    "llama": Family(GROUPED + "mlp_bias"),
+    "mistral": Family(GROUPED + "sliding_window"),
+    "qwen2": Family(WINDOWED),
+    "qwen3": Family(WINDOWED),
+    "gemma2": Family(GEMMA, tied=True),
+    "gemma3_text": Family(GEMMA + "sliding_window_pattern rope_local_base_freq", tied=True),
 }
 """By `model_type`."""
 
@@ -83,27 +103,16 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
     folder = given(path)
     stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
     family, settings = _settings(folder, stated)
-    files = [name for name in weight_files(folder) if WEIGHTS.fullmatch(name)]
-    if not files:
-        raise KfError(
-            f"{folder} has no model.safetensors; it has {shortened(weight_files(folder)) or 'no weights'}.",
-            "a model of transformers in safetensors; pickled weights are not read",
-            "save it with save_pretrained, which writes safetensors",
-        )
-    whole = [name for name in files if name == "model.safetensors"] or files
-    tensors: dict[str, Tensor] = {}
-    for name in whole:
-        tensors |= read_tensors(folder / name, LEFT_OUT)
-    tied = settings.pop("tie_word_embeddings", FAMILIES[family].tied)
+    tensors = read_folder(folder, LEFT_OUT)
+    tied = settings.pop("tie_word_embeddings", None)
+    tied = FAMILIES[family].tied if tied is None else tied
     try:
         # The head is a weight of its own here; where the file has none, it is the embedding's.
         config = importlib.import_module("transformers").AutoConfig.for_model(
             family, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **settings
         )
-        shape = CausalConfig(
-            family, config.vocab_size, config.hidden_size, config.num_hidden_layers, config.max_position_embeddings
-        )
-        _check_sizes(folder, shape)
+        context = min(config.max_position_embeddings, window(config) or config.max_position_embeddings)
+        shape = CausalConfig(family, config.vocab_size, config.hidden_size, config.num_hidden_layers, context)
         network = causal_network(config)
         named = _named(folder, network, tensors, tied)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -130,24 +139,36 @@ def _settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, A
             f"{folder} has a model of transformers of the type {shown(repr(family))}.",
             f"a causal language model of the type {', '.join(FAMILIES)}",
         )
-    for name in ("auto_map", "quantization_config"):
+    for name, what in _UNREAD.items():
         if stated.get(name):
-            what = "code of its own" if name == "auto_map" else "weights that are not plain numbers"
             raise KfError(f"{folder} asks for {what} ({name}).", "a model that transformers has the code of, in floats")
-    taken = {name: stated[name] for name in FAMILIES[family].settings.split() if stated.get(name) is not None}
+    taken = {name: stated[name] for name in FAMILIES[family].settings.split() if name in stated}
     for name, value in taken.items():
         if not _is_plain(name, value):
             raise KfError(f"{folder / CONFIG_FILE}: {name} is {shown(repr(value))}.", _valid(name))
+        # The library builds lists as long as these say, before weights show that they are wrong.
+        size = _SIZES.get(name)
+        if size and value is not None and not 0 < value <= MOST[size]:
+            raise KfError(f"{folder}: {size} is {value}.", f"1 to {MOST[size]}")
     return family, taken
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    """Whether a setting has a value that may be handed to the library."""
+    """Whether a setting has a value that may be handed to the library; null is for the library to judge."""
+    if value is None:
+        return True
+    if name in LAYER_TYPES:
+        name = "rope_parameters"
     if name in ("rope_parameters", "rope_scaling"):
-        return isinstance(value, dict) and value.keys() <= _ROPE and all(_is_plain(*item) for item in value.items())
+        known = isinstance(value, dict) and (value.keys() <= _ROPE or value.keys() <= {*LAYER_TYPES})
+        return known and all(_is_plain(*item) for item in value.items())
+    if name == "sliding_window":
+        return isinstance(value, int) and 1 < value < 1 << 31
+    if name == "layer_types":
+        return isinstance(value, list) and all(each in LAYER_TYPES for each in value)
     if name in ("rope_type", "type"):
         return value in ROPE_TYPES
-    if name in ("activation_function", "hidden_act"):
+    if name in ("activation_function", "hidden_act", "hidden_activation"):
         return value in ACTIVATIONS
     if name in ("rotary_pct", "partial_rotary_factor"):
         return isinstance(value, int | float) and 0 < value <= 1
@@ -157,16 +178,13 @@ def _is_plain(name: str, value: Any) -> bool:
 def _valid(name: str) -> str:
     if name in ("rope_parameters", "rope_scaling"):
         return f"numbers under some of {', '.join(sorted(_ROPE))}; types: {', '.join(ROPE_TYPES)}"
-    if name in ("activation_function", "hidden_act"):
+    if name == "layer_types":
+        return f"a list of {' and '.join(LAYER_TYPES)}"
+    if name in ("activation_function", "hidden_act", "hidden_activation"):
         return ", ".join(ACTIVATIONS)
-    return "above 0, at most 1" if name == "rotary_pct" else "a number below 2^31"
-
-
-def _check_sizes(folder: Path, shape: CausalConfig) -> None:
-    """What weights do not tell, and what is built before they are held against it."""
-    for name, most in (("depth", MOST["depth"]), ("context", MOST["context"])):
-        if not 1 < getattr(shape, name) + (name == "depth") <= most:
-            raise KfError(f"{folder}: {name} is {getattr(shape, name)}.", f"at most {most}")
+    if name == "sliding_window":
+        return "null, or at least 2 tokens"
+    return "above 0, at most 1" if name in ("rotary_pct", "partial_rotary_factor") else "a number below 2^31"
 
 
 def _named(folder: Path, network: Any, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Tensor]:
@@ -180,6 +198,7 @@ def _named(folder: Path, network: Any, tensors: Mapping[str, Tensor], tied: bool
         raise KfError(f"{folder} has weights both with and without {body!r}.", "one of each")
     inputs = network.get_input_embeddings()
     embedding = next(name for name, module in network.named_modules() if module is inputs) + ".weight"
-    if tied and HEAD not in named and embedding in named:
-        named[HEAD] = named[embedding]
+    for one, other in ((HEAD, embedding), (embedding, HEAD)):
+        if tied and one not in named and other in named:
+            named[one] = named[other]
     return named

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kfexplore.checkpoints.places import unreadable
 from kfexplore.checkpoints.words import shown
 from kfexplore.errors import KfError
 
@@ -29,6 +30,8 @@ def read_text(path: Path, most: int) -> str:
         if len(data) > most:
             raise KfError(f"{path} has more than {most} bytes.", f"at most {most}")
         return data.decode("utf-8")
+    except PermissionError as error:
+        raise unreadable(path) from error
     except (OSError, ValueError) as error:
         raise KfError(f"{path} cannot be read: {error}.", "a text file in UTF-8") from error
 

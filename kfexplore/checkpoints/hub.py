@@ -19,7 +19,8 @@ from kfexplore.checkpoints.places import by_hand
 from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES
 from kfexplore.checkpoints.registry import TRAINING_FILE
 from kfexplore.checkpoints.saving import save_model, write_whole
-from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer
+from kfexplore.checkpoints.shards import INDEX_FILE, WHOLE_FILE
+from kfexplore.checkpoints.tokenizers import SLOW_FILES, TOKENIZER_FILE, AnyTokenizer
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.models import Model
@@ -35,10 +36,13 @@ FETCHED = [f"{role}{rest}" for role in MODELS for rest in ("/*", ".*")] + [
     INFO_FILE,
     *CARD_FILES,
     CONFIG_FILE,
-    "model.safetensors",
+    WHOLE_FILE,
+    INDEX_FILE,
     "model-*-of-*.safetensors",
+    "model.safetensors-*-of-*.safetensors",
+    *SLOW_FILES,
 ]
-"""What of a repository is fetched; the last three are those of a model of transformers."""
+"""What of a repository is fetched; from config.json on, what a model of transformers has."""
 
 
 def is_repository(name: str | Path) -> bool:

@@ -36,6 +36,8 @@ _LISTS = ("normalizers", "pretokenizers", "decoders")
 def check_pipeline(described: dict[str, Any]) -> None:
     """Raises ValueError that says what a tokenizer.json, as read, has and may not have."""
     model, added = described.get("model"), described.get("added_tokens")
+    if isinstance(model, dict) and model.get("type") == "Unigram":
+        raise ValueError("its model is of the kind Unigram (SentencePiece)")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not model["vocab"]:
         raise ValueError("its model has no vocabulary of token to id")
     if model.get("dropout"):

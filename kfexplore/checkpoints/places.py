@@ -26,6 +26,11 @@ def given(path: str | Path) -> Path:
     return found
 
 
+def unreadable(path: Path) -> KfError:
+    """The error for a file or a folder that is there and that this user may not read."""
+    return KfError(f"{path} cannot be read: permission denied.", "a file that you may read", f"ls -l {path}; chmod u+r")
+
+
 def by_hand(name: str) -> Path:
     """The folder for files of one name (a pair, a tokenizer, a hub repository) that a user put there by hand.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kfexplore.checkpoints.documents import json_object
 from kfexplore.checkpoints.pickles import PickleError, StorageRef, TensorRef, UnsafeName, read_pickle
-from kfexplore.checkpoints.places import given
+from kfexplore.checkpoints.places import given, unreadable
 from kfexplore.checkpoints.words import shortened, shown
 from kfexplore.errors import KfError
 
@@ -34,7 +34,8 @@ MAX_TENSORS = 10_000
 MAX_WEIGHT = 1e4
 """Largest size of a weight. No trained one comes near it, and every type that a model can be held in has it."""
 
-_PREFIX = "backbone."
+_WRAPPERS = re.compile(r"(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+_PREFIXES = re.compile(r"((module|model|backbone)\.)+")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LFS_POINTER = b"version https://git-lfs"
@@ -65,7 +66,7 @@ def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> d
 
     Of a file with training state the tensors under `state_dict` are taken, and those of nothing else: an
     average under `ema`, optimizer moments and the like are not even read. A file without `state_dict` is
-    itself the state dictionary. The prefix `backbone.` is dropped wherever a name has it.
+    itself the state dictionary. Names are those of `bare_name`.
 
     Args:
         path: The file; what it is is told from its content.
@@ -89,6 +90,8 @@ def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> d
             "a checkpoint of tensors and training state; nothing in this file was executed",
             "get the file from its publisher again, or ask there for .safetensors",
         ) from error
+    except PermissionError as error:
+        raise unreadable(path) from error
     except _BROKEN as error:
         raise KfError(
             f"{path} cannot be read: {shown(error, 300).rstrip('.')}.",
@@ -108,7 +111,10 @@ def weight_files(folder: Path) -> list[str]:
     """Names of the checkpoint files in a folder, sorted; [] where there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(f.name for f in folder.iterdir() if f.suffix in WEIGHT_SUFFIXES and f.is_file())
+    try:
+        return sorted(f.name for f in folder.iterdir() if f.suffix in WEIGHT_SUFFIXES and f.is_file())
+    except PermissionError as error:
+        raise unreadable(folder) from error
 
 
 def check_values(where: str, tensors: Mapping[str, Tensor]) -> None:
@@ -308,9 +314,17 @@ def _wrong_type(name: str, dtype: torch.dtype) -> str:
     return f"{shown(name)} has type {str(dtype).removeprefix('torch.')}, weights are {valid}"
 
 
+def bare_name(name: str) -> str:
+    """A tensor's name without what training code puts around a model: torch.compile, DDP, FSDP, Lightning."""
+    name = _WRAPPERS.sub("", name)
+    prefix = _PREFIXES.match(name)
+    return name[prefix.end() :] if prefix else name
+
+
 def _without_prefix(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    bare = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
-    if len(bare) != len(tensors):
-        twice = [name for name in bare if name in tensors and _PREFIX + name in tensors]
-        raise KfError(f"{path} has weights both with and without {_PREFIX!r}: {shortened(twice)}.", "one of each")
+    bare: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if (short := bare_name(name)) in bare:
+            raise KfError(f"{path} has weights both with and without a prefix: {shown(short)}.", "one of each")
+        bare[short] = tensor
     return bare

@@ -213,9 +213,10 @@ def check_pair(
                     f"teacher and {name} do not fit together: {setting} is {ours} and {theirs}.",
                     "models of one vocabulary",
                 )
-    if tokenizer is not None and highest_id(tokenizer) >= teacher.vocab_size:
+    # An added token above the rows (to fill up batches) may stay unused: a prompt that has it is refused.
+    if tokenizer is not None and (highest := highest_id(tokenizer, added=False)) >= teacher.vocab_size:
         raise KfError(
-            f"The tokenizer does not fit the model: its highest id is {highest_id(tokenizer)}, "
+            f"The tokenizer does not fit the model: its highest id is {highest}, "
             f"the model has {teacher.vocab_size} tokens.",
             f"a tokenizer with ids up to {teacher.vocab_size - 1}",
         )

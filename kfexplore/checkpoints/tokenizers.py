@@ -19,13 +19,16 @@ from kfexplore.checkpoints.words import shown
 from kfexplore.errors import KfError
 
 TOKENIZER_FILE = "tokenizer.json"
-MAX_TOKENIZER_BYTES = 20 << 20
-"""Llama 3's has 17 MB. What the library builds of a file is up to ten times its size."""
-FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama"
+MAX_TOKENIZER_BYTES = 40 << 20
+"""Llama 3's has 17 MB, Gemma 3's 33 MB. What the library builds of a file is up to ten times its size."""
+FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama: BPE, WordPiece or WordLevel"
+SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+"""What holds the tokenizer of a folder of transformers that has no tokenizer.json."""
 END_OF_TEXT = "<|endoftext|>"
 FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
 """What opens and closes a document in training, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
-ENDS_OF_TEXT = tuple(closing for _, closing in FRAMES)
+ENDS_OF_TEXT = ("<|end_of_text|>", "<eos>", *(closing for _, closing in FRAMES))
+"""What ends a text: Llama 3's, Gemma's, and those above."""
 LONGEST_CHARACTER = 4
 """Bytes, so tokens that one character can be spread over."""
 REMEMBERED = 2**16
@@ -64,6 +67,8 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     path = given(path_or_name)
     if path.is_dir():
         path = path / TOKENIZER_FILE
+        if not path.is_file() and (missing := slow_only(path.parent)):
+            raise missing
     name = str(path_or_name)
     if path.is_file():
         return _from_file(path)
@@ -72,6 +77,18 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
         raise KfError(f"There is no tokenizer file {path}.", f"a {TOKENIZER_FILE} or a hub name", "check the path")
     held = by_hand(name) / TOKENIZER_FILE
     return _from_file(held) if held.is_file() else _from_hub(name)
+
+
+def slow_only(folder: Path) -> KfError | None:
+    """The error for a folder whose tokenizer is of the slow kind of transformers; None: it has none of these either."""
+    found = [name for name in SLOW_FILES if (folder / name).is_file()]
+    if not found:
+        return None
+    return KfError(
+        f"The tokenizer in {folder} is of the slow kind: {', '.join(found)} without a {TOKENIZER_FILE}.",
+        f"a {TOKENIZER_FILE} of {FAMILIES}; or token ids instead of text",
+        "convert it: transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+    )
 
 
 def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
@@ -157,9 +174,15 @@ class Spelling:
         return self._known[key]
 
 
-def highest_id(tokenizer: AnyTokenizer) -> int:
-    """The largest token id, added tokens included."""
-    return max(tokenizer.get_vocab().values())
+def highest_id(tokenizer: AnyTokenizer, added: bool = True) -> int:
+    """The largest token id.
+
+    Args:
+        tokenizer: Any with a fast version.
+        added: With those of added tokens, such as the one that fills up a batch.
+    """
+    fast: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    return max((tokenizer.get_vocab() if added else fast.get_vocab(with_added_tokens=False)).values())
 
 
 def _token_text(tokenizer: Any, token: int) -> str:
@@ -210,9 +233,10 @@ def _from_hub(name: str) -> AnyTokenizer:
     ) as local:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        with _refused(f"The tokenizer {name!r} is refused", f"one of {FAMILIES}"):
-            check_pipeline(json_object(backend.to_str()))
+    if backend is None:
+        raise KfError(f"The tokenizer {name!r} is of the slow kind, {type(tokenizer).__name__}.", f"one of {FAMILIES}")
+    with _refused(f"The tokenizer {name!r} is refused", f"one of {FAMILIES}"):
+        check_pipeline(json_object(backend.to_str()))
     return _without_cleanup(tokenizer)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
-from kfexplore.models.causal import CausalConfig, CausalLM, causal_network, place_weights
+from kfexplore.models.causal import CausalConfig, CausalLM, causal_network, place_weights, window
 from kfexplore.models.lean import lean_blocks
 from kfexplore.models.masked import MaskedModel
 from kfexplore.models.static import StaticCache
@@ -34,6 +34,7 @@ __all__ = [
     "causal_network",
     "lean_blocks",
     "place_weights",
+    "window",
 ]
 
 

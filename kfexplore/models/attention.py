@@ -61,12 +61,12 @@ class Segment:
         return None
 
 
-def attend(q: Tensor, segments: list[Segment]) -> Tensor:
+def attend(q: Tensor, segments: list[Segment], softcap: float | None = None) -> Tensor:
     """Softmax attention of q (B, h, t, d) over the keys of all segments together; (B, h, t, d).
 
-    The slow twin is `attend_reference`.
+    The slow twin is `attend_reference`. With `softcap` each score s becomes softcap * tanh(s / softcap).
     """
-    if len(segments) == 1 and segments[0].k.shape[0] == q.shape[0]:
+    if softcap is None and len(segments) == 1 and segments[0].k.shape[0] == q.shape[0]:
         only = segments[0]
         if only.ends is not None and flash.usable(q):
             return flash.attend_ends(q, only.k, only.v, only.ends)
@@ -75,12 +75,14 @@ def attend(q: Tensor, segments: list[Segment]) -> Tensor:
         hidden = only.hidden(q.shape[2]) if only.mask is None else None
         mask = only.mask if hidden is None else ~hidden
         return F.scaled_dot_product_attention(q, only.k, only.v, attn_mask=mask)
-    if q.is_cuda and torch.is_grad_enabled() and len(segments) == 2 and segments[0].visible is not None:
+    trained = q.is_cuda and torch.is_grad_enabled() and softcap is None
+    if trained and len(segments) == 2 and segments[0].visible is not None:
         return attend_groups(q, segments[0], segments[1])
     q = q * q.shape[-1] ** -0.5
     scores = []
     for s in segments:
         score = _per_group(q, s.k.transpose(2, 3))
+        score = score if softcap is None else softcap * (score / softcap).tanh()
         hidden = s.hidden(q.shape[2])
         scores.append(score if hidden is None else score.masked_fill(hidden, float("-inf")))
     weights = torch.cat(scores, dim=-1).softmax(dim=-1).split([s.k.shape[2] for s in segments], dim=-1)

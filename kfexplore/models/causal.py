@@ -34,7 +34,7 @@ class CausalConfig:
     depth: int
     """Number of Transformer blocks."""
     context: int
-    """Longest sequence, in tokens."""
+    """Longest sequence, in tokens: no longer than the shortest `window` of its layers."""
     block_weights: int = 0
     """Weights of all blocks, together."""
 
@@ -66,10 +66,13 @@ class CausalLM(nn.Module):
         """As `Teacher.forward`: next-token logits float32 (B, read or T, V).
 
         Raises:
-            KfError: they are not finite; noise would choose tokens that there are not.
+            KfError: the text is longer than the context, where a layer would no longer see all of it; the logits are
+                not finite, so noise would choose tokens that do not exist.
         """
         cache, count = cache or KVCache(), ids.shape[1]
         positions = cache.positions(count, ids.device)
+        if (last := int(positions.max())) >= self.config.context:
+            raise KfError(f"The text has {last + 1} tokens.", f"at most {self.config.context} for this model")
         answer = self.network(ids, position_ids=positions, use_cache=False, logits_to_keep=read or 0, held=cache)
         cache.commit(count)
         logits: Tensor = answer.logits.float()
@@ -87,16 +90,33 @@ class CausalLM(nn.Module):
 
 
 def attend_held(
-    module: Any, q: Tensor, k: Tensor, v: Tensor, _mask: Tensor | None, *, scaling: float, held: Cache, **_: Any
+    module: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    _mask: Tensor | None,
+    *,
+    scaling: float,
+    held: Cache,
+    softcap: float | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer as transformers calls it: q (B, h, t, d), k and v (B, g, t, d) -> (B, t, h, d).
 
-    Fewer heads of keys than of queries (g divides h) are repeated. `held` is what `CausalLM.forward` hands through.
+    Fewer heads of keys than of queries (g divides h) are repeated. `held` is what `CausalLM.forward` hands through,
+    `softcap` what Gemma 2 bounds its scores by. A window needs no mask: no text is longer (`CausalConfig.context`).
     """
     repeated = q.shape[1] // k.shape[1]
     k, v = (part.repeat_interleave(repeated, dim=1) if repeated > 1 else part for part in (k, v))
     scaled = q * (scaling * q.shape[-1] ** 0.5)  # `attend` divides by the root of d
-    return attend(scaled, held.extend(module.layer_idx, k, v)).transpose(1, 2), None
+    return attend(scaled, held.extend(module.layer_idx, k, v), softcap).transpose(1, 2), None
+
+
+def window(config: Any) -> int | None:
+    """Tokens that a sliding layer of a config of transformers sees, itself included; None: every layer sees all."""
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    found: int | None = getattr(config, "sliding_window", None) if slides else None
+    return found
 
 
 def causal_network(config: Any) -> Any:
@@ -115,6 +135,8 @@ def place_weights(network: Any, tensors: dict[str, Tensor]) -> None:
     """Gives a network of the meta device its weights, all of them."""
     network.load_state_dict(tensors, strict=True, assign=True)
     for name, module in list(network.named_modules()):
-        if module._non_persistent_buffers_set:  # rotary frequencies, which follow from the config
+        if hasattr(module, "scalar_embed_scale"):  # of Gemma's embedding
+            module.embed_scale = torch.tensor(module.scalar_embed_scale)
+        elif module._non_persistent_buffers_set:  # rotary frequencies, which follow from the config
             network.set_submodule(name, type(module)(network.config))
     network.eval().requires_grad_(False)

@@ -178,7 +178,8 @@ TOKENIZERS = {
     "a template of 50,000 copies": Hostile(json_tokenizer(COPIES), "more than 16,384 characters"),
     "long added tokens": Hostile(json_tokenizer(added(30, 50_000)), "added tokens have more than"),
     "a tree of long tokens": Hostile(
-        json_tokenizer(type="Unigram", unk_id=0, vocab=[[f"{i}" * 20_000, 0.0] for i in range(200)]), "token to id"
+        json_tokenizer(type="Unigram", unk_id=0, vocab=[[f"{i}" * 20_000, 0.0] for i in range(200)]),
+        "of the kind Unigram",
     ),
     "no tokens": Hostile(json_tokenizer(vocab={}, merges=[]), "token to id"),
     "a vocabulary elsewhere": Hostile(json_tokenizer(vocab="../../../etc/passwd"), "token to id"),
@@ -192,7 +193,7 @@ TOKENIZERS = {
         json_tokenizer({"pre_tokenizer": {"type": "FixedLength", "length": 0}}), "cannot encode"
     ),
     "no token for what is unknown": Hostile(json_tokenizer(**WORDS), "cannot encode"),
-    "21 MiB": Hostile(lambda f: written(f / "tokenizer.json", b" " * (21 << 20)), "more than 20971520 bytes"),
+    "41 MiB": Hostile(lambda f: written(f / "tokenizer.json", b" " * (41 << 20)), "more than 41943040 bytes"),
     "a tokenizer in no encoding": Hostile(lambda f: written(f / "tokenizer.json", b'{"a": "\xff"}'), "cannot be read"),
     "a pipe as tokenizer.json": Hostile(
         in_pair(no_file("tokenizer.json", os.mkfifo, lambda f: f / "x")), "no tokenizer"

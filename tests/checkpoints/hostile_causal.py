@@ -79,6 +79,17 @@ CAUSAL = {
     "transformers: a vocabulary of 10^12": Hostile(causal(vocab_size=10**12), "vocab_size is 1000000000000"),
     "transformers: a depth of a million": Hostile(causal(n_layer=10**6), "depth is 1000000"),
     "transformers: a context of 2^30": Hostile(causal(n_positions=2**30), "context is 1073741824"),
+    "transformers: a depth of 2^31": Hostile(causal("qwen2", num_hidden_layers=2**31 - 1), "depth is 2147483647"),
+    "transformers: a window of nothing": Hostile(causal("mistral", sliding_window=0), "sliding_window is 0"),
+    "transformers: layers of a kind of their own": Hostile(
+        causal("gemma2", layer_types=["evil"] * 2), r"layer_types is \['evil'"
+    ),
+    "transformers: attention to later tokens": Hostile(
+        causal("gemma2", use_bidirectional_attention=True), "attention to later tokens"
+    ),
+    "transformers: weights of another name": Hostile(
+        causal(transformers_weights="x.safetensors"), "in a file of another name"
+    ),
     "transformers: a width within of 2^30": Hostile(causal(n_inner=2**30), "of wrong shape"),
     "transformers: heads that do not divide": Hostile(causal(n_head=3), "no gpt2 model that can be built"),
     "transformers: no heads": Hostile(causal(n_head=0), "no gpt2 model that can be built"),

@@ -11,9 +11,11 @@ import pytest
 import torch
 from helpers import CAUSAL, save_causal
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
-from kfexplore.checkpoints.causal import is_causal, load_causal
+from kfexplore.checkpoints.causal import LAYER_TYPES, is_causal, load_causal
 from kfexplore.checkpoints.registry import pair_parts
+from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate
 from kfexplore.decoding.reference import reference
@@ -136,6 +138,7 @@ def test_a_head_may_be_the_embedding(tmp_path: Path, family: str, tied: bool) ->
 
 def test_settings_that_decide_what_is_computed_are_handed_on(tmp_path: Path) -> None:
     rope = {"rope_type": "llama3", "rope_theta": 5e3, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    linear = {"rope_type": "linear", "rope_theta": 50.0, "factor": 4.0}
     cases: list[tuple[str, dict[str, Any]]] = [
         ("llama", {"rope_parameters": rope | {"original_max_position_embeddings": 16}}),
         ("llama", {"rms_norm_eps": 0.3, "head_dim": 16, "attention_bias": True, "mlp_bias": True}),
@@ -143,6 +146,17 @@ def test_settings_that_decide_what_is_computed_are_handed_on(tmp_path: Path) -> 
         ("gpt_neox", {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5}}),
         ("gpt2", {"scale_attn_weights": False, "activation_function": "relu", "layer_norm_epsilon": 0.3}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "n_inner": 24}),
+        ("qwen2", {"num_key_value_heads": None}),
+        ("mistral", {"head_dim": 16, "rms_norm_eps": 0.3}),
+        ("qwen2", {"num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}),
+        ("qwen3", {"head_dim": 6, "attention_bias": True, "hidden_act": "relu"}),
+        ("gemma2", {"attn_logit_softcapping": 0.5, "query_pre_attn_scalar": 4}),
+        ("gemma2", {"attn_logit_softcapping": None, "query_pre_attn_scalar": 1}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma2", {"hidden_activation": "relu"}),
+        ("gemma2", {"final_logit_softcapping": 2.0}),
+        ("gemma3_text", {"layer_types": ["full_attention"] * 2}),
+        ("gemma3_text", {"rope_parameters": dict.fromkeys(LAYER_TYPES, linear)}),
     ]
     ids = torch.arange(24)[None]
     for n, (family, settings) in enumerate(cases):
@@ -157,6 +171,88 @@ def test_earlier_names_of_angles_are_understood(tmp_path: Path) -> None:
     theirs, ids = save_causal(tmp_path, "llama", rope_parameters={"rope_type": "default", "rope_theta": 50.0}), [IDS]
     changed(tmp_path, rope_parameters=None, rope_theta=50.0, rope_scaling=None)
     assert torch.allclose(load_causal(tmp_path, CPU)(torch.tensor(ids)), theirs(torch.tensor(ids)).logits, atol=2e-4)
+
+
+def test_names_of_angles_that_gemma_3_is_published_with_are_understood(tmp_path: Path) -> None:
+    rope = {"full_attention": 50.0, "sliding_attention": 7.0}
+    rope_parameters = {name: {"rope_type": "default", "rope_theta": theta} for name, theta in rope.items()}
+    theirs = save_causal(tmp_path, "gemma3_text", rope_parameters=rope_parameters, num_hidden_layers=3)
+    assert theirs.config.layer_types == ["sliding_attention"] * 3
+    published = {"rope_theta": 50.0, "rope_local_base_freq": 7.0, "sliding_window_pattern": 2, "rope_scaling": None}
+    changed(tmp_path, rope_parameters=None, layer_types=None, **published)
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.tensor([IDS])
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits
+    assert not torch.allclose(expected, theirs(ids).logits, atol=1e-2)
+    assert torch.allclose(load_causal(tmp_path, CPU)(ids), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "context"),
+    [
+        ("mistral", {"sliding_window": 8}, 8),
+        ("mistral", {"sliding_window": None}, 48),
+        ("qwen2", {"sliding_window": 8}, 48),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": True}, 48),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}, 8),
+        ("qwen3", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}, 8),
+        ("gemma2", {"sliding_window": 8}, 8),
+        ("gemma3_text", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}, 8),
+        ("gemma3_text", {"sliding_window": 8, "layer_types": ["full_attention", "full_attention"]}, 48),
+    ],
+)
+def test_a_context_ends_where_a_layer_would_no_longer_see_all_of_it(
+    tmp_path: Path, family: str, settings: dict[str, Any], context: int
+) -> None:
+    theirs, ours = save_causal(tmp_path, family, **settings), load_causal(tmp_path, CPU)
+    assert ours.config.context == context
+    ids = torch.arange(context)[None] % 24
+    assert torch.allclose(ours(ids), theirs(ids).logits, atol=2e-4)
+    with pytest.raises(KfError, match=f"has {context + 1} tokens"):
+        ours(torch.zeros(1, context + 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_training_puts_around_a_model_is_dropped(tmp_path: Path, family: str, prefix: str) -> None:
+    theirs, file = save_causal(tmp_path, family), tmp_path / "model.safetensors"
+    save_file({prefix + name: tensor for name, tensor in load_file(file).items()}, file)
+    ids = torch.tensor([IDS])
+    assert torch.allclose(load_causal(tmp_path, CPU)(ids), theirs(ids).logits, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_an_embedding_may_be_the_head(tmp_path: Path, family: str) -> None:
+    theirs, file = save_causal(tmp_path, family, tie_word_embeddings=True), tmp_path / "model.safetensors"
+    state, ids = load_file(file), torch.tensor([IDS])
+    (embedding,) = [name for name in state if name.endswith(("wte.weight", "embed_tokens.weight"))]
+    save_file({"lm_head.weight" if name == embedding else name: tensor for name, tensor in state.items()}, file)
+    assert torch.allclose(load_causal(tmp_path, CPU)(ids), theirs(ids).logits, atol=2e-4)
+    changed(tmp_path, tie_word_embeddings=False)
+    with pytest.raises(KfError, match=r"missing: .*(wte|embed_tokens)\.weight"):
+        load_causal(tmp_path, CPU)
+
+
+def test_an_unused_token_above_the_rows_is_refused_in_a_prompt_only(tmp_path: Path) -> None:
+    save_causal(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({chr(97 + n): n for n in range(24)}, "a"))
+    tokenizer.add_special_tokens(["<pad>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    pair = load_pair(tmp_path)
+    assert pair.block([pair.encode("c")[0]], [[0.1, 0.9]]).teacher.shape == (1, 2)
+    with pytest.raises(KfError, match="Token id 24 is not in the vocabulary"):
+        pair.hold(pair.encode("<pad>")[0])
+
+
+def test_a_tokenizer_of_the_slow_kind_is_told_of_when_text_is_asked_for(tmp_path: Path) -> None:
+    save_causal(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"x")
+    pair = load_pair(tmp_path)
+    assert pair.block([IDS], [[0.1]]).teacher.shape == (1, 1)
+    for asked in (lambda: pair.encode("a"), lambda: load_tokenizer(tmp_path)):
+        with pytest.raises(KfError, match=r"of the slow kind: tokenizer\.model"):
+            asked()
 
 
 def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from helpers import save_causal
+from safetensors.torch import load_file, save_file
 from shell import Shell
 from tokenizers import Tokenizer
 
@@ -145,6 +147,20 @@ def test_a_repository_of_checkpoint_files_is_a_pair(hub: Hub, shell: Shell) -> N
     for role in ("teacher", "student"):
         shutil.copyfile(shell.folder / role / "model.safetensors", made / f"{role}.safetensors")
     assert load_pair(NAME).tokenizer is None
+
+
+def test_shards_of_transformers_come_with_their_index(hub: Hub) -> None:
+    made = hub.folder / NAME
+    save_causal(made)
+    state = load_file(made / "model.safetensors")
+    (made / "model.safetensors").rename(made / "consolidated.safetensors")
+    for n, names in enumerate((sorted(state)[::2], sorted(state)[1::2]), start=1):
+        save_file({name: state[name] for name in names}, made / f"model-{n:05}-of-00002.safetensors")
+    places = {name: f"model-{1 + n % 2:05}-of-00002.safetensors" for n, name in enumerate(sorted(state))}
+    (made / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    save_file({"x": torch.ones(1)}, made / "model-00003-of-00003.safetensors")  # of an earlier model
+    assert load_pair(NAME).student is None
+    assert not (hub.folder / "fetched" / NAME / "consolidated.safetensors").exists()
 
 
 def test_saving_to_a_folder_needs_no_hub(hub: Hub, shell: Shell, tmp_path: Path) -> None:

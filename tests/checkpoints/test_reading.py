@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kfexplore.checkpoints import reading
-from kfexplore.checkpoints.reading import read_tensors
+from kfexplore.checkpoints.reading import read_tensors, weight_files
 from kfexplore.checkpoints.words import shortened
 from kfexplore.errors import KfError
 
@@ -172,7 +172,26 @@ def test_both_prefixed_and_bare_weights_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "m.pt", "both with and without")
 
 
+@pytest.mark.parametrize("prefix", ["backbone.", "_orig_mod.", "module.", "model.", "module._orig_mod.backbone."])
+def test_what_training_puts_around_a_model_is_dropped(tmp_path: Path, prefix: str) -> None:
+    torch.save({f"{prefix}blocks.0._orig_mod.w": torch.ones(1), f"{prefix}x": torch.zeros(1)}, tmp_path / "m.pt")
+    assert read_tensors(tmp_path / "m.pt").keys() == {"blocks.0.w", "x"}
+
+
 # Files that are not there, not whole, or something else.
+
+
+def test_a_file_that_may_not_be_read_is_not_called_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "m.safetensors").write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(Path, "iterdir", denied)
+    for asked in (lambda: read_tensors(tmp_path / "m.safetensors"), lambda: weight_files(tmp_path)):
+        with pytest.raises(KfError, match="permission denied") as caught:
+            asked()
+        assert "incomplete" not in str(caught.value)
 
 
 def test_a_missing_file_lists_those_that_are_there(tmp_path: Path) -> None:

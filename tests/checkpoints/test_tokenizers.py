@@ -224,6 +224,17 @@ def test_a_hub_tokenizer_is_judged_too(tmp_path: Path, monkeypatch: pytest.Monke
         load_tokenizer("someone/hostile")
 
 
+def test_a_tokenizer_of_the_slow_kind_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowTokenizer:
+        pass
+
+    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: SlowTokenizer())
+    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    with pytest.raises(KfError, match="of the slow kind, SlowTokenizer"):
+        load_tokenizer("someone/slow")
+
+
 def test_a_huge_file_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer().save(str(tmp_path / "tokenizer.json"))
     monkeypatch.setattr(ours, "MAX_TOKENIZER_BYTES", 100)
