@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kfexplore.bench.throughput import Progress
     from kfexplore.decoding.generate import Networks
 
-bench = typer.Typer(help="Timing, as JSON.", no_args_is_help=True)
+bench = typer.Typer(help="Timing, as tables and as JSON.", no_args_is_help=True)
 SizeOption = Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")]
 
 
@@ -121,16 +122,16 @@ def bench_throughput_command(
     else:
         ids = chosen.encode(prompt)[0] if chosen.tokenizer is not None else None
         eos = end_of_text(chosen.tokenizer) if chosen.tokenizer is not None else None
-        _say(HEAD)
         settle = False if size else None  # a law of random weights is flat: everything would be near an edge
-        result = bench_throughput(networks, settings, name, ids, eos, settle, _tell)
+        result = bench_throughput(networks, settings, name, ids, eos, settle, partial(_tell, [HEAD]))
         if all(row["error"] for row in result["rows"]):
             raise KfError(f"No decoder could be timed. {result['rows'][0]['error']}")
     if figures:
         from kfexplore.figures.timing import write_page
 
         write_page(result, figures)
-    _publish(result, json_file)
+    if json_file:
+        write_text(json_file, _document(result))
 
 
 @bench.command("load")
@@ -165,6 +166,10 @@ def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
 
 
+def _print(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)
+
+
 SCRUB_HEAD = f"{'what':<14}{'steps':>6}{'median ms':>12}{'least':>12}{'largest':>12}{'p95':>12}"
 
 
@@ -192,7 +197,8 @@ HEAD = (
 """At limit: over ar if both ran at the device's limit, a model of bytes and FLOPs."""
 
 
-def _tell(progress: Progress) -> None:
+def _tell(head: list[str], progress: Progress) -> None:
+    """A row on stdout, below the head that is not printed yet; on stderr what could not be timed."""
     from kfexplore.figures.timing_words import over_ar
 
     row = progress.row
@@ -201,22 +207,24 @@ def _tell(progress: Progress) -> None:
     if row.error or row.seconds is None:
         _say(f"{row.decoder:<9}{row.batch:>6}{row.k:>3}  {row.error}")
         return
+    while head:
+        _print(head.pop())
     limit = f"{row.roofline_speedup:.2f}" if row.roofline_speedup else ""
     moved, done = (row.bytes_per_second or 0) / 1e9, (row.flops_per_second or 0) / 1e9
-    _say(
+    _print(
         f"{row.decoder:<9}{row.batch:>6}{row.k:>3}{row.nfe:>8}{row.ms_per_step:>9.2f}{row.tokens_per_second:>10,.0f}"
         f"{moved:>7.1f}{done:>9.0f}{limit:>10}  {over_ar(row)}".rstrip()
     )
 
 
 def _tell_roofline(limits: dict[str, float], gains: list[dict[str, Any]]) -> None:
-    _say(
+    _print(
         f"if both ran at this device's limit, {limits['bytes_per_second'] / 1e9:.1f} GB/s and "
         f"{limits['flops_per_second'] / 1e9:.0f} GFLOP/s, by bytes and FLOPs counted:\n"
         f"{'batch':>6}{'k':>4}{'ar ms':>9}{'pflm ms':>9}{'gain':>7}  pflm bound by"
     )
     for gain in gains:
-        _say(
+        _print(
             f"{gain['batch']:>6}{gain['k']:>4}{gain['ar_ms']:>9.2f}{gain['pflm_ms']:>9.2f}{gain['speedup']:>7.2f}  "
             f"{gain['bound']}"
         )
@@ -231,8 +239,12 @@ def _dtype(name: str) -> Any:
     return known[name]
 
 
+def _document(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=2, allow_nan=False) + "\n"
+
+
 def _publish(result: dict[str, Any], json_file: Path | None) -> None:
-    document = json.dumps(result, indent=2, allow_nan=False)
+    document = _document(result)
     if json_file:
-        write_text(json_file, document + "\n")
-    print(document)
+        write_text(json_file, document)
+    print(document, end="")

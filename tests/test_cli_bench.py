@@ -1,4 +1,7 @@
-"""The bench verbs: a table on stderr that fills as rows come in, and one JSON document on stdout and in the file."""
+"""The bench verbs: a table that fills as rows come in, and one JSON document in the file.
+
+The table of a race is its output; the others print it on stderr, and the document on stdout as well.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,15 @@ def test_scrub_has_a_line_a_row_and_the_document(shell: Shell, tmp_path: Path, m
 
 def test_throughput_says_whether_a_ratio_is_settled_and_gives_ar_none(shell: Shell) -> None:
     line = "bench throughput --pair FOLDER --decoders ar,pflm --batch 1 --k 2,4 --max-new-tokens 4 --repeats"
-    code, _, err = shell.run(f"{line} 1")
-    assert code == 0, err
-    head, ar, *others = err.splitlines()
+    code, out, err = shell.run(f"{line} 1")
+    assert (code, err) == (0, "")
+    head, ar, *others = out.splitlines()
     assert head.endswith("GFLOP/s  at limit  over ar")
     assert len(ar.split()) == 8  # neither a ratio nor one at the limit
     assert ["not settled (" in other and other.endswith(" in one repeat)") for other in others] == [True, True]
-    code, _, err = shell.run(f"{line} 2")
+    code, out, err = shell.run(f"{line} 2")
     assert code == 0, err
-    for other in err.splitlines()[2:]:
+    for other in out.splitlines()[2:]:
         assert other.endswith(")")
         assert " to " in other
 
@@ -50,13 +53,26 @@ def test_by_default_those_race_whose_models_are_there(shell: Shell, tmp_path: Pa
     shutil.copytree(shell.folder / "teacher", tmp_path / "teacher")
     line = "bench throughput --batch 1 --max-new-tokens 4 --repeats 1"
     for models, expected in (("--pair FOLDER", ["ar", "pflm"]), (f"--pair {tmp_path}", ["ar"])):
-        code, out, err = shell.run(f"{line} {models}")
+        code, out, err = shell.run(f"{line} {models} --json {tmp_path}/race.json")
         assert code == 0, err
-        assert [row["decoder"] for row in json.loads(out)["rows"]] == expected
-        assert all(row["error"] is None for row in json.loads(out)["rows"])
+        rows = json.loads((tmp_path / "race.json").read_text())["rows"]
+        assert [row["decoder"] for row in rows] == expected
+        assert [line.split()[0] for line in out.splitlines()] == ["decoder", *expected]
+        assert all(row["error"] is None for row in rows)
+
+
+def test_what_cannot_be_timed_is_no_row_of_the_table(shell: Shell) -> None:
+    line = "bench throughput --pair FOLDER --batch 1 --max-new-tokens 4 --repeats 1 --k 9 --decoders"
+    code, out, err = shell.run(f"{line} ar,pflm")
+    assert code == 0
+    assert [row.split()[0] for row in out.splitlines()] == ["decoder", "ar"]
+    assert err.startswith("pflm          1  9  k is 9.")
+    code, out, err = shell.run(f"{line} pflm")
+    assert (code, out) == (2, "")
+    assert "No decoder could be timed" in err
 
 
 def test_a_roofline_is_said_to_be_a_model(shell: Shell) -> None:
-    code, _, err = shell.run("bench throughput --pair FOLDER --roofline --batch 1 --k 2")
-    assert code == 0, err
-    assert err.startswith("if both ran at this device's limit, 1.0 GB/s and 10 GFLOP/s, by bytes and FLOPs counted:\n")
+    code, out, err = shell.run("bench throughput --pair FOLDER --roofline --batch 1 --k 2")
+    assert (code, err) == (0, "")
+    assert out.startswith("if both ran at this device's limit, 1.0 GB/s and 10 GFLOP/s, by bytes and FLOPs counted:\n")
