@@ -23,11 +23,13 @@ def read_text(path: Path) -> list[str]:
     Raises:
         KfError: nothing is there, or it is not text.
     """
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    if not files or not all(f.is_file() for f in files):
+    files = [f for f in (sorted(path.glob("*.txt")) if path.is_dir() else [path]) if f.is_file()]
+    if not files:
         raise KfError(f"There is no text in {path}.", "a text file, or a folder of .txt files")
     try:
         return [f.read_text(encoding="utf-8") for f in files]
+    except OSError as error:
+        raise KfError(f"{error.filename or path} cannot be read: {error.strerror}.", "text that you may read") from None
     except UnicodeDecodeError as error:
         raise KfError(f"{path} has a file that is not UTF-8 text: {error.reason}.", "plain text") from None
 

@@ -19,13 +19,14 @@ ONE = np.array([0])
 def test_texts_of_a_folder_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text(f"text of {name} —", encoding="utf-8")
+    (tmp_path / "folder.txt").mkdir()
     assert read_text(tmp_path) == ["text of a.txt —", "text of b.txt —"]
     assert read_text(tmp_path / "c.md") == ["text of c.md —"]
 
 
 def test_missing_and_unreadable_texts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "folder.txt").mkdir(parents=True)
     for path, message in (("none.txt", "no text"), ("empty", "no text"), ("latin.txt", "not UTF-8")):
         with pytest.raises(KfError, match=message):
             read_text(tmp_path / path)

@@ -219,6 +219,7 @@ def test_a_corpus_too_small_for_the_context_is_refused(corpus: Path, tmp_path: P
 
 
 def test_a_folder_without_texts_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "folder.txt").mkdir()
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(KfError, match="no texts in"):
             prepare(CONFIG, tmp_path / "out", 9, folder)
