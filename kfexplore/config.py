@@ -395,8 +395,8 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         chosen = find_decoder(self.decoder)
-        if self.k is not None and self.k < 1:
-            raise KfError(f"k is {self.k}.", "at least 1")
+        if self.k is not None and (isinstance(self.k, bool) or self.k < 1):
+            raise KfError(f"k is {self.k}.", "a whole number of at least 1")
         if not chosen.takes_k and self.k not in (None, 1):
             law = f"the {MODELS[chosen.models[0]]}'s own law"
             raise KfError(f"{self.decoder} draws one token a pass from {law}.", "k with the other decoders")

@@ -73,8 +73,10 @@ def load(path: Path) -> Array:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise KfError(f"Noise file {path} cannot be read: {error}.", "a .npy file of shape (steps, B, k)") from None
-    if not isinstance(values, np.ndarray) or values.ndim != 3:
-        raise KfError(f"Noise file {path} has no array of three axes.", "shape (steps, B, k)")
+    if not isinstance(values, np.ndarray) or values.ndim != 3 or not values.size:
+        raise KfError(f"Noise file {path} has no array of three axes.", "shape (steps, B, k), none of them 0")
+    if values.dtype.kind not in "fiu":
+        raise KfError(f"Noise file {path} has values of type {values.dtype}.", "real numbers, such as float32")
     return checked(values)
 
 
@@ -85,7 +87,10 @@ def checked(values: object, slots: int | None = None) -> Array:
         KfError: not numbers, not in [0, 1), or not `slots` of them along the last axis.
     """
     try:
-        u = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
+        given = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+        if given.dtype.kind not in "fiu":  # words, yes and no, complex numbers
+            raise TypeError
+        u = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
         raise KfError(f"Noise {values!r} is not a list of numbers.", "numbers from 0 up to, not including, 1") from None
     if slots is not None and (u.ndim == 0 or u.shape[-1] != slots):

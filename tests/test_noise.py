@@ -112,6 +112,12 @@ def test_noise_that_is_no_array_of_numbers_is_refused(values: object) -> None:
         noise.checked(values)
 
 
+@pytest.mark.parametrize("values", [["0.1"], [0.5j], [False], np.zeros(2, dtype=bool), [10**400]])
+def test_what_is_no_real_number_is_no_noise(values: object) -> None:
+    with pytest.raises(KfError, match="is not a list of numbers"):
+        noise.checked(values)
+
+
 @pytest.mark.parametrize("values", [[0.1, 0.2], 0.5, [[0.1, 0.2]] * 3])
 def test_noise_of_another_number_of_slots_is_refused(values: object) -> None:
     with pytest.raises(KfError, match="for 3 slots"):
@@ -144,6 +150,14 @@ def broken_file(folder: Path, how: str) -> Path:
         np.save(path, np.array([[["a", {}]]], dtype=object), allow_pickle=True)
     elif how == "words":
         np.save(path, np.array([[["a", "b"]]]))
+    elif how == "complex":
+        np.save(path, np.full((2, 3, 4), 0.5 + 0.5j))
+    elif how == "yes and no":
+        np.save(path, np.zeros((2, 3, 4), dtype=bool))
+    elif how == "no steps":
+        np.save(path, np.empty((0, 3, 4)))
+    elif how == "no samples":
+        np.save(path, np.empty((2, 0, 4)))
     elif how == "two axes":
         np.save(path, np.full((3, 4), 0.5))
     elif how == "one in it":
@@ -152,6 +166,10 @@ def broken_file(folder: Path, how: str) -> Path:
 
 
 BROKEN = [
+    "complex",
+    "yes and no",
+    "no steps",
+    "no samples",
     "missing",
     "a folder",
     "empty",

@@ -81,7 +81,7 @@ def number(what: str, value: object) -> float:
         KfError: no number.
     """
     try:
-        if isinstance(value, int | float) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return value
     except OverflowError:  # a whole number beyond all floats
         pass
