@@ -82,7 +82,7 @@ def generate(
         typer.Option(
             "--freq-penalty",
             "--freq_penalty",
-            help="pflm: argmax of logits - penalty x counts; by default 0, for a file 0.5.",
+            help="pflm: argmax of logits - penalty x counts; by default 0, with --task 0.5.",
         ),
     ] = None,
     dither: Annotated[
@@ -144,7 +144,12 @@ def generate(
     ] = False,
     prefix_len: Annotated[
         int | None,
-        typer.Option("--prefix-len", "--prefix_len", help="Tokens kept of a prefix; 6.", rich_help_panel=FILE),
+        typer.Option(
+            "--prefix-len",
+            "--prefix_len",
+            help="Tokens kept of a prefix; by default all, with --task 6.",
+            rich_help_panel=FILE,
+        ),
     ] = None,
     devices: Annotated[
         int | None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PREFIX_FILE, OUTPUT_DIR = Path("assets/prefix_examples.jsonl"), Path("outputs")
 PENALTY = 0.5
-"""Of pflm, as in the published script."""
+"""Of pflm with --task, as in the published script."""
 MASKED_K = 4
 """Positions a pass of mdlm, as there; pflm takes what it was trained on."""
 
@@ -50,7 +50,8 @@ def complete_prefixes(
     if torch.cuda.is_available():
         given.setdefault("device", "cuda")
     folder = output_dir or OUTPUT_DIR
-    found = complete(Request(source, decoder(asked, greedy), prefix_file or PREFIX_FILE, folder, **given))
+    chosen = decoder(asked, greedy, published=source.task is not None)
+    found = complete(Request(source, chosen, prefix_file or PREFIX_FILE, folder, **given))
     if found is None:  # another process has the whole
         return
     if found["prefixes_cut"]:
@@ -71,8 +72,13 @@ def complete_prefixes(
     )
 
 
-def decoder(asked: dict[str, Any], greedy: bool) -> DecodeConfig:
-    """The decoder, with the published defaults; what the published script takes and leaves out, with a word on stderr.
+def decoder(asked: dict[str, Any], greedy: bool, published: bool) -> DecodeConfig:
+    """The decoder; options that the published script ignores are left out, with a line on stderr.
+
+    Args:
+        asked: Fields of DecodeConfig; None: the default of this mode.
+        greedy: mdlm fills positions by confidence.
+        published: Of a task: pflm has the published penalty.
 
     Raises:
         KfError: --mdlm_greedy beside another order; as DecodeConfig.
@@ -88,10 +94,10 @@ def decoder(asked: dict[str, Any], greedy: bool) -> DecodeConfig:
     if name == "mdlm" and found["k"] is None:
         found["k"] = MASKED_K
     usual = found["dither"] is None and not found["exact_first"]
-    if name == "pflm" and found["penalty"] is None and usual:
+    if published and name == "pflm" and found["penalty"] is None and usual:
         found["penalty"] = PENALTY
-    published = {"k": "--K", "penalty": "--freq_penalty", **({"order": "--mdlm_greedy"} if greedy else {})}
-    for field, option in published.items():
+    options = {"k": "--K", "penalty": "--freq_penalty", **({"order": "--mdlm_greedy"} if greedy else {})}
+    for field, option in options.items():
         if field not in DECODERS[name].options and found[field] is not None:
             print(f"kfexplore: {option} means nothing to {name}; it is left out.", file=sys.stderr)
             found[field] = None

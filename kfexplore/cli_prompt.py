@@ -50,10 +50,10 @@ def continue_prompt(
         KfError: no sample is asked for; as DecodeConfig, `load` and `generate`.
     """
     from kfexplore import noise
-    from kfexplore.completions.memory import room_for
+    from kfexplore.completions.memory import room_for, row_bytes
     from kfexplore.completions.source import load
     from kfexplore.config import DecodeConfig
-    from kfexplore.decoding.generate import generate, keyed_noise, keyed_order, replayed_noise, slots
+    from kfexplore.decoding.generate import check_prompts, generate, keyed_noise, keyed_order, replayed_noise, slots
 
     if samples < 1:
         raise KfError(f"--samples is {samples}.", "at least 1")
@@ -61,13 +61,13 @@ def continue_prompt(
     loaded = load(source, config, device)
     networks, end = loaded.networks, _end(loaded) if stop_at_eos else None
     ids = _context(loaded, prompt, token_ids)
-    if noise_file:
-        values = replayed_noise(noise.load(noise_file), config, networks, new_tokens)
-    else:
-        values = keyed_noise(seed, range(samples), config, networks, new_tokens)
-    order = keyed_order(seed, range(len(values)), new_tokens)
+    check_prompts(config, networks, [ids], new_tokens)
+    replayed = replayed_noise(noise.load(noise_file), config, networks, new_tokens) if noise_file else None
+    rows = samples if replayed is None else len(replayed)
     warm = min(new_tokens, slots(config, networks))
-    with room_for(len(values), "--samples"):
+    with room_for(rows, "--samples", row_bytes(config, networks, len(ids) + new_tokens)):
+        values = keyed_noise(seed, range(rows), config, networks, new_tokens) if replayed is None else replayed
+        order = keyed_order(seed, range(rows), new_tokens)
         # Once before the clock: a process's first pass packs weights and makes buffers.
         generate(config, networks, [ids] * len(values), values, warm, order[:, :warm])
         result = generate(config, networks, [ids] * len(values), values, new_tokens, order, end)

@@ -33,6 +33,8 @@ def write_pair(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     np.save(folder / "noise.npy", STEPS.astype(np.float32))
     np.save(folder / "bad.npy", STEPS + 0.5)
+    np.save(folder / "complex.npy", STEPS.astype(np.complex64))
+    np.save(folder / "rows.npy", STEPS[:, :0])
     (folder / "text.txt").write_text(" ".join(SENTENCES * 20), encoding="utf-8")
 
 

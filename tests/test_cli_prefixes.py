@@ -17,7 +17,7 @@ from shell import FILES, Shell
 
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.checkpoints.tokenizers import decode_ids, encode_ids
-from kfexplore.completions import batches, report
+from kfexplore.completions import batches, memory, report
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.pair import load_pair
@@ -45,6 +45,7 @@ def prefixes(folder: Path) -> None:
         "prefixes": [good[0], "", *good[1:]],  # an empty line is passed over
         "empty": ["", ""],
         "short": [good[0], '{"prefix": "owl"}'],
+        "nothing": [good[0], '{"prefix": ""}'],
         "words": [good[0], good[1], "The owl went home."],
         "keyless": [good[0], '{"text": "The owl went home."}'],
         "number": ['{"prefix": 7}'],
@@ -81,12 +82,12 @@ def complete(shell: Shell, tmp_path: Path) -> Callable[..., Written]:
 
 
 def test_a_file_of_prefixes_gets_the_two_files_of_the_published_script(complete: Callable[..., Written]) -> None:
-    written = complete("--model pflm --K 4 --batch_size 2 --warmup_steps 2 --seed 3", out="new/out")
+    written = complete("--model pflm --K 4 --batch_size 2 --warmup_steps 2 --seed 3 --prefix-len 6", out="new/out")
     found = written.throughput
     assert list(found)[:16] == PUBLISHED_KEYS
     expected = {"model": "pflm", "batch_size": 2, "num_samples": 5, "max_new_tokens": 9, "K_per_step": 4}
     expected |= {"prefix_len": 6, "n_batches": 3, "n_warmup_batches": 2, "device": "cpu", "nfe_per_token": 3 / 9}
-    expected |= {"total_nfe": 15, "seed": 3, "freq_penalty": 0.5, "last_batch_size": 1, "dtype": "float32"}
+    expected |= {"total_nfe": 15, "seed": 3, "freq_penalty": 0.0, "last_batch_size": 1, "dtype": "float32"}
     assert {key: found[key] for key in expected} == expected
     assert found["throughput_tok_per_sec_total"] == pytest.approx(45 / found["total_elapsed_sec"])
     assert [list(sample) for sample in written.samples] == [["prefix", "completion"]] * 5
@@ -134,19 +135,19 @@ def test_the_seed_keys_the_noise(complete: Callable[..., Written]) -> None:
 def test_completions_end_with_the_text_and_what_follows_is_counted_apart(
     complete: Callable[..., Written], folder: Path
 ) -> None:
-    written = complete("--model ar --max-new-tokens 70 --n_per_prefix 3")
+    written = complete("--model ar --max-new-tokens 60 --n_per_prefix 3")
     pair = load_pair(folder)
     config, networks = DecodeConfig("ar"), Networks(pair.teacher)
-    prompts = [encode_ids(pair.tokenizer, text)[:6] for text in TEXTS] * 3
-    rows = generate(config, networks, prompts, keyed_noise(0, range(15), config, networks, 70), 70).tokens.tolist()
+    prompts = [encode_ids(pair.tokenizer, text) for text in TEXTS] * 3
+    rows = generate(config, networks, prompts, keyed_noise(0, range(15), config, networks, 60), 60).tokens.tolist()
     end = pair.tokenizer.get_vocab()["<|endoftext|>"]
     cut = [row[: row.index(end) + 1] if end in row else row for row in rows]
     found = written.throughput
     assert [sample["completion"] for sample in written.samples] == [decode_ids(pair.tokenizer, row) for row in cut]
-    assert found["tokens_after_eos"] == sum(70 - len(row) for row in cut) > 0
-    assert found["throughput_tok_per_sec_total"] == pytest.approx(15 * 70 / found["total_elapsed_sec"])
+    assert found["tokens_after_eos"] == sum(60 - len(row) for row in cut) > 0
+    assert found["throughput_tok_per_sec_total"] == pytest.approx(15 * 60 / found["total_elapsed_sec"])
     until = found["throughput_tok_per_sec_until_eos"] / found["throughput_tok_per_sec_total"]
-    assert until == pytest.approx(1 - found["tokens_after_eos"] / (15 * 70))
+    assert until == pytest.approx(1 - found["tokens_after_eos"] / (15 * 60))
 
 
 def test_the_clock_holds_batches_and_no_text(complete: Callable[..., Written], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +204,18 @@ def test_a_failure_in_the_middle_leaves_the_folder_as_it_was(
     assert Written(tmp_path / "out").throughput == before.throughput
 
 
+def test_a_batch_that_cannot_fit_is_refused_before_its_noise_is_drawn(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2**30)
+    monkeypatch.setattr(batches, "keyed_noise", lambda *_: pytest.fail("noise was drawn"))
+    line = f"generate --model ar --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path}"
+    code, out, err = shell.run(f"{line} --n_per_prefix 100000 --batch_size 500000")
+    assert (code, out) == (2, "")
+    assert "500,000 samples do not fit in memory" in err
+    assert "a smaller --batch_size" in err
+
+
 def test_samples_are_not_left_where_the_other_file_cannot_be_written(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "throughput.json").mkdir()
     line = "generate --model ar --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --max-new-tokens 2"
@@ -220,18 +233,40 @@ def test_mdlm_fills_four_positions_a_pass_at_random_or_greedily(complete: Callab
     assert random.throughput["nfe_per_token"] == 3 / 9
 
 
-def test_the_penalty_is_the_published_one_unless_another_readout_is_asked_for(complete: Callable[..., Written]) -> None:
+def test_a_task_has_the_published_penalty_unless_another_readout_is_asked_for(complete: Callable[..., Written]) -> None:
+    task = "--task owt --ckpt_path FOLDER/student --tokenizer FOLDER/tokenizer.json"
     usual, same, none = (
-        complete(f"--model pflm --max-new-tokens 40 {penalty}")
+        complete(f"--model pflm --max-new-tokens 40 {penalty}", task)
         for penalty in ("", "--freq_penalty 0.5", "--freq_penalty 0")
     )
     assert usual.lines == same.lines != none.lines
-    assert complete("--model pflm --dither 4").throughput["freq_penalty"] == 0
+    assert complete("--model pflm --dither 4", task).throughput["freq_penalty"] == 0
+    assert complete("--model pflm").throughput["freq_penalty"] == 0
+
+
+@pytest.mark.parametrize("model", ["ar", "pflm", "mdlm"])
+def test_whole_prefixes_are_kept_and_fill_the_context(
+    complete: Callable[..., Written], folder: Path, model: str
+) -> None:
+    """Without a task or a length: the longest leaves the least room, and all are continued by as much."""
+    written = complete(f"--model {model} --max-new-tokens 60", MASKED if model == "mdlm" else "--pair FOLDER")
+    assert [sample["prefix"] for sample in written.samples] == TEXTS
+    longest = max(len(encode_ids(load_pair(folder).tokenizer, text)) for text in TEXTS)
+    assert (written.throughput["prefix_len"], written.throughput["prefixes_cut"]) == (longest, 0)
+
+
+def test_a_completion_is_as_long_as_the_longest_prefix_has_room(shell: Shell, tmp_path: Path, folder: Path) -> None:
+    line = f"generate --model pflm --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path}"
+    code, _, err = shell.run(line)
+    assert code == 0, err
+    assert "were cut" not in err
+    longest = max(len(encode_ids(load_pair(folder).tokenizer, text)) for text in TEXTS)
+    assert Written(tmp_path).throughput["max_new_tokens"] == 80 - longest
 
 
 def test_cut_prefixes_and_a_penalty_are_told(shell: Shell, tmp_path: Path) -> None:
     line = f"generate --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path} --max-new-tokens 2"
-    code, out, err = shell.run(f"{line} --model pflm --n_per_prefix 2")
+    code, out, err = shell.run(f"{line} --model pflm --n_per_prefix 2 --prefix-len 6 --freq_penalty 0.5")
     assert code == 0
     lengths = [len(encode_ids(load_pair(shell.folder).tokenizer, text)) for text in TEXTS]
     cut = sum(length > 6 for length in lengths)
@@ -258,7 +293,7 @@ def test_what_the_published_script_takes_and_ar_does_not_is_left_out_with_a_word
 
 def test_a_task_takes_one_checkpoint_and_a_tokenizer_at_hand(complete: Callable[..., Written]) -> None:
     models = "--task owt --ckpt_path FOLDER/student --tokenizer FOLDER/tokenizer.json"
-    written, pair = complete("--model pflm", models), complete("--model pflm")
+    written, pair = complete("--model pflm", models), complete("--model pflm --prefix-len 6 --freq_penalty 0.5")
     assert written.lines == pair.lines
     assert written.throughput["task"] == "owt"
     assert written.throughput["prefix_len"] == 6
@@ -274,8 +309,9 @@ def test_a_task_has_its_published_checkpoints(
     weights = student(11, vocab_size=rows, context=80).state_dict()
     torch.save({"state_dict": weights}, tmp_path / "home" / "owt" / "pflm_owt_k4.ckpt")
     models = "--task owt --tokenizer FOLDER/tokenizer.json"
-    assert complete("--model pflm", models).lines == complete("--model pflm").lines
-    assert complete("--model mdlm", models).lines == complete("--model mdlm", MASKED).lines
+    asked = "--prefix-len 6 --freq_penalty 0.5"
+    assert complete("--model pflm", models).lines == complete(f"--model pflm {asked}").lines
+    assert complete("--model mdlm", models).lines == complete("--model mdlm --prefix-len 6", MASKED).lines
 
 
 def test_several_devices_need_accelerate(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +329,8 @@ def test_two_devices_write_what_one_writes(complete: Callable[..., Written]) -> 
 
 @pytest.mark.slow
 def test_an_error_in_a_process_is_one_message(shell: Shell, tmp_path: Path) -> None:
-    line = f"generate --model ar --pair FOLDER --prefix_file FOLDER/short.jsonl --output_dir {tmp_path}/out --devices 2"
+    line = "generate --model ar --pair FOLDER --prefix_file FOLDER/short.jsonl --prefix-len 6"
+    line += f" --output_dir {tmp_path}/out --devices 2"
     assert "line 2, has a prefix of" in shell.refused(line)
     assert not (tmp_path / "out").exists()
 
@@ -329,7 +366,9 @@ ERRORS = {
     "generate --model ar --pair FOLDER --prefix_file FOLDER/none.jsonl": "none.jsonl cannot be read",
     "generate --model ar --pair FOLDER --output_dir FOLDER/out": "prefix_examples.jsonl cannot be read",
     "generate --model ar --pair FOLDER --prefix_file FOLDER/empty.jsonl": "empty.jsonl is empty",
-    "generate --model ar --pair FOLDER --prefix_file FOLDER/short.jsonl": "line 2, has a prefix of 2 tokens",
+    "generate --model ar --pair FOLDER --prefix_file FOLDER/short.jsonl --prefix-len 6": "line 2, has a prefix of 2 to",
+    "generate --model ar --pair FOLDER --prefix_file FOLDER/nothing.jsonl": "line 2, has a prefix of 0 tokens",
+    f"generate --model ar --pair FOLDER {RUN} --n_per_prefix 10000000000": "a smaller --n_per_prefix",
     "generate --model ar --pair FOLDER --prefix_file FOLDER/words.jsonl": "line 3, is not JSON",
     "generate --model ar --pair FOLDER --prefix_file FOLDER/keyless.jsonl": 'line 2, has no text "prefix"',
     "generate --model ar --pair FOLDER --prefix_file FOLDER/number.jsonl": 'line 1, has no text "prefix"',

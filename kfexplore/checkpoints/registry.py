@@ -226,6 +226,8 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     """A device that is there: a first number is read from it, as only that tells."""
     try:
         found = torch.device("cpu" if device is None else device)
+        if found.type not in ("cpu", "cuda"):  # MPS has no float64, which distributions are summed up in
+            raise RuntimeError("it is not supported.")
         torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         why = str(error).splitlines()[0]

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from kfexplore.checkpoints.registry import usable_device
 from kfexplore.completions import devices
-from kfexplore.completions.memory import room_for
+from kfexplore.completions.memory import ROW, room_for, row_bytes
 from kfexplore.completions.prefixes import read_prefixes
 from kfexplore.completions.report import Batch, Part, document, prepare, right_guesses, write_files
-from kfexplore.completions.request import Request, Shape, shape
+from kfexplore.completions.request import Request, Shape, kept_tokens, shape
 from kfexplore.completions.source import load
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS
@@ -51,10 +51,14 @@ def in_team(request: Request, team: devices.Team) -> dict[str, Any] | None:
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise KfError(f"{loaded.name} has no tokenizer to read prefixes with.", "--tokenizer FILE, or --task")
-    form = shape(request, loaded, tokenizer)
+    keep = kept_tokens(request)
+    form = shape(request, loaded, tokenizer, keep) if keep else None  # a length that cannot be, before the file
     k = slots(request.decoder, loaded.networks)
-    prefixes, cut = read_prefixes(request.prefix_file, tokenizer, form.prefix)
-    batches = share_batches(len(prefixes) * request.per_prefix, request.batch_size, team.rank, team.count)
+    prefixes, cut = read_prefixes(request.prefix_file, tokenizer, keep)
+    form = form or shape(request, loaded, tokenizer, max(map(len, prefixes)))
+    samples = len(prefixes) * request.per_prefix
+    with room_for(samples, "--n_per_prefix", (ROW + 8 * form.new) // team.count):  # all are kept until they are written
+        batches = share_batches(samples, request.batch_size, team.rank, team.count)
     if team.rank == 0:
         prepare(request.output_dir)
     parts: list[Part] = team.gather(_timed(request, loaded.networks, prefixes, form, batches, team.rank > 0))
@@ -102,7 +106,8 @@ def _timed(
     def write(samples: range) -> Batch:
         # All prefixes, then all again: a sample's number, and so its noise, is the same however many come after it.
         prompts = [prefixes[sample % len(prefixes)] for sample in samples]
-        with room_for(len(samples), "--batch_size"):
+        tokens = max(map(len, prompts)) + form.new
+        with room_for(len(samples), "--batch_size", row_bytes(request.decoder, networks, tokens)):
             return write_batch(request.decoder, networks, prompts, samples, request.seed, form)
 
     warm, written = batches[: request.warmup], []

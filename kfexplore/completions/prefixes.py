@@ -11,8 +11,8 @@ from kfexplore.errors import KfError
 LINE = '{"prefix": "some words"}'
 
 
-def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int) -> tuple[list[list[int]], int]:
-    """The first `length` tokens of every prefix, without special tokens, and how many prefixes had more.
+def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int | None) -> tuple[list[list[int]], int]:
+    """The first `length` tokens of every prefix (None: all), without special tokens, and how many prefixes had more.
 
     Empty lines are passed over.
 
@@ -31,10 +31,10 @@ def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int) -> tuple[lis
     found = []
     for number, line in enumerate(text.split("\n"), start=1):  # a JSON text may hold U+2028, where splitlines parts it
         if line.strip():
-            found.append(_prefix(f"{path}, line {number}", line, tokenizer, length))
+            found.append(_prefix(f"{path}, line {number}", line, tokenizer, length or 1))
     if not found:
         raise KfError(f"The prefix file {path} is empty.", f"JSON lines: {LINE}")
-    return [ids[:length] for ids in found], sum(len(ids) > length for ids in found)
+    return [ids[:length] for ids in found], sum(len(ids) > (length or len(ids)) for ids in found)
 
 
 def _prefix(where: str, line: str, tokenizer: AnyTokenizer, length: int) -> list[int]:
@@ -53,6 +53,6 @@ def _prefix(where: str, line: str, tokenizer: AnyTokenizer, length: int) -> list
         raise KfError(
             f"{where}, has a prefix of {len(ids)} tokens.",
             f"at least {length}",
-            f"a longer one, or --prefix-len {len(ids)}",
+            f"a longer one, or --prefix-len {len(ids)}" if ids else "a longer one",
         )
     return ids

@@ -11,9 +11,6 @@ from kfexplore.completions.source import TASKS, Loaded, Source
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
 
-PREFIX_LENGTH = 6
-"""Tokens of a prefix of a pair that is no task's, as in the published tasks."""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -34,7 +31,7 @@ class Request:
     warmup: int = 1
     """Batches written before the clock starts, and thrown away."""
     prefix_length: int | None = None
-    """Tokens that are kept of a prefix; None: as in the task."""
+    """Tokens that are kept of a prefix; None: as in the task, without one all."""
     new_tokens: int | None = None
     """Tokens of a completion; None: as many as the task or the context has room for."""
     seed: int = 0
@@ -65,20 +62,26 @@ class Shape:
     """Lengths of a sample, in tokens, and where its text ends."""
 
     prefix: int
+    """Of the longest prefix."""
     new: int
     end: int | None
     """Id of the token that ends a text; None: the tokenizer has none."""
 
 
-def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer) -> Shape:
-    """The lengths that task, models and request give together.
+def kept_tokens(request: Request) -> int | None:
+    """Tokens that are kept of every prefix; None: all."""
+    task = TASKS.get(request.source.task or "")
+    return request.prefix_length or (task.prefix if task else None)
+
+
+def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer, prefix: int) -> Shape:
+    """The lengths that task, models and request give together, for prefixes of at most so many tokens.
 
     Raises:
         KfError: prefix and completion have no room, or the tokenizer lacks the task's end of a text.
     """
     task = TASKS.get(request.source.task or "")
     total = task.total if task else loaded.context
-    prefix = request.prefix_length or (task.prefix if task else PREFIX_LENGTH)
     room = min(total, loaded.context)
     if prefix >= room:
         raise KfError(f"A prefix of {prefix} tokens leaves no room in {room}.", f"--prefix-len 1 to {room - 1}")

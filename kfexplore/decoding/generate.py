@@ -146,7 +146,7 @@ def decode(
     """
     models = _models(config, networks)
     network = models[0]
-    _check(network, prompts, new_tokens)
+    check_prompts(config, networks, prompts, new_tokens)
     k = slots(config, networks)
     needed = len(prompts), needed_noise(config, networks, new_tokens)
     if noise.shape[0] != needed[0] or noise.shape[1] < needed[1]:
@@ -210,17 +210,18 @@ def _models(config: DecodeConfig, networks: Networks) -> tuple[AnyModel, ...]:
     return tuple(getattr(networks, name) for name in config.models)
 
 
-def _check(network: AnyModel, prompts: list[list[int]], new_tokens: int) -> None:
-    config = network.config
+def check_prompts(config: DecodeConfig, networks: Networks, prompts: list[list[int]], new_tokens: int) -> None:
+    """Raises KfError unless there are prompts, of the vocabulary, and new tokens that the context has room for."""
+    shape = _models(config, networks)[0].config
     if not prompts or not all(prompts):
         raise KfError("There is no prompt to continue.", "at least one sample, and at least one token")
     if new_tokens < 1:
         raise KfError(f"{new_tokens} new tokens were asked for.", "at least 1")
     longest = max(len(prompt) for prompt in prompts)
-    if longest + new_tokens > config.context:
+    if longest + new_tokens > shape.context:
         raise KfError(
             f"{longest} tokens of prompt and {new_tokens} new ones exceed the context.",
-            f"{config.context} tokens in all",
+            f"{shape.context} tokens in all",
         )
-    if not all(0 <= token < config.vocab_size for prompt in prompts for token in prompt):
-        raise KfError("A token id of the prompt is not in the vocabulary.", f"0 to {config.vocab_size - 1}")
+    if not all(0 <= token < shape.vocab_size for prompt in prompts for token in prompt):
+        raise KfError("A token id of the prompt is not in the vocabulary.", f"0 to {shape.vocab_size - 1}")
