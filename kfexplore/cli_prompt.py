@@ -71,17 +71,17 @@ def continue_prompt(
         # Once before the clock: a process's first pass packs weights and makes buffers.
         generate(config, networks, [ids] * len(values), values, warm, order[:, :warm])
         result = generate(config, networks, [ids] * len(values), values, new_tokens, order, end)
-    _print(result, config, loaded, as_json)
+    _print(result, ids, config, loaded, as_json)
 
 
-def _print(result: Decoded, config: DecodeConfig, loaded: Loaded, as_json: bool) -> None:
-    from kfexplore.checkpoints.tokenizers import decode_ids
+def _print(result: Decoded, ids: list[int], config: DecodeConfig, loaded: Loaded, as_json: bool) -> None:
+    from kfexplore.checkpoints.tokenizers import continuation
     from kfexplore.completions.report import acceptance, right_guesses
     from kfexplore.decoders import DECODERS
     from kfexplore.decoding.generate import slots
 
     rows = [row[:length].tolist() for row, length in zip(result.tokens, result.lengths, strict=True)]
-    texts = [decode_ids(loaded.tokenizer, row) for row in rows] if loaded.tokenizer is not None else []
+    texts = [continuation(loaded.tokenizer, row, ids) for row in rows] if loaded.tokenizer is not None else []
     more: dict[str, Any] = {}
     if DECODERS[config.decoder].checks:
         right, rounds = right_guesses(result.kept, result.tokens.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Final
 
 COMMANDS: Final = ("kfexplore", "git", "make", "pip", "playwright", "python")
@@ -43,9 +44,24 @@ class KfError(Exception):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Around a command: a user error is printed, and the process ends with 2."""
+    """Around a command: a user error is printed, and the process ends with 2.
+
+    What the encoding of the terminal or the pipe lacks is written as an escape: no text ends a command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except KfError as error:
         print(f"kfexplore: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def can_print(text: str) -> bool:
+    """Whether the encoding of standard output has all characters of a text."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typer.main import get_command
 
 from kfexplore import cli
 from kfexplore.laws.study import finished, study_steps
-from kfexplore.pair import load_pair
+from kfexplore.pair import Pair, load_pair
 
 
 def test_map_prints_both_blocks_of_two_files(shell: Shell) -> None:
@@ -49,6 +50,27 @@ def test_map_for_people_has_a_line_a_slot(shell: Shell) -> None:
     code, out, _ = shell.run(f"map {FILES} {IDS} --noise 0.1,0.7,0.3")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["slot", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(("encoding", "sign"), [("utf-8", "≠"), ("cp1252", "!"), ("ascii", "!")])
+def test_a_sign_that_the_output_cannot_encode_ends_no_command(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, encoding: str, sign: str
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, write_through=True))
+    monkeypatch.setattr(Pair, "texts", lambda _, ids: ["猫"] * len(ids))
+    code, _, err = shell.run("map --pair FOLDER --prompt 'The old owl' --noise 0.1,0.7,0.3,0.9")
+    assert code == 0, err
+    lines = written.getvalue().decode(encoding).splitlines()[1:]
+    assert sign in {line.split()[3] for line in lines}
+    assert all(("猫" if encoding == "utf-8" else r"\u732b") in line for line in lines)
+
+
+def test_a_prompt_in_another_encoding_is_not_blamed_on_the_tokenizer(shell: Shell) -> None:
+    for line in ("map --noise 0.1", "generate --model ar"):
+        told = shell.refused(f"{line} --pair FOLDER --prompt 'caf\udce9'")
+        assert r"The text is not valid Unicode: character 4 is '\udce9'." in told
+        assert "tokenizer" not in told
 
 
 def test_map_of_a_teacher_alone_has_exact_tokens_alone(shell: Shell) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from shell import FILES, IDS, STEPS, Shell
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from kfexplore.checkpoints.registry import load_model
 from kfexplore.config import DecodeConfig
@@ -122,6 +125,23 @@ def test_stop_at_eos_cuts_each_row_behind_its_end(shell: Shell) -> None:
     assert cut["tokens"] == expected != whole["tokens"]
     ended = next(text for text, row in zip(cut["text"], cut["tokens"], strict=True) if len(row) < 70)
     assert ended.endswith("<|endoftext|>")
+
+
+def test_the_space_that_begins_a_completion_is_kept(shell: Shell, tmp_path: Path) -> None:
+    """Decoders of the sentence-piece family drop the space that begins a text, which this is not."""
+    pair = load_pair(shell.folder)
+    made = Tokenizer(models.WordLevel({f"▁{n}": n for n in range(pair.teacher.config.vocab_size)}, "▁0"))
+    made.decoder = decoders.Metaspace()
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    line = f"generate --model ar {FILES} --tokenizer {tmp_path}/tokenizer.json --max-new-tokens 3"
+    result = shell.json(f"{line} --prompt '3 1 4'")
+    assert result["text"] == ["".join(f" {token}" for token in result["tokens"][0])]
+    (tmp_path / "prefixes.jsonl").write_text('{"prefix": "3 1 4"}')
+    code, _, err = shell.run(f"{line} --prefix_file {tmp_path}/prefixes.jsonl --output_dir {tmp_path}")
+    assert code == 0, err
+    written = json.loads((tmp_path / "samples.jsonl").read_text())
+    assert written == {"prefix": "3 1 4", "completion": result["text"][0]}
 
 
 def test_people_are_told_of_tokens_a_pass(shell: Shell) -> None:

@@ -157,13 +157,14 @@ def test_the_clock_holds_batches_and_no_text(complete: Callable[..., Written], m
         clock.now += 10
         return generate(*arguments)
 
-    def text(*arguments: Any) -> str:
+    def text(*_: Any) -> str:
         clock.now += 1000
-        return decode_ids(*arguments)
+        return ""
 
     monkeypatch.setattr(batches, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(batches, "generate", decoding)
-    monkeypatch.setattr(report, "decode_ids", text)
+    for way in ("decode_ids", "continuation"):
+        monkeypatch.setattr(report, way, text)
     found = complete("--model ar --batch_size 2 --warmup_steps 1").throughput
     assert clock.now == 40 + 10 * 1000
     assert (found["total_elapsed_sec"], found["avg_batch_time_sec"]) == (30, 10)

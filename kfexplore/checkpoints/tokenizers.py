@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,6 +93,11 @@ def slow_only(folder: Path) -> KfError | None:
 
 def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
     """Token ids of a text, with no special tokens added."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # an argument in another encoding, or half of a pair of surrogates
+        place = f"character {error.start + 1} is {text[error.start]!a}"
+        raise KfError(f"The text is not valid Unicode: {place}.", "text in UTF-8") from None
     with _refused("The tokenizer cannot encode this text", f"another text, or a sound {TOKENIZER_FILE}"):
         encoded = tokenizer.encode(text, add_special_tokens=False)
     return [int(i) for i in getattr(encoded, "ids", encoded)]
@@ -105,6 +110,21 @@ def decode_ids(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
         options["clean_up_tokenization_spaces"] = False
     with _refused("The tokenizer cannot decode its own tokens", f"a sound {TOKENIZER_FILE}"):
         return str(tokenizer.decode([int(i) for i in ids], **options))
+
+
+def continuation(tokenizer: AnyTokenizer, ids: Iterable[int], before: Sequence[int]) -> str:
+    """The text that token ids add to what stands before them: a space that begins it is kept.
+
+    Decoders of the sentence-piece and BERT families drop the space that begins a text.
+
+    Args:
+        tokenizer: Any.
+        ids: What is added.
+        before: Token ids; [] at a beginning.
+    """
+    ids, last = list(ids), list(before[-1:])
+    held, whole = decode_ids(tokenizer, last), decode_ids(tokenizer, [*last, *ids])
+    return whole[len(held) :] if whole.startswith(held) else decode_ids(tokenizer, ids)
 
 
 def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:

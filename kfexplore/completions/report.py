@@ -12,7 +12,7 @@ import torch
 
 from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.saving import write_whole
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, decode_ids
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, continuation, decode_ids
 from kfexplore.completions.request import Request, Shape
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
@@ -159,9 +159,12 @@ def write_files(
     rows = []
     for batch in sorted((batch for part in parts for batch in part.batches), key=lambda batch: batch.samples.start):
         for sample, tokens, length in zip(batch.samples, batch.tokens, batch.lengths, strict=True):
-            prefix = decode_ids(tokenizer, prefixes[sample % len(prefixes)])
-            completion = decode_ids(tokenizer, tokens[:length].tolist())
-            rows.append(json.dumps({"prefix": prefix, "completion": completion}, ensure_ascii=False) + "\n")
+            before = prefixes[sample % len(prefixes)]
+            texts = {
+                "prefix": decode_ids(tokenizer, before),
+                "completion": continuation(tokenizer, tokens[:length].tolist(), before),
+            }
+            rows.append(json.dumps(texts, ensure_ascii=False) + "\n")
     text = json.dumps(throughput, indent=2) + "\n"
 
     def both(samples: Path) -> None:
