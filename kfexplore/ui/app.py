@@ -31,6 +31,7 @@ from kfexplore.ui.loading import Wanted, announced, closed, load
 from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.port import DEFAULT
 from kfexplore.ui.prose import told
+from kfexplore.ui.proxies import ROOT_VARIABLE, exempt_loopback, root_path
 from kfexplore.ui.reach import REACH
 from kfexplore.ui.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
 from kfexplore.ui.timing import build_timing_tab
@@ -235,8 +236,10 @@ def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
     """Serves the page of an explorer, which opens with the pair of that name; `options` are those of `launch`.
 
     Raises:
-        KfError: as `launch`.
+        KfError: as `launch`; a proxy that cannot be used, or a prefix that is one of Gradio's own paths.
     """
+    exempt_loopback(str(options.get("server_name") or ""))
+    root = root_path(options.pop("root_path", None) or os.environ.get(ROOT_VARIABLE, ""))
     first = first_payload(explorer, name)
     warm_up = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
     threading.Thread(target=explorer.point, args=(warm_up,), daemon=True).start()
@@ -252,6 +255,7 @@ def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
         mcp_server=True,
         enable_monitoring=False,
         state_session_capacity=explorer.limits.pages,
+        root_path=root,
         max_threads=THREADS + 2 * explorer.limits.questions,
         app_kwargs={**serving(explorer.limits), "lifespan": answers_in_json},
         **options,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from gradio_client.utils import is_file_obj_with_meta, traverse
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kfexplore.checkpoints.words import shortened
 from kfexplore.figures.page import plotly_script
+from kfexplore.ui.api import Api
 from kfexplore.ui.limits import PageLimits
 
 PLOTLY: Final = "kf/plotly.min.js"
@@ -23,6 +27,7 @@ USAGE: Final = "monitoring/summary"
 """Where Gradio's page about the API asks how often each function was called."""
 CALL: Final = r"call/(v2/)?(map|laws|generate)"
 """The API without a client of Gradio's; of another name, Gradio would fail."""
+CALLED: Final = re.compile(r"/(call/(?P<named>v2/)?|run/)(?P<name>map|laws|generate)/?$")
 READ: Final = re.compile(
     rf"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|{re.escape(PLOTLY)}|{USAGE}"
     r"|(assets|static|svelte)/.+"
@@ -46,6 +51,9 @@ HEADERS: Final = (
 class Guard:
     """Refuses what the page and its API do not need before anything of Gradio sees it.
 
+    A proxy that shows the page under a prefix may keep the prefix or strip it. Either way the paths below are those
+    behind it, and the app gets them with it.
+
     Args:
         app: What answers the rest.
         most_bytes: Of a request's body.
@@ -59,9 +67,16 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        prefix = urlsplit(scope.get("root_path", "")).path
+        if prefix and scope["path"] == prefix:  # where the page's relative addresses would lead elsewhere
+            question = scope["query_string"].decode("latin-1")
+            await RedirectResponse(f"{prefix}/?{question}" if question else f"{prefix}/")(scope, receive, send)
+            return
+        path = _behind(prefix, scope["path"])
+        scope = {**scope, "root_path": prefix, "path": prefix + path}
         served = {"GET": READ, "HEAD": READ, "POST": WRITE}.get(scope.get("method", ""))
-        if served is None or not served.fullmatch(scope["path"]):
-            await _refusal(scope["path"])(scope, receive, send)
+        if served is None or not served.fullmatch(path):
+            await _refusal(path)(scope, receive, send)
             return
         if served is WRITE:
             body = await self._body(receive)
@@ -70,6 +85,9 @@ class Guard:
                 return
             if _has_file(body):
                 await PlainTextResponse("No files are taken.", 400)(scope, receive, send)
+                return
+            if wrong := _wrong_arguments(path, body):
+                await JSONResponse({"error": wrong}, 422)(scope, receive, send)
                 return
             receive = _again(body, receive)
         await self._app(scope, receive, _with_headers(send))
@@ -99,6 +117,37 @@ def serving(limits: PageLimits) -> dict[str, Any]:
         "middleware": [Middleware(Guard, most_bytes=limits.request_bytes)],
         "routes": [Route(f"/{PLOTLY}", plotly), Route(f"/{USAGE}", usage)],
     }
+
+
+def _behind(prefix: str, path: str) -> str:
+    """The path behind a prefix: as it is where the proxy has stripped the prefix."""
+    if READ.fullmatch(path) or WRITE.fullmatch(path) or not path.startswith(f"{prefix}/"):
+        return path
+    return path[len(prefix) :]
+
+
+def _wrong_arguments(path: str, body: bytes) -> str | None:
+    """What is wrong with the arguments of a call of the API; None: nothing. Gradio would fail, and not say why."""
+    called = CALLED.search(path)
+    if called is None:
+        return None
+    parameters = inspect.signature(getattr(Api, called["name"])).parameters
+    names = [name for name in parameters if name != "self"]
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None  # no JSON, as whoever reads it finds too
+    if called["named"]:
+        needed = [name for name in names if parameters[name].default is inspect.Parameter.empty]
+        missing = [name for name in needed if name not in value] if isinstance(value, dict) else []
+        unknown = [name for name in value if name not in names] if isinstance(value, dict) else []
+    else:  # one after another, all of them
+        given = value.get("data") if isinstance(value, dict) else None
+        missing, unknown = names[len(given) :] if isinstance(given, list) else [], []
+    if not missing and not unknown:
+        return None
+    failed = f"lacks {', '.join(missing)}" if missing else f"takes no {shortened(unknown)}"
+    return f"{called['name']} {failed}. Valid: {', '.join(names)}"
 
 
 def _refusal(path: str) -> PlainTextResponse:
