@@ -237,7 +237,11 @@ ERRORS = {
     "train pair --recipe FOLDER/none.yaml --out FOLDER/run": "none.yaml cannot be read",
     "train pair --recipe tales-cpu --out FOLDER/run": "--text FOLDER",
     "train data --recipe tales-cpu --out FOLDER/run --text FOLDER/none": "no texts in",
-    "train data --recipe tales-cpu --out FOLDER/run --text FOLDER": "1 texts to train on and 0 to keep back",
+    "train data --recipe tales-cpu --out FOLDER/run --text FOLDER": "0 texts to train on and 1 held-out texts",
+    "train data --recipe tales-cpu --out FOLDER/run --text FOLDER --held-out 0": "held-out fraction is 0",
+    "train pair --recipe stories --out FOLDER/run --text FOLDER": "generates its own stories",
+    "train corpus stories FOLDER/new --count 0": "number of stories is 0",
+    "train corpus stories FOLDER/new --richness 11": "richness is 11",
     "train data --recipe owt --out FOLDER/run --text FOLDER --dataset a/b": "two ways",
     "train teacher --recipe tales-cpu --out FOLDER/run": "kfexplore train data --recipe tales-cpu",
     "train teacher --recipe tales-cpu --out FOLDER/run --steps 0": "steps is 0",
@@ -252,7 +256,9 @@ def test_user_error_is_one_message_and_exit_code_2(shell: Shell, line: str) -> N
     assert ERRORS[line] in shell.refused(line)
 
 
-@pytest.mark.parametrize("line", ["map", "map --noise 0.1 --nonsense 3", "fly", "generate --model ar --k many"])
+@pytest.mark.parametrize(
+    "line", ["map", "map --noise 0.1 --nonsense 3", "fly", "generate --model ar --k many", "train corpus poems new"]
+)
 def test_unknown_and_missing_options_exit_with_2(shell: Shell, line: str) -> None:
     code, _, err = shell.run(line)
     assert code == 2
@@ -317,3 +323,9 @@ def test_a_race_in_which_all_fail_is_an_error(shell: Shell) -> None:
     assert code == 2
     assert "No decoder could be timed" in err
     assert "exceed the context" in err
+
+
+def test_the_package_runs_as_a_module() -> None:
+    ended = subprocess.run([sys.executable, "-m", "kfexplore", "--help"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert "Usage: python -m kfexplore" in ended.stdout
