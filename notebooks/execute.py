@@ -73,9 +73,10 @@ def clean(book: NotebookNode, camera: Camera) -> NotebookNode:
 def stamp(book: NotebookNode) -> dict[str, str]:
     """Fingerprints of what the outputs hang on: with another one of these they are out of date."""
     cells = "\0".join(cell.source for cell in book.cells)
+    pair = re.search(r'^PAIR = "(\w+)"', "\n".join(cell.source for cell in book.cells), re.MULTILINE)
     named = [(path.name.encode(), path.read_bytes()) for path in documents(book)]
     return {
-        "weights": fingerprint(pair_parts(bundled_folder(DEFAULT_PAIR))),
+        "weights": fingerprint(pair_parts(bundled_folder(pair[1] if pair else DEFAULT_PAIR))),
         "source": hashlib.sha256(cells.encode()).hexdigest(),
         "documents": hashlib.sha256(b"\0".join(part for pair in named for part in pair)).hexdigest(),
     }
