@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def laws(
-    toy: Annotated[str | None, typer.Option(help="permutation, correlation, noisy-xor or chain.")] = None,
+    toy: Annotated[str | None, typer.Option(help="permutation, correlation, noisy-xor, chain or not-all-equal.")] = None,
     eps: Annotated[float | None, typer.Option(help="noisy-xor, chain: probability of a flip (0.1).")] = None,
     rho: Annotated[float | None, typer.Option(help="correlation: of the two bits (0.5).")] = None,
     length: Annotated[int | None, typer.Option(help="permutation (2), chain (3): tokens, 2 to 6.")] = None,
@@ -43,7 +43,10 @@ def laws(
         _toy(toy, {"eps": eps, "rho": rho, "length": length}, as_json)
         return
     if pair is None and prompt is None and token_ids is None:
-        raise KfError("No law is named.", "--toy permutation, correlation, noisy-xor or chain; or --pair with --prompt")
+        raise KfError(
+            "No law is named.",
+            "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
+        )
     _context(pair or DEFAULT_PAIR, prompt, token_ids, k, blocks, seed, first, device, as_json)
 
 
@@ -112,14 +115,17 @@ def _toy(name: str, options: dict[str, float | None], as_json: bool) -> None:
     if as_json:
         print(json.dumps(measured.as_json()))
         return
-    settings = ", ".join(f"{option} {value:g}" for option, value in measured.parameters.items())
-    print(f"{name}, {settings}: total variation distance of marginal unmasking, over all orders of the positions\n")
-    print(f"{'passes':>6}  {'sizes':<12} {'best':>8} {'worst':>8}")
+    settings = "".join(f", {option} {value:g}" for option, value in measured.parameters.items())
+    print(f"{name}{settings}: total variation distance of unmasking by exact marginals")
+    print("best and worst: of the fixed orders; random: a uniformly random order for each block\n")
+    print(f"{'passes':>6}  {'sizes':<12} {'best':>8} {'worst':>8} {'random':>8}")
     for schedule in measured.schedules:
-        print(f"{len(schedule.sizes):>6}  {schedule.name:<12} {schedule.best:>8.4f} {schedule.worst:>8.4f}")
-    print(f"{1:>6}  {'push-forward':<12} {measured.push_forward:>8.4f} {measured.push_forward:>8.4f}\n")
+        distances = "".join(f" {value:>8.4f}" for value in (schedule.best, schedule.worst, schedule.random))
+        print(f"{len(schedule.sizes):>6}  {schedule.name:<12}{distances}")
+    print(f"{1:>6}  {'push-forward':<12}" + 3 * f" {measured.push_forward:>8.4f}" + "\n")
     for question, reason in (
-        ("paper's definition", measured.paper),
-        ("given every visible set", measured.strong),
+        ("irreducible, paper's definition:", measured.paper),
+        ("irreducible, given every visible set:", measured.strong),
+        ("support condition:", measured.support),
     ):
-        print(f"irreducible, {question + ':':<24} {f'no: {reason}' if reason else 'yes'}")
+        print(f"{question:<37} {f'no: {reason}' if reason else 'yes'}")

@@ -171,8 +171,14 @@ def test_laws_of_a_toy(shell: Shell) -> None:
 def test_laws_for_people_have_a_line_a_split(shell: Shell) -> None:
     code, out, _ = shell.run("laws --toy chain")
     assert code == 0
-    assert "     2  1+2            0.0000   0.1440\n" in out
+    assert "     2  1+2            0.0000   0.1440   0.0480\n" in out
     assert out.count("no: x1 and x3 are independent given x2 = 0") == 2
+    code, out, _ = shell.run("laws --toy not-all-equal")
+    assert code == 0
+    assert "     2  2+1            0.1667   0.1667   0.0000\n" in out
+    result = shell.json("laws --toy not-all-equal")
+    assert result["tv_random_order"] == {"1": 0.25, "2": 0, "3": 0}
+    assert (result["strongly_irreducible"], result["support_irreducible"]) == (True, False)
 
 
 def test_laws_of_a_context_are_those_of_its_study(shell: Shell) -> None:

@@ -21,12 +21,17 @@ _CLEAR: Final = "rgba(0,0,0,0)"
 
 def passes_words(toy: ToyLaw) -> tuple[str, str]:
     """What the figure of passes finds, and how to read it."""
-    first, least = toy.schedules[0], fewest_exact(toy)
+    first, least, mixed = toy.schedules[0], fewest_exact(toy), exact_at_random(toy)
     passes = len(least.sizes)
     if passes == 1:
         finding = "The tokens are independent: one pass of marginals is exact"
+    elif mixed is not None:
+        finding = (
+            f"Every fixed {mixed.name} order is off by {mixed.best:.2g} or more, yet a random {mixed.name} order is "
+            "exact: the errors of the orders cancel"
+        )
     elif passes == toy.law.ndim:
-        finding = f"One pass of perfect marginals is off by {first.best:.2g}; only one token a pass is exact"
+        finding = f"One pass of perfect marginals is off by {first.best:.2g}; only one token per pass is exact"
     else:
         which = "in every order" if least.worst <= EXACT else "in the best order"
         finding = (
@@ -37,8 +42,9 @@ def passes_words(toy: ToyLaw) -> tuple[str, str]:
     if not least.even:
         others += f"the filled one is {least.name}, "
     return finding, (
-        "Lower is closer to the law: lines join the best and the worst order of the positions, with passes as even as "
-        f"can be, larger ones first; {others}the star is the exact push-forward map."
+        "Lower is closer to the distribution: lines join the best and the worst fixed order of the positions and a "
+        "uniformly random order, with passes as even as can be, larger ones first; "
+        f"{others}the star is the exact push-forward map."
     )
 
 
@@ -52,8 +58,9 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
     look, passes, least = colours(theme), toy.passes, fewest_exact(toy)
     figure = blank(look, *passes_words(toy))
     for name, dash, symbol, ends in (
-        ("worst order", "solid", "square", [(s.worst, s.worst_order) for s in passes]),
-        ("best order", "dash", "circle", [(s.best, s.best_order) for s in passes]),
+        ("worst order", "solid", "square", [(s.worst, order_words(s.worst_order)) for s in passes]),
+        ("best order", "dash", "circle", [(s.best, order_words(s.best_order)) for s in passes]),
+        ("random order", "dot", "triangle-up", [(s.random, f"{s.name} in a random order") for s in passes]),
     ):
         figure.add_scatter(
             x=[len(s.sizes) for s in passes],
@@ -62,7 +69,7 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
             line={"color": look.lines[_HUE], "width": 2, "dash": dash},
             marker={"symbol": symbol, "size": 9},
             name=name,
-            customdata=[order_words(order) for _, order in ends],
+            customdata=[words for _, words in ends],
             hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
             cliponaxis=False,
         )
@@ -184,9 +191,15 @@ def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
 
 
 def fewest_exact(toy: ToyLaw) -> Unmasking:
-    """The split with the fewest passes that is exact in some order; of those one that is so in all orders, if any."""
+    """The split with the fewest passes that is exact in some fixed order; one that is so in all orders, if any."""
     exact = [schedule for schedule in toy.schedules if schedule.best <= EXACT]
     return min(exact, key=lambda schedule: (len(schedule.sizes), schedule.worst > EXACT))
+
+
+def exact_at_random(toy: ToyLaw) -> Unmasking | None:
+    """A split that is exact in a uniformly random order with fewer passes than in any fixed order, if there is one."""
+    few = [s for s in toy.schedules if len(s.sizes) < len(fewest_exact(toy).sizes)]
+    return next((s for s in few if s.random <= EXACT), None)
 
 
 def order_words(order: tuple[tuple[int, ...], ...]) -> str:

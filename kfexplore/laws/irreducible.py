@@ -1,17 +1,33 @@
-"""Conditional irreducibility, by enumeration: the paper's definition (Theorem 1) and the one that its proof needs.
+"""Conditions under which unmasking by marginals must err, by enumeration, with what each of them proves.
+
+- The paper's definition (Theorem 1): dependence given every value of all other positions. It proves that a fixed
+  schedule whose last pass fills two or more positions errs.
+- The strong condition: dependence given every value of every visible set. It proves that every fixed schedule with a
+  pass of two or more positions errs.
+- For random or data-dependent orders neither proves anything: the errors of the orders can cancel in the mixture
+  (`toy.not_all_equal`). Such a sampler is exact if and only if the average of the distributions of its orders is the
+  law, which only restates the claim.
+- The support condition: given every value of every visible set, two hidden positions never take all combinations of
+  their values. It proves that every schedule with a pass of two or more positions errs, also where the order is random
+  or chosen from the tokens that are visible. Proof: before the first such pass every pass fills one position, so what is
+  visible, u, has positive probability. The pass draws two positions apart given u, so with positive probability it
+  draws values that occur, but not together: a block of probability 0. Mixing orders cannot cancel that, since no order
+  gives a negative probability. The proof does not cover an order that is chosen from the tokens of the same pass (most
+  confident first).
 
 L positions of V values; a law is a (V,) * L array of probabilities. Positions count from 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
 from kfexplore.errors import KfError
-from kfexplore.results import Floats, Independence
+from kfexplore.results import Floats, FullSupport, Independence
 
 TOLERANCE = 1e-9
 """Total variation distance up to which two conditional laws count as equal."""
@@ -38,16 +54,15 @@ def checked_law(law: npt.ArrayLike) -> Floats:
 
 
 def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERANCE) -> bool:
-    """Whether no group of positions can be split into two that are independent given what is seen.
+    """Whether no group of positions can be split into two that are independent given what is visible.
 
     The paper's definition: for every S of two positions or more, every split of it and every value of positive
-    probability of *all positions outside S*, the two parts are dependent. It settles a pass that unmasks all that
-    remains. The strong one asks for it given *every set U* outside S: then each pass of two positions or more errs, and
-    L lossless passes are needed, which the paper's definition alone does not imply.
+    probability of *all positions outside S*, the two parts are dependent. The strong condition asks for it given *every
+    set U* outside S. What each proves is in the docstring of this module.
 
     Args:
         law: (V,) * L probabilities.
-        strong: The second definition.
+        strong: The second condition.
         tolerance: Two positions whose conditional law is within this total variation distance of the product of its
             marginals count as independent.
 
@@ -68,14 +83,42 @@ def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERAN
     law = checked_law(law)
     if not 0 <= tolerance < 1:
         raise KfError(f"The tolerance is {tolerance}.", "0 to 1, 1 left out")
-    for seen in range(law.ndim - 1) if strong else [law.ndim - 2]:
-        for left, right in combinations(range(law.ndim), 2):
-            others = [j for j in range(law.ndim) if j not in (left, right)]
-            for given in combinations(others, seen):
-                found = np.argwhere(_dependence(law, left, right, given) <= tolerance)
-                if len(found):
-                    return Independence(left, right, given, tuple(int(found[0][j]) for j in given))
+    for left, right, given in _pairs(law.ndim, range(law.ndim - 1) if strong else [law.ndim - 2]):
+        found = np.argwhere(_dependence(law, left, right, given) <= tolerance)
+        if len(found):
+            return Independence(left, right, given, tuple(int(found[0][j]) for j in given))
     return None
+
+
+def support_witness(law: npt.ArrayLike) -> FullSupport | None:
+    """The first two positions that take all combinations of their values, given what is visible, fewest seen first.
+
+    None where the law meets the support condition.
+
+    Args:
+        law: (V,) * L probabilities.
+
+    Raises:
+        KfError: `law` is not a law.
+    """
+    law = checked_law(law)
+    for left, right, given in _pairs(law.ndim, range(law.ndim - 1)):
+        hidden = tuple(j for j in range(law.ndim) if j not in (left, right, *given))
+        occurs = (law > 0).any(axis=hidden, keepdims=True)
+        apart = occurs.any(axis=right, keepdims=True) & occurs.any(axis=left, keepdims=True)
+        full = apart.any(axis=(left, right)) & (occurs | ~apart).all(axis=(left, right))
+        found = np.argwhere(np.expand_dims(full, (left, right)))
+        if len(found):
+            return FullSupport(left, right, given, tuple(int(found[0][j]) for j in given))
+    return None
+
+
+def _pairs(length: int, sizes: Iterable[int]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """Every pair of positions with every set of so many others, fewest first."""
+    for seen in sizes:
+        for left, right in combinations(range(length), 2):
+            others = [j for j in range(length) if j not in (left, right)]
+            yield from ((left, right, given) for given in combinations(others, seen))
 
 
 def _dependence(law: Floats, left: int, right: int, given: tuple[int, ...]) -> Floats:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfexplore.errors import KfError
-from kfexplore.laws.irreducible import checked_law, witness
+from kfexplore.laws.irreducible import checked_law, support_witness, witness
 from kfexplore.results import Floats, ToyLaw, Unmasking
 
 Schedule = tuple[tuple[int, ...], ...]
@@ -76,6 +76,17 @@ def chain(length: int, eps: float) -> Floats:
     return law
 
 
+def not_all_equal() -> Floats:
+    """(2, 2, 2): the six strings of three bits that are not all equal, equally likely.
+
+    It is strongly irreducible and every fixed 2+1 order has TV 1/6, yet a uniformly random 2+1 order has TV 0: the
+    errors of the orders cancel.
+    """
+    law = np.full((2, 2, 2), 1 / 6)
+    law[0, 0, 0] = law[1, 1, 1] = 0
+    return law
+
+
 def total_variation(p: Floats, q: Floats) -> float:
     """Total variation distance of two laws, 0 to 1: half the sum of |p - q|."""
     return float(abs(p - q).sum()) / 2
@@ -131,9 +142,10 @@ def splits(length: int) -> list[tuple[int, ...]]:
 
 
 def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
-    """Exact distance of marginal unmasking from the law, for every split of the positions, best and worst order.
+    """Exact distance of marginal unmasking from the law, for every split: best and worst fixed order, and random order.
 
-    Schedules are fixed ahead: one that chooses its next positions by what it has drawn is not among them.
+    In a random order every assignment of the positions to the passes is equally likely, drawn anew for each block: its
+    distribution is the average over the orders. Orders chosen from the tokens drawn so far are not included.
 
     Raises:
         KfError: `law` is not a law, or has more than 6 positions.
@@ -143,13 +155,13 @@ def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
         raise KfError(f"The law has {law.ndim} positions.", f"2 to {LONGEST}, so that all schedules can be tried")
     given, found = cache(partial(marginal, law)), []
     for sizes in splits(law.ndim):
+        orders = list(schedules(sizes, range(law.ndim)))
+        drawn = [unmasked(law, schedule, given) for schedule in orders]
         # Rounded, so that of orders that are equally good the first is named.
-        tried = [
-            (round(total_variation(law, unmasked(law, schedule, given)), 13), schedule)
-            for schedule in schedules(sizes, range(law.ndim))
-        ]
+        tried = [(round(total_variation(law, one), 13), order) for one, order in zip(drawn, orders, strict=True)]
         (best, first), (worst, last) = (pick(tried, key=lambda one: one[0]) for pick in (min, max))
-        found.append(Unmasking(sizes, best, worst, first, last))
+        mixed = round(total_variation(law, np.mean(drawn, axis=0)), 13)
+        found.append(Unmasking(sizes, best, worst, first, last, mixed))
     return found
 
 
@@ -179,6 +191,7 @@ TOYS: Final = {
     "correlation": Toy("Correlated bits", correlation, {"rho": Parameter(0.5, 0, 1, "correlation of the two bits")}),
     "noisy-xor": Toy("Noisy XOR", noisy_xor, {"eps": _EPS}),
     "chain": Toy("Chain", chain, {"length": Parameter(3, 2, LONGEST, "tokens L"), "eps": _EPS}),
+    "not-all-equal": Toy("Not all equal", not_all_equal, {}),
 }
 
 
@@ -186,7 +199,7 @@ def toy_law(name: str, **given: float) -> ToyLaw:
     """A toy law with all that is shown of it.
 
     Args:
-        name: permutation, correlation, noisy-xor or chain.
+        name: A key of `TOYS`.
         given: length, eps, rho, where the law takes them; what is left out has its default.
 
     Raises:
@@ -197,7 +210,7 @@ def toy_law(name: str, **given: float) -> ToyLaw:
     toy = TOYS[name]
     for option in given:
         if option not in toy.parameters:
-            raise KfError(f"{name} takes no {option}.", " and ".join(toy.parameters))
+            raise KfError(f"{name} takes no {option}.", " and ".join(toy.parameters) or "no option")
     values = {option: given.get(option, parameter.default) for option, parameter in toy.parameters.items()}
     law = toy.make(**values)
     return ToyLaw(
@@ -208,6 +221,7 @@ def toy_law(name: str, **given: float) -> ToyLaw:
         schedules=unmasking(law),
         paper=witness(law),
         strong=witness(law, strong=True),
+        support=support_witness(law),
     )
 
 

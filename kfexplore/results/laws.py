@@ -23,9 +23,21 @@ class Independence:
     values: tuple[int, ...]
     """What is seen there."""
 
+    @property
+    def seen(self) -> str:
+        """What is visible, as in "x1 = 0"."""
+        return ", ".join(f"x{j + 1} = {value}" for j, value in zip(self.given, self.values, strict=True)) or "nothing"
+
     def __str__(self) -> str:
-        seen = ", ".join(f"x{j + 1} = {value}" for j, value in zip(self.given, self.values, strict=True))
-        return f"x{self.left + 1} and x{self.right + 1} are independent given {seen or 'nothing'}"
+        return f"x{self.left + 1} and x{self.right + 1} are independent given {self.seen}"
+
+
+@dataclass(frozen=True)
+class FullSupport(Independence):
+    """Two positions that take all combinations of their values, given values of others; they may be dependent."""
+
+    def __str__(self) -> str:
+        return f"x{self.left + 1} and x{self.right + 1} take all combinations of their values given {self.seen}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Unmasking:
     best_order: tuple[tuple[int, ...], ...]
     """Positions (from 0) of each pass."""
     worst_order: tuple[tuple[int, ...], ...]
+    random: float
+    """Distance of a uniformly random order: the errors of the orders can cancel, so it may be below `best`."""
 
     @property
     def name(self) -> str:
@@ -68,6 +82,8 @@ class ToyLaw:
     """Why the law fails the paper's definition of conditional irreducibility; None where it meets it."""
     strong: Independence | None
     """The same for dependence given every visible set."""
+    support: FullSupport | None
+    """Why the law fails the support condition, the one that also covers random orders; None where it meets it."""
     push_forward: float = 0.0
     """Distance of the exact map in one pass: noise of one coordinate a token, by inverse CDF, gives any law."""
 
@@ -92,12 +108,16 @@ class ToyLaw:
             "parameters": self.parameters,
             "tv_by_passes": {str(len(schedule.sizes)): distances(schedule) for schedule in self.passes},
             "by_schedule": {schedule.name: distances(schedule) for schedule in self.schedules},
+            "tv_random_order": {str(len(schedule.sizes)): round(schedule.random, 12) for schedule in self.passes},
+            "tv_random_order_by_schedule": {schedule.name: round(schedule.random, 12) for schedule in self.schedules},
             "push_forward": self.push_forward,
             "one_pass_impossible": round(self.impossible, 12),
             "paper_irreducible": self.paper is None,
             "strongly_irreducible": self.strong is None,
             "paper_witness": self.paper and str(self.paper),
             "strong_witness": self.strong and str(self.strong),
+            "support_irreducible": self.support is None,
+            "support_witness": self.support and str(self.support),
         }
 
 

@@ -1,4 +1,4 @@
-"""The sub-tab Toy laws: where unmasking by marginals must err, and where Theorem 1 says more than its proof shows."""
+"""The sub-tab Toy laws: where unmasking by marginals must err, and what each condition on the law proves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gradio as gr
 from kfexplore.errors import KfError
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.toy import EXACT, blocks_figure, fewest_exact, order_words, passes_figure
+from kfexplore.figures.toy import EXACT, blocks_figure, exact_at_random, fewest_exact, order_words, passes_figure
 from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
 from kfexplore.ui.fields import failed, sent
@@ -28,12 +28,13 @@ ABOUT: Final = {
     "correlation": "Two fair bits, from independent (ρ = 0) to equal (ρ = 1).",
     "noisy-xor": "x1 and x2 are fair bits, and x3 = x1 xor x2, flipped with probability ε.",
     "chain": "A fair bit, then each bit the one before it, flipped with probability ε.",
+    "not-all-equal": "The six strings of three bits that are not all equal, equally likely.",
 }
 
-LIMITS: Final = """<b>What this does not show.</b> Schedules are fixed ahead; an order drawn anew for each block, or
-chosen by what has been drawn, is not among them. A trained masked model has imperfect marginals besides. And the star
-is the exact push-forward map, which exists for every law; how near a trained student comes to it is a question for the
-other tabs."""
+LIMITS: Final = """<b>What this does not show.</b> Fixed orders and a uniformly random order are enumerated; orders that
+are chosen from the tokens drawn so far are not. A trained masked model has imperfect marginals besides. The star is the
+exact push-forward map, which exists for every distribution; how close a trained student comes to it is a question for
+the other tabs."""
 
 
 @lru_cache(maxsize=1024)
@@ -118,52 +119,72 @@ def _table(toy: ToyLaw) -> str:
     number, other, least = ' class="kf-prose-number"', ' class="kf-prose-other"', fewest_exact(toy)
     rows = [
         f"<tr{'' if s.even or s is least else other}><td{number}>{len(s.sizes)}</td><td>{s.name}</td>"
-        f"<td{number}>{_tv(s.best)}</td><td{number}>{_tv(s.worst)}</td></tr>"
+        + "".join(f"<td{number}>{_tv(distance)}</td>" for distance in (s.best, s.worst, s.random))
+        + "</tr>"
         for s in toy.schedules
     ]
     return (
-        "<table><caption>Total variation distance,<br>best and worst order of positions</caption>"
-        f"<tr><th{number}>passes</th><th>sizes</th><th{number}>best</th><th{number}>worst</th></tr>"
+        "<table><caption>Total variation distance: best and worst<br>fixed order, and a uniformly random order</caption>"
+        f"<tr><th{number}>passes</th><th>sizes</th>"
+        f"<th{number}>best</th><th{number}>worst</th><th{number}>random</th></tr>"
         f"{''.join(rows)}"
-        f"<tr><td{number}>1</td><td>push-forward</td><td{number}>{_tv(toy.push_forward)}</td><td></td></tr></table>"
+        f"<tr><td{number}>1</td><td>push-forward</td><td{number}>{_tv(toy.push_forward)}</td><td></td><td></td></tr>"
+        "</table>"
     )
 
 
 def _answers(toy: ToyLaw) -> str:
-    paper, strong = (f"no: {found}" if found else "yes" for found in (toy.paper, toy.strong))
+    paper, strong, support = (f"no: {found}" if found else "yes" for found in (toy.paper, toy.strong, toy.support))
     return (
         "<dl><dt>Is it conditionally irreducible: are any two groups of positions dependent, given every value of all "
         f"other positions (the paper's definition)?</dt><dd>{paper}</dd>"
         "<dt>And given every value of every visible set (the stronger condition)?</dt>"
-        f"<dd>{strong}</dd></dl>"
+        f"<dd>{strong}</dd>"
+        "<dt>And is there, given every value of every visible set, always a combination of two tokens that each occur "
+        f"but never together (the support condition, which also covers random orders)?</dt><dd>{support}</dd></dl>"
     )
 
 
 def _shows(toy: ToyLaw) -> str:
     length, least = toy.law.ndim, fewest_exact(toy)
     passes = len(least.sizes)
-    at_once = (
-        "The law meets the paper's definition. So to unmask all remaining positions at once, where two or more remain, "
-        "is never lossless: that case of the theorem is sound."
+    if toy.paper is not None:
+        taken = "one pass" if passes == 1 else f"{passes} passes" if passes < length else f"all {length} passes"
+        return (
+            "The distribution meets none of the conditions, so Theorem 1 says nothing about it. By enumeration, exact "
+            f"unmasking in a fixed order takes {taken} ({_which(least)}).{_other_way(toy, least)} Failing a condition "
+            "does not by itself save a pass: conditions like these can show that passes are needed, not that they can "
+            "be spared."
+        )
+    at_last = (
+        "The distribution meets the paper's definition. This proves that every fixed schedule whose <b>last</b> pass "
+        "fills two or more positions errs."
     )
-    if toy.paper is None and toy.strong is None:
+    if toy.strong is not None:
         return (
-            f"{at_once} It meets the stronger condition too: whatever is visible, any two hidden positions are "
-            "dependent, so every pass of two or more errs, and no later pass can mend what is drawn. To be lossless "
-            f"takes one pass a token, here {length}, as Theorem 1 concludes; the table shows it for every split."
-        )
-    if toy.paper is None:
-        return (
-            f"{at_once} But <b>Theorem 1 as literally stated fails here</b>: it concludes that {length} passes are "
+            f"{at_last} But <b>Theorem 1 as literally stated fails here</b>: it concludes that {length} passes are "
             f"needed, and {passes} can be exact ({_which(least)}). An earlier pass may unmask together what is "
-            f"independent while little is visible, and here {_as_clause(str(toy.strong))}. The theorem's proof needs "
-            f"dependence given every visible set, which this law does not have.{_other_way(toy, least)}"
+            f"independent while little is visible, and here {_as_clause(str(toy.strong))}. To rule out every fixed "
+            "schedule with a pass of two or more takes dependence given every visible set, which this distribution "
+            f"does not have.{_other_way(toy, least)}"
         )
-    taken = "one pass" if passes == 1 else f"{passes} passes" if passes < length else f"all {length} passes"
+    always = (
+        f"{at_last} It meets the stronger condition too. This proves that every <b>fixed</b> schedule with a pass of two "
+        f"or more positions errs: in a fixed order, lossless sampling takes one pass per token, here {length}."
+    )
+    if toy.support is None:
+        return (
+            f"{always} It meets the support condition as well: a pass that draws two positions apart gives some blocks "
+            "that the distribution never gives, and mixing orders cannot take them away. So a <b>random</b> order, or "
+            f"one chosen from the visible tokens, needs {length} passes too."
+        )
+    mixed, open_case = exact_at_random(toy), "For random or data-dependent orders neither condition proves anything."
+    if mixed is None:
+        return f"{always} {open_case} The column <i>random</i> shows what a uniformly random order gives here."
     return (
-        "The law meets neither condition, so Theorem 1 says nothing of it. By enumeration, exact unmasking takes "
-        f"{taken} ({_which(least)}).{_other_way(toy, least)} Failing a condition does not by itself save "
-        "a pass: conditions like these can show that passes are needed, not that they can be spared."
+        f"{always} {open_case} Here a uniformly <b>random {mixed.name} order is exact</b>, although every fixed "
+        f"{mixed.name} order is off by {_tv(mixed.best)}: the errors of the orders cancel in the mixture. MDLM's usual "
+        f"sampler uses a random order, so Theorem 1's conclusion, {length} passes, does not hold for it."
     )
 
 

@@ -13,6 +13,7 @@ from kfexplore.figures.toy import (
     MOST_BLOCKS,
     blocks_figure,
     blocks_words,
+    exact_at_random,
     fewest_exact,
     order_words,
     passes_figure,
@@ -30,6 +31,7 @@ def test_passes_are_drawn_best_and_worst_with_push_forward_at_zero() -> None:
     assert list(traces["worst order"].x) == [1, 2, 3]
     assert traces["worst order"].y == pytest.approx([0.56, 0.4, 0])
     assert traces["best order"].y == pytest.approx([0.56, 0.32, 0])
+    assert traces["random order"].y == pytest.approx([0.56, 0.3454, 0], abs=1e-4)
     assert traces["other splits"].y == pytest.approx([0, 0.144])
     assert list(traces["other splits"].x) == [2, 2]
     assert "x2, then x1 x3" in traces["other splits"].customdata[0]
@@ -50,7 +52,11 @@ def test_the_split_of_the_title_is_marked_where_no_line_has_it() -> None:
 @pytest.mark.parametrize(
     ("toy", "finding"),
     [
-        (PERMUTATION, "off by 0.5; only one token a pass is exact"),
+        (PERMUTATION, "off by 0.5; only one token per pass is exact"),
+        (
+            toy_law("not-all-equal"),
+            "Every fixed 2+1 order is off by 0.17 or more, yet a random 2+1 order is exact: the errors of the orders cancel",
+        ),
         (XOR, "off by 0.4; 2 passes of 3 can be exact (2+1, in every order)"),
         (CHAIN, "off by 0.56; 2 passes of 3 can be exact (1+2, in the best order)"),
         (toy_law("correlation", rho=0.0), "one pass of marginals is exact"),
@@ -101,6 +107,13 @@ def test_fewest_passes_prefer_a_split_that_is_exact_in_every_order() -> None:
     assert fewest_exact(CHAIN).name == "1+2"
     assert fewest_exact(LARGE).name == "1+1+1+1"
     assert order_words(((1,), (0, 2))) == "x2, then x1 x3"
+
+
+def test_exact_at_random_is_named_only_where_no_fixed_order_does_as_well() -> None:
+    mixed = exact_at_random(toy_law("not-all-equal"))
+    assert mixed is not None
+    assert mixed.name == "2+1"
+    assert all(exact_at_random(toy) is None for toy in (PERMUTATION, XOR, CHAIN, LARGE))
 
 
 def test_themes_and_bare_figures() -> None:

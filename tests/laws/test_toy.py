@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from kfexplore.errors import KfError
-from kfexplore.laws.irreducible import checked_law, is_conditionally_irreducible, witness
+from kfexplore.laws.irreducible import checked_law, is_conditionally_irreducible, support_witness, witness
 from kfexplore.laws.toy import (
     chain,
     correlation,
     noisy_xor,
+    not_all_equal,
     permutation,
     schedules,
     splits,
@@ -91,6 +92,20 @@ def slow_irreducible(law: Floats, strong: bool) -> bool:
     return True
 
 
+def slow_support(law: Floats) -> bool:
+    """Word for word: given every visible set and value, two hidden positions miss a combination of their values."""
+    blocks = [tuple(block) for block, p in np.ndenumerate(law) if p]
+    length = law.ndim
+    for left, right in combinations(range(length), 2):
+        others = [j for j in range(length) if j not in (left, right)]
+        for given in joined.from_iterable(combinations(others, n) for n in range(length - 1)):
+            for seen in {tuple(block[j] for j in given) for block in blocks}:
+                found = {(b[left], b[right]) for b in blocks if tuple(b[j] for j in given) == seen}
+                if found == set(product({a for a, _ in found}, {b for _, b in found})):
+                    return False
+    return True
+
+
 def tv_by_passes(name: str, **given: float) -> list[tuple[float, float]]:
     return [(s.best, s.worst) for s in toy_law(name, **given).passes]
 
@@ -106,6 +121,7 @@ LAWS = {
     "exact xor": noisy_xor(0.0),
     "chain": chain(4, 0.2),
     "equal bits": chain(3, 0.0),
+    "not all equal": not_all_equal(),
     "two pairs": np.einsum("ab,cd->abcd", correlation(0.5), correlation(0.2)),
     "one bit and a pair": np.einsum("a,bc->abc", [0.3, 0.7], correlation(0.5)),
     "random": random_law(2, 4),
@@ -171,14 +187,51 @@ def test_every_schedule_agrees_with_passes_done_one_by_one(name: str) -> None:
     law = LAWS[name]
     found = by_schedule(law)
     for sizes in splits(law.ndim):
-        distances = []
+        distances, drawn = [], []
         for schedule in schedules(sizes, range(law.ndim)):
             slow = slow_unmasked(law, schedule)
             fast = unmasked(law, schedule)
             assert fast.sum() == pytest.approx(1)
             distances.append(sum(abs(p - slow[block]) for block, p in np.ndenumerate(law)) / 2)
             assert total_variation(law, fast) == pytest.approx(distances[-1], abs=1e-12)
+            drawn.append(slow)
         assert found["+".join(map(str, sizes))] == pytest.approx((min(distances), max(distances)), abs=1e-12)
+        mean = {block: sum(each[block] for each in drawn) / len(drawn) for block in drawn[0]}
+        mixed = sum(abs(p - mean[block]) for block, p in np.ndenumerate(law)) / 2
+        assert next(s.random for s in unmasking(law) if s.sizes == sizes) == pytest.approx(mixed, abs=1e-12)
+
+
+def test_not_all_equal_is_exact_in_a_random_order_though_no_fixed_order_is() -> None:
+    """The counterexample to Theorem 1 for random order: strongly irreducible, and 2+1 in a random order is exact."""
+    law = not_all_equal()
+    assert is_conditionally_irreducible(law, strong=True)
+    # Two bits at once are uniform, 1/4 each; given 00 the third is 1 and given 01 it is fair: 1/4 and 1/8 for 1/6.
+    for a, b, c in permutations(range(3)):
+        assert total_variation(law, unmasked(law, ((a, b), (c,)))) == pytest.approx(1 / 6)
+    # Each string is of the unequal kind in two orders of three and of the equal kind in one: (2/8 + 1/4) / 3 = 1/6.
+    found = {s.name: s for s in unmasking(law)}
+    assert (found["2+1"].best, found["2+1"].worst, found["2+1"].random) == pytest.approx((1 / 6, 1 / 6, 0))
+    # The last pass fills two positions: 1/9 remain.
+    assert (found["1+2"].best, found["1+2"].random) == pytest.approx((2 / 9, 1 / 9))
+    assert toy_law("not-all-equal").as_json()["tv_random_order"] == {"1": 0.25, "2": 0, "3": 0}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_support_condition_is_its_definition_and_the_strictest(name: str) -> None:
+    law = LAWS[name]
+    meets = support_witness(law) is None
+    assert meets is slow_support(law)
+    assert not meets or is_conditionally_irreducible(law, strong=True)
+    assert not meets or all(s.random > 0.01 for s in unmasking(law) if len(s.sizes) < law.ndim)
+
+
+def test_the_support_condition_of_known_laws() -> None:
+    assert support_witness(permutation(4)) is None
+    assert support_witness(chain(2, 0.0)) is None
+    found = support_witness(not_all_equal())
+    assert found is not None
+    assert str(found) == "x1 and x2 take all combinations of their values given nothing"
+    assert str(support_witness(chain(3, 0.0))) == "x1 and x2 take all combinations of their values given x3 = 0"
 
 
 def test_one_token_a_pass_is_exact_in_every_order() -> None:
@@ -210,6 +263,7 @@ def test_passes_are_as_even_as_can_be_and_larger_first() -> None:
         (chain(2, 0.1), True, True),
         (chain(3, 0.1), False, False),
         (np.full((2, 2, 2), 1 / 8), False, False),
+        (not_all_equal(), True, True),
     ],
 )
 def test_irreducibility_of_known_laws(law: Floats, paper: bool, strong: bool) -> None:
@@ -279,6 +333,7 @@ def test_defaults_and_json() -> None:
         (lambda: correlation(1.1), "rho is 1.1"),
         (lambda: toy_law("xor"), "no toy law 'xor'"),
         (lambda: toy_law("correlation", eps=0.1), "correlation takes no eps"),
+        (lambda: toy_law("not-all-equal", length=3), "not-all-equal takes no length"),
         (lambda: unmasking(np.full((2,) * 7, 2.0**-7)), "7 positions"),
         (lambda: witness([0.5, 0.5]), "shape (2,)"),
         (lambda: witness(np.full((2, 3), 1 / 6)), "shape (2, 3)"),

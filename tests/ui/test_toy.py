@@ -54,15 +54,29 @@ def test_noisy_xor_says_that_the_theorem_fails_as_stated_and_why() -> None:
     assert "3 passes are needed, and 2 can be exact (2+1, in every order)" in text
     assert "x₁ and x₂ are independent while nothing is visible" in text
     assert "1+2 is off by 0.400 even in its best order" in text
-    assert "needs dependence given every visible set" in text
-    assert "all remaining positions at once" in text
+    assert "takes dependence given every visible set" in text
+    assert "every fixed schedule whose last pass fills two or more positions errs" in text
 
 
 def test_what_holds_of_the_permutation() -> None:
     text = words(meaning(toy_law("permutation", length=3)))
-    assert "that case of the theorem is sound" in text
-    assert "every pass of two or more errs" in text
+    assert "every fixed schedule with a pass of two or more positions errs" in text
+    assert "random order, or one chosen from the visible tokens, needs 3 passes too" in text
     assert "fails" not in text
+
+
+def test_a_random_order_is_said_to_be_exact_where_no_fixed_one_is() -> None:
+    text = words(meaning(toy_law("not-all-equal")))
+    assert "every fixed schedule with a pass of two or more positions errs" in text
+    assert "For random or data-dependent orders neither condition proves anything" in text
+    assert "random 2+1 order is exact , although every fixed 2+1 order is off by 0.167" in text
+    assert "Theorem 1's conclusion, 3 passes, does not hold for it" in text
+
+
+def test_dependence_alone_proves_nothing_about_random_orders() -> None:
+    text = words(meaning(toy_law("correlation")))
+    assert "neither condition proves anything" in text
+    assert "needs 2 passes too" not in text
 
 
 @pytest.mark.parametrize(
@@ -71,21 +85,21 @@ def test_what_holds_of_the_permutation() -> None:
 )
 def test_neither_condition_says_nothing(given: dict[str, float], taken: str) -> None:
     text = words(meaning(toy_law("chain", **given)))
-    assert "Theorem 1 says nothing of it" in text
+    assert "Theorem 1 says nothing about it" in text
     assert taken in text
     assert "fails" not in text
-    assert "sound" not in text
+    assert "proves that" not in text
 
 
 def test_table_has_every_split_and_the_push_forward() -> None:
     text = meaning(toy_law("chain"))
     rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr.*?</tr>", text)]
     assert rows[1:] == [
-        ["1", "3", "0.560", "0.560"],
-        ["2", "2+1", "0.320", "0.400"],
-        ["2", "1+2", "0", "0.144"],
-        ["3", "1+1+1", "0", "0"],
-        ["1", "push-forward", "0", ""],
+        ["1", "3", "0.560", "0.560", "0.560"],
+        ["2", "2+1", "0.320", "0.400", "0.345"],
+        ["2", "1+2", "0", "0.144", "0.048"],
+        ["3", "1+1+1", "0", "0", "0"],
+        ["1", "push-forward", "0", "", ""],
     ]
 
 
