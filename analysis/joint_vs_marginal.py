@@ -29,7 +29,14 @@ from kfexplore.laws.exact import information_by_first, pair_law
 from kfexplore.laws.ranking import own_sentences
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, SamplerError
+from kfexplore.results import (
+    BlockLaw,
+    ClassInformation,
+    ContextStudy,
+    Distance,
+    SamplerDifference,
+    SamplerError,
+)
 
 CLASSES = ("a word's start", "inside a word", "punctuation", "space or line end", "other")
 _KEY = 2
@@ -77,7 +84,7 @@ def by_class(pair: Pair, laws: list[BlockLaw]) -> list[ClassInformation]:
 
 
 def over_contexts(studies: list[ContextStudy]) -> list[SamplerError]:
-    """Means over contexts of what each sampler's row says, with 95 % intervals."""
+    """Means over contexts of what each sampler's row says, with t intervals."""
     rows = []
     for same in zip(*(s.errors for s in studies), strict=True):
         kl = [row.kl.value for row in same if row.kl is not None]
@@ -85,13 +92,39 @@ def over_contexts(studies: list[ContextStudy]) -> list[SamplerError]:
             SamplerError(
                 same[0].sampler,
                 same[0].nfe,
-                intervals.mean(np.array([row.tv.value for row in same])),
+                _mean_distance([row.tv for row in same]),
+                float(np.mean([row.tv_plug_in for row in same])),
                 float(np.mean([row.tv_expected for row in same])),
                 intervals.mean(np.array(kl)) if kl else None,
                 intervals.mean(np.array([row.impossible.value for row in same])),
             )
         )
     return rows
+
+
+def _mean_distance(found: list[Distance]) -> Distance:
+    """The mean over contexts: a lower bound where one of them is, else with its t interval."""
+    mean = intervals.mean(np.array([tv.value for tv in found]))
+    kinds = {tv.kind for tv in found}
+    low, high = max(0.0, mean.low), min(1.0, mean.high)
+    if "lower_bound" in kinds:
+        return Distance(mean.value, low, None, "lower_bound")
+    return Distance(mean.value, low, high, "quadrature" if "quadrature" in kinds else "exact")
+
+
+def differences(studies: list[ContextStudy], reference: str = "ideal MDLM") -> list[SamplerDifference]:
+    """TV of each sampler less that of the reference, paired over contexts, with t intervals.
+
+    Only samplers whose distance is known after every context are compared: lower bounds miss by different amounts.
+    """
+    found = []
+    for same in zip(*(s.samplers for s in studies), strict=True):
+        others = [next(row for row in s.samplers if row.sampler == reference) for s in studies]
+        if same[0].sampler in ("teacher", reference) or not all(row.tv.is_known for row in (*same, *others)):
+            continue
+        apart = np.array([one.tv.value - other.tv.value for one, other in zip(same, others, strict=True)])
+        found.append(SamplerDifference(same[0].sampler, reference, intervals.mean(apart), len(studies)))
+    return found
 
 
 def measure(
@@ -109,6 +142,7 @@ def measure(
         "classes": [asdict(found) for found in by_class(pair, laws)],
         "total_correlation": asdict(intervals.mean(np.array([s.correlation.total.value for s in studies]))),
         "samplers": [asdict(row) for row in over_contexts(studies)],
+        "differences": [{**asdict(row), "finding": row.finding} for row in differences(studies)],
         "contexts": [{"tokens": len(law.context), "mutual_information": law.mutual_information.value} for law in laws],
     }
     if all(s.error is not None for s in studies):
@@ -122,12 +156,20 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"{'first token':<24} {'share':>7} {'nats':>7}"]
     lines += [f"{c['name']:<24} {c['share']:>7.1%} {c['information']['value']:>7.3f}" for c in results["classes"]]
     lines += [f"{'all':<24} {'':>7} {results['mutual_information']['value']:>7.3f}", ""]
-    lines.append(f"{'sampler':<38} {'passes':>6} {'TV':>7} {'chance':>9} {'KL':>7} {'impossible':>10}")
+    lines.append(f"{'sampler':<38} {'passes':>6} {'TV':>7}  {'95 %':<14} {'KL':>7} {'impossible':>10}")
     for row in results["samplers"]:
         kl = f"{row['kl']['value']:>7.3f}" if row["kl"] else f"{'-':>7}"
+        tv = Distance(**row["tv"])
+        limits = tv.limits if tv.high is None else f"{tv.low:.3f} to {tv.high:.3f}"
         lines.append(
-            f"{row['sampler']:<38} {row['nfe']:>6} {row['tv']['value']:>7.3f} {row['tv_expected']:>9.3f} {kl} "
-            f"{row['impossible']['value']:>10.2%}"
+            f"{row['sampler']:<38} {row['nfe']:>6} {tv.words:>7}  {limits:<14} {kl} {row['impossible']['value']:>10.2%}"
+        )
+    lines.append("")
+    for row in results["differences"]:
+        tv = row["tv"]
+        lines.append(
+            f"TV of {row['sampler']} less that of {row['minus']}, paired over {row['contexts']} contexts: "
+            f"{tv['value']:+.3f} ({tv['low']:+.3f} to {tv['high']:+.3f}), {row['finding']}"
         )
     return "\n".join(lines)
 

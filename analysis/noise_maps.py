@@ -31,6 +31,7 @@ from kfexplore.figures.scrub import standalone_html
 from kfexplore.figures.squares import section_figure
 from kfexplore.figures.tables import section, tables
 from kfexplore.laws.exact import TeacherTree, pair_law
+from kfexplore.laws.quadrature import lattice, shares, tv_of_areas
 from kfexplore.laws.ranking import lines
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.models import Student
@@ -90,24 +91,19 @@ def agreement_by(taken: Sample, name: str) -> AgreementBy:
     return AgreementBy(QUANTITIES[name], slots, binned(values.reshape(flat), hits.reshape(flat), edges))
 
 
-def lattice(points: int) -> Floats:
-    """(N, 2) noise spread evenly over the unit square, no value twice: narrow cells of either slot are not missed."""
-    n = np.arange(points)
-    return np.stack([(n + 0.5) / points, (n * (np.sqrt(5) - 1) / 2 + 0.5) % 1], axis=1)
-
-
 def areas(law: BlockLaw, found: Block) -> Areas:
-    """Areas of pairs of slots 1 and 2, as shares of evenly spread noise, against the law, all first tokens covered."""
-    size, points = len(law.marginal_1), len(found.u)
-    joint = np.zeros((size, size))
+    """Areas of pairs of slots 1 and 2, counted at evenly spread noise, against the law, all first tokens covered."""
+    joint = np.zeros((len(law.marginal_1), len(law.marginal_1)))
     joint[law.first] = law.joint
-    shares = [np.bincount(tokens @ [size, 1], minlength=size**2) / points for tokens in (found.teacher, found.student)]
-    shown = np.flatnonzero((shares[0] > 0) | (shares[1] > 0))
-    shown = shown[np.argsort(-joint.reshape(-1)[shown], kind="stable")]
-    distances = [float(np.abs(share - joint.reshape(-1)).sum()) / 2 for share in shares]
-    tokens = np.stack(np.divmod(shown, size), axis=1)
-    chosen = [values[shown] for values in (joint.reshape(-1), *shares)]
-    return Areas(tokens, *chosen, points, *distances)
+    both = [shares(tokens) for tokens in (found.teacher, found.student)]
+    distances = [tv_of_areas(share, joint[tuple(tokens.T)]) for tokens, share in both]
+    counted = [np.zeros_like(joint), np.zeros_like(joint)]
+    for area, (tokens, share) in zip(counted, both, strict=True):
+        area[tuple(tokens.T)] = share
+    shown = np.argwhere((counted[0] > 0) | (counted[1] > 0))
+    shown = shown[np.argsort(-joint[tuple(shown.T)], kind="stable")]
+    chosen = [values[tuple(shown.T)] for values in (joint, *counted)]
+    return Areas(shown, *chosen, len(found.u), *distances)
 
 
 def resolution(pair: Pair, taken: Sample, ids: Sequence[list[int]], steps: int = 512) -> Resolution:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def laws(
-    toy: Annotated[str | None, typer.Option(help="permutation, correlation, noisy-xor, chain or not-all-equal.")] = None,
+    toy: Annotated[
+        str | None, typer.Option(help="permutation, correlation, noisy-xor, chain or not-all-equal.")
+    ] = None,
     eps: Annotated[float | None, typer.Option(help="noisy-xor, chain: probability of a flip (0.1).")] = None,
     rho: Annotated[float | None, typer.Option(help="correlation: of the two bits (0.5).")] = None,
     length: Annotated[int | None, typer.Option(help="permutation (2), chain (3): tokens, 2 to 6.")] = None,
@@ -43,6 +45,10 @@ def laws(
         _toy(toy, {"eps": eps, "rho": rho, "length": length}, as_json)
         return
     if pair is None and prompt is None and token_ids is None:
+        raise KfError(
+            "No law is named.",
+            "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
+        )
         raise KfError(
             "No law is named.",
             "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
@@ -83,19 +89,16 @@ def _summary(measured: ContextStudy) -> str:
             f"masked model in one pass            {measured.error.total:.4f} nats from the teacher: "
             f"{measured.error.product:.4f} by the product, {sum(measured.error.wrong_marginals):.4f} by its marginals"
         )
-    lines.append(
-        f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>6}  {'95 %':<12} {'chance':>7}  {'p':>8}  impossible"
-    )
-    for row in measured.samplers:
-        interval = f"{row.tv.low:.2f} to {row.tv.high:.2f}"
-        lines.append(
-            f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.value:>6.3f}  {interval:<12} "
-            f"{row.tv_expected:>7.3f}  {row.p_words:>8}  {row.impossible.value:>8.2%}"
-        )
+    lines.append(f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>7}  {'limits':<14} {'p':>8}  impossible")
+    lines += [
+        f"{row.sampler:<38} {row.nfe:>6} {row.size:>7,}  {row.tv.words:>7}  {row.tv.limits:<14} {row.p_words:>8}  "
+        f"{row.impossible.value:>8.2%}"
+        for row in measured.samplers
+    ]
     lines += [
         "",
-        "TV: plug-in over cells of blocks and the teacher's rarest ones, a lower bound;",
-        "`chance`: what as many blocks of the teacher itself show on average.",
+        "TV: total variation distance from the teacher's distribution. exact: both are known; a range: quadrature over",
+        "the student's noise with its error; ≥: a lower bound from the blocks with its 95 % limit, not to be compared.",
     ]
     return "\n".join([*lines, *measured.notes])
 

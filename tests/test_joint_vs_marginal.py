@@ -12,7 +12,7 @@ from helpers import masked, student, teacher
 
 from analysis import joint_vs_marginal as module
 from analysis import writing
-from analysis.joint_vs_marginal import by_class, contexts, measure, over_contexts, table, token_class
+from analysis.joint_vs_marginal import by_class, contexts, differences, measure, over_contexts, table, token_class
 from kfexplore.laws.exact import pair_law
 from kfexplore.pair import Pair
 from kfexplore.training.data import train_tokenizer
@@ -65,6 +65,15 @@ def test_measures_add_up_and_the_page_is_written(
     assert rows[3].kl is not None
     assert rows[3].kl.value == pytest.approx(both)
     assert "ideal MDLM" in table(results)
+    assert [row.tv.kind for row in rows] == ["exact", "quadrature", "exact", "exact", "lower_bound", "lower_bound"]
+    assert rows[4].tv.high is None
+    apart = differences(studies)
+    assert [row.sampler for row in apart] == ["student", "MDLM, 1 pass"]  # a lower bound is compared with nothing
+    by_hand = np.array([s.samplers[1].tv.value - s.samplers[2].tv.value for s in studies])
+    assert apart[0].tv.value == pytest.approx(by_hand.mean())
+    assert apart[0].tv.half == pytest.approx(12.7062 * by_hand.std(ddof=1) / 2**0.5, rel=1e-4)  # t, one degree
+    assert apart[0].finding in table(results)
+    assert [row["sampler"] for row in results["differences"]] == ["student", "MDLM, 1 pass"]
     (tmp_path / "text.txt").write_text(TEXT)
     monkeypatch.setattr(module, "load_pair", lambda _: pair)
     monkeypatch.setattr(writing, "write_stills", lambda *_: [])

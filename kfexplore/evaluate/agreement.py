@@ -153,5 +153,5 @@ def _loss(logits: Tensor, exact: Tensor) -> Floats:
 
 
 def _interval(by_window: Floats) -> Floats:
-    """Half width of the 95 % interval of the mean over windows (W, ...)."""
-    return intervals.Z * by_window.std(axis=0, ddof=1) / np.sqrt(len(by_window))
+    """Half width of the 95 % t interval of the mean over windows (W, ...)."""
+    return intervals.t(len(by_window)) * by_window.std(axis=0, ddof=1) / np.sqrt(len(by_window))

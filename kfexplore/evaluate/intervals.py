@@ -1,48 +1,66 @@
-"""Estimates with 95 % intervals: means and ratios over independent units (normal), shares (Wilson)."""
+"""Estimates with 95 % intervals: means and ratios over independent units (Student's t), shares (Wilson)."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from kfexplore.results import Estimate, Floats
 
-Z = float(norm.ppf(0.975))
-"""Half width of a 95 % interval in standard errors."""
+OUTSIDE = 0.025
+"""Chance that a 95 % interval lies above, and that it lies below."""
+Z = float(norm.ppf(1 - OUTSIDE))
+"""Half width of a 95 % interval in standard errors that are known."""
+
+
+def t(units: int) -> float:
+    """Half width of a 95 % interval in standard errors that are estimated from n >= 2 independent units."""
+    return float(student_t.ppf(1 - OUTSIDE, units - 1))
 
 
 def mean(values: Floats) -> Estimate:
-    """Mean of n >= 2 independent values (n,), normal interval."""
-    return _normal(float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values)))
+    """Mean of n >= 2 independent values (n,), t interval."""
+    return _estimate(float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values)), len(values))
 
 
 def ratio(above: Floats, below: Floats) -> Estimate:
-    """Mean of `above` over mean of `below`, both (n,) over the same units; normal, by linearisation (delta method)."""
+    """Mean of `above` over mean of `below`, both (n,) over the same n >= 2 units; t interval, by the delta method."""
     value = float(above.mean() / below.mean())
     spread = float((above - value * below).std(ddof=1))
-    return _normal(value, spread / np.sqrt(len(above)) / abs(float(below.mean())))
+    return _estimate(value, spread / np.sqrt(len(above)) / abs(float(below.mean())), len(above))
 
 
 def share(hits: Floats, counts: Floats) -> Estimate:
-    """Hits over counts, both (W,) a window, where what lies in one window may hang together.
+    """Hits over counts, both (W,) per window, where what lies in one window may be dependent; W >= 2.
 
     Wilson's interval for the number of independent trials that the spread between windows leaves: the count over the
-    design effect (variance of the ratio over windows, over the binomial one), taken as at least 1.
+    design effect (variance of the ratio over windows, over the binomial one), taken as at least 1. As the design effect
+    is estimated from W windows, the quantile is that of t with W - 1 degrees of freedom.
+
+    Without a hit, or without a miss, the spread is 0 and says nothing. Then a window counts as one trial: the limit is
+    the exact binomial one for no hit in W trials, 1 - 0.025^(1 / W), about 3.7 / W (a rule of three on windows).
     """
-    total, windows = float(counts.sum()), len(counts)
+    used = counts > 0
+    total, windows = float(counts.sum()), int(used.sum())
     value = float(hits.sum()) / total
+    if value in (0.0, 1.0):
+        limit = 1 - OUTSIDE ** (1 / windows)
+        return Estimate(value, max(0.0, value - limit), min(1.0, value + limit))
+    if windows == 1:
+        return Estimate(value, 0.0, 1.0)
     binomial = value * (1 - value) / total
-    between = windows / (windows - 1) * float(((hits - value * counts) ** 2).sum()) / total**2
-    return wilson(value, total / max(1.0, between / binomial) if binomial else total)
+    between = windows / (windows - 1) * float(((hits - value * counts)[used] ** 2).sum()) / total**2
+    return wilson(value, total / max(1.0, between / binomial), t(windows))
 
 
-def wilson(value: float, trials: float) -> Estimate:
+def wilson(value: float, trials: float, quantile: float = Z) -> Estimate:
     """A share in 0 .. 1 of so many independent trials (Wilson, 1927)."""
-    spread = Z**2 / trials
+    spread = quantile**2 / trials
     centre = (value + spread / 2) / (1 + spread)
-    half = Z * np.sqrt(value * (1 - value) / trials + spread / (4 * trials)) / (1 + spread)
+    half = quantile * np.sqrt(value * (1 - value) / trials + spread / (4 * trials)) / (1 + spread)
     return Estimate(value, min(value, float(centre - half)), max(value, float(centre + half)))
 
 
-def _normal(value: float, error: float) -> Estimate:
-    return Estimate(value, value - Z * float(error), value + Z * float(error))
+def _estimate(value: float, error: float, units: int) -> Estimate:
+    return Estimate(value, value - t(units) * float(error), value + t(units) * float(error))

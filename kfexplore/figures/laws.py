@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from kfexplore.figures.page import blank, whiskers
 from kfexplore.figures.palette import Colours, Theme, colours, token_label
-from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, Floats, SamplerError
+from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, Estimate, Floats, SamplerError
 
 Panel = Literal["joint", "product", "difference"]
 Text = Callable[[int], str]
@@ -42,8 +42,8 @@ def joint_figure(
     joint, product = first * law.given[:rows, columns], first * second[columns]
     top = float(max(joint.max(), product.max()))
     finding = (
-        f"The next two tokens share {law.mutual_information.value:.2f} nats: a sampler from their marginals puts "
-        f"{law.tv_product.value:.0%} of its pairs in the wrong place"
+        f"The next two tokens share {law.mutual_information.value:.2f} nats: sampling them independently gives a total "
+        f"variation distance of {law.tv_product.value:.2f}"
     )
     finding, reading, values, least, scale = {
         "joint": (
@@ -209,33 +209,37 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
 
 
 def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Figure:
-    """Distance from the teacher's law against forward passes a block."""
+    """Distance from the teacher's law against forward passes per block."""
     look = colours(theme)
     ideal = next((row for row in rows if row.sampler.startswith("ideal")), rows[-1])
-    floor = max(row.tv_expected for row in rows)
+    student = next((row for row in rows if row.sampler == "student"), None)
+    beside = f", the student {student.tv.words}" if student else ""
     figure = blank(
         look,
-        f"In one pass, perfect marginals still end {ideal.tv.value:.2f} from the teacher's law; its own blocks show "
-        f"{rows[0].tv.value:.2f}",
-        "A mark: total variation distance over cells of blocks and the teacher's rarest ones, with its 95 % limits. "
-        "The dotted line is chance: the most that as many blocks of the teacher itself show on average. Marks are "
-        "drawn slightly apart.",
+        f"In one pass, perfect marginals are {ideal.tv.words} from the teacher's distribution{beside}",
+        "A mark: total variation distance from the teacher's distribution, with its limits: the error for one context, "
+        "or the 95 % t interval of the mean over contexts. An open mark with an arrow is a lower bound: the distance "
+        "may be any larger. Compare samplers by paired differences, not by whiskers. Marks are drawn slightly apart.",
     )
-    figure.add_hline(floor, line={"color": look.muted, "dash": "dot", "width": 1})
     for n, row in enumerate(rows):
-        colour = _colour(row.sampler, n, look)
+        colour, symbol = _colour(row.sampler, n, look), _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5])
+        x = row.nfe + 0.05 * (n - (len(rows) - 1) / 2)
         figure.add_scatter(
-            x=[row.nfe + 0.05 * (n - (len(rows) - 1) / 2)],
+            x=[x],
             y=[row.tv.value],
-            error_y=whiskers([row.tv], colour),
+            error_y=whiskers([Estimate(row.tv.value, row.tv.low, row.tv.high or row.tv.value)], colour),
             mode="markers",
-            marker={"symbol": _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5]), "size": 11, "color": colour},
-            name=row.sampler,
+            marker={"symbol": symbol if row.tv.is_known else f"{symbol.removesuffix('-open')}-open", "size": 11}
+            | {"color": colour},
+            name=row.sampler if row.tv.is_known else f"{row.sampler} (lower bound)",
             customdata=[_hover(row)],
             hovertemplate="%{customdata}<extra></extra>",
         )
-    figure.update_xaxes(title_text="forward passes a block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
-    return figure.update_yaxes(title_text="distance from the teacher's law (TV)", rangemode="tozero")
+        if not row.tv.is_known:
+            arrow = {"arrowhead": 2, "arrowwidth": 1.2, "arrowcolor": colour, "ax": 0, "ay": 26, "standoff": 0}
+            figure.add_annotation(x=x, y=row.tv.value, yshift=26, showarrow=True, text="", **arrow)
+    figure.update_xaxes(title_text="forward passes per block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
+    return figure.update_yaxes(title_text="distance from the teacher (TV)", rangemode="tozero")
 
 
 def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
@@ -294,4 +298,4 @@ def _colour(sampler: str, n: int, look: Colours) -> str:
 
 def _hover(row: SamplerError) -> str:
     kl = "" if row.kl is None else f", KL {row.kl.value:.3f} nats"
-    return f"{row.sampler}: TV {row.tv.value:.3f} (chance {row.tv_expected:.3f}){kl}"
+    return f"{row.sampler}: TV {row.tv.words} ({row.tv.limits}){kl}"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import entr, rel_entr
-from scipy.stats import t as student_t
 
+from kfexplore.evaluate import intervals
 from kfexplore.laws.exact import TeacherTree
 from kfexplore.results import BlockLaw, Correlation, Estimate, Floats, Ints, ProductError
 
@@ -146,5 +146,5 @@ def _jackknife(values: Floats) -> Estimate:
     count = len(left)
     value = count * whole - (count - 1) * float(left.mean())
     error = float(np.sqrt((count - 1) / count * ((left - left.mean()) ** 2).sum()))
-    half = float(student_t.ppf(0.975, count - 1)) * error
+    half = intervals.t(count) * error
     return Estimate(value, value - half, value + half)

@@ -1,4 +1,4 @@
-"""Blocks of a sampler against the teacher's law: G-test, total variation with an interval, all but impossible blocks.
+"""Blocks of a sampler against the teacher's law: G-test, a lower bound on total variation, all but impossible blocks.
 
 A test needs a partition of the blocks (`Cells`) that is chosen from the law alone. Blocks that are expected five times
 or more are a cell each. What is left is pooled so that every pool, too, is expected five times or more: for two tokens,
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import gammaln, xlog1py, xlogy
 from scipy.stats import chi2, power_divergence
 
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.laws.exact import NOT_A_LAW, TeacherTree
-from kfexplore.results import BlockLaw, Cells, Estimate, Floats, Ints, SamplerLaw
+from kfexplore.results import BlockLaw, Cells, Distance, Floats, Ints, SamplerLaw
 
 EXPECTED = 5.0
 """Fewest blocks that a cell is expected to have."""
@@ -33,8 +34,6 @@ RARE = 1e-3
 UNUSUAL = 0.05
 """Share of a longer tail. A distance over it shows most of what is wrong inside cells: 0.79 of 0.90 for a product of
 marginals of three tokens, where cells alone had 0.31."""
-OUTSIDE = 0.025
-"""Chance that a 95 % interval lies above, and that it lies below."""
 
 
 Start = tuple[int, ...]
@@ -175,42 +174,89 @@ def expected_tv(probability: Floats, size: int) -> float:
     return float(deviation.sum() / (2 * size))
 
 
-def tv_interval(cells: Ints, probability: Floats, known: Floats, tails: Sequence[Tail] = ()) -> Estimate:
-    """A lower bound on the total variation distance: the plug-in, which is biased upwards, between limits.
+def plug_in_tv(counts: Ints, probability: Floats) -> float:
+    """Distance of shares over cells (C,) from the law's: biased upwards, and blind to what is wrong within cells."""
+    return float(np.maximum(counts / counts.sum() - probability, 0).sum())
 
-    The distance is the most that a set of blocks has more often under the sampler than under the law. The sets are
-    unions of cells A, with or without a tail T of rare blocks. As P(A or T) <= P(A) + P(T), a tail is one more cell,
-    which the others lose while their own probability stays: so what is wrong inside cells shows where it is rare.
 
-    Lower limit: the set that one half of the blocks chooses is counted in the other half, which is no set chosen by
-    its own noise; the mean of both ways round, each at Wilson's lower limit. Upper limit, of this bound and not of the
-    whole distance: the plug-in is no less than the bound on average, and moves by at most 1 / N with one block
-    (McDiarmid).
+@dataclass(frozen=True)
+class _Set:
+    """A set of blocks that one half of a sample chose."""
+
+    cells: npt.NDArray[np.bool_]
+    """(C,) which cells are in it; of a pool, what is left without the blocks that were seen."""
+    seen: Ints
+    """(n,) numbers of the distinct blocks of pools that were seen, rising."""
+    singles: npt.NDArray[np.bool_]
+    """(n,) which of them are in the set."""
+    probability: float
+    """Of the set under the law, or more."""
+    score: float
+    """Expected excess of the sampler's probability over the law's, each block left out of the choice in turn."""
+
+    def holds(self, cells: Ints, numbers: Ints) -> npt.NDArray[np.bool_]:
+        """Which blocks are in the set, given the cell and the number of each (N,)."""
+        inside: npt.NDArray[np.bool_] = self.cells[cells]
+        if len(self.seen):
+            at = np.minimum(np.searchsorted(self.seen, numbers), len(self.seen) - 1)
+            inside = np.where(self.seen[at] == numbers, self.singles[at], inside)
+        return inside
+
+
+def tv_lower_bound(
+    blocks: Ints, cells: Ints, probability: Floats, named: int, known: Floats, tails: Sequence[Tail] = ()
+) -> Distance:
+    """A lower bound on the total variation distance of the whole laws, cross-fitted.
+
+    The distance is the most that a set of blocks has more often under the sampler than under the law. One half of the
+    blocks chooses a set, the other half counts it, and the other way round: the mean is right on average for the two
+    sets, so it is not biased upwards, and it says nothing from above. A set is made of
+
+    - cells that one block has to itself,
+    - single blocks of the pools that the choosing half has seen, each with its own probability under the law,
+    - what is left of each pool, whose share under the sampler is estimated by the blocks seen once (Good and Turing),
+    - maybe a tail T of rare blocks. As P(A or T) <= P(A) + P(T), it is one more cell, which the others lose while their
+      own probability stays.
+
+    `low` takes Wilson's lower limit of both counts.
 
     Args:
+        blocks: (N, K), N >= 2, independent.
         cells: (N,) cell of each block.
         probability: (C,) of the law.
+        named: The first so many cells are one block each; the others are pools.
         known: (N,) log-probabilities of the blocks under the law.
         tails: Of the law.
     """
-    size, bins = len(cells), len(probability)
+    size, bins = len(blocks), len(probability)
+    numbers = np.unique(blocks, axis=0, return_inverse=True)[1].ravel()
     ways = [(cells, probability)]
     ways += [(np.where(known < tail.below, bins, cells), np.append(probability, tail.most)) for tail in tails]
-    value = max(float(_excess(one, law).sum()) for one, law in ways)
-    halves, lows = (slice(size // 2), slice(size // 2, size)), []
+    halves, found = (slice(size // 2), slice(size // 2, size)), []
     for choosing, counting in (halves, halves[::-1]):
-        found = [(_excess(one[choosing], law), one[counting], law) for one, law in ways]
-        excess, counted, law = max(found, key=lambda way: float(way[0].sum()))
-        inside = (excess > 0)[counted]
-        lows.append(intervals.wilson(float(inside.mean()), len(counted)).low - law[excess > 0].sum())
-    low = min(value, max(0.0, float(np.mean(lows))))
-    return Estimate(value, low, min(1.0, value + float(np.sqrt(np.log(1 / OUTSIDE) / (2 * size)))))
+        sets = [(_chosen(cell[choosing], numbers[choosing], law, named, bins, known[choosing]), cell[counting])
+                for cell, law in ways]  # fmt: skip
+        chosen, counted = max(sets, key=lambda one: one[0].score)
+        share = intervals.wilson(float(chosen.holds(counted, numbers[counting]).mean()), len(counted))
+        found.append((share.value - chosen.probability, share.low - chosen.probability))
+    value, low = np.maximum(np.mean(found, axis=0), 0).tolist()
+    return Distance(value, low, None, "lower_bound")
 
 
-def _excess(cells: Ints, probability: Floats) -> Floats:
-    """How much more often blocks fall into each cell than its probability says, (C,); 0 where they do not."""
-    share: Floats = np.bincount(cells, minlength=len(probability)) / len(cells)
-    return np.maximum(share - probability, 0)
+def _chosen(cells: Ints, numbers: Ints, law: Floats, named: int, bins: int, known: Floats) -> _Set:
+    """The set in which these blocks are more often than the law has them; cells from `named` to `bins` are pools."""
+    size, pools = len(cells), np.zeros(len(law), dtype=bool)
+    pools[named:bins] = True
+    pooled = pools[cells]
+    seen, at, count = np.unique(numbers[pooled], return_index=True, return_counts=True)
+    home, own = cells[pooled][at], np.exp(known[pooled][at])
+    share = np.bincount(cells[~pooled], minlength=len(law)) / size
+    share += np.bincount(home[count == 1], minlength=len(law)) / size
+    rest = np.where(pools, np.maximum(law - np.bincount(home, own, len(law)), 0), law)
+    inside, singles = share > rest, count / size > own
+    left_out = np.where(count > 1, count / size, 0)  # a block that was seen once would not be seen without itself
+    score = float((share - rest)[inside].sum() + (left_out - own)[singles].sum())
+    return _Set(inside, seen, singles, float(rest[inside].sum() + own[singles].sum()), score)
 
 
 def rarest(law: BlockLaw, k: int, own: Floats, shares: Sequence[float] = (RARE, UNUSUAL)) -> list[Tail]:
@@ -246,7 +292,9 @@ def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:
     return found
 
 
-def judged(drawn: Ints, parts: Partition, known: Floats, tails: Sequence[Tail], **plain: Any) -> SamplerLaw:
+def judged(
+    drawn: Ints, parts: Partition, known: Floats, tails: Sequence[Tail], tv: Distance | None, **plain: Any
+) -> SamplerLaw:
     """All that is measured of the blocks (N, K) of one sampler.
 
     Args:
@@ -254,7 +302,8 @@ def judged(drawn: Ints, parts: Partition, known: Floats, tails: Sequence[Tail], 
         parts: Cells that were chosen for N blocks.
         known: (N,) their log-probabilities under the teacher.
         tails: Of the teacher's law, that of all but impossible blocks first.
-        plain: What is known otherwise: sampler, nfe, kl, tv_exact, seconds.
+        tv: The distance, where it is known otherwise; None: a lower bound is taken from the blocks.
+        plain: What is known otherwise: sampler, nfe, kl, seconds.
     """
     law, cells = parts.cells.probability, parts.index(drawn)
     counts, impossible = np.bincount(cells, minlength=len(law)), known < tails[0].below
@@ -266,7 +315,8 @@ def judged(drawn: Ints, parts: Partition, known: Floats, tails: Sequence[Tail], 
         g=g,
         dof=dof,
         p_value=p_value,
-        tv=tv_interval(cells, law, known, tails),
+        tv=tv or tv_lower_bound(drawn, cells, law, len(parts.cells.blocks), known, tails),
+        tv_plug_in=plug_in_tv(counts, law),
         tv_expected=expected_tv(law, len(drawn)),
         impossible=intervals.wilson(float(impossible.mean()), len(drawn)),
         is_impossible=impossible,

@@ -9,11 +9,11 @@
   law, which only restates the claim.
 - The support condition: given every value of every visible set, two hidden positions never take all combinations of
   their values. It proves that every schedule with a pass of two or more positions errs, also where the order is random
-  or chosen from the tokens that are visible. Proof: before the first such pass every pass fills one position, so what is
-  visible, u, has positive probability. The pass draws two positions apart given u, so with positive probability it
-  draws values that occur, but not together: a block of probability 0. Mixing orders cannot cancel that, since no order
-  gives a negative probability. The proof does not cover an order that is chosen from the tokens of the same pass (most
-  confident first).
+  or chosen from the tokens that are visible. Proof: before the first such pass every pass fills one position, so the
+  visible tokens u have positive probability. The pass draws two positions apart given u, so with positive probability
+  it draws values that occur, but not together: a block of probability 0. Mixing orders cannot cancel that, since no
+  order gives a negative probability. The proof does not cover an order that is chosen from the tokens of the same pass
+  (most confident first).
 
 L positions of V values; a law is a (V,) * L array of probabilities. Positions count from 0.
 """

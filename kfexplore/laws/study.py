@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from kfexplore.errors import KfError
 from kfexplore.laws import goodness
 from kfexplore.laws.correlation import slot_means
 from kfexplore.laws.exact import TeacherTree, pair_law
+from kfexplore.laws.quadrature import student_distance
 from kfexplore.laws.samplers import (
     FEWEST_BLOCKS,
     MOST_BLOCKS,
@@ -23,7 +25,16 @@ from kfexplore.laws.samplers import (
     teacher_blocks,
 )
 from kfexplore.pair import Pair
-from kfexplore.results import BlockLaw, ContextStudy, Correlation, Floats, ProductError, SamplerLaw
+from kfexplore.results import (
+    BlockLaw,
+    ContextStudy,
+    Correlation,
+    Distance,
+    Floats,
+    ProductError,
+    SamplerLaw,
+    exactly,
+)
 
 Report = Callable[[float, str], object]
 """Told the share of the work that is done, about, and what comes next."""
@@ -103,6 +114,9 @@ def study_steps(
             partitions[size] = goodness.partition(tree, law, k, size)
         begun = time.perf_counter()
         drawn = sampler.draw(seed, range(size))
+        tv = _distance(sampler, law, k)
+        if sampler.name == "student" and k == 2:
+            tv = student_distance(pair, ids, partial(goodness.log_probs, tree, law))
         seconds = time.perf_counter() - begun
         rows.append(
             goodness.judged(
@@ -110,10 +124,10 @@ def study_steps(
                 partitions[size],
                 goodness.log_probs(tree, law, drawn),
                 tails,
+                tv,
                 sampler=sampler.name,
                 nfe=sampler.nfe,
                 kl=_divergence(sampler, correlation, error),
-                tv_exact=_distance(sampler, law) if known else None,
                 seconds=seconds,
             )
         )
@@ -144,15 +158,15 @@ def _divergence(sampler: Sampler, correlation: Correlation, error: ProductError 
     return error.total
 
 
-def _distance(sampler: Sampler, law: BlockLaw) -> float | None:
-    """Total variation distance of the whole laws of two tokens, all of them covered."""
+def _distance(sampler: Sampler, law: BlockLaw, k: int) -> Distance | None:
+    """Total variation distance of the whole laws, where both are known: of the teacher, and of products for K = 2."""
     if sampler.name == "teacher":
-        return 0.0
-    if sampler.marginals is None:
+        return exactly(0.0)
+    if sampler.marginals is None or k > 2 or law.uncovered:
         return None
     own: Floats = sampler.marginals
     outside = 1 - float(own[0, law.first].sum())  # first tokens that the teacher never gives
-    return float(np.abs(law.joint - np.outer(own[0, law.first], own[1])).sum() + outside) / 2
+    return exactly(float(np.abs(law.joint - np.outer(own[0, law.first], own[1])).sum() + outside) / 2)
 
 
 def _notes(pair: Pair, law: BlockLaw, known: bool, blocks: int, rows: list[SamplerLaw]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -205,6 +205,42 @@ class ProductError:
 
 
 @dataclass(frozen=True)
+class Distance:
+    """Total variation distance between a sampler's distribution and the teacher's, 0 .. 1."""
+
+    value: float
+    low: float
+    high: float | None
+    """None for a lower bound: nothing is known from above."""
+    kind: Literal["exact", "quadrature", "lower_bound"]
+    """exact: both distributions are known, low = value = high. quadrature: the areas of the learned map, low and high
+    are the stated error. lower_bound: from sampled blocks, right on average for a smaller distance; low is its 95 %
+    limit. One lower bound must not be compared with another, nor with an exact value: how much each misses differs."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the value is the distance itself, so that it may be compared with others."""
+        return self.kind != "lower_bound"
+
+    @property
+    def words(self) -> str:
+        """The value to be read, as in "0.581", or "≥ 0.520" for a lower bound."""
+        return f"{self.value:.3f}" if self.is_known else f"≥ {self.value:.3f}"
+
+    @property
+    def limits(self) -> str:
+        """Its limits to be read."""
+        if self.high is None:
+            return f"≥ {self.low:.3f}"
+        return "exact" if self.kind == "exact" else f"{self.low:.3f} to {self.high:.3f}"
+
+
+def exactly(value: float) -> Distance:
+    """A distance between two known distributions."""
+    return Distance(value, value, value, "exact")
+
+
+@dataclass(frozen=True)
 class Cells:
     """A partition of all blocks of K tokens under the teacher's law, chosen before any sample is looked at."""
 
@@ -234,28 +270,31 @@ class SamplerLaw:
     dof: int
     p_value: float
     """Chance of such a G or a larger one under the teacher's own law; 1 where there is only one cell."""
-    tv: Estimate
-    """Total variation distance over unions of cells, with or without the blocks rarer than all but 0.1 % or 5 % of the
-    teacher's own: a lower bound on that of the whole laws. `value` is the plug-in of the N blocks, which is biased
-    upwards: hold it against `tv_expected`. The limits hold that bound with 95 %: the lower from a set that one
-    half of the blocks chooses and the other half counts, the upper from McDiarmid's inequality."""
+    tv: Distance
+    """Exact where both distributions are known, by quadrature for the student at K = 2, else a lower bound."""
+    tv_plug_in: float
+    """Distance of the N blocks' shares from the law over the cells alone: biased upwards by the finite sample, and
+    blind to errors within cells. It is not an estimate of `tv`; compare it with `tv_expected`."""
     tv_expected: float
-    """What the plug-in over the cells alone is on average for the teacher's own blocks, of the same number."""
+    """What that plug-in is on average for N of the teacher's own blocks, which are 0 away."""
     impossible: Estimate
     """Share of blocks whose probability is below `ContextStudy.impossible_below`."""
     is_impossible: npt.NDArray[np.bool_]
     """(N,) which."""
     kl: float | None
     """KL(teacher || sampler) in nats where the sampler's law is known: 0 or a product of marginals."""
-    tv_exact: float | None
-    """Total variation distance of the whole laws, where both are known."""
     seconds: float
-    """To draw them."""
+    """To draw the blocks, and to find `tv` by quadrature."""
 
     @property
     def size(self) -> int:
         """N."""
         return len(self.blocks)
+
+    @property
+    def tv_exact(self) -> float | None:
+        """The distance, where it is exact."""
+        return self.tv.value if self.tv.kind == "exact" else None
 
     @property
     def p_words(self) -> str:
@@ -294,6 +333,7 @@ class ContextStudy:
                 row.sampler,
                 row.nfe,
                 row.tv,
+                row.tv_plug_in,
                 row.tv_expected,
                 None if row.kl is None else Estimate(row.kl, row.kl, row.kl),
                 row.impossible,
@@ -330,25 +370,46 @@ class ContextStudy:
 
 
 def _sampler_json(row: SamplerLaw) -> dict[str, Any]:
-    plain = ("sampler", "nfe", "g", "dof", "p_value", "tv_expected", "kl", "tv_exact", "seconds")
+    plain = ("sampler", "nfe", "g", "dof", "p_value", "tv_plug_in", "tv_expected", "kl", "tv_exact", "seconds")
     values = {name: getattr(row, name) for name in plain}
     return {**values, "blocks": row.size, "tv": asdict(row.tv), "impossible": asdict(row.impossible)}
 
 
 @dataclass(frozen=True)
 class SamplerError:
-    """How far one sampler's blocks are from the teacher's law, after one context or as a mean over several."""
+    """How far one sampler is from the teacher's law, after one context or as a mean over several."""
 
     sampler: str
     nfe: int
-    tv: Estimate
-    """Plug-in total variation distance, see `SamplerLaw.tv`; over contexts an interval of the mean."""
+    tv: Distance
+    """After one context as in `SamplerLaw`. Over contexts the mean, with a t interval of it; a lower bound where it is
+    one after any of the contexts."""
+    tv_plug_in: float
+    """See `SamplerLaw`; over contexts the mean, as the next one."""
     tv_expected: float
-    """What the teacher's own blocks show on average, of the same number."""
     kl: Estimate | None
     """KL(teacher || sampler), nats, where the sampler's law is known."""
     impossible: Estimate
     """Share of all but impossible blocks."""
+
+
+@dataclass(frozen=True)
+class SamplerDifference:
+    """Distance of one sampler less that of the ideal MDLM, paired over contexts."""
+
+    sampler: str
+    minus: str
+    """The other sampler."""
+    tv: Estimate
+    """Mean difference with its t interval over contexts. Below 0: nearer to the teacher than the other."""
+    contexts: int
+
+    @property
+    def finding(self) -> str:
+        """What the interval says."""
+        if self.tv.low <= 0 <= self.tv.high:
+            return "no difference established"
+        return "nearer to the teacher" if self.tv.high < 0 else "farther from the teacher"
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,22 @@ class Interval(TypedDict):
     high: float
 
 
+class TotalVariation(TypedDict):
+    """A distance, its limits, and how it was found."""
+
+    value: float
+    low: float
+    high: float | None
+    kind: str
+
+
 class Sampler(TypedDict):
     """Blocks of one sampler against the exact law."""
 
     name: str
     passes: int
     blocks: int
-    tv: Interval
+    tv: TotalVariation
     tv_by_chance: float
     p_value: float
     kl: float | None
@@ -194,9 +203,10 @@ class Api:
             total_correlation: what the K tokens know of each other, in nats
             entropy: of the block, in nats
             irreducible_tv: total variation distance (0 to 1) of the first two tokens' law from its marginals' product
-            samplers: for each its forward passes a block, and how far its blocks are from the exact law
-            tv: that distance over cells of blocks and the rarest ones, with 95 % limits; a lower bound
-            tv_by_chance: what as many blocks of the teacher itself show on average
+            samplers: for each its forward passes per block, and how far it is from the exact law
+            tv: total variation distance; its kind is exact, quadrature (low and high are value and error), or
+                lower_bound (low is its 95 % limit, high is null)
+            tv_by_chance: what the plug-in distance of as many blocks of the teacher itself is on average; not of tv
             p_value: of a G-test
             kl: from teacher to sampler in nats, where it is known
             impossible: share of blocks that the teacher all but never writes
@@ -381,7 +391,7 @@ def _sampler(row: SamplerLaw) -> Sampler:
         name=row.sampler,
         passes=row.nfe,
         blocks=row.size,
-        tv=_interval(row.tv),
+        tv=TotalVariation(value=row.tv.value, low=row.tv.low, high=row.tv.high, kind=row.tv.kind),
         tv_by_chance=row.tv_expected,
         p_value=row.p_value,
         kl=row.kl,

@@ -52,15 +52,16 @@ BELOW: Final = """<style>
 #joint-status > [data-testid="status-tracker"] svg { height: 49px; } /* what turns is as high as the bar that follows */
 </style>"""
 """Gradio lays the progress over what it is of; here it has room below the words."""
-READING: Final = """<b>TV</b>: total variation distance from the teacher's law. 0: the same law; 1: nothing in common; a
-lower bound here. <b>chance</b>: the TV that as many blocks of the teacher itself show on average; near it there is no
-evidence of error. <b>✕</b>: share of blocks rarer than about one in a thousand of the teacher's own. <b>p</b>: how
-often blocks of the teacher itself would lie so far from its law (G-test). <b>KL</b>: of the teacher from the sampler's
-law, where that is known (of perfect marginals for the ideal MDLM). <b>95 %</b>: the interval of the bound. TV and p
-count likely blocks one by one and others in pools; TV also the teacher's rarest one in 20, or in 1,000."""
+READING: Final = """<b>TV</b>: total variation distance from the teacher's distribution. 0: the same distribution;
+1: nothing in common. <b>limits</b>: how the value was found. <i>exact</i>: both distributions are known. A range: by
+quadrature over the student's noise, with its error. <b>≥</b>: a lower bound from the sampled blocks, with its 95 %
+limit; the distance may be any larger, so do not compare lower bounds with each other or with exact values. One prompt
+does not rank samplers: notebook 02 compares them over contexts. <b>✕</b>: fraction of blocks rarer than about one in a
+thousand of the teacher's own. <b>p</b>: how often blocks of the teacher itself would be this far from its distribution
+(G-test). <b>KL</b>: of the teacher from the sampler, where that is known (of perfect marginals for the ideal MDLM)."""
 """Of the table of samplers."""
-POOLED: Final = """ For more than two tokens a pool is of blocks with one beginning: what is wrong inside it shows only
-where it is so rare."""
+POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others: a pool is
+of blocks with one beginning, so p does not see what is wrong inside it."""
 CALLED_OFF: Final = "<p>Nothing is being drawn. Below is what was there before.</p>"
 COUNT: Final = 3 + 2 * (len(PANELS) + 2)
 """Parts below the status, and itself: text is HTML, figures are JSON."""
@@ -303,7 +304,7 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
     number = ' class="kf-prose-number"'
     head = "".join(
         f"<th{'' if not n else number}>{name}</th>"
-        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "95 %", "✕", "chance", "p", "KL (nats)"))
+        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "limits", "✕", "p", "KL (nats)"))
     )
     rows = "".join(
         f'<tr><td style="white-space: normal">{row.sampler}</td>'
@@ -332,10 +333,9 @@ def _numbers(row: SamplerLaw) -> tuple[str, ...]:
     return (
         f"{row.nfe}",
         f"{row.size:,}",
-        f"{row.tv.value:.3f}",
-        f"{row.tv.low:.2f} to {row.tv.high:.2f}",
+        row.tv.words,
+        row.tv.limits,
         f"{100 * row.impossible.value:.1f} %",
-        f"{row.tv_expected:.3f}",
         markup.escape(row.p_words),
         "" if row.kl is None else f"{row.kl:.2f}",
     )

@@ -124,7 +124,7 @@ def _table(toy: ToyLaw) -> str:
         for s in toy.schedules
     ]
     return (
-        "<table><caption>Total variation distance: best and worst<br>fixed order, and a uniformly random order</caption>"
+        "<table><caption>Total variation distance:<br>best and worst fixed order, and a random order</caption>"
         f"<tr><th{number}>passes</th><th>sizes</th>"
         f"<th{number}>best</th><th{number}>worst</th><th{number}>random</th></tr>"
         f"{''.join(rows)}"
@@ -169,8 +169,8 @@ def _shows(toy: ToyLaw) -> str:
             f"does not have.{_other_way(toy, least)}"
         )
     always = (
-        f"{at_last} It meets the stronger condition too. This proves that every <b>fixed</b> schedule with a pass of two "
-        f"or more positions errs: in a fixed order, lossless sampling takes one pass per token, here {length}."
+        f"{at_last} It meets the stronger condition too. This proves that every <b>fixed</b> schedule with a pass of "
+        f"two or more positions errs: in a fixed order, lossless sampling takes one pass per token, here {length}."
     )
     if toy.support is None:
         return (

@@ -57,4 +57,4 @@ def test_law_is_that_of_the_pairs_own_sweep(pair: Pair, monkeypatch: pytest.Monk
             distances.append(np.abs(np.bincount(tokens, minlength=len(law)) / 300 - law).sum() / 2)
     assert measured.tv.value == pytest.approx(np.mean(distances[::2]), abs=1e-3)
     assert measured.tv_exact == pytest.approx(np.mean(distances[1::2]), abs=1e-3)
-    assert measured.tv.half == pytest.approx(1.96 * np.std(distances[::2], ddof=1) / 3**0.5, abs=1e-3)
+    assert measured.tv.half == pytest.approx(4.3027 * np.std(distances[::2], ddof=1) / 3**0.5, abs=1e-3)

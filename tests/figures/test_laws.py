@@ -21,9 +21,11 @@ from kfexplore.results import (
     ClassInformation,
     ContextStudy,
     Correlation,
+    Distance,
     Estimate,
     ProductError,
     SamplerLaw,
+    exactly,
 )
 
 GIVEN = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], dtype=np.float32)
@@ -39,7 +41,7 @@ LAW = BlockLaw(
 CELLS = Cells(np.array([[1, 0], [0, 1]]), np.array([0.54, 0.32, 0.14]), ["rare pairs"])
 
 
-def row(name: str, nfe: int, blocks: list[list[int]], impossible: float) -> SamplerLaw:
+def row(name: str, nfe: int, blocks: list[list[int]], impossible: float, tv: Distance) -> SamplerLaw:
     drawn = np.array(blocks)
     return SamplerLaw(
         name,
@@ -50,12 +52,12 @@ def row(name: str, nfe: int, blocks: list[list[int]], impossible: float) -> Samp
         1.0,
         2,
         0.5,
-        Estimate(0.2, 0.1, 0.3),
+        tv,
+        0.2,
         0.05,
         Estimate(impossible, 0.0, 1.0),
         np.zeros(len(drawn), dtype=bool),
         0.0,
-        None,
         0.1,
     )
 
@@ -64,9 +66,10 @@ def measured(error: ProductError | None = None) -> ContextStudy:
     exact = Estimate(0.2, 0.2, 0.2)
     correlation = Correlation(exact, [Estimate(0, 0, 0), exact], [0.67, 0.4], np.zeros((2, 3)), 0)
     rows = [
-        row("teacher", 2, [[1, 0], [1, 0], [0, 1], [0, 0]], 0.001),
-        row("student", 1, [[1, 0]] * 3 + [[0, 0]], 0.25),
-        row("ideal MDLM", 1, [[0, 0]] * 4, 0.5),
+        row("teacher", 2, [[1, 0], [1, 0], [0, 1], [0, 0]], 0.001, exactly(0.0)),
+        row("student", 1, [[1, 0]] * 3 + [[0, 0]], 0.25, Distance(0.4, 0.3, 0.5, "quadrature")),
+        row("ideal MDLM", 1, [[0, 0]] * 4, 0.5, exactly(0.3)),
+        row("MDLM, 2 passes", 2, [[0, 0]] * 4, 0.1, Distance(0.6, 0.55, None, "lower_bound")),
     ]
     return ContextStudy(2, LAW, correlation, error, rows, -9.0, 0.001, 0, [], 1.0, "cpu")
 
@@ -103,16 +106,16 @@ def test_parts_of_the_surprise_add_up() -> None:
 def test_counts_are_shares_of_each_sampler_and_impossible_ones_stand_apart() -> None:
     traces = counts_figure(measured(), "abc".__getitem__).data
     likely, apart = ([t for t in traces if t.xaxis == axis] for axis in ("x", "x2"))
-    assert [bar.name for bar in likely] == ["teacher", "student", "ideal MDLM", "expected"]
+    assert [bar.name for bar in likely] == ["teacher", "student", "ideal MDLM", "MDLM, 2 passes", "expected"]
     assert list(counts_figure(measured(), "abc".__getitem__).layout.xaxis.ticktext) == ["b a", "a b"]
     assert list(counts_figure(measured(), ["<b>", "x", ""].__getitem__).layout.xaxis.ticktext) == [
         "x &lt;b&gt;",
         "&lt;b&gt; x",
     ]
     assert list(likely[1].y) == pytest.approx([75, 0])
-    assert list(likely[3].y[1::4]) == pytest.approx([54, 32])
-    assert [list(bar.x) for bar in apart[:3]] == [[0]] * 3
-    assert [bar.y[0] for bar in apart] == pytest.approx([0.1, 25, 50, 0.1])
+    assert list(likely[4].y[1::4]) == pytest.approx([54, 32])
+    assert [list(bar.x) for bar in apart[:4]] == [[0]] * 4
+    assert [bar.y[0] for bar in apart] == pytest.approx([0.1, 25, 50, 10, 0.1])
     assert "50.0%" in counts_figure(measured()).layout.title.text
 
 
@@ -130,11 +133,19 @@ def test_what_is_expected_is_as_wide_as_its_bars_on_any_screen() -> None:
     assert figure.layout.xaxis2.ticktext == ("✕",)
 
 
-def test_passes_show_limits_and_what_the_exact_law_shows() -> None:
+def test_passes_show_limits_and_which_are_lower_bounds() -> None:
     figure = passes_figure(measured().errors)
-    assert [round(mark.x[0]) for mark in figure.data] == [2, 1, 1]
-    assert figure.data[0].error_y.array[0] == pytest.approx(0.1)
-    assert figure.layout.shapes[0].y0 == 0.05
+    assert [round(mark.x[0]) for mark in figure.data] == [2, 1, 1, 2]
+    assert [mark.y[0] for mark in figure.data] == [0, 0.4, 0.3, 0.6]
+    assert figure.data[1].error_y.array[0] == pytest.approx(0.1)
+    bound = figure.data[3]
+    assert (bound.error_y.array[0], bound.error_y.arrayminus[0]) == pytest.approx((0, 0.05))  # no upper end
+    assert bound.name == "MDLM, 2 passes (lower bound)"
+    assert bound.marker.symbol.endswith("-open")
+    assert len(figure.layout.annotations) == 1
+    assert "perfect marginals are 0.300 from the teacher's distribution, the student 0.400" in (
+        figure.layout.title.text.replace("<br>", " ")
+    )
 
 
 def test_distribution_and_classes() -> None:

@@ -55,7 +55,8 @@ def test_the_split_of_the_title_is_marked_where_no_line_has_it() -> None:
         (PERMUTATION, "off by 0.5; only one token per pass is exact"),
         (
             toy_law("not-all-equal"),
-            "Every fixed 2+1 order is off by 0.17 or more, yet a random 2+1 order is exact: the errors of the orders cancel",
+            "Every fixed 2+1 order is off by 0.17 or more, yet a random 2+1 order is exact: the errors of the orders "
+            "cancel",
         ),
         (XOR, "off by 0.4; 2 passes of 3 can be exact (2+1, in every order)"),
         (CHAIN, "off by 0.56; 2 passes of 3 can be exact (1+2, in the best order)"),

@@ -27,21 +27,15 @@ def test_two_tokens_are_exact_throughout() -> None:
     assert [row.nfe for row in found.samplers] == [2, 1, 1, 1, 2, 2]
     assert all(row.size == 2000 for row in rows.values())
     assert found.notes == []
-    assert (rows["teacher"].kl, rows["teacher"].tv_exact, rows["student"].kl, rows["student"].tv_exact) == (
-        0,
-        0,
-        None,
-        None,
-    )
+    assert (rows["teacher"].kl, rows["teacher"].tv_exact, rows["student"].kl) == (0, 0, None)
+    assert [row.tv.kind for row in rows.values()] == ["exact", "quadrature", "exact", "exact"] + 2 * ["lower_bound"]
     assert rows["ideal MDLM"].kl == pytest.approx(divergence(whole, product(whole)), abs=1e-5)
     assert rows["ideal MDLM"].tv_exact == pytest.approx(found.law.tv_product.value, abs=1e-6)
     assert rows["MDLM, 1 pass"].kl == pytest.approx(divergence(whole, wrong_law), abs=1e-5)
     assert rows["MDLM, 1 pass"].tv_exact == pytest.approx(np.abs(whole - wrong_law).sum() / 2, abs=1e-5)
     for row in rows.values():
-        exact = row.tv_exact
         assert row.counts.sum() == row.size
-        if exact is not None:
-            assert row.tv.low <= exact
+        assert row.tv_plug_in > 0  # of the teacher as well
         assert row.impossible.value == row.is_impossible.mean()
         below = whole[tuple(row.blocks.T)] < np.exp(found.impossible_below) * (1 - 1e-4)
         assert (row.is_impossible == below).mean() > 0.999
@@ -75,6 +69,17 @@ def test_longer_blocks_are_measured_on_the_teacher_s_own(k: int, monkeypatch: py
     assert rows["teacher"].p_value > 1e-3
     assert rows["student"].p_value < 1e-3
     assert rows["ideal MDLM"].kl == found.correlation.total.value
+    assert (rows["teacher"].tv.value, rows["teacher"].tv.kind) == (0, "exact")
+    assert all(row.tv.kind == "lower_bound" and row.tv.high is None for row in found.samplers[1:])
+    known = {"ideal MDLM": np.abs(whole - product(whole)).sum() / 2}
+    wrong = slot_laws(pair.masked, IDS, (MASK,) * k)  # type: ignore[arg-type]
+    apart = wrong[0]
+    for each in wrong[1:]:
+        apart = np.multiply.outer(apart, each)
+    known["MDLM, 1 pass"] = np.abs(whole - apart).sum() / 2
+    for name, true in known.items():
+        assert rows[name].tv.low <= true
+        assert rows[name].tv.value <= true + 0.05
     assert rows["teacher"].impossible.value < 0.01
     assert [row.size for row in found.samplers][:4] == [1000] * 4
     assert rows[f"MDLM, {k} passes, random order"].size < 1000
@@ -91,6 +96,11 @@ def test_json_is_plain_and_has_the_promised_keys() -> None:
     assert low < values["mutual_information"] < high
     assert 0 < values["uncovered_mass"] == found.law.uncovered
     assert [row["sampler"] for row in values["samplers"]] == ["teacher", "student", "ideal MDLM"]
+    for row in values["samplers"]:
+        assert set(row["tv"]) == {"value", "low", "high", "kind"}
+        assert row["tv"]["kind"] in ("exact", "quadrature", "lower_bound")
+        assert (row["tv"]["high"] is None) is (row["tv"]["kind"] == "lower_bound")
+        assert {"tv_exact", "tv_expected", "tv_plug_in"} <= set(row)
     assert values["masked_error"] is None
     assert "no masked model" in values["notes"][0]
     assert "3 first tokens" in values["notes"][1]

@@ -45,7 +45,9 @@ def test_the_answer_is_that_of_the_study(explorer: Explorer, k: int) -> None:
         assert json.loads(parts[n])["data"]
     for row in measured.samplers:
         assert row.sampler in parts[-1]
-        assert f"{row.tv.value:.3f}" in parts[-1]
+        assert f">{row.tv.words}</td>" in parts[-1]
+        assert f">{row.tv.limits}</td>" in parts[-1]
+    assert f">{measured.samplers[1].tv.low:.3f} to " in parts[-1] or k > 2
     assert ("a pool is of blocks with one beginning" in plain(parts[-1])) is (k > 2)
     assert parts[-1].count("✕") == 3 + sum(row.is_impossible[:8].sum() for row in measured.samplers)
 
