@@ -87,7 +87,7 @@ def generate(
     ] = None,
     dither: Annotated[
         int | None,
-        typer.Option(help="pflm: draw from the student's distribution with the bits of u below 2^-DITHER, 1 to 16."),
+        typer.Option(help="pflm: draw from the student's distribution with the bits of u below 2^-DITHER, 1 to 10."),
     ] = None,
     exact_first: Annotated[
         bool, typer.Option("--exact-first", help="pflm: slot 1 from the student's own next-token law.")

@@ -365,8 +365,9 @@ class Recipe:
         )
 
 
-MOST_DITHER_BITS = 16
-"""Noise is a multiple of 2^-24: eight bits or more are left to choose with."""
+MOST_DITHER_BITS = 10
+"""Noise is a multiple of 2^-24, so a dither of m bits leaves a grid of 2^(24 - m) values to draw with. For the next token
+of `tales` (512 tokens) that grid adds a TV of 0.0002 at 6 bits, 0.0024 at 10, 0.023 at 14 and 0.067 at 16."""
 
 
 @dataclass(frozen=True)
@@ -384,7 +385,7 @@ class DecodeConfig:
     penalty: float = 0.0
     """pflm: frequency penalty of the published sampler."""
     dither: int | None = None
-    """pflm: draw from a slot's distribution with the bits of u below 2^-dither."""
+    """pflm: draw from a slot's distribution with the bits of u below 2^-dither; 1 to `MOST_DITHER_BITS`."""
     exact_first: bool = False
     """pflm: slot 1 from the student's own next-token law (trained with `context_loss`)."""
     order: Literal["random", "confident"] = "random"

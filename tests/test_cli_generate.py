@@ -172,7 +172,7 @@ ERRORS = {
     "generate --model ar --ckpt_path FOLDER/teacher --prompt a": "no tokenizer",
     f"generate --model pflm --ckpt_path FOLDER/teacher {IDS}": "a student was asked for",
     f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "Both a penalty (0.5) and a dither (6)",
-    f"generate --model pflm {FILES} {IDS} --dither 17": "dither is 17 bits",
+    f"generate --model pflm {FILES} {IDS} --dither 11": "dither is 11 bits.\nValid: 1 to 10",
     f"generate --model ar {FILES} {IDS} --dither 6": "dither means nothing to ar",
     f"generate --model verified --ckpt_path FOLDER/teacher {IDS}": "needs a teacher and a student",
     f"generate --model jacobi --ckpt_path FOLDER/teacher {IDS}": "--guess nothing",

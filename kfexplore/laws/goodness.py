@@ -234,9 +234,9 @@ def tv_lower_bound(
     ways += [(np.where(known < tail.below, bins, cells), np.append(probability, tail.most)) for tail in tails]
     halves, found = (slice(size // 2), slice(size // 2, size)), []
     for choosing, counting in (halves, halves[::-1]):
-        sets = [(_chosen(cell[choosing], numbers[choosing], law, named, bins, known[choosing]), cell[counting])
-                for cell, law in ways]  # fmt: skip
-        chosen, counted = max(sets, key=lambda one: one[0].score)
+        sets = [_chosen(cell[choosing], numbers[choosing], law, named, bins, known[choosing]) for cell, law in ways]
+        best = max(range(len(sets)), key=lambda way: sets[way].score)
+        chosen, counted = sets[best], ways[best][0][counting]
         share = intervals.wilson(float(chosen.holds(counted, numbers[counting]).mean()), len(counted))
         found.append((share.value - chosen.probability, share.low - chosen.probability))
     value, low = np.maximum(np.mean(found, axis=0), 0).tolist()

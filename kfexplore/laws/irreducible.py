@@ -104,10 +104,10 @@ def support_witness(law: npt.ArrayLike) -> FullSupport | None:
     law = checked_law(law)
     for left, right, given in _pairs(law.ndim, range(law.ndim - 1)):
         hidden = tuple(j for j in range(law.ndim) if j not in (left, right, *given))
-        occurs = (law > 0).any(axis=hidden, keepdims=True)
-        apart = occurs.any(axis=right, keepdims=True) & occurs.any(axis=left, keepdims=True)
-        full = apart.any(axis=(left, right)) & (occurs | ~apart).all(axis=(left, right))
-        found = np.argwhere(np.expand_dims(full, (left, right)))
+        joint = law.sum(axis=hidden, keepdims=True)
+        apart = joint.sum(axis=right, keepdims=True) * joint.sum(axis=left, keepdims=True)
+        never = ((joint == 0) & (apart > 0)).sum(axis=(left, right), keepdims=True)  # combinations that do not occur
+        found = np.argwhere((never == 0) & (joint.sum(axis=(left, right), keepdims=True) > 0))
         if len(found):
             return FullSupport(left, right, given, tuple(int(found[0][j]) for j in given))
     return None

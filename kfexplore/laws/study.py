@@ -140,7 +140,7 @@ def study_steps(
         impossible_below=tails[0].below,
         impossible_expected=tails[0].share,
         seed=seed,
-        notes=_notes(pair, law, known, blocks, rows),
+        notes=_notes(pair, law, k, known, blocks, rows),
         seconds=time.perf_counter() - started,
         device=pair.teacher.device.type,
     )
@@ -169,7 +169,7 @@ def _distance(sampler: Sampler, law: BlockLaw, k: int) -> Distance | None:
     return exactly(float(np.abs(law.joint - np.outer(own[0, law.first], own[1])).sum() + outside) / 2)
 
 
-def _notes(pair: Pair, law: BlockLaw, known: bool, blocks: int, rows: list[SamplerLaw]) -> list[str]:
+def _notes(pair: Pair, law: BlockLaw, k: int, known: bool, blocks: int, rows: list[SamplerLaw]) -> list[str]:
     missing = [name for name, model in (("student", pair.student), ("masked model", pair.masked)) if model is None]
     notes = [f"This pair has no {name}: its samplers are left out." for name in missing]
     if law.uncovered:
@@ -178,6 +178,10 @@ def _notes(pair: Pair, law: BlockLaw, known: bool, blocks: int, rows: list[Sampl
         )
     if not known:
         notes.append(f"Marginals of later slots are means over {REFERENCE_BLOCKS:,} blocks of the teacher.")
+    if k == 2 and any(row.sampler == "student" and not row.tv.is_known for row in rows):
+        notes.append(
+            "The distance of the student is a lower bound: a quadrature over its noise would take too long here."
+        )
     fewer = [row for row in rows if row.size < blocks]
     if fewer:
         sizes = ", ".join(f"{row.size:,} ({row.sampler})" for row in fewer)

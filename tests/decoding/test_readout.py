@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from kfexplore import noise
+from kfexplore.config import MOST_DITHER_BITS, DecodeConfig
 from kfexplore.decoding.readout import argmax, dithered, draw, penalised_argmax
+from kfexplore.errors import KfError
 
 
 def test_penalty_counts_grow_within_the_block() -> None:
@@ -62,6 +64,21 @@ def test_dither_gives_a_student_that_ignores_its_noise_the_law_of_its_softmax() 
     # within a cell that the student would have had to know, the law is the same: the draw is independent of it
     first = torch.bincount(tokens[: len(u) // 64].flatten(), minlength=4) / (len(u) // 64)
     assert first.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
+
+
+def test_the_most_bits_leave_enough_to_draw_with() -> None:
+    """A noise value has 24 bits: what a dither leaves is a grid, and a law on it must still be the law."""
+    law = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(512, 0.05)))
+
+    def grid_tv(bits: int) -> float:
+        u = torch.arange(2 ** (24 - bits), dtype=torch.float64)[:, None] * 2.0**-24
+        tokens, _ = draw(law.log().expand(len(u), 1, -1), torch.frac(u * 2.0**bits))
+        return float((torch.bincount(tokens[:, 0], minlength=512) / len(u) - law).abs().sum()) / 2
+
+    assert grid_tv(16) > 0.03
+    assert grid_tv(MOST_DITHER_BITS) < 0.003
+    with pytest.raises(KfError, match=f"dither is {MOST_DITHER_BITS + 1} bits"):
+        DecodeConfig("pflm", dither=MOST_DITHER_BITS + 1)
 
 
 def test_dither_reads_the_noise_of_its_own_slot_and_row() -> None:

@@ -91,8 +91,10 @@ def test_points_are_doubled_until_the_distance_stays(monkeypatch: pytest.MonkeyP
 
 def test_a_student_too_large_for_the_work_has_a_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quadrature, "LARGEST_WORK", 1e6)
-    (row,) = (row for row in finished(study_steps(tiny(), IDS, blocks=500)).samplers if row.sampler == "student")
+    found = finished(study_steps(tiny(), IDS, blocks=500))
+    (row,) = (row for row in found.samplers if row.sampler == "student")
     assert (row.tv.kind, row.tv.high) == ("lower_bound", None)
+    assert "would take too long" in found.notes[-1]
 
 
 @pytest.mark.slow
