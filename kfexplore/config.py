@@ -366,8 +366,8 @@ class Recipe:
 
 
 MOST_DITHER_BITS = 10
-"""Noise is a multiple of 2^-24, so a dither of m bits leaves a grid of 2^(24 - m) values to draw with. For the next token
-of `tales` (512 tokens) that grid adds a TV of 0.0002 at 6 bits, 0.0024 at 10, 0.023 at 14 and 0.067 at 16."""
+"""Noise is a multiple of 2^-24, so a dither of m bits leaves a grid of 2^(24 - m) values to draw with. For the next
+token of `tales` (512 tokens) that grid adds a TV of 0.0002 at 6 bits, 0.0024 at 10, 0.023 at 14 and 0.067 at 16."""
 
 
 @dataclass(frozen=True)
