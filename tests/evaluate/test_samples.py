@@ -63,7 +63,7 @@ def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> No
     half = np.log(2)
     losses = [(-np.log(0.2) - np.log(0.3) + 2 * half) / 4, half]
     assert first.teacher_nll.value == pytest.approx(np.mean(losses), abs=1e-5)
-    assert first.teacher_nll.half == pytest.approx(1.96 * (losses[0] - losses[1]) / 2, abs=1e-4)
+    assert first.teacher_nll.half == pytest.approx(12.7062 * (losses[0] - losses[1]) / 2, abs=1e-4)  # t, two samples
     assert (first.teacher_nll_ratio.value, first.teacher_nll_ratio.half) == pytest.approx((1, 0))
     assert second.teacher_nll_ratio.value == pytest.approx(half / np.mean(losses), abs=1e-5)
     assert (second.teacher_nll.value, second.teacher_nll.half) == pytest.approx((half, 0), abs=1e-5)
@@ -78,7 +78,7 @@ def test_variety_is_counted_within_each_sample(fixed_law: Pair) -> None:
     assert row.distinct_2.value == pytest.approx((2 / 5 + 1 / 5) / 2)
     assert row.distinct_3.value == pytest.approx((2 / 4 + 1 / 4) / 2)
     assert row.repeated_4.value == pytest.approx((1 / 3 + 2 / 3) / 2)
-    assert row.distinct_1.half == pytest.approx(1.96 * (1 / 6) / 2, abs=1e-4)
+    assert row.distinct_1.half == pytest.approx(12.7062 * (1 / 6) / 2, abs=1e-4)
 
 
 def test_samples_without_a_4_gram_are_refused(pair: Pair) -> None:
