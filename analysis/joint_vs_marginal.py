@@ -96,7 +96,7 @@ def over_contexts(studies: list[ContextStudy]) -> list[SamplerError]:
                 float(np.mean([row.tv_plug_in for row in same])),
                 float(np.mean([row.tv_expected for row in same])),
                 intervals.mean(np.array(kl)) if kl else None,
-                intervals.mean(np.array([row.impossible.value for row in same])),
+                intervals.fraction(np.array([row.impossible.value for row in same])),
             )
         )
     return rows

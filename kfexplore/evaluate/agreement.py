@@ -153,5 +153,7 @@ def _loss(logits: Tensor, exact: Tensor) -> Floats:
 
 
 def _interval(by_window: Floats) -> Floats:
-    """Half width of the 95 % t interval of the mean over windows (W, ...)."""
-    return intervals.t(len(by_window)) * by_window.std(axis=0, ddof=1) / np.sqrt(len(by_window))
+    """Width of the 95 % interval of mean fractions over windows (W, ...), to its farther side."""
+    windows, mean = len(by_window), by_window.mean(axis=0)
+    half = intervals.t(windows) * by_window.std(axis=0, ddof=1) / np.sqrt(windows)
+    return np.where((mean == 0) | (mean == 1), intervals.none(windows), half)

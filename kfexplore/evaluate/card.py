@@ -213,7 +213,7 @@ def _plus(found: Estimate, digits: int = 2) -> str:
 
 
 def _percent(found: Estimate) -> str:
-    return f"{found.value:.1%} ± {found.half:.1%}"
+    return f"{found.value:.1%} ± {max(found.high - found.value, found.value - found.low):.1%}"
 
 
 def _range(found: Estimate, digits: int = 0) -> str:

@@ -24,6 +24,21 @@ def mean(values: Floats) -> Estimate:
     return _estimate(float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values)), len(values))
 
 
+def none(units: int) -> float:
+    """Upper 97.5 % limit of a fraction of which n independent units had nothing: 1 - 0.025^(1 / n), about 3.7 / n.
+
+    It is the exact binomial limit of the units that have anything (a rule of three on units); a unit has at most all.
+    """
+    return float(1 - OUTSIDE ** (1 / units))
+
+
+def fraction(values: Floats) -> Estimate:
+    """Mean of n >= 2 independent fractions (n,) in 0 .. 1, t interval; where all are 0 or all are 1, as `none` says."""
+    if values.min() == values.max() and values[0] in (0, 1):
+        return _certain(float(values[0]), len(values))
+    return mean(values)
+
+
 def ratio(above: Floats, below: Floats) -> Estimate:
     """Mean of `above` over mean of `below`, both (n,) over the same n >= 2 units; t interval, by the delta method."""
     value = float(above.mean() / below.mean())
@@ -38,15 +53,13 @@ def share(hits: Floats, counts: Floats) -> Estimate:
     design effect (variance of the ratio over windows, over the binomial one), taken as at least 1. As the design effect
     is estimated from W windows, the quantile is that of t with W - 1 degrees of freedom.
 
-    Without a hit, or without a miss, the spread is 0 and says nothing. Then a window counts as one trial: the limit is
-    the exact binomial one for no hit in W trials, 1 - 0.025^(1 / W), about 3.7 / W (a rule of three on windows).
+    Without a hit, or without a miss, the spread is 0 and says nothing. Then a window counts as one trial; see `none`.
     """
     used = counts > 0
     total, windows = float(counts.sum()), int(used.sum())
     value = float(hits.sum()) / total
     if value in (0.0, 1.0):
-        limit = 1 - OUTSIDE ** (1 / windows)
-        return Estimate(value, max(0.0, value - limit), min(1.0, value + limit))
+        return _certain(value, windows)
     if windows == 1:
         return Estimate(value, 0.0, 1.0)
     binomial = value * (1 - value) / total
@@ -60,6 +73,10 @@ def wilson(value: float, trials: float, quantile: float = Z) -> Estimate:
     centre = (value + spread / 2) / (1 + spread)
     half = quantile * np.sqrt(value * (1 - value) / trials + spread / (4 * trials)) / (1 + spread)
     return Estimate(value, min(value, float(centre - half)), max(value, float(centre + half)))
+
+
+def _certain(value: float, units: int) -> Estimate:
+    return Estimate(value, max(0.0, value - none(units)), min(1.0, value + none(units)))
 
 
 def _estimate(value: float, error: float, units: int) -> Estimate:

@@ -103,7 +103,7 @@ def _measured(written: Written, losses: Floats, own: Floats) -> SampleQuality:
     tokens, decoder = written.tokens, written.decoder
 
     def over_samples(statistic: Callable[[Ints], float]) -> Estimate:
-        return intervals.mean(np.array([statistic(row) for row in tokens]))
+        return intervals.fraction(np.array([statistic(row) for row in tokens]))
 
     return SampleQuality(
         decoder=name(decoder),
@@ -114,7 +114,7 @@ def _measured(written: Written, losses: Floats, own: Floats) -> SampleQuality:
         nfe=written.nfe,
         teacher_nll=intervals.mean(losses),
         teacher_nll_ratio=intervals.ratio(losses, own),
-        entropy=over_samples(diversity.unigram_entropy),
+        entropy=intervals.mean(np.array([diversity.unigram_entropy(row) for row in tokens])),
         distinct_1=over_samples(lambda row: diversity.distinct(row, 1)),
         distinct_2=over_samples(lambda row: diversity.distinct(row, 2)),
         distinct_3=over_samples(lambda row: diversity.distinct(row, 3)),

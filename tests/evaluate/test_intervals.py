@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from kfexplore.evaluate.intervals import mean, ratio, share, t, wilson
+from kfexplore.evaluate.intervals import fraction, mean, none, ratio, share, t, wilson
 from kfexplore.results import Estimate
 
 
@@ -70,6 +70,15 @@ def test_share_of_rare_clustered_hits_is_covered() -> None:
     assert len(none) > 300
     assert all(each.high > 0.1 for each in none)
     assert wilson(0, 50 * windows).high < 0.1  # what was told before
+
+
+def test_fractions_without_a_hit_are_not_certain() -> None:
+    check(fraction(np.zeros(64)), 0, 0, none(64))
+    check(fraction(np.ones(64)), 1, 1 - none(64), 1)
+    assert none(64) == pytest.approx(3.69 / 64, rel=0.04)
+    assert fraction(np.array([0.0, 0.5])) == mean(np.array([0.0, 0.5]))
+    # the chance of seeing nothing in 10 units, of which each has something with that probability, is 2.5 %
+    assert (1 - none(10)) ** 10 == pytest.approx(0.025)
 
 
 def test_share_in_one_window_alone_says_nothing() -> None:
