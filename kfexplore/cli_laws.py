@@ -49,10 +49,6 @@ def laws(
             "No law is named.",
             "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
         )
-        raise KfError(
-            "No law is named.",
-            "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
-        )
     _context(pair or DEFAULT_PAIR, prompt, token_ids, k, blocks, seed, first, device, as_json)
 
 
