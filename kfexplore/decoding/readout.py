@@ -54,7 +54,7 @@ def dithered(logits: Tensor, u: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     Args:
         logits: (B, k, V) of the slots.
         u: (B, k) noise in [0, 1), a multiple of 2^-24.
-        bits: m, 1 .. 16; the draw uses frac(2^m u), which is exact in float64.
+        bits: m, 1 .. 10; the draw uses frac(2^m u), which is exact in float64.
 
     Returns:
         Tokens and doubts (B, k).
