@@ -29,6 +29,7 @@ ORDER: list[set[str]] = [
     {"cli_prefixes", "cli_prompt"},
     {"cli_train", "cli_laws", "cli_generate", "cli_bench"},
     {"cli"},
+    {"__main__"},
 ]
 """A room may import itself and all rooms of earlier lines; `__init__` holds the public names and the version."""
 ACROSS = {
