@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kfexplore.decoding.rows import Rows
 from kfexplore.models import AnyTeacher, CausalLM, StaticCache, Student, lean_blocks
+from kfexplore.models.fast_paths import GRAPHS, difference
 
 GRAPH_STRIDE = 128
 """Keys read by a recorded pass are a multiple of this, so that few shapes are recorded."""
@@ -35,11 +36,14 @@ class _Buffers:
 
     shape: Hashable
     cache: StaticCache
-    graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensors, Tensors]] = field(default_factory=dict)
+    graphs: dict[Hashable, tuple[Callable[[], None], Tensors, Tensors]] = field(default_factory=dict)
+    """Replay, inputs and outputs of each recorded pass."""
 
 
 _unused: weakref.WeakKeyDictionary[Network, list[_Buffers]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()  # a finalizer may run while the same thread holds it
+_recording = threading.Lock()
+"""Captures of all threads share one stream."""
 
 
 def _renew_lock() -> None:
@@ -67,7 +71,8 @@ class Passes:
     ) -> None:
         self.network, self.rows = network, rows
         ours = not isinstance(network, CausalLM)
-        self.recorded = ours and network.device.type == "cuda" if recorded is None else recorded
+        self._recorded = ours and network.device.type == "cuda" if recorded is None else recorded
+        self._itself = weakref.ref(network)
         stride = GRAPH_STRIDE if self.recorded else 1
         capacity = -(-(rows.capacity + slots) // stride) * stride
         shape = (len(rows), capacity, stride, network.dtype, network.device)
@@ -76,6 +81,11 @@ class Passes:
         self.cache = self._buffers.cache
         self.cache.blocks = None if isinstance(network, CausalLM) else lean_blocks(network, rough)
         self.prefill()
+
+    @property
+    def recorded(self) -> bool:
+        """Whether passes are recorded and replayed: results are then overwritten by later passes."""
+        return self._recorded and not GRAPHS.disabled(self._itself)
 
     def prefill(self) -> None:
         """Reads all but the last token of each row."""
@@ -104,40 +114,74 @@ class Passes:
             extra: More inputs, of one shape at each call by this name.
             tail: The last tokens of each row, where they are at hand.
         """
-        start, highest = self.rows.start(count), int(self.rows.ends.max()) - count
         tokens = self.rows.tail(count) if tail is None else tail
-        if not self.recorded:
-            self.cache.place(start, count + after, highest)
-            return run(tokens, *extra)
+        if self.recorded:
+            out = self._replay(name, run, count, after, (tokens, *extra))
+            if out is not None:
+                return out
+            self.prefill()  # a failed graph may have written anywhere in the cache
+        self.cache.place(self.rows.start(count), count + after, int(self.rows.ends.max()) - count)
+        return run(tokens, *extra)
+
+    def _replay(
+        self, name: Hashable, run: Callable[..., Tensors], count: int, after: int, inputs: Tensors
+    ) -> Tensors | None:
+        """As `__call__`, by a graph; None if the graph of this pass cannot be recorded, or is wrong."""
+        graphs, cache, start = self._buffers.graphs, self.cache, self.rows.start(count)
         if isinstance(start, int):
-            start = torch.full((len(self.rows),), start, device=tokens.device)
-        reach = min(self.cache.capacity, -(-(highest + count + after) // GRAPH_STRIDE) * GRAPH_STRIDE)
+            start = torch.full((len(self.rows),), start, device=inputs[0].device)
+        fed = count + after
+        last = int(self.rows.ends.max()) - count
+        reach = min(cache.capacity, -(-(last + fed) // GRAPH_STRIDE) * GRAPH_STRIDE)
+        key, given = (name, count, after, reach), (start, *inputs)
 
         def placed(start: Tensor, *inputs: Tensor) -> Tensors:
-            self.cache.place(start, count + after, reach - count - after)
+            cache.place(start, fed, reach - fed)
             return run(*inputs)
 
-        return self._replay((name, count, after, reach), placed, (start, tokens, *extra))
+        def check() -> str:
+            # Recorded on other values than it is replayed with, none before a row's end: what the graph keeps as a
+            # constant differs then.
+            held = (torch.full_like(start, reach - fed), *map(torch.zeros_like, inputs))
+            replay, out = record(lambda: placed(*held), self.network.device)
+            expected, places = placed(*given), cache.places
+            keys = cache.written(places)
+            cache.erase(places)
+            graphs[key] = replay, held, out
+            return difference((*self._replayed(key, given), *cache.written(places)), (*expected, *keys))
 
-    def _replay(self, key: Hashable, run: Callable[..., Tensors], inputs: Tensors) -> Tensors:
-        graphs = self._buffers.graphs
-        if key not in graphs:
-            held = tuple(each.clone() for each in inputs)
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UPS):
-                    run(*held)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                out = run(*held)
-            graphs[key] = graph, held, out
-        graph, held, out = graphs[key]
+        if key in graphs:
+            return self._replayed(key, given)
+        network, dtype = self.network, str(self.network.dtype).removeprefix("torch.")
+        shape = f"{type(network).__name__} of width {network.config.width} and depth {network.config.depth}"
+        part = f"pass {getattr(name, 'decoder', name)} of {count} + {after} tokens"
+        if GRAPHS.judge(self._itself, f"{shape}, {dtype} on {network.device}", check, part):
+            return graphs[key][2]
+        graphs.clear()
+        return None
+
+    def _replayed(self, key: Hashable, inputs: Tensors) -> Tensors:
+        replay, held, out = self._buffers.graphs[key]
         for mine, given in zip(held, inputs, strict=True):
             mine.copy_(given)
-        graph.replay()
+        replay()
         return out
+
+
+def record(run: Callable[[], Tensors], device: torch.device) -> tuple[Callable[[], None], Tensors]:
+    """Records a pass on a CUDA device; returns what replays it, and the results that a replay overwrites."""
+    with _recording, torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # By default a capture fails if another thread, which may be answering someone else, allocates meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            out = run()
+    return graph.replay, out
 
 
 def _taken(network: Network, shape: Hashable) -> _Buffers | None:

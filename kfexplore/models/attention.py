@@ -8,6 +8,7 @@ whose cost is therefore linear in the number of slots: groups never attend to ea
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kfexplore.models import flash
+from kfexplore.models.fast_paths import FLEX, difference
 from kfexplore.models.flex import attend_groups
 
 
@@ -75,8 +77,8 @@ def attend(q: Tensor, segments: list[Segment], softcap: float | None = None) -> 
         hidden = only.hidden(q.shape[2]) if only.mask is None else None
         mask = only.mask if hidden is None else ~hidden
         return F.scaled_dot_product_attention(q, only.k, only.v, attn_mask=mask)
-    trained = q.is_cuda and torch.is_grad_enabled() and softcap is None
-    if trained and len(segments) == 2 and segments[0].visible is not None:
+    groups = softcap is None and len(segments) == 2 and segments[0].visible is not None
+    if groups and _flex_takes(q) and FLEX.works_for(q, lambda: _flex_difference(q)):
         return attend_groups(q, segments[0], segments[1])
     q = q * q.shape[-1] ** -0.5
     scores = []
@@ -90,6 +92,26 @@ def attend(q: Tensor, segments: list[Segment], softcap: float | None = None) -> 
     for w, s in zip(weights[1:], segments[1:], strict=True):
         out = out + _per_group(w, s.v)
     return out
+
+
+def _flex_takes(q: Tensor) -> bool:
+    return q.is_cuda and torch.is_grad_enabled()
+
+
+def _flex_difference(like: Tensor) -> str:
+    """How FlexAttention and its gradient differ from `attend_reference` on four small groups over two prefixes."""
+    shapes = ((4, 2, 3, like.shape[-1]), *[(2, 2, 5, like.shape[-1])] * 2, *[(4, 2, 4, like.shape[-1])] * 2)
+    seen, results = torch.tensor([1, 5, 3, 2], device=like.device), []
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(like.device.type, enabled=False):
+        for attention in (lambda q, parts: attend_groups(q, *parts), attend_reference):
+            given = [
+                (torch.arange(n, n + math.prod(shape), device=like.device).sin().to(like.dtype)).view(shape)
+                for n, shape in enumerate(shapes)
+            ]
+            q, k, v, own_k, own_v = (each.requires_grad_(True) for each in given)
+            out = attention(q, [Segment(k, v, visible=seen), Segment(own_k, own_v, causal=True)])
+            results.append([out.detach(), *torch.autograd.grad(out.square().sum(), given)])
+    return difference(*results)
 
 
 def _per_group(rows: Tensor, shared: Tensor) -> Tensor:

@@ -91,5 +91,20 @@ class StaticCache:
         ends = self._positions[:, -1] + 1
         return [Segment(seen[:, :, 0].transpose(1, 2), seen[:, :, 1].transpose(1, 2), mask=self.mask, ends=ends)]
 
+    def written(self, places: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Copies of the keys and values in rows and positions (`places`), layer by layer."""
+        return tuple(held[places] for held in self._layers)
+
+    def erase(self, places: tuple[Tensor, Tensor]) -> None:
+        """Sets the keys and values in rows and positions to zero."""
+        for held in self._layers:
+            held[places] = 0
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Rows (B, 1) and positions (B, count) of a pass that was placed by a tensor."""
+        assert self._rows is not None
+        return self._rows, self._positions
+
     def commit(self, count: int) -> None:
         """Nothing: a token is kept by not writing over it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class NoiseEncoder(nn.Module):
             return x + self.mlp(self.norm(x))
 
 
-@lru_cache(maxsize=16)
+@cache  # never evicted: recorded CUDA graphs read the tensor at its address
 def _radians(frequencies: tuple[float, ...], device: torch.device) -> Tensor:
     """2 pi f in float64: no buffer of the module, whose dtype follows the weights'."""
     with torch.inference_mode(False):
