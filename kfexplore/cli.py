@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kfexplore.cli_bench import bench
+from kfexplore.cli_doctor import doctor
 from kfexplore.cli_generate import generate
 from kfexplore.cli_laws import laws
 from kfexplore.cli_options import (
@@ -165,6 +166,7 @@ def eval_command(
 
 
 app.command("laws")(laws)
+app.command("doctor")(doctor)
 
 
 BundledOption = Annotated[str, typer.Option("--pair", help="A bundled pair.")]

@@ -27,7 +27,7 @@ ORDER: list[set[str]] = [
     {"ui"},
     {"cli_options"},
     {"cli_prefixes", "cli_prompt"},
-    {"cli_train", "cli_laws", "cli_generate", "cli_bench"},
+    {"cli_train", "cli_laws", "cli_generate", "cli_bench", "cli_doctor"},
     {"cli"},
     {"__main__"},
 ]

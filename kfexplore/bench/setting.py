@@ -17,6 +17,7 @@ import kfexplore
 from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
 from kfexplore.models import AnyModel, Student, Teacher, build
+from kfexplore.models.fast_paths import FAST_PATHS, summary
 from kfexplore.pair import Pair
 from kfexplore.results import Limits
 
@@ -31,11 +32,10 @@ LEAST_SECONDS = 20
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a timing hangs on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    """Conditions that affect a timing."""
     return {
         "device": device.type,
-        "device_name": name,
+        "device_name": device_name(device),
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
@@ -44,7 +44,26 @@ def environment(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
+        "fast_paths": summary(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU or of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def facts() -> str:
+    """Versions, devices and fast paths of this process in one line; `kfexplore doctor` says more."""
+    devices = [f"CPU ({torch.get_num_threads()} threads)"]
+    devices += [device_name(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+    parts = [f"kfexplore {kfexplore.__version__}", f"torch {torch.__version__}", ", ".join(devices)]
+    for state in ("active", "disabled"):
+        if names := [path.name for path in FAST_PATHS if path.state == state]:
+            parts.append(f"fast paths {state}: {', '.join(names)}")
+    return " · ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class FastPath:
         name: What documents call it.
         about: What it does.
         missing: Returns what is missing to use it here; empty where nothing is.
-        advice: What to do about that.
+        advice: What it needs.
         checked: Whether it is checked where it runs. A path of the CPU is compared with its slow twin in the tests.
     """
 
@@ -154,20 +154,28 @@ def _no_bf16() -> str:
     return "the CPU has no bf16 instructions"
 
 
-_DEVICE = "run on a CUDA device, with --device cuda"
+_DEVICE = "a CUDA device, a PyTorch that is built for it, and --device cuda"
 GRAPHS = FastPath("cuda_graphs", "decoding passes recorded and replayed", _no_cuda, _DEVICE)
 FLASH = FastPath(
     "flash_attention",
     "attention of decoding in half precision",
     _no_flash,
-    f"{_DEVICE}; pip install -r requirements-gpu.txt; leave {ATTENTION_VARIABLE} unset",
+    f"{_DEVICE}; the package of requirements-gpu.txt; {ATTENTION_VARIABLE} unset",
 )
 FLEX = FastPath("flex_attention", "attention of training without a matrix of scores", _no_flex, _DEVICE)
 ONEDNN = FastPath(
-    "onednn_linear", "packed weights on a CPU", _no_onednn, "install PyTorch from its own wheels", checked=False
+    "onednn_linear",
+    "packed weights on a CPU",
+    _no_onednn,
+    "a PyTorch with oneDNN, as its own wheels are",
+    checked=False,
 )
 BF16_DRAFTS = FastPath(
-    "bf16_drafts", "guesses of `verified` in bf16 on a CPU", _no_bf16, "nothing: float32 is used", checked=False
+    "bf16_drafts",
+    "guesses of `verified` in bf16 on a CPU",
+    _no_bf16,
+    "a CPU with AVX-512 BF16 or AMX; float32 is used otherwise",
+    checked=False,
 )
 FAST_PATHS: Final = (GRAPHS, FLASH, FLEX, ONEDNN, BF16_DRAFTS)
 

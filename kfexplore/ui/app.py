@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import html as markup
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
+from kfexplore.bench.setting import facts
 from kfexplore.checkpoints.registry import NAMED, bundled_folder, bundled_pairs, fingerprint, pair_parts
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
@@ -30,7 +32,7 @@ from kfexplore.ui.limits import DEFAULTS, PageLimits, limits_from
 from kfexplore.ui.loading import Wanted, announced, closed, load
 from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.port import DEFAULT
-from kfexplore.ui.prose import told
+from kfexplore.ui.prose import boxed, html, told
 from kfexplore.ui.proxies import ROOT_VARIABLE, exempt_loopback, root_path
 from kfexplore.ui.reach import REACH
 from kfexplore.ui.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
@@ -109,6 +111,8 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 others = [scrub, generate, timing]
                 study = build_joint_tab(explorer, [*asked, pair.input], [pair, prompt], (joint, others))
                 open_on(study, [pair, prompt])
+        footer = html(_footer(), elem_id="facts")
+        demo.load(_footer, None, footer, queue=False, show_progress="hidden")  # paths are checked once models run
 
         def linked(waiting: Wanted, request: gr.Request) -> list[Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
@@ -185,6 +189,10 @@ def make_explorer(
     loaders |= {each: partial(load_pair, each, device) for each in limits.pairs if each != name}
     other = partial(load_pair, device=device) if limits.other_checkpoints else None
     return (LentExplorer if is_zero() else Explorer)(loaders, limits, other), name
+
+
+def _footer() -> str:
+    return boxed(f'<p class="kf-prose-reading">{markup.escape(facts())}</p>')
 
 
 def _described(name: str) -> str:
