@@ -74,7 +74,11 @@ def test_graphs_that_fail_on_a_gpu_are_reported(shell: Shell, monkeypatch: pytes
     monkeypatch.setattr(passes, "record", raises)
     found = shell.json("doctor")
     assert found["devices"][1] == {
-        **{"device": "cuda:0", "name": "H200", "capability": "9.0", "bytes": 2**37, "error": ""},
+        "device": "cuda:0",
+        "name": "H200",
+        "capability": "9.0",
+        "bytes": 2**37,
+        "error": "",
     }
     graphs, flash, flex = found["fast_paths"][:3]
     assert graphs["state"] == "disabled"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 LOGGER = logging.getLogger(__name__)
 NEAR: Final = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 8e-2}
-"""Relative and absolute tolerance of a check by dtype. FlexAttention multiplies in TF32; a wrong result is far off."""
+"""Relative and absolute tolerance of a check by dtype. Kernels may round to TF32; a wrong result is far off."""
 ATTENTION_VARIABLE = "KFEXPLORE_ATTENTION"
 """Environment variable: `torch` turns flash-attn off."""
 
@@ -154,7 +154,7 @@ def _no_bf16() -> str:
     return "the CPU has no bf16 instructions"
 
 
-_DEVICE = "a CUDA device, a PyTorch that is built for it, and --device cuda"
+_DEVICE = "a CUDA device, PyTorch built for it, and --device cuda"
 GRAPHS = FastPath("cuda_graphs", "decoding passes recorded and replayed", _no_cuda, _DEVICE)
 FLASH = FastPath(
     "flash_attention",
@@ -164,11 +164,7 @@ FLASH = FastPath(
 )
 FLEX = FastPath("flex_attention", "attention of training without a matrix of scores", _no_flex, _DEVICE)
 ONEDNN = FastPath(
-    "onednn_linear",
-    "packed weights on a CPU",
-    _no_onednn,
-    "a PyTorch with oneDNN, as its own wheels are",
-    checked=False,
+    "onednn_linear", "packed weights on a CPU", _no_onednn, "PyTorch built with oneDNN (its own wheels)", checked=False
 )
 BF16_DRAFTS = FastPath(
     "bf16_drafts",

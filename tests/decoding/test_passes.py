@@ -46,7 +46,7 @@ RAGGED = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8]]
 Recorded = tuple[Callable[[], None], Tensors]
 
 
-def recorder(run: Callable[[], Tensors], device: torch.device) -> Recorded:
+def recorder(run: Callable[[], Tensors], _: torch.device) -> Recorded:
     """A graph that is right: each replay overwrites the same results."""
     out = tuple(each.clone() for each in run())
 
@@ -57,24 +57,24 @@ def recorder(run: Callable[[], Tensors], device: torch.device) -> Recorded:
     return replay, out
 
 
-def raises(run: Callable[[], Tensors], device: torch.device) -> Recorded:
+def raises(_run: Callable[[], Tensors], _: torch.device) -> Recorded:
     raise RuntimeError("operation not permitted when stream is capturing\nCUDA error 900")
 
 
-def replay_raises(run: Callable[[], Tensors], device: torch.device) -> Recorded:
+def replay_raises(run: Callable[[], Tensors], _: torch.device) -> Recorded:
     def replay() -> None:
         raise RuntimeError("no such graph")
 
-    return replay, recorder(run, device)[1]
+    return replay, recorder(run, _)[1]
 
 
-def constant(run: Callable[[], Tensors], device: torch.device) -> Recorded:
+def constant(run: Callable[[], Tensors], _: torch.device) -> Recorded:
     """A graph that kept what it was recorded with."""
-    return lambda: None, recorder(run, device)[1]
+    return lambda: None, recorder(run, _)[1]
 
 
-def wrong_token(run: Callable[[], Tensors], device: torch.device) -> Recorded:
-    replay, out = recorder(run, device)
+def wrong_token(run: Callable[[], Tensors], _: torch.device) -> Recorded:
+    replay, out = recorder(run, _)
 
     def changed() -> None:
         replay()
@@ -83,9 +83,9 @@ def wrong_token(run: Callable[[], Tensors], device: torch.device) -> Recorded:
     return changed, out
 
 
-def no_keys(run: Callable[[], Tensors], device: torch.device) -> Recorded:
+def no_keys(run: Callable[[], Tensors], _: torch.device) -> Recorded:
     """A graph whose results are right, and that leaves no keys."""
-    replay, out = recorder(run, device)
+    replay, out = recorder(run, _)
 
     def changed() -> None:
         replay()
@@ -123,9 +123,9 @@ def test_replays_that_agree_are_used(
 ) -> None:
     networks, made, replays = Networks(teacher(), student()), [], []
 
-    def counted(run: Callable[[], Tensors], device: torch.device) -> Recorded:
-        replay, out = recorder(run, device)
-        made.append(device)
+    def counted(run: Callable[[], Tensors], _: torch.device) -> Recorded:
+        replay, out = recorder(run, _)
+        made.append(run)
         return lambda: (replays.append(1), replay())[1], out
 
     monkeypatch.setattr(passes, "record", counted)
@@ -180,9 +180,9 @@ def test_a_graph_that_fails_late_leaves_no_wrong_keys(monkeypatch: pytest.Monkey
     """The first pass of a text has a good graph; that of the others clears the cache, the prompt included."""
     networks, config, made = Networks(teacher(), student()), DecodeConfig("pflm"), []
 
-    def second_fails(run: Callable[[], Tensors], device: torch.device) -> Recorded:
+    def second_fails(run: Callable[[], Tensors], _: torch.device) -> Recorded:
         made.append(run)
-        return (recorder if len(made) == 1 else no_keys)(run, device)
+        return (recorder if len(made) == 1 else no_keys)(run, _)
 
     monkeypatch.setattr(passes, "record", second_fails)
     plain = texts(networks, config, RAGGED, recorded=False)
@@ -192,7 +192,7 @@ def test_a_graph_that_fails_late_leaves_no_wrong_keys(monkeypatch: pytest.Monkey
 
 
 class Values(TorchDispatchMode):
-    """Raises where the host reads values, or a shape depends on them; with `device`, for tensors of any other device."""
+    """Raises where the host reads values or a shape depends on them; with `device`, for tensors that are elsewhere."""
 
     FORBIDDEN = (
         *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_consecutive", "unique_dim"),
@@ -235,11 +235,11 @@ def capture(device: torch.device | None = None) -> Iterator[None]:
 def test_recorded_code_reads_no_value(
     config: DecodeConfig, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def guarded(run: Callable[[], Tensors], device: torch.device) -> Recorded:
+    def guarded(run: Callable[[], Tensors], _: torch.device) -> Recorded:
         run()  # warm-ups may
         with capture():
             run()
-        return recorder(run, device)
+        return recorder(run, _)
 
     monkeypatch.setattr(passes, "record", guarded)
     texts(Networks(teacher(), student()), config, prompts, recorded=True)
@@ -255,7 +255,7 @@ def test_recorded_code_stays_on_the_device_of_the_network(
     meta = torch.device("meta")
     networks, ran = Networks(teacher().to(meta), student().to(meta)), []
 
-    def guarded(self: passes.Passes, name: Any, run: Any, count: int, after: int, extra: Any, tail: Any = None) -> Any:
+    def guarded(self: passes.Passes, name: Any, run: Any, count: int, after: int, extra: Any, _: Any = None) -> Any:
         tokens = torch.zeros(3, count, dtype=torch.int64, device=meta)
         start = torch.zeros(3, dtype=torch.int64, device=meta)
         for guard in (nullcontext(), capture(meta)):
@@ -287,7 +287,7 @@ def test_recorded_code_stays_on_the_device_of_the_network(
         lambda x: x + torch.tensor(1.0),
         lambda x: x + torch.tensor(1.0, device=x.device),
         lambda x: x.cpu(),
-        lambda x: torch.arange(3),
+        lambda _: torch.arange(3),
     ],
 )
 def test_what_a_capture_forbids_is_seen(forbidden: Callable[[Tensor], object]) -> None:
