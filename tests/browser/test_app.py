@@ -6,8 +6,10 @@ import re
 from urllib.parse import urlencode
 
 import pytest
+import torch
 from playwright.sync_api import Locator, Page, Route, expect
 
+import kfexplore
 from kfexplore import Pair, load_pair
 from kfexplore.ui.scrub import EXAMPLES
 
@@ -336,6 +338,18 @@ def test_fewer_slots_dice_lock_and_reset(page: Page, app_url: str, pair: Pair) -
     root.get_by_role("button", name="Reset").click()
     settled(root)
     assert noise(root) == before[:3]
+
+
+def test_the_bottom_of_the_page_says_what_it_runs_on(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    footer = page.locator("#facts")
+    for fact in (
+        f"kfexplore {kfexplore.__version__}",
+        f"torch {torch.__version__}",
+        "CPU (",
+        "fast paths active: onednn",
+    ):
+        expect(footer).to_contain_text(fact)
 
 
 def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page, app_url: str) -> None:

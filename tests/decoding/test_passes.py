@@ -22,6 +22,7 @@ from kfexplore.decoding.passes import Tensors
 from kfexplore.decoding.work import Work
 from kfexplore.models import StaticCache
 from kfexplore.models.fast_paths import GRAPHS
+from kfexplore.models.student import _radians as frequencies
 
 WAYS = [
     DecodeConfig("ar", tau=0.7),
@@ -334,3 +335,11 @@ def test_a_graph_is_recorded_on_the_device_of_its_network(monkeypatch: pytest.Mo
     assert modes == ["thread_local"], "other threads may allocate meanwhile"
     replay()
     assert seen[-1] == torch.device("meta")
+
+
+def test_what_a_graph_reads_is_never_evicted() -> None:
+    """A graph reads the frequencies of the noise encoder at their address, whatever other models run meanwhile."""
+    first = frequencies((0.5,), torch.device("cpu"))
+    for n in range(40):
+        frequencies((float(n),), torch.device("cpu"))
+    assert frequencies((0.5,), torch.device("cpu")) is first
