@@ -272,13 +272,13 @@ def test_what_is_wrong_is_told_in_one_line(url: str, name: str, given: dict[str,
 @pytest.mark.parametrize(
     ("call", "body", "told"),
     [
-        ("call/v2/map", {"u": U}, "map lacks prompt. Valid: prompt, u, pair"),
-        ("call/v2/map/", {}, "map lacks prompt, u. Valid: prompt, u, pair"),
-        ("call/v2/map", {"prompt": PROMPT, "u": U, "x": 1}, "map takes no x. Valid: prompt, u, pair"),
+        ("call/v2/map", {"u": U}, "map lacks prompt. Valid: prompt, u, pair, temperature"),
+        ("call/v2/map/", {}, "map lacks prompt, u. Valid: prompt, u, pair, temperature"),
+        ("call/v2/map", {"prompt": PROMPT, "u": U, "x": 1}, "map takes no x. Valid: prompt, u, pair, temperature"),
         ("call/v2/laws", {"k": 2}, "laws lacks prompt."),
         ("call/v2/generate", {"seed": 2}, "generate lacks prompt."),
-        ("call/map", {"data": [PROMPT]}, "map lacks u, pair. Valid: prompt, u, pair"),
-        ("run/map", {"data": []}, "map lacks prompt, u, pair."),
+        ("call/map", {"data": [PROMPT]}, "map lacks u, pair, temperature. Valid: prompt, u"),
+        ("run/map", {"data": []}, "map lacks prompt, u, pair, temperature."),
     ],
 )
 def test_an_argument_that_is_missing_or_unknown_is_named(url: str, call: str, body: dict[str, Any], told: str) -> None:
