@@ -206,7 +206,7 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
 
 
 def test_losses_and_speed_are_written_every_fifty_steps(tmp_path: Path) -> None:
-    network, config = torch.nn.Linear(1, 1), TrainConfig(steps=120, save_every=1e9)
+    network, config = torch.nn.Linear(1, 1), TrainConfig(steps=120, context=8, save_every=1e9)
     fit(network, lambda step, _: network.weight.sum() * 0 + step, config, tmp_path)
     lines = read_curve(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(50, 24.5), (100, 74.5)]
