@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 
-def cdf(logits: Tensor) -> Tensor:
+def distribution(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """softmax(logits / temperature), (..., V) float64; at 1 the logits stay as they are."""
+    return (logits if temperature == 1.0 else logits / temperature).double().softmax(dim=-1)
+
+
+def cdf(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Running sum over token ids: logits (..., V) in fp32 -> F (..., V) float64, last entry 1 up to rounding."""
-    return logits.double().softmax(dim=-1).cumsum(dim=-1)
+    return distribution(logits, temperature).cumsum(dim=-1)
 
 
 def invert(cumulative: Tensor, u: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ NEAR_TIE = 1e-4
 
 def draw(logits: Tensor, u: Tensor, tau: float = 1.0) -> tuple[Tensor, Tensor]:
     """Inverse CDF of softmax(logits / tau): logits (B, t, V) and u (B, t) -> tokens and doubts (B, t)."""
-    tokens, edge = choose(cdf(logits if tau == 1.0 else logits / tau), u[..., None])
+    tokens, edge = choose(cdf(logits, tau), u[..., None])
     return tokens[..., 0], edge[..., 0] < NEAR_EDGE
 
 

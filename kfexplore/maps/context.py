@@ -86,7 +86,7 @@ class HeldContext:
                 if j:
                     grown = branch.select(tile)
                     logits = self.teacher(prefixes[tile, -1:], grown)[:, 0]
-                laws = _cdf(logits, temperature)
+                laws = cdf(logits, temperature)
                 if j + 1 < noise.shape[1]:
                     branches.append(grown)
                 for n, law in zip(tile.tolist(), laws, strict=True):
@@ -126,7 +126,7 @@ class HeldContext:
                     grown = self._law(prefix[:-1], temperature)[1].select(first_row)
                     last = torch.tensor([prefix[-1:]], device=self.teacher.device)
                     logits = self.teacher(last, grown)[0, 0]
-                self._laws[key] = _cdf(logits, temperature), grown
+                self._laws[key] = cdf(logits, temperature), grown
                 while len(self._laws) > REMEMBERED:
                     self._laws.popitem(last=False)
             self._laws.move_to_end(key)
@@ -193,11 +193,6 @@ def _tree(noise: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
             parents, values = stretches[-1][0], torch.cat([stretches.pop()[1], values], dim=1)
         stretches.append((parents, values, node))
     return stretches
-
-
-def _cdf(logits: Tensor, temperature: float) -> Tensor:
-    """F (..., V) of softmax(logits / temperature); at 1 the logits as they are, to the last bit."""
-    return cdf(logits if temperature == 1.0 else logits / temperature)
 
 
 def _members(node: Tensor, count: int) -> tuple[Tensor, ...]:
