@@ -32,6 +32,9 @@ def laws(
     first: Annotated[
         int | None, typer.Option(help="First tokens considered; by default all, of a large vocabulary 98 %.")
     ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Of teacher and student; the masked model is left out unless it is 1.")
+    ] = 1.0,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -41,6 +44,8 @@ def laws(
     own = [option for option, value in {"--eps": eps, "--rho": rho, "--length": length}.items() if value is not None]
     if toy is None and own:
         raise KfError(f"Only a toy law takes {' and '.join(own)}.", "--toy NAME with it, or --pair without")
+    if toy is not None and temperature != 1.0:
+        raise KfError("--temperature cannot be used with --toy.", "--pair with --prompt or --token-ids")
     if toy is not None:
         _toy(toy, {"eps": eps, "rho": rho, "length": length}, as_json)
         return
@@ -49,7 +54,7 @@ def laws(
             "No law is named.",
             "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
         )
-    _context(pair or DEFAULT_PAIR, prompt, token_ids, k, blocks, seed, first, device, as_json)
+    _context(pair or DEFAULT_PAIR, prompt, token_ids, k, blocks, seed, first, temperature, device, as_json)
 
 
 def _context(
@@ -60,6 +65,7 @@ def _context(
     blocks: int,
     seed: int,
     first: int | None,
+    temperature: float,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -67,14 +73,16 @@ def _context(
     from kfexplore.pair import load_pair
 
     pair = load_pair(name, device=device)
-    measured = finished(study_steps(pair, read_context(pair, prompt, token_ids), k, blocks, seed, first))
+    ids = read_context(pair, prompt, token_ids)
+    measured = finished(study_steps(pair, ids, k, blocks, seed, first, temperature))
     print(json.dumps({"pair": name, **measured.as_json()}, allow_nan=False) if as_json else _summary(measured))
 
 
 def _summary(measured: ContextStudy) -> str:
     law, found = measured.law, measured.correlation
     lines = [
-        f"after {len(law.context)} tokens, {len(law.first)} first tokens, {law.uncovered:.3%} uncovered",
+        f"after {len(law.context)} tokens, {len(law.first)} first tokens, {law.uncovered:.3%} uncovered"
+        + (f", temperature {measured.temperature:g}" if measured.temperature != 1.0 else ""),
         f"mutual information of the next two  {_limits(law.mutual_information)} nats",
         f"distance of joint and product (TV)  {_limits(law.tv_product)}",
         f"total correlation of the next {measured.k}     {found.total.value:.4f} nats "

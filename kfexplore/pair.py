@@ -154,6 +154,13 @@ class Pair(
         return (float(found[0]), float(found[1])) if found and numbers else (1.0, 1.0)
 
     @property
+    def untrained(self) -> str:
+        """What to say where the student is used at a temperature outside `temperatures`."""
+        low, high = self.temperatures
+        trained = f"at temperature {low:g} only" if low == high else f"at temperatures {low:g} to {high:g}"
+        return f"The student was trained {trained}: expect its tokens to be worse at this one."
+
+    @property
     def room(self) -> int:
         """The longest context, in tokens, that leaves room for a block."""
         reader = self.teacher if self.student is None else self.student

@@ -202,6 +202,18 @@ def test_laws_of_a_context_are_those_of_its_study(shell: Shell) -> None:
     assert "This pair has no masked model" in out
 
 
+def test_laws_take_a_temperature(shell: Shell) -> None:
+    line, pair = f"laws --pair FOLDER {IDS} --blocks 200 --temperature 0.5", load_pair(shell.folder)
+    result = shell.json(line)
+    expected = finished(study_steps(pair, result["token_ids"], blocks=200, temperature=0.5)).as_json()
+    assert (result["temperature"], result["entropy"]) == (0.5, expected["entropy"])
+    assert [row["tv"] for row in result["samplers"]] == [row["tv"] for row in expected["samplers"]]
+    code, out, _ = shell.run(line)
+    assert code == 0
+    assert "% uncovered, temperature 0.5\n" in out
+    assert "trained at temperature 1 only" in out
+
+
 ERRORS = {
     f"map {FILES} {IDS} --noise 0.1,1.0": "outside [0, 1)",
     f"map {FILES} {IDS} --noise nan": "outside [0, 1)",
@@ -232,6 +244,8 @@ ERRORS = {
     "laws --toy chain --eps nan": "eps is nan",
     "laws --toy permutation --length 7": "length is 7",
     "laws --toy chain --prompt a": "named in two ways",
+    "laws --toy chain --temperature 0.5": "--temperature cannot be used with --toy",
+    f"laws --pair FOLDER {IDS} --temperature 0": "The temperature is 0.0",
     f"laws --pair FOLDER {IDS} --eps 0.2": "Only a toy law takes --eps",
     "laws --pair FOLDER": "context is missing, or given twice",
     f"laws --pair FOLDER {IDS} --k 5": "k is 5",

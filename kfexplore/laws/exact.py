@@ -25,6 +25,8 @@ from scipy.special import entr, rel_entr
 from torch import Tensor
 from tqdm import tqdm
 
+from kfexplore.config import check_temperature
+from kfexplore.decoding.cdf import distribution
 from kfexplore.errors import KfError
 from kfexplore.models import AnyTeacher, KVCache
 from kfexplore.pair import Pair
@@ -49,14 +51,18 @@ class TeacherTree:
     Args:
         teacher: The teacher.
         ids: (N,) context, N >= 1.
+        temperature: The teacher's logits are divided by it; everything that reads this tree follows.
+
+    Raises:
+        KfError: a temperature outside `kfexplore.config.TEMPERATURES`; the teacher's distribution does not sum to one.
     """
 
     @torch.inference_mode()
-    def __init__(self, teacher: AnyTeacher, ids: Ints) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: AnyTeacher, ids: Ints, temperature: float = 1.0) -> None:
+        self.teacher, self.temperature = teacher, check_temperature(temperature)
         self._cache = KVCache()
         context = torch.from_numpy(ids)[None].to(teacher.device)
-        self._root = teacher(context, self._cache, read=1)[0, 0].double().softmax(dim=-1)
+        self._root = distribution(teacher(context, self._cache, read=1)[0, 0], self.temperature)
         check_sums(self._root.cpu().numpy())
 
     @property
@@ -85,7 +91,7 @@ class TeacherTree:
             rows = slice(start, min(start + tile, count))
             tokens = torch.from_numpy(prefixes[rows]).to(self._root.device)
             logits = self.teacher(tokens, self._cache.branch(), read=None if every else 1)
-            laws = logits.double().softmax(dim=-1)
+            laws = distribution(logits, self.temperature)
             first = root.expand(len(tokens), -1)[:, None]
             yield rows, torch.cat([first, laws], dim=1) if every else laws[:, 0]
 
@@ -107,7 +113,7 @@ def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: Teacher
         ids: N token ids.
         first: M, how many first tokens are considered; None: all of a small vocabulary (up to 4,096 rows), else the
             fewest that leave at most 2 % uncovered.
-        tree: The context, where it is held already.
+        tree: The context, where it is held already, maybe at another temperature than 1.
 
     Raises:
         KfError: the context is empty, too long for the pair or has unknown ids; M is 0 or above V; the law has more

@@ -48,7 +48,9 @@ def tv_of_areas(share: Floats, probability: Floats) -> float:
     return float(np.abs(share - probability).sum() + 1 - probability.sum()) / 2
 
 
-def student_distance(pair: Pair, ids: list[int], log_probs: Callable[[Ints], Floats]) -> Distance | None:
+def student_distance(
+    pair: Pair, ids: list[int], log_probs: Callable[[Ints], Floats], temperature: float = 1.0
+) -> Distance | None:
     """TV of the student's distribution of the next two tokens from the teacher's; None where it would take too long.
 
     The points are doubled until the distance has converged, `MOST_POINTS` are reached or, on a CPU, the work would
@@ -57,14 +59,15 @@ def student_distance(pair: Pair, ids: list[int], log_probs: Callable[[Ints], Flo
     Args:
         pair: With a student of at least two slots.
         ids: The context.
-        log_probs: Blocks (P, 2) -> their natural-log probabilities under the teacher (P,).
+        log_probs: Blocks (P, 2) -> their natural-log probabilities under the teacher (P,), at the same temperature.
+        temperature: Given to the student.
     """
     student = pair.need_student()
     per_token = sum(p.numel() for p in student.blocks.parameters()) + student.config.vocab_size * student.config.width
     left = LARGEST_WORK if student.device.type == "cpu" else np.inf
     held, points, found = pair.hold(ids), FEWEST_POINTS, None
     while points <= MOST_POINTS and (left := left - per_token * points * (1 + 1 / EACH)) >= 0:
-        learned = held.learned(lattice(points, EACH))
+        learned = held.learned(lattice(points, EACH), temperature)
         assert learned is not None
         value, half = (_distance(tokens, log_probs) for tokens in (learned.tokens, _half(learned.tokens)))
         error = max(LEAST_ERROR, abs(value - half))

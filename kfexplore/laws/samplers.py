@@ -33,7 +33,7 @@ REFERENCE_NOISE = 64
 """Noise positions of the teacher's blocks that means and quantiles are taken over, apart from those that are tested."""
 NEAR = 1e-5
 """Distance from another decision (in u, in a probability) below which a row is settled alone; batches were seen to
-differ by 4e-6 in u."""
+differ by 4e-6 in u. For the teacher it grows as 1 / temperature below 1, as in the maps."""
 NEAR_TIE = 1e-4
 """The same for the student's logit margin, in nats; batches were seen to differ by 1.3e-5."""
 TOKENS_AT_ONCE = 2**13
@@ -66,12 +66,15 @@ def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal:
         pair: Teacher, and maybe student and masked model.
         ids: The context.
         k: Slots, 2 .. 4 and no more than the pair's.
-        tree: The context under the teacher.
+        tree: The context under the teacher, whose temperature teacher and student follow. The masked model has none.
         ideal: (K, V) the teacher's own marginals of the slots.
     """
+    temperature = tree.temperature
     found = [Sampler("teacher", k, lambda seed, samples: teacher_blocks(pair, ids, k, seed, samples, tree=tree))]
     if pair.student is not None:
-        found.append(Sampler("student", 1, lambda seed, samples: student_blocks(pair, ids, k, seed, samples)))
+        found.append(
+            Sampler("student", 1, lambda seed, samples: student_blocks(pair, ids, k, seed, samples, temperature))
+        )
     found.append(Sampler("ideal MDLM", 1, lambda seed, samples: product_blocks(ideal, seed, samples), ideal))
     if pair.masked is None:
         return found
@@ -141,8 +144,12 @@ def teacher_blocks(
     start: int = 0,
     tree: TeacherTree | None = None,
 ) -> Ints:
-    """The exact map of keyed noise: the teacher by inverse CDF, K passes; noise from position `start` on."""
+    """The exact map of keyed noise: the teacher by inverse CDF, K passes; noise from position `start` on.
+
+    The temperature is that of the tree; without one, 1.
+    """
     tree = tree or TeacherTree(pair.teacher, np.array(ids, dtype=np.int64))
+    near = NEAR / min(1.0, tree.temperature)
     u = torch.from_numpy(noise.uniform(seed, samples, start, k)).to(pair.teacher.device)
     tokens = np.empty((len(samples), k), dtype=np.int64)
     for j in range(k):
@@ -154,25 +161,25 @@ def teacher_blocks(
             rows = by_prefix[low:high]
             picked, gap = draw(laws.cumsum(dim=-1), member[rows] - tile.start, u[rows, j])
             tokens[rows, j] = picked.cpu().numpy()
-            for row in rows[(gap < NEAR).cpu().numpy()] if j else ():
+            for row in rows[(gap < near).cpu().numpy()] if j else ():
                 alone = next(tree.after(tokens[row : row + 1, :j]))[1]
                 tokens[row, j] = int(draw(alone.cumsum(dim=-1), np.zeros(1, dtype=np.int64), u[row : row + 1, j])[0])
     return tokens
 
 
 @torch.inference_mode()
-def student_blocks(pair: Pair, ids: list[int], k: int, seed: int, samples: range) -> Ints:
-    """The learned map of keyed noise, one pass, argmax."""
+def student_blocks(pair: Pair, ids: list[int], k: int, seed: int, samples: range, temperature: float = 1.0) -> Ints:
+    """The learned map of keyed noise, one pass, argmax; the student reads the temperature beside the noise."""
     student = pair.need_student()
     cache = student.prefill(torch.tensor([ids], device=student.device))
     u = torch.from_numpy(noise.uniform(seed, samples, 0, k)).to(student.device)
     tile = max(1, min(TOKENS_AT_ONCE // k, ENTRIES_AT_ONCE // (k * student.config.vocab_size)))
     parts = []
     for rows in tqdm(u.split(tile), desc="student", leave=False, delay=1):
-        top = student(None, rows, cache.branch()).topk(2, dim=-1)
+        top = student(None, rows, cache.branch(), temperature).topk(2, dim=-1)
         tokens, margin = top.indices[..., 0], top.values[..., 0] - top.values[..., 1]
         for row in (margin < NEAR_TIE).any(dim=1).nonzero()[:, 0].tolist():
-            tokens[row] = student(None, rows[row : row + 1], cache.branch())[0].argmax(dim=-1)
+            tokens[row] = student(None, rows[row : row + 1], cache.branch(), temperature)[0].argmax(dim=-1)
         parts.append(tokens)
     return torch.cat(parts).cpu().numpy()
 

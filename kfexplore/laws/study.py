@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Generator
 from functools import partial
@@ -66,6 +67,7 @@ def study_steps(
     blocks: int = STUDY_BLOCKS,
     seed: int = 0,
     first: int | None = None,
+    temperature: float = 1.0,
 ) -> StudySteps:
     """The exact law of the next two tokens, the total correlation of the next k, and what every sampler makes of them.
 
@@ -79,20 +81,23 @@ def study_steps(
         blocks: N of each sampler.
         seed: Keys all noise, with the sample number.
         first: M, see `pair_law`.
+        temperature: The teacher's logits are divided by it and the student reads it. The masked model has none, so its
+            samplers are left out unless it is 1.
 
     Yields:
         What a report is told; 0 comes first.
 
     Raises:
-        KfError: as `pair_law`; k or N outside what is allowed.
+        KfError: as `pair_law`; k, N or the temperature outside what is allowed.
     """
     started = time.perf_counter()
     check_slots(pair, k)
     if not FEWEST_BLOCKS <= blocks <= MOST_BLOCKS:
         raise KfError(f"{blocks} blocks were asked for.", f"{FEWEST_BLOCKS} to {MOST_BLOCKS}")
     pair.check_ids(ids)
+    whole, pair = pair, pair if temperature == 1.0 else dataclasses.replace(pair, masked=None)
     yield 0.0, "the exact law of two tokens"
-    tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64))
+    tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64), temperature)
     law = pair_law(pair, ids, first, tree)
     known = k == 2 and not law.uncovered
     reference = np.empty((0, k), dtype=np.int64)
@@ -116,7 +121,7 @@ def study_steps(
         drawn = sampler.draw(seed, range(size))
         tv = _distance(sampler, law, k)
         if sampler.name == "student" and k == 2:
-            tv = student_distance(pair, ids, partial(goodness.log_probs, tree, law))
+            tv = student_distance(pair, ids, partial(goodness.log_probs, tree, law), temperature)
         seconds = time.perf_counter() - begun
         rows.append(
             goodness.judged(
@@ -140,9 +145,10 @@ def study_steps(
         impossible_below=tails[0].below,
         impossible_expected=tails[0].share,
         seed=seed,
-        notes=_notes(pair, law, k, known, blocks, rows),
+        notes=_notes(whole, law, k, known, blocks, rows, temperature),
         seconds=time.perf_counter() - started,
         device=pair.teacher.device.type,
+        temperature=tree.temperature,
     )
 
 
@@ -169,9 +175,16 @@ def _distance(sampler: Sampler, law: BlockLaw, k: int) -> Distance | None:
     return exactly(float(np.abs(law.joint - np.outer(own[0, law.first], own[1])).sum() + outside) / 2)
 
 
-def _notes(pair: Pair, law: BlockLaw, k: int, known: bool, blocks: int, rows: list[SamplerLaw]) -> list[str]:
+def _notes(
+    pair: Pair, law: BlockLaw, k: int, known: bool, blocks: int, rows: list[SamplerLaw], temperature: float
+) -> list[str]:
     missing = [name for name, model in (("student", pair.student), ("masked model", pair.masked)) if model is None]
     notes = [f"This pair has no {name}: its samplers are left out." for name in missing]
+    if pair.masked is not None and temperature != 1.0:
+        notes.append("The masked model has no temperature: its samplers are left out unless the temperature is 1.")
+    low, high = pair.temperatures
+    if pair.student is not None and not low <= temperature <= high:
+        notes.append(pair.untrained)
     if law.uncovered:
         notes.append(
             f"{len(law.first)} first tokens are considered; the others have a probability of {law.uncovered:.2%}."

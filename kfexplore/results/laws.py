@@ -324,6 +324,8 @@ class ContextStudy:
     seconds: float
     device: str
     """Of the models: cpu or cuda."""
+    temperature: float = 1.0
+    """Of teacher and student."""
 
     @property
     def errors(self) -> list[SamplerError]:
@@ -348,6 +350,7 @@ class ContextStudy:
             "token_ids": law.context.tolist(),
             "k": self.k,
             "seed": self.seed,
+            "temperature": self.temperature,
             "first_tokens": len(law.first),
             "uncovered_mass": law.uncovered,
             "mutual_information": law.mutual_information.value,

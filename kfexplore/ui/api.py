@@ -105,6 +105,7 @@ class LawsAnswer(TypedDict):
     pair: str
     prompt_tokens: list[int]
     k: int
+    temperature: float
     total_correlation: Interval
     entropy: float
     irreducible_tv: Interval
@@ -185,7 +186,13 @@ class Api:
             return MapAnswer(pair=name, prompt_tokens=models.encode(prompt)[0], slots=slots)
 
     def laws(
-        self, prompt: str, k: int = 2, blocks: int = STUDY_BLOCKS, seed: int = 0, pair: str | None = None
+        self,
+        prompt: str,
+        k: int = 2,
+        blocks: int = STUDY_BLOCKS,
+        seed: int = 0,
+        pair: str | None = None,
+        temperature: float = 1.0,
     ) -> LawsAnswer:
         """Measures samplers of the next K tokens after a prompt against their exact joint law under the teacher.
         A sampler that draws the tokens of a block apart, each from its own marginal, errs by what they know of each
@@ -198,8 +205,10 @@ class Api:
             blocks: How many blocks each sampler draws; more give narrower intervals and take longer.
             seed: Keys all random numbers; the same seed gives the same answer.
             pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
+            temperature: Of teacher and student; most students know 1 alone, and mdlm is left out at any other.
 
         Returns:
+            temperature: at which teacher and student were asked
             total_correlation: what the K tokens know of each other, in nats
             entropy: of the block, in nats
             irreducible_tv: total variation distance (0 to 1) of the first two tokens' law from its marginals' product
@@ -215,7 +224,12 @@ class Api:
         """
         with _told():
             name, limits = self._name(pair), self._explorer.limits
-            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
+            sizes = (
+                whole("K", k),
+                whole("The number of blocks", blocks),
+                whole("The seed", seed),
+                check_temperature(temperature),
+            )
             limits.check("blocks", sizes[1], "study_blocks", FEWEST_BLOCKS)
             try:
                 measured, models, _ = self._explorer.study(name, prompt, *sizes, stop=Stop(limits.run_seconds))
@@ -225,6 +239,7 @@ class Api:
                 pair=name,
                 prompt_tokens=measured.law.context.tolist(),
                 k=measured.k,
+                temperature=measured.temperature,
                 total_correlation=_interval(measured.correlation.total),
                 entropy=measured.correlation.entropy,
                 irreducible_tv=Interval(

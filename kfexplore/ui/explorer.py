@@ -28,7 +28,6 @@ from kfexplore.maps import HeldContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, Limits
-from kfexplore.ui.fields import untrained
 from kfexplore.ui.kept import Kept
 from kfexplore.ui.limits import DEFAULTS, PageLimits
 from kfexplore.ui.questions import Question, read
@@ -98,7 +97,7 @@ class Explorer:
         self._pairs: Kept[str, _Ready] = Kept(
             limits.loaded_pairs, limits.idle_seconds, pinned=next(iter(self.loaders)), clock=clock
         )
-        self._studies: Kept[tuple[str, str, int, int, int], ContextStudy] = Kept(
+        self._studies: Kept[tuple[str, str, int, int, int, float], ContextStudy] = Kept(
             limits.studies, limits.idle_seconds, limits.held_bytes, lambda held: held.law.given.nbytes, clock=clock
         )
         self._loading = {name: Turns(limits.questions) for name in self.loaders}  # one download keeps no other waiting
@@ -154,6 +153,7 @@ class Explorer:
         k: int,
         blocks: int,
         seed: int,
+        temperature: float = 1.0,
         report: Report = silent,
         stop: Stop | None = None,
     ) -> tuple[ContextStudy, Pair, str]:
@@ -166,12 +166,13 @@ class Explorer:
             Cancelled: `stop` said so.
         """
         stop = stop or Stop()
-        key = (name, self.limits.check_prompt(prompt), k, self.limits.check("blocks", blocks, "study_blocks"), seed)
+        text, blocks = self.limits.check_prompt(prompt), self.limits.check("blocks", blocks, "study_blocks")
+        key = (name, text, k, blocks, seed, temperature)
         pair, ids, cut = self._prompt(name, prompt)
         with self._study_line(name).held(stop):
             found = self._studies.get(key)
             if found is None:
-                steps = self._study_steps(name, ids, k, blocks, seed)
+                steps = self._study_steps(name, ids, k, blocks, seed, temperature)
                 found = self._studies.put(key, _studied(steps, report, stop))
         return found, pair, _cut(cut)
 
@@ -276,9 +277,9 @@ class Explorer:
         """Where a study of a pair waits."""
         return self._studying
 
-    def _study_steps(self, name: str, ids: list[int], k: int, blocks: int, seed: int) -> StudySteps:
+    def _study_steps(self, name: str, ids: list[int], k: int, blocks: int, seed: int, temperature: float) -> StudySteps:
         """A study that is not kept yet, after a prompt's tokens."""
-        return study_steps(self.pair(name), ids, k, blocks, seed)
+        return study_steps(self.pair(name), ids, k, blocks, seed, temperature=temperature)
 
     def _answer(self, request: Json, answered: Callable[[Question], Json], most: str) -> Json:
         seq = request.get("seq") if isinstance(request, dict) else None
@@ -356,7 +357,7 @@ def _trained(pair: Pair) -> Json | None:
     if pair.student is None:
         return None
     low, high = pair.temperatures
-    return {"low": low, "high": high, "note": untrained(pair)}
+    return {"low": low, "high": high, "note": pair.untrained}
 
 
 def _cut(tokens: int) -> str:

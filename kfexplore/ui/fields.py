@@ -47,13 +47,6 @@ def offered_decoders(pair: Pair, held: Sequence[str]) -> dict[str, Any]:
     )
 
 
-def untrained(pair: Pair) -> str:
-    """What to say where a student is used at a temperature that it is not known to be trained with."""
-    low, high = pair.temperatures
-    trained = f"at temperature {low:g} only" if low == high else f"at temperatures {low:g} to {high:g}"
-    return f"The student was trained {trained}: expect its tokens to be worse at this one."
-
-
 def fitted(held: object, fitting: object, **changes: Any) -> dict[str, Any]:
     """A field's update; a value that fits is not sent back, as a reader may have changed it since."""
     update: dict[str, Any] = gr.update(**changes) if fitting == held else gr.update(value=fitting, **changes)

@@ -23,7 +23,6 @@ from kfexplore.ui.fields import (
     number,
     offered_decoders,
     takers,
-    untrained,
     whole,
 )
 from kfexplore.ui.prose import READABLE, boxed, html, told
@@ -298,7 +297,7 @@ def _status(writing: Writing, more: str = "") -> str:
     facts = f"{config.pair} on {writing.environment['device']}, float32{batch}, {seeds}."
     asks_student = any("student" in DECODERS[name].models for name in config.decoders)
     low, high = writing.pair.temperatures
-    off = untrained(writing.pair) if asks_student and not low <= config.tau <= high else ""
+    off = writing.pair.untrained if asks_student and not low <= config.tau <= high else ""
     full = f"No more than {writing.room} new tokens fit after this prompt." if config.new_tokens == writing.room else ""
     late = f"Stopped after {writing.most_seconds} s, the most on this page." if writing.is_late else ""
     notes = " ".join(markup.escape(each) for each in (facts, writing.note, full, off, late, more) if each)

@@ -12,7 +12,7 @@ import gradio as gr
 
 from kfexplore.bench.throughput import Cancelled
 from kfexplore.checkpoints.registry import bundled_pairs
-from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS
+from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS, check_temperature
 from kfexplore.errors import KfError
 from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_figure
 from kfexplore.figures.page import bare
@@ -39,6 +39,8 @@ student makes of it is shown beside."""
 PANELS: Final[tuple[Panel, ...]] = ("joint", "product", "difference")
 BLOCKS: Final = (512, 1024, 4096)
 """Of each sampler, as far as the limits allow."""
+TEMPERATURES_SHOWN: Final = (0.1, 2.0)
+"""Ends of the slider, as in Scrub."""
 SAMPLES_SHOWN: Final = 8
 """Blocks written out for each sampler."""
 END_SHOWN: Final = 40
@@ -84,13 +86,22 @@ def build_joint_tab(
         with gr.Tab("After the prompt", id="prompt"):
             html(boxed(f"<p>{INTRO}</p>"))
             with gr.Row(equal_height=True):
-                k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Tokens of a block, K", elem_id="joint-k", scale=2)
+                k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Block size, K", elem_id="joint-k", scale=2)
                 blocks = gr.Radio(
                     [(f"{size:,}", size) for size in sizes],
                     value=STUDY_BLOCKS if STUDY_BLOCKS in sizes else sizes[-1],
                     label="Blocks of each sampler",
                     elem_id="joint-blocks",
-                    scale=3,
+                    scale=4,
+                )
+                temperature = gr.Slider(
+                    *TEMPERATURES_SHOWN,
+                    1,
+                    step=0.05,
+                    label="Temperature",
+                    elem_id="joint-temperature",
+                    min_width=160,
+                    scale=2,
                 )
                 seed = gr.Number(0, label="Seed", elem_id="joint-seed", min_width=90)
                 go = gr.Button(
@@ -123,8 +134,8 @@ def build_joint_tab(
         texts = [context.text for context in stored]
         chosen = ranked.click(lambda index: texts[index], ranked, prompt, queue=False, show_progress="hidden")
         follows.append(chosen.then)
-    settings, running = [pair, prompt, k, blocks, seed, is_open, dark], []
-    for event in (opened.then, go.click, k.input, blocks.input, seed.submit, *asked, *follows):
+    settings, running = [pair, prompt, k, blocks, seed, temperature, is_open, dark], []
+    for event in (opened.then, go.click, k.input, blocks.input, temperature.input, seed.submit, *asked, *follows):
         started = event(studies.start, settings, status, js=sent(settings), queue=False, show_progress="hidden")
         running.append(
             started.then(
@@ -141,16 +152,27 @@ def build_joint_tab(
         each.failure(studies.refuse, None, status, queue=False, show_progress="hidden")
     stop.click(studies.call_off, None, status, queue=False, cancels=running, show_progress="hidden")
     if page := gr.context.Context.root_block:
+        page.load(linked_temperature, None, temperature, queue=False, show_progress="hidden")
         page.unload(studies.leave)
     return follows
+
+
+def linked_temperature(request: gr.Request) -> Any:
+    """The temperature of a copied link, within the ends of the slider; Scrub says where it is not one."""
+    try:
+        named = check_temperature(float(request.query_params["temperature"]))
+    except (KeyError, ValueError, KfError):
+        return gr.skip()
+    low, high = TEMPERATURES_SHOWN
+    return min(max(named, low), high)
 
 
 @dataclass(eq=False)
 class _Asked:
     """What a page asks for last."""
 
-    settings: tuple[str, str, float, float, float]
-    """Pair, prompt, K, blocks and seed, as they came."""
+    settings: tuple[str, str, float, float, float, float]
+    """Pair, prompt, K, blocks, seed and temperature, as they came."""
     theme: Theme
     stop: Stop
     taken: bool = False
@@ -171,6 +193,7 @@ class Studies:
         k: float,
         blocks: float,
         seed: float,
+        temperature: float,
         is_open: bool,
         dark: bool,
         request: gr.Request,
@@ -183,7 +206,7 @@ class Studies:
             return gr.skip()
         stop = Stop(self._explorer.limits.run_seconds, self._clock)
         theme: Theme = "dark" if dark else "light"
-        self._pages.put(request.session_hash, _Asked((pair, prompt, k, blocks, seed), theme, stop))
+        self._pages.put(request.session_hash, _Asked((pair, prompt, k, blocks, seed, temperature), theme, stop))
         return boxed(f"<p>Drawing what follows “{markup.escape(_end(prompt))}” …</p>")
 
     def answer(
@@ -199,10 +222,11 @@ class Studies:
         if asked is None or asked.taken or asked.stop():
             return [gr.skip()] * COUNT
         asked.taken = True
-        pair, prompt, k, blocks, seed = asked.settings
+        pair, prompt, k, blocks, seed, temperature = asked.settings
         try:
             sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
-            measured, models, note = self._explorer.study(pair, prompt, *sizes, report, asked.stop)
+            heat = check_temperature(temperature)
+            measured, models, note = self._explorer.study(pair, prompt, *sizes, heat, report, asked.stop)
         except KfError as error:
             return [failed(error), *[gr.skip()] * (COUNT - 1)]
         except Cancelled:
@@ -280,7 +304,8 @@ def _headline(measured: ContextStudy, models: Pair, of_two: str) -> str:
     after = f"{len(ids)} token ids that end with {ids[-1]}"
     if models.tokenizer:
         after = f"“{markup.escape(_end(''.join(models.texts(ids))))}”"
-    told = f"Everything below: K = {k} tokens after {after}.{squares}"
+    heat = f" at temperature {measured.temperature:g}" if measured.temperature != 1.0 else ""
+    told = f"Everything below: K = {k} tokens after {after}{heat}.{squares}"
     return f'<h2>{found}.</h2><p class="kf-prose-reading">{told}</p>'
 
 

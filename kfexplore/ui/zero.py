@@ -141,11 +141,9 @@ class LentExplorer(Explorer):
     def _study_line(self, name: str) -> Turns:
         return Turns() if self._is_lent(name) else super()._study_line(name)
 
-    def _study_steps(self, name: str, ids: list[int], k: int, blocks: int, seed: int) -> StudySteps:
-        lent = self._is_lent(name)
-        return (
-            self._lent_study(name, ids, k, blocks, seed) if lent else super()._study_steps(name, ids, k, blocks, seed)
-        )
+    def _study_steps(self, name: str, ids: list[int], k: int, blocks: int, seed: int, temperature: float) -> StudySteps:
+        ask = self._lent_study if self._is_lent(name) else super()._study_steps
+        return ask(name, ids, k, blocks, seed, temperature)
 
     def _lent_study(self, *asked: Any) -> StudySteps:
         yield 0.0, "a GPU that is asked for"

@@ -69,6 +69,18 @@ def test_more_tokens_and_another_seed_are_drawn_anew(page: Page, app_url: str) -
     expect(page.locator(STATUS)).to_contain_text("seed 7")
 
 
+def test_the_temperature_of_a_link_is_followed_and_can_be_changed(page: Page, app_url: str) -> None:
+    opened(page, f"{app_url}?temperature=0.5")
+    head, slider = page.locator("#joint-head"), page.locator("#joint-temperature input[type=range]")
+    expect(slider).to_have_value("0.5")
+    page.locator("#joint-go").click()  # the tab may have been opened before the link was read
+    expect(head).to_contain_text("at temperature 0.5.")
+    expect(page.locator(STATUS)).to_contain_text("The masked model has no temperature")
+    slider.fill("1")
+    expect(page.locator(f"{SAMPLERS} table")).to_contain_text("MDLM, 1 pass")
+    expect(head).not_to_contain_text("temperature")
+
+
 def test_a_ranked_context_becomes_the_prompt(page: Page, app_url: str, pair: Pair) -> None:
     opened(page, app_url)
     expect_law_of(page, pair, EXAMPLES[0])

@@ -23,11 +23,11 @@ def tiny(with_masked: bool = False, seed: int = 4, peaky: float = 1.0) -> Pair:
 
 
 @torch.inference_mode()
-def block_law(model: Teacher, ids: list[int], k: int) -> np.ndarray:
-    """(V,) * k probabilities."""
+def block_law(model: Teacher, ids: list[int], k: int, temperature: float = 1.0) -> np.ndarray:
+    """(V,) * k probabilities, from softmax(logits / temperature)."""
     blocks = list(itertools.product(range(ROWS), repeat=k))
     rows = torch.tensor([[*ids, *block] for block in blocks])
-    found = model.log_probs(rows)[:, len(ids) - 1 : -1].double()
+    found = (model.log_probs(rows)[:, len(ids) - 1 : -1].double() / temperature).log_softmax(dim=-1)
     found = found.gather(2, rows[:, len(ids) :, None])[..., 0].sum(dim=1).exp()
     return found.numpy().reshape((ROWS,) * k)
 

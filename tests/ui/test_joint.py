@@ -15,7 +15,7 @@ import pytest
 from kfexplore.laws.study import StudySteps
 from kfexplore.pair import Pair
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.joint import COUNT, Studies, show
+from kfexplore.ui.joint import COUNT, Studies, linked_temperature, show
 from kfexplore.ui.limits import PageLimits
 
 FIGURES = (3, 5, 7, 9, 11)
@@ -23,7 +23,8 @@ REQUEST: Any = SimpleNamespace(session_hash="first")
 
 
 def asked(explorer: Explorer, studies: Studies | None = None, **changes: Any) -> list[Any]:
-    given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "is_open": True, "dark": False}
+    given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "temperature": 1}
+    given |= {"is_open": True, "dark": False}
     studies, report = studies or Studies(explorer), changes.pop("report", lambda *_: None)
     studies.start(**{**given, "request": REQUEST, **changes})
     return studies.answer(REQUEST, report)
@@ -63,6 +64,25 @@ def test_the_headline_says_what_everything_below_is_of(
     assert f"after “…away, {'far away, ' * 3}&lt;b&gt;”." in show(measured, pair)[1]
 
 
+def test_everything_follows_the_temperature(explorer: Explorer) -> None:
+    parts, measured = asked(explorer, temperature=0.5), explorer.study("small", "a b c", 2, 512, 0, 0.5)[0]
+    assert measured.temperature == 0.5
+    assert f"first two share {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
+    assert "trained at temperature 1 only" in parts[0]
+    assert "K = 2 tokens after “abc” at temperature 0.5." in plain(parts[1])
+    assert "MDLM, 1 pass" not in parts[-1]
+    assert measured.law.mutual_information != explorer.study("small", "a b c", 2, 512, 0)[0].law.mutual_information
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [("0.5", 0.5), ("0.05", 0.1), ("9", 2.0), ("0", None), ("nan", None), ("warm", None), (None, None)],
+)
+def test_the_slider_starts_at_the_temperature_of_a_link(named: str | None, shown: float | None) -> None:
+    request: Any = SimpleNamespace(query_params={} if named is None else {"temperature": named})
+    assert linked_temperature(request) == (gr.skip() if shown is None else shown)
+
+
 def test_tokens_are_escaped(pair: Pair, explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     measured, _, _ = explorer.study("small", "a b c", 2, 512, 0)
     monkeypatch.setattr(Pair, "texts", lambda _, ids: ["<b>&" for _ in ids])
@@ -90,6 +110,8 @@ def test_a_closed_tab_asks_nothing(explorer: Explorer, monkeypatch: pytest.Monke
         ({"seed": 1.5}, "a whole number, 0 or more"),
         ({"seed": None}, "The seed is empty"),
         ({"seed": 10**400}, "seed"),
+        ({"temperature": None}, "The temperature is None."),
+        ({"temperature": 0}, "The temperature is 0."),
     ],
 )
 def test_a_mistake_is_told_and_what_was_shown_stays(explorer: Explorer, changes: dict[str, Any], told: str) -> None:
@@ -111,7 +133,7 @@ def test_the_last_few_studies_are_kept_within_limits(pair: Pair, monkeypatch: py
     made: list[int] = []
     law = Explorer({"small": lambda: pair}).study("small", "a b c", 2, 512, 99)[0]
 
-    def steps(*given: Any) -> StudySteps:
+    def steps(*given: Any, **_: Any) -> StudySteps:
         made.append(given[-1])
         yield 0.0, "the law"
         return law
@@ -147,7 +169,7 @@ def test_a_study_that_nobody_waits_for_ends_at_its_next_part(
 
 
 def test_the_last_question_is_answered_once_and_calls_off_those_before(explorer: Explorer) -> None:
-    studies, given = Studies(explorer), ("small", "a b c", 2, 512, 0, True, False, REQUEST)
+    studies, given = Studies(explorer), ("small", "a b c", 2, 512, 0, 1, True, False, REQUEST)
 
     def report(_share: float, what: str) -> None:
         if what == "student":
@@ -162,7 +184,7 @@ def test_the_last_question_is_answered_once_and_calls_off_those_before(explorer:
 def test_a_place_in_the_queue_that_is_given_up_is_no_fault_of_the_server(explorer: Explorer) -> None:
     studies = Studies(explorer)
     for n in range(2):
-        studies.start("small", "a b c", 2, 512, n, True, False, REQUEST)
+        studies.start("small", "a b c", 2, 512, n, 1, True, False, REQUEST)
     assert "did not take" in studies.refuse(REQUEST)
     said = studies.call_off(REQUEST)
     assert studies.answer(REQUEST, lambda *_: None) == [gr.skip()] * COUNT
