@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import json
 import re
@@ -172,6 +173,14 @@ def test_map_and_generate_take_a_temperature(client: Client, pair: Pair) -> None
     assert [token["id"] for token in text["tokens"]] == expected.tokens[0].tolist()
 
 
+def test_laws_takes_a_temperature(client: Client, pair: Pair) -> None:
+    answer = client.predict(prompt=PROMPT, blocks=200, temperature=0.5, api_name="/laws")
+    found = finished(study_steps(pair, pair.encode(PROMPT)[0], 2, 200, temperature=0.5))
+    assert (answer["temperature"], answer["notes"]) == (0.5, found.notes)
+    assert answer["total_correlation"] == found.as_json()["total_correlation"]
+    assert [row["tv"] for row in answer["samplers"]] == [dataclasses.asdict(row.tv) for row in found.samplers]
+
+
 def test_a_prompt_too_long_says_what_was_read(client: Client, pair: Pair) -> None:
     prompt = " ".join("abcde" * 10)
     ids, cut = pair.encode(prompt)
@@ -248,6 +257,7 @@ def test_without_k_a_pass_has_as_many_tokens_as_the_student(client: Client, pair
         ("laws", {"blocks": 150.5}, "The number of blocks is 150.5. Valid: a whole number"),
         ("laws", {"blocks": 1}, "1 blocks were asked for. Valid: 100 to 4,096 on this page"),
         ("laws", {"seed": -1}, "seed is -1."),
+        ("laws", {"temperature": "hot"}, "The temperature is 'hot'. Valid: a number from 0.01 to 100"),
         ("laws", {"seed": 2**64}, "seed is 18446744073709551616."),
         ("laws", {"pair": {}}, "There is no pair '{}'."),
         ("generate", {"prompt": [PROMPT]}, "The prompt is not text."),
@@ -272,12 +282,12 @@ def test_what_is_wrong_is_told_in_one_line(url: str, name: str, given: dict[str,
 @pytest.mark.parametrize(
     ("call", "body", "told"),
     [
-        ("call/v2/map", {"u": U}, "map lacks prompt. Valid: prompt, u, pair, temperature"),
-        ("call/v2/map/", {}, "map lacks prompt, u. Valid: prompt, u, pair, temperature"),
-        ("call/v2/map", {"prompt": PROMPT, "u": U, "x": 1}, "map takes no x. Valid: prompt, u, pair, temperature"),
+        ("call/v2/map", {"u": U}, "map lacks prompt. Valid: prompt, u, pair"),
+        ("call/v2/map/", {}, "map lacks prompt, u. Valid: prompt, u, pair"),
+        ("call/v2/map", {"prompt": PROMPT, "u": U, "x": 1}, "map takes no x. Valid: prompt, u, pair"),
         ("call/v2/laws", {"k": 2}, "laws lacks prompt."),
         ("call/v2/generate", {"seed": 2}, "generate lacks prompt."),
-        ("call/map", {"data": [PROMPT]}, "map lacks u, pair, temperature. Valid: prompt, u"),
+        ("call/map", {"data": [PROMPT]}, "map lacks u, pair, temperature. Valid: prompt, u, pair, temperature"),
         ("run/map", {"data": []}, "map lacks prompt, u, pair, temperature."),
     ],
 )
