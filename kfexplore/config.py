@@ -15,12 +15,13 @@ from kfexplore.decoders import DECODERS, MODELS, Kind, find_decoder
 from kfexplore.errors import KfError
 
 ConfigT = TypeVar("ConfigT")
-DEFAULT_PAIR = "tales"
+DEFAULT_PAIR = "stories"
 """The bundled pair that everything uses unless another is named."""
 STUDY_BLOCKS = 1024
 """Blocks that each sampler of a law draws, where nobody says how many."""
-TEMPERATURES = (0.01, 100.0)
-"""Least and greatest temperature of a map: beyond them logits / temperature leave the range of float32."""
+TEMPERATURES = (0.01, 10.0)
+"""Least and greatest temperature of a map: below, logits / temperature leave the range of float32; above, the mask token,
+whose logit is -1000, gets a probability."""
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
 

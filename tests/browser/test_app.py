@@ -181,7 +181,7 @@ def test_a_link_restores_prompt_slots_and_noise(page: Page, app_url: str, pair: 
         ({"prompt": ""}, f"The prompt is empty. Valid: at least one token. Still shown: “{EXAMPLES[0]}”."),
         ({"prompt": "a", "pair": "nothing"}, "no pair 'nothing'"),
         ({"prompt": "a", "k": "9"}, "K is 9"),
-        ({"prompt": "a", "temperature": "hot"}, "The temperature is 'hot'. Valid: a number from 0.01 to 100"),
+        ({"prompt": "a", "temperature": "hot"}, "The temperature is 'hot'. Valid: a number from 0.01 to 10"),
         ({"prompt": "a", "temperature": "0"}, "The temperature is 0. Valid"),
     ],
 )

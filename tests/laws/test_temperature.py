@@ -145,5 +145,5 @@ def test_without_a_temperature_it_is_1() -> None:
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), 1e9, "1", None])
 def test_what_is_no_temperature_is_refused(temperature: object) -> None:
-    with pytest.raises(KfError, match=r"The temperature is .*\n?.*0.01 to 100"):
+    with pytest.raises(KfError, match=r"The temperature is .*\n?.*0.01 to 10"):
         finished(study_steps(tiny(), IDS, temperature=temperature))  # type: ignore[arg-type]

@@ -178,5 +178,5 @@ def test_sections_at_a_temperature_are_the_blocks_at_it(held: HeldContext) -> No
 
 @pytest.mark.parametrize("temperature", [0, -1.0, 0.001, 1000, float("nan"), float("inf"), "1", None, True])
 def test_a_temperature_that_is_none_is_refused(held: HeldContext, temperature: Any) -> None:
-    with pytest.raises(KfError, match=r"The temperature is (.|\n)*a number from 0.01 to 100"):
+    with pytest.raises(KfError, match=r"The temperature is (.|\n)*a number from 0.01 to 10"):
         block(held, U, temperature)

@@ -257,7 +257,7 @@ def test_without_k_a_pass_has_as_many_tokens_as_the_student(client: Client, pair
         ("laws", {"blocks": 150.5}, "The number of blocks is 150.5. Valid: a whole number"),
         ("laws", {"blocks": 1}, "1 blocks were asked for. Valid: 100 to 4,096 on this page"),
         ("laws", {"seed": -1}, "seed is -1."),
-        ("laws", {"temperature": "hot"}, "The temperature is 'hot'. Valid: a number from 0.01 to 100"),
+        ("laws", {"temperature": "hot"}, "The temperature is 'hot'. Valid: a number from 0.01 to 10"),
         ("laws", {"seed": 2**64}, "seed is 18446744073709551616."),
         ("laws", {"pair": {}}, "There is no pair '{}'."),
         ("generate", {"prompt": [PROMPT]}, "The prompt is not text."),
