@@ -20,8 +20,8 @@ DEFAULT_PAIR = "stories"
 STUDY_BLOCKS = 1024
 """Blocks that each sampler of a law draws, where nobody says how many."""
 TEMPERATURES = (0.01, 10.0)
-"""Least and greatest temperature of a map: below, logits / temperature leave the range of float32; above, the mask token,
-whose logit is -1000, gets a probability."""
+"""Least and greatest temperature of a map. Below, logits / temperature leave the range of float32; above, the mask
+token, whose logit is -1000, gets a probability."""
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
 
