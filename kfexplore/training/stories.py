@@ -138,7 +138,7 @@ def write_stories(folder: Path, count: int, seed: int, richness: float = 1.0) ->
         if any(folder.glob("*.txt")):
             raise KfError(f"{folder} holds texts already.", "a new folder")
         for number, story in enumerate(stories(count, seed, richness)):
-            (folder / f"story-{number:06d}.txt").write_text(story.text + "\n", encoding="utf-8")
+            (folder / f"story-{number:06d}.txt").write_text(story.text, encoding="utf-8")
             words, nats = words + story.words, nats + story.nats
     except OSError as error:
         raise KfError(f"The stories cannot be written to {folder}: {error}.", "a folder you may write to") from error

@@ -36,14 +36,13 @@ class Opening:
 OPENINGS = {
     "stories": Opening(
         (
-            "One summer, there lived a",
             "Once upon a time, there",
-            "Lily was a",
-            "On the way, Ben met a",
-            "Tom was very sad, until",
-            '"Wait for me!" cried',
+            "Lily was a little girl who",
+            "Tom was a brave boy. One morning, he",
+            "On Monday, Mia could not find her red ball. She asked",
+            "Ben saw a small fox under a fern.",
         ),
-        (102, 71, 200, 360, 256, 150, 300, 420),
+        (138, 433, 238, 69, 333, 90, 99, 386),
     ),
 }
 """By the name of a pair; others have the prompts of `Opening`."""

@@ -118,7 +118,7 @@ def test_the_command_writes_a_file_per_story_and_reports_the_entropy(tmp_path: P
     assert ran.exit_code == 0
     assert re.search(r"12 stories, 1,\d{3} words, entropy at most 0\.\d{3} nats per word", ran.stdout)
     files = sorted((tmp_path / "new").iterdir())
-    assert [file.read_text(encoding="utf-8") for file in files] == [s.text + "\n" for s in stories(12, seed=3)]
+    assert [file.read_text(encoding="utf-8") for file in files] == [s.text for s in stories(12, seed=3)]
 
 
 def test_stories_are_not_mixed_with_other_texts(tmp_path: Path) -> None:
