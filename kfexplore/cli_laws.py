@@ -102,7 +102,7 @@ def _summary(measured: ContextStudy) -> str:
     lines += [
         "",
         "TV: total variation distance from the teacher's distribution. exact: both are known; a range: quadrature over",
-        "the student's noise with its error; ≥: a lower bound from the blocks with its 95 % limit, not to be compared.",
+        "the student's noise with its error. ≥: 95 % lower limit from the sampled blocks; do not compare lower limits.",
     ]
     return "\n".join([*lines, *measured.notes])
 

@@ -42,8 +42,8 @@ def joint_figure(
     joint, product = first * law.given[:rows, columns], first * second[columns]
     top = float(max(joint.max(), product.max()))
     finding = (
-        f"The next two tokens share {law.mutual_information.value:.2f} nats: sampling them independently gives a total "
-        f"variation distance of {law.tv_product.value:.2f}"
+        f"Mutual information of the next two tokens: {law.mutual_information.value:.2f} nats. Sampling them "
+        f"independently gives a total variation distance of {law.tv_product.value:.2f}"
     )
     finding, reading, values, least, scale = {
         "joint": (
@@ -213,21 +213,23 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
     look = colours(theme)
     ideal = next((row for row in rows if row.sampler.startswith("ideal")), rows[-1])
     student = next((row for row in rows if row.sampler == "student"), None)
-    beside = f", the student {student.tv.words}" if student else ""
+    is_known = student is not None and student.tv.is_known and ideal.tv.is_known
+    beside = f", the student {student.tv.words}" if student is not None and is_known else ""
     figure = blank(
         look,
         f"In one pass, perfect marginals are {ideal.tv.words} from the teacher's distribution{beside}",
         "A mark: total variation distance from the teacher's distribution, with its limits: the error for one context, "
-        "or the 95 % t interval of the mean over contexts. An open mark with an arrow is a lower bound: the distance "
-        "may be any larger. Compare samplers by paired differences, not by whiskers. Marks are drawn slightly apart.",
+        "or the 95 % t interval of the mean over contexts. An open mark with an arrow is a 95 % lower limit: the "
+        "distance may be any larger. Compare samplers by paired differences, not by whiskers. Marks are drawn slightly "
+        "apart.",
     )
     for n, row in enumerate(rows):
         colour, symbol = _colour(row.sampler, n, look), _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5])
-        x = row.nfe + 0.05 * (n - (len(rows) - 1) / 2)
+        x, y = row.nfe + 0.05 * (n - (len(rows) - 1) / 2), row.tv.value if row.tv.is_known else row.tv.low
         figure.add_scatter(
             x=[x],
-            y=[row.tv.value],
-            error_y=whiskers([Estimate(row.tv.value, row.tv.low, row.tv.high or row.tv.value)], colour),
+            y=[y],
+            error_y=whiskers([Estimate(y, row.tv.low, y if row.tv.high is None else row.tv.high)], colour),
             mode="markers",
             marker={"symbol": symbol if row.tv.is_known else f"{symbol.removesuffix('-open')}-open", "size": 11}
             | {"color": colour},
@@ -237,7 +239,7 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
         )
         if not row.tv.is_known:
             arrow = {"arrowhead": 2, "arrowwidth": 1.2, "arrowcolor": colour, "ax": 0, "ay": 26, "standoff": 0}
-            figure.add_annotation(x=x, y=row.tv.value, yshift=26, showarrow=True, text="", **arrow)
+            figure.add_annotation(x=x, y=y, yshift=26, showarrow=True, text="", **arrow)
     figure.update_xaxes(title_text="forward passes per block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
     return figure.update_yaxes(title_text="distance from the teacher (TV)", rangemode="tozero")
 
@@ -248,7 +250,7 @@ def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
     low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
     figure = blank(
         look,
-        f"The next two tokens share {middle:.2f} nats in the middle context, {high:.2f} or more in one of ten",
+        f"Mutual information of the next two tokens: median {middle:.2f} nats, {high:.2f} or more in one of ten",
         f"A bar: number of the {len(values)} contexts whose mutual information lies there; nine in ten have more than "
         f"{low:.2f} nats.",
     )

@@ -214,8 +214,9 @@ class Distance:
     """None for a lower bound: nothing is known from above."""
     kind: Literal["exact", "quadrature", "lower_bound"]
     """exact: both distributions are known, low = value = high. quadrature: the areas of the learned map, low and high
-    are the stated error. lower_bound: from sampled blocks, right on average for a smaller distance; low is its 95 %
-    limit. One lower bound must not be compared with another, nor with an exact value: how much each misses differs."""
+    are the stated error. lower_bound: from sampled blocks; low is the 95 % lower limit, which is what may be shown as a
+    bound, and value estimates a smaller distance, so it may exceed the true one by chance. One lower bound must not be
+    compared with another, nor with an exact value: how much each misses differs."""
 
     @property
     def is_known(self) -> bool:
@@ -224,14 +225,14 @@ class Distance:
 
     @property
     def words(self) -> str:
-        """The value to be read, as in "0.581", or "≥ 0.520" for a lower bound."""
-        return f"{self.value:.3f}" if self.is_known else f"≥ {self.value:.3f}"
+        """The value to be read, as in "0.581", or "≥ 0.520" with the limit of a lower bound."""
+        return f"{self.value:.3f}" if self.is_known else f"≥ {self.low:.3f}"
 
     @property
     def limits(self) -> str:
         """Its limits to be read."""
         if self.high is None:
-            return f"≥ {self.low:.3f}"
+            return "lower limit"
         return "exact" if self.kind == "exact" else f"{self.low:.3f} to {self.high:.3f}"
 
 

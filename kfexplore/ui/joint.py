@@ -32,7 +32,7 @@ from kfexplore.ui.turns import Stop
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
 apart from the others. Here the teacher's law of the next tokens after the prompt is exact, so what drawing them apart
-costs is known, and every sampler is held against it; heads that predict several tokens at once (MTP) are, at best,
+costs is known, and every sampler is compared with it; heads that predict several tokens at once (MTP) are, at best,
 this same product. A push-forward model has no such cost in principle; what this
 student makes of it is shown beside."""
 
@@ -54,17 +54,18 @@ BELOW: Final = """<style>
 #joint-status > [data-testid="status-tracker"] svg { height: 49px; } /* what turns is as high as the bar that follows */
 </style>"""
 """Gradio lays the progress over what it is of; here it has room below the words."""
-READING: Final = """<b>TV</b>: total variation distance from the teacher's distribution. 0: the same distribution;
-1: nothing in common. <b>limits</b>: how the value was found. <i>exact</i>: both distributions are known. A range: by
-quadrature over the student's noise, with its error. <b>≥</b>: a lower bound from the sampled blocks, with its 95 %
-limit; the distance may be any larger, so do not compare lower bounds with each other or with exact values. One prompt
-does not rank samplers: notebook 02 compares them over contexts. <b>✕</b>: fraction of blocks rarer than about one in a
-thousand of the teacher's own. <b>p</b>: how often blocks of the teacher itself would be this far from its distribution
-(G-test). <b>KL</b>: of the teacher from the sampler, where that is known (of perfect marginals for the ideal MDLM)."""
+READING: Final = """<b>TV</b>: total variation distance from the teacher's distribution. 0: the same distribution; 1:
+nothing in common. <b>limits</b>: how the value was found. <i>exact</i>: both distributions are known. A range: by
+quadrature over the student's noise, with its error. <b>≥</b>: the 95 % lower limit from the sampled blocks; the
+distance may be any larger, so do not compare lower limits with each other or with exact values. One prompt does not
+rank samplers: notebook 02 compares them over contexts of <code>tales</code>. <b>✕</b>: fraction of blocks rarer than
+about one in a thousand of the teacher's own. <b>p</b>: how often blocks of the teacher itself would be this far from
+its distribution (G-test). <b>KL</b>: of the teacher from the sampler, where that is known (of perfect marginals for
+the ideal MDLM)."""
 """Of the table of samplers."""
 POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others: a pool is
 of blocks with one beginning, so p does not see what is wrong inside it."""
-CALLED_OFF: Final = "<p>Nothing is being drawn. Below is what was there before.</p>"
+CALLED_OFF: Final = "<p>Cancelled. Showing the previous result.</p>"
 COUNT: Final = 3 + 2 * (len(PANELS) + 2)
 """Parts below the status, and itself: text is HTML, figures are JSON."""
 
@@ -298,7 +299,7 @@ def _headline(measured: ContextStudy, models: Pair, of_two: str) -> str:
     if k > 2:
         spread = f"{total.low:.2f} to {total.high:.2f}"
         found = (
-            f"The next {k} tokens share {total.value:.2f} nats ({spread}), which no sampler from their marginals has"
+            f"Total correlation of the next {k} tokens: {total.value:.2f} nats ({spread}), which independent draws lose"
         )
         squares = f" The squares are of the first two of them. {of_two}."
     after = f"{len(ids)} token ids that end with {ids[-1]}"
@@ -317,7 +318,8 @@ def _status(measured: ContextStudy, note: str) -> str:
     if known.lower < known.upper:
         limits = f" (between {known.lower:.3f} and {known.upper:.3f}, whatever the others do)"
     facts = (
-        f"After {len(law.context)} tokens, over {covered}: the first two share {known.value:.3f} nats{limits}; "
+        f"After {len(law.context)} tokens, over {covered}: mutual information of the first two: {known.value:.3f} "
+        f"nats{limits}; "
         f"{measured.seconds:.1f} s for law and samplers on {measured.device}, seed {measured.seed}."
     )
     notes = [markup.escape(each) for each in (note, *measured.notes) if each]

@@ -36,7 +36,7 @@ def expect_law_of(page: Page, pair: Pair, prompt: str) -> None:
     ids, _ = pair.encode(prompt)
     known = pair_law(pair, ids).mutual_information.value
     expect(page.locator(STATUS)).to_contain_text(f"After {len(ids)} tokens")
-    expect(page.locator(STATUS)).to_contain_text(f"first two share {known:.3f} nats")
+    expect(page.locator(STATUS)).to_contain_text(f"first two: {known:.3f} nats")
 
 
 def test_the_tab_answers_for_the_prompt_above_it(page: Page, app_url: str, pair: Pair) -> None:

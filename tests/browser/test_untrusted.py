@@ -190,7 +190,7 @@ def test_a_study_is_called_off_and_the_next_is_drawn(page: Page, app: App) -> No
         page.locator("#joint-go").click()
         expect(status.locator(".progress-text, .eta-bar").first).to_be_attached()
         page.locator("#joint-cancel").click()
-        expect(status).to_contain_text("Nothing is being drawn")
+        expect(status).to_contain_text("Showing the previous result")
     page.locator("#joint-go").click()
     expect(status).to_contain_text("seed 5")
     expect(status).not_to_contain_text("Error")

@@ -39,9 +39,9 @@ def test_the_answer_is_that_of_the_study(explorer: Explorer, k: int) -> None:
     parts = asked(explorer, k=k)
     measured, _, _ = explorer.study("small", "a b c", k, 512, 0)
     assert len(parts) == COUNT
-    assert f"first two share {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
-    assert f"share {measured.law.mutual_information.value:.2f} nats" in parts[1]
-    assert f"next {k} tokens share {measured.correlation.total.value:.2f} nats" in parts[1].replace("two", "2")
+    assert f"first two: {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
+    assert f"next two tokens: {measured.law.mutual_information.value:.2f} nats" in parts[1]
+    assert f"next {k} tokens: {measured.correlation.total.value:.2f} nats" in parts[1].replace("two", "2")
     for n in FIGURES:
         assert json.loads(parts[n])["data"]
     for row in measured.samplers:
@@ -67,7 +67,7 @@ def test_the_headline_says_what_everything_below_is_of(
 def test_everything_follows_the_temperature(explorer: Explorer) -> None:
     parts, measured = asked(explorer, temperature=0.5), explorer.study("small", "a b c", 2, 512, 0, 0.5)[0]
     assert measured.temperature == 0.5
-    assert f"first two share {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
+    assert f"first two: {measured.law.mutual_information.value:.3f} nats" in plain(parts[0])
     assert "trained at temperature 1 only" in parts[0]
     assert "K = 2 tokens after “abc” at temperature 0.5." in plain(parts[1])
     assert "MDLM, 1 pass" not in parts[-1]
