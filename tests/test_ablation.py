@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from analysis import ablation, writing
 from kfexplore.bench.train import token_passes
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.evaluate.agreement import noise_blind
 from kfexplore.pair import Pair
 
@@ -99,7 +100,7 @@ def test_a_row_a_slot_and_a_figure_are_written(
     told = {name: document[name] for name in ("pair", "data", "text", "dtype", "base", "evaluation", "noise_blind")}
     share, nats = noise_blind(small, [(tmp_path / "text.txt").read_text()], 24, 128, 0)
     assert told == {
-        "pair": "tales",
+        "pair": DEFAULT_PAIR,
         "data": tmp_path.name,
         "text": "text.txt",
         "dtype": "bf16",

@@ -40,8 +40,8 @@ from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.zero import LentExplorer, is_zero
 
 INTRO = """# kfexplore
-A push-forward language model turns K random numbers into K tokens in one pass. Move them and watch the tokens:
-**exact** is what the teacher chooses one by one, **learned** what the student chooses all at once."""
+Move K random numbers and watch the K tokens that they choose. **Exact**: the teacher, token by token. **Learned**: the
+student, all K in one pass."""
 
 M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
@@ -69,8 +69,8 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 label="Prompt",
                 lines=1,
                 max_lines=4,
-                scale=5,
-                min_width=220,
+                scale=3,
+                min_width=180,
                 elem_id="prompt",
                 placeholder="Press Enter to continue another text.",
             )
@@ -81,7 +81,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 info="Or a folder, or an id of the hub." if explorer.limits.other_checkpoints else None,
                 allow_custom_value=explorer.limits.other_checkpoints,
                 scale=1,
-                min_width=290,
+                min_width=130,
                 elem_id="pair",
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")

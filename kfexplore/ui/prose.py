@@ -15,6 +15,7 @@ CSS: Final = """
 .kf-prose + .kf-prose { margin-top: .75rem; }
 .kf-prose .kf-prose-reading, .kf-prose caption, .kf-prose th { color: var(--kf-prose-second); font-size: .875rem; }
 .kf-prose .kf-prose-parts { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin-bottom: 1rem; }
+.kf-prose .kf-prose-parts > .kf-prose-scroll { max-width: 100%; min-width: 0; }
 .kf-prose .kf-prose-parts > dl { flex: 1 1 320px; min-width: 0; margin: 0; }
 .kf-prose table { border-collapse: collapse; font-variant-numeric: tabular-nums; height: max-content; }
 .kf-prose caption { text-align: left; padding-bottom: .5rem; }

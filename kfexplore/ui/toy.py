@@ -16,7 +16,7 @@ from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
 from kfexplore.ui.fields import failed, sent
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, boxed, heading, html
+from kfexplore.ui.prose import DARK, boxed, heading, html, scrolling
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
 what is visible. Here the marginals are perfect and every number is computed from the law itself, without sampling:
@@ -123,7 +123,7 @@ def _table(toy: ToyLaw) -> str:
         + "</tr>"
         for s in toy.schedules
     ]
-    return (
+    table = (
         "<table><caption>Total variation distance:<br>best and worst fixed order, and a random order</caption>"
         f"<tr><th{number}>passes</th><th>sizes</th>"
         f"<th{number}>best</th><th{number}>worst</th><th{number}>random</th></tr>"
@@ -131,6 +131,7 @@ def _table(toy: ToyLaw) -> str:
         f"<tr><td{number}>1</td><td>push-forward</td><td{number}>{_tv(toy.push_forward)}</td><td></td><td></td></tr>"
         "</table>"
     )
+    return scrolling(table, "Distance of every schedule")
 
 
 def _answers(toy: ToyLaw) -> str:

@@ -16,7 +16,7 @@ from kfexplore.bench.setting import random_pair
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 
-ENVIRONMENT = {"device", "device_name", "dtype", "threads", "load_average", "versions"}
+ENVIRONMENT = {"device", "device_name", "dtype", "threads", "load_average", "versions", "fast_paths"}
 SHAPE = {"pair", "context", "k", "width", "depth", "vocab_size"}
 TIMES = {"what", "repeats", "seconds", "least", "largest"}
 

@@ -144,7 +144,7 @@ def test_a_number_as_it_is_typed_is_sent_within_its_ends(page: Page, app_url: st
         expect(head).to_contain_text(f"K = {sent} tokens")
     page.get_by_role("tab", name="Toy laws").click()
     page.get_by_text("Noisy XOR", exact=True).click()
-    for typed, distance in (("9", "The law meets neither condition"), ("", "0.500"), ("0.3", "0.200")):
+    for typed, distance in (("9", "The distribution meets none of the conditions"), ("", "0.500"), ("0.3", "0.200")):
         page.locator("#toy-eps input[type=number]").fill(typed)
         expect(page.locator("#toy-meaning")).to_contain_text(distance)
     assert failed == []

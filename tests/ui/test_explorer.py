@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models
 from kfexplore import KfError, Pair, load_pair
 from kfexplore.checkpoints.connection import Unreachable
 from kfexplore.checkpoints.registry import bundled_pairs
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.maps import block, grid, sweep
 from kfexplore.results import steps
 from kfexplore.ui.app import first_payload, fresh_first_payload, make_explorer
@@ -330,7 +331,7 @@ def test_a_hub_out_of_reach_is_told_and_not_asked_again_for_a_minute(capsys: pyt
     for now[0] in (0, 30, 59, 61, 100, 122):
         reply = explorer.point(asked(pair="gone"))
         assert "huggingface.co, where it is fetched from, could not be reached" in reply["failed"]
-        assert "the pair tales" in reply["valid"]
+        assert f"the pair {DEFAULT_PAIR}" in reply["valid"]
         assert "/secret" not in json.dumps(reply)
     assert asked_for == [0, 61, 122]
     assert capsys.readouterr().err.count("/secret/place") == 3

@@ -165,7 +165,7 @@ def test_a_study_that_nobody_waits_for_ends_at_its_next_part(
 
     assert asked(explorer, studies, report=report) == [gr.skip()] * COUNT
     assert parts[-1] == "student"
-    assert "the first two share" in asked(explorer, studies)[0]  # and the next one has its turn
+    assert "mutual information of the first two" in asked(explorer, studies)[0]  # and the next one has its turn
 
 
 def test_the_last_question_is_answered_once_and_calls_off_those_before(explorer: Explorer) -> None:
