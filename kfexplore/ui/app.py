@@ -69,7 +69,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 label="Prompt",
                 lines=1,
                 max_lines=4,
-                scale=3,
+                scale=2,
                 min_width=180,
                 elem_id="prompt",
                 placeholder="Press Enter to continue another text.",
