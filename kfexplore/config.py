@@ -8,7 +8,6 @@ import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from kfexplore.decoders import DECODERS, MODELS, Kind, find_decoder
@@ -323,10 +322,9 @@ class Recipe:
             raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
         if self.teacher.start_share:
             raise KfError(f"start_share of the teacher is {self.teacher.start_share}.", "0: it begins as noise")
-        inherit = partial(_with_context, context=self.context)
-        object.__setattr__(self, "teacher", inherit(self.teacher))
-        object.__setattr__(self, "students", tuple(map(inherit, self.students)))
-        object.__setattr__(self, "masked", self.masked and inherit(self.masked))
+        object.__setattr__(self, "teacher", _with_context(self.teacher, self.context))
+        object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
+        object.__setattr__(self, "masked", self.masked and _with_context(self.masked, self.context))
         for name, stage in self.stages().items():
             if stage.context > self.context:
                 raise KfError(f"The context of {name} is {stage.context}.", f"1 to the models' own, {self.context}")

@@ -60,8 +60,8 @@ class HeldContext:
         self.teacher, self.student, self.ids = teacher, student, ids
         cache = KVCache()
         first = teacher(ids[None].to(teacher.device), cache, read=1)[0, 0]
-        self._laws: OrderedDict[tuple[float, Tokens], tuple[Tensor, KVCache]] = OrderedDict()
-        self._lock = threading.RLock()  # of _laws: a page asks for tables and points at the same time
+        self._read: OrderedDict[Tokens, tuple[Tensor, KVCache]] = OrderedDict()
+        self._lock = threading.RLock()  # of _read: a page asks for tables and points at the same time
         self._root = (first, cache.branch())
         self._learned = _LearnedMap(student, ids) if student is not None else None
         self.slots = most_slots(student)
@@ -93,8 +93,8 @@ class HeldContext:
                     at = members[n]
                     tokens[at, j], edges[at, j] = choose(law, noise[at, j])
                     if j and (edges[at, j] < near).any():
-                        settled = self._law(tuple(prefixes[n].tolist()), temperature)[0]
-                        tokens[at, j], edges[at, j] = choose(settled, noise[at, j])
+                        settled = self._after(tuple(prefixes[n].tolist()))[0]
+                        tokens[at, j], edges[at, j] = choose(cdf(settled, temperature), noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
             prefixes = torch.cat([prefixes[children[:, 0]], children[:, 1:]], dim=1)
             if branches:
@@ -110,27 +110,25 @@ class HeldContext:
         prefix: Tokens = ()
         answers = []
         for u in noise.split(1):
-            answers.append(choose(self._law(prefix, temperature)[0], u))
+            answers.append(choose(cdf(self._after(prefix)[0], temperature), u))
             prefix = (*prefix, int(answers[-1][0]))
         chosen, edge = (torch.cat(part) for part in zip(*answers, strict=True))
         return chosen, edge
 
-    def _law(self, prefix: Tokens, temperature: float) -> tuple[Tensor, KVCache]:
-        """F (V,) after the context and one prefix, taken token by token in one row, and the branch it left."""
-        key = temperature, prefix
+    def _after(self, prefix: Tokens) -> tuple[Tensor, KVCache]:
+        """Logits (V,) after the context and one prefix, read token by token in one row, and the branch it left."""
+        if not prefix:
+            return self._root
         with self._lock:
-            if key not in self._laws:
-                logits, grown = self._root
-                if prefix:
-                    first_row = torch.zeros(1, dtype=torch.int64, device=self.teacher.device)
-                    grown = self._law(prefix[:-1], temperature)[1].select(first_row)
-                    last = torch.tensor([prefix[-1:]], device=self.teacher.device)
-                    logits = self.teacher(last, grown)[0, 0]
-                self._laws[key] = cdf(logits, temperature), grown
-                while len(self._laws) > REMEMBERED:
-                    self._laws.popitem(last=False)
-            self._laws.move_to_end(key)
-            return self._laws[key]
+            if prefix not in self._read:
+                first_row = torch.zeros(1, dtype=torch.int64, device=self.teacher.device)
+                grown = self._after(prefix[:-1])[1].select(first_row)
+                last = torch.tensor([prefix[-1:]], device=self.teacher.device)
+                self._read[prefix] = self.teacher(last, grown)[0, 0], grown
+                while len(self._read) > REMEMBERED:
+                    self._read.popitem(last=False)
+            self._read.move_to_end(prefix)
+            return self._read[prefix]
 
 
 class _LearnedMap:

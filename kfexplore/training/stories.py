@@ -151,7 +151,6 @@ class _Writer:
     def __init__(self, rules: Grammar, values: Iterator[float], richness: float) -> None:
         self.rules, self.values, self.richness = rules, values, richness
         self.nats = 0.0
-        self.parts = dict(rules.parts)
         self.entries: dict[str, dict[str, str]] = {}
         self.facts: dict[tuple[str, str], str] = {}
 
@@ -169,9 +168,9 @@ class _Writer:
             return ""
         if not line.speaker:
             return self.expand(line.template)
-        self.parts["speaker"] = self.expand(line.speaker)
-        self.parts["quote"], sign = (words := self.expand(line.template))[:-1], words[-1]
-        return self.expand(self.parts[SPEECH[sign]])
+        speaker, words = self.expand(line.speaker), self.expand(line.template)
+        self.facts |= {("speaker", ""): speaker, ("quote", ""): words[:-1]}
+        return self.expand(self.rules.parts[SPEECH[words[-1]]])
 
     def choose(self, count: int) -> int:
         """One of `count` options, by inverse CDF of the next noise value."""
@@ -188,28 +187,29 @@ class _Writer:
         return self.write(_parse(template))
 
     def write(self, sequence: Sequence) -> str:
-        """The text of a parsed template; only alternatives that are chosen make choices of their own."""
-        return "".join(
-            self.write(node[self.choose(len(node))])
-            if isinstance(node, list)
-            else self.fact(*node[1:-1].partition(".")[::2])
-            if node[0] == "<"
-            else self.expand(self.parts[node[1:-1]])
-            if node[0] == "{"
-            else node
-            for node in sequence
-        )
+        """The text of a parsed template."""
+        return "".join(map(self.node, sequence))
+
+    def node(self, node: str | list[Sequence]) -> str:
+        """Literal text, a <fact>, a {part}, or one alternative of a choice, the only one that is expanded."""
+        if isinstance(node, list):
+            return self.write(node[self.choose(len(node))])
+        if node[0] == "<":
+            role, _, column = node[1:-1].partition(".")
+            return self.fact(role, column)
+        return self.expand(self.rules.parts[node[1:-1]]) if node[0] == "{" else node
 
     def fact(self, role: str, column: str) -> str:
         """A column of the entry of a role; both are drawn once per story."""
+        if (role, column) in self.facts:
+            return self.facts[role, column]
         if role not in self.entries:
             base = role.rstrip("0123456789")
             taken = list(self.entries.values())
             free = [entry for entry in self.rules.pools[self.rules.roles.get(base, base)] if entry not in taken]
             self.entries[role] = free[self.choose(len(free))]
-        if (role, column) not in self.facts:
-            values = self.entries[role][column].split("/")
-            self.facts[role, column] = values[self.choose(len(values))]
+        values = self.entries[role][column].split("/")
+        self.facts[role, column] = values[self.choose(len(values))]
         return self.facts[role, column]
 
 

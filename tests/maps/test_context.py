@@ -231,7 +231,7 @@ def test_laws_that_are_forgotten_are_computed_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(context, "REMEMBERED", 3)
     here = held()
     assert np.array_equal(alone(here.exact, u), expected)
-    assert len(here._laws) == 3
+    assert len(here._read) == 3
 
 
 def test_tiles_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,3 +244,15 @@ def test_tiles_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.array_equal(tiled, tokens)
         assert np.allclose(tiled_gaps, gaps, atol=1e-5)
     assert (max(teacher_rows), max(student_rows)) == (8, 2)  # of four slots each
+
+
+def test_another_temperature_asks_the_teacher_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, asked = teacher(), []
+    here = HeldContext(network, None, torch.tensor([3, 1, 4]))
+    plain = network.forward
+    monkeypatch.setattr(network, "forward", lambda *given, **named: asked.append(1) or plain(*given, **named))
+    u = np.array([[0.0, 0.0, 0.5]])  # noise 0 chooses the first token at any temperature
+    first = here.exact(u)[0]
+    passes = len(asked)
+    assert (here.exact(u, 0.5)[0][:, :2] == first[:, :2]).all()
+    assert len(asked) == passes > 0
