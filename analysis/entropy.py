@@ -12,15 +12,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 import torch
 
+from analysis.ablation import tidy
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
+from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.config import DataConfig, Recipe, StoriesConfig, TrainConfig
 from kfexplore.errors import told
 from kfexplore.evaluate.agreement import agreement
@@ -68,16 +70,9 @@ def richness_case(richness: float, folder: Path) -> tuple[Pair, Any, Any, list[s
     run = Run(recipe, folder)
     run.prepare()
     teacher, tokens = run.teacher(), load_tokens(folder / "data")
-    tokenizer = load_pair_tokenizer(folder / "data")
+    tokenizer = load_tokenizer(folder / "data")
     texts = [story.text for story in stories(HELD_OUT, seed=99, richness=richness)]
     return Pair(teacher, None, None, tokenizer), tokens, document_starts(folder / "data", tokens), texts
-
-
-def load_pair_tokenizer(folder: Path) -> Any:
-    """The tokenizer of prepared data."""
-    from kfexplore.checkpoints.tokenizers import load_tokenizer
-
-    return load_tokenizer(folder)
 
 
 def train(pair: Pair, tokens: Any, starts: Any, temperature: float, seed: int, folder: Path) -> Student:
@@ -107,14 +102,6 @@ def measured(pair: Pair, texts: list[str], temperature: float) -> dict[str, Any]
         "agreement_by_length": found.agreement_by_length,
         "agreement_by_length_interval": found.agreement_by_length_interval,
     }
-
-
-def tidy(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row per slot of a student."""
-    lists = {name: values for name, values in row.items() if isinstance(values, list)}
-    rest = {name: value for name, value in row.items() if name not in lists}
-    for slot, values in enumerate(zip(*lists.values(), strict=True), 1):
-        yield {**rest, "slot": slot, **dict(zip(lists, values, strict=True))}
 
 
 def entropy_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light") -> go.Figure:

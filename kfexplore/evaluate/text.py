@@ -12,26 +12,21 @@ from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import Ints
+from kfexplore.training.data import read_file, text_files
 
 FEWEST_BEFORE = 4
 """Tokens of a prefix."""
 
 
 def read_text(path: Path) -> list[str]:
-    """The texts of a file, or of a folder's .txt files in the order of their names.
+    """The texts of a file, or of a folder's .txt files, as training reads them.
 
     Raises:
         KfError: nothing is there, or it is not text.
     """
-    files = [f for f in (sorted(path.glob("*.txt")) if path.is_dir() else [path]) if f.is_file()]
-    if not files:
+    if not path.exists():
         raise KfError(f"There is no text in {path}.", "a text file, or a folder of .txt files")
-    try:
-        return [f.read_text(encoding="utf-8") for f in files]
-    except OSError as error:
-        raise KfError(f"{error.filename or path} cannot be read: {error.strerror}.", "text that you may read") from None
-    except UnicodeDecodeError as error:
-        raise KfError(f"{path} has a file that is not UTF-8 text: {error.reason}.", "plain text") from None
+    return [read_file(file) for file in (text_files(path) if path.is_dir() else [path])]
 
 
 def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:

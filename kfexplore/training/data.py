@@ -312,7 +312,7 @@ def _folder(files: list[Path]) -> tuple[Callable[[], Iterator[Document]], str]:
     """The texts of files, and a digest of names and texts."""
 
     def documents() -> Iterator[Document]:
-        return ((file.name, _text(file)) for file in files)
+        return ((file.name, read_file(file)) for file in files)
 
     digest = hashlib.sha256()
     for name, text in documents():
@@ -336,7 +336,7 @@ def text_files(folder: Path) -> list[Path]:
     return files
 
 
-def _text(file: Path) -> str:
+def read_file(file: Path) -> str:
     """The text of a file, without a byte-order mark."""
     try:
         return file.read_text(encoding="utf-8-sig")

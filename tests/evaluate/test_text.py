@@ -24,10 +24,16 @@ def test_texts_of_a_folder_come_in_the_order_of_their_names(tmp_path: Path) -> N
     assert read_text(tmp_path / "c.md") == ["text of c.md —"]
 
 
+def test_marks_and_upper_case_names_are_read_as_in_training(tmp_path: Path) -> None:
+    (tmp_path / "A.TXT").write_text("text", encoding="utf-8-sig")
+    (tmp_path / "b.txt").touch()
+    assert read_text(tmp_path) == ["text"]
+
+
 def test_missing_and_unreadable_texts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "empty" / "folder.txt").mkdir(parents=True)
-    for path, message in (("none.txt", "no text"), ("empty", "no text"), ("latin.txt", "not UTF-8")):
+    for path, message in (("none.txt", "no text"), ("empty", "no text"), ("latin.txt", "utf-8")):
         with pytest.raises(KfError, match=message):
             read_text(tmp_path / path)
 
