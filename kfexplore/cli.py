@@ -29,7 +29,7 @@ from kfexplore.cli_options import (
 )
 from kfexplore.cli_train import train
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import can_print, told
+from kfexplore.errors import told
 
 app = typer.Typer(
     help="Explore K-Forcing: K uniform noise variables to K tokens in one pass.",
@@ -99,11 +99,10 @@ def map_command(
         return
     names = {which: [repr(t) for t in chosen.texts(ids)] or [*map(str, ids)] for which, ids in tokens.items()}
     print(f"{'slot':>4}  {'u':>8}  {'exact':<20}" + (f" {'learned':<20} {'margin':>7}" if block.learned else ""))
-    differs = "≠" if can_print("≠") else "!"
     for j, u in enumerate(block.u[0]):
         line = f"{j + 1:>4}  {u:>8.5f}  {names['teacher'][j]:<18}"
         if block.learned:
-            sign = "=" if tokens["student"][j] == tokens["teacher"][j] else differs
+            sign = "=" if tokens["student"][j] == tokens["teacher"][j] else "≠"
             line += f" {sign} {names['student'][j]:<20} {block.margins[0, j]:>7.3f}"
         print(line.rstrip() if not block.learned else line)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Final
 
+IN_ASCII: Final = {"≠": "!", "≥": ">", "±": "~", "✕": "x", "…": "."}
+"""Signs of our tables in one character, so that columns stay in place."""
 COMMANDS: Final = ("kfexplore", "git", "make", "pip", "playwright", "python")
 """What a command that puts something right begins with."""
 
@@ -46,11 +49,12 @@ class KfError(Exception):
 def told() -> Iterator[None]:
     """Around a command: a user error is printed, and the process ends with 2.
 
-    What the encoding of the terminal or the pipe lacks is written as an escape: no text ends a command.
+    What the encoding of the terminal or the pipe lacks is written in ASCII: no text ends a command.
     """
+    codecs.register_error("kfexplore", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="kfexplore")
     try:
         yield
     except KfError as error:
@@ -58,10 +62,8 @@ def told() -> Iterator[None]:
         sys.exit(2)
 
 
-def can_print(text: str) -> bool:
-    """Whether the encoding of standard output has all characters of a text."""
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Our own signs by ones that every encoding has, other characters as escapes."""
+    if isinstance(error, UnicodeEncodeError) and (sign := IN_ASCII.get(error.object[error.start])):
+        return sign, error.start + 1
+    return codecs.backslashreplace_errors(error)

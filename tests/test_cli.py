@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -350,3 +351,9 @@ def test_the_package_runs_as_a_module() -> None:
     ended = subprocess.run([sys.executable, "-m", "kfexplore", "--help"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0
     assert "Usage: python -m kfexplore" in ended.stdout
+
+
+def test_signs_that_an_encoding_lacks_are_written_in_one_character() -> None:
+    line = [sys.executable, "-c", "from kfexplore.errors import told\nwith told(): print('a ≠ b ≥ c', 'é€')"]
+    ended = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert ended.stdout.decode("ascii") == "a ! b > c \\xe9\\u20ac\n".replace("\n", os.linesep)
