@@ -82,8 +82,8 @@ def claims() -> list[str]:
         f"A teacher of {teacher:.1f} M parameters, its PFLM(4) of {student:.1f} M, which has eight blocks more, and a "
         f"masked diffusion model of {masked:.1f} M",
         f"a vocabulary of {pair.teacher.config.vocab_size - 1} tokens",
-        f"{over(race, 'ar', 'transformers generate()')} times as many tokens a second",
-        f"K = 4 tokens a pass gain {over(race, 'pflm', 'ar')}:",
+        f"{over(race, 'ar', 'transformers generate()')} times as many tokens per second",
+        f"K = 4 tokens per pass gain {over(race, 'pflm', 'ar')}:",
         f"K = 4 is {gains('pflm', 4)} times as fast as AR at batch 1 / 4 / 16, "
         f"K = 8 is {gains('pflm', 8)} times as fast",
         f"which writes the text of AR itself, is {gains('verified', 8)} times",
