@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 from kfexplore.figures.palette import palette_css, palette_data
+from kfexplore.figures.scripts import asset, script_json
 
-_ASSETS: Final = Path(__file__).parent / "assets"
 _SCRIPTS: Final = (
     "codec.js",
     "paint.js",
@@ -41,7 +39,7 @@ _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'uns
 @cache
 def scrub_css() -> str:
     """The figure's style sheet, palette included; every rule is under `.kfs`."""
-    return palette_css(_SCOPE) + (_ASSETS / "scrub.css").read_text(encoding="utf-8")
+    return palette_css(_SCOPE) + asset("scrub.css")
 
 
 @cache
@@ -50,14 +48,14 @@ def scrub_js() -> str:
 
     Goes into a function body (gr.HTML's `js_on_load`, or `(() => { ... })()` in a page), before the call.
     """
-    palette = f"const PALETTE = {_script_json(palette_data())};\n"
-    return palette + "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    palette = f"const PALETTE = {script_json(palette_data())};\n"
+    return palette + "\n".join(asset(name) for name in _SCRIPTS)
 
 
 @cache
 def scrub_markup() -> str:
     """The figure's HTML, empty of data: one `<section class="kfs">` that `mountScrub` fills."""
-    return (_ASSETS / "scrub.html").read_text(encoding="utf-8")
+    return asset("scrub.html")
 
 
 def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> str:
@@ -76,7 +74,7 @@ def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> st
         A fragment of style, markup and script that needs nothing else and may stand several times on a page;
         with a height an `<iframe>` around it, which keeps its styles from a notebook's.
     """
-    data = _script_json(dict(payload))
+    data = script_json(dict(payload))
     name = "kfs-" + hashlib.sha256(data.encode()).hexdigest()[:12]
     fragment = (
         f'<div class="kfs-page" data-theme-from="system" data-kfs="{name}">\n'
@@ -111,8 +109,3 @@ new ResizeObserver(() => {
   if (window.frameElement) window.frameElement.style.height = height;
 }).observe(document.body);
 """
-
-
-def _script_json(value: object) -> str:
-    """JSON that cannot end a script element or open a comment in it."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

@@ -6,11 +6,11 @@ import html
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 from kfexplore.decoders import DECODERS
 from kfexplore.figures.palette import palette_css, token_label
+from kfexplore.figures.scripts import asset
 from kfexplore.results import Line, Written
 
 SHADES: Final = 8
@@ -49,7 +49,7 @@ def texts_html(texts: Sequence[Written], underlined: bool = False, told: bool = 
 @cache
 def text_css() -> str:
     """The style sheet, palette included; every rule is under `.kft`."""
-    return palette_css(".kft") + (Path(__file__).parent / "assets" / "text.css").read_text(encoding="utf-8")
+    return palette_css(".kft") + asset("text.css")
 
 
 def sharing(written: Written) -> str:

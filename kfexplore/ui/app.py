@@ -22,6 +22,7 @@ from kfexplore.bench.setting import facts
 from kfexplore.checkpoints.registry import NAMED, bundled_folder, bundled_pairs, fingerprint, pair_parts
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
+from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.api import add_api, answers_in_json
 from kfexplore.ui.explorer import Explorer, Json
@@ -34,7 +35,6 @@ from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.port import DEFAULT
 from kfexplore.ui.prose import boxed, html, told
 from kfexplore.ui.proxies import ROOT_VARIABLE, exempt_loopback, root_path
-from kfexplore.ui.reach import REACH
 from kfexplore.ui.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
 from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.zero import LentExplorer, is_zero
@@ -257,7 +257,7 @@ def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
         run_history=False,
         theme=theme(),
         head=STYLE,
-        js=REACH,
+        js=calling("accessibility.js", "addAccessibility"),
         i18n=WORDS,
         footer_links=["api", "gradio", "settings"],
         mcp_server=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html as markup
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,8 +11,9 @@ import gradio as gr
 
 from kfexplore.decoders import DECODERS, MODELS, Kind, possible
 from kfexplore.errors import KfError
+from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair
-from kfexplore.ui.prose import DARK, mistake
+from kfexplore.ui.prose import mistake
 
 REFUSED: Final = mistake(
     "<p>The server did not take this on: too many pages wait, or it made a mistake. Try again in a while.</p>"
@@ -54,17 +54,9 @@ def fitted(held: object, fitting: object, **changes: Any) -> dict[str, Any]:
 
 
 def sent(fields: Sequence[gr.Component]) -> str:
-    """As `DARK`, for fields among which are sliders: their numbers are sent within their ends.
-
-    While one is typed it may be empty or outside, which Gradio refuses with a traceback; once the field is left it
-    puts in what is sent here.
-    """
+    """As `DARK`, for fields among which are sliders: their numbers are sent within their ends."""
     ends = [[field.minimum, field.maximum] if isinstance(field, gr.Slider) else None for field in fields]
-    within = "ends ? Math.min(Math.max(value, ends[0]), ends[1]) : value"
-    return (
-        f"(...fields) => {{ const all = {json.dumps(ends)}; "
-        f"return ({DARK})(...fields.map((value, n) => {{ const ends = all[n]; return {within}; }})); }}"
-    )
+    return calling("fields.js", "withinEnds", ends)
 
 
 def number(what: str, value: object) -> float:

@@ -12,8 +12,8 @@ import gradio as gr
 
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
+from kfexplore.figures.scripts import calling, inlined
 from kfexplore.figures.text import text_css, texts_html
-from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import (
     REFUSED,
@@ -36,13 +36,6 @@ WAITING: Final = "Waiting for its turn: pages are written for one after the othe
 ASKING: Final = "A GPU is asked for."
 LONGEST_PROMPT_SHOWN: Final = 160
 """Characters, the last ones."""
-
-DRAW: Final = """
-const draw = () => { element.querySelector(".kft-page").innerHTML = props.value ?? ""; };
-watch("value", draw);
-draw();
-"""
-"""Runs in the browser; Gradio's own way compares every node with the one before, which takes five times as long."""
 
 Shown = list[Any]
 """Status, texts, what is held, Generate, Stop, Download."""
@@ -110,7 +103,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     texts = gr.HTML(
         "",
         html_template='<div class="kft-page"></div>',
-        js_on_load=DRAW,
+        js_on_load=inlined("components.js") + "mountTexts(element, props, watch);",
         head=f"<style>{text_css()}</style>",  # a css_template would be scoped, and not see which theme the page has
         apply_default_css=False,
         elem_id="generate-texts",
@@ -142,7 +135,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     halted.then(underline, [held, underlined], shown, show_progress_on=texts)
     underlined.input(underline, [held, underlined], shown, show_progress_on=texts, trigger_mode="always_last")
     saved = save.click(download, held, [document, status], queue=False, show_progress="hidden")
-    saved.then(None, document, None, js=saves_as("kfexplore-generate.json", "application/json"))
+    saved.then(None, document, None, js=calling("fields.js", "saveText", "kfexplore-generate.json", "application/json"))
     for event in (tab.select, pair.change):  # the pair of a copied link is never typed
         event(
             partial(fit, explorer),

@@ -6,32 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from kfexplore.figures.scripts import inlined
 from kfexplore.ui.guard import PLOTLY
-
-DRAW = """
-const library = window.Plotly;
-// Gradio's page has a base, and where there is one Plotly names patterns and clips by the page's whole address: they
-// would be gone as soon as that changes.
-const withoutBase = (work) => {
-  const base = document.querySelector("base[href]");
-  const href = base?.getAttribute("href");
-  base?.removeAttribute("href");
-  try { work(); } finally { base?.setAttribute("href", href); }
-};
-const draw = () => {
-  if (!props.value) return;
-  const figure = JSON.parse(props.value);
-  const options = {responsive: true, displayModeBar: false};
-  const place = element.querySelector(".kf-plot");
-  withoutBase(() => library.react(place, figure.data, figure.layout, options));
-  const name = figure.layout.meta?.name;
-  place.ariaLabel = name ?? null;
-  place.role = name ? "img" : null;
-};
-watch("value", draw);
-draw();
-"""
-"""Runs in the browser once the library is there."""
 
 
 def plot(figure: str, **options: Any) -> gr.HTML:
@@ -44,7 +20,7 @@ def plot(figure: str, **options: Any) -> gr.HTML:
     return gr.HTML(
         figure,
         html_template='<div class="kf-plot"></div>',
-        js_on_load=DRAW,
+        js_on_load=inlined("components.js") + "mountPlot(element, props, watch);",
         head=f'<script src="{PLOTLY}"></script>',
         apply_default_css=False,
         **options,

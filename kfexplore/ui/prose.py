@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import gradio as gr
 
+from kfexplore.figures.scripts import calling
+
 CSS: Final = """
 .kf-prose { line-height: 1.5; --kf-prose-second: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
 .kf-prose h2 { margin: 0 0 .25rem; font-size: 1.05rem; font-weight: 600; line-height: 1.35; }
@@ -48,8 +50,8 @@ CSS: Final = """
 READABLE: Final = "<style>.kf-told .pending { opacity: 1; }</style>"
 """Gradio fades what waits in its queue; what has the class `kf-told` says what it waits for."""
 
-DARK: Final = '(...fields) => [...fields.slice(0, -1), document.body.classList.contains("dark")]'
-"""Runs in the browser before an event is sent: the last field says which theme the page has."""
+DARK: Final = calling("fields.js", "withTheme")
+"""For an event's `js`: the last field says which theme the page has."""
 
 
 def html(text: str, **options: Any) -> gr.HTML:

@@ -16,10 +16,10 @@ from kfexplore.errors import KfError
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
+from kfexplore.figures.scripts import calling
 from kfexplore.figures.timing import figure_height, race_figure, speedup_figure
 from kfexplore.figures.timing_words import chance_words, device_words, held_against_ar, over_ar, per_second
 from kfexplore.results import TimingRow
-from kfexplore.ui.download import saves_as
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, offered_decoders, whole
 from kfexplore.ui.kept import Kept
@@ -255,8 +255,8 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
     running.failure(races.refuse, None, shown, queue=False, show_progress="hidden")
     stop.click(races.cancel, None, shown, queue=False, cancels=[running], show_progress="hidden")
     for button, made, script in (
-        (save, races.document, saves_as("kfexplore-throughput.json", "application/json")),
-        (spreadsheet, races.table, saves_as("kfexplore-throughput.csv", "text/csv")),
+        (save, races.document, calling("fields.js", "saveText", "kfexplore-throughput.json", "application/json")),
+        (spreadsheet, races.table, calling("fields.js", "saveText", "kfexplore-throughput.csv", "text/csv")),
     ):
         ready = button.click(made, None, document, queue=False, show_progress="hidden")
         ready.then(None, document, None, js=script)

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from browser.played import START, STEPS, Models, alone, noise, payload, settled, shown, tokens
 from kfexplore.figures import scrub
+from kfexplore.figures.scripts import script_json
 
 pytestmark = pytest.mark.browser
 
@@ -31,7 +32,7 @@ def served(page: Page) -> Callable[[], Models]:
             page,
             f"<style>{scrub.scrub_css()}</style><div id=host>{scrub.scrub_markup()}</div><script>(() => {{"
             f"{scrub.scrub_js()}\nwindow.api = mountScrub(document.getElementById('host'), "
-            f"{scrub._script_json(payload(grid=False))}, {{ {calls} }}); }})()</script>",
+            f"{script_json(payload(grid=False))}, {{ {calls} }}); }})()</script>",
         )
         return models
 
@@ -432,7 +433,7 @@ def test_late_answers_do_not_overwrite_newer_ones(page: Page) -> None:
         f"<style>{scrub.scrub_css()}</style><div id=host>{scrub.scrub_markup()}</div><script>(() => {{"
         f"{scrub.scrub_js()}\nwindow.waiting = [];"
         "const hold = (r) => new Promise((answer) => window.waiting.push({ r, answer }));"
-        f"mountScrub(document.getElementById('host'), {scrub._script_json(payload(grid=False))}, "
+        f"mountScrub(document.getElementById('host'), {script_json(payload(grid=False))}, "
         "{ tables: () => new Promise(() => {}), point: hold, grid: () => new Promise(() => {}) }); })()</script>",
     )
     sliders = page.locator(".kfs-range")

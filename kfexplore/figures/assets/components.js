@@ -1,0 +1,38 @@
+// Two gr.HTML components that draw their value themselves: faster than Gradio's own way, which replaces every node.
+
+export function mountTexts(element, props, watch) {
+  follow(props, watch, (html) => (element.querySelector(".kft-page").innerHTML = html));
+}
+
+// A Plotly figure that is changed in place; the value is its JSON.
+export function mountPlot(element, props, watch) {
+  follow(props, watch, (json) => {
+    if (!json) return;
+    const figure = JSON.parse(json);
+    const place = element.querySelector(".kf-plot");
+    const options = { responsive: true, displayModeBar: false };
+    withoutBase(() => window.Plotly.react(place, figure.data, figure.layout, options));
+    const name = figure.layout.meta?.name;
+    place.ariaLabel = name ?? null;
+    place.role = name ? "img" : null;
+  });
+}
+
+function follow(props, watch, show) {
+  const draw = () => show(props.value ?? "");
+  watch("value", draw);
+  draw();
+}
+
+// Where a page has a base, as Gradio's has, Plotly names patterns and clips by the page's whole address: they would
+// vanish when the address changes.
+function withoutBase(work) {
+  const base = document.querySelector("base[href]");
+  const href = base?.getAttribute("href");
+  base?.removeAttribute("href");
+  try {
+    work();
+  } finally {
+    base?.setAttribute("href", href);
+  }
+}

@@ -1,0 +1,23 @@
+// What the browser does with the fields of an event before Gradio sends them, and with a text that comes back.
+
+// The last field tells the server which theme the page has.
+export function withTheme(...fields) {
+  return [...fields.slice(0, -1), document.body.classList.contains("dark")];
+}
+
+// The same, and numbers of sliders stay within their ends. While one is typed it may be empty or outside, which Gradio
+// refuses with a traceback. ends: [minimum, maximum] of each field, or null.
+export function withinEnds(ends, ...fields) {
+  const inside = (value, at) => (ends[at] ? Math.min(Math.max(value, ends[at][0]), ends[at][1]) : value);
+  return withTheme(...fields.map(inside));
+}
+
+// Writes a text to a file on the reader's machine; nothing where it is empty. The server keeps no file.
+export function saveText(name, type, text) {
+  if (!text) return;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
