@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kfexplore.batch.prefixes import read_prefixes
+from kfexplore.batch.source import TASKS
 from kfexplore.bench.setting import SIZES, environment
 from kfexplore.bench.throughput import RaceSettings
 from kfexplore.checkpoints.registry import PairParts, fingerprint, locate
 from kfexplore.checkpoints.saving import write_whole
 from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
-from kfexplore.completions.prefixes import read_prefixes
-from kfexplore.completions.source import TASKS
 from kfexplore.config import DataConfig, DecodeConfig
 from kfexplore.decoding.generate import Networks, slots
 from kfexplore.errors import KfError

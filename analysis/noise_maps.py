@@ -27,9 +27,9 @@ from kfexplore.evaluate.agreement import binned
 from kfexplore.evaluate.text import prefixes
 from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolution_figure, slots_figure
 from kfexplore.figures.palette import Theme
+from kfexplore.figures.payload import section, tables
 from kfexplore.figures.scrub import standalone_html
 from kfexplore.figures.squares import section_figure
-from kfexplore.figures.tables import section, tables
 from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.quadrature import lattice, shares, tv_of_areas
 from kfexplore.laws.ranking import lines
@@ -59,7 +59,7 @@ def sample(pair: Pair, ids: Sequence[list[int]], each: int, seed: int) -> Sample
     parts, tokens, laws = [], [], np.zeros(pair.teacher.config.vocab_size)
     for c, context in enumerate(tqdm(ids, desc="both maps", leave=False)):
         u = noise.uniform(seed, range(c * each, (c + 1) * each), 0, slots)
-        found = block(pair.hold(context), u)
+        found = block(pair.prefill(context), u)
         width, entropy = np.empty(u.shape), np.empty(u.shape)
         for rows, law in TeacherTree(pair.teacher, np.array(context)).after(found.teacher[:, :-1], every=True):
             exact = torch.from_numpy(found.teacher[rows]).to(law.device)
@@ -110,7 +110,7 @@ def resolution(pair: Pair, taken: Sample, ids: Sequence[list[int]], steps: int =
     """How finely the student tells noise apart: its encoder, cells by their width, borders of slot 1."""
     shifts = []
     for context in tqdm(ids, desc="borders", leave=False):
-        moved = sweeps(pair.hold(context), np.array([0.5]), [0], steps)[0].block
+        moved = sweeps(pair.prefill(context), np.array([0.5]), [0], steps)[0].block
         exact, learned = (np.sort(tokens[:, 0]) for tokens in (moved.teacher, moved.student))
         borders = np.unique(exact)[:-1]
         places = [np.searchsorted(tokens, borders, side="right") / steps for tokens in (learned, exact)]
@@ -142,7 +142,7 @@ def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> R
     found = np.zeros((2, slots, slots))
     for c, context in enumerate(tqdm(ids, desc="reach", leave=False)):
         u = noise.uniform(seed, [c], 0, slots)[0]
-        for moved in sweeps(pair.hold(context), u, list(range(slots)), steps):
+        for moved in sweeps(pair.prefill(context), u, list(range(slots)), steps):
             for which, tokens in enumerate((moved.block.teacher, moved.block.student)):
                 found[which, moved.slot] += [_differ(tokens[:, j]) for j in range(slots)]
     return Reach(*(found / len(ids)))
@@ -208,7 +208,7 @@ def measure(
         few: Contexts on which borders and reach are measured.
     """
     context = pair.encode(prompt)[0]
-    held = pair.hold(context)
+    held = pair.prefill(context)
     section = grid(held, np.full(held.slots, 0.5), (0, 1), side)
     law = pair_law(pair, context, first=pair.teacher.config.vocab_size)
     taken = sample(pair, ids, each, seed)
@@ -262,7 +262,7 @@ def figures(pair: Pair, found: Study, theme: Theme = "light") -> dict[str, Any]:
 def strip(pair: Pair, prompt: str, u: Sequence[float], steps: int = 128, height: int = 1300) -> str:
     """The app's scrub figure after a prompt as HTML that needs no server: one slider drags, its track is the map."""
     ids = pair.encode(prompt)[0]
-    held = pair.hold(ids)
+    held = pair.prefill(ids)
     at = np.array(u)
     payload = tables(
         sweeps(held, at, list(range(len(at))), steps), block(held, at), ids, pair.texts, pair=pair.info.get("name", "")

@@ -24,7 +24,7 @@ from analysis.writing import write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
 from kfexplore.bench.throughput import RaceSettings, bench_throughput
 from kfexplore.checkpoints.registry import PairParts, pair_parts, usable_device
-from kfexplore.cli_options import numbers, pair_files
+from kfexplore.cli.options import numbers, pair_files
 from kfexplore.config import from_dict
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError, told

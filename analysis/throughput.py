@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
-from kfexplore.bench.setting import SIZES, measure_limits, random_pair, timed
+from kfexplore.bench.setting import SIZES, measure_peaks, random_pair, timed
 from kfexplore.bench.throughput import RaceSettings, race, setting
 from kfexplore.config import DecodeConfig, ModelConfig
 from kfexplore.decoding.cdf import inverse_cdf
@@ -31,7 +31,7 @@ from kfexplore.decoding.rows import Step
 from kfexplore.errors import told
 from kfexplore.figures.timing import TITLE, timing_figures, timing_foot
 from kfexplore.models import KVCache, Teacher
-from kfexplore.models.packed import Linear
+from kfexplore.models.onednn_linear import Linear
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Spread, TimingRow
 
@@ -115,7 +115,7 @@ def plain_loop(teacher: Teacher, prompts: torch.Tensor, u: torch.Tensor) -> torc
 def measure(pair: Pair, size: str, settings: RaceSettings, peers: bool) -> dict[str, Any]:
     """The document: limits, and rows of peers and decoders batch by batch, so that a ratio is of neighbours in time."""
     networks = Networks(pair.teacher, pair.student, pair.masked)
-    limits = measure_limits(pair.teacher.device, torch.float32)
+    limits = measure_peaks(pair.teacher.device, torch.float32)
     ids = pair.encode("Once upon a time")[0] if pair.tokenizer is not None else None
     rows: list[TimingRow] = []
     for batch in tqdm(settings.batches, desc=size, leave=False):

@@ -15,7 +15,7 @@ from kfexplore.bench.setting import environment
 from kfexplore.errors import KfError
 from kfexplore.figures.page import page, themed, write
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.still import write_stills
+from kfexplore.figures.screenshots import write_stills
 
 Draw = Callable[[Theme], Mapping[str, go.Figure]]
 """All figures of a study by name, in one theme."""

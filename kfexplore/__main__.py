@@ -1,5 +1,5 @@
 """`python -m kfexplore VERB`: the same as `kfexplore VERB`."""
 
-from kfexplore.cli import main
+from kfexplore.cli.main import main
 
 main()

@@ -8,7 +8,7 @@ import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from kfexplore.decoders import DECODERS, MODELS, Kind, find_decoder
 from kfexplore.errors import KfError
@@ -41,9 +41,11 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """Builds a config dataclass from plain values, as JSON or YAML have them; configs may hold configs.
 
     Raises:
-        KfError: a key is unknown (the near ones are named), a required one is missing, or a value has another type.
+        KfError: a key is unknown (near ones are named), a required one is missing, or a value has another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    renamed: Mapping[str, str] = getattr(cls, "RENAMED", {})
+    values = {renamed.get(key, key): value for key, value in values.items()}
     for key in values:
         if key not in fields:
             near = ", ".join(difflib.get_close_matches(key, fields, n=3))
@@ -143,6 +145,13 @@ class ModelConfig:
 class TrainConfig:
     """One training stage."""
 
+    RENAMED: ClassVar = {
+        "context_loss": "ntp_loss_weight",
+        "own_contexts": "on_policy_fraction",
+        "start_share": "wise_ft_alpha",
+    }
+    """Old names, still read from recipes and stage.json."""
+
     steps: int
     """Optimizer steps."""
     batch: int = 16
@@ -162,10 +171,10 @@ class TrainConfig:
     (progressive self-forcing); inversion: the text itself, under noise drawn from its cells."""
     causal: bool = True
     """Student: a slot sees the slots before it; false: itself and the context only (multi-token heads)."""
-    context_loss: float = 0.0
-    """Student: weight of the teacher's next-token law at the context's positions, learned beside the map."""
-    own_contexts: float = 0.0
-    """Student: share of the contexts that end in the student's own words instead of the corpus's."""
+    ntp_loss_weight: float = 0.0
+    """Student: weight of the next-token loss at the context's positions, added to the loss of the map."""
+    on_policy_fraction: float = 0.0
+    """Student: fraction of the contexts that end in the student's own samples instead of corpus text."""
     prefix_fraction: float = 0.0
     """Masked: fraction of the steps in which the text is cut at a random place and only its last 1 to 64 tokens may be
     masked, as when a prompt is continued."""
@@ -191,9 +200,9 @@ class TrainConfig:
     """Largest gradient norm."""
     ema: float = 0.0
     """Decay a step of the running mean of the weights that is saved as the model; 0: the weights themselves."""
-    start_share: float = 0.0
-    """Share of the weights that a stage began with in those it leaves: w = s * begun + (1 - s) * trained (WiSE-FT,
-    arXiv 2109.01903). A short leg of a trained model shakes loose more than it gives back; the mean keeps both."""
+    wise_ft_alpha: float = 0.0
+    """Weight interpolation (WiSE-FT, arXiv 2109.01903): saves alpha * initial + (1 - alpha) * trained weights. Brief
+    continued training can forget more than it gains; the mean keeps both."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products of the pass with gradient under autocast. Targets are always computed in fp32."""
     seed: int = 0
@@ -214,13 +223,13 @@ class TrainConfig:
             raise KfError(f"block is {self.block} for targets self.", "an even number, twice the block before")
         if not 0 < self.tau_min <= self.tau_max:
             raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
-        for name in ("own_contexts", "prefix_fraction", "ema", "decay", "start_share"):
+        for name in ("on_policy_fraction", "prefix_fraction", "ema", "decay", "wise_ft_alpha"):
             if not 0 <= getattr(self, name) <= 1:
                 raise KfError(f"{name} is {getattr(self, name)}.", "0 to 1")
         for name in ("lr", "eps", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise KfError(f"{name} is {getattr(self, name)}.", "a number above 0")
-        for name in ("warmup", "weight_decay", "context_loss"):
+        for name in ("warmup", "weight_decay", "ntp_loss_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise KfError(f"{name} is {getattr(self, name)}.", "0 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -320,8 +329,8 @@ class Recipe:
         self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
         if self.student_depth and self.student_depth < self.depth:
             raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
-        if self.teacher.start_share:
-            raise KfError(f"start_share of the teacher is {self.teacher.start_share}.", "0: it begins as noise")
+        if self.teacher.wise_ft_alpha:
+            raise KfError(f"wise_ft_alpha of the teacher is {self.teacher.wise_ft_alpha}.", "0: it begins as noise")
         object.__setattr__(self, "teacher", _with_context(self.teacher, self.context))
         object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
         object.__setattr__(self, "masked", self.masked and _with_context(self.masked, self.context))
@@ -386,7 +395,7 @@ class DecodeConfig:
     dither: int | None = None
     """pflm: draw from a slot's distribution with the bits of u below 2^-dither; 1 to `MOST_DITHER_BITS`."""
     exact_first: bool = False
-    """pflm: slot 1 from the student's own next-token law (trained with `context_loss`)."""
+    """pflm: slot 1 from the student's own next-token law (trained with `ntp_loss_weight`)."""
     order: Literal["random", "confident"] = "random"
     """mdlm: which positions are filled first. random: in an order drawn for each sample. confident: in every pass those
     whose newly drawn tokens are the most likely, as in MaskGIT."""

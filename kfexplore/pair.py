@@ -20,7 +20,7 @@ from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_toke
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
-from kfexplore.maps import HeldContext, block
+from kfexplore.maps import PrefilledContext, block
 from kfexplore.maps.context import most_slots
 from kfexplore.models import AnyTeacher, CausalLM, MaskedModel, Model, Student, Teacher
 from kfexplore.results import Block, no_student
@@ -116,14 +116,15 @@ class Pair(
         distinct, member = np.unique(contexts, axis=0, return_inverse=True)
         rows = [np.flatnonzero(member.ravel() == n) for n in range(len(distinct))]
         parts = [
-            block(self.hold(context.tolist()), u[at], temperature) for context, at in zip(distinct, rows, strict=True)
+            block(self.prefill(context.tolist()), u[at], temperature)
+            for context, at in zip(distinct, rows, strict=True)
         ]
         return Block.join(parts).take(np.argsort(np.concatenate(rows)))
 
-    def hold(self, ids: list[int]) -> HeldContext:
+    def prefill(self, ids: list[int]) -> PrefilledContext:
         """One context (N token ids), prefilled in every model, for sweeps, grids and blocks."""
         self.check_ids(ids)
-        return HeldContext(self.teacher, self.student, torch.tensor(ids))
+        return PrefilledContext(self.teacher, self.student, torch.tensor(ids))
 
     def check_ids(self, ids: list[int]) -> None:
         """Raises KfError unless ids are a context that the pair can read with a block after it."""

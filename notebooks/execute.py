@@ -23,7 +23,7 @@ from nbformat.v4 import new_output
 
 from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.figures.still import Camera
+from kfexplore.figures.screenshots import Camera
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from kfexplore.checkpoints.registry import NAMED
-from kfexplore.cli import app
+from kfexplore.cli.main import app
 from kfexplore.decoders import DECODERS
 from kfexplore.laws.toy import TOYS
 from kfexplore.training.recipes import names as recipes
@@ -151,7 +151,7 @@ def _trouble_with_verb(given: list[str]) -> str:
 
 def _trouble_with_python(given: list[str]) -> str:
     """Of `-m MODULE ...` and `FILE ...`."""
-    if given[:2] == ["-m", "kfexplore.cli"]:
+    if given[:2] == ["-m", "kfexplore"]:
         return _trouble_with_verb(given[2:])
     if given[0] == "-m":
         spec = importlib.util.find_spec(given[1])

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from helpers import masked, student, teacher
 
-from kfexplore import cli, noise
+from kfexplore import noise
 from kfexplore.checkpoints.saving import save_model
+from kfexplore.cli import main as cli
 from kfexplore.training.data import train_tokenizer
 
 SENTENCES = ["The owl went home.", "The old owl said: go home!", "Rain fell on the old house, and the rain went on."]

@@ -16,7 +16,7 @@ from shell import FILES, IDS, SENTENCES, Shell
 from torch.distributed.run import get_args_parser
 from typer.main import get_command
 
-from kfexplore import cli
+from kfexplore.cli import main as cli
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
 
@@ -323,7 +323,7 @@ def test_train_leaves_a_pair_that_map_reads_stage_by_stage_or_at_once(shell: She
 
 
 def test_a_process_of_its_own_prints_no_traceback(folder: Path) -> None:
-    line = [sys.executable, "-m", "kfexplore.cli", "map", "--pair", str(folder), "--token-ids", "1", "--noise", "7"]
+    line = [sys.executable, "-m", "kfexplore", "map", "--pair", str(folder), "--token-ids", "1", "--noise", "7"]
     ended = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("kfexplore: Noise value 7.0 is outside [0, 1).")

@@ -13,12 +13,12 @@ import pytest
 from shell import Shell
 
 from kfexplore.bench import scrub, throughput
-from kfexplore.results import Limits
+from kfexplore.results import DevicePeaks
 
 
 @pytest.fixture(autouse=True)
 def _limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "measure_limits", lambda *_: Limits(1e9, 1e10))
+    monkeypatch.setattr(throughput, "measure_peaks", lambda *_: DevicePeaks(1e9, 1e10))
 
 
 def test_scrub_has_a_line_a_row_and_the_document(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import torch
 from decoding.test_passes import raises, recorder
 from shell import Shell
 
-from kfexplore import cli_doctor
 from kfexplore.bench import setting
+from kfexplore.cli import doctor as cli_doctor
 from kfexplore.decoding import passes
 from kfexplore.models import attention
 from kfexplore.models.fast_paths import FAST_PATHS, FLEX, GRAPHS, summary
@@ -106,7 +106,7 @@ def test_a_gpu_that_runs_no_model_is_named(shell: Shell, monkeypatch: pytest.Mon
 def test_it_needs_neither_gradio_nor_plotly() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['gradio', 'plotly', 'transformers']))\n"
-        "from kfexplore import cli_doctor\ncli_doctor.doctor()"
+        "from kfexplore.cli import doctor as cli_doctor\ncli_doctor.doctor()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -15,9 +15,9 @@ import torch
 from helpers import masked, student
 from shell import FILES, Shell
 
+from kfexplore.batch import batches, memory, report
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.checkpoints.tokenizers import decode_ids, encode_ids
-from kfexplore.completions import batches, memory, report
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.pair import load_pair

@@ -98,9 +98,9 @@ def test_links_resolve(path: Path) -> None:
         "kfexplore map --nose 0.1",
         "python -m analysis.nothing",
         "python -m analysis.quality --paar tales",
-        "python -m kfexplore.cli scrub",
+        "python -m kfexplore scrub",
         "python docs/nothing.py",
-        "KFEXPLORE_PAIR=owt torchrun --nproc_per_node 2 -m kfexplore.cli trian",
+        "KFEXPLORE_PAIR=owt torchrun --nproc_per_node 2 -m kfexplore trian",
         "make coffee",
     ],
 )

@@ -12,22 +12,19 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "kfexplore"
-BASE = {"errors", "decoders", "config", "results"}
+BASE = {"errors", "cancel", "decoders", "config", "results"}
 ORDER: list[set[str]] = [
     BASE,
     {"noise"},
     {"models"},
-    {"checkpoints", "decoding"},
+    {"checkpoints", "decoding", "distributed"},
     {"maps"},
     {"pair"},
     {"__init__"},
     {"training", "evaluate", "laws", "space"},
     {"bench"},
-    {"completions"},
+    {"batch"},
     {"ui"},
-    {"cli_options"},
-    {"cli_prefixes", "cli_prompt"},
-    {"cli_train", "cli_laws", "cli_generate", "cli_bench", "cli_doctor"},
     {"cli"},
     {"__main__"},
 ]
@@ -71,7 +68,7 @@ def may_import(room: str) -> set[str]:
     if room == "figures":
         return {"figures", *BASE}
     line = next(n for n, rooms in enumerate(ORDER) if room in rooms)
-    above = {"figures"} if room in {"ui", "cli", "cli_train", "cli_laws", "cli_generate", "cli_bench"} else set()
+    above = {"figures"} if room in {"ui", "cli"} else set()
     return {room}.union(above, *ORDER[:line])
 
 

@@ -90,7 +90,7 @@ def test_fifths_hold_all_slots_once() -> None:
 
 def test_exact_areas_are_probabilities(pair: Pair, contexts: list[list[int]]) -> None:
     law = pair_law(pair, contexts[0], first=pair.teacher.config.vocab_size)
-    found = areas(law, block(pair.hold(contexts[0]), lattice(4096)))
+    found = areas(law, block(pair.prefill(contexts[0]), lattice(4096)))
     assert found.tv_exact < 0.15
     assert found.tv_learned > 2 * found.tv_exact
     assert (found.exact.sum(), found.learned.sum()) == pytest.approx((1, 1))

@@ -85,7 +85,7 @@ def test_a_teacher_alone_has_the_exact_map_and_says_so_of_the_rest(pair: Pair) -
         lambda: found.student,
         lambda: found.margins,
         lambda: found.agreement_block,
-        lambda: grid(alone.hold(ids[0]), u[0], (0, 1), 4).agreement,
+        lambda: grid(alone.prefill(ids[0]), u[0], (0, 1), 4).agreement,
         alone.need_student,
     ):
         with pytest.raises(KfError, match=r"This pair has no student\.(.|\n)*--student FILE"):
@@ -93,7 +93,7 @@ def test_a_teacher_alone_has_the_exact_map_and_says_so_of_the_rest(pair: Pair) -
 
 
 def test_sections_of_a_teacher_alone_are_those_of_the_pair(pair: Pair) -> None:
-    u, both = np.full(3, 0.3), [each.hold(CONTEXTS[0]) for each in (pair, Pair(pair.teacher))]
+    u, both = np.full(3, 0.3), [each.prefill(CONTEXTS[0]) for each in (pair, Pair(pair.teacher))]
     squares = [grid(held, u, (0, 2), 8) for held in both]
     assert np.array_equal(squares[0].teacher, squares[1].teacher)
     assert squares[0].regions("teacher") == squares[1].regions("teacher")

@@ -30,7 +30,7 @@ class Child:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "kfexplore.cli", "app", "--port", str(self.port)]
+        command = [sys.executable, "-m", "kfexplore", "app", "--port", str(self.port)]
         self._command = [*command, "--pair", pair, "--device", device]
         self._app: subprocess.Popen[bytes] | None = None
         self._past = 0.0

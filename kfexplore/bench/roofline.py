@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from kfexplore.config import DecodeConfig, ModelConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.models import CausalConfig
-from kfexplore.results import Cost, Gain, Limits
+from kfexplore.results import Cost, DevicePeaks, Gain
 
 LOGIT_BYTES = 4
 Shape = ModelConfig | CausalConfig
@@ -89,7 +89,7 @@ def decode_cost(
 def gains(
     teacher: Shape,
     student: Shape,
-    limits: Limits,
+    limits: DevicePeaks,
     batches: Iterable[int],
     ks: Iterable[int],
     keys: float,

@@ -44,10 +44,10 @@ def bench_scrub(
     ids = noise.generator(0, "prompt").integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
     points = noise.uniform(0, range(1000), 0, pair.slots)
     fresh = itertools.cycle(points)  # a repeat must not find what the last one left in the context
-    context = pair.hold(ids)
+    context = pair.prefill(ids)
     slots = list(range(context.slots))
     jobs: list[Job] = [
-        ("hold", {}, lambda: pair.hold(ids)),
+        ("hold", {}, lambda: pair.prefill(ids)),
         ("block", {}, lambda: block(context, next(fresh))),
     ]
     if tables:

@@ -19,7 +19,7 @@ from kfexplore.errors import KfError
 from kfexplore.models import AnyModel, Student, Teacher, build
 from kfexplore.models.fast_paths import FAST_PATHS, summary
 from kfexplore.pair import Pair
-from kfexplore.results import Limits
+from kfexplore.results import DevicePeaks
 
 SIZES = {"owt": (50258, 768, 12, 12, 50257, 1024), "lm1b": (30522, 768, 12, 12, 103, 128)}
 """Rows, width, depth, heads, mask id and context of the published models."""
@@ -154,7 +154,7 @@ def synchronise(place: torch.device) -> None:
         torch.cuda.synchronize(place)
 
 
-def measure_limits(place: torch.device, dtype: torch.dtype, repeats: int = 5) -> Limits:
+def measure_peaks(place: torch.device, dtype: torch.dtype, repeats: int = 5) -> DevicePeaks:
     """A copy and a matrix product, the fastest of some repeats of each."""
     with torch.inference_mode():
         source = torch.ones(COPIED // 4 * (8 if place.type == "cuda" else 1), device=place)
@@ -170,4 +170,4 @@ def measure_limits(place: torch.device, dtype: torch.dtype, repeats: int = 5) ->
             )
         else:
             multiplied = min(timed(lambda: product(square, square), repeats, place))
-    return Limits(copied, 2 * side**3 / multiplied)
+    return DevicePeaks(copied, 2 * side**3 / multiplied)

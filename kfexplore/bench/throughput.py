@@ -16,14 +16,15 @@ import torch
 
 from kfexplore import noise
 from kfexplore.bench.roofline import decode_cost, gains
-from kfexplore.bench.setting import Load, environment, measure_limits, own_threads, synchronise
+from kfexplore.bench.setting import Load, environment, measure_peaks, own_threads, synchronise
+from kfexplore.cancel import Cancelled
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS, find_decoder
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
-from kfexplore.decoding.rows import Sheet, Step
+from kfexplore.decoding.rows import Step, TokenBuffer
 from kfexplore.errors import KfError
 from kfexplore.models import AnyModel
-from kfexplore.results import Gain, Limits, Spread, TimingRow
+from kfexplore.results import DevicePeaks, Gain, Spread, TimingRow
 from kfexplore.results.timing import false_positive_rate
 
 Clock = Callable[[], float]
@@ -89,14 +90,10 @@ class Progress:
     row: TimingRow | None = None
 
 
-class Cancelled(Exception):
-    """The race was called off between two steps."""
-
-
 def race(
     networks: Networks,
     settings: RaceSettings,
-    limits: Limits,
+    limits: DevicePeaks,
     size: str,
     prompt: list[int] | None = None,
     eos: int | None = None,
@@ -129,7 +126,7 @@ def race(
     for batch in dict.fromkeys(settings.batches):
         load = os.getloadavg()[0]
         entrants = [
-            _Entrant(TimingRow(name, batch, k, size, length, settings.new_tokens, settings.repeats, load_average=load))
+            _Series(TimingRow(name, batch, k, size, length, settings.new_tokens, settings.repeats, load_average=load))
             for each, name, k in settings.races
             if each == batch
         ]
@@ -160,7 +157,7 @@ def bench_throughput(
     """The document of `kfexplore bench throughput`: environment, the device's limits, rows with every setting."""
     network = _any(networks)
     before, start = os.getloadavg()[0], time.monotonic()
-    limits = measure_limits(network.device, network.dtype)
+    limits = measure_peaks(network.device, network.dtype)
     rows = []
     for progress in race(networks, settings, limits, size, prompt, eos, settle):
         report(progress)
@@ -170,7 +167,9 @@ def bench_throughput(
     return throughput_document(setting(network), limits, load, rows)
 
 
-def throughput_document(where: dict[str, Any], limits: Limits, load: Load, rows: Sequence[TimingRow]) -> dict[str, Any]:
+def throughput_document(
+    where: dict[str, Any], limits: DevicePeaks, load: Load, rows: Sequence[TimingRow]
+) -> dict[str, Any]:
     """A race, or as much of it as there is, as plain values; `where` is its `setting`."""
     return {
         "bench": "throughput",
@@ -187,7 +186,7 @@ def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dic
     `gains` are those asked for, `curve` reaches so far that one sees where they end.
     """
     network = _any(networks)
-    limits = measure_limits(network.device, network.dtype)
+    limits = measure_peaks(network.device, network.dtype)
     asked = gains_at_limit(networks, settings, limits, settings.batches, settings.ks)
     batches, ks = (
         {*asked_for, *drawn} for asked_for, drawn in ((settings.batches, CURVE_BATCHES), (settings.ks, CURVE_KS))
@@ -207,7 +206,7 @@ def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dic
 def gains_at_limit(
     networks: Networks,
     settings: RaceSettings,
-    limits: Limits,
+    limits: DevicePeaks,
     batches: Sequence[int] = CURVE_BATCHES,
     ks: Sequence[int] = CURVE_KS,
 ) -> list[Gain]:
@@ -237,7 +236,7 @@ def setting(network: AnyModel) -> dict[str, Any]:
 
 
 @dataclass
-class _Entrant:
+class _Series:
     """A decoder in the race at one batch."""
 
     row: TimingRow
@@ -251,7 +250,7 @@ class _Entrant:
 
 
 def _time(
-    entrant: _Entrant,
+    entrant: _Series,
     networks: Networks,
     settings: RaceSettings,
     prompt: list[int] | None,
@@ -302,7 +301,9 @@ def _run(
     return clock() - start, written
 
 
-def _measured(entrant: _Entrant, networks: Networks, limits: Limits, eos: int | None, settle: bool | None) -> TimingRow:
+def _measured(
+    entrant: _Series, networks: Networks, limits: DevicePeaks, eos: int | None, settle: bool | None
+) -> TimingRow:
     """The row of a decoder whose runs are over."""
     row, steps = entrant.row, entrant.steps
     if entrant.error is not None:
@@ -314,7 +315,7 @@ def _measured(entrant: _Entrant, networks: Networks, limits: Limits, eos: int | 
         "masked": networks.masked,
     }
     network = _any(networks)
-    sheet = Sheet(row.batch, row.new_tokens, eos)
+    sheet = TokenBuffer(row.batch, row.new_tokens, eos)
     for step in steps:
         sheet.write(step)
     passes, seconds = sum(step.passes for step in steps), entrant.seconds[1:]

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kfexplore import noise
-from kfexplore.bench.setting import environment, measure_limits, timed
+from kfexplore import distributed, noise
+from kfexplore.bench.setting import environment, measure_peaks, timed
 from kfexplore.config import ModelConfig, TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher, build
-from kfexplore.training import processes
 from kfexplore.training.loop import backward, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 
@@ -58,7 +57,7 @@ def bench_train(
     place = torch.device(device or "cpu")
     tokens = noise.generator(0, "tokens").integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    peak = measure_limits(place, dtype, repeats).flops_per_second
+    peak = measure_peaks(place, dtype, repeats).flops_per_second
     teacher = cast(Teacher, build(teacher_shape)).to(place)
     flops: float = 2 * _multiplied(teacher) * 3 * config.batch * config.context
     jobs: list[tuple[str, nn.Module, TrainConfig, Callable[..., Tensor], float]] = [
@@ -118,8 +117,8 @@ def token_passes(config: TrainConfig) -> tuple[int, int]:
         "self": context + groups * (config.block // 2 + config.block),
         "inversion": context,
     }[config.targets]
-    targets += context if config.context_loss else 0
-    own += round(1.5 * config.own_contexts * context)  # half of it read, the other written at two tokens a slot
+    targets += context if config.ntp_loss_weight else 0
+    own += round(1.5 * config.on_policy_fraction * context)  # half of it read, the other written at two tokens a slot
     return config.batch * own, config.batch * targets
 
 
@@ -136,7 +135,7 @@ def _steps(
     place: torch.device,
     ran: Callable[[], object],
 ) -> list[float]:
-    optimizers, parts = make_optimizers(model, config), processes.rows(config.batch, config.accumulate)
+    optimizers, parts = make_optimizers(model, config), distributed.rows(config.batch, config.accumulate)
 
     def step(n: int) -> None:
         backward(lambda step, rows: loss(step, rows=rows), n, parts)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kfexplore.checkpoints.documents import read_json_object
-from kfexplore.checkpoints.layout import CONFIG_FILE, MAX_CONFIG_BYTES, MOST, check_shapes
-from kfexplore.checkpoints.places import given
+from kfexplore.checkpoints.infer_config import CONFIG_FILE, MAX_CONFIG_BYTES, MOST, check_shapes
+from kfexplore.checkpoints.json_io import read_json_object
+from kfexplore.checkpoints.paths import given
+from kfexplore.checkpoints.quoting import shown
 from kfexplore.checkpoints.shards import read_folder
-from kfexplore.checkpoints.words import shown
 from kfexplore.errors import KfError
 from kfexplore.models import CausalConfig, CausalLM, causal_network, place_weights, window
 

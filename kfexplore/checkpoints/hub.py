@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer
 
 from kfexplore.checkpoints.connection import fetching
-from kfexplore.checkpoints.documents import read_json_object, read_text
-from kfexplore.checkpoints.layout import CONFIG_FILE
-from kfexplore.checkpoints.places import by_hand
+from kfexplore.checkpoints.infer_config import CONFIG_FILE
+from kfexplore.checkpoints.json_io import read_json_object, read_text
+from kfexplore.checkpoints.paths import by_hand
 from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES
 from kfexplore.checkpoints.registry import TRAINING_FILE
 from kfexplore.checkpoints.saving import save_model, write_whole

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kfexplore.checkpoints.documents import json_object
+from kfexplore.checkpoints.json_io import json_object
+from kfexplore.checkpoints.paths import given, unreadable
 from kfexplore.checkpoints.pickles import PickleError, StorageRef, TensorRef, UnsafeName, read_pickle
-from kfexplore.checkpoints.places import given, unreadable
-from kfexplore.checkpoints.words import shortened, shown
+from kfexplore.checkpoints.quoting import shortened, shown
 from kfexplore.errors import KfError
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")

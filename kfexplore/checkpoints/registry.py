@@ -16,13 +16,13 @@ import torch
 
 from kfexplore.checkpoints.causal import is_causal
 from kfexplore.checkpoints.connection import fetching
-from kfexplore.checkpoints.documents import read_json_object
-from kfexplore.checkpoints.layout import KIND_NAMES, describe, stated_settings
-from kfexplore.checkpoints.places import by_hand, given
+from kfexplore.checkpoints.infer_config import KIND_NAMES, describe, stated_settings
+from kfexplore.checkpoints.json_io import read_json_object
+from kfexplore.checkpoints.paths import by_hand, given
+from kfexplore.checkpoints.quoting import shortened
 from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, weight_files
 from kfexplore.checkpoints.saving import WEIGHTS_FILE
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer, highest_id
-from kfexplore.checkpoints.words import shortened
 from kfexplore.config import DEFAULT_PAIR, ModelConfig
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kfexplore.checkpoints.layout import CONFIG_FILE
+from kfexplore.checkpoints.infer_config import CONFIG_FILE
 from kfexplore.checkpoints.reading import check_values
 from kfexplore.errors import KfError
 from kfexplore.models import Model

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kfexplore.checkpoints.documents import read_json_object
+from kfexplore.checkpoints.json_io import read_json_object
+from kfexplore.checkpoints.quoting import shortened, shown
 from kfexplore.checkpoints.reading import bare_name, read_tensors, weight_files
-from kfexplore.checkpoints.words import shortened, shown
 from kfexplore.errors import KfError
 
 WHOLE_FILE = "model.safetensors"

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 
 from kfexplore.checkpoints.connection import fetching
-from kfexplore.checkpoints.documents import json_object, read_text
-from kfexplore.checkpoints.pipelines import check_pipeline
-from kfexplore.checkpoints.places import by_hand, given
-from kfexplore.checkpoints.words import shown
+from kfexplore.checkpoints.json_io import json_object, read_text
+from kfexplore.checkpoints.paths import by_hand, given
+from kfexplore.checkpoints.quoting import shown
+from kfexplore.checkpoints.tokenizer_checks import check_pipeline
 from kfexplore.errors import KfError
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -24,8 +24,8 @@ from kfexplore.decoding.ar import ar_steps
 from kfexplore.decoding.lossless import lossless_steps
 from kfexplore.decoding.mdlm import mdlm_steps
 from kfexplore.decoding.pflm import pflm_steps
-from kfexplore.decoding.rows import Rows, Sheet, Step
-from kfexplore.decoding.work import Work
+from kfexplore.decoding.rows import Rows, Step, TokenBuffer
+from kfexplore.decoding.work import DecodeBatch
 from kfexplore.errors import KfError
 from kfexplore.models import AnyModel, AnyTeacher, MaskedModel, Student
 from kfexplore.results import Decoded, Floats
@@ -34,14 +34,14 @@ ORDER_NOISE = 2**32
 """Positions from here on order the masked model's slots, where noise of the tokens themselves never reaches."""
 JACOBI_GUESSES = 64
 """Most positions guessed from nothing."""
-STEPS: Final[dict[str, Callable[[Work], Iterator[Step]]]] = {
+STEPS: Final[dict[str, Callable[[DecodeBatch], Iterator[Step]]]] = {
     "ar": ar_steps,
     "pflm": pflm_steps,
     "mdlm": mdlm_steps,
     "verified": partial(lossless_steps, anew=True),
     "jacobi": partial(lossless_steps, anew=False),
 }
-"""How each of `DECODERS` decodes. The first step is `BEGUN`."""
+"""How each of `DECODERS` decodes. The first step is `PREFILLED`."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def decode(
     new_tokens: int,
     order: Floats | None = None,
     settle: bool | None = None,
-    recorded: bool | None = None,
+    use_cuda_graphs: bool | None = None,
 ) -> Iterator[Step]:
     """The steps in which every prompt grows by `new_tokens` tokens; a last block may be longer.
 
@@ -138,7 +138,7 @@ def decode(
             to right.
         settle: Decide near choices by the row alone, so that no batch or cache turns a token; None: for fp32 models
             on a CPU.
-        recorded: CUDA graphs; None: where the models are on CUDA.
+        use_cuda_graphs: CUDA graphs; None: where the models are on CUDA.
 
     Raises:
         KfError: a model that is not there, no prompt, ids outside the vocabulary, more than the context holds, too
@@ -157,7 +157,7 @@ def decode(
     if config.draws_anew:
         u = u.view(len(prompts), -1, new_tokens)
     rows = Rows(prompts, u.shape[-1] + k + 1, network.device)
-    return STEPS[config.decoder](Work(config, models, rows, u, k, order, settle, recorded))
+    return STEPS[config.decoder](DecodeBatch(config, models, rows, u, k, order, settle, use_cuda_graphs))
 
 
 def generate(
@@ -182,7 +182,7 @@ def keyed_order(seed: int, samples: Sequence[int], new_tokens: int) -> Floats:
 
 def collect(steps: Iterator[Step], batch: int, new_tokens: int, eos: int | None = None) -> Decoded:
     """Runs a decoder until `new_tokens` tokens a row are there, or all rows have ended; what is over is cut."""
-    sheet = Sheet(batch, new_tokens, eos)
+    sheet = TokenBuffer(batch, new_tokens, eos)
     next(steps)  # the prompts
     kept, passes, start = [], 0, time.perf_counter()
     for step in steps:

@@ -17,14 +17,14 @@ from torch import Tensor
 from kfexplore.decoding.ar import exact_token
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import draw
-from kfexplore.decoding.rows import BEGUN, Rows, Step
-from kfexplore.decoding.work import Work
+from kfexplore.decoding.rows import PREFILLED, Rows, Step
+from kfexplore.decoding.work import DecodeBatch
 from kfexplore.models import AnyTeacher, Student
 from kfexplore.results import Ints
 
 
 @torch.inference_mode()
-def lossless_steps(work: Work, anew: bool) -> Iterator[Step]:
+def lossless_steps(work: DecodeBatch, anew: bool) -> Iterator[Step]:
     """Rounds of k guesses and a check, until every row has a token for each value of its noise.
 
     Args:
@@ -39,8 +39,8 @@ def lossless_steps(work: Work, anew: bool) -> Iterator[Step]:
     batch, length = noise.shape
     tail = torch.cat([noise, noise.new_full((batch, k + 1), 0.5)], dim=1)  # read behind the end, never kept
     ahead = torch.arange(k + 1, device=noise.device)
-    passes = Passes(teacher, rows, k, work.recorded)
-    drafts = _Drafts(students[0], rows, k, work.recorded) if students else None
+    passes = Passes(teacher, rows, k, work.use_cuda_graphs)
+    drafts = _Drafts(students[0], rows, k, work.use_cuda_graphs) if students else None
     guesses = rows.tail(1).repeat(1, k)
     used_up = np.full(batch, drafts is not None)
     block_ends = rows.ends.copy()
@@ -48,7 +48,7 @@ def lossless_steps(work: Work, anew: bool) -> Iterator[Step]:
     def run(tokens: Tensor, guesses: Tensor, u: Tensor) -> Tensors:
         return draw(teacher(torch.cat([tokens, guesses], dim=1), passes.cache), u, tau)
 
-    yield BEGUN
+    yield PREFILLED
     while (rows.written < length).any():
         at = torch.from_numpy(rows.written).to(noise.device)[:, None] + ahead
         u, cost = tail.gather(1, at), 1
@@ -61,7 +61,7 @@ def lossless_steps(work: Work, anew: bool) -> Iterator[Step]:
                 guesses = torch.where(torch.from_numpy(used_up).to(fresh.device)[:, None], fresh, guesses)
             block_ends = np.where(used_up, rows.ends + k, block_ends)
         exact, doubts = passes(("check", tau), run, 1, k, (guesses, u))
-        if passes.recorded:
+        if passes.use_cuda_graphs:
             exact = exact.clone()
         right = exact[:, :k].cpu().numpy() == guesses.cpu().numpy()
         counts = np.logical_and.accumulate(right, axis=1).sum(axis=1) + 1
@@ -94,9 +94,9 @@ def _settled(
 class _Drafts:
     """Guesses of the student, which catches up with what the rows have become since it was last asked."""
 
-    def __init__(self, student: Student, rows: Rows, k: int, recorded: bool | None) -> None:
+    def __init__(self, student: Student, rows: Rows, k: int, use_cuda_graphs: bool | None) -> None:
         self.rows, self.k = rows, k
-        self.passes = passes = Passes(student, rows, k, recorded, rough=True)
+        self.passes = passes = Passes(student, rows, k, use_cuda_graphs, rough=True)
         self.seen: Ints = rows.begun - 1
 
         def run(tokens: Tensor, u: Tensor) -> Tensors:  # must not hold self: a cycle would keep the buffers from others
@@ -111,7 +111,7 @@ class _Drafts:
         Recorded passes feed as many as a round can bring, so that few shapes are recorded.
         """
         missing, shortest = int((self.rows.ends - self.seen).max()), int(self.rows.ends.min())
-        count, cost = max(missing, min(self.k + 1, shortest)) if self.passes.recorded else missing, 1
+        count, cost = max(missing, min(self.k + 1, shortest)) if self.passes.use_cuda_graphs else missing, 1
         if missing > shortest:  # nothing to feed again: all is read anew
             self.passes.prefill()
             count, cost = 1, 2

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kfexplore.decoding.cdf import cdf, choose
-from kfexplore.decoding.rows import BEGUN, Step
-from kfexplore.decoding.work import Work
+from kfexplore.decoding.rows import PREFILLED, Step
+from kfexplore.decoding.work import DecodeBatch
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel
 
@@ -19,7 +19,7 @@ ENTRIES_AT_ONCE = 2**24
 
 
 @torch.inference_mode()
-def mdlm_steps(work: Work) -> Iterator[Step]:
+def mdlm_steps(work: DecodeBatch) -> Iterator[Step]:
     """k positions a step, until all new ones are filled; bidirectional, so nothing is cached.
 
     Tokens are drawn from their marginals by inverse CDF in float64. In random order a position is drawn once, in the
@@ -37,7 +37,7 @@ def mdlm_steps(work: Work) -> Iterator[Step]:
     ranks = np.zeros((batch, new)) if work.order is None else work.order
     order = torch.from_numpy(np.argsort(ranks, axis=1, kind="stable")).to(device)
     alike = [torch.from_numpy(np.flatnonzero(rows.ends == n)).to(device) for n in np.unique(rows.ends)]
-    yield BEGUN
+    yield PREFILLED
     for first in range(0, new, k):
         size = min(k, new - first)
         u = noise[:, first // k] if work.config.draws_anew else noise

@@ -62,18 +62,18 @@ class Passes:
         network: Teacher or student.
         rows: The samples; all but the last token of each is read at once here.
         slots: The most noise slots, or guesses, that follow a row's end.
-        recorded: Whether passes are recorded as CUDA graphs; None: where a network of ours is on CUDA.
+        use_cuda_graphs: Whether passes are recorded as CUDA graphs; None: where a network of ours is on CUDA.
         rough: Whether products may be in bf16 on a CPU, which no token may depend on.
     """
 
     def __init__(
-        self, network: Network, rows: Rows, slots: int, recorded: bool | None = None, rough: bool = False
+        self, network: Network, rows: Rows, slots: int, use_cuda_graphs: bool | None = None, rough: bool = False
     ) -> None:
         self.network, self.rows = network, rows
         ours = not isinstance(network, CausalLM)
-        self._recorded = ours and network.device.type == "cuda" if recorded is None else recorded
+        self._use_cuda_graphs = ours and network.device.type == "cuda" if use_cuda_graphs is None else use_cuda_graphs
         self._itself = weakref.ref(network)
-        stride = GRAPH_STRIDE if self.recorded else 1
+        stride = GRAPH_STRIDE if self.use_cuda_graphs else 1
         capacity = -(-(rows.capacity + slots) // stride) * stride
         shape = (len(rows), capacity, stride, network.dtype, network.device)
         self._buffers = _taken(network, shape) or _Buffers(shape, StaticCache(capacity, stride))
@@ -83,9 +83,9 @@ class Passes:
         self.prefill()
 
     @property
-    def recorded(self) -> bool:
+    def use_cuda_graphs(self) -> bool:
         """Whether passes are recorded and replayed: results are then overwritten by later passes."""
-        return self._recorded and not GRAPHS.disabled(self._itself)
+        return self._use_cuda_graphs and not GRAPHS.disabled(self._itself)
 
     def prefill(self) -> None:
         """Reads all but the last token of each row."""
@@ -115,7 +115,7 @@ class Passes:
             tail: The last tokens of each row, where they are at hand.
         """
         tokens = self.rows.tail(count) if tail is None else tail
-        if self.recorded:
+        if self.use_cuda_graphs:
             out = self._replay(name, run, count, after, (tokens, *extra))
             if out is not None:
                 return out

@@ -10,30 +10,30 @@ from torch import Tensor
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import argmax, dithered, draw, penalised_argmax
-from kfexplore.decoding.rows import BEGUN, Step
-from kfexplore.decoding.work import Work
+from kfexplore.decoding.rows import PREFILLED, Step
+from kfexplore.decoding.work import DecodeBatch
 from kfexplore.models import KVCache
 
 
 @torch.inference_mode()
-def pflm_steps(work: Work) -> Iterator[Step]:
+def pflm_steps(work: DecodeBatch) -> Iterator[Step]:
     """k tokens a step, read from its slots by argmax unless the config says otherwise; slot j of step s: noise s k + j.
 
     Each pass feeds the tokens of the one before (the first: the last of the prompt) and k fresh noise slots; the slots'
     keys are overwritten by the tokens that they became.
     """
     (student,), rows, noise, k, config = work.models, work.rows, work.noise, work.k, work.config
-    passes = Passes(student, rows, k, work.recorded)
+    passes = Passes(student, rows, k, work.use_cuda_graphs)
     also = int(config.exact_first)
     counts = torch.zeros(len(rows), student.config.vocab_size if config.penalty else 0, device=student.device)
 
     def run(tokens: Tensor, u: Tensor, counts: Tensor) -> Tensors:
         return read(config, student(tokens, u, passes.cache, config.tau, also=also), u, counts)
 
-    yield BEGUN
+    yield PREFILLED
     tokens, fed = None, 1
     for position in range(0, noise.shape[1] - k + 1, k):
-        u, before = noise[:, position : position + k], counts.clone() if passes.recorded else counts
+        u, before = noise[:, position : position + k], counts.clone() if passes.use_cuda_graphs else counts
         tokens, doubts, counts = passes(config, run, fed, k, (u, counts), tokens)
         if work.settle:
             for row in doubts.any(dim=1).nonzero()[:, 0].tolist():
@@ -42,7 +42,7 @@ def pflm_steps(work: Work) -> Iterator[Step]:
                 tokens[one], _, counts[one] = read(config, alone, u[one], before[one])
         rows.append(tokens)
         fed = k
-        yield Step(tokens.clone() if passes.recorded else tokens)
+        yield Step(tokens.clone() if passes.use_cuda_graphs else tokens)
 
 
 def read(config: DecodeConfig, logits: Tensor, u: Tensor, counts: Tensor) -> Tensors:

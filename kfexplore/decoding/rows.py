@@ -84,7 +84,7 @@ class Rows:
             self._level = bool((self.ends == self.ends[0]).all())
 
 
-BEGUN = Step(torch.empty(0, 0, dtype=torch.int64), passes=0)
+PREFILLED = Step(torch.empty(0, 0, dtype=torch.int64), passes=0)
 """The prompts have been read."""
 
 
@@ -103,7 +103,7 @@ def text_lengths(tokens: Ints, end: int | None, known: np.ndarray | None = None)
     return lengths
 
 
-class Sheet:
+class TokenBuffer:
     """The new tokens of a batch, as steps bring them.
 
     Args:

@@ -13,7 +13,7 @@ from kfexplore.results import Floats
 
 
 @dataclass(frozen=True)
-class Work:
+class DecodeBatch:
     """A batch to be written."""
 
     config: DecodeConfig
@@ -31,5 +31,5 @@ class Work:
     """(B, P) the order in which positions are filled, least first, for `order` random; None: from left to right."""
     settle: bool = True
     """Decide near choices by the row alone, so that no batch or cache turns a token."""
-    recorded: bool | None = None
+    use_cuda_graphs: bool | None = None
     """See `Passes`."""

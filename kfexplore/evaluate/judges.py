@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kfexplore.checkpoints.connection import fetching
-from kfexplore.checkpoints.places import by_hand
+from kfexplore.checkpoints.paths import by_hand
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, plain_text
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals

@@ -15,13 +15,13 @@ from kfexplore.figures.page import blank, log_axis, page, themed, write
 from kfexplore.figures.palette import Colours, Theme, colours, shades
 from kfexplore.figures.roofline import LIMIT_NAME, WHAT_A_LIMIT_IS, gain_figure, gain_of
 from kfexplore.figures.timing_words import (
-    Entrant,
+    Series,
     chance_words,
     device_words,
-    entrant_of,
     held_against_ar,
     over_ar,
     race_finding,
+    series_of,
     speedup_finding,
 )
 from kfexplore.results import TimingRow
@@ -199,7 +199,7 @@ def timing_foot(document: dict[str, Any]) -> str:
             about += f"; {rows[0].prompt} tokens of prompt, {rows[0].new_tokens} new ones, {rows[0].repeats} repeats"
             if not held_against_ar(rows):
                 about += f". {speedup_finding(rows, {row.decoder for row in rows})}"
-        failed = [f"{entrant_of(row).name} at batch {row.batch}: {row.error}" for row in rows if row.error]
+        failed = [f"{series_of(row).name} at batch {row.batch}: {row.error}" for row in rows if row.error]
         about = ". ".join([about, *(reason.rstrip(".") for reason in failed)])
     return f"{about}. {device_words(document)}"
 
@@ -231,20 +231,20 @@ class _Field:
         kept = [race for race in races if race[1] != without]
         self.decoders = {decoder for _, decoder, _ in races}
         self.batches = sorted({batch for batch, _, _ in races})
-        named = sorted({Entrant(decoder, k) for _, decoder, k in kept})
+        named = sorted({Series(decoder, k) for _, decoder, k in kept})
         self.entrants = sorted(named, key=lambda each: each.place)
         self.width = _FILLED / max(1, len(self.entrants))
 
     def x(self, row: TimingRow) -> float:
         """The middle of a row's bar."""
-        place = self.entrants.index(entrant_of(row)) - (len(self.entrants) - 1) / 2
+        place = self.entrants.index(series_of(row)) - (len(self.entrants) - 1) / 2
         return self.batches.index(row.batch) + place * self.width
 
-    def of(self, rows: Sequence[TimingRow], entrant: Entrant) -> list[TimingRow]:
+    def of(self, rows: Sequence[TimingRow], entrant: Series) -> list[TimingRow]:
         """An entrant's rows."""
-        return [row for row in rows if entrant_of(row) == entrant]
+        return [row for row in rows if series_of(row) == entrant]
 
-    def marker(self, entrant: Entrant, look: Colours) -> dict[str, Any]:
+    def marker(self, entrant: Series, look: Colours) -> dict[str, Any]:
         """Exact decoders are dark, learned ones coloured and hatched; the smaller K, the fainter and sparser."""
         known = DECODERS.get(entrant.decoder)
         is_learned = known is not None and not known.exact
@@ -285,7 +285,7 @@ def _failures(figure: go.Figure, field: _Field, rows: Sequence[TimingRow], look:
             textfont={"color": look.differ, "size": 15},
             name="✕ could not be timed",
             showlegend=False,
-            customdata=[[row.batch, row.error, entrant_of(row).name] for row in failed],
+            customdata=[[row.batch, row.error, series_of(row).name] for row in failed],
             hovertemplate="batch %{customdata[0]}, %{customdata[2]}: %{customdata[1]}<extra></extra>",
         )
         figure.update_layout(

@@ -9,7 +9,7 @@ from kfexplore.decoders import DECODERS
 from kfexplore.results import TimingRow
 
 
-class Entrant(NamedTuple):
+class Series(NamedTuple):
     """A decoder at one K: a trace of its own."""
 
     decoder: str
@@ -30,9 +30,9 @@ class Entrant(NamedTuple):
         return (listed.index(self.decoder) if self.decoder in listed else len(listed)), self.k
 
 
-def entrant_of(row: TimingRow) -> Entrant:
+def series_of(row: TimingRow) -> Series:
     """Whose row it is."""
-    return Entrant(row.decoder, row.k)
+    return Series(row.decoder, row.k)
 
 
 def held_against_ar(rows: Sequence[TimingRow]) -> list[TimingRow]:
@@ -87,9 +87,9 @@ def _leader(rows: Sequence[TimingRow]) -> str:
     ranked = sorted(rows, key=_rate, reverse=True)
     rivals = [row for row in ranked if row.repeats == 1 or _rates(row)[1] >= _rates(ranked[0])[0]]
     if len(rows) > 1 and len(rivals) > 1:
-        return f"it is not settled which is fastest, {' or '.join(entrant_of(row).name for row in rivals)}"
+        return f"it is not settled which is fastest, {' or '.join(series_of(row).name for row in rivals)}"
     is_fastest = "is fastest," if len(rows) > 1 else "writes"
-    return f"{entrant_of(ranked[0]).name} {is_fastest} {per_second(ranked[0])} tokens a second"
+    return f"{series_of(ranked[0]).name} {is_fastest} {per_second(ranked[0])} tokens a second"
 
 
 def _rate(row: TimingRow) -> float:
@@ -119,8 +119,8 @@ def speedup_finding(rows: Sequence[TimingRow], decoders: Collection[str]) -> str
         failed = any(row.error for row in rows if row.decoder == "ar")
         return "No speed-up: AR could not be timed" if failed else "Nothing is timed against AR yet"
     learned = [row for row in compared if row.decoder == "pflm"] or compared
-    best = entrant_of(max(learned, key=_times))
-    own = sorted((row for row in compared if entrant_of(row) == best), key=lambda row: row.batch)
+    best = series_of(max(learned, key=_times))
+    own = sorted((row for row in compared if series_of(row) == best), key=lambda row: row.batch)
     told = [row for row in own if row in (own[0], max(own, key=_times), own[-1])]
     return f"Speed of {best.name} over AR's: " + ", ".join(f"{over_ar(row)} at batch {row.batch}" for row in told)
 

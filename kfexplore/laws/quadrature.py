@@ -65,7 +65,7 @@ def student_distance(
     student = pair.need_student()
     per_token = sum(p.numel() for p in student.blocks.parameters()) + student.config.vocab_size * student.config.width
     left = LARGEST_WORK if student.device.type == "cpu" else np.inf
-    held, points, found = pair.hold(ids), FEWEST_POINTS, None
+    held, points, found = pair.prefill(ids), FEWEST_POINTS, None
     while points <= MOST_POINTS and (left := left - per_token * points * (1 + 1 / EACH)) >= 0:
         learned = held.learned(lattice(points, EACH), temperature)
         assert learned is not None

@@ -46,7 +46,7 @@ def most_slots(student: Student | None) -> int:
     return EXACT_SLOTS if student is None else student.config.block
 
 
-class HeldContext:
+class PrefilledContext:
     """Keys and values of one context under teacher and student, read by any number of noise vectors.
 
     Args:

@@ -7,14 +7,14 @@ import numpy as np
 from kfexplore import noise
 from kfexplore.config import check_temperature
 from kfexplore.errors import KfError
-from kfexplore.maps.context import HeldContext
+from kfexplore.maps.context import PrefilledContext
 from kfexplore.results import Block, Floats, Grid, Sweep, steps
 
 MAX_RESOLUTION = 1024
 """Most steps of a sweep or of one side of a grid."""
 
 
-def block(context: HeldContext, u: Floats, temperature: float = 1.0) -> Block:
+def block(context: PrefilledContext, u: Floats, temperature: float = 1.0) -> Block:
     """The tokens of noise vectors u (B, k), 1 <= k <= K, at a temperature: of the teacher's logits, and as the student
     is given it.
 
@@ -28,7 +28,7 @@ def block(context: HeldContext, u: Floats, temperature: float = 1.0) -> Block:
 
 
 def sweeps(
-    context: HeldContext, u: Floats, slots: list[int], resolution: int, every: int = 1, temperature: float = 1.0
+    context: PrefilledContext, u: Floats, slots: list[int], resolution: int, every: int = 1, temperature: float = 1.0
 ) -> list[Sweep]:
     """One sweep for each of `slots`, all evaluated together.
 
@@ -60,13 +60,13 @@ def sweeps(
     return [Sweep(slot, u, whole.take(slice(a, a + len(points)))) for slot, a in zip(slots, starts, strict=True)]
 
 
-def sweep(context: HeldContext, u: Floats, slot: int, resolution: int = 512, temperature: float = 1.0) -> Sweep:
+def sweep(context: PrefilledContext, u: Floats, slot: int, resolution: int = 512, temperature: float = 1.0) -> Sweep:
     """What all slots become as the noise of one moves over (r + 1/2) / R; see `sweeps`."""
     return sweeps(context, u, [slot], resolution, temperature=temperature)[0]
 
 
 def grid(
-    context: HeldContext, u: Floats, slots: tuple[int, int], resolution: int = 128, temperature: float = 1.0
+    context: PrefilledContext, u: Floats, slots: tuple[int, int], resolution: int = 128, temperature: float = 1.0
 ) -> Grid:
     """The tokens of slots i < j as both move over R x R steps, the other noise of u (k,) held.
 
@@ -85,7 +85,7 @@ def grid(
     return Grid((i, j), u, whole.teacher[at], whole.learned.take(at) if whole.learned else None)
 
 
-def _check_slots(context: HeldContext, count: int) -> None:
+def _check_slots(context: PrefilledContext, count: int) -> None:
     if not 1 <= count <= context.slots:
         raise KfError(f"{count} noise values were given.", f"1 to {context.slots}, the most slots of this pair")
 

@@ -7,9 +7,9 @@ import torch
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
 from kfexplore.models.causal import CausalConfig, CausalLM, causal_network, place_weights, window
-from kfexplore.models.lean import lean_blocks
+from kfexplore.models.cpu_fast_path import lean_blocks
 from kfexplore.models.masked import MaskedModel
-from kfexplore.models.static import StaticCache
+from kfexplore.models.static_cache import StaticCache
 from kfexplore.models.student import Student
 from kfexplore.models.teacher import Teacher
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import Cache, KVCache, Segment, attend
-from kfexplore.models.packed import Linear
-from kfexplore.models.static import StaticCache
+from kfexplore.models.onednn_linear import Linear
+from kfexplore.models.static_cache import StaticCache
 
 
 class Embedding(nn.Module):

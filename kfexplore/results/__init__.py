@@ -40,7 +40,7 @@ from kfexplore.results.maps import (
 )
 from kfexplore.results.quality import Agreement, Bin, Estimate, Evaluation, Judged, SampleQuality, SlotLaw
 from kfexplore.results.text import Line, Written
-from kfexplore.results.timing import Cost, Gain, Limits, Spread, TimingRow
+from kfexplore.results.timing import Cost, DevicePeaks, Gain, Spread, TimingRow
 
 __all__ = [
     "Agreement",
@@ -55,6 +55,7 @@ __all__ = [
     "Correlation",
     "Cost",
     "Decoded",
+    "DevicePeaks",
     "Distance",
     "Estimate",
     "Evaluation",
@@ -66,7 +67,6 @@ __all__ = [
     "Ints",
     "Judged",
     "Learned",
-    "Limits",
     "Line",
     "ProductError",
     "RankedContext",

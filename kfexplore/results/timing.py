@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Limits:
+class DevicePeaks:
     """What a device can do, measured in the run that is held against it."""
 
     bytes_per_second: float
@@ -16,9 +16,9 @@ class Limits:
     flops_per_second: float
     """Of a large square matrix product in the models' own dtype; a multiplication and an addition are two."""
 
-    def best(self, other: Limits) -> Limits:
+    def best(self, other: DevicePeaks) -> DevicePeaks:
         """The larger of each: what is measured beside other work is too small."""
-        return Limits(
+        return DevicePeaks(
             max(self.bytes_per_second, other.bytes_per_second), max(self.flops_per_second, other.flops_per_second)
         )
 
@@ -37,7 +37,7 @@ class Cost:
         """So many times this."""
         return Cost(self.bytes * factor, self.flops * factor)
 
-    def least_seconds(self, limits: Limits) -> float:
+    def least_seconds(self, limits: DevicePeaks) -> float:
         """The roofline: neither faster than memory nor than arithmetic."""
         return max(self.bytes / limits.bytes_per_second, self.flops / limits.flops_per_second)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kfexplore import noise
-from kfexplore.checkpoints.documents import read_json_object
+from kfexplore.checkpoints.json_io import read_json_object
 from kfexplore.checkpoints.tokenizers import (
     END_OF_TEXT,
     FRAMES,

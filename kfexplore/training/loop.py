@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kfexplore import distributed
 from kfexplore.checkpoints.saving import write_whole
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student
-from kfexplore.training import processes
 
 CURVE_EVERY = 50
 """Steps a point of the curve."""
 STATE_FILE, CURVE_FILE = "state.pt", "losses.jsonl"
-FREE = frozenset({"steps", "decay", "save_every", "start_share"})
+FREE = frozenset({"steps", "decay", "save_every", "wise_ft_alpha"})
 """Settings that a resumed run may change."""
 
 
@@ -34,7 +34,7 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
 
     Args:
         model: Trained in place; in the end it holds the weights to keep: their running mean with `config.ema`, and
-            that with those it came with by `config.start_share`.
+            that with those it came with by `config.wise_ft_alpha`.
         loss_of: The loss of a step number on some rows of its batch, one number or one a slot, whose mean is learned;
             all its randomness is keyed by that number.
         config: The stage's settings.
@@ -45,14 +45,14 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
             stays), no room on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = processes.rows(config.batch, config.accumulate)
-    processes.meet(next(model.parameters()).device)
+    parts = distributed.rows(config.batch, config.accumulate)
+    distributed.meet(next(model.parameters()).device)
     optimizers = make_optimizers(model, config)
     mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_mean_of(config.ema)) if config.ema else None
     keeper = _Keeper(folder, model, mean, optimizers, config)
-    begun = [p.detach().clone() for p in model.parameters()] if config.start_share else []
+    begun = [p.detach().clone() for p in model.parameters()] if config.wise_ft_alpha else []
     start = keeper.resume()
-    curve = _Curve(folder, start, config, tokens_per_step(model, config)) if processes.rank() == 0 else None
+    curve = _Curve(folder, start, config, tokens_per_step(model, config)) if distributed.rank() == 0 else None
     bar = tqdm(
         range(start, config.steps),
         initial=start,
@@ -70,7 +70,7 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
                 group["lr"] = config.lr * share
         value = backward(loss_of, step, parts)
         parameters = [p for p in model.parameters() if p.grad is not None]
-        processes.average([value, *(p.grad for p in parameters if p.grad is not None)])
+        distributed.average([value, *(p.grad for p in parameters if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(parameters, config.clip)
         mean_loss = value.mean()
         if not torch.isfinite(mean_loss + norm):
@@ -91,12 +91,12 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
         if time.monotonic() - saved > config.save_every or step + 1 == config.steps:
             keeper.save(step + 1)
             saved = time.monotonic()
-    processes.wait()
+    distributed.wait()
     if mean is not None:
         model.load_state_dict(mean.module.state_dict())
     if begun:
         with torch.no_grad():
-            torch._foreach_lerp_(list(model.parameters()), begun, config.start_share)
+            torch._foreach_lerp_(list(model.parameters()), begun, config.wise_ft_alpha)
 
 
 def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[slice]) -> Tensor:
@@ -231,7 +231,7 @@ class _Keeper:
 
     def save(self, step: int) -> None:
         """Keeps the state after `step` steps; the one before stays where this fails."""
-        if processes.rank():
+        if distributed.rank():
             return
         state = {
             "step": step,

@@ -15,7 +15,7 @@ from kfexplore import noise
 from kfexplore.config import DecodeConfig, TrainConfig
 from kfexplore.decoding.pflm import pflm_steps
 from kfexplore.decoding.rows import Rows
-from kfexplore.decoding.work import Work
+from kfexplore.decoding.work import DecodeBatch
 from kfexplore.errors import KfError
 from kfexplore.models import KVCache, MaskedModel, Student, Teacher
 from kfexplore.training.data import windows
@@ -87,7 +87,7 @@ def student_loss(
     """Cross-entropy of the tokens that belong to the noise, nats, by slot (K,); its mean is what is learned.
 
     The ideal is 0 for targets that the noise determines (exact, and self up to its teacher's mistakes). What
-    `context_loss` adds is added to every slot.
+    `ntp_loss_weight` adds is added to every slot.
 
     Args:
         student: Trained.
@@ -111,7 +111,7 @@ def student_loss(
     ends = torch.from_numpy(np.repeat(places, config.noises, axis=1))
     u = torch.from_numpy(rng.random((*ends.shape, config.block)))
     tau = float(rng.uniform(config.tau_min, config.tau_max))
-    own = int((np.arange(config.batch)[rows] < config.own_contexts * config.batch).sum())
+    own = int((np.arange(config.batch)[rows] < config.on_policy_fraction * config.batch).sum())
     ids, ends, u = (whole[rows].to(student.device) for whole in (ids, ends, u))
     if own:
         drawn = noise.generator(config.seed, "own contexts", step).random(
@@ -132,11 +132,11 @@ def student_loss(
         logits = student.group_logits(ids, u, ends, tau, cache=cache, causal=config.causal)
         surprise = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
         loss = surprise.view(-1, config.block).mean(dim=0)
-        if config.context_loss:
+        if config.ntp_loss_weight:
             own_law = student.output_layer(hidden).transpose(1, 2)
             with torch.autocast(ids.device.type, enabled=False), torch.no_grad():
                 law = teacher.log_probs(ids).exp().transpose(1, 2)
-            loss = loss + config.context_loss * F.cross_entropy(own_law, law)
+            loss = loss + config.ntp_loss_weight * F.cross_entropy(own_law, law)
     return loss
 
 
@@ -155,7 +155,7 @@ def own_words(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
     half = ids.shape[1] // 2
     rows = Rows(ids[:, :half].tolist(), noise[0].numel(), ids.device)
     config = DecodeConfig("pflm")
-    work = Work(config, (student,), rows, noise.flatten(1), noise.shape[2], settle=False, recorded=False)
+    work = DecodeBatch(config, (student,), rows, noise.flatten(1), noise.shape[2], settle=False, use_cuda_graphs=False)
     for _ in pflm_steps(work):
         pass
     return rows.ids[:, : ids.shape[1]].clone()  # outside inference mode

@@ -24,8 +24,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from kfexplore.checkpoints.documents import read_json_object
-from kfexplore.checkpoints.layout import CONFIG_FILE
+from kfexplore import distributed
+from kfexplore.checkpoints.infer_config import CONFIG_FILE
+from kfexplore.checkpoints.json_io import read_json_object
 from kfexplore.checkpoints.registry import TRAINING_FILE, fingerprint, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model, write_whole
 from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE
@@ -33,7 +34,7 @@ from kfexplore.config import ModelConfig, Recipe, TrainConfig, differences, from
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import Model, begin_from, build
-from kfexplore.training import losses, processes
+from kfexplore.training import losses
 from kfexplore.training.data import INFO, DataInfo, Tokens, document_starts, load_tokens, prepare, read_info
 from kfexplore.training.loop import FREE, STATE_FILE, fit, read_curve
 from kfexplore.training.stories import stories
@@ -63,7 +64,7 @@ class StageInfo:
 class Run:
     """A recipe in a work folder. Every method goes on where an earlier call stopped, also after a kill.
 
-    Many processes may train together (`training/processes.py`), once one of them has prepared the tokens.
+    Many processes may train together (`distributed.py`), once one of them has prepared the tokens.
     """
 
     recipe: Recipe
@@ -151,11 +152,11 @@ class Run:
             KfError: as the other methods.
         """
         missing = not (self.folder / "data" / INFO).exists()
-        if missing and processes.count() > 1:
+        if missing and distributed.count() > 1:
             raise KfError(
                 "Several processes cannot prepare the tokens.", "prepared tokens", self._command("data") + " --text .."
             )
-        if processes.count() == 1 and (text is not None or dataset is not None or missing):
+        if distributed.count() == 1 and (text is not None or dataset is not None or missing):
             self.prepare(text, dataset)
         parts = {"teacher": self.teacher(), "student": self.students()}
         if self.recipe.masked is not None:
@@ -163,7 +164,7 @@ class Run:
         elif self.start is not None and pair_parts(self.start).masked is not None:
             parts["masked"] = self._further("masked")
         out = self.folder / "pair"
-        if processes.rank() > 0:
+        if distributed.rank() > 0:
             return out
         for name, model in parts.items():
             save_model(model, out / name, dtype=torch.bfloat16)
@@ -193,8 +194,8 @@ class Run:
             curve = read_curve(self.folder / name)
             end = f", loss at the end of training {curve[-1]['loss']:.3f} nats" if curve else ""
             kept = (
-                f"; then {stage.start_share:.0%} of the weights that it began with, mixed in"
-                if stage.start_share
+                f"; then {stage.wise_ft_alpha:.0%} of the weights that it began with, mixed in"
+                if stage.wise_ft_alpha
                 else ""
             )
             found[name] = f"{what}, {stage.optimizer}, {stage.precision}{end}{kept}"
@@ -227,7 +228,7 @@ class Run:
                 "tokens made with the pair's own tokenizer, in a new folder",
                 self._command("data") + f" --from {self.start} --text FOLDER",
             )
-        model = load_model(path, device=usable_device(processes.device(self.device)), kind=role)
+        model = load_model(path, device=usable_device(distributed.device(self.device)), kind=role)
         begun, meant = model.config, self._shape(role)
         if (begun.width, begun.heads) != (meant.width, meant.heads) or begun.depth > meant.depth:
             raise KfError(
@@ -248,7 +249,7 @@ class Run:
         It is saved as it will be published, in bf16: what is built on it, the student's targets above all, is built on
         those weights and no finer ones.
         """
-        folder, device = self.folder / name, usable_device(processes.device(self.device))
+        folder, device = self.folder / name, usable_device(distributed.device(self.device))
         self._claim(name, info)
         if not _finished(folder):
             model = _fresh(info.model, config.seed, before).to(device)
@@ -257,9 +258,9 @@ class Run:
             drawn = dataclasses.replace(config, seed=_stream(config.seed, name, info.start))
             with self._lock():
                 fit(model, _loss(model, drawn, tokens, given), config, folder)
-            if processes.rank() == 0:
+            if distributed.rank() == 0:
                 save_model(model, folder, dtype=torch.bfloat16)
-            processes.wait()
+            distributed.wait()
         return load_model(folder, device=device, kind=info.model.kind)
 
     def _claim(self, name: str, info: StageInfo) -> None:
@@ -280,7 +281,7 @@ class Run:
                     "the settings that it was trained with, or a new folder (--out)",
                     f"remove {folder}, then: {self._command(name)}",
                 )
-        if not finished and processes.rank() == 0:
+        if not finished and distributed.rank() == 0:
             text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -288,7 +289,7 @@ class Run:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Keeps other runs out of the work folder; the processes of one run share the lock of the first."""
-        if processes.rank():
+        if distributed.rank():
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_function_description
 
-from kfexplore.bench.throughput import Cancelled
+from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.config import STUDY_BLOCKS, DecodeConfig, check_temperature
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
@@ -25,7 +25,6 @@ from kfexplore.results import ContextStudy, SamplerLaw
 from kfexplore.results.quality import Estimate
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import whole
-from kfexplore.ui.turns import Stop
 from kfexplore.ui.writing import WriteConfig
 
 EXAMPLES: Final[dict[str, Any]] = {"prompt": "Once upon a time", "u": [0.1, 0.7, 0.3, 0.9]}
@@ -232,7 +231,7 @@ class Api:
             )
             limits.check("blocks", sizes[1], "study_blocks", FEWEST_BLOCKS)
             try:
-                measured, models, _ = self._explorer.study(name, prompt, *sizes, stop=Stop(limits.run_seconds))
+                measured, models, _ = self._explorer.study(name, prompt, *sizes, stop=CancelToken(limits.run_seconds))
             except Cancelled:
                 raise KfError(f"Stopped after {limits.run_seconds} s, the most on this page.", "fewer blocks") from None
             return LawsAnswer(

@@ -28,14 +28,14 @@ from kfexplore.ui.api import add_api, answers_in_json
 from kfexplore.ui.explorer import Explorer, Json
 from kfexplore.ui.generate import build_generate_tab
 from kfexplore.ui.guard import serving
+from kfexplore.ui.html import boxed, html, told
 from kfexplore.ui.joint import build_joint_tab
-from kfexplore.ui.limits import DEFAULTS, PageLimits, limits_from
+from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
 from kfexplore.ui.loading import Wanted, announced, closed, load
-from kfexplore.ui.look import STYLE, theme
 from kfexplore.ui.port import DEFAULT
-from kfexplore.ui.prose import boxed, html, told
 from kfexplore.ui.proxies import ROOT_VARIABLE, exempt_loopback, root_path
 from kfexplore.ui.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
+from kfexplore.ui.theme import STYLE, theme
 from kfexplore.ui.timing import build_timing_tab
 from kfexplore.ui.zero import LentExplorer, is_zero
 
@@ -173,7 +173,7 @@ def make_explorer(
     pair: str,
     files: tuple[Path, Path | None, Path | None] | None = None,
     device: str | None = None,
-    limits: PageLimits = DEFAULTS,
+    limits: ServerLimits = DEFAULTS,
 ) -> tuple[Explorer, str]:
     """An explorer of the pair asked for and those that the limits offer, with the name of the first.
 
@@ -206,7 +206,7 @@ def launch(
     device: str | None = None,
     host: str = "127.0.0.1",
     port: int = DEFAULT,
-    limits: PageLimits | None = None,
+    limits: ServerLimits | None = None,
     **options: Any,
 ) -> gr.Blocks:
     """Builds and serves the page; the first screen is drawn from a stored result while the models load behind it.

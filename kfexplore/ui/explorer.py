@@ -17,23 +17,23 @@ from typing import Any, Final
 
 import torch
 
-from kfexplore.bench.setting import Load, measure_limits, own_threads
-from kfexplore.bench.throughput import Cancelled
+from kfexplore.bench.setting import Load, measure_peaks, own_threads
+from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.connection import Unreachable, hub_name
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
-from kfexplore.figures.tables import at_point, rows, section, tables, token_texts
+from kfexplore.figures.payload import at_point, rows, section, tables, token_texts
 from kfexplore.laws.study import Report, StudySteps, finished, silent, study_steps
-from kfexplore.maps import HeldContext, block, grid, sweeps
+from kfexplore.maps import PrefilledContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
-from kfexplore.results import ContextStudy, Limits
-from kfexplore.ui.kept import Kept
-from kfexplore.ui.limits import DEFAULTS, PageLimits
+from kfexplore.results import ContextStudy, DevicePeaks
+from kfexplore.ui.cache import LRUCache
+from kfexplore.ui.limits import DEFAULTS, ServerLimits
 from kfexplore.ui.questions import Question, read
 from kfexplore.ui.racing import RaceConfig, Racing
 from kfexplore.ui.threads import few_threads
-from kfexplore.ui.turns import Busy, Stop, Turns
+from kfexplore.ui.turns import Busy, Turns
 from kfexplore.ui.writing import WriteConfig, Writing
 
 Json = dict[str, Any]
@@ -50,7 +50,7 @@ HUB_RESTS: Final = 60.0
 class _Context:
     """A prompt that the models have read."""
 
-    held: HeldContext
+    held: PrefilledContext
     cut: int
     """Tokens that did not fit."""
 
@@ -67,7 +67,7 @@ class _Ready:
     """A pair in memory, with the prompts that it holds ready."""
 
     pair: Pair
-    contexts: Kept[str, _Context]
+    contexts: LRUCache[str, _Context]
     turn: Turns
 
 
@@ -89,23 +89,23 @@ class Explorer:
     def __init__(
         self,
         loaders: Mapping[str, Callable[[], Pair]],
-        limits: PageLimits = DEFAULTS,
+        limits: ServerLimits = DEFAULTS,
         other: Callable[[str], Pair] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loaders, self.limits, self._other, self._clock = dict(loaders), limits, other, clock
-        self._pairs: Kept[str, _Ready] = Kept(
+        self._pairs: LRUCache[str, _Ready] = LRUCache(
             limits.loaded_pairs, limits.idle_seconds, pinned=next(iter(self.loaders)), clock=clock
         )
-        self._studies: Kept[tuple[str, str, int, int, int, float], ContextStudy] = Kept(
+        self._studies: LRUCache[tuple[str, str, int, int, int, float], ContextStudy] = LRUCache(
             limits.studies, limits.idle_seconds, limits.held_bytes, lambda held: held.law.given.nbytes, clock=clock
         )
         self._loading = {name: Turns(limits.questions) for name in self.loaders}  # one download keeps no other waiting
         self._loading_other = Turns(limits.questions)
-        self._missed: Kept[str, tuple[float, KfError]] = Kept(limits.questions, HUB_RESTS, clock=clock)
+        self._missed: LRUCache[str, tuple[float, KfError]] = LRUCache(limits.questions, HUB_RESTS, clock=clock)
         self._heavy, self._pointing = Turns(limits.questions, clock), Turns(limits.questions)
         self._studying, self._timing = Turns(), Turns()  # who waits is in the page's queue
-        self._measured: dict[tuple[torch.device, torch.dtype], tuple[Limits, int]] = {}
+        self._measured: dict[tuple[torch.device, torch.dtype], tuple[DevicePeaks, int]] = {}
 
     def offers(self, name: str) -> bool:
         """Whether a pair of that name may be asked for."""
@@ -155,7 +155,7 @@ class Explorer:
         seed: int,
         temperature: float = 1.0,
         report: Report = silent,
-        stop: Stop | None = None,
+        stop: CancelToken | None = None,
     ) -> tuple[ContextStudy, Pair, str]:
         """Exact law and samplers after a prompt, the pair, and what was cut; the last few are kept.
 
@@ -165,7 +165,7 @@ class Explorer:
             KfError: as `study_steps`, or of the pair or prompt.
             Cancelled: `stop` said so.
         """
-        stop = stop or Stop()
+        stop = stop or CancelToken()
         text, blocks = self.limits.check_prompt(prompt), self.limits.check("blocks", blocks, "study_blocks")
         key = (name, text, k, blocks, seed, temperature)
         pair, ids, cut = self._prompt(name, prompt)
@@ -193,7 +193,7 @@ class Explorer:
         if cuts:
             fitting = min(config.new_tokens, pair.teacher.config.context - len(ids))
             config = dataclasses.replace(config, new_tokens=fitting)
-        return Writing(pair, ids, config, _cut(cut), Stop(self.limits.run_seconds, self._clock), self._heavy)
+        return Writing(pair, ids, config, _cut(cut), CancelToken(self.limits.run_seconds, self._clock), self._heavy)
 
     def racing(self, config: RaceConfig) -> Racing:
         """A race of decoders after a prompt; no other overlaps it, and all other work waits while a clock runs.
@@ -208,10 +208,10 @@ class Explorer:
         fitting = max(1, pair.teacher.config.context - config.new_tokens)
         ids, cut = ids[-fitting:], cut + max(0, len(ids) - fitting)
         quiet = (self._studying, self._heavy)
-        stop = Stop(self.limits.run_seconds, self._clock)
+        stop = CancelToken(self.limits.run_seconds, self._clock)
         return Racing(pair, ids, config, _cut(cut), stop, self._timing, quiet, self._limits)
 
-    def _limits(self, device: torch.device, dtype: torch.dtype) -> Limits:
+    def _limits(self, device: torch.device, dtype: torch.dtype) -> DevicePeaks:
         """What a device can do: the best of some measurements, the last of them when nobody else was at work.
 
         One takes a second, in which all others wait.
@@ -219,7 +219,7 @@ class Explorer:
         where, load = (device, dtype), os.getloadavg()[0]
         held = self._measured.get(where)
         if held is None or held[1]:
-            found = measure_limits(device, dtype)
+            found = measure_peaks(device, dtype)
             best, left = held or (found, MEASUREMENTS)
             busy = Load(load, load, 0.0, own_threads(device)).busy
             held = self._measured[where] = best.best(found), left - 1 if busy else 0
@@ -236,7 +236,7 @@ class Explorer:
             ready = self._pairs.get(name)
             if ready is None:
                 limits = self.limits
-                contexts: Kept[str, _Context] = Kept(
+                contexts: LRUCache[str, _Context] = LRUCache(
                     limits.contexts, limits.idle_seconds, limits.held_bytes, lambda c: c.nbytes, clock=self._clock
                 )
                 ready = self._pairs.put(
@@ -270,7 +270,7 @@ class Explorer:
                 if context is None:
                     ids, cut = ready.pair.encode(prompt)
                     with few_threads(ready.pair):
-                        context = ready.contexts.put(prompt, _Context(ready.pair.hold(ids), cut))
+                        context = ready.contexts.put(prompt, _Context(ready.pair.prefill(ids), cut))
         return ready.pair, context
 
     def _study_line(self, _name: str) -> Turns:
@@ -339,7 +339,7 @@ class Explorer:
         return next(steps for most, steps in FINENESS if asking <= most)
 
 
-def _studied(steps: StudySteps, report: Report, stop: Stop) -> ContextStudy:
+def _studied(steps: StudySteps, report: Report, stop: CancelToken) -> ContextStudy:
     """What a study finds, unless it is to end before; its time runs from its first step."""
 
     def told(share: float, what: str) -> None:

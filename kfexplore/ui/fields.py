@@ -13,7 +13,7 @@ from kfexplore.decoders import DECODERS, MODELS, Kind, possible
 from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair
-from kfexplore.ui.prose import mistake
+from kfexplore.ui.html import mistake
 
 REFUSED: Final = mistake(
     "<p>The server did not take this on: too many pages wait, or it made a mistake. Try again in a while.</p>"

@@ -25,7 +25,7 @@ from kfexplore.ui.fields import (
     takers,
     whole,
 )
-from kfexplore.ui.prose import READABLE, boxed, html, told
+from kfexplore.ui.html import READABLE, boxed, html, told
 from kfexplore.ui.writing import WriteConfig, Writing
 
 INTRO: Final = """AR, Verified and Jacobi write the exact map's text, the teacher's, token for token; the student (PFLM)

@@ -16,10 +16,10 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kfexplore.checkpoints.words import shortened
+from kfexplore.checkpoints.quoting import shortened
 from kfexplore.figures.page import plotly_script
 from kfexplore.ui.api import Api
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 
 PLOTLY: Final = "kf/plotly.min.js"
 """Where the page finds Plotly's script, the one file that it takes from outside Gradio's own."""
@@ -104,7 +104,7 @@ class Guard:
         return body
 
 
-def serving(limits: PageLimits) -> dict[str, Any]:
+def serving(limits: ServerLimits) -> dict[str, Any]:
     """`app_kwargs` of `gr.Blocks.launch`."""
 
     def plotly(_: Request) -> FileResponse:

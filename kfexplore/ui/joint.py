@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.bench.throughput import Cancelled
+from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.registry import bundled_pairs
 from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS, check_temperature
 from kfexplore.errors import KfError
@@ -22,13 +22,12 @@ from kfexplore.laws.samplers import LARGEST_BLOCK
 from kfexplore.laws.study import Report
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, RankedContext, SamplerLaw
+from kfexplore.ui.cache import LRUCache
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, failed, sent, whole
-from kfexplore.ui.kept import Kept
+from kfexplore.ui.html import READABLE, boxed, heading, html, scrolling, told
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import READABLE, boxed, heading, html, scrolling, told
 from kfexplore.ui.toy import build_toy_tab
-from kfexplore.ui.turns import Stop
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
 apart from the others. Here the teacher's law of the next tokens after the prompt is exact, so what drawing them apart
@@ -175,7 +174,7 @@ class _Asked:
     settings: tuple[str, str, float, float, float, float]
     """Pair, prompt, K, blocks, seed and temperature, as they came."""
     theme: Theme
-    stop: Stop
+    stop: CancelToken
     taken: bool = False
     """Whether a place in the queue has been used for it; there may be more, of what was asked before."""
 
@@ -185,7 +184,9 @@ class Studies:
 
     def __init__(self, explorer: Explorer, clock: Callable[[], float] = time.monotonic) -> None:
         self._explorer, self._clock, limits = explorer, clock, explorer.limits
-        self._pages: Kept[str, _Asked] = Kept(limits.pages, limits.idle_seconds, dropped=lambda asked: asked.stop.set())
+        self._pages: LRUCache[str, _Asked] = LRUCache(
+            limits.pages, limits.idle_seconds, dropped=lambda asked: asked.stop.set()
+        )
 
     def start(
         self,
@@ -205,7 +206,7 @@ class Studies:
         """
         if not is_open:
             return gr.skip()
-        stop = Stop(self._explorer.limits.run_seconds, self._clock)
+        stop = CancelToken(self._explorer.limits.run_seconds, self._clock)
         theme: Theme = "dark" if dark else "light"
         self._pages.put(request.session_hash, _Asked((pair, prompt, k, blocks, seed, temperature), theme, stop))
         return boxed(f"<p>Drawing what follows “{markup.escape(_end(prompt))}” …</p>")

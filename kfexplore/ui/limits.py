@@ -25,7 +25,7 @@ VARIABLE: Final = "KFEXPLORE_LIMITS"
 
 
 @dataclass(frozen=True)
-class PageLimits:
+class ServerLimits:
     """Every one is held by the server, whatever a request says; a field of the page that has a bound has this one."""
 
     prompt_characters: int = 20_000
@@ -109,10 +109,10 @@ class PageLimits:
         return prompt
 
 
-DEFAULTS: Final = PageLimits()
+DEFAULTS: Final = ServerLimits()
 
 
-def limits_from(environment: Mapping[str, str] = os.environ) -> PageLimits:
+def limits_from(environment: Mapping[str, str] = os.environ) -> ServerLimits:
     """The defaults, but for what the environment says.
 
     Raises:
@@ -124,7 +124,7 @@ def limits_from(environment: Mapping[str, str] = os.environ) -> PageLimits:
         if not sign or not text:
             raise KfError(f"{VARIABLE} has {setting!r}.", "name=value, with commas between")
         values[name] = text.split("+") if name == "pairs" else _plain(text)
-    return from_dict(PageLimits, values)
+    return from_dict(ServerLimits, values)
 
 
 def _plain(text: str) -> Any:

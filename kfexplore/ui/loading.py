@@ -12,7 +12,7 @@ from kfexplore.checkpoints.registry import NAMED
 from kfexplore.errors import KfError
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import failed
-from kfexplore.ui.prose import boxed
+from kfexplore.ui.html import boxed
 
 Wanted = dict[str, bool]
 """The pairs that one session waits for, and whether `load` has begun with each. Changed in place: several events of a

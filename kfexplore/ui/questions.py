@@ -11,7 +11,7 @@ from kfexplore.errors import KfError
 from kfexplore.noise import checked
 from kfexplore.results import Floats
 from kfexplore.ui.fields import whole
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Question:
         return self.slots[0], self.slots[1]
 
 
-def read(request: object, limits: PageLimits, most: str) -> Question:
+def read(request: object, limits: ServerLimits, most: str) -> Question:
     """The question in a request.
 
     Args:

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 import torch
 
-from kfexplore.bench.setting import Load, measure_limits, own_threads
+from kfexplore.bench.setting import Load, measure_peaks, own_threads
 from kfexplore.bench.throughput import (
-    Cancelled,
     Clock,
     Progress,
     RaceSettings,
@@ -25,19 +24,20 @@ from kfexplore.bench.throughput import (
     setting,
     throughput_document,
 )
+from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
-from kfexplore.results import Gain, Limits, TimingRow
-from kfexplore.ui.limits import PageLimits
-from kfexplore.ui.turns import Stop, Turns, held
+from kfexplore.results import DevicePeaks, Gain, TimingRow
+from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.turns import Turns, held
 
 Stage = Literal["waiting", "measuring", "racing", "done", "stopped"]
 Seconds = dict[tuple[str, int], tuple[int, float]]
 """Of a decoder and K: the batch it was timed at last, and how long a run took."""
-News = tuple[tuple[Stage, list[TimingRow], Progress, Limits | None, Load, Seconds, dict[str, Any]], bool]
+News = tuple[tuple[Stage, list[TimingRow], Progress, DevicePeaks | None, Load, Seconds, dict[str, Any]], bool]
 """Of a race: how far it is, its rows, the device's limits, what it hangs on; and whether its time is over."""
 
 
@@ -53,7 +53,7 @@ class RaceConfig:
     new_tokens: int
     repeats: int
 
-    def check(self, limits: PageLimits) -> None:
+    def check(self, limits: ServerLimits) -> None:
         """Raises KfError where a page may not ask for so much."""
         offered = batches_offered(limits)
         if not all(batch in offered for batch in self.batches):
@@ -64,7 +64,7 @@ class RaceConfig:
             limits.check("tokens a pass, K,", k, "slots")
 
 
-def batches_offered(limits: PageLimits) -> tuple[int, ...]:
+def batches_offered(limits: ServerLimits) -> tuple[int, ...]:
     """Powers of two."""
     return tuple(2**n for n in range(limits.race_batch.bit_length()))
 
@@ -92,10 +92,10 @@ class Racing:
         ids: list[int],
         config: RaceConfig,
         note: str,
-        stopped: Stop,
+        stopped: CancelToken,
         turn: Turns,
         quiet: Sequence[Turns],
-        measure: Callable[[torch.device, torch.dtype], Limits] = measure_limits,
+        measure: Callable[[torch.device, torch.dtype], DevicePeaks] = measure_peaks,
     ) -> None:
         self.settings = RaceSettings(
             config.decoders,
@@ -114,7 +114,7 @@ class Racing:
         self.networks = Networks(pair.teacher, pair.student, pair.masked)
         self.rows: list[TimingRow] = []
         self.progress = Progress(0, len(self.settings.runs))
-        self.limits: Limits | None = None
+        self.limits: DevicePeaks | None = None
         self.stage: Stage = "waiting"
         self.elsewhere: Callable[[RaceConfig], Iterator[News]] | None = None
         """Has the race run by another process, and gives its news; None: it runs here. One that was called off ends at

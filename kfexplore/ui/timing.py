@@ -20,11 +20,11 @@ from kfexplore.figures.scripts import calling
 from kfexplore.figures.timing import figure_height, race_figure, speedup_figure
 from kfexplore.figures.timing_words import chance_words, device_words, held_against_ar, over_ar, per_second
 from kfexplore.results import TimingRow
+from kfexplore.ui.cache import LRUCache
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, offered_decoders, whole
-from kfexplore.ui.kept import Kept
+from kfexplore.ui.html import DARK, READABLE, boxed, heading, html, scrolling, told
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, READABLE, boxed, heading, html, scrolling, told
 from kfexplore.ui.racing import RaceConfig, Racing, batches_offered, rows_csv
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
@@ -79,7 +79,9 @@ class Races:
 
     def __init__(self, explorer: Explorer) -> None:
         self._explorer, limits = explorer, explorer.limits
-        self._pages: Kept[str, _Page] = Kept(limits.pages, limits.idle_seconds, dropped=lambda page: page.racing.stop())
+        self._pages: LRUCache[str, _Page] = LRUCache(
+            limits.pages, limits.idle_seconds, dropped=lambda page: page.racing.stop()
+        )
 
     def start(
         self,

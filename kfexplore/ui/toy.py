@@ -15,8 +15,8 @@ from kfexplore.figures.toy import EXACT, blocks_figure, exact_at_random, fewest_
 from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
 from kfexplore.ui.fields import failed, sent
+from kfexplore.ui.html import DARK, boxed, heading, html, scrolling
 from kfexplore.ui.plot import plot
-from kfexplore.ui.prose import DARK, boxed, heading, html, scrolling
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
 what is visible. Here the marginals are perfect and every number is computed from the law itself, without sampling:

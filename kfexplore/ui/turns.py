@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -11,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from kfexplore.bench.throughput import Cancelled
+from kfexplore.cancel import Cancelled
 from kfexplore.errors import KfError
 
 ASKED_EVERY: Final = 0.05
@@ -25,43 +24,6 @@ class Busy(KfError):
 
     def __init__(self) -> None:
         super().__init__("The server is busy.", "the same again in a moment")
-
-
-class Stop:
-    """Whether work is to end: it was called off, or its time is over. Work asks it at every step.
-
-    Args:
-        seconds: From the `begin` of the work to its end.
-        clock: Seconds.
-    """
-
-    def __init__(self, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds, self._clock = seconds, clock
-        self._until = math.inf
-        self._set = threading.Event()
-
-    def begin(self) -> None:
-        """The time runs from now on, unless the work was called off before."""
-        if not self._set.is_set():
-            self._until = self._clock() + self.seconds
-
-    def expire(self) -> None:
-        """The time is over, as another process tells that does the work."""
-        self._until = -math.inf
-
-    def set(self) -> None:
-        """Calls the work off, or says that it has ended; from now on it cannot be late any more."""
-        if not self.is_late:
-            self._until = math.inf
-        self._set.set()
-
-    def __call__(self) -> bool:
-        return self._set.is_set() or self.is_late
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the time is over."""
-        return self._clock() >= self._until
 
 
 @dataclass(eq=False)

@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 from kfexplore.bench.setting import environment, synchronise
-from kfexplore.bench.throughput import Cancelled
+from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.tokenizers import Spelling, end_of_text
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS, find_decoder
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
-from kfexplore.decoding.rows import Sheet, Step
+from kfexplore.decoding.rows import Step, TokenBuffer
 from kfexplore.errors import KfError
 from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Ints, Line, Written
 from kfexplore.results.text import Stage
 from kfexplore.ui.threads import few_threads
-from kfexplore.ui.turns import Stop, Turns
+from kfexplore.ui.turns import Turns
 
 TURN = 0.1
 """Seconds of steps after which others may go first."""
@@ -93,7 +93,7 @@ class Writing:
         ids: list[int],
         config: WriteConfig,
         note: str = "",
-        stopped: Stop | None = None,
+        stopped: CancelToken | None = None,
         turn: Turns | None = None,
     ) -> None:
         self.room = pair.teacher.config.context - len(ids)
@@ -116,7 +116,7 @@ class Writing:
         self._desks = [_Desk(pair, ids, config, name, self._eos) for name in DECODERS if name in config.decoders]
         self._reference = next((desk for desk in self._desks if DECODERS[desk.decoder].exact), None)
         self._nats: dict[tuple[int, ...], list[float]] = {}
-        self._stopped, self._turn = stopped or Stop(), turn or Turns()
+        self._stopped, self._turn = stopped or CancelToken(), turn or Turns()
         self._lock = threading.Lock()
 
     def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
@@ -299,7 +299,7 @@ class Writing:
 class _Text:
     """What one decoder has written."""
 
-    def __init__(self, decoder: str, sheet: Sheet) -> None:
+    def __init__(self, decoder: str, sheet: TokenBuffer) -> None:
         self.decoder, self.sheet = decoder, sheet
         self.numbers: Ints = np.zeros_like(sheet.tokens)
         self.nfe, self.seconds = 0, 0.0
@@ -335,7 +335,7 @@ class _Desk:
         noise = keyed_noise(self.seed, samples, own, networks, new_tokens)
         order = keyed_order(self.seed, samples, new_tokens)
         self.steps = decode(own, networks, [ids] * config.samples, noise, new_tokens, order)
-        self.text = _Text(decoder, Sheet(config.samples, new_tokens, eos))
+        self.text = _Text(decoder, TokenBuffer(config.samples, new_tokens, eos))
         self._place = pair.teacher.device
 
     def read_prompt(self) -> None:

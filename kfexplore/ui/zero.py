@@ -27,7 +27,7 @@ from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy
 from kfexplore.ui import racing, writing
 from kfexplore.ui.explorer import Explorer, Json
-from kfexplore.ui.limits import DEFAULTS, PageLimits
+from kfexplore.ui.limits import DEFAULTS, ServerLimits
 from kfexplore.ui.questions import Question
 from kfexplore.ui.racing import RaceConfig, Racing
 from kfexplore.ui.threads import is_small
@@ -108,7 +108,7 @@ class LentExplorer(Explorer):
     def __init__(
         self,
         loaders: dict[str, Callable[[], Pair]],
-        limits: PageLimits = DEFAULTS,
+        limits: ServerLimits = DEFAULTS,
         other: Callable[[str], Pair] | None = None,
         clock: Callable[[], float] = time.monotonic,
         device: str = "cuda",

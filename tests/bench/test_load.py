@@ -22,7 +22,7 @@ from kfexplore.bench.scrubber import RESOLUTION, Answer, Ask, Scrubber
 from kfexplore.bench.tally import POINTS, Memory, Tally, spread
 from kfexplore.bench.wire import Json, Layout, Lost
 from kfexplore.errors import KfError
-from kfexplore.figures.tables import packed
+from kfexplore.figures.payload import packed
 from kfexplore.pair import Pair, load_pair
 from kfexplore.ui.app import make_explorer, serve
 

@@ -15,16 +15,17 @@ from helpers import masked, student, teacher
 from kfexplore.bench import throughput
 from kfexplore.bench.roofline import decode_cost, gains, pass_cost
 from kfexplore.bench.setting import LEAST_SECONDS, Load
-from kfexplore.bench.throughput import Cancelled, RaceSettings, bench_roofline, bench_throughput, race
+from kfexplore.bench.throughput import RaceSettings, bench_roofline, bench_throughput, race
+from kfexplore.cancel import Cancelled
 from kfexplore.config import DecodeConfig, ModelConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
-from kfexplore.decoding.rows import BEGUN, Step
+from kfexplore.decoding.rows import PREFILLED, Step
 from kfexplore.errors import KfError
-from kfexplore.results import Limits, TimingRow
+from kfexplore.results import DevicePeaks, TimingRow
 from kfexplore.results.timing import false_positive_rate
 
 NETWORKS = Networks(teacher(), student(), masked())
-LIMITS = Limits(bytes_per_second=1e9, flops_per_second=1e10)
+LIMITS = DevicePeaks(bytes_per_second=1e9, flops_per_second=1e10)
 SHAPE = ModelConfig("teacher", vocab_size=8, width=16, depth=2, heads=2, mask_id=7, context=64)
 PROMPT = [3, 1, 4]
 
@@ -215,7 +216,7 @@ def test_a_race_ends_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
     def counted(*_: Any) -> Iterator[Step]:
-        yield BEGUN
+        yield PREFILLED
         for n in range(100):
             taken.append(n)
             yield Step(torch.zeros(2, 1, dtype=torch.int64))
@@ -252,7 +253,7 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], told: str
 
 
 def test_the_document_has_limits_load_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "measure_limits", lambda *_: LIMITS)
+    monkeypatch.setattr(throughput, "measure_peaks", lambda *_: LIMITS)
     document = json.loads(json.dumps(bench_throughput(NETWORKS, settings(repeats=1), "small", PROMPT), allow_nan=False))
     assert (document["bench"], document["device"], document["dtype"]) == ("throughput", "cpu", "float32")
     assert document["limits"] == {"bytes_per_second": 1e9, "flops_per_second": 1e10}
@@ -346,13 +347,13 @@ def test_drafts_are_charged_the_tokens_that_they_feed(batch: int, monkeypatch: p
 
 def test_the_least_time_is_that_of_the_narrower_limit() -> None:
     cost = pass_cost(SHAPE, 2, 1, 5, 1)
-    assert cost.least_seconds(Limits(1.0, 1e30)) == cost.bytes
-    assert cost.least_seconds(Limits(1e30, 1.0)) == cost.flops
+    assert cost.least_seconds(DevicePeaks(1.0, 1e30)) == cost.bytes
+    assert cost.least_seconds(DevicePeaks(1e30, 1.0)) == cost.flops
 
 
 def test_the_gain_is_k_while_weights_are_read_and_ends_below_two() -> None:
     wide = dataclasses.replace(SHAPE, vocab_size=50_000, mask_id=0, width=768, heads=12, depth=12)
-    limits = Limits(bytes_per_second=2e12, flops_per_second=2e14)
+    limits = DevicePeaks(bytes_per_second=2e12, flops_per_second=2e14)
     found = gains(wide, dataclasses.replace(wide, kind="student", block=8), limits, (1, 4096), (1, 2, 4, 8), 4)
     by = {(gain.batch, gain.k): gain for gain in found}
     for k in (1, 2, 4, 8):
@@ -367,7 +368,7 @@ def test_the_gain_is_k_while_weights_are_read_and_ends_below_two() -> None:
 
 
 def test_the_roofline_document_reaches_beyond_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "measure_limits", lambda *_: LIMITS)
+    monkeypatch.setattr(throughput, "measure_peaks", lambda *_: LIMITS)
     document = json.loads(json.dumps(bench_roofline(NETWORKS, settings(batches=(3,), ks=(5,)), "small")))
     assert [(gain["batch"], gain["k"]) for gain in document["gains"]] == [(3, 5)]
     gain = document["gains"][0]

@@ -51,8 +51,8 @@ def test_one_row_a_stage_with_every_setting() -> None:
         ({"block": 4, "noises": 2}, 3 * (16 + 32), 16 + 24),
         ({"block": 4, "targets": "self"}, 3 * (16 + 16), 16 + 4 * 6),  # 2 slots, then 2 tokens and 2 slots
         ({"block": 4, "targets": "inversion"}, 3 * (16 + 16), 16),
-        ({"block": 4, "context_loss": 0.5}, 3 * (16 + 16), 16 + 12 + 16),
-        ({"block": 4, "own_contexts": 0.5}, 3 * (16 + 16) + 12, 16 + 12),
+        ({"block": 4, "ntp_loss_weight": 0.5}, 3 * (16 + 16), 16 + 12 + 16),
+        ({"block": 4, "on_policy_fraction": 0.5}, 3 * (16 + 16) + 12, 16 + 12),
     ],
 )
 def test_token_passes_are_counted_from_the_settings(changes: dict[str, Any], own: int, targets: int) -> None:

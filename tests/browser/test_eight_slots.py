@@ -108,7 +108,7 @@ def test_any_two_of_eight_slots_make_a_square(page: Page, app: App) -> None:
     root.locator(".kfs-across").select_option("2")
     root.locator(".kfs-up").select_option("7")
     expect(root.locator(".kfs-mapshare")).to_contain_text("slots 3 and 8")
-    square = grid(app.pair.hold(app.pair.encode(PROMPT)[0]), [float(u) for u in U], (2, 7), 128)
+    square = grid(app.pair.prefill(app.pair.encode(PROMPT)[0]), [float(u) for u in U], (2, 7), 128)
     expect(root.locator(".kfs-mapshare")).to_contain_text(f"{round(100 * square.agreement)} %")
     root.locator(".kfs-plane").first.click(position={"x": 40, "y": 60})
     at_rest(root)

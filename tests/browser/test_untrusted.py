@@ -22,7 +22,7 @@ from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.ui.app import serve
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.scrub import EXAMPLES
 from kfexplore.ui.writing import Writing
 
@@ -59,7 +59,7 @@ def app() -> Iterator[App]:
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     pair = Pair(teacher(context=320), student(context=320), masked(context=320), tokenizer)
-    limits = PageLimits(questions=1, queue=1)
+    limits = ServerLimits(questions=1, queue=1)
     explorer = Explorer({"odd": lambda: pair, "gone": gone}, limits)
     demo = serve(explorer, "odd", server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield App(explorer, demo.local_url)

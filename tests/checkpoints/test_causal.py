@@ -21,7 +21,7 @@ from kfexplore.decoding.generate import Networks, generate
 from kfexplore.decoding.reference import reference
 from kfexplore.errors import KfError
 from kfexplore.laws.exact import TeacherTree
-from kfexplore.maps import HeldContext
+from kfexplore.maps import PrefilledContext
 from kfexplore.models import CausalLM
 from kfexplore.pair import load_pair
 
@@ -61,7 +61,7 @@ def test_laws_are_those_of_the_library(both: tuple[Any, CausalLM]) -> None:
 def test_the_exact_map_is_the_librarys_laws_unrolled(both: tuple[Any, CausalLM]) -> None:
     theirs, ours = both
     u = np.random.default_rng(0).random((30, 5))
-    tokens, edges = HeldContext(ours, None, torch.tensor(IDS)).exact(u)
+    tokens, edges = PrefilledContext(ours, None, torch.tensor(IDS)).exact(u)
     for noise, found, gaps in zip(u, tokens, edges, strict=True):
         row = list(IDS)
         for value, token, gap in zip(noise, found, gaps, strict=True):
@@ -72,7 +72,7 @@ def test_the_exact_map_is_the_librarys_laws_unrolled(both: tuple[Any, CausalLM])
 
 
 def test_the_map_is_the_same_alone_and_in_any_batch(both: tuple[Any, CausalLM]) -> None:
-    here, u = HeldContext(both[1], None, torch.tensor(IDS)), np.random.default_rng(1).random((300, 4))
+    here, u = PrefilledContext(both[1], None, torch.tensor(IDS)), np.random.default_rng(1).random((300, 4))
     together = here.exact(u)[0]
     assert np.array_equal(here.exact(u[::-1])[0], together[::-1])
     assert np.array_equal(np.concatenate([here.exact(row[None])[0] for row in u[:60]]), together[:60])
@@ -242,7 +242,7 @@ def test_an_unused_token_above_the_rows_is_refused_in_a_prompt_only(tmp_path: Pa
     pair = load_pair(tmp_path)
     assert pair.block([pair.encode("c")[0]], [[0.1, 0.9]]).teacher.shape == (1, 2)
     with pytest.raises(KfError, match="Token id 24 is not in the vocabulary"):
-        pair.hold(pair.encode("<pad>")[0])
+        pair.prefill(pair.encode("<pad>")[0])
 
 
 def test_a_tokenizer_of_the_slow_kind_is_told_of_when_text_is_asked_for(tmp_path: Path) -> None:

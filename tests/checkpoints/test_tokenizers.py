@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 
 from kfexplore.checkpoints import connection
 from kfexplore.checkpoints import tokenizers as ours
-from kfexplore.checkpoints.pipelines import check_pipeline
+from kfexplore.checkpoints.tokenizer_checks import check_pipeline
 from kfexplore.checkpoints.tokenizers import (
     AnyTokenizer,
     Spelling,

@@ -383,9 +383,9 @@ def test_recorded_passes_write_what_plain_ones_write(config: DecodeConfig) -> No
     values = keyed_noise(5, range(5), config, place, 11)
     for prompts in (LEVEL, RAGGED):
         both = []
-        for recorded in (True, True, False):
-            sheet = rows.Sheet(5, 11)
-            for step in decode(config, place, prompts, values, 11, settle=False, recorded=recorded):
+        for use_cuda_graphs in (True, True, False):
+            sheet = rows.TokenBuffer(5, 11)
+            for step in decode(config, place, prompts, values, 11, settle=False, use_cuda_graphs=use_cuda_graphs):
                 sheet.write(step)
             both.append(sheet.tokens.tolist())
         assert both[0] == both[1] == both[2]

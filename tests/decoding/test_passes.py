@@ -19,7 +19,7 @@ from kfexplore.config import DecodeConfig
 from kfexplore.decoding import passes, rows
 from kfexplore.decoding.generate import STEPS, Networks, decode, keyed_noise, slots
 from kfexplore.decoding.passes import Tensors
-from kfexplore.decoding.work import Work
+from kfexplore.decoding.work import DecodeBatch
 from kfexplore.models import StaticCache
 from kfexplore.models.fast_paths import GRAPHS
 from kfexplore.models.student import _radians as frequencies
@@ -100,10 +100,10 @@ CACHES: list[StaticCache] = []
 """All that a test made."""
 
 
-def texts(networks: Networks, config: DecodeConfig, prompts: list[list[int]], recorded: bool) -> list[list[int]]:
-    sheet = rows.Sheet(3, 11)
+def texts(networks: Networks, config: DecodeConfig, prompts: list[list[int]], use_cuda_graphs: bool) -> list[list[int]]:
+    sheet = rows.TokenBuffer(3, 11)
     values = keyed_noise(5, range(3), config, networks, 11)
-    for step in decode(config, networks, prompts, values, 11, settle=False, recorded=recorded):
+    for step in decode(config, networks, prompts, values, 11, settle=False, use_cuda_graphs=use_cuda_graphs):
         sheet.write(step)
     written: list[list[int]] = sheet.tokens.tolist()
     return written
@@ -130,10 +130,10 @@ def test_replays_that_agree_are_used(
         return lambda: (replays.append(1), replay())[1], out
 
     monkeypatch.setattr(passes, "record", counted)
-    plain = texts(networks, config, prompts, recorded=False)
+    plain = texts(networks, config, prompts, use_cuda_graphs=False)
     assert not made
     for _ in range(2):
-        assert texts(networks, config, prompts, recorded=True) == plain
+        assert texts(networks, config, prompts, use_cuda_graphs=True) == plain
     assert len(replays) > len(made) > 0
     assert GRAPHS.state == "active" or not torch.cuda.is_available()
     assert {verdict.reason for verdict in GRAPHS.verdicts.values()} == {""}
@@ -161,10 +161,10 @@ def test_a_graph_that_fails_is_replaced_by_the_plain_pass_for_good(
 ) -> None:
     networks, tried = Networks(teacher(), student()), []
     monkeypatch.setattr(passes, "record", lambda *given: (tried.append(1), broken(*given))[1])
-    plain = texts(networks, config, prompts, recorded=False)
+    plain = texts(networks, config, prompts, use_cuda_graphs=False)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert texts(networks, config, prompts, recorded=True) == plain
+            assert texts(networks, config, prompts, use_cuda_graphs=True) == plain
     models = len(config.models)
     assert len(tried) == models
     assert len(caplog.records) == models, "one line per network"
@@ -173,7 +173,7 @@ def test_a_graph_that_fails_is_replaced_by_the_plain_pass_for_good(
     assert BROKEN[broken] in line
     assert "kfexplore doctor" in line
     assert GRAPHS.state == "disabled"
-    assert texts(Networks(teacher(), student()), config, prompts, recorded=True) == plain
+    assert texts(Networks(teacher(), student()), config, prompts, use_cuda_graphs=True) == plain
     assert len(tried) == 2 * models, "another network is checked for itself"
 
 
@@ -186,8 +186,8 @@ def test_a_graph_that_fails_late_leaves_no_wrong_keys(monkeypatch: pytest.Monkey
         return (recorder if len(made) == 1 else no_keys)(run, _)
 
     monkeypatch.setattr(passes, "record", second_fails)
-    plain = texts(networks, config, RAGGED, recorded=False)
-    assert texts(networks, config, RAGGED, recorded=True) == plain
+    plain = texts(networks, config, RAGGED, use_cuda_graphs=False)
+    assert texts(networks, config, RAGGED, use_cuda_graphs=True) == plain
     assert len(made) == 2
     assert GRAPHS.state == "disabled"
 
@@ -243,7 +243,7 @@ def test_recorded_code_reads_no_value(
         return recorder(run, _)
 
     monkeypatch.setattr(passes, "record", guarded)
-    texts(Networks(teacher(), student()), config, prompts, recorded=True)
+    texts(Networks(teacher(), student()), config, prompts, use_cuda_graphs=True)
     assert [verdict.reason for verdict in GRAPHS.verdicts.values()] == [""] * len(config.models)
 
 
@@ -273,7 +273,7 @@ def test_recorded_code_stays_on_the_device_of_the_network(
     batch = rows.Rows(prompts, u.shape[1] + k + 1, meta)
     models = tuple(getattr(networks, name) for name in config.models)
     with suppress(NotImplementedError):  # the host reads the tokens of a check, which have no values here
-        for _ in STEPS[config.decoder](Work(config, models, batch, u, k, None, False, False)):
+        for _ in STEPS[config.decoder](DecodeBatch(config, models, batch, u, k, None, False, False)):
             pass
     assert len({str(name) for name in ran}) == len(config.models)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from kfexplore.decoding.rows import Sheet, Step, text_lengths
+from kfexplore.decoding.rows import Step, TokenBuffer, text_lengths
 
 
 def test_a_text_ends_at_its_first_end_and_holds_it() -> None:
@@ -15,7 +15,7 @@ def test_a_text_ends_at_its_first_end_and_holds_it() -> None:
 
 
 def test_an_end_behind_a_gap_ends_nothing_yet() -> None:
-    sheet = Sheet(1, 4, eos=0)
+    sheet = TokenBuffer(1, 4, eos=0)
     sheet.write(Step(torch.tensor([[5, 0]]), places=torch.tensor([[0, 2]])))
     assert sheet.lengths.tolist() == [4]
     sheet.write(Step(torch.tensor([[7]]), places=torch.tensor([[1]])))

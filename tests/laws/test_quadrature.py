@@ -25,7 +25,7 @@ def slow_distance(pair: Pair, ids: list[int], points: int) -> float:
     every = np.stack(np.meshgrid(np.arange(rows), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2)
     joint = np.exp(goodness.log_probs(tree, pair_law(pair, ids, rows, tree), every))
     u = qmc.Sobol(2, scramble=False).random(points)
-    learned = pair.hold(ids).learned(u)
+    learned = pair.prefill(ids).learned(u)
     assert learned is not None
     area = np.bincount(learned.tokens @ [rows, 1], minlength=rows**2) / points
     return float(np.abs(area - joint).sum()) / 2
@@ -66,7 +66,7 @@ def test_small_students_agree_with_many_more_points(seed: int) -> None:
 def test_a_student_that_is_its_teacher_is_close() -> None:
     """Slot 1 of the exact map, counted at the same points: the quadrature itself adds next to nothing."""
     pair = tiny()
-    tokens = pair.hold(IDS).exact(lattice(2**13, EACH))[0]
+    tokens = pair.prefill(IDS).exact(lattice(2**13, EACH))[0]
     distinct, share = shares(tokens)
     assert tv_of_areas(share, block_law(pair.teacher, IDS, 2)[tuple(distinct.T)]) < quadrature.LEAST_ERROR
     assert len(distinct) <= ROWS**2

@@ -13,7 +13,7 @@ import torch
 from helpers import student, teacher
 from torch import Tensor
 
-from kfexplore.maps import HeldContext, context, grid
+from kfexplore.maps import PrefilledContext, context, grid
 from kfexplore.models import KVCache, Teacher
 from kfexplore.results import Floats, Ints
 
@@ -21,8 +21,8 @@ IDS = torch.tensor([3, 1, 4, 1, 5])
 Map = Callable[[Floats], tuple[Ints, Floats]]
 
 
-def held(seed: int = 1, peaky: float = 2.0) -> HeldContext:
-    return HeldContext(teacher(seed, peaky), student(seed + 10, peaky), IDS)
+def held(seed: int = 1, peaky: float = 2.0) -> PrefilledContext:
+    return PrefilledContext(teacher(seed, peaky), student(seed + 10, peaky), IDS)
 
 
 def random_noise(rows: int, k: int = 4, seed: int = 0) -> Floats:
@@ -81,7 +81,7 @@ class UnitSquare:
 
 def test_unit_square_of_the_paper_falls_into_three_equal_regions() -> None:
     learner = student(vocab_size=4, block=2)
-    here = HeldContext(cast(Teacher, UnitSquare()), learner, torch.tensor([2]))
+    here = PrefilledContext(cast(Teacher, UnitSquare()), learner, torch.tensor([2]))
     square = grid(here, np.array([0.5, 0.5]), (0, 1), 96)
     areas = {region.tokens: region.area for region in square.regions("teacher")}
     assert areas == {pair: pytest.approx(1 / 3) for pair in [(0, 1), (1, 0), (1, 2)]}
@@ -248,7 +248,7 @@ def test_tiles_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_temperature_asks_the_teacher_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
     network, asked = teacher(), []
-    here = HeldContext(network, None, torch.tensor([3, 1, 4]))
+    here = PrefilledContext(network, None, torch.tensor([3, 1, 4]))
     plain = network.forward
     monkeypatch.setattr(network, "forward", lambda *given, **named: asked.append(1) or plain(*given, **named))
     u = np.array([[0.0, 0.0, 0.5]])  # noise 0 chooses the first token at any temperature

@@ -12,15 +12,15 @@ import torch
 from helpers import student, teacher
 
 from kfexplore.errors import KfError
-from kfexplore.maps import HeldContext, block, grid, sweep, sweeps
+from kfexplore.maps import PrefilledContext, block, grid, sweep, sweeps
 from kfexplore.results import Block, Learned, Sweep, steps
 
 U = np.array([0.31, 0.62, 0.17, 0.84])
 
 
 @pytest.fixture(scope="module")
-def held() -> HeldContext:
-    return HeldContext(teacher(1, peaky=2), student(11, peaky=2), torch.tensor([3, 1, 4, 1, 5]))
+def held() -> PrefilledContext:
+    return PrefilledContext(teacher(1, peaky=2), student(11, peaky=2), torch.tensor([3, 1, 4, 1, 5]))
 
 
 def at(base: np.ndarray, **slots: float) -> np.ndarray:
@@ -30,7 +30,7 @@ def at(base: np.ndarray, **slots: float) -> np.ndarray:
     return moved
 
 
-def test_block_has_both_maps_under_one_noise(held: HeldContext) -> None:
+def test_block_has_both_maps_under_one_noise(held: PrefilledContext) -> None:
     u = np.random.default_rng(0).random((50, 3))
     whole = block(held, u)
     assert np.array_equal(whole.u, u)
@@ -41,11 +41,11 @@ def test_block_has_both_maps_under_one_noise(held: HeldContext) -> None:
     assert {a.dtype for a in (whole.teacher, whole.student)} == {np.dtype(np.int64)}
 
 
-def test_one_noise_vector_may_come_without_rows(held: HeldContext) -> None:
+def test_one_noise_vector_may_come_without_rows(held: PrefilledContext) -> None:
     assert np.array_equal(block(held, U).student, block(held, U[None]).student)
 
 
-def test_sweep_is_the_block_of_each_step(held: HeldContext) -> None:
+def test_sweep_is_the_block_of_each_step(held: PrefilledContext) -> None:
     for slot in range(4):
         moved = sweep(held, U, slot, 40)
         rows = np.array([at(U, **{f"u{slot}": value}) for value in steps(40)])
@@ -55,7 +55,7 @@ def test_sweep_is_the_block_of_each_step(held: HeldContext) -> None:
             assert (single.teacher[0].tolist(), single.student[0].tolist()) == (exact.tolist(), learned.tolist())
 
 
-def test_sweeps_together_are_the_sweeps_one_by_one(held: HeldContext) -> None:
+def test_sweeps_together_are_the_sweeps_one_by_one(held: PrefilledContext) -> None:
     together = sweeps(held, U, [2, 0, 3], 64)
     assert [s.slot for s in together] == [2, 0, 3]
     for moved in together:
@@ -66,7 +66,7 @@ def test_sweeps_together_are_the_sweeps_one_by_one(held: HeldContext) -> None:
 
 
 @pytest.mark.parametrize("slots", [(0, 1), (1, 3), (0, 3)])
-def test_grid_point_is_the_block_of_its_two_noise_values(held: HeldContext, slots: tuple[int, int]) -> None:
+def test_grid_point_is_the_block_of_its_two_noise_values(held: PrefilledContext, slots: tuple[int, int]) -> None:
     i, j = slots
     square, points = grid(held, U, slots, 16), steps(16)
     for a, b in np.random.default_rng(0).integers(0, 16, (40, 2)):
@@ -76,7 +76,7 @@ def test_grid_point_is_the_block_of_its_two_noise_values(held: HeldContext, slot
         assert square.margins[a, b] == pytest.approx(single.margins[0, [i, j]], abs=1e-4)
 
 
-def test_grid_and_sweep_give_the_same_tokens_where_they_meet(held: HeldContext) -> None:
+def test_grid_and_sweep_give_the_same_tokens_where_they_meet(held: PrefilledContext) -> None:
     square, points = grid(held, U, (1, 2), 48), steps(48)
     for a in (0, 17, 47):
         line = sweep(held, at(U, u1=points[a]), 2, 48)
@@ -84,7 +84,7 @@ def test_grid_and_sweep_give_the_same_tokens_where_they_meet(held: HeldContext) 
         assert np.array_equal(square.student[a], line.block.student[:, [1, 2]])
 
 
-def test_slots_after_a_grid_do_not_matter(held: HeldContext) -> None:
+def test_slots_after_a_grid_do_not_matter(held: PrefilledContext) -> None:
     one, other = grid(held, U, (0, 1), 16), grid(held, at(U, u2=0.9, u3=0.1), (0, 1), 16)
     assert np.array_equal(one.teacher, other.teacher)
     assert np.array_equal(one.student, other.student)
@@ -99,7 +99,7 @@ def test_steps_are_the_middles_of_equal_parts(resolution: int) -> None:
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])
-def test_bands_of_a_sweep_cover_the_slider_once(held: HeldContext, which: str) -> None:
+def test_bands_of_a_sweep_cover_the_slider_once(held: PrefilledContext, which: str) -> None:
     for moved in sweeps(held, U, [0, 1, 2, 3], 50):
         for slot in range(moved.slot, 4):
             bands = moved.bands(which, slot)
@@ -120,7 +120,7 @@ def test_bands_are_stretches_of_one_token() -> None:
     assert [band.token for band in moved.bands("student")] == [0, 5, 2, 5]
 
 
-def test_shares_and_agreement_of_a_grid_are_counted_over_the_square(held: HeldContext) -> None:
+def test_shares_and_agreement_of_a_grid_are_counted_over_the_square(held: PrefilledContext) -> None:
     square = grid(held, U, (0, 1), 20)
     for which in ("teacher", "student"):
         regions = square.regions(which)
@@ -133,7 +133,7 @@ def test_shares_and_agreement_of_a_grid_are_counted_over_the_square(held: HeldCo
     assert square.agreement == sum(a == b for a, b in zip(exact, learned, strict=True)) / 400
 
 
-Question = Callable[[HeldContext], object]
+Question = Callable[[PrefilledContext], object]
 REFUSED: dict[str, tuple[Question, str]] = {
     "slot below 0": (lambda held: sweep(held, U, -1, 8), "no slot -1"),
     "slot that u has not": (lambda held: sweep(held, U[:2], 2, 8), "no slot 2"),
@@ -156,17 +156,17 @@ REFUSED: dict[str, tuple[Question, str]] = {
 
 
 @pytest.mark.parametrize("question", REFUSED)
-def test_bad_questions_are_user_errors(held: HeldContext, question: str) -> None:
+def test_bad_questions_are_user_errors(held: PrefilledContext, question: str) -> None:
     ask, message = REFUSED[question]
     with pytest.raises(KfError, match=message):
         ask(held)
 
 
-def test_the_largest_resolution_is_accepted(held: HeldContext) -> None:
+def test_the_largest_resolution_is_accepted(held: PrefilledContext) -> None:
     assert len(sweep(held, U[:1], 0, 1024).block.u) == 1024
 
 
-def test_sections_at_a_temperature_are_the_blocks_at_it(held: HeldContext) -> None:
+def test_sections_at_a_temperature_are_the_blocks_at_it(held: PrefilledContext) -> None:
     moved, square = sweep(held, U, 1, 16, temperature=0.5), grid(held, U, (0, 2), 8, temperature=0.5)
     assert np.array_equal(moved.block.teacher, block(held, moved.block.u, 0.5).teacher)
     assert np.array_equal(moved.block.student, block(held, moved.block.u, 0.5).student)
@@ -177,6 +177,6 @@ def test_sections_at_a_temperature_are_the_blocks_at_it(held: HeldContext) -> No
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, 0.001, 1000, float("nan"), float("inf"), "1", None, True])
-def test_a_temperature_that_is_none_is_refused(held: HeldContext, temperature: Any) -> None:
+def test_a_temperature_that_is_none_is_refused(held: PrefilledContext, temperature: Any) -> None:
     with pytest.raises(KfError, match=r"The temperature is (.|\n)*a number from 0.01 to 10"):
         block(held, U, temperature)

@@ -14,7 +14,7 @@ from torch import Tensor
 from kfexplore import load_model
 from kfexplore.config import ModelConfig
 from kfexplore.decoders import Kind
-from kfexplore.maps import HeldContext
+from kfexplore.maps import PrefilledContext
 from kfexplore.models import MaskedModel, Model, Student, Teacher
 
 Arrays = dict[str, np.ndarray]
@@ -69,7 +69,7 @@ def test_teacher_gives_the_published_law_after_the_context(teacher: Teacher, dat
 
 def test_exact_map_gives_the_published_tokens(teacher: Teacher, student: Student, data: Arrays) -> None:
     for context, u, expected in zip(data["ctx"], data["u"], data["teacher_tokens"], strict=True):
-        tokens, _ = HeldContext(teacher, student, ids(context)).exact(u[None].astype(np.float64))
+        tokens, _ = PrefilledContext(teacher, student, ids(context)).exact(u[None].astype(np.float64))
         assert tokens[0].tolist() == expected.tolist()
 
 

@@ -17,10 +17,11 @@ import torch
 from helpers import student, teacher
 from torch import Tensor
 
+from kfexplore import distributed
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher
-from kfexplore.training import loop, processes
+from kfexplore.training import loop
 from kfexplore.training.loop import fit, lr_share, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 
@@ -160,7 +161,7 @@ def test_parts_of_a_step_are_that_step(tmp_path: Path) -> None:
         loss = partial(student_loss, learner, small_teacher(5).requires_grad_(False), TOKENS, config)
         note = asked.append
         fit(learner, lambda *at, loss=loss, note=note: (note(at), loss(*at))[1], config, tmp_path / f"{accumulate}")
-        assert asked == [(step, rows) for step in range(6) for rows in processes.rows(4, accumulate)]
+        assert asked == [(step, rows) for step in range(6) for rows in distributed.rows(4, accumulate)]
         found.append(learner.vocab_embed.embedding.detach())
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
@@ -290,7 +291,7 @@ def test_the_running_mean_is_what_is_kept_and_survives_a_kill(tmp_path: Path) ->
 
 def test_a_share_of_the_first_weights_is_kept_also_after_a_kill(tmp_path: Path) -> None:
     def fitted(folder: str, share: float, stop: int = 99) -> Tensor:
-        network, config = small_teacher(), dataclasses.replace(CONFIG, start_share=share)
+        network, config = small_teacher(), dataclasses.replace(CONFIG, wise_ft_alpha=share)
         fit(
             network,
             until(stop, lambda step, _: teacher_loss(network, TOKENS, config, step), kill),

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from helpers import masked, student, teacher
 from torch import Tensor
 
+from kfexplore import distributed
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
-from kfexplore.training import losses, processes
+from kfexplore.training import losses
 from kfexplore.training.losses import masked_loss, noise_of_own_words, own_words, student_loss, teacher_loss
 from kfexplore.training.targets import exact_targets
 
@@ -131,7 +132,7 @@ def test_the_law_at_the_context_is_learned_beside_the_map() -> None:
     learner = small_student()
     learner.load_state_dict(source.state_dict(), strict=False)
     plain, both = (
-        student_loss(learner, source, TOKENS, dataclasses.replace(CONFIG, context_loss=weight), 0).mean().item()
+        student_loss(learner, source, TOKENS, dataclasses.replace(CONFIG, ntp_loss_weight=weight), 0).mean().item()
         for weight in (0.0, 2.0)
     )
     ids = losses.windows(TOKENS, CONFIG.batch, CONFIG.context, CONFIG.seed, 0)
@@ -152,7 +153,9 @@ def test_own_words_keep_the_first_half_and_do_not_depend_on_the_corpus_after_it(
     assert torch.equal(written[0][:, 4:6], first)
 
 
-@pytest.mark.parametrize("changes", [{}, {"own_contexts": 0.75}, {"targets": "inversion"}, {"context_loss": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"on_policy_fraction": 0.75}, {"targets": "inversion"}, {"ntp_loss_weight": 0.5}]
+)
 def test_the_parts_of_a_batch_add_up_to_it(changes: dict[str, Any]) -> None:
     config = dataclasses.replace(CONFIG, batch=4, **changes)
     learner, source = small_student(), small_teacher().requires_grad_(False)
@@ -169,7 +172,7 @@ def test_a_share_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.M
     rows: list[int] = []
     monkeypatch.setattr(losses, "own_words", lambda _, ids, _noise: rows.append(len(ids)) or ids)
     for share in (0.0, 0.5, 1.0):
-        config = dataclasses.replace(CONFIG, own_contexts=share)
+        config = dataclasses.replace(CONFIG, on_policy_fraction=share)
         student_loss(small_student(), small_teacher(), TOKENS, config, 0)
     assert rows == [2, 4]
 
@@ -266,15 +269,15 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from helpers import student, teacher
 from kfexplore.config import TrainConfig
-from kfexplore.training import processes
+from kfexplore import distributed
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss
 torch.set_num_threads(1)
 tokens = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
-config = TrainConfig(steps=50, batch=4, context=8, groups=4, block=2, warmup=2, own_contexts=0.75, ema=0.9)
+config = TrainConfig(steps=50, batch=4, context=8, groups=4, block=2, warmup=2, on_policy_fraction=0.75, ema=0.9)
 source, learner = teacher(0, vocab_size=8), student(1, vocab_size=8, block=2).requires_grad_(True)
 fit(learner, lambda step, rows: student_loss(learner, source, tokens, config, step, rows), config, Path(sys.argv[2]))
-if processes.rank() == 0:
+if distributed.rank() == 0:
     torch.save(learner.state_dict(), Path(sys.argv[2]) / "weights.pt")
 """
 
@@ -309,8 +312,8 @@ def test_two_processes_get_the_loss_and_weights_of_one(tmp_path: Path, launcher:
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
-    assert processes.rows(12, 2) == [slice(4, 6), slice(6, 8)]
+    assert distributed.rows(12, 2) == [slice(4, 6), slice(6, 8)]
     with pytest.raises(KfError, match="4 cannot be divided among 3"):
-        processes.rows(4)
+        distributed.rows(4)
     with pytest.raises(KfError, match="9 cannot be divided among 3 processes in 2 parts"):
-        processes.rows(9, 2)
+        distributed.rows(9, 2)

@@ -183,7 +183,7 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     assert told["recipe"] == "small; then small"
     assert told["student4"].startswith(f"{before['student4']}; then 2 steps")
     mean = dataclasses.replace(
-        changed, students=(*RECIPE.students[:2], dataclasses.replace(STAGE, block=4, start_share=1.0))
+        changed, students=(*RECIPE.students[:2], dataclasses.replace(STAGE, block=4, wise_ft_alpha=1.0))
     )
     kept = load_pair(Run(mean, tmp_path / "mean", start=first).pair(texts))
     assert torch.equal(kept.student.vocab_embed.embedding, whole.student.vocab_embed.embedding)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kfexplore.cli import app
+from kfexplore.cli.main import app
 from kfexplore.errors import KfError
 from kfexplore.training.data import train_tokenizer
 from kfexplore.training.stories import grammar, stories, write_stories

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from helpers import student, teacher
 
-from kfexplore.maps import HeldContext
+from kfexplore.maps import PrefilledContext
 from kfexplore.training.targets import exact_targets, self_targets
 
 IDS = torch.randint(0, 23, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -18,7 +18,7 @@ def test_exact_targets_are_the_exact_map_after_each_prefix() -> None:
     source, learner = teacher(1), student()
     targets = exact_targets(source, IDS, NOISE, ENDS)
     for b, g in np.ndindex(3, 4):
-        here = HeldContext(source, learner, IDS[b, : ENDS[b, g]])
+        here = PrefilledContext(source, learner, IDS[b, : ENDS[b, g]])
         assert targets[b, g].tolist() == here.exact(NOISE[b, g][None].numpy())[0][0].tolist()
 
 

@@ -18,7 +18,7 @@ from kfexplore.errors import KfError
 from kfexplore.figures.text import texts_html
 from kfexplore.figures.timing import race_figure, speedup_figure
 from kfexplore.pair import Pair
-from kfexplore.results import Limits
+from kfexplore.results import DevicePeaks
 from kfexplore.ui.api import add_api
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.fields import decoder_choices, takers
@@ -54,7 +54,7 @@ def test_it_writes_the_likeliest_tokens(pair: Pair) -> None:
 
 def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
     settings = RaceSettings(("greedy", "pflm", "ar"), (2,), (2,), new_tokens=4, repeats=1)
-    networks, limits = Networks(pair.teacher, pair.student), Limits(1e9, 1e10)
+    networks, limits = Networks(pair.teacher, pair.student), DevicePeaks(1e9, 1e10)
     rows = [each.row for each in race(networks, settings, limits, "small", PROMPTS[0]) if each.row]
     ar, _, greedy = rows
     assert (greedy.decoder, greedy.k, greedy.nfe, greedy.error) == ("greedy", 1, 4, None)

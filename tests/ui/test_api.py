@@ -24,6 +24,7 @@ from gradio_client import Client
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
 
+from kfexplore.cancel import CancelToken
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order
@@ -33,8 +34,7 @@ from kfexplore.ui import api
 from kfexplore.ui.api import Api, Refused
 from kfexplore.ui.app import serve
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.limits import PageLimits
-from kfexplore.ui.turns import Stop
+from kfexplore.ui.limits import ServerLimits
 
 NAMES = ["map", "laws", "generate"]
 PROMPT, U = "a b c", [0.1, 0.7, 0.3, 0.9]
@@ -49,7 +49,7 @@ WRITTEN_AT = "http://127.0.0.1:7860"
 
 @pytest.fixture(scope="module")
 def explorer(pair: Pair) -> Explorer:
-    return Explorer({"small": lambda: pair}, PageLimits(prompt_characters=100))
+    return Explorer({"small": lambda: pair}, ServerLimits(prompt_characters=100))
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +314,7 @@ def test_a_mistake_of_the_server_tells_nothing(
 
 def test_a_text_whose_time_is_over_is_told_as_far_as_it_is(pair: Pair) -> None:
     now = count()
-    limited = Explorer({"small": lambda: pair}, PageLimits(run_seconds=30), clock=lambda: float(next(now)))
+    limited = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: float(next(now)))
     answer = Api(limited).generate(PROMPT, "ar", new_tokens=40)
     assert not answer["complete"]
     assert 0 < len(answer["tokens"]) < 40
@@ -322,8 +322,8 @@ def test_a_text_whose_time_is_over_is_told_as_far_as_it_is(pair: Pair) -> None:
 
 def test_laws_whose_time_is_over_say_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     now = count()
-    monkeypatch.setattr(api, "Stop", partial(Stop, clock=lambda: float(next(now))))
-    limited = Explorer({"small": lambda: pair}, PageLimits(run_seconds=1))
+    monkeypatch.setattr(api, "CancelToken", partial(CancelToken, clock=lambda: float(next(now))))
+    limited = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=1))
     with pytest.raises(Refused, match=r"^Stopped after 1 s, the most on this page\. Valid: fewer blocks$"):
         Api(limited).laws(PROMPT)
 

@@ -20,7 +20,7 @@ from kfexplore.maps import block, grid, sweep
 from kfexplore.results import steps
 from kfexplore.ui.app import first_payload, fresh_first_payload, make_explorer
 from kfexplore.ui.explorer import Explorer, _Context
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 
 PROMPT = "The little bird sang"
 U = [0.2, 0.9, 0.4, 0.6]
@@ -47,7 +47,7 @@ def unpacked(text: str, dtype: str, *shape: int) -> np.ndarray[Any, Any]:
 
 def test_tables_are_the_sweeps_of_every_slot(explorer: Explorer, pair: Pair) -> None:
     reply = explorer.tables(asked())
-    context = pair.hold(pair.encode(PROMPT)[0])
+    context = pair.prefill(pair.encode(PROMPT)[0])
     teacher, student = (unpacked(reply[name], "<u2", 4, 32, 4) for name in ("teacher", "student"))
     for slot in range(4):
         block = sweep(context, np.array(U), slot, 32).block
@@ -75,7 +75,7 @@ def test_where_many_ask_answers_are_coarser(
     monkeypatch.setattr(explorer._heavy, "longest", lambda: asking)
     reply = explorer.tables(asked(slots=[3], resolution=512))
     assert (reply["resolution"], reply["every"]) == (512, every)
-    fine = sweep(pair.hold(pair.encode(PROMPT)[0]), np.array(U), 3, 512).block
+    fine = sweep(pair.prefill(pair.encode(PROMPT)[0]), np.array(U), 3, 512).block
     known = unpacked(reply["teacher"], "<u2", 1, 512 // every, 4)[0]
     assert (known == fine.teacher[every // 2 :: every]).all()
     assert explorer.grid(asked(slots=[0, 1], resolution=128))["resolution"] == side
@@ -96,14 +96,14 @@ def test_every_token_that_is_told_has_a_text(explorer: Explorer) -> None:
 
 def test_grid_axes_are_the_slots_in_order(explorer: Explorer, pair: Pair) -> None:
     reply = explorer.grid(asked(slots=[1, 3], resolution=8))
-    section = grid(pair.hold(pair.encode(PROMPT)[0]), np.array(U), (1, 3), 8)
+    section = grid(pair.prefill(pair.encode(PROMPT)[0]), np.array(U), (1, 3), 8)
     assert (unpacked(reply["teacher"], "<u2", 8, 8, 2) == section.teacher).all()
     assert (unpacked(reply["student"], "<u2", 8, 8, 2) == section.student).all()
     assert reply["agreement"] == section.agreement
 
 
 def test_every_answer_is_of_the_temperature_asked_for(explorer: Explorer, pair: Pair) -> None:
-    context, request = pair.hold(pair.encode(PROMPT)[0]), asked(temperature=0.5)
+    context, request = pair.prefill(pair.encode(PROMPT)[0]), asked(temperature=0.5)
     reply, row, point = explorer.tables(request), explorer.tables({**request, "slots": [1]}), explorer.point(request)
     expected = sweep(context, np.array(U), 1, 32, 0.5).block
     assert (reply["temperature"], row["temperature"]) == (0.5, 0.5)
@@ -140,7 +140,7 @@ def test_eight_slots_fill_tables_of_eight() -> None:
     reply = explorer.tables(request)
     assert (reply["k"], reply["k_max"], reply["resolution"]) == (8, 8, 512)
     rows = unpacked(reply["student"], "<u2", 8, 512, 8)
-    context = eight.hold(eight.encode("w1")[0])
+    context = eight.prefill(eight.encode("w1")[0])
     for slot in (0, 7):
         assert (rows[slot] == sweep(context, np.array(u), slot).block.student).all()
     row = explorer.tables({**request, "slots": [6], "yields": True})
@@ -246,7 +246,7 @@ def test_a_bad_grid_is_answered_with_what_failed(explorer: Explorer, change: Jso
 
 
 def test_slots_beyond_the_limit_are_not_shown(pair: Pair) -> None:
-    explorer = Explorer({"tales": lambda: pair}, PageLimits(slots=2))
+    explorer = Explorer({"tales": lambda: pair}, ServerLimits(slots=2))
     reply = explorer.tables(asked(u=None))
     assert (reply["k"], reply["k_max"]) == (2, 2)
     assert "K is 3" in explorer.tables(asked(k=3))["failed"]
@@ -257,7 +257,7 @@ def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pyt
     held: list[list[int]] = []
     counting = Pair(pair.teacher, pair.student, None, pair.tokenizer)
     monkeypatch.setattr(Pair, "hold", lambda self, ids, hold=Pair.hold: held.append(ids) or hold(self, ids))
-    explorer = Explorer({"one": lambda: counting, "two": lambda: counting}, PageLimits(contexts=1))
+    explorer = Explorer({"one": lambda: counting, "two": lambda: counting}, ServerLimits(contexts=1))
     for name, prompt in (("one", "a"), ("two", "a"), ("one", "a"), ("one", "b"), ("two", "a"), ("one", "a")):
         assert explorer.point(asked(pair=name, prompt=prompt))["ok"]
     assert len(held) == 4  # "one": a, b, a again; "two": a, which the other pair's prompts do not push out
@@ -265,7 +265,7 @@ def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pyt
 
 def test_a_context_counts_about_what_it_takes(pair: Pair) -> None:
     ids = pair.encode(PROMPT * 8)[0]
-    context = _Context(pair.hold(ids), 0)
+    context = _Context(pair.prefill(ids), 0)
     caches = (context.held._root[1].prefix, context.held._learned.cache)
     keys = sum(k.nbytes + v.nbytes for cache in caches if cache is not None for k, v in cache._layers)
     assert keys <= context.nbytes <= 1.2 * keys + 64 * 8 * pair.teacher.config.vocab_size
@@ -280,7 +280,7 @@ def counted(pair: Pair) -> tuple[list[str], dict[str, Any]]:
 
 def test_the_least_used_pair_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
     loads, loaders = counted
-    explorer = Explorer(loaders, PageLimits(loaded_pairs=2))
+    explorer = Explorer(loaders, ServerLimits(loaded_pairs=2))
     for name in ("first", "second", "third", "third", "first", "second", "first"):
         explorer.pair(name)
     assert loads == ["first", "second", "third", "second"]
@@ -289,7 +289,7 @@ def test_the_least_used_pair_goes_but_never_the_first(counted: tuple[list[str], 
 def test_what_nobody_uses_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
     loads, loaders = counted
     now = [0.0]
-    explorer = Explorer(loaders, PageLimits(idle_seconds=10), clock=lambda: now[0])
+    explorer = Explorer(loaders, ServerLimits(idle_seconds=10), clock=lambda: now[0])
     for time, name in ((0, "first"), (0, "second"), (9, "second"), (18, "second"), (40, "first"), (41, "second")):
         now[0] = time
         explorer.pair(name)
@@ -353,7 +353,7 @@ def test_a_pair_that_came_after_all_is_there_at_once(pair: Pair) -> None:
 
 
 def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    explorer = Explorer({"tales": lambda: pair}, PageLimits(questions=1))
+    explorer = Explorer({"tales": lambda: pair}, ServerLimits(questions=1))
     explorer.point(asked())
     started, release = threading.Event(), threading.Event()
 

@@ -24,7 +24,7 @@ from kfexplore.results import Written
 from kfexplore.ui import writing as written_by
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.generate import build_generate_tab, download, fit, halt, refuse, run, start, underline
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.writing import WriteConfig, Writing
 
 PROMPT = "a b c"
@@ -374,7 +374,7 @@ def test_who_starts_anew_stops_the_text_before(explorer: Explorer) -> None:
 
 def test_a_text_stops_when_its_time_is_over(pair: Pair) -> None:
     now = count()
-    limited = Explorer({"small": lambda: pair}, PageLimits(run_seconds=30), clock=lambda: float(next(now)))
+    limited = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: float(next(now)))
     *_, last = asked(limited, decoders=["ar"], samples=1)
     assert "Stopped after 30 s, the most on this page." in last[0]
     assert 'data-stage="stopped"' in last[1]

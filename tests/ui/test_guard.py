@@ -15,9 +15,9 @@ from kfexplore.pair import Pair
 from kfexplore.ui.app import build_app, fresh_first_payload
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.guard import PLOTLY, serving
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 
-LIMITS = PageLimits(request_bytes=4000, prompt_characters=100)
+LIMITS = ServerLimits(request_bytes=4000, prompt_characters=100)
 API = "/gradio_api"
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = ["/etc/passwd", "../../etc/passwd", str(REPOSITORY / "pyproject.toml"), "pyproject.toml", "app.py"]

@@ -16,7 +16,7 @@ from kfexplore.laws.study import StudySteps
 from kfexplore.pair import Pair
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.joint import COUNT, Studies, linked_temperature, show
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 
 FIGURES = (3, 5, 7, 9, 11)
 REQUEST: Any = SimpleNamespace(session_hash="first")
@@ -140,16 +140,16 @@ def test_the_last_few_studies_are_kept_within_limits(pair: Pair, monkeypatch: py
 
     monkeypatch.setattr("kfexplore.ui.explorer.study_steps", steps)
 
-    def seeds(limits: PageLimits, *asked: int) -> list[int]:
+    def seeds(limits: ServerLimits, *asked: int) -> list[int]:
         made.clear()
         explorer = Explorer({"small": lambda: pair}, limits)
         for seed in asked:
             explorer.study("small", "a b c", 2, 512, seed)
         return made
 
-    assert seeds(PageLimits(studies=3), 0, 1, 2, 0, 3, 0, 1) == [0, 1, 2, 3, 1]  # 1 is the one that went
-    assert seeds(PageLimits(held_bytes=2 * law.law.given.nbytes), 20, 21, 22, 21, 20) == [20, 21, 22, 20]
-    assert seeds(PageLimits(held_bytes=1), 30, 30) == [30]
+    assert seeds(ServerLimits(studies=3), 0, 1, 2, 0, 3, 0, 1) == [0, 1, 2, 3, 1]  # 1 is the one that went
+    assert seeds(ServerLimits(held_bytes=2 * law.law.given.nbytes), 20, 21, 22, 21, 20) == [20, 21, 22, 20]
+    assert seeds(ServerLimits(held_bytes=1), 30, 30) == [30]
 
 
 @pytest.mark.parametrize("end", [Studies.call_off, Studies.leave])
@@ -192,7 +192,7 @@ def test_a_place_in_the_queue_that_is_given_up_is_no_fault_of_the_server(explore
 
 
 def test_a_study_ends_when_its_time_is_over(pair: Pair) -> None:
-    explorer = Explorer({"small": lambda: pair}, PageLimits(run_seconds=1))
+    explorer = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=1))
     now = iter([*[0.0] * 3, *[2.0] * 9])
     parts = asked(explorer, Studies(explorer, clock=lambda: next(now)))
     assert "Stopped after 1 s" in parts[0]

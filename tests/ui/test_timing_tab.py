@@ -20,15 +20,15 @@ from kfexplore.bench.throughput import setting, throughput_document
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.rows import Step
 from kfexplore.pair import Pair
-from kfexplore.results import Limits
+from kfexplore.results import DevicePeaks
 from kfexplore.ui import explorer as explorer_of_page
 from kfexplore.ui import racing
 from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.limits import PageLimits
+from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.racing import RaceConfig, Racing, rows_csv
 from kfexplore.ui.timing import COUNT, Races
 
-LIMITS = Limits(bytes_per_second=1e9, flops_per_second=1e10)
+LIMITS = DevicePeaks(bytes_per_second=1e9, flops_per_second=1e10)
 STATUS, PART, RACE, SPEEDUP, TABLE, GAIN_PART, GAIN = 0, 1, 3, 5, 6, 7, 9
 START, CANCEL, JSON, CSV = 10, 11, 12, 13
 ASKED = {"pair": "small", "prompt": "a b c", "decoders": ["ar", "pflm"], "batches": [2, 1], "ks": [2], "new_tokens": 4}
@@ -37,7 +37,7 @@ FIRST, SECOND = (SimpleNamespace(session_hash=name) for name in ("first", "secon
 
 @pytest.fixture(autouse=True)
 def _limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explorer_of_page, "measure_limits", lambda *_: LIMITS)
+    monkeypatch.setattr(explorer_of_page, "measure_peaks", lambda *_: LIMITS)
 
 
 def racing_of(explorer: Explorer, **changes: Any) -> Racing:
@@ -390,7 +390,7 @@ def test_the_page_offers_what_the_pair_has(explorer: Explorer) -> None:
 
 def test_a_race_stops_when_its_time_is_over(pair: Pair) -> None:
     now = [0.0]
-    explorer = Explorer({"small": lambda: pair}, PageLimits(run_seconds=30), clock=lambda: now[0])
+    explorer = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: now[0])
     races = Races(explorer)
     asked(races)
     shown = races.run(FIRST)
@@ -401,7 +401,7 @@ def test_a_race_stops_when_its_time_is_over(pair: Pair) -> None:
 
 
 def test_the_last_races_of_many_pages_are_kept_within_limits(pair: Pair) -> None:
-    races = Races(Explorer({"small": lambda: pair}, PageLimits(pages=1)))
+    races = Races(Explorer({"small": lambda: pair}, ServerLimits(pages=1)))
     asked(races)
     shown = races.run(FIRST)
     next(shown)
@@ -420,21 +420,21 @@ def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
 
 
 def test_the_device_is_measured_until_nobody_else_is_at_work(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [Limits(2.0, 30.0), Limits(3.0, 20.0), Limits(1.0, 10.0)]
-    monkeypatch.setattr(explorer_of_page, "measure_limits", lambda *_: found.pop(0))
+    found = [DevicePeaks(2.0, 30.0), DevicePeaks(3.0, 20.0), DevicePeaks(1.0, 10.0)]
+    monkeypatch.setattr(explorer_of_page, "measure_peaks", lambda *_: found.pop(0))
     explorer = Explorer({"small": lambda: pair})
-    for load, best in ((99.0, Limits(2.0, 30.0)), (0.0, Limits(3.0, 30.0)), (99.0, Limits(3.0, 30.0))):
+    for load, best in ((99.0, DevicePeaks(2.0, 30.0)), (0.0, DevicePeaks(3.0, 30.0)), (99.0, DevicePeaks(3.0, 30.0))):
         monkeypatch.setattr(explorer_of_page.os, "getloadavg", lambda load=load: (load, load, load))
         race = racing_of(explorer)
         assert list(race.steps())
         assert race.limits == best
     assert len(found) == 1
-    found = [Limits(float(n), 1.0) for n in range(1, 6)]
+    found = [DevicePeaks(float(n), 1.0) for n in range(1, 6)]
     explorer = Explorer({"small": lambda: pair})
     for best in (1.0, 2.0, 3.0, 3.0):  # it stays busy: at some time this must do
         race = racing_of(explorer)
         assert list(race.steps())
-        assert race.limits == Limits(best, 1.0)
+        assert race.limits == DevicePeaks(best, 1.0)
 
 
 def test_a_prompt_is_cut_so_that_the_new_tokens_fit(pair: Pair) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kfexplore.bench.throughput import Cancelled
-from kfexplore.ui.turns import RECENT, Busy, Stop, Turns
+from kfexplore.cancel import Cancelled, CancelToken
+from kfexplore.ui.turns import RECENT, Busy, Turns
 
 
 def asked(
@@ -61,7 +61,7 @@ def test_beyond_the_bound_one_is_sent_away_at_once_unless_it_can_be_called_off()
 
 
 def test_who_waits_is_called_off_and_the_next_moves_up() -> None:
-    turns, log, stop = Turns(), [], Stop()
+    turns, log, stop = Turns(), [], CancelToken()
     with turns.held():
         first, second = asked(turns, "a", log, stop), asked(turns, "b", log)
         stop.set()
@@ -83,7 +83,7 @@ def test_a_turn_is_given_back_after_an_error() -> None:
 
 def test_work_ends_when_its_time_is_over_and_is_late_then() -> None:
     now = [0.0]
-    stop = Stop(10, lambda: now[0])
+    stop = CancelToken(10, lambda: now[0])
     now[0] = 100
     assert not stop()  # it has not begun
     stop.begin()
@@ -97,7 +97,7 @@ def test_work_ends_when_its_time_is_over_and_is_late_then() -> None:
 
 def test_work_that_was_called_off_is_never_late() -> None:
     now = [0.0]
-    stop = Stop(10, lambda: now[0])
+    stop = CancelToken(10, lambda: now[0])
     stop.begin()
     stop.set()
     now[0] = 99

@@ -21,12 +21,12 @@ import pytest
 from gradio.context import LocalContext
 
 from kfexplore.bench.setting import SIZES
-from kfexplore.bench.throughput import Cancelled
+from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.config import ModelConfig
 from kfexplore.decoding import passes
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import Limits
+from kfexplore.results import DevicePeaks
 from kfexplore.ui import explorer as explorer_of_page
 from kfexplore.ui import threads, zero
 from kfexplore.ui import writing as writing_of_page
@@ -36,7 +36,6 @@ from kfexplore.ui.generate import run
 from kfexplore.ui.racing import RaceConfig
 from kfexplore.ui.threads import is_small
 from kfexplore.ui.timing import build_timing_tab
-from kfexplore.ui.turns import Stop
 from kfexplore.ui.writing import WriteConfig
 from kfexplore.ui.zero import LentExplorer, gpu, is_zero
 
@@ -101,7 +100,7 @@ def GPU(task, *, duration):
 '''
 U = [0.1, 0.7, 0.3, 0.9]
 ASKED = {"seq": 1, "pair": "small", "prompt": "a b c", "u": U, "resolution": 8}
-MEASURED = Limits(1e10, 1e11)
+MEASURED = DevicePeaks(1e10, 1e11)
 
 
 @pytest.fixture
@@ -123,7 +122,7 @@ def spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 def lent(spaces: ModuleType, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[LentExplorer]:
     """The pair as "small", which counts as large, asked by a visitor."""
     monkeypatch.setattr(threads, "SMALL", 0)
-    monkeypatch.setattr(explorer_of_page, "measure_limits", lambda *_: MEASURED)
+    monkeypatch.setattr(explorer_of_page, "measure_peaks", lambda *_: MEASURED)
     assert not spaces.calls
     asking = LocalContext.request.set(object())  # type: ignore[arg-type]
     yield LentExplorer({"small": lambda: pair}, device="cpu")
@@ -331,7 +330,7 @@ def test_studies_are_the_same_and_kept(spaces: ModuleType, lent: LentExplorer, e
 
 
 def test_a_study_can_be_called_off(spaces: ModuleType, lent: LentExplorer) -> None:
-    stop = Stop()
+    stop = CancelToken()
     with pytest.raises(Cancelled):
         lent.study("small", "a b c", 2, 128, 0, report=lambda share, _: stop.set() if share else None, stop=stop)
     assert lent.study("small", "a b c", 2, 128, 0)[0].samplers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kfexplore.ui.kept import Kept
+from kfexplore.ui.cache import LRUCache
 
 
 class Clock:
@@ -14,9 +14,9 @@ class Clock:
         return self.now
 
 
-def kept(gone: list[str] | None = None, **changes: Any) -> Kept[str, str]:
+def kept(gone: list[str] | None = None, **changes: Any) -> LRUCache[str, str]:
     told = gone.append if gone is not None else lambda _: None
-    return Kept(**{"most": 2, "seconds": 10.0, "size": len, "dropped": told, "clock": Clock(), **changes})
+    return LRUCache(**{"most": 2, "seconds": 10.0, "size": len, "dropped": told, "clock": Clock(), **changes})
 
 
 def test_the_least_recently_used_goes_first() -> None:

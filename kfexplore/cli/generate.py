@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kfexplore.cli_options import (
+from kfexplore.cli.options import (
     IdsOption,
     JsonFlag,
     PairOption,
@@ -18,8 +18,8 @@ from kfexplore.cli_options import (
     pair_files,
     refuse,
 )
-from kfexplore.cli_prefixes import complete_prefixes
-from kfexplore.cli_prompt import NEW_TOKENS, continue_prompt
+from kfexplore.cli.prefixes import complete_prefixes
+from kfexplore.cli.prompt import NEW_TOKENS, continue_prompt
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 
@@ -175,7 +175,7 @@ def generate(
     - tokens behind the end of a text are counted apart (tokens_after_eos);
     - both files are written whole or not at all; fp32, no flash-attn needed.
     """
-    from kfexplore.completions.source import Source
+    from kfexplore.batch.source import Source
 
     if model not in DECODERS:
         raise KfError(f"There is no model {model!r}.", ", ".join(DECODERS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kfexplore.checkpoints.words import shown
+from kfexplore.checkpoints.quoting import shown
 from kfexplore.errors import KfError
 
 HOME_VARIABLE = "KFEXPLORE_HOME"

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kfexplore.models.layers import Backbone, Block
-from kfexplore.models.packed import SMALL, Linear, multiply, pack, version
-from kfexplore.models.static import StaticCache
+from kfexplore.models.onednn_linear import SMALL, Linear, multiply, pack, version
+from kfexplore.models.static_cache import StaticCache
 
 
 def lean_blocks(network: Backbone, rough: bool = False) -> LeanBlocks | None:

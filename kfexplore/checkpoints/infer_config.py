@@ -12,8 +12,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from kfexplore.checkpoints.documents import read_json_object
-from kfexplore.checkpoints.words import shortened, shown
+from kfexplore.checkpoints.json_io import read_json_object
+from kfexplore.checkpoints.quoting import shortened, shown
 from kfexplore.config import ModelConfig, from_dict
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kfexplore import noise
+from kfexplore.batch.source import TASKS, Loaded, Source
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, end_of_text
-from kfexplore.completions.source import TASKS, Loaded, Source
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
 

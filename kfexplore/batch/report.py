@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from kfexplore.batch.request import Request, Shape
 from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.saving import write_whole
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, continuation, decode_ids
-from kfexplore.completions.request import Request, Shape
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 from kfexplore.results import Ints

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from kfexplore.cli_bench import bench
-from kfexplore.cli_doctor import doctor
-from kfexplore.cli_generate import generate
-from kfexplore.cli_laws import laws
-from kfexplore.cli_options import (
+from kfexplore.cli.bench import bench
+from kfexplore.cli.doctor import doctor
+from kfexplore.cli.generate import generate
+from kfexplore.cli.laws import laws
+from kfexplore.cli.options import (
     DeviceOption,
     IdsOption,
     JsonFlag,
@@ -27,7 +27,7 @@ from kfexplore.cli_options import (
     read_context,
     write_text,
 )
-from kfexplore.cli_train import train
+from kfexplore.cli.train import train
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
 

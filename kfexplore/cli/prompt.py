@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfexplore.cli_options import read_context
+from kfexplore.cli.options import read_context
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
-    from kfexplore.completions.source import Loaded, Source
+    from kfexplore.batch.source import Loaded, Source
     from kfexplore.config import DecodeConfig
     from kfexplore.results import Decoded
 
@@ -50,8 +50,8 @@ def continue_prompt(
         KfError: no sample is asked for; as DecodeConfig, `load` and `generate`.
     """
     from kfexplore import noise
-    from kfexplore.completions.memory import room_for, row_bytes
-    from kfexplore.completions.source import load
+    from kfexplore.batch.memory import room_for, row_bytes
+    from kfexplore.batch.source import load
     from kfexplore.config import DecodeConfig
     from kfexplore.decoding.generate import check_prompts, generate, keyed_noise, keyed_order, replayed_noise, slots
 
@@ -75,8 +75,8 @@ def continue_prompt(
 
 
 def _print(result: Decoded, ids: list[int], config: DecodeConfig, loaded: Loaded, as_json: bool) -> None:
+    from kfexplore.batch.report import acceptance, right_guesses
     from kfexplore.checkpoints.tokenizers import continuation
-    from kfexplore.completions.report import acceptance, right_guesses
     from kfexplore.decoders import DECODERS
     from kfexplore.decoding.generate import slots
 

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from kfexplore.checkpoints.words import shown
+from kfexplore.checkpoints.quoting import shown
 
 MAX_STEPS_TEXT = 1 << 14
 """Characters of all steps as JSON; Llama 3's have about 2,500."""

@@ -13,7 +13,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Key, Value]):
+class LRUCache(Generic[Key, Value]):
     """Values by key, of which the least recently used go first: where there are too many, or when nobody uses them.
 
     The newest stays whatever its size. Values go when any is put or got, so that nothing needs to run beside.

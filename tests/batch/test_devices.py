@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from kfexplore.completions.batches import in_team, share_batches
-from kfexplore.completions.devices import Team, check_devices, share
-from kfexplore.completions.request import Request
-from kfexplore.completions.source import Source
+from kfexplore.batch.batches import in_team, share_batches
+from kfexplore.batch.devices import Team, check_devices, share
+from kfexplore.batch.request import Request
+from kfexplore.batch.source import Source
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm import tqdm
 
-from kfexplore.cli_options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
+from kfexplore.cli.options import DeviceOption, JsonFileOption, PairOption, load_chosen, numbers, write_text
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kfexplore.checkpoints.layout import describe, stated_settings
+from kfexplore.checkpoints.infer_config import describe, stated_settings
 from kfexplore.errors import KfError
 
 from .synthetic import config, weights, write_config

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kfexplore.checkpoints.places import unreadable
-from kfexplore.checkpoints.words import shown
+from kfexplore.checkpoints.paths import unreadable
+from kfexplore.checkpoints.quoting import shown
 from kfexplore.errors import KfError
 
 

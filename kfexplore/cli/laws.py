@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kfexplore.cli_options import DeviceOption, IdsOption, PairOption, PromptOption, read_context
+from kfexplore.cli.options import DeviceOption, IdsOption, PairOption, PromptOption, read_context
 from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS
 from kfexplore.errors import KfError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kfexplore.completions.report import acceptance, right_guesses
+from kfexplore.batch.report import acceptance, right_guesses
 
 
 def test_right_guesses_leave_out_the_round_that_fills_a_row() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kfexplore.models.packed import SMALL, Linear
+from kfexplore.models.onednn_linear import SMALL, Linear
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from helpers import student, teacher
 
-from kfexplore.figures.tables import section, tables
+from kfexplore.figures.payload import section, tables
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.pair import Pair
 from kfexplore.training.data import train_tokenizer
@@ -19,7 +19,7 @@ def test_payload_is_what_the_app_answers() -> None:
     rows = tokenizer.get_vocab_size() + 1
     pair = Pair(teacher(1, vocab_size=rows), student(11, vocab_size=rows), tokenizer=tokenizer)
     ids, u = pair.encode(PROMPT)[0], np.array([0.2, 0.4, 0.6, 0.8])
-    held = pair.hold(ids)
+    held = pair.prefill(ids)
     made = tables(sweeps(held, u, [0, 1, 2, 3], 16), block(held, u), ids, pair.texts, pair="small")
     app = Explorer({"small": lambda: pair})
     request = {"pair": "small", "prompt": PROMPT, "u": u.tolist(), "resolution": 16}

@@ -11,13 +11,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kfexplore.batch import devices
+from kfexplore.batch.memory import ROW, room_for, row_bytes
+from kfexplore.batch.prefixes import read_prefixes
+from kfexplore.batch.report import Batch, Part, document, prepare, right_guesses, write_files
+from kfexplore.batch.request import Request, Shape, kept_tokens, shape
+from kfexplore.batch.source import load
 from kfexplore.checkpoints.registry import usable_device
-from kfexplore.completions import devices
-from kfexplore.completions.memory import ROW, room_for, row_bytes
-from kfexplore.completions.prefixes import read_prefixes
-from kfexplore.completions.report import Batch, Part, document, prepare, right_guesses, write_files
-from kfexplore.completions.request import Request, Shape, kept_tokens, shape
-from kfexplore.completions.source import load
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, slots

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
-    from kfexplore.completions.source import Source
+    from kfexplore.batch.source import Source
     from kfexplore.config import DecodeConfig
 
 PREFIX_FILE, OUTPUT_DIR = Path("assets/prefix_examples.jsonl"), Path("outputs")
@@ -42,9 +42,9 @@ def complete_prefixes(
     """
     import torch
 
-    from kfexplore.completions.batches import complete
-    from kfexplore.completions.report import SAMPLES_FILE, THROUGHPUT_FILE
-    from kfexplore.completions.request import Request
+    from kfexplore.batch.batches import complete
+    from kfexplore.batch.report import SAMPLES_FILE, THROUGHPUT_FILE
+    from kfexplore.batch.request import Request
 
     given = {name: value for name, value in values.items() if value is not None}
     if torch.cuda.is_available():

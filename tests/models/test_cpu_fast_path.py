@@ -14,7 +14,7 @@ from kfexplore.models import KVCache, StaticCache, lean_blocks, packed
 def test_passes_over_a_static_cache_give_the_logits_of_whole_rows(
     lean: bool, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kfexplore.models.lean.SMALL", small)
+    monkeypatch.setattr("kfexplore.models.cpu_fast_path.SMALL", small)
     network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole = network(ids)
