@@ -1,10 +1,12 @@
-# make setup | app | lab | notebooks | test | fast | lint: each sets up what it needs on a fresh machine, then runs.
+# make setup | app | lab | notebooks | test | test-all | fast | lint: each sets up what it needs on a fresh machine, then runs.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
 # Two processes of one thread each: on two cores that is sooner than one of two. A file's tests stay together.
+# FULL: which tests marked full run: all, or a commit since which the files that they protect changed.
+FULL ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
-.PHONY: setup app lab notebooks test fast lint clean
+.PHONY: setup app lab notebooks test test-all fast lint clean
 
 setup: .venv/.installed .venv/.browser
 
@@ -34,7 +36,10 @@ notebooks: setup
 	$(BIN)/python notebooks/execute.py
 
 test: setup lint
-	$(PYTEST)
+	$(PYTEST) --full=$(FULL)
+
+test-all: FULL = all
+test-all: test
 
 fast: setup
 	$(PYTEST) -m "not browser and not slow"

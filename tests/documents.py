@@ -40,7 +40,7 @@ OUTSIDE = {
 """Paths of what a user has, a hub holds or a command writes."""
 WORDS = {
     *(*DECODERS, *NAMED, *TOYS, *recipes()),
-    *("slow", "browser", "accelerate", "transformers"),
+    *("slow", "full", "browser", "accelerate", "transformers"),
 }
 """Words that no code defines: values of options, marks of tests, libraries."""
 
@@ -131,7 +131,7 @@ def trouble(line: str) -> str:
     if given[:1] == ["kfexplore"]:
         return _trouble_with_verb(given[1:])
     if given[:1] == ["make"]:
-        targets = re.findall(r"^(\w+):", read(ROOT / "Makefile"), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", read(ROOT / "Makefile"), re.MULTILINE)
         return next((f"no target {target}" for target in given[1:] if target not in targets), "")
     is_ours = given[:1] == ["python"] and (given[1:2] == ["-m"] or "/" in "".join(given[1:2]))
     return _trouble_with_python(given[1:]) if is_ours else ""

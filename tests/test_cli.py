@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -322,7 +321,7 @@ def test_train_leaves_a_pair_that_map_reads_stage_by_stage_or_at_once(shell: She
     assert len(result["student"]) == 2
 
 
-def test_a_process_of_its_own_prints_no_traceback(folder: Path) -> None:
+def test_the_package_runs_as_a_module_and_prints_no_traceback(folder: Path) -> None:
     line = [sys.executable, "-m", "kfexplore", "map", "--pair", str(folder), "--token-ids", "1", "--noise", "7"]
     ended = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -345,15 +344,3 @@ def test_a_race_in_which_all_fail_is_an_error(shell: Shell) -> None:
     assert code == 2
     assert "No decoder could be timed" in err
     assert "exceed the context" in err
-
-
-def test_the_package_runs_as_a_module() -> None:
-    ended = subprocess.run([sys.executable, "-m", "kfexplore", "--help"], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0
-    assert "Usage: python -m kfexplore" in ended.stdout
-
-
-def test_signs_that_an_encoding_lacks_are_written_in_one_character() -> None:
-    line = [sys.executable, "-c", "from kfexplore.errors import told\nwith told(): print('a ≠ b ≥ c', 'é€')"]
-    ended = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
-    assert ended.stdout.decode("ascii") == "a ! b > c \\xe9\\u20ac\n".replace("\n", os.linesep)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
 from kfexplore import KfError
+from kfexplore.errors import told
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,14 @@ def test_only_a_command_is_to_be_run(run: str, told: str) -> None:
     error = KfError("It failed.", "this", run)
     assert str(error).splitlines() == ["It failed.", "Valid: this", told]
     assert error.is_command is told.startswith("Run:")
+
+
+def test_signs_that_an_encoding_lacks_are_written_in_one_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    with told():
+        print("a ≠ b ≥ c", "é€", end="")
+    assert written.getvalue() == b"a ! b > c \\xe9\\u20ac"
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -102,14 +102,14 @@ def check_tokenizer(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(CHANGES)
 def test_changed_bytes_of_a_checkpoint(files: dict[str, Path], kind: str, changes: list[Change]) -> None:
     path = files[kind]
     check_model(written(path.with_name("changed.ckpt"), changed(path.read_bytes(), changes)))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(CHANGES)
 def test_changed_bytes_of_a_tokenizer(files: dict[str, Path], changes: list[Change]) -> None:
     path = files["tokenizer"]
@@ -118,7 +118,7 @@ def test_changed_bytes_of_a_tokenizer(files: dict[str, Path], changes: list[Chan
     check_tokenizer(written(changed_path, changed(path.read_bytes(), changes)))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=2), st.lists(VALUES, min_size=2, max_size=2))
 def test_other_values_in_a_header(files: dict[str, Path], places: list[int], values: list[Any]) -> None:
     data = files["safetensors"].read_bytes()
@@ -128,7 +128,7 @@ def test_other_values_in_a_header(files: dict[str, Path], places: list[int], val
     check_model(written(files["safetensors"].with_name("changed.safetensors"), whole))
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=2), st.lists(VALUES, min_size=2, max_size=2))
 def test_other_values_in_a_tokenizer(files: dict[str, Path], places: list[int], values: list[Any]) -> None:
     document = with_values(json.loads(files["tokenizer"].read_text()), places, values)
@@ -140,7 +140,7 @@ def test_other_values_in_a_tokenizer(files: dict[str, Path], places: list[int], 
 SETTINGS = ["kind", "vocab_size", "width", "depth", "heads", "mask_id", "context", "block", "cond_width", "../x"]
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(SETTINGS), VALUES, max_size=3))
 def test_other_values_in_a_config(files: dict[str, Path], stated: dict[str, Any]) -> None:
     folder = files["safetensors"].parent / "config"

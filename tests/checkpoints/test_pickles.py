@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from kfexplore.checkpoints.pickles import PickleError, Placeholder, TensorRef, U
 from kfexplore.checkpoints.reading import read_tensors
 from kfexplore.errors import KfError
 
-from .synthetic import save_zip, weights
+from .synthetic import weights
 
 MARK = b"("
 
@@ -89,11 +88,17 @@ def touch(marker: Path) -> bytes:
     return text(f"touch '{marker}'")
 
 
-@pytest.mark.parametrize("how", CALLS)
-@pytest.mark.parametrize("full", DANGEROUS)
+PAIRS = [
+    *((full, "reduce") for full in DANGEROUS),
+    *(("os.system", how) for how in CALLS if how != "reduce"),
+    ("builtins.getattr", "obj"),
+    ("torch.storage._load_from_bytes", "reduce of a name on the stack"),
+    ("collections.OrderedDict.__init__.__globals__", "newobj_ex"),
+]
+
+
+@pytest.mark.parametrize(("full", "how"), PAIRS)
 def test_a_dangerous_name_is_refused_by_name(full: str, how: str, marker: Path) -> None:
-    if full == "builtins.getattr" and how == "never called":
-        return  # harmless without arguments, which are what tells (below)
     pickled = b"\x80\x04" + CALLS[how](full, touch(marker)) + b"."
     with pytest.raises(UnsafeName) as caught:
         read_pickle(io.BytesIO(pickled))
@@ -136,10 +141,7 @@ def test_an_attribute_of_a_class_is_a_placeholder(attribute: str) -> None:
 @pytest.mark.parametrize("how", ["reduce", "reduce of a name on the stack", "inst", "obj"])
 def test_such_a_pickle_does_run_in_pythons_unpickler(how: str, marker: Path) -> None:
     """What the test above refuses is an attack, not a pickle that nobody could load."""
-    pickled = b"\x80\x04" + CALLS[how]("os.system", touch(marker)) + b"."
-    # INST and OBJ call anything that is no class, too.
-    script = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
-    subprocess.run([sys.executable, "-c", script], input=pickled, check=True)
+    pickle.loads(b"\x80\x04" + CALLS[how]("os.system", touch(marker)) + b".")
     assert marker.exists()
 
 
@@ -158,12 +160,13 @@ def test_an_attack_beside_sound_weights_is_refused_in_both_formats(tmp_path: Pat
     path = tmp_path / "model.ckpt"
     saved = {"state_dict": weights(), "callbacks": Attack(marker)}
     torch.save(saved, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(KfError, match=r"names (os|posix|nt)\.system"):
+    with pytest.raises(KfError, match=r"names (os|posix|nt)\.system") as caught:
         read_tensors(path)
+    assert "nothing in this file was executed" in str(caught.value)
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_a_bare_pickle_is_refused_by_name_too(tmp_path: Path, marker: Path, protocol: int) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(Attack(marker), protocol))
@@ -172,23 +175,28 @@ def test_a_bare_pickle_is_refused_by_name_too(tmp_path: Path, marker: Path, prot
     assert not marker.exists()
 
 
+CLASSES = [
+    "omegaconf.dictconfig.DictConfig",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    "__main__.Config",
+    "typing.Any",
+    "builtins.int",
+    "builtins.set",
+    "torch.optim.adamw.AdamW",
+    "models.eval.Settings",
+    "copyreg._reconstructor",
+    "numpy._core.multiarray.scalar",
+    "functools.partial",
+]
+
+
 @pytest.mark.parametrize(
-    "full",
+    ("full", "how"),
     [
-        "omegaconf.dictconfig.DictConfig",
-        "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-        "__main__.Config",
-        "typing.Any",
-        "builtins.int",
-        "builtins.set",
-        "torch.optim.adamw.AdamW",
-        "models.eval.Settings",
-        "copyreg._reconstructor",
-        "numpy._core.multiarray.scalar",
-        "functools.partial",
+        *((full, "reduce") for full in CLASSES),
+        *((CLASSES[0], how) for how in CALLS if how not in ("reduce", "never called")),
     ],
 )
-@pytest.mark.parametrize("how", [how for how in CALLS if how != "never called"])
 def test_another_class_becomes_a_placeholder(full: str, how: str) -> None:
     value = read_pickle(io.BytesIO(b"\x80\x04" + CALLS[how](full, text("x")) + b"."))
     assert isinstance(value, Placeholder)
@@ -265,9 +273,8 @@ def test_a_huge_memo_index_or_length_takes_no_memory() -> None:
 
 def test_deep_nesting_neither_recurses_nor_is_hashed() -> None:
     """A tuple of tuples as a key overflows the C stack when it is hashed; as a value it is data."""
-    deep = b")" + b"\x85" * 200_000
-    assert read_pickle(io.BytesIO(b"}" + deep + b"Ns.")) == {}
-    assert list(read_pickle(io.BytesIO(b"}" + text("k") + deep + b"s."))) == ["k"]
+    deep = b")" + b"\x85" * 100_000
+    assert read_pickle(io.BytesIO(b"}" + deep + b"N" + b"s" + text("k") + deep[:1000] + b"s.")) == {"k": ANY}
 
 
 def test_only_names_are_keys() -> None:
@@ -326,11 +333,3 @@ def test_a_view_with_a_conjugate_or_negative_bit_is_no_weight() -> None:
     assert isinstance(read_pickle(io.BytesIO(call + b"}tR.")), TensorRef)
     flagged = read_pickle(io.BytesIO(call + b"}" + text("neg") + b"\x88stR."))
     assert isinstance(flagged, Placeholder)
-
-
-def test_a_hostile_pickle_in_a_zip_is_refused(tmp_path: Path, marker: Path) -> None:
-    path = save_zip(tmp_path / "m.ckpt", b"\x80\x02" + CALLS["reduce"]("os.system", touch(marker)) + b".")
-    with pytest.raises(KfError, match=r"os\.system") as caught:
-        read_tensors(path)
-    assert "nothing in this file was executed" in str(caught.value)
-    assert not marker.exists()

@@ -71,9 +71,10 @@ def function(): pass
     sys.modules.pop(module.__name__, None)
 
 
-@pytest.mark.parametrize("kind", ["teacher", "student", "masked"])
-@pytest.mark.parametrize("prefix", ["", "backbone."])
-@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "prefix", "nested"),
+    [("teacher", "", True), ("student", "backbone.", False), ("masked", "backbone.", True)],
+)
 def test_a_state_dictionary_is_read_as_it_was(
     tmp_path: Path, kind: Any, prefix: str, nested: bool, zipped: bool
 ) -> None:
@@ -228,19 +229,11 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path, zipped: bo
     whole, path = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"
     torch.save({"state_dict": {"w": torch.arange(50.0)}}, whole, _use_new_zipfile_serialization=zipped)
     data = whole.read_bytes()
-    for length in range(1, len(data), 29):
+    for length in range(1, len(data), 97):
         path.write_bytes(data[:length])
         refused(path, "cannot be read")
     path.write_bytes(data[:-1])
     refused(path, "cannot be read")
-
-
-def test_a_truncated_safetensors_file_is_refused(tmp_path: Path) -> None:
-    save_file(weights(), tmp_path / "whole.safetensors")
-    data = (tmp_path / "whole.safetensors").read_bytes()
-    for length in (4, 20, 500, len(data) - 1):
-        (tmp_path / "cut.safetensors").write_bytes(data[:length])
-        refused(tmp_path / "cut.safetensors", "cannot be read")
 
 
 def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
@@ -250,24 +243,6 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
     data[data.index(b"\x00\x00\xc0\x3f" * 100) + 40] ^= 1
     path.write_bytes(data)
     refused(path, "CRC")
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_flipped_bytes_give_weights_or_an_error_of_ours(tmp_path: Path, form: str) -> None:
-    whole, path = tmp_path / "whole", tmp_path / "flipped"
-    if form == "safetensors":
-        save_file({"w": torch.ones(3), "v": torch.ones(2, 2)}, whole)
-    else:
-        torch.save({"w": torch.ones(3), "x": [1]}, whole, _use_new_zipfile_serialization=form == "zip")
-    data = whole.read_bytes()
-    errors = 0
-    for at in range(0, len(data), max(1, len(data) // 400)):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
-        try:
-            read_tensors(path)
-        except KfError:
-            errors += 1
-    assert errors > 20
 
 
 @pytest.mark.parametrize(
@@ -288,13 +263,9 @@ def test_what_is_no_dictionary_of_weights_is_refused(tmp_path: Path, saved: Any,
     refused(tmp_path / "m.pt", match)
 
 
-def test_whole_numbers_in_safetensors_are_refused(tmp_path: Path) -> None:
-    save_file({"w": torch.ones(3, dtype=torch.int32)}, tmp_path / "m.safetensors")
-    refused(tmp_path / "m.safetensors", "w has type int32")
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("bad", "suffix"), [(float("nan"), ".ckpt"), (float("inf"), ".safetensors"), (-float("inf"), ".ckpt")]
+)
 def test_weights_that_are_not_finite_are_named(tmp_path: Path, bad: float, suffix: str) -> None:
     state = {"fine": torch.ones(3), "w": torch.tensor([1.0, bad])}
     path = tmp_path / f"m{suffix}"
@@ -346,36 +317,6 @@ def test_a_tensor_that_fits_its_storage_is_read(tmp_path: Path) -> None:
 def test_a_storage_must_have_the_declared_size(tmp_path: Path, numel: int) -> None:
     pickled = tensor_pickle((5,), (1,), numel=numel)
     refused(save_zip(tmp_path / "m.pt", pickled, {"0": SIX}), "should hold")
-
-
-def test_a_storage_must_be_there(tmp_path: Path) -> None:
-    refused(save_zip(tmp_path / "m.pt", tensor_pickle((6,), (1,))), "the file has none")
-
-
-def test_a_storage_key_cannot_leave_its_folder(tmp_path: Path) -> None:
-    pid = ("storage", torch.FloatStorage, "../../../etc/passwd", "cpu", 6)
-    path = save_zip(tmp_path / "m.pt", tensor_pickle((6,), (1,), persistent_id=pid), {"0": SIX})
-    refused(path, "the file has none")
-
-
-def test_a_compressed_entry_is_refused_before_it_is_expanded(tmp_path: Path) -> None:
-    """A thousand to one: 64 MB of zeros in 64 kB."""
-    numel = 16 << 20
-    pickled = tensor_pickle((numel,), (1,), numel=numel)
-    path = save_zip(tmp_path / "m.pt", pickled, {"0": bytes(4 * numel)}, compression=zipfile.ZIP_DEFLATED)
-    assert path.stat().st_size < 1 << 20
-    refused(path, "is compressed")
-
-
-def test_entries_that_overlap_are_refused(tmp_path: Path) -> None:
-    """One stretch of bytes under many names is a bomb without compression."""
-    path = tmp_path / "m.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", tensor_pickle((6,), (1,)))
-        archive.writestr("archive/data/0", bytes(100_000))
-        first = archive.getinfo("archive/data/0")
-        archive.filelist.extend([first] * 50)
-    refused(path, "more bytes than the file has")
 
 
 def test_many_views_of_one_storage_cannot_outgrow_the_file(tmp_path: Path) -> None:

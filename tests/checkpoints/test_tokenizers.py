@@ -98,13 +98,6 @@ def test_word_pieces_are_joined_to_what_stands_before(tmp_path: Path) -> None:
     assert spelling.pieces([1, 2], []) == ["a", "b"]
 
 
-def test_few_pieces_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "REMEMBERED", 2)
-    spelling = Spelling(tokenizer())
-    assert spelling.pieces([2, 3, 4, 5], []) == list("abcd")
-    assert len(spelling._known) <= 2
-
-
 def test_no_special_tokens_are_added() -> None:
     made = tokenizer()
     made.post_processor = TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
