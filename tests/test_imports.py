@@ -154,11 +154,11 @@ def test_allowed_imports_are_not_taken_for_broken_ones(room: str, source: str) -
 CLEAN = """
 import json, os, sys
 before = dict(os.environ)
-import kfexplore.cli, kfexplore.checkpoints.registry
+import kfexplore.cli.main, kfexplore.checkpoints.registry
 print(json.dumps([sorted({"gradio", "plotly", "transformers"} & set(sys.modules)), before == dict(os.environ)]))
 sys.modules.update(dict.fromkeys(["gradio", "plotly", "transformers"]))  # an import of them fails
 sys.argv = ["kfexplore", "doctor"]
-kfexplore.cli.main()
+kfexplore.cli.main.main()
 """
 
 
