@@ -113,7 +113,7 @@ NOISE = st.one_of(st.floats(0, 1), st.integers(0, 2**24 - 1).map(lambda n: n * 2
 ROW = st.lists(LOGIT, min_size=1, max_size=12).filter(lambda row: max(row) > -1000)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(ROW, NOISE, st.integers(0, 12))
 def test_noise_lies_in_the_cell_of_the_token_it_chooses(row: list[float], u: float, edge: int) -> None:
     logits = torch.tensor(row)
@@ -126,14 +126,14 @@ def test_noise_lies_in_the_cell_of_the_token_it_chooses(row: list[float], u: flo
         assert noise <= f[v + 1] or f[v + 1] == f[-1]
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(ROW, st.lists(NOISE, min_size=1, max_size=20))
 def test_more_noise_is_never_an_earlier_token(row: list[float], values: list[float]) -> None:
     tokens = chosen(cdf(torch.tensor(row)), *sorted(values))
     assert tokens == sorted(tokens)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(ROW, NOISE)
 def test_the_token_is_that_of_numpy(row: list[float], u: float) -> None:
     logits = np.array(row, dtype=np.float32).astype(np.float64)

@@ -33,6 +33,7 @@ from kfexplore.models import Student
 from kfexplore.pair import Pair
 from kfexplore.results import Decoded
 
+FULL = pytest.mark.full("kfexplore/decoding", "kfexplore/models")
 LEVEL = [[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]]
 RAGGED = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8], [9, 7], [9, 3, 2, 3, 8, 4, 6, 2, 6]]
 ALL = Networks(teacher(), student(), masked())
@@ -128,8 +129,9 @@ def test_tokens_of_a_sample_do_not_depend_on_the_batch_around_it(config: DecodeC
     assert write(config, RAGGED[4:], first=4).tokens[0].tolist() == last
 
 
-@pytest.mark.parametrize("peaky", [1.0, 8.0])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("seed", "peaky"), [(0, 8.0), *(pytest.param(n, p, marks=FULL) for n in range(1, 4) for p in (1.0, 8.0))]
+)
 @pytest.mark.parametrize("config", [way for way in WAYS if DECODERS[way.decoder].checks and way.tau == 1.0], ids=named)
 def test_lossless_decoders_write_the_text_of_ar(config: DecodeConfig, seed: int, peaky: float) -> None:
     networks = Networks(teacher(peaky=peaky), student())

@@ -36,14 +36,22 @@ WAYS = [
 ]
 
 
-def named(config: DecodeConfig) -> str:
-    usual = DecodeConfig(config.decoder)
-    return " ".join(str(value) for name, value in vars(config).items() if value != vars(usual)[name]) or config.decoder
-
-
-each_way = pytest.mark.parametrize("config", WAYS, ids=named)
 LEVEL = [[3, 1, 4], [1, 5, 9], [2, 6, 5]]
 RAGGED = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8]]
+
+
+def named(value: DecodeConfig | list[list[int]]) -> str:
+    if isinstance(value, list):
+        return "ragged" if value is RAGGED else "level"
+    usual = DecodeConfig(value.decoder)
+    return " ".join(str(each) for name, each in vars(value).items() if each != vars(usual)[name]) or value.decoder
+
+
+FEW = [(WAYS[0], RAGGED), (WAYS[2], LEVEL), (WAYS[5], RAGGED)]
+each_way = pytest.mark.parametrize(
+    ("config", "prompts"), [*((way, RAGGED) for way in WAYS), (WAYS[2], LEVEL), (WAYS[5], LEVEL)], ids=named
+)
+a_few_ways = pytest.mark.parametrize(("config", "prompts"), FEW, ids=named)
 Recorded = tuple[Callable[[], None], Tensors]
 
 
@@ -118,7 +126,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @each_way
-@pytest.mark.parametrize("prompts", [LEVEL, RAGGED], ids=["level", "ragged"])
 def test_replays_that_agree_are_used(
     config: DecodeConfig, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,8 +157,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-@pytest.mark.parametrize("config", [WAYS[0], WAYS[2], WAYS[5]], ids=named)
-@pytest.mark.parametrize("prompts", [LEVEL, RAGGED], ids=["level", "ragged"])
+@a_few_ways
 def test_a_graph_that_fails_is_replaced_by_the_plain_pass_for_good(
     broken: Callable[..., Recorded],
     config: DecodeConfig,
@@ -232,7 +238,6 @@ def capture(device: torch.device | None = None) -> Iterator[None]:
 
 
 @each_way
-@pytest.mark.parametrize("prompts", [LEVEL, RAGGED], ids=["level", "ragged"])
 def test_recorded_code_reads_no_value(
     config: DecodeConfig, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,8 +252,7 @@ def test_recorded_code_reads_no_value(
     assert [verdict.reason for verdict in GRAPHS.verdicts.values()] == [""] * len(config.models)
 
 
-@each_way
-@pytest.mark.parametrize("prompts", [LEVEL, RAGGED], ids=["level", "ragged"])
+@a_few_ways
 def test_recorded_code_stays_on_the_device_of_the_network(
     config: DecodeConfig, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

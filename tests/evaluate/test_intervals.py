@@ -24,10 +24,10 @@ def test_ratio_of_pairs_has_the_spread_of_what_the_ratio_leaves() -> None:
     check(ratio(np.array([2.0, 4.0]), np.array([1.0, 3.0])), 1.5, 1.5 - 3.17655, 1.5 + 3.17655)
 
 
-@pytest.mark.parametrize("units", [2, 6, 24])
+@pytest.mark.parametrize("units", [2, 6])
 def test_means_of_few_units_are_covered_as_often_as_promised(units: int) -> None:
     """With a normal quantile it is 70 % for two units and 89 % for six."""
-    runs = 4000
+    runs = 1500
     found = [mean(row) for row in np.random.default_rng(units).normal(size=(runs, units))]
     covered = sum(each.low <= 0 <= each.high for each in found)
     assert binom.ppf(1e-3, runs, 0.95) <= covered <= binom.ppf(1 - 1e-3, runs, 0.95)

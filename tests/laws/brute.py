@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from helpers import masked, student, teacher
 
 from kfexplore.models import MaskedModel, Teacher
 from kfexplore.pair import Pair
 
+FULL = pytest.mark.full("kfexplore/laws", "kfexplore/maps", "kfexplore/decoding", "kfexplore/models")
 ROWS = 7
 MASK = ROWS - 1
 IDS = [3, 1, 4, 1, 5]

@@ -10,7 +10,7 @@ from kfexplore.laws.correlation import slot_means
 from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.samplers import teacher_blocks
 
-from .brute import IDS, ROWS, block_law, divergence, product, tiny
+from .brute import FULL, IDS, ROWS, block_law, divergence, product, tiny
 
 PAIR = tiny()
 TREE = TeacherTree(PAIR.teacher, np.array(IDS))
@@ -49,10 +49,10 @@ def test_exact_second_slot_serves_a_longer_block() -> None:
     np.testing.assert_allclose(found.marginals[1], law.marginal_2, atol=1e-12)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say_and_the_bias_is_gone() -> None:
+@pytest.mark.parametrize("runs", [60, pytest.param(200, marks=FULL)])
+def test_intervals_hold_the_truth_as_often_as_they_say_and_the_bias_is_gone(runs: int) -> None:
     whole = block_law(PAIR.teacher, IDS, 3)
     true = divergence(whole, product(whole))
-    runs = 200
     found = [
         slot_means(TREE, 3, teacher_blocks(PAIR, IDS, 3, 7, range(64 * n, 64 * n + 64), tree=TREE)).correlation()
         for n in range(runs)

@@ -36,8 +36,8 @@ def test_all_first_tokens_give_the_law_by_enumeration(seed: int) -> None:
         assert (found.lower, found.value, found.upper) == pytest.approx((true, true, true), abs=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("first", range(1, ROWS + 1))
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("first", range(1, ROWS + 1, 2))
 def test_bounds_hold_for_every_m(seed: int, first: int) -> None:
     pair = tiny(seed=seed)
     whole = block_law(pair.teacher, IDS, 2)
@@ -53,7 +53,7 @@ def test_bounds_hold_for_every_m(seed: int, first: int) -> None:
 def test_bounds_hold_whatever_the_rest_does_and_are_reached() -> None:
     rng = np.random.default_rng(0)
     reached = np.full(4, np.inf)
-    for trial in range(3000):
+    for trial in range(1500):
         first = rng.dirichlet(np.full(5, 0.7))
         given = rng.dirichlet(np.full(5, 0.3), size=5)
         order = np.argsort(-first)

@@ -32,7 +32,7 @@ from kfexplore.laws.goodness import (
 from kfexplore.laws.samplers import product_blocks, teacher_blocks
 from kfexplore.results import Distance, Floats, Ints, exactly
 
-from .brute import IDS, ROWS, block_law, product, tiny
+from .brute import FULL, IDS, ROWS, block_law, product, tiny
 
 PAIR = tiny()
 TREE = TeacherTree(PAIR.teacher, np.array(IDS))
@@ -66,14 +66,15 @@ def test_cells_hold_what_the_law_says_and_are_expected_five_times(k: int, size: 
         assert pooled.sum() <= 1
 
 
+@pytest.mark.parametrize("runs", [80, pytest.param(RUNS, marks=FULL)])
 @pytest.mark.parametrize(("k", "size"), [(2, 300), (3, 600)])
-def test_g_test_s_p_values_are_uniform_on_the_teacher_s_own_blocks(k: int, size: int) -> None:
-    blocks = teacher_blocks(PAIR, IDS, k, 21, range(RUNS * size), tree=TREE)
+def test_g_test_s_p_values_are_uniform_on_the_teacher_s_own_blocks(k: int, size: int, runs: int) -> None:
+    blocks = teacher_blocks(PAIR, IDS, k, 21, range(runs * size), tree=TREE)
     for part in partitions(k, size):
         law = part.cells.probability
-        runs = part.index(blocks).reshape(RUNS, size)
-        found = np.array([g_test(np.bincount(run, minlength=len(law)), law)[2] for run in runs])
-        assert binom.ppf(1e-3, RUNS, 0.05) <= (found < 0.05).sum() <= binom.ppf(1 - 1e-3, RUNS, 0.05)
+        cells = part.index(blocks).reshape(runs, size)
+        found = np.array([g_test(np.bincount(run, minlength=len(law)), law)[2] for run in cells])
+        assert binom.ppf(1e-3, runs, 0.05) <= (found < 0.05).sum() <= binom.ppf(1 - 1e-3, runs, 0.05)
         assert kstest(found, "uniform").pvalue > 1e-3
 
 

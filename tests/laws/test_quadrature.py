@@ -15,7 +15,7 @@ from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Floats
 
-from .brute import IDS, ROWS, block_law, tiny
+from .brute import FULL, IDS, ROWS, block_law, tiny
 
 
 def slow_distance(pair: Pair, ids: list[int], points: int) -> float:
@@ -52,7 +52,7 @@ def test_a_distance_by_hand() -> None:
     assert tv_of_areas(share, np.array([0.5, 0.1])) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("seed", [4, 14, 24])
+@pytest.mark.parametrize("seed", [14, *(pytest.param(seed, marks=FULL) for seed in (4, 24))])
 def test_small_students_agree_with_many_more_points(seed: int) -> None:
     pair = tiny(seed=seed)
     found = student_distance(pair, IDS, log_probs(pair, IDS))
@@ -97,7 +97,7 @@ def test_a_student_too_large_for_the_work_has_a_lower_bound(monkeypatch: pytest.
     assert "would take too long" in found.notes[-1]
 
 
-@pytest.mark.slow
+@FULL
 def test_the_bundled_student_is_where_many_points_say() -> None:
     """Both values are recomputed: 0.581 for the student, 0.568 for the product of exact marginals."""
     pair = load_pair("tales")

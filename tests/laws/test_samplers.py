@@ -24,7 +24,7 @@ from kfexplore.laws.samplers import (
 )
 from kfexplore.pair import Pair
 
-from .brute import IDS, MASK, ROWS, block_law, same_law, slot_laws, tiny
+from .brute import FULL, IDS, MASK, ROWS, block_law, same_law, slot_laws, tiny
 
 PAIR = tiny(with_masked=True)
 N = 6000
@@ -95,7 +95,9 @@ def test_masked_marginals_are_those_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("order", ["random", "confident"])
-@pytest.mark.parametrize(("k", "sizes"), [(2, [2]), (2, [1, 1]), (3, [2, 1]), (3, [1, 1, 1])])
+@pytest.mark.parametrize(
+    ("k", "sizes"), [(2, [2]), (3, [2, 1]), *(pytest.param(k, [1] * k, marks=FULL) for k in (2, 3))]
+)
 def test_masked_blocks_have_the_law_of_their_schedule(k: int, sizes: list[int], order: Order) -> None:
     law = filling_law(k, sizes, order)
     assert law.sum() == pytest.approx(1, abs=1e-5)
@@ -113,15 +115,15 @@ def test_a_block_depends_on_neither_the_others_nor_the_batch(monkeypatch: pytest
     pair = other()
     tree = TeacherTree(pair.teacher, np.array(IDS))
     ideal = np.column_stack([np.random.default_rng(0).dirichlet(np.ones(299), size=3), np.zeros(3)])
-    drawn = {s.name: s.draw(3, range(400)) for s in block_samplers(pair, IDS, 3, tree, ideal)}
+    drawn = {s.name: s.draw(3, range(150)) for s in block_samplers(pair, IDS, 3, tree, ideal)}
     assert len(drawn) == 8
     monkeypatch.setattr(samplers, "TOKENS_AT_ONCE", 40)
     monkeypatch.setattr(samplers, "ENTRIES_AT_ONCE", 1000)
     monkeypatch.setattr("kfexplore.laws.exact.ROWS_AT_ONCE", 3)
     for sampler in block_samplers(pair, IDS, 3, tree, ideal):
-        np.testing.assert_array_equal(sampler.draw(3, range(100, 160)), drawn[sampler.name][100:160])
+        np.testing.assert_array_equal(sampler.draw(3, range(100, 130)), drawn[sampler.name][100:130])
         np.testing.assert_array_equal(sampler.draw(3, range(7, 8)), drawn[sampler.name][7:8])
-        assert (sampler.draw(4, range(400)) != drawn[sampler.name]).any()
+        assert (sampler.draw(4, range(20)) != drawn[sampler.name][:20]).any()
         assert (drawn[sampler.name] != 299).all()  # the mask is never produced
 
 
