@@ -33,6 +33,9 @@ ROPE_TYPES = ("default", "linear", "llama3")
 LAYER_TYPES = ("full_attention", "sliding_attention")
 _ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 _ROPE |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+_BASES = ("rope_theta", "rope_local_base_freq", "rotary_emb_base")
+MAX_BASE = 1e12
+"""Base of the angles of positions; Llama 3 has 5e5."""
 _UNREAD = {
     "auto_map": "code of its own",
     "quantization_config": "weights that are not plain numbers",
@@ -171,7 +174,9 @@ def _is_plain(name: str, value: Any) -> bool:
     if name in ("activation_function", "hidden_act", "hidden_activation"):
         return value in ACTIVATIONS
     if name in ("rotary_pct", "partial_rotary_factor"):
-        return isinstance(value, int | float) and 0 < value <= 1
+        return type(value) in (int, float) and 0 < value <= 1
+    if name in _BASES:
+        return type(value) in (int, float) and 1 <= value <= MAX_BASE
     return isinstance(value, int | float) and abs(value) < 1 << 31
 
 
@@ -184,6 +189,8 @@ def _valid(name: str) -> str:
         return ", ".join(ACTIVATIONS)
     if name == "sliding_window":
         return "null, or at least 2 tokens"
+    if name in _BASES:
+        return f"a number from 1 to {MAX_BASE:.0e}"
     return "above 0, at most 1" if name in ("rotary_pct", "partial_rotary_factor") else "a number below 2^31"
 
 

@@ -307,6 +307,8 @@ class _Machine:
         _, cls, key, location, numel = pid[:5]
         plain = isinstance(key, str) and isinstance(location, str) and type(numel) is int
         dtype = STORAGES.get(cls.full.replace("torch.cuda.", "torch.")) if isinstance(cls, Name) else None
+        if plain:
+            _check_length(key)
         if not plain or not 0 <= numel <= MAX_ELEMENTS or dtype is None or pid[5:] not in ((), (None,)):
             raise PickleError("its pickle has a storage of unknown form")
         storage = self.storages.setdefault(key, StorageRef(dtype, key, numel))

@@ -29,6 +29,8 @@ MAX_PICKLE_BYTES = 64 << 20
 """Of the pickle alone, without the elements of tensors, which lie beside it."""
 MAX_HEADER_BYTES = 1 << 20
 """Of a safetensors file: the names and places of some 10,000 tensors."""
+MAX_DIRECTORY_BYTES = 2 << 20
+"""Of a zip file's list of entries: some 10,000 tensors. Each entry becomes an object of a kilobyte."""
 MAX_TENSORS = 10_000
 """Of a state dictionary; the deepest model that is read has fewer than half as many."""
 MAX_WEIGHT = 1e4
@@ -175,8 +177,20 @@ def _check_count(tensors: Sized) -> None:
         raise _Damaged(f"it has {len(tensors)} tensors, more than {MAX_TENSORS}")
 
 
+class _ZipStream(io.BufferedReader):
+    """A file whose `most` bounds a single read: `ZipFile` reads the list of entries at once when it opens."""
+
+    most: float = MAX_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > self.most:
+            raise _Damaged(f"its list of entries is larger than {MAX_DIRECTORY_BYTES >> 20} MiB")
+        return super().read(size)
+
+
 def _read_zip(path: Path) -> dict[str, Tensor]:
-    with zipfile.ZipFile(path) as archive:
+    with _ZipStream(io.FileIO(path)) as stream, zipfile.ZipFile(stream) as archive:
+        stream.most = math.inf
         entries = {info.filename: info for info in archive.infolist()}
         root = _checked_root(entries)
         _check_entries(archive.infolist(), path.stat().st_size)
@@ -239,7 +253,7 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
 def _legacy_places(data: mmap.mmap, keys: list[Any], declared: Mapping[str, StorageRef]) -> dict[str, slice]:
     """Where each storage's elements lie: after the pickles, in the order of `keys`, each after its count."""
     places: dict[str, slice] = {}
-    if not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(declared):
+    if len(keys) != len(declared) or not all(isinstance(key, str) for key in keys) or set(keys) != set(declared):
         raise _Damaged("its list of storages is not that of its tensors")
     start = data.tell()
     for key in keys:

@@ -1,59 +1,174 @@
-"""What a tokenizer.json may ask of the tokenizers library, which does whatever a file says.
+"""Limits on what a tokenizer.json may ask the tokenizers library to do.
 
-The library runs no code, but a file of a few lines can make it write 2^40 characters for one, search a text for hours,
-or build tables of gigabytes. So a file may have what the families of GPT-2, BERT and Llama have:
+The library runs no code, but it does whatever a file says: a file of a few lines can turn one character into 2^40,
+search a text for hours, build tables of gigabytes or abort the process. So a file may use what the families of GPT-2,
+BERT and Llama use, and nothing else:
 
-- a model with a vocabulary of token to id (BPE, WordPiece, WordLevel), which draws nothing at random;
-- steps on the text (normalizer, pre_tokenizer, decoder) of a known kind each, that lengthen it little;
-- regular expressions of `PATTERNS` alone, and no compiled tables of characters;
-- few added tokens.
+- a model with a vocabulary of token to id (BPE, WordPiece, WordLevel) that draws nothing at random;
+- the step types of `STEPS` with the parameters listed there, few of them, whose product lengthens a text little;
+- the regular expressions of `PATTERNS`;
+- short tokens, and few added ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from kfexplore.checkpoints.quoting import shown
 
+MAX_STEPS = 32
+"""Steps of all sections; the families have at most 8."""
 MAX_STEPS_TEXT = 1 << 14
 """Characters of all steps as JSON; Llama 3's have about 2,500."""
-MAX_GROWTH = 64.0
-"""Times that all steps together may lengthen a text."""
+MAX_STEP_STRING = 64
+"""Characters of a parameter of a step."""
+MAX_GROWTH = 128.0
+"""Factor by which the steps on a prompt together may lengthen it."""
+MAX_DECODER_GROWTH = 8.0
+"""The same for the decoder's steps on a token: with `MAX_TOKEN` it bounds the length of a decoded text."""
+MAX_TOKEN = 1 << 10
+"""Characters per token; the longest of Llama 3 and GPT-2 have 128."""
 MAX_ADDED_TEXT = 1 << 18
 """Characters of all added tokens, which the library builds a table of."""
+MAX_WORD = 1 << 10
+"""Characters of a word that WordPiece splits, in time that grows with the square; BERT's has 100."""
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS = frozenset([_WORDS + "{1,3}" + _REST, _WORDS + _REST])
-"""Of Llama 3 (and GPT-4) and of Qwen. Any other could search for ever."""
+"""The patterns of Llama 3 (and GPT-4) and of Qwen. Any other could search for ever."""
 
-_STEPS = ("normalizer", "pre_tokenizer", "decoder")
-_LISTS = ("normalizers", "pretokenizers", "decoders")
+Step = Mapping[str, Any]
+
+
+def _inserted(step: Step) -> float:
+    """Growth by a text that is put before each piece, which has one character at least."""
+    return 1.0 + len(step.get("prepend") or "")
+
+
+def _replaced(step: Step) -> float:
+    pattern = step.get("pattern")
+    least = len(pattern["String"]) if isinstance(pattern, dict) and isinstance(pattern.get("String"), str) else 0
+    added = len(step.get("content") or "")
+    return max(1.0, added / least) if least else 1.0 + added
+
+
+def _subword(step: Step) -> float:
+    """BPEDecoder puts a space for each suffix: between all characters if that is empty."""
+    return 1.0 if step.get("suffix") else math.inf
+
+
+STEPS: dict[str, dict[str, tuple[str, float | Callable[[Step], float]]]] = {
+    "normalizer": {
+        "Sequence": ("normalizers", 1.0),
+        "NFC": ("", 3.0),
+        "NFD": ("", 4.0),
+        "NFKC": ("", 18.0),
+        "NFKD": ("", 18.0),
+        "Lowercase": ("", 2.0),
+        "Strip": ("strip_left strip_right", 1.0),
+        "StripAccents": ("", 1.0),
+        "BertNormalizer": ("clean_text handle_chinese_chars strip_accents lowercase", 12.0),
+        "Prepend": ("prepend", _inserted),
+        "Replace": ("pattern content", _replaced),
+    },
+    "pre_tokenizer": {
+        "Sequence": ("pretokenizers", 1.0),
+        "ByteLevel": ("add_prefix_space trim_offsets use_regex", 4.0),
+        "BertPreTokenizer": ("", 1.0),
+        "Whitespace": ("", 1.0),
+        "WhitespaceSplit": ("", 1.0),
+        "Metaspace": ("replacement prepend_scheme split str_rep add_prefix_space", 2.0),
+        "Split": ("pattern behavior invert", 1.0),
+        "Digits": ("individual_digits", 1.0),
+        "Punctuation": ("behavior", 1.0),
+    },
+    "decoder": {
+        "Sequence": ("decoders", 1.0),
+        "ByteLevel": ("add_prefix_space trim_offsets use_regex", 1.0),
+        "WordPiece": ("prefix cleanup", 2.0),
+        "Metaspace": ("replacement prepend_scheme split str_rep add_prefix_space", 1.0),
+        "ByteFallback": ("", 1.0),
+        "Fuse": ("", 1.0),
+        "Strip": ("content start stop", 1.0),
+        "Replace": ("pattern content", _replaced),
+        "BPEDecoder": ("suffix", _subword),
+    },
+    "post_processor": {
+        "Sequence": ("processors", 1.0),
+        "ByteLevel": ("add_prefix_space trim_offsets use_regex", 1.0),
+        "BertProcessing": ("sep cls", 1.0),
+        "RobertaProcessing": ("sep cls trim_offsets add_prefix_space", 1.0),
+        "TemplateProcessing": ("single pair special_tokens", 1.0),
+    },
+}
+"""Step types by section: their parameters, and the factor by which one lengthens a text at most (in characters: NFC and
+the like as Unicode guarantees, a BertNormalizer by decomposing and by a space on each side of a Chinese character, a
+ByteLevel by one character for each byte)."""
+
+_MODELS = {
+    "BPE": "dropout unk_token continuing_subword_prefix end_of_word_suffix fuse_unk byte_fallback ignore_merges merges",
+    "WordPiece": "unk_token continuing_subword_prefix max_input_chars_per_word",
+    "WordLevel": "unk_token",
+}
+"""Parameters by model type, apart from `type` and `vocab`."""
 
 
 def check_pipeline(described: dict[str, Any]) -> None:
-    """Raises ValueError that says what a tokenizer.json, as read, has and may not have."""
-    model, added = described.get("model"), described.get("added_tokens")
-    if isinstance(model, dict) and model.get("type") == "Unigram":
+    """Checks a tokenizer.json as read.
+
+    Raises:
+        ValueError: the message says what the file has and may not have; it completes "FILE is not a tokenizer ...:".
+    """
+    _check_model(described.get("model"))
+    added = [token.get("content") for token in described.get("added_tokens") or [] if isinstance(token, dict)]
+    _check_tokens(added)
+    if sum(len(text) for text in added if isinstance(text, str)) > MAX_ADDED_TEXT:
+        raise ValueError(f"its added tokens have more than {MAX_ADDED_TEXT:,} characters")
+    sections = {name: described.get(name) for name in STEPS}
+    if len(json.dumps(sections)) > MAX_STEPS_TEXT:
+        raise ValueError(f"its steps are described by more than {MAX_STEPS_TEXT:,} characters")
+    growth = {name: math.prod(_growth(name, step) for step in _steps(sections[name])) for name in STEPS}
+    if growth["normalizer"] * growth["pre_tokenizer"] > MAX_GROWTH:
+        raise ValueError(f"its steps can make a text more than {MAX_GROWTH:.0f} times as long")
+    if growth["decoder"] > MAX_DECODER_GROWTH:
+        raise ValueError(f"its decoder can make a token more than {MAX_DECODER_GROWTH:.0f} times as long")
+    if sum(1 for section in sections.values() for _ in _steps(section)) > MAX_STEPS:
+        raise ValueError(f"it has more than {MAX_STEPS} steps")
+
+
+def _check_model(model: Any) -> None:
+    kind = model.get("type", "BPE") if isinstance(model, dict) else None
+    if kind == "Unigram":
         raise ValueError("its model is of the kind Unigram (SentencePiece)")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not model["vocab"]:
         raise ValueError("its model has no vocabulary of token to id")
+    if kind not in _MODELS:
+        raise ValueError(f"its model is of the unknown kind {shown(kind)}")
+    _check_names(f"its model, {kind},", model, {"type", "vocab", *_MODELS[kind].split()})
     if model.get("dropout"):
         raise ValueError("its model drops merges at random, so a text has no tokens of its own")
-    texts = [token.get("content") for token in added or [] if isinstance(token, dict)]
-    if sum(len(text) for text in texts if isinstance(text, str)) > MAX_ADDED_TEXT:
-        raise ValueError(f"its added tokens have more than {MAX_ADDED_TEXT:,} characters")
-    growth = 1.0
-    for section in _STEPS:
-        for step in _steps(described.get(section)):
-            growth *= _growth(step)
-    if growth > MAX_GROWTH:
-        raise ValueError(f"its steps can make a text more than {MAX_GROWTH:.0f} times as long")
-    steps = {name: described.get(name) for name in (*_STEPS, "post_processor")}
-    if len(json.dumps(steps)) > MAX_STEPS_TEXT:
-        raise ValueError(f"its steps are described by more than {MAX_STEPS_TEXT:,} characters")
+    longest = model.get("max_input_chars_per_word", 100)
+    if type(longest) is not int or not 0 < longest <= MAX_WORD:
+        raise ValueError(f"its model splits words of {shown(longest)} characters, where at most {MAX_WORD:,} are taken")
+    affixes = [model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")]
+    if not all(isinstance(text, str) and len(text) <= MAX_STEP_STRING for text in affixes):
+        raise ValueError(f"a prefix or suffix of its words is no text of at most {MAX_STEP_STRING} characters")
+    _check_tokens(model["vocab"])
+
+
+def _check_tokens(texts: Any) -> None:
+    if any(isinstance(text, str) and len(text) > MAX_TOKEN for text in texts):
+        raise ValueError(f"it has a token of more than {MAX_TOKEN:,} characters")
+
+
+def _check_names(what: str, found: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(found.keys() - known)
+    if unknown:
+        raise ValueError(f"{what} has an unknown parameter, {shown(unknown[0])}")
 
 
 def _steps(section: Any) -> Iterator[dict[str, Any]]:
@@ -63,21 +178,28 @@ def _steps(section: Any) -> Iterator[dict[str, Any]]:
         step = waiting.pop()
         if not isinstance(step, dict) or not isinstance(step.get("type"), str):
             raise ValueError("one of its steps has no type")
-        waiting += [inner for name in _LISTS for inner in step.get(name) or []]
         yield step
+        if step["type"] == "Sequence":
+            waiting += [inner for name, inside in step.items() if name != "type" for inner in inside or []]
 
 
-def _growth(step: dict[str, Any]) -> float:
-    """How many times as long a step makes a text, at most."""
-    if step["type"] == "Precompiled":
+def _growth(section: str, step: Step) -> float:
+    """Checks a step; returns the factor by which it lengthens a text at most."""
+    kind = step["type"]
+    if kind == "Precompiled":
         raise ValueError("it has a compiled table of characters (Precompiled)")
-    if step["type"] == "ByteLevel":
-        return 2.0  # a byte beyond ASCII becomes a character of two
-    pattern, content = step.get("pattern"), step.get("content")
+    if kind not in STEPS[section]:
+        raise ValueError(f"its {section} has a step of the unknown type {shown(kind)}")
+    parameters, growth = STEPS[section][kind]
+    _check_names(f"its step {kind}", step, {"type", *parameters.split()})
+    if kind == "TemplateProcessing":  # describes special tokens, which are never added to a prompt here
+        return 1.0
+    for name, value in step.items():
+        texts = [value] if isinstance(value, str) else list(value.values()) if name == "pattern" else []
+        for text in texts:
+            if isinstance(text, str) and len(text) > MAX_STEP_STRING and text not in PATTERNS:
+                raise ValueError(f"a parameter of its step {kind} has more than {MAX_STEP_STRING} characters")
+    pattern = step.get("pattern")
     if isinstance(pattern, dict) and "Regex" in pattern and pattern["Regex"] not in PATTERNS:
         raise ValueError(f"it has a regular expression of its own, {shown(pattern['Regex'])}")
-    if step["type"] != "Replace":
-        return 1.0
-    least = len(pattern["String"]) if isinstance(pattern, dict) and isinstance(pattern.get("String"), str) else 0
-    added = len(content) if isinstance(content, str) else 0
-    return max(1.0, added / least) if least else 1.0 + added
+    return growth(step) if callable(growth) else growth

@@ -104,6 +104,9 @@ CAUSAL = {
     "transformers: angles of 2^30 dimensions": Hostile(
         causal("gpt_neox", **rope(partial_rotary_factor=1e9)), "rope_parameters is"
     ),
+    "transformers: a base of zero": Hostile(causal("llama", **rope(rope_theta=0)), "rope_parameters is"),
+    "transformers: a base below zero": Hostile(causal("llama", rope_theta=-1.0), "rope_theta is -1"),
+    "transformers: a base that is a truth value": Hostile(causal("llama", rope_theta=True), "rope_theta is True"),
     "transformers: quantised": Hostile(causal(quantization_config={"quant_method": "x"}), "not plain numbers"),
     "transformers: a weight too few": Hostile(
         causal(weights=lambda state: state.pop("transformer.wpe.weight")), r"missing: transformer\.wpe"

@@ -244,6 +244,14 @@ CONTAINERS = {
         lambda f: written(f / "m.pt", legacy(tensor_pickle((6,), (1,)), ["0"], (2**62).to_bytes(8, "little"))),
         "cut short",
     ),
+    "a million entries": Hostile(
+        lambda f: written(f / "m.ckpt", archive(*[(f"archive/data/{n}", b"") for n in range(50_000)])),
+        "list of entries is larger than 2 MiB",
+    ),
+    "the older format with one long key many times": Hostile(
+        lambda f: written(f / "m.pt", legacy(tensor_pickle((6,), (1,)), ["k" * (4 << 20)] * 900_000)),
+        "list of storages is not that of its tensors",
+    ),
     "an empty file": Hostile(lambda f: written(f / "m.ckpt", b""), "is empty"),
     "a page of a web site": Hostile(lambda f: written(f / "m.ckpt", b"<!doctype html>"), "cannot be read"),
 }
