@@ -20,8 +20,8 @@ from kfexplore.batch.prefixes import read_prefixes
 from kfexplore.batch.source import TASKS
 from kfexplore.bench.setting import SIZES, environment
 from kfexplore.bench.throughput import RaceSettings
+from kfexplore.checkpoints.files import write_whole
 from kfexplore.checkpoints.registry import PairParts, fingerprint, locate
-from kfexplore.checkpoints.saving import write_whole
 from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.config import DataConfig, DecodeConfig
 from kfexplore.decoding.generate import Networks, slots
@@ -198,7 +198,7 @@ class Case:
         text = json.dumps({"settings": key, "found": found})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+            write_whole(path, text)
         except OSError as error:
             raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
         return found

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from kfexplore import noise as noises
 from kfexplore.checkpoints.causal import is_causal, load_causal
-from kfexplore.checkpoints.hub import card_text, fetch_pair, is_repository, save_pair, stored_info
+from kfexplore.checkpoints.hub import fetch_pair, is_repository
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts, usable_device
+from kfexplore.checkpoints.saving import card_text, save_pair, stored_info
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, slow_only, token_texts
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import Kind

@@ -21,7 +21,6 @@ from tokenizers import Tokenizer
 
 from analysis import case as case_module
 from analysis import replication, writing
-from kfexplore.checkpoints import connection
 from kfexplore.errors import KfError
 from kfexplore.evaluate.text import text_ids
 from kfexplore.figures.replication import part_figure
@@ -331,7 +330,7 @@ def test_without_files_or_a_connection_one_error_says_what_to_fetch(
         raise OSError("no connection")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr("kfexplore.checkpoints.hub.check_hub", lambda: None)
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["replication", "--task", "lm1b", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:

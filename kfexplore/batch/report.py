@@ -12,7 +12,7 @@ import torch
 
 from kfexplore.batch.request import Request, Shape
 from kfexplore.bench.setting import environment
-from kfexplore.checkpoints.saving import write_whole
+from kfexplore.checkpoints.files import write_whole
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, continuation, decode_ids
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
@@ -170,7 +170,7 @@ def write_files(
     def both(samples: Path) -> None:
         samples.write_text("".join(rows), encoding="utf-8")
         # Within: the samples get their name only once the other file has been written.
-        write_whole(folder / THROUGHPUT_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / THROUGHPUT_FILE, text)
 
     try:
         write_whole(folder / SAMPLES_FILE, both)

@@ -1,63 +1,121 @@
-"""A pair as a repository of the hub: the folder that it is, how it is written, and how it is fetched."""
+"""The hub: whether it answers, what is fetched from it, and the errors where that fails."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import huggingface_hub
-import torch
-from tokenizers import Tokenizer
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import LocalEntryNotFoundError
 
-from kfexplore.checkpoints.connection import fetching
-from kfexplore.checkpoints.infer_config import CONFIG_FILE
-from kfexplore.checkpoints.json_io import read_json_object, read_text
-from kfexplore.checkpoints.paths import by_hand
-from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES
-from kfexplore.checkpoints.registry import TRAINING_FILE
-from kfexplore.checkpoints.saving import save_model, write_whole
-from kfexplore.checkpoints.shards import INDEX_FILE, WHOLE_FILE
-from kfexplore.checkpoints.tokenizers import SLOW_FILES, TOKENIZER_FILE, AnyTokenizer
-from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import KfError
-from kfexplore.models import Model
-
-INFO_FILE = "info.json"
-"""Beside the models of a saved pair: its info, but for what has a file of its own."""
-CARD_FILES = ("MODEL_CARD.md", "README.md")
-"""What tells of a pair in words: as `kfexplore eval` writes it, and as the hub shows it."""
-MODELS = ("teacher", "student", "masked")
-FETCHED = [f"{role}{rest}" for role in MODELS for rest in ("/*", ".*")] + [
+from kfexplore.checkpoints.files import (
+    CARD_FILES,
+    CONFIG_FILE,
+    INDEX_FILE,
+    INFO_FILE,
+    SLOW_FILES,
     TOKENIZER_FILE,
     TRAINING_FILE,
-    INFO_FILE,
-    *CARD_FILES,
-    CONFIG_FILE,
-    WHOLE_FILE,
-    INDEX_FILE,
-    "model-*-of-*.safetensors",
-    "model.safetensors-*-of-*.safetensors",
-    *SLOW_FILES,
-]
-"""What of a repository is fetched; from config.json on, what a model of transformers has."""
+    WEIGHT_SUFFIXES,
+    WEIGHTS_FILE,
+    by_hand,
+)
+from kfexplore.config import DEFAULT_PAIR
+from kfexplore.errors import KfError
+
+PATIENCE: Final = 5.0
+"""Seconds to wait for the hub. The libraries retry six times per address, for a minute or two."""
+MODELS = ("teacher", "student", "masked")
+FETCHED = [f"{role}{rest}" for role in MODELS for rest in ("/*", ".*")]
+FETCHED += [TOKENIZER_FILE, TRAINING_FILE, INFO_FILE, *CARD_FILES]
+FETCHED += [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors", "model.safetensors-*-of-*.safetensors"]
+FETCHED += SLOW_FILES
+"""Files of a repository that are fetched; from config.json on, those of transformers models."""
+
+
+class Unreachable(KfError):
+    """The file is not in the cache and the hub cannot be reached."""
+
+
+@contextmanager
+def fetching(failed: str, valid: str, run: str, asks: bool = True) -> Iterator[bool]:
+    """Turns whatever a download raises into a user error.
+
+    Yields `local_files_only` for the libraries: True if the hub does not answer.
+
+    Args:
+        failed: What failed; the reason is appended.
+        valid, run: As in KfError.
+        asks: False for a local folder: the hub is not contacted.
+
+    Raises:
+        Unreachable: there is no connection, and no earlier copy.
+        KfError: no such name, no permission, no space on the disk.
+    """
+    lost = ""
+    try:
+        if asks:
+            check_hub()
+    except ConnectionError as error:
+        lost = _reason(error)
+    try:
+        yield bool(lost) or not asks
+    except Exception as error:
+        if lost or isinstance(error, ConnectionError | LocalEntryNotFoundError):
+            lost = lost or _reason(error)
+            raise Unreachable(f"{failed}: {hub_name()} could not be reached ({lost})", valid, run) from error
+        raise KfError(f"{failed}: {_reason(error)}", valid, run) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def hub_name() -> str:
+    """Host of the hub: huggingface.co, or the mirror in HF_ENDPOINT."""
+    return urlsplit(constants.ENDPOINT).hostname or constants.ENDPOINT
+
+
+def check_hub(patience: float = PATIENCE) -> None:
+    """Raises ConnectionError unless the hub answers within `patience` seconds; any HTTP status counts as an answer."""
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=patience)
+            answers.append(None)
+        except Exception as error:
+            answers.append(error)
+
+    # In a thread: no timeout covers the name lookup, nor all addresses together.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(patience)
+    if not answers:
+        raise ConnectionError(f"no answer within {patience:g} s")
+    if answers[0] is not None:
+        raise ConnectionError(str(answers[0])) from answers[0]
 
 
 def is_repository(name: str | Path) -> bool:
-    """Whether a pair's name means `owner/name` on the hub, and not a path whose first folder is here."""
+    """Whether a pair's name means `owner/name` on the hub, rather than a path whose first folder exists."""
     if isinstance(name, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return False
     return not Path(name.split("/")[0]).exists() and not name.endswith(WEIGHT_SUFFIXES)
 
 
 def fetch_pair(repository: str, **options: Any) -> Path:
-    """The folder of a pair's repository: put there by hand (`places.by_hand`), or else fetched.
+    """The folder of a pair's repository: downloaded by hand (`files.by_hand`), or else fetched.
 
     Args:
         repository: `owner/name` on the hub.
-        options: Of `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
+        options: As for `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
 
     Raises:
         KfError: it is not here and cannot be fetched.
@@ -74,50 +132,16 @@ def fetch_pair(repository: str, **options: Any) -> Path:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=FETCHED, **options))
 
 
-def save_pair(
-    folder: Path, models: Mapping[str, Model], tokenizer: AnyTokenizer | None, info: Mapping[str, Any]
-) -> None:
-    """Writes what `registry.pair_parts` and `stored_info` find again.
-
-    Args:
-        folder: Made if need be.
-        models: By role, of `MODELS`. Weights that bfloat16 holds exactly are written in it, others in float32.
-        tokenizer: As loaded; None: the pair has none.
-        info: Its `folder` is left out.
-
-    Raises:
-        KfError: as `save_model`, or a tokenizer that has no file.
-    """
-    kept = {key: value for key, value in info.items() if key not in ("folder", "training")}
-    texts = {INFO_FILE: json.dumps(kept, indent=1)}
-    if "training" in info:
-        texts[TRAINING_FILE] = json.dumps(info["training"], indent=1)
-    if tokenizer is not None:
-        fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        if not isinstance(fast, Tokenizer):
-            raise KfError("The pair's tokenizer has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}")
-        texts[TOKENIZER_FILE] = fast.to_str()
-    for role, model in models.items():
-        save_model(model, folder / role, dtype=_least_type(model))
-    for name, text in texts.items():
-        write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
-
-
-def stored_info(folder: str | None) -> dict[str, Any]:
-    """What `save_pair` kept of the info of a folder's pair; {} for other folders, or none."""
-    file = Path(folder or "") / INFO_FILE
-    stored = read_json_object(file, 1 << 16) if folder and file.is_file() else {}
-    stored.pop("folder", None)  # where a pair lies is not for a file to say
-    return stored
-
-
-def card_text(folder: str | None) -> str:
-    """What tells of a folder's pair, without the hub's header; "" where nothing does."""
-    files = [Path(folder) / name for name in CARD_FILES] if folder else []
-    told = next((read_text(file, 1 << 20) for file in files if file.is_file()), "")
-    return huggingface_hub.ModelCard(told).text.strip()
-
-
-def _least_type(model: Model) -> torch.dtype:
-    exact = all(torch.equal(tensor, tensor.to(torch.bfloat16).to(tensor.dtype)) for tensor in model.parameters())
-    return torch.bfloat16 if exact else torch.float32
+def fetch_file(repository: str, revision: str | None, file: str, folder: Path, needed: list[str]) -> Path:
+    """A file downloaded by hand into `folder`, or else fetched into the hub's cache; a commit's files never change."""
+    if (folder / file).is_file():
+        return folder / file
+    held = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision) if revision else None
+    if isinstance(held, str):
+        return Path(held)
+    with fetching(
+        f"{file} of {repository} is not here and cannot be fetched",
+        f"a connection to the hub (or HF_ENDPOINT, a mirror), or the files {', '.join(needed)} in the folder {folder}",
+        f"download them by hand from https://huggingface.co/{repository}/tree/{revision or 'main'}",
+    ) as local:
+        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision, local_files_only=local))

@@ -12,14 +12,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from kfexplore.checkpoints.json_io import read_json_object
-from kfexplore.checkpoints.quoting import shortened, shown
+from kfexplore.checkpoints.files import CONFIG_FILE, read_json_object, shortened, shown
 from kfexplore.config import ModelConfig, from_dict
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import build
 
-CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1 << 20
 MOST = {"depth": 256, "context": 1 << 20, "block": 64}
 """Largest settings that are believed: a small file can claim any, and each costs time and memory later."""

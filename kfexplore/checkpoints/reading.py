@@ -17,13 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kfexplore.checkpoints.json_io import json_object
-from kfexplore.checkpoints.paths import given, unreadable
+from kfexplore.checkpoints.files import given, json_object, shortened, shown, unreadable, weight_files
 from kfexplore.checkpoints.pickles import PickleError, StorageRef, TensorRef, UnsafeName, read_pickle
-from kfexplore.checkpoints.quoting import shortened, shown
 from kfexplore.errors import KfError
 
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_PICKLE_BYTES = 64 << 20
 """Of the pickle alone, without the elements of tensors, which lie beside it."""
@@ -79,7 +76,7 @@ def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> d
         sound (`check_values`).
 
     Raises:
-        KfError: the file is missing, damaged, no checkpoint, names something dangerous (see `names`),
+        KfError: the file is missing, damaged, no checkpoint, names something dangerous (see `pickles`),
             declares tensors that do not fit in it or into memory, or has weights that are no sound numbers.
     """
     path = given(path)
@@ -107,16 +104,6 @@ def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> d
     tensors = _without_prefix(path, tensors)
     check_values(str(path), tensors)
     return tensors
-
-
-def weight_files(folder: Path) -> list[str]:
-    """Names of the checkpoint files in a folder, sorted; [] where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    try:
-        return sorted(f.name for f in folder.iterdir() if f.suffix in WEIGHT_SUFFIXES and f.is_file())
-    except PermissionError as error:
-        raise unreadable(folder) from error
 
 
 def check_values(where: str, tensors: Mapping[str, Tensor]) -> None:

@@ -11,26 +11,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 
 from kfexplore.checkpoints.causal import is_causal
-from kfexplore.checkpoints.connection import fetching
+from kfexplore.checkpoints.files import (
+    TOKENIZER_FILE,
+    TRAINING_FILE,
+    WEIGHT_SUFFIXES,
+    WEIGHTS_FILE,
+    by_hand,
+    given,
+    read_json_object,
+    shortened,
+    weight_files,
+)
+from kfexplore.checkpoints.hub import fetch_file
 from kfexplore.checkpoints.infer_config import KIND_NAMES, describe, stated_settings
-from kfexplore.checkpoints.json_io import read_json_object
-from kfexplore.checkpoints.paths import by_hand, given
-from kfexplore.checkpoints.quoting import shortened
-from kfexplore.checkpoints.reading import WEIGHT_SUFFIXES, read_tensors, weight_files
-from kfexplore.checkpoints.saving import WEIGHTS_FILE
-from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE, AnyTokenizer, highest_id
+from kfexplore.checkpoints.reading import read_tensors
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, highest_id
 from kfexplore.config import DEFAULT_PAIR, ModelConfig
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import CausalConfig, Model, build
 
 PACKAGE = Path(__file__).resolve().parents[1]
-TRAINING_FILE = "training.json"
-"""Beside the models of a pair: how it was trained, as a JSON object of words, for the model card."""
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 
 
@@ -129,7 +133,7 @@ def load_model(
 
     Raises:
         KfError: nothing is there, it cannot be read safely (`reading.read_tensors`), it is no such model
-            (`layout.describe`) or not of the kind asked for, or the device or dtype is not to be had.
+            (`infer_config.describe`) or not of the kind asked for, or the device or dtype is not to be had.
     """
     target, number = usable_device(device), _dtype(dtype)
     path = locate(path_or_id)
@@ -276,29 +280,14 @@ def _hub_file(repository: str, file: str | None) -> Path:
         file = known.files[0]
     pairs = [n for n, p in NAMED.items() if p.repository is known and file in (p.teacher, p.student)]
     folder = by_hand(pairs[0] if known and pairs else repository)
-    return _fetch(repository, known.revision if known else None, file, folder, [file])
-
-
-def _fetch(repository: str, revision: str | None, file: str, folder: Path, needed: list[str]) -> Path:
-    """A file put into `folder` by hand, or else fetched into the hub's own cache; what a commit holds never changes."""
-    if (folder / file).is_file():
-        return folder / file
-    held = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision) if revision else None
-    if isinstance(held, str):
-        return Path(held)
-    with fetching(
-        f"{file} of {repository} is not here and cannot be fetched",
-        f"a connection to the hub (or HF_ENDPOINT, a mirror), or the files {', '.join(needed)} in the folder {folder}",
-        f"download them by hand from https://huggingface.co/{repository}/tree/{revision or 'main'}",
-    ) as local:
-        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision, local_files_only=local))
+    return fetch_file(repository, known.revision if known else None, file, folder, [file])
 
 
 def _published(name: str, pair: NamedPair, info: dict[str, Any]) -> PairParts:
     repository = pair.repository
     assert repository is not None
     folder, needed = by_hand(name), [pair.teacher, pair.student]
-    teacher, student = (_fetch(repository.name, repository.revision, f, folder, needed) for f in needed)
+    teacher, student = (fetch_file(repository.name, repository.revision, f, folder, needed) for f in needed)
     held = folder / TOKENIZER_FILE
     source = {"repository": repository.name, "revision": repository.revision, "files": needed}
     return PairParts(teacher, student, None, held if held.is_file() else pair.tokenizer, {**info, **source})

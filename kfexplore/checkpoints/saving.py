@@ -1,24 +1,36 @@
-"""Writes a model as model.safetensors and config.json, each whole or not at all."""
+"""Saves models and pairs as files that are whole or absent, and reads back what a pair says about itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from kfexplore.checkpoints.infer_config import CONFIG_FILE
+from kfexplore.checkpoints.files import (
+    CARD_FILES,
+    CONFIG_FILE,
+    INFO_FILE,
+    TOKENIZER_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    read_json_object,
+    read_text,
+    write_whole,
+)
 from kfexplore.checkpoints.reading import check_values
+from kfexplore.checkpoints.tokenizers import AnyTokenizer
 from kfexplore.errors import KfError
 from kfexplore.models import Model
 
-WEIGHTS_FILE = "model.safetensors"
 SAVED_TYPES = (torch.float32, torch.bfloat16)
 
 
@@ -29,7 +41,7 @@ def save_model(
     block: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Saves a model where `registry.load_model` finds it again; an earlier one there is replaced.
+    """Saves model.safetensors and config.json for `registry.load_model`; replaces an earlier model there.
 
     Args:
         model: Teacher, student or masked model.
@@ -57,25 +69,58 @@ def save_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-        text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-        write_whole(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-    except (OSError, SafetensorError) as error:  # a full disk is the library's own error
+        write_whole(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise KfError(f"The model cannot be written to {folder}: {error}.", "a folder you may write to") from error
     return folder
 
 
 def _saved(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    # Rounded rotary frequencies would turn far positions by wrong angles.
+    # Rounded rotary frequencies would give wrong angles at far positions.
     kept = torch.float32 if name.endswith("inv_freq") else dtype
     return tensor.detach().to("cpu", kept).contiguous()
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside `path` and renames, so that a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.chmod(0o644)  # safetensors leaves files that their owner alone can read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_pair(
+    folder: Path, models: Mapping[str, Model], tokenizer: AnyTokenizer | None, info: Mapping[str, Any]
+) -> None:
+    """Writes a pair for `registry.pair_parts` and `stored_info`.
+
+    Args:
+        folder: Made if need be.
+        models: By role, of `hub.MODELS`. Weights that bfloat16 holds exactly are written in it, others in float32.
+        tokenizer: As loaded; None: the pair has none.
+        info: Its `folder` is left out.
+
+    Raises:
+        KfError: as `save_model`, or a tokenizer that has no file.
+    """
+    kept = {key: value for key, value in info.items() if key not in ("folder", "training")}
+    texts = {INFO_FILE: json.dumps(kept, indent=1)}
+    if "training" in info:
+        texts[TRAINING_FILE] = json.dumps(info["training"], indent=1)
+    if tokenizer is not None:
+        fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(fast, Tokenizer):
+            raise KfError("The pair's tokenizer has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}")
+        texts[TOKENIZER_FILE] = fast.to_str()
+    for role, model in models.items():
+        exact = all(torch.equal(tensor, tensor.to(torch.bfloat16).to(tensor.dtype)) for tensor in model.parameters())
+        save_model(model, folder / role, dtype=torch.bfloat16 if exact else torch.float32)
+    for name, text in texts.items():
+        write_whole(folder / name, text)
+
+
+def stored_info(folder: str | None) -> dict[str, Any]:
+    """What `save_pair` stored of the info of a folder's pair; {} for other folders, or none."""
+    file = Path(folder or "") / INFO_FILE
+    stored = read_json_object(file, 1 << 16) if folder and file.is_file() else {}
+    stored.pop("folder", None)  # a file does not decide where a pair lies
+    return stored
+
+
+def card_text(folder: str | None) -> str:
+    """The model card of a folder's pair without the hub's header; "" if there is none."""
+    files = [Path(folder) / name for name in CARD_FILES] if folder else []
+    text = next((read_text(file, 1 << 20) for file in files if file.is_file()), "")
+    return huggingface_hub.ModelCard(text).text.strip()

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kfexplore.checkpoints.quoting import shown
+from kfexplore.checkpoints.files import shown
 
 MAX_STEPS = 32
 """Steps of all sections; the families have at most 8."""

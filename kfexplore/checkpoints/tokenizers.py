@@ -11,19 +11,14 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from kfexplore.checkpoints.connection import fetching
-from kfexplore.checkpoints.json_io import json_object, read_text
-from kfexplore.checkpoints.paths import by_hand, given
-from kfexplore.checkpoints.quoting import shown
+from kfexplore.checkpoints.files import SLOW_FILES, TOKENIZER_FILE, by_hand, given, json_object, read_text, shown
+from kfexplore.checkpoints.hub import fetching
 from kfexplore.checkpoints.tokenizer_checks import check_pipeline
 from kfexplore.errors import KfError
 
-TOKENIZER_FILE = "tokenizer.json"
 MAX_TOKENIZER_BYTES = 40 << 20
 """Llama 3's has 17 MB, Gemma 3's 33 MB. What the library builds of a file is up to ten times its size."""
 FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama: BPE, WordPiece or WordLevel"
-SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-"""What holds the tokenizer of a folder of transformers that has no tokenizer.json."""
 END_OF_TEXT = "<|endoftext|>"
 FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
 """What opens and closes a document in training, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
@@ -57,11 +52,11 @@ def document_frame(tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
 def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     """A tokenizer from a tokenizer.json, a folder that has one, or a hub name such as `gpt2`.
 
-    A hub name is looked up in the folder for files put there by hand first (`places.by_hand`), and then
+    A hub name is looked up in the folder for files put there by hand first (`files.by_hand`), and then
     fetched by transformers, without remote code.
 
     Raises:
-        KfError: the file is missing, too large, not a tokenizer or one that asks for too much (`pipelines`);
+        KfError: the file is missing, too large, not a tokenizer or one that asks for too much (`tokenizer_checks`);
             the hub has none or cannot be reached.
     """
     path = given(path_or_name)

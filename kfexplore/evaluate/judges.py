@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfexplore.checkpoints.connection import fetching
-from kfexplore.checkpoints.paths import by_hand
+from kfexplore.checkpoints.files import by_hand
+from kfexplore.checkpoints.hub import fetching
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, plain_text
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals

@@ -10,12 +10,11 @@ import unicodedata
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from kfexplore.checkpoints.saving import write_whole
+from kfexplore.checkpoints.files import write_whole
 from kfexplore.config import from_dict
 from kfexplore.errors import KfError
 
@@ -93,7 +92,7 @@ def fetch_books(folder: Path, url: str = GUTENBERG, pause: float = PAUSE, books:
             raise KfError(f"{source} is no text of Project Gutenberg.", "a file with lines *** START OF and *** END OF")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / book.file, partial(Path.write_text, data=text, encoding="ascii"))
+            write_whole(folder / book.file, text)
         except OSError as error:
             raise KfError(
                 f"{book.file} cannot be written to {folder}: {error}.", "a folder you may write to, with room"

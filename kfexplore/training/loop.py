@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from kfexplore import distributed
-from kfexplore.checkpoints.saving import write_whole
+from kfexplore.checkpoints.files import write_whole
 from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student
@@ -196,7 +196,7 @@ class _Curve:
     def _write(self) -> None:
         text = "".join(json.dumps(point) + "\n" for point in self.points)
         with _room(self.path, "curve"):
-            write_whole(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+            write_whole(self.path, text)
 
 
 @contextlib.contextmanager

@@ -25,11 +25,16 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kfexplore import distributed
-from kfexplore.checkpoints.infer_config import CONFIG_FILE
-from kfexplore.checkpoints.json_io import read_json_object
-from kfexplore.checkpoints.registry import TRAINING_FILE, fingerprint, load_model, pair_parts, usable_device
-from kfexplore.checkpoints.saving import WEIGHTS_FILE, save_model, write_whole
-from kfexplore.checkpoints.tokenizers import TOKENIZER_FILE
+from kfexplore.checkpoints.files import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    read_json_object,
+    write_whole,
+)
+from kfexplore.checkpoints.registry import fingerprint, load_model, pair_parts, usable_device
+from kfexplore.checkpoints.saving import save_model
 from kfexplore.config import ModelConfig, Recipe, TrainConfig, differences, from_dict
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
@@ -171,7 +176,7 @@ class Run:
         source = self.folder / "data" / TOKENIZER_FILE
         _write(out / TOKENIZER_FILE, lambda path: shutil.copyfile(source, path))
         facts = json.dumps(self.facts(), indent=1) + "\n"
-        _write(out / TRAINING_FILE, lambda path: path.write_text(facts, encoding="utf-8"))
+        _write(out / TRAINING_FILE, facts)
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -284,7 +289,7 @@ class Run:
         if not finished and distributed.rank() == 0:
             text = json.dumps(dataclasses.asdict(info), indent=1) + "\n"
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+                _write(path, text)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -354,9 +359,9 @@ def _finished(folder: Path) -> bool:
     return (folder / WEIGHTS_FILE).exists() and (folder / CONFIG_FILE).exists()  # the config is written last
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def _write(path: Path, content: str | Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, write)
+        write_whole(path, content)
     except OSError as error:
         raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to, with room") from error

@@ -19,7 +19,7 @@ import torch
 
 from kfexplore.bench.setting import Load, measure_peaks, own_threads
 from kfexplore.cancel import Cancelled, CancelToken
-from kfexplore.checkpoints.connection import Unreachable, hub_name
+from kfexplore.checkpoints.hub import Unreachable, hub_name
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.figures.payload import at_point, rows, section, tables, token_texts

@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kfexplore.checkpoints.quoting import shortened
+from kfexplore.checkpoints.files import shortened
 from kfexplore.figures.page import plotly_script
 from kfexplore.ui.api import Api
 from kfexplore.ui.limits import ServerLimits

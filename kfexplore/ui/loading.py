@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from kfexplore.checkpoints.connection import hub_name
+from kfexplore.checkpoints.hub import hub_name
 from kfexplore.checkpoints.registry import NAMED
 from kfexplore.errors import KfError
 from kfexplore.ui.explorer import Explorer

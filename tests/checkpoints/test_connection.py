@@ -11,9 +11,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from kfexplore.checkpoints import connection
-from kfexplore.checkpoints.connection import Unreachable, check_hub, fetching
-from kfexplore.checkpoints.hub import fetch_pair
+from kfexplore.checkpoints import hub
+from kfexplore.checkpoints.hub import Unreachable, check_hub, fetch_pair, fetching
 from kfexplore.checkpoints.registry import pair_parts
 from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.errors import KfError
@@ -91,7 +90,7 @@ def test_without_a_connection_nothing_is_tried_at_length(
     def cut_off(*_: Any, **__: Any) -> None:
         raise AssertionError("a connection was tried")
 
-    monkeypatch.setattr(connection, "check_hub", dead)
+    monkeypatch.setattr(hub, "check_hub", dead)
     monkeypatch.setattr(socket.socket, "connect", cut_off)
     with pytest.raises(Unreachable, match=r"huggingface\.co could not be reached \(Name or service"):
         fetch()
@@ -105,7 +104,7 @@ def test_an_earlier_copy_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert local_files_only
         return "held"
 
-    monkeypatch.setattr(connection, "check_hub", dead)
+    monkeypatch.setattr(hub, "check_hub", dead)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", held)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", held)
     assert pair_parts("owt").teacher == Path("held")
@@ -116,7 +115,7 @@ def test_a_repository_that_is_cut_off_meanwhile_says_so_too(monkeypatch: pytest.
     def lost(*_: Any, **__: Any) -> None:
         raise huggingface_hub.errors.LocalEntryNotFoundError("cut off")
 
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr(hub, "check_hub", lambda: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lost)
     with pytest.raises(Unreachable, match=r"huggingface\.co could not be reached"):
         fetch_pair("nobody/owls")

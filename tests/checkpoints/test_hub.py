@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 
 import kfexplore
 from kfexplore import KfError, Pair, load_pair
-from kfexplore.checkpoints import connection
 from kfexplore.checkpoints.hub import is_repository
 from kfexplore.checkpoints.registry import bundled_folder
 
@@ -60,7 +59,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda _, **options: made.create_repo(**options))
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda _, **options: made.upload_folder(**options))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr("kfexplore.checkpoints.hub.check_hub", lambda: None)
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return made

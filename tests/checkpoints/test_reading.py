@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kfexplore.checkpoints import reading
-from kfexplore.checkpoints.quoting import shortened
-from kfexplore.checkpoints.reading import read_tensors, weight_files
+from kfexplore.checkpoints.files import shortened, weight_files
+from kfexplore.checkpoints.reading import read_tensors
 from kfexplore.errors import KfError
 
 from .synthetic import save_zip, tensor_pickle, weights

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kfexplore.checkpoints import connection, registry
+from kfexplore.checkpoints import registry
 from kfexplore.checkpoints.registry import NAMED, bundled_pairs, check_pair, load_model, locate, pair_parts
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.config import DEFAULT_PAIR
@@ -35,7 +35,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str,
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nsecond line")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr("kfexplore.checkpoints.hub.check_hub", lambda: None)
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path / "home"))
     return asked
 

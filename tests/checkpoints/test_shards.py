@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kfexplore.checkpoints.causal import load_causal
-from kfexplore.checkpoints.shards import INDEX_FILE
+from kfexplore.checkpoints.files import INDEX_FILE
 from kfexplore.errors import KfError
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])

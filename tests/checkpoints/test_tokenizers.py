@@ -12,12 +12,12 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from kfexplore.checkpoints import connection
+from kfexplore.checkpoints import hub
 from kfexplore.checkpoints import tokenizers as ours
-from kfexplore.checkpoints.tokenizer_checks import check_pipeline
 from kfexplore.checkpoints.tokenizers import (
     AnyTokenizer,
     Spelling,
+    check_pipeline,
     decode_ids,
     encode_ids,
     end_of_text,
@@ -129,7 +129,7 @@ def test_spaces_are_not_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr(hub, "check_hub", lambda: None)
     assert decode_ids(load_tokenizer("bert-base-uncased"), [1, 2, 3]) == "ab ."
 
 
@@ -212,7 +212,7 @@ def test_a_hub_tokenizer_is_judged_too(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr(hub, "check_hub", lambda: None)
     with pytest.raises(KfError, match="times as long"):
         load_tokenizer("someone/hostile")
 
@@ -223,7 +223,7 @@ def test_a_tokenizer_of_the_slow_kind_says_so(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: SlowTokenizer())
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr(hub, "check_hub", lambda: None)
     with pytest.raises(KfError, match="of the slow kind, SlowTokenizer"):
         load_tokenizer("someone/slow")
 
@@ -256,7 +256,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     fake = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=from_pretrained))
     monkeypatch.setattr(ours.importlib, "import_module", lambda _: fake)
-    monkeypatch.setattr(connection, "check_hub", lambda: None)
+    monkeypatch.setattr(hub, "check_hub", lambda: None)
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path / "home"))
     return asked
 

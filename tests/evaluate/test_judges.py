@@ -12,7 +12,7 @@ import torch
 from helpers import save_gpt2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from kfexplore.checkpoints import connection
+from kfexplore.checkpoints import hub
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, load_tokenizer
 from kfexplore.errors import KfError
 from kfexplore.evaluate.intervals import wilson
@@ -40,7 +40,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append("hub")
         raise ConnectionError("no connection")
 
-    monkeypatch.setattr(connection, "check_hub", unreachable)
+    monkeypatch.setattr(hub, "check_hub", unreachable)
     return asked
 
 

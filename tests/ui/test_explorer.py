@@ -13,7 +13,7 @@ from helpers import student, teacher
 from tokenizers import Tokenizer, models
 
 from kfexplore import KfError, Pair, load_pair
-from kfexplore.checkpoints.connection import Unreachable
+from kfexplore.checkpoints.hub import Unreachable
 from kfexplore.checkpoints.registry import bundled_pairs
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.maps import block, grid, sweep
