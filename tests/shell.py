@@ -33,9 +33,7 @@ def write_pair(folder: Path) -> None:
     save_model(masked(13, vocab_size=rows, context=80), folder / "diffusion")
     tokenizer.save(str(folder / "tokenizer.json"))
     np.save(folder / "noise.npy", STEPS.astype(np.float32))
-    np.save(folder / "bad.npy", STEPS + 0.5)
     np.save(folder / "complex.npy", STEPS.astype(np.complex64))
-    np.save(folder / "rows.npy", STEPS[:, :0])
     (folder / "text.txt").write_text(" ".join(SENTENCES * 20), encoding="utf-8")
 
 
