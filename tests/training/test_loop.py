@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import types
 from collections.abc import Callable
@@ -54,10 +53,9 @@ def kill() -> Tensor:
     raise Killed
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("stage", ["teacher", "student"])
+@pytest.mark.parametrize(("stage", "optimizer"), [("teacher", "adamw"), ("student", "muon")])
 def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, optimizer: str, stage: str
+    tmp_path: Path, stage: str, optimizer: str
 ) -> None:
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
     source = small_teacher(5).requires_grad_(False)
@@ -91,20 +89,12 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert torch.equal(again.vocab_embed.embedding, network.vocab_embed.embedding)
 
 
-@pytest.mark.parametrize("changed", [{"lr": 2e-3}, {"batch": 3}, {"seed": 1}, {"optimizer": "muon"}])
+@pytest.mark.parametrize("changed", [{"lr": 2e-3}, {"optimizer": "muon"}])
 def test_a_state_of_other_settings_is_refused_and_named(tmp_path: Path, changed: dict[str, Any]) -> None:
     network = small_teacher()
     fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
     with pytest.raises(KfError, match=f"other settings: {next(iter(changed))}"):
         fit(small_teacher(), lambda *_: kill(), dataclasses.replace(CONFIG, **changed), tmp_path)
-
-
-def test_more_steps_continue_a_finished_run(tmp_path: Path) -> None:
-    network = small_teacher()
-    for steps in (4, 6):
-        config = dataclasses.replace(CONFIG, steps=steps)
-        fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), config, tmp_path)
-        assert state(tmp_path)["step"] == steps
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -202,14 +192,10 @@ def test_a_curve_that_a_full_disk_tore_is_read_up_to_there(tmp_path: Path, monke
     assert [point["step"] for point in loop.read_curve(tmp_path)] == [50]
 
 
-def read_curve(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
-
-
 def test_losses_and_speed_are_written_every_fifty_steps(tmp_path: Path) -> None:
     network, config = torch.nn.Linear(1, 1), TrainConfig(steps=120, context=8, save_every=1e9)
     fit(network, lambda step, _: network.weight.sum() * 0 + step, config, tmp_path)
-    lines = read_curve(tmp_path)
+    lines = loop.read_curve(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(50, 24.5), (100, 74.5)]
     assert all(line["tokens_per_second"] > 0 for line in lines)
 
@@ -218,7 +204,7 @@ def test_a_loss_by_slot_is_written_by_slot_and_its_mean_is_learned(tmp_path: Pat
     network, config = torch.nn.Linear(2, 1, bias=False), TrainConfig(steps=50, save_every=1e9, accumulate=2, batch=2)
     torch.nn.init.zeros_(network.weight)
     fit(network, lambda *_: network.weight[0] * torch.tensor([1.0, -3.0]) + torch.tensor([1.0, 4.0]), config, tmp_path)
-    [line] = read_curve(tmp_path)
+    [line] = loop.read_curve(tmp_path)
     assert network.weight[0, 0] < 0 < network.weight[0, 1]
     assert line["loss_1"] < 1
     assert line["loss_2"] < 4
@@ -231,7 +217,7 @@ def test_a_curve_that_was_ahead_of_the_saved_state_is_not_written_twice(tmp_path
     with pytest.raises(Killed):
         fit(network, until(70, loss, kill), config, tmp_path)  # killed after a point, before a state
     fit(network, loss, config, tmp_path)
-    assert [line["step"] for line in read_curve(tmp_path)] == [50, 100]
+    assert [line["step"] for line in loop.read_curve(tmp_path)] == [50, 100]
 
 
 def test_a_step_of_a_student_counts_its_slots() -> None:
@@ -328,11 +314,8 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert shares[:4] == [0.25, 0.5, 0.75, 1]
     assert shares[4:11] == [1] * 7
     assert shares[10:] == pytest.approx([1 - n / 10 for n in range(10)])
-
-
-def test_learning_rate_without_decay_stays() -> None:
-    config = TrainConfig(steps=20, warmup=0, decay=0.0)
-    assert [lr_share(step, config) for step in range(20)] == [1] * 20
+    plain = TrainConfig(steps=20, warmup=0, decay=0.0)
+    assert [lr_share(step, plain) for step in range(20)] == [1] * 20
 
 
 def test_the_learning_rate_reaches_every_parameter_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

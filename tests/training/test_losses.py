@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import subprocess
@@ -23,12 +22,14 @@ from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
 from kfexplore.training import losses
+from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.losses import masked_loss, noise_of_own_words, own_words, student_loss, teacher_loss
 from kfexplore.training.targets import exact_targets
 
 TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
 CONFIG = TrainConfig(steps=6, batch=4, context=8, groups=4, block=2)
 MASK = 7
+FULL = pytest.mark.full("kfexplore/training", "kfexplore/distributed.py", "requirements-dev.txt")
 
 
 def small_teacher(seed: int = 0) -> Teacher:
@@ -262,51 +263,41 @@ def test_noise_keeps_its_resolution_under_autocast() -> None:
     assert not torch.equal(near[0], near[1])
 
 
-WORKER = """
-import json, sys
-import numpy as np, torch
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from helpers import student, teacher
-from kfexplore.config import TrainConfig
-from kfexplore import distributed
-from kfexplore.training.loop import fit
-from kfexplore.training.losses import student_loss
-torch.set_num_threads(1)
-tokens = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
-config = TrainConfig(steps=50, batch=4, context=8, groups=4, block=2, warmup=2, on_policy_fraction=0.75, ema=0.9)
-source, learner = teacher(0, vocab_size=8), student(1, vocab_size=8, block=2).requires_grad_(True)
-fit(learner, lambda step, rows: student_loss(learner, source, tokens, config, step, rows), config, Path(sys.argv[2]))
-if distributed.rank() == 0:
-    torch.save(learner.state_dict(), Path(sys.argv[2]) / "weights.pt")
-"""
+def train(folder: Path) -> None:
+    """Fifty steps of a student, alone or as one of several processes."""
+    config = dataclasses.replace(CONFIG, steps=50, warmup=2, on_policy_fraction=0.75, ema=0.9)
+    source, learner = small_teacher().requires_grad_(False), small_student()
+    fit(learner, lambda step, rows: student_loss(learner, source, TOKENS, config, step, rows), config, folder)
+    if distributed.rank() == 0:
+        torch.save(learner.state_dict(), folder / "weights.pt")
+
+
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
+    "accelerate": "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no --main_process_port 0",
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=FULL)])
 def test_two_processes_get_the_loss_and_weights_of_one(tmp_path: Path, launcher: str) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    launch = {
-        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--multi_gpu"],
-        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    }[launcher]  # fmt: skip
     if launcher == "accelerate":
         pytest.importorskip("accelerate")
-        launch.remove("--multi_gpu")
+    script, tests = tmp_path / "worker.py", Path(__file__).parents[1]
+    way = f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(tests)!r})\n"
+    script.write_text(f"{way}from training.test_losses import train\ntrain(Path({str(tmp_path / 'two')!r}))\n")
+    train(tmp_path / "one")
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name, start in (("one", []), ("two", ["-m", *launch])):
-        command = [sys.executable, *start, str(script), str(Path(__file__).parents[1]), str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
     one, two = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=1e-3, atol=1e-4)
-    curves = [(tmp_path / name / "losses.jsonl").read_text() for name in ("one", "two")]
-    assert all(curve.count("\n") == 1 for curve in curves)
+    (alone,), (shared,) = (read_curve(tmp_path / name) for name in ("one", "two"))
     for name in ("loss", "loss_1", "loss_2"):
-        assert json.loads(curves[0])[name] == pytest.approx(json.loads(curves[1])[name], abs=2e-4)
+        assert shared[name] == pytest.approx(alone[name], abs=2e-4)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
