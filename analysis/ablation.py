@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.distillation_figures import arms_figure
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
 from kfexplore.bench.setting import environment
@@ -26,7 +27,6 @@ from kfexplore.config import DEFAULT_PAIR, TrainConfig
 from kfexplore.errors import told
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.text import read_text
-from kfexplore.figures.training import arms_figure
 from kfexplore.models import Student, Teacher, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.data import load_tokens, windows

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from analysis.published import Part
 from kfexplore.batch.prefixes import read_prefixes
 from kfexplore.batch.source import TASKS
 from kfexplore.bench.setting import SIZES, environment
@@ -31,7 +32,6 @@ from kfexplore.evaluate.samples import Written, write
 from kfexplore.evaluate.text import read_text, stretches, text_ids
 from kfexplore.pair import Pair, pair_from_files
 from kfexplore.results import Ints
-from kfexplore.results.replication import Part
 from kfexplore.training.data import hub_rows
 from kfexplore.training.recipes import load_recipe
 

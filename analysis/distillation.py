@@ -18,21 +18,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.distillation_figures import (
+    Blind,
+    Leg,
+    Progress,
+    Version,
+    arms_figure,
+    legs_figure,
+    progress_figure,
+    versions_figure,
+)
 from analysis.quality import prompts
 from analysis.writing import write_study
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig, TrainConfig
 from kfexplore.errors import KfError, told
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.samples import write
-from kfexplore.figures.distillation import legs_figure, progress_figure, versions_figure
 from kfexplore.figures.evaluate import entropy_figure
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.training import arms_figure
 from kfexplore.laws.ranking import own_sentences
 from kfexplore.models import Student, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Agreement
-from kfexplore.results.distillation import Blind, Leg, Progress, Version
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import Tokens, student_loss
 

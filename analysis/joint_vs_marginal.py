@@ -16,6 +16,14 @@ import numpy as np
 import plotly.graph_objects as go
 from tqdm import tqdm
 
+from analysis.joint_vs_marginal_figures import (
+    ClassInformation,
+    SamplerDifference,
+    SamplerError,
+    classes_figure,
+    information_figure,
+    passes_figure,
+)
 from analysis.writing import write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
@@ -23,20 +31,12 @@ from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
 from kfexplore.evaluate.text import prefixes, read_text, stretches, text_ids
-from kfexplore.figures.laws import classes_figure, information_figure, passes_figure
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.exact import information_by_first, pair_law
 from kfexplore.laws.ranking import own_sentences
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import (
-    BlockLaw,
-    ClassInformation,
-    ContextStudy,
-    Distance,
-    SamplerDifference,
-    SamplerError,
-)
+from kfexplore.results import BlockLaw, ContextStudy, Distance
 
 CLASSES = ("a word's start", "inside a word", "punctuation", "space or line end", "other")
 _KEY = 2
@@ -86,8 +86,8 @@ def by_class(pair: Pair, laws: list[BlockLaw]) -> list[ClassInformation]:
 def over_contexts(studies: list[ContextStudy]) -> list[SamplerError]:
     """Means over contexts of what each sampler's row says, with t intervals."""
     rows = []
-    for same in zip(*(s.errors for s in studies), strict=True):
-        kl = [row.kl.value for row in same if row.kl is not None]
+    for same in zip(*(s.samplers for s in studies), strict=True):
+        kl = [row.kl for row in same if row.kl is not None]
         rows.append(
             SamplerError(
                 same[0].sampler,

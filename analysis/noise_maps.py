@@ -18,6 +18,20 @@ import torch
 from scipy.special import entr
 from tqdm import tqdm
 
+from analysis.grid_figures import section_figure
+from analysis.noise_maps_figures import (
+    AgreementBy,
+    Areas,
+    Reach,
+    Resolution,
+    Sample,
+    SlotAgreement,
+    areas_figure,
+    by_figure,
+    reach_figure,
+    resolution_figure,
+    slots_figure,
+)
 from analysis.writing import write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
@@ -25,11 +39,9 @@ from kfexplore.errors import told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
 from kfexplore.evaluate.text import prefixes
-from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolution_figure, slots_figure
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.payload import section, tables
 from kfexplore.figures.scrub import standalone_html
-from kfexplore.figures.squares import section_figure
 from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.quadrature import lattice, shares, tv_of_areas
 from kfexplore.laws.ranking import lines
@@ -37,7 +49,6 @@ from kfexplore.maps import block, grid, sweeps
 from kfexplore.models import Student
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Block, BlockLaw, Floats, Grid
-from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, Sample, SlotAgreement
 
 QUANTITIES = {
     "margin": "student's margin (nats)",

@@ -18,6 +18,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from analysis.quality_figures import (
+    AtVariety,
+    Frontier,
+    Leading,
+    SlotLosses,
+    Survival,
+    frontier_figure,
+    leading_figure,
+    perplexity_figure,
+    slot_losses_figure,
+    survival_figure,
+)
 from analysis.writing import write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
@@ -25,18 +37,10 @@ from kfexplore.errors import KfError, told
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.judges import continued, gen_ppl, load_judge
 from kfexplore.evaluate.samples import Written, name, quality, token_losses, write_all
-from kfexplore.figures.frontiers import (
-    frontier_figure,
-    leading_figure,
-    perplexity_figure,
-    slot_losses_figure,
-    survival_figure,
-)
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.ranking import lines
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Estimate, Floats, Ints, SampleQuality
-from kfexplore.results.frontiers import AtVariety, Frontier, Leading, SlotLosses, Survival
 
 TEACHER_TAUS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15)
 STUDENT_TAUS = (0.5, 0.75, 1.0, 1.25)

@@ -19,7 +19,10 @@ import plotly.graph_objects as go
 import torch
 from tqdm import tqdm
 
+from analysis import published
 from analysis.case import PENALTIES, Case, Settings, decoder_name
+from analysis.published import SOURCES, Compared, Part
+from analysis.replication_figures import SHOWN, part_figure
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
 from kfexplore.bench.throughput import RaceSettings, bench_throughput
@@ -33,10 +36,7 @@ from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.judges import gen_ppl, load_judge, win_rate
 from kfexplore.evaluate.samples import scored
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.replication import SHOWN, part_figure
 from kfexplore.results import Estimate, TimingRow
-from kfexplore.results import replication as published
-from kfexplore.results.replication import SOURCES, Compared, Part
 
 JUDGED_BY = "gpt2-large"
 """The paper's model for Gen-PPL; its judge is a Qwen."""

@@ -11,11 +11,11 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from analysis.images import write_stills
 from kfexplore.bench.setting import environment
 from kfexplore.errors import KfError
 from kfexplore.figures.page import page, themed, write
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.screenshots import write_stills
 
 Draw = Callable[[Theme], Mapping[str, go.Figure]]
 """All figures of a study by name, in one theme."""

@@ -21,9 +21,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
+from analysis.images import Camera
 from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.figures.screenshots import Camera
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent

@@ -15,10 +15,10 @@ from helpers import written_pair
 from analysis import distillation as module
 from analysis import writing
 from analysis.distillation import SMALL, arms, blind, distil, figures, legs, own_corpus, table, versions
+from analysis.distillation_figures import Blind, Progress
 from kfexplore.errors import KfError
 from kfexplore.figures.page import THEMES
 from kfexplore.pair import Pair
-from kfexplore.results.distillation import Blind, Progress
 
 TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on."] * 8
 TINY = dataclasses.replace(SMALL, groups=8, context=16)

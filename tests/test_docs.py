@@ -129,8 +129,9 @@ def test_labels_of_the_page_in_the_tour_are_on_the_page() -> None:
 
 def test_every_figure_is_explained() -> None:
     drawn = {
-        f"{path.stem}.{node.name}"
-        for path in (ROOT / "kfexplore" / "figures").glob("*.py")
+        f"{prefix}{path.stem}.{node.name}"
+        for prefix, pattern in (("", "kfexplore/figures/*.py"), ("analysis.", "analysis/*_figures.py"))
+        for path in ROOT.glob(pattern)
         for node in ast.parse(read(path)).body
         if isinstance(node, ast.FunctionDef) and node.name.endswith("_figure")
     }

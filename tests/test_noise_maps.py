@@ -27,12 +27,12 @@ from analysis.noise_maps import (
     strip,
     table,
 )
+from analysis.noise_maps_figures import Sample
 from kfexplore.evaluate.text import prefixes
 from kfexplore.figures.page import THEMES
 from kfexplore.laws.exact import pair_law
 from kfexplore.maps import block
 from kfexplore.pair import Pair
-from kfexplore.results.parting import Sample
 
 TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on.", "go"]
 

@@ -21,11 +21,7 @@ from tokenizers import Tokenizer
 
 from analysis import case as case_module
 from analysis import replication, writing
-from kfexplore.errors import KfError
-from kfexplore.evaluate.text import text_ids
-from kfexplore.figures.replication import part_figure
-from kfexplore.results import Estimate
-from kfexplore.results.replication import (
+from analysis.published import (
     AGREEMENT,
     ENTROPY,
     GEN_PPL,
@@ -35,6 +31,10 @@ from kfexplore.results.replication import (
     WIN_RATE,
     Compared,
 )
+from analysis.replication_figures import part_figure
+from kfexplore.errors import KfError
+from kfexplore.evaluate.text import text_ids
+from kfexplore.results import Estimate
 from kfexplore.training.data import train_tokenizer
 
 TEXT = "The old owl said: go home! Rain fell on the old house, and the rain went on. " * 40

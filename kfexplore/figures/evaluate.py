@@ -10,10 +10,8 @@ import plotly.graph_objects as go
 
 from kfexplore.figures.page import THEMES, blank, half_widths, page, titled, whiskers, write
 from kfexplore.figures.palette import Theme, colours
-from kfexplore.results import Agreement, Bin, Evaluation, SampleQuality
-from kfexplore.results.replication import AGREEMENT, BLOCK, PUBLISHED
+from kfexplore.results import PUBLISHED_AGREEMENT, Agreement, Bin, Evaluation, SampleQuality
 
-PUBLISHED_SLOTS: Final = 4
 _SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon")
 _MARK: Final = 0.6
 """Thickness of a published pair's mark, in points of per cent."""
@@ -41,7 +39,8 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
         name="this pair",
         hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
     )
-    published = published_agreement()[: len(shares) + (len(shares) == PUBLISHED_SLOTS)]  # its block is of four
+    slots = len(PUBLISHED_AGREEMENT) - 1
+    published = PUBLISHED_AGREEMENT[: len(shares) + (len(shares) == slots)]  # its block is of four
     figure.add_bar(
         x=[*names, "block"][: len(published)],
         y=[_MARK] * len(published),
@@ -56,12 +55,6 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
     return figure
-
-
-def published_agreement() -> list[float]:
-    """Per cent of exact tokens of the published LM1B pair in slots 1 to 4, and of its blocks, as replicated."""
-    of = [*(f"slot {slot + 1}" for slot in range(PUBLISHED_SLOTS)), BLOCK]
-    return [PUBLISHED["replication"]["lm1b", AGREEMENT, each, None] for each in of]
 
 
 def entropy_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:

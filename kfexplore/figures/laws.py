@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank, whiskers
+from kfexplore.figures.page import blank
 from kfexplore.figures.palette import Colours, Theme, colours, token_label
-from kfexplore.results import BlockLaw, ClassInformation, ContextStudy, Estimate, Floats, SamplerError
+from kfexplore.results import BlockLaw, ContextStudy
 
 Panel = Literal["joint", "product", "difference"]
 Text = Callable[[int], str]
 """A token's own text."""
-_SYMBOLS: Final = {"teacher": "diamond", "student": "circle", "ideal MDLM": "square-open"}
-_OTHER_SYMBOLS: Final = ("square", "triangle-up", "triangle-down", "cross", "x")
 _PATTERNS: Final = ("", "/", ".", "\\", "x", "-", "|", "+")
 _GAP: Final = 0.25
 """Of the room of a group of bars."""
@@ -176,7 +174,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
                 legendgroup=row.sampler,
                 showlegend=not axis,
                 marker={
-                    "color": _colour(row.sampler, n, look),
+                    "color": sampler_colour(row.sampler, n, look),
                     "line": {"width": 0},
                     "pattern": {"shape": _PATTERNS[n % len(_PATTERNS)], "fgcolor": look.surface, "size": 5},
                 },
@@ -208,96 +206,11 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     return figure.update_yaxes(rangemode="tozero")
 
 
-def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Figure:
-    """Distance from the teacher's law against forward passes per block."""
-    look = colours(theme)
-    ideal = next((row for row in rows if row.sampler.startswith("ideal")), rows[-1])
-    student = next((row for row in rows if row.sampler == "student"), None)
-    is_known = student is not None and student.tv.is_known and ideal.tv.is_known
-    beside = f", the student {student.tv.words}" if student is not None and is_known else ""
-    figure = blank(
-        look,
-        f"In one pass, perfect marginals are {ideal.tv.words} from the teacher's distribution{beside}",
-        "A mark: total variation distance from the teacher's distribution, with its limits: the error for one context, "
-        "or the 95 % t interval of the mean over contexts. An open mark with an arrow is a 95 % lower limit: the "
-        "distance may be any larger. Compare samplers by paired differences, not by whiskers. Marks are drawn slightly "
-        "apart.",
-    )
-    for n, row in enumerate(rows):
-        colour, symbol = _colour(row.sampler, n, look), _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5])
-        x, y = row.nfe + 0.05 * (n - (len(rows) - 1) / 2), row.tv.value if row.tv.is_known else row.tv.low
-        figure.add_scatter(
-            x=[x],
-            y=[y],
-            error_y=whiskers([Estimate(y, row.tv.low, y if row.tv.high is None else row.tv.high)], colour),
-            mode="markers",
-            marker={"symbol": symbol if row.tv.is_known else f"{symbol.removesuffix('-open')}-open", "size": 11}
-            | {"color": colour},
-            name=row.sampler if row.tv.is_known else f"{row.sampler} (lower bound)",
-            customdata=[_hover(row)],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-        if not row.tv.is_known:
-            arrow = {"arrowhead": 2, "arrowwidth": 1.2, "arrowcolor": colour, "ax": 0, "ay": 26, "standoff": 0}
-            figure.add_annotation(x=x, y=y, yshift=26, showarrow=True, text="", **arrow)
-    figure.update_xaxes(title_text="forward passes per block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
-    return figure.update_yaxes(title_text="distance from the teacher (TV)", rangemode="tozero")
-
-
-def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
-    """Distribution of the mutual information of the next two tokens over contexts (n,)."""
-    look = colours(theme)
-    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-    figure = blank(
-        look,
-        f"Mutual information of the next two tokens: median {middle:.2f} nats, {high:.2f} or more in one of ten",
-        f"A bar: number of the {len(values)} contexts whose mutual information lies there; nine in ten have more than "
-        f"{low:.2f} nats.",
-    )
-    bars = {"color": look.exact, "line": {"color": look.surface, "width": 1}}
-    figure.add_histogram(x=values, nbinsx=min(30, max(5, len(values) // 3)), marker=bars)
-    figure.update_xaxes(title_text="mutual information of the next two tokens (nats)", rangemode="tozero")
-    return figure.update_yaxes(title_text="contexts")
-
-
-def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") -> go.Figure:
-    """Bars of what a first token says of the second, by its class."""
-    look = colours(theme)
-    ranked = sorted(classes, key=lambda c: -c.information.value)
-    figure = blank(
-        look,
-        f"A first token that is {ranked[0].name} says most of the second: {ranked[0].information.value:.2f} nats",
-        "A bar: mean over the teacher's first tokens of that class of KL(law of the second token given it || "
-        "marginal), with its 95 % interval over contexts; in brackets, how often the class comes first.",
-    )
-    figure.add_bar(
-        x=[f"{c.name} ({c.share:.0%})" for c in ranked],
-        y=[c.information.value for c in ranked],
-        error_y={
-            "array": [c.information.high - c.information.value for c in ranked],
-            "arrayminus": [c.information.value - c.information.low for c in ranked],
-            "color": look.ink,
-            "thickness": 1.5,
-            "width": 5,
-        },
-        marker={"color": look.exact, "line": {"width": 0}},
-        width=0.55,
-        hovertemplate="%{x}: %{y:.3f} nats<extra></extra>",
-    )
-    figure.update_xaxes(showgrid=False)
-    return figure.update_yaxes(title_text="information about the second token (nats)", rangemode="tozero")
-
-
 def _label(text: Text, token: int) -> str:
     """A token's visible text; Plotly would read tags in it."""
     return html.escape(token_label(text(int(token))), quote=False)
 
 
-def _colour(sampler: str, n: int, look: Colours) -> str:
+def sampler_colour(sampler: str, n: int, look: Colours) -> str:
     fixed = {"teacher": look.exact, "student": look.learned, "ideal MDLM": look.muted}
     return fixed.get(sampler, look.lines[(5 * n) % len(look.lines)])
-
-
-def _hover(row: SamplerError) -> str:
-    kl = "" if row.kl is None else f", KL {row.kl.value:.3f} nats"
-    return f"{row.sampler}: TV {row.tv.words} ({row.tv.limits}){kl}"

@@ -9,7 +9,6 @@ from kfexplore.results.laws import (
     BlockLaw,
     Bounded,
     Cells,
-    ClassInformation,
     ContextStudy,
     Correlation,
     Distance,
@@ -17,8 +16,6 @@ from kfexplore.results.laws import (
     Independence,
     ProductError,
     RankedContext,
-    SamplerDifference,
-    SamplerError,
     SamplerLaw,
     ToyLaw,
     Unmasking,
@@ -38,11 +35,21 @@ from kfexplore.results.maps import (
     no_student,
     steps,
 )
-from kfexplore.results.quality import Agreement, Bin, Estimate, Evaluation, Judged, SampleQuality, SlotLaw
+from kfexplore.results.quality import (
+    PUBLISHED_AGREEMENT,
+    Agreement,
+    Bin,
+    Estimate,
+    Evaluation,
+    Judged,
+    SampleQuality,
+    SlotLaw,
+)
 from kfexplore.results.text import Line, Written
 from kfexplore.results.timing import Cost, DevicePeaks, Gain, Spread, TimingRow
 
 __all__ = [
+    "PUBLISHED_AGREEMENT",
     "Agreement",
     "Band",
     "Bin",
@@ -50,7 +57,6 @@ __all__ = [
     "BlockLaw",
     "Bounded",
     "Cells",
-    "ClassInformation",
     "ContextStudy",
     "Correlation",
     "Cost",
@@ -72,8 +78,6 @@ __all__ = [
     "RankedContext",
     "Region",
     "SampleQuality",
-    "SamplerDifference",
-    "SamplerError",
     "SamplerLaw",
     "SlotLaw",
     "Spread",

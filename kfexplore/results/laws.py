@@ -328,22 +328,6 @@ class ContextStudy:
     temperature: float = 1.0
     """Of teacher and student."""
 
-    @property
-    def errors(self) -> list[SamplerError]:
-        """What the samplers' rows say, without the blocks."""
-        return [
-            SamplerError(
-                row.sampler,
-                row.nfe,
-                row.tv,
-                row.tv_plug_in,
-                row.tv_expected,
-                None if row.kl is None else Estimate(row.kl, row.kl, row.kl),
-                row.impossible,
-            )
-            for row in self.samplers
-        ]
-
     def as_json(self) -> dict[str, Any]:
         """Plain values; the samples themselves and the (M, V) law are left out."""
         law, found = self.law, self.correlation
@@ -377,54 +361,6 @@ def _sampler_json(row: SamplerLaw) -> dict[str, Any]:
     plain = ("sampler", "nfe", "g", "dof", "p_value", "tv_plug_in", "tv_expected", "kl", "tv_exact", "seconds")
     values = {name: getattr(row, name) for name in plain}
     return {**values, "blocks": row.size, "tv": asdict(row.tv), "impossible": asdict(row.impossible)}
-
-
-@dataclass(frozen=True)
-class SamplerError:
-    """How far one sampler is from the teacher's law, after one context or as a mean over several."""
-
-    sampler: str
-    nfe: int
-    tv: Distance
-    """After one context as in `SamplerLaw`. Over contexts the mean, with a t interval of it; a lower bound where it is
-    one after any of the contexts."""
-    tv_plug_in: float
-    """See `SamplerLaw`; over contexts the mean, as the next one."""
-    tv_expected: float
-    kl: Estimate | None
-    """KL(teacher || sampler), nats, where the sampler's law is known."""
-    impossible: Estimate
-    """Share of all but impossible blocks."""
-
-
-@dataclass(frozen=True)
-class SamplerDifference:
-    """Distance of one sampler less that of the ideal MDLM, paired over contexts."""
-
-    sampler: str
-    minus: str
-    """The other sampler."""
-    tv: Estimate
-    """Mean difference with its t interval over contexts. Below 0: nearer to the teacher than the other."""
-    contexts: int
-
-    @property
-    def finding(self) -> str:
-        """What the interval says."""
-        if self.tv.low <= 0 <= self.tv.high:
-            return "no difference established"
-        return "nearer to the teacher" if self.tv.high < 0 else "farther from the teacher"
-
-
-@dataclass(frozen=True)
-class ClassInformation:
-    """What first tokens of one class say of the second."""
-
-    name: str
-    share: float
-    """Probability of the class, mean over contexts."""
-    information: Estimate
-    """Nats a token of the class: mean of KL(p(. | x1) || marginal)."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Final
+
+PUBLISHED_AGREEMENT: Final = (59.1, 32.7, 19.7, 15.5, 5.2)
+"""Per cent of exact tokens of the published LM1B pair in slots 1 to 4 and of its blocks of 4, as an independent
+replication found them."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kfexplore.figures.frontiers import (
+from analysis.quality_figures import (
+    AtVariety,
+    Frontier,
+    Leading,
+    SlotLosses,
+    Survival,
     frontier_figure,
     leading_figure,
     perplexity_figure,
@@ -13,7 +18,6 @@ from kfexplore.figures.frontiers import (
     survival_figure,
 )
 from kfexplore.results import Estimate, SampleQuality
-from kfexplore.results.frontiers import AtVariety, Frontier, Leading, SlotLosses, Survival
 
 
 def about(value: float) -> Estimate:

@@ -5,20 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kfexplore.figures.laws import (
-    classes_figure,
-    counts_figure,
-    information_figure,
-    joint_figure,
-    passes_figure,
-    surprise_figure,
-)
+from analysis.joint_vs_marginal_figures import ClassInformation, classes_figure, information_figure, passes_figure
+from kfexplore.figures.laws import counts_figure, joint_figure, surprise_figure
 from kfexplore.figures.palette import colours
 from kfexplore.results import (
     BlockLaw,
     Bounded,
     Cells,
-    ClassInformation,
     ContextStudy,
     Correlation,
     Distance,
@@ -134,7 +127,7 @@ def test_what_is_expected_is_as_wide_as_its_bars_on_any_screen() -> None:
 
 
 def test_passes_show_limits_and_which_are_lower_bounds() -> None:
-    figure = passes_figure(measured().errors)
+    figure = passes_figure(measured().samplers)
     assert [round(mark.x[0]) for mark in figure.data] == [2, 1, 1, 2]
     assert [mark.y[0] for mark in figure.data] == [0, 0.4, 0.3, 0.55]  # a lower bound by its limit
     assert figure.data[1].error_y.array[0] == pytest.approx(0.1)

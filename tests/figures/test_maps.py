@@ -5,12 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kfexplore.figures.maps import areas_figure, by_figure, reach_figure, resolution_figure, slots_figure
+from analysis.grid_figures import section_figure, square_figure
+from analysis.noise_maps_figures import (
+    AgreementBy,
+    Areas,
+    Reach,
+    Resolution,
+    SlotAgreement,
+    areas_figure,
+    by_figure,
+    reach_figure,
+    resolution_figure,
+    slots_figure,
+)
 from kfexplore.figures.page import THEMES
 from kfexplore.figures.palette import Theme, colours
-from kfexplore.figures.squares import section_figure, square_figure
 from kfexplore.results import Bin, Estimate, Grid, Learned
-from kfexplore.results.parting import AgreementBy, Areas, Reach, Resolution, SlotAgreement
 
 SIDE = 40
 EXACT = np.zeros((SIDE, SIDE, 2), dtype=np.int64)

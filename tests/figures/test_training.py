@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kfexplore.figures.training import arms_figure, curves_figure, curves_page
+from analysis.distillation_figures import arms_figure
+from kfexplore.figures.training import curves_figure, curves_page
 
 CURVES = {
     "teacher": [

@@ -41,7 +41,7 @@ def test_two_tokens_are_exact_throughout() -> None:
         assert (row.is_impossible == below).mean() > 0.999
     assert rows["teacher"].p_value > 1e-3
     assert max(rows[name].p_value for name in ("student", "ideal MDLM", "MDLM, 1 pass")) < 1e-3
-    assert [e.sampler for e in found.errors] == list(rows)
+    assert [e.sampler for e in found.samplers] == list(rows)
 
 
 def test_a_teacher_alone_has_its_law_and_the_product_of_its_marginals() -> None:

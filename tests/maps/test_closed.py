@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis.grid_figures import square
 from kfexplore.errors import KfError
-from kfexplore.maps.closed import square
 
 FIRST, AFTER = [1 / 3, 2 / 3, 0], [[0, 1, 0], [1 / 2, 0, 1 / 2], [1, 0, 0]]
 

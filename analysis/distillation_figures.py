@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.evaluate import published_agreement
 from kfexplore.figures.page import blank, half_widths, titled
 from kfexplore.figures.palette import Colours, Theme, colours
-from kfexplore.results.distillation import Blind, Leg, Progress, Version
+from kfexplore.results import PUBLISHED_AGREEMENT
+
+
+class Blind(NamedTuple):
+    """Slot 1 of a student that knows the teacher's law and never reads its noise, on some text."""
+
+    share: float
+    """Of noise vectors on which it is exact: the mean of the law's largest probability."""
+    nats: float
+    """Its loss: the mean entropy of the law."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A student after so many steps."""
+
+    step: int
+    losses: list[float]
+    """(K,) on the exact tokens, nats a slot; 0 would be the exact map."""
+    agreement: list[float]
+    """(K,) share of noise vectors on which the slot is exact."""
+    agreement_interval: list[float]
+    """(K,) half widths of the 95 % intervals, stretches of text taken as the independent units."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of a training run under one setting."""
+
+    name: str
+    """What was trained, in words."""
+    steps: list[int]
+    """(P,) counted over all legs."""
+    losses: list[list[float]]
+    """(P, K) of the training batches, nats a slot."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published state of the pair, measured on held-out books."""
+
+    what: str
+    """What was new in it."""
+    teacher_nll: float
+    """Nats a token of the held-out text."""
+    agreement_by_slot: list[float]
+    agreement_block: float
+    interval: list[float] | None
+    """(K + 1,) half widths of the 95 % intervals, the block's last; None: not kept."""
+
 
 _SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
 
@@ -101,7 +150,6 @@ def legs_figure(legs: Sequence[Leg], theme: Theme = "light") -> go.Figure:
 def versions_figure(found: Sequence[Version], theme: Theme = "light") -> go.Figure:
     """Agreement by slot and block of each version, beside the published pair's."""
     look, first, last = colours(theme), found[0], found[-1]
-    theirs = published_agreement()
     figure = blank(
         look,
         f"The bundled student went from {first.agreement_by_slot[0]:.0%} to {last.agreement_by_slot[0]:.0%} exact in "
@@ -123,7 +171,7 @@ def versions_figure(found: Sequence[Version], theme: Theme = "light") -> go.Figu
         )
     figure.add_scatter(
         x=names,
-        y=theirs,
+        y=PUBLISHED_AGREEMENT,
         mode="markers",
         marker={"symbol": "line-ew", "size": 44, "line": {"width": 3, "color": look.differ}},
         name="published LM1B pair",
@@ -132,6 +180,47 @@ def versions_figure(found: Sequence[Version], theme: Theme = "light") -> go.Figu
     figure.update_layout(barmode="group", bargap=0.3)
     figure.update_xaxes(showgrid=False)
     return figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
+
+
+def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light", blind: float | None = None) -> go.Figure:
+    """Agreement in slot 1 of every arm of an ablation, a mark a seed.
+
+    Args:
+        rows: `arm`, `what`, `seed`, `agreement_by_slot` and its intervals, as `analysis.ablation` writes them.
+        theme: light or dark.
+        blind: Share of noise on which a student is exact that knows the teacher's law and never reads its noise.
+    """
+    look = colours(theme)
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        shares.setdefault(row["what"], []).append(100 * row["agreement_by_slot"][0])
+    means = {what: sum(own) / len(own) for what, own in shares.items()}
+    names = sorted(means, key=means.__getitem__, reverse=True)
+    finding = f"{means[names[0]]:.0f} % ({names[0]}) to {means[names[-1]]:.0f} % ({names[-1]})"
+    if blind is not None:
+        finding += f"; knowing the teacher's law and never reading the noise would give {blind:.0%}"
+    figure = blank(
+        look,
+        f"At equal compute slot 1 is exact on {finding}",
+        "A mark: one seed, with its 95 % interval over stretches of text; arms stand in the order of their mean over "
+        "seeds, and one of a single seed is not told apart from its neighbours. All may spend the same token passes, "
+        "their targets included. Dotted: the law known, the noise not read.",
+    )
+    if blind is not None:
+        figure.add_vline(100 * blind, line={"color": look.muted, "dash": "dot", "width": 1})
+    figure.add_scatter(
+        x=[100 * row["agreement_by_slot"][0] for row in rows],
+        y=[row["what"] for row in rows],
+        error_x=half_widths([row["agreement_by_slot_interval"][0] for row in rows], look.learned, 100),
+        mode="markers",
+        marker={"size": 10, "color": look.learned},
+        customdata=[[row["arm"], row["seed"]] for row in rows],
+        hovertemplate="%{customdata[0]}, seed %{customdata[1]}: %{x:.1f} %<extra></extra>",
+    )
+    figure.update_xaxes(title=titled("exact tokens of slot 1 (%)"), rangemode="tozero")
+    figure.update_yaxes(type="category", categoryarray=names, autorange="reversed", showgrid=False)
+    aside = {"xref": "container", "x": 0.012}  # the names leave too little room beside them
+    return figure.update_layout(height=figure.layout.margin.t + 110 + 30 * len(names), title=aside)
 
 
 def _colour(look: Colours, slot: int) -> str:

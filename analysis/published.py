@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from kfexplore.results.quality import Estimate
+from kfexplore.results import PUBLISHED_AGREEMENT, Estimate
 
 Source = Literal["paper", "replication"]
 Part = Literal["agreement", "quality", "judge", "throughput"]
@@ -50,11 +50,10 @@ _PAPER: Final = (
     ("owt", "K = 4", 24.97, 39.4, (1.70, 6.91, 22.9), (3.21, 3.47, 2.38)),
 )
 _REPLICATION: Final = (
-    ("lm1b", AGREEMENT, "slot 1", 59.1),
-    ("lm1b", AGREEMENT, "slot 2", 32.7),
-    ("lm1b", AGREEMENT, "slot 3", 19.7),
-    ("lm1b", AGREEMENT, "slot 4", 15.5),
-    ("lm1b", AGREEMENT, BLOCK, 5.2),
+    *(
+        ("lm1b", AGREEMENT, of, share)
+        for of, share in zip(("slot 1", "slot 2", "slot 3", "slot 4", BLOCK), PUBLISHED_AGREEMENT, strict=True)
+    ),
     ("lm1b", GEN_PPL, "K = 4", 215.7),
 )
 

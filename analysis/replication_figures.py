@@ -7,9 +7,7 @@ from typing import Final
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import axis_style, blank, titled, whiskers
-from kfexplore.figures.palette import Theme, colours
-from kfexplore.results.replication import (
+from analysis.published import (
     AGREEMENT,
     DISTINCT,
     ENTROPY,
@@ -19,6 +17,8 @@ from kfexplore.results.replication import (
     Compared,
     Source,
 )
+from kfexplore.figures.page import axis_style, blank, titled, whiskers
+from kfexplore.figures.palette import Theme, colours
 
 NAMES: Final = {"lm1b": "LM1B", "owt": "OpenWebText"}
 SHOWN: Final = (AGREEMENT, GEN_PPL, ENTROPY, DISTINCT[1], WIN_RATE, SPEED_UP)
