@@ -25,6 +25,9 @@ KNOWN = re.compile(r"notebook 0\d|\b01 and 10\b", re.IGNORECASE)
 """Numbers in prose that are no measurements: of a notebook, and the two blocks of Theorem 1's example."""
 RACES = "03_throughput"
 """Its outputs are times of the machine that ran it."""
+SHORT = "05_distillation"
+"""The one that runs without `--full`; the studies of the others have tests of their own."""
+FULL = pytest.mark.full("notebooks", "analysis", "kfexplore", "checkpoints", "docs/bench", "requirements")
 each = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 
 
@@ -106,7 +109,11 @@ def test_numbers_of_the_prose_are_among_the_outputs(path: Path) -> None:
 
 
 @pytest.mark.slow
-@each
+@pytest.mark.parametrize(
+    "path",
+    [path if path.stem == SHORT else pytest.param(path, marks=FULL) for path in BOOKS],
+    ids=lambda path: path.stem,
+)
 def test_notebook_runs_from_top_to_bottom_and_tells_the_same(path: Path) -> None:
     committed, ran = read(path), execute(read(path))
     kinds = [sorted(output.get("data", {})) for output in outputs(ran) if output.output_type != "stream"]

@@ -13,6 +13,7 @@ import sysconfig
 import threading
 import urllib.request
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kfexplore.ui.port import DEFAULT
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCKER = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 NAMES = ["LICENSE", "README.md", "app.py", "checkpoints", "kfexplore", "requirements.txt"]
+FULL = pytest.mark.full("kfexplore/space.py", "kfexplore/ui", "app.py", "requirements.txt", "Dockerfile")
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
@@ -111,15 +113,24 @@ def test_the_header_is_what_the_hub_takes(space: Path) -> None:
     assert text.startswith("\n# kfexplore\n")
 
 
-@pytest.mark.slow
+def pushed(out: str) -> list[list[str]]:
+    """The commands that the output tells to run."""
+    return [shlex.split(line) for line in out.splitlines() if line.startswith("  hf ")]
+
+
 def test_the_command_says_what_it_wrote_and_how_to_push_it(shell: Shell, tmp_path: Path) -> None:
     code, out, err = shell.run(f"export space {tmp_path}/new/space")
     assert (code, err) == (0, "")
     size = sum(file.stat().st_size for file in (tmp_path / "new" / "space").rglob("*") if file.is_file())
     assert f"{size / 1e3:,.0f} kB" in out
-    commands = [shlex.split(line) for line in out.splitlines() if line.startswith("  hf ")]
-    assert [words[1:3] for words in commands] == [["repos", "create"], ["upload", "OWNER/kfexplore"]]
-    for words in commands:  # a word that `hf` does not know would end it before it asks for the hub
+    assert [words[1:3] for words in pushed(out)] == [["repos", "create"], ["upload", "OWNER/kfexplore"]]
+
+
+@FULL
+def test_the_commands_that_push_are_those_of_the_hub(shell: Shell, tmp_path: Path) -> None:
+    for words in pushed(
+        shell.run(f"export space {tmp_path}/space")[1]
+    ):  # a word that `hf` does not know would end it before it asks for the hub
         words[0] = str(Path(sys.executable).with_name("hf"))
         offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
         ended = subprocess.run(words, env=offline, capture_output=True, text=True, timeout=60, check=False)
@@ -208,7 +219,7 @@ def ask(url: str, body: Any = None) -> str:
         return reply.read().decode()
 
 
-@pytest.mark.slow
+@FULL
 def test_the_app_starts_from_the_folder_alone_and_answers(space: Path, url: str) -> None:
     assert '"title":"kfexplore"' in ask(url)
     config = json.loads(ask(f"{url}/config"))
@@ -254,11 +265,13 @@ def test_the_container_listens_where_it_says_and_not_as_root() -> None:
     assert directives("FROM") == [f"python:{PYTHON}-slim"]
 
 
-@pytest.mark.slow
-def test_the_health_check_tells_a_running_app_from_none(url: str) -> None:
+def test_the_health_check_tells_a_running_app_from_none() -> None:
     _, _, command = shlex.split(directives("HEALTHCHECK")[0].split("CMD ")[1])
-    for place, healthy in ((url, True), ("http://127.0.0.1:9", False)):
-        check = command.replace("http://127.0.0.1:7860", place)
-        assert check != command
-        ended = subprocess.run([sys.executable, "-c", check], capture_output=True, timeout=60, check=False)
-        assert (ended.returncode == 0) == healthy
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for port, healthy in ((server.server_port, True), (9, False)):
+            check = command.replace("http://127.0.0.1:7860", f"http://127.0.0.1:{port}")
+            assert check != command
+            ended = subprocess.run([sys.executable, "-c", check], capture_output=True, timeout=60, check=False)
+            assert (ended.returncode == 0) == healthy
+        server.shutdown()
