@@ -1,11 +1,11 @@
-"""Figures of costs draw the numbers that they are given, and say what never pays."""
+"""Figures of the throughput study draw the numbers that they are given, and say what never pays."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from kfexplore.figures.costs import Payback, StepTime, payback_figure, rounds_figure, steps_figure
+from analysis.throughput_figures import Payback, StepTime, payback_figure, rounds_figure, steps_figure
 
 
 def test_steps_show_times_and_least_times() -> None:

@@ -1,4 +1,4 @@
-"""Figures of what speed is made of: published steps beside their least times, ragged rounds, tokens that pay."""
+"""What speed is made of: published passes beside their least times, ragged rounds, tokens that pay for training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kfexplore.figures.page import blank, log_axis
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import Ints
 
-_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up")
+SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up")
 
 
 class StepTime(NamedTuple):
@@ -33,10 +33,10 @@ class Payback(NamedTuple):
 
 
 def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure:
-    """Milliseconds of a pass over the batch, filled as they were reported, open as the device would allow.
+    """Milliseconds per pass over the batch: filled as they were reported, open as the device would allow.
 
     Args:
-        steps: Of several batches, in rising order a name.
+        steps: At several batches, in rising order for each name.
         theme: Colours.
     """
     look = colours(theme)
@@ -44,12 +44,12 @@ def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure
     figure = blank(
         look,
         f"A pass takes {1 / max(shares):,.0f} to {1 / min(shares):,.0f} times what memory and arithmetic need",
-        "A filled mark: milliseconds of a forward pass, from published tokens a second. The open mark of the same kind "
-        "below it: the least that the device's memory and arithmetic allow. Both scales are logarithmic.",
+        "A filled mark: milliseconds per forward pass, from published tokens per second. The open mark of the same "
+        "kind below it: the least that the device's memory and arithmetic allow. Both scales are logarithmic.",
     )
     for n, name in enumerate(dict.fromkeys(step.name for step in steps)):
         own = [step for step in steps if step.name == name]
-        colour, symbol = look.lines[(8 + 3 * n) % len(look.lines)], _SYMBOLS[n % len(_SYMBOLS)]
+        colour, symbol = look.lines[(8 + 3 * n) % len(look.lines)], SYMBOLS[n % len(SYMBOLS)]
         for values, mark, dash, label in (
             ([step.ms for step in own], symbol, "solid", name),
             ([step.least_ms for step in own], f"{symbol}-open", "dot", f"{name}, least"),
@@ -61,27 +61,22 @@ def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure
                 line={"color": colour, "width": 2, "dash": dash},
                 marker={"symbol": mark, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
                 name=label,
-                hovertemplate="batch %{x}: %{y:.3g} ms a pass<extra>" + label + "</extra>",
+                hovertemplate="batch %{x}: %{y:.3g} ms per pass<extra>" + label + "</extra>",
             )
-    _batches(figure, [step.batch for step in steps])
-    return figure.update_layout(
-        yaxis={
-            "title": {"text": "milliseconds a pass"},
-            **log_axis(min(step.least_ms for step in steps) / 1.5, 1.5 * max(step.ms for step in steps)),
-        }
-    )
+    _batch_axis(figure, [step.batch for step in steps])
+    low, high = min(step.least_ms for step in steps), max(step.ms for step in steps)
+    return figure.update_layout(yaxis={"title": {"text": "milliseconds per pass"}, **log_axis(low / 1.5, 1.5 * high)})
 
 
 def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
     """How the rows of a verified batch grow apart, beside blocks of fixed length.
 
     Args:
-        kept: (rounds, B) tokens that each row keeps a round; 0 once it is done.
+        kept: (rounds, B) tokens that each row keeps per round; 0 once it is done.
         fixed: Tokens of a fixed block.
         theme: Colours.
     """
-    look, rounds, rows = colours(theme), len(kept), kept.shape[1]
-    busy = (kept > 0).sum(axis=0)
+    look, busy = colours(theme), (kept > 0).sum(axis=0)
     figure = blank(
         look,
         f"Rows are done after {busy.min()} to {busy.max()} rounds, and {(kept == 0).mean():.0%} of all row-rounds wait "
@@ -91,23 +86,23 @@ def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
         "each, not checked.",
     )
     grown = kept.cumsum(axis=0)
-    length = int(grown[-1].max())
-    for row in range(rows):
+    for row in range(kept.shape[1]):
         figure.add_scatter(
-            x=list(range(rounds + 1)),
+            x=list(range(len(kept) + 1)),
             y=[0, *grown[:, row].tolist()],
             mode="lines",
             line={"color": look.exact, "width": 1.5},
             opacity=0.55,
-            name="verified, a sample each",
+            name="verified, one line per sample",
             legendgroup="verified",
             showlegend=row == 0,
             hovertemplate=f"sample {row + 1}: %{{y}} tokens after %{{x}} rounds<extra></extra>",
         )
-    blocks = -(-length // fixed)
+    length = int(grown[-1].max())
+    blocks = range(-(-length // fixed) + 1)
     figure.add_scatter(
-        x=list(range(blocks + 1)),
-        y=[min(length, fixed * n) for n in range(blocks + 1)],
+        x=list(blocks),
+        y=[min(length, fixed * n) for n in blocks],
         mode="lines+markers",
         line={"color": look.learned, "width": 2.5, "dash": "dash"},
         marker={"size": 7, "color": look.learned},
@@ -115,19 +110,19 @@ def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
         hovertemplate="%{y} tokens after %{x} blocks<extra></extra>",
     )
     figure.update_xaxes(title={"text": "rounds (verified) or blocks (fixed)"}, rangemode="tozero")
-    return figure.update_layout(yaxis={"title": {"text": "new tokens of a sample"}, "rangemode": "tozero"})
+    return figure.update_layout(yaxis={"title": {"text": "new tokens per sample"}, "rangemode": "tozero"})
 
 
 def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Figure:
-    """Tokens that must be generated until the time saved is the time that training took.
+    """Tokens to generate until the time saved equals the time that training took.
 
     Args:
-        paybacks: Of several batches, in rising order a name; at least one pays.
+        paybacks: At several batches, in rising order for each name; at least one pays.
         theme: Colours.
     """
     look = colours(theme)
     paid = [each.tokens for each in paybacks if each.tokens is not None]
-    never = [each for each in paybacks if each.tokens is None]
+    never = any(each.tokens is None for each in paybacks)
     figure = blank(
         look,
         f"Training is paid for after {_short(min(paid), 1)} to {_short(max(paid), 1)} tokens"
@@ -144,11 +139,7 @@ def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Fi
             y=[each.tokens for each in own],
             mode="lines+markers",
             line={"color": colour, "width": 2},
-            marker={
-                "symbol": _SYMBOLS[n % len(_SYMBOLS)],
-                "size": 11,
-                "color": colour,
-            },
+            marker={"symbol": SYMBOLS[n % len(SYMBOLS)], "size": 11, "color": colour},
             name=name,
             hovertemplate="batch %{x}: %{y:.2g} tokens<extra>" + name + "</extra>",
         )
@@ -161,7 +152,7 @@ def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Fi
                 name=f"{name}: never",
                 hovertemplate="batch %{x}: never<extra>" + name + "</extra>",
             )
-    _batches(figure, [each.batch for each in paybacks])
+    _batch_axis(figure, [each.batch for each in paybacks])
     axis = log_axis(low, high)
     axis["ticktext"] = [_short(tick, 0) for tick in axis["tickvals"]]
     return figure.update_layout(yaxis={"title": {"text": "tokens until it pays"}, **axis})
@@ -173,7 +164,7 @@ def _short(value: float, digits: int) -> str:
     return f"{digit}e{int(power)}"
 
 
-def _batches(figure: go.Figure, batches: Sequence[int]) -> None:
+def _batch_axis(figure: go.Figure, batches: Sequence[int]) -> None:
     shown = sorted(set(batches))
     figure.update_xaxes(
         title={"text": "batch (samples at once)"},
