@@ -2,7 +2,7 @@
 
 Random weights of the published sizes, or a pair: our decoders beside `transformers`' generate() with a GPT-2 of the
 same size and a plain loop (no packed weights, no static cache), all in one run on one machine. Prints a table and
-writes throughput.json, throughput.csv, throughput.html and one PNG a figure.
+writes throughput.json, throughput.csv, throughput.html and one PNG per figure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from unittest.mock import patch
 
 import torch
@@ -36,11 +36,11 @@ from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Spread, TimingRow
 
 GENERATE, PLAIN = "transformers generate()", "plain loop"
-PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "mkldnn::_linear_pointwise")
+PRODUCTS: Final = ("aten::addmm", "aten::mm", "aten::bmm", "mkldnn::_linear_pointwise")
 
 
 def peer_rows(teacher: Teacher, size: str, settings: RaceSettings, batch: int) -> list[TimingRow]:
-    """The same job by `transformers` and by the plain loop, prompts read inside the clock where they cannot be apart.
+    """The same job by `transformers` and by the plain loop, prefill inside the clock where it cannot be apart.
 
     Args:
         teacher: Its shape is the peers', and the plain loop's weights.
@@ -103,7 +103,7 @@ def gpt2(shape: ModelConfig, place: torch.device) -> Callable[[torch.Tensor, int
 
 @torch.inference_mode()
 def plain_loop(teacher: Teacher, prompts: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """AR as one would write it first: keys joined to those before, every product by PyTorch's own."""
+    """AR as one would write it first: concatenated keys and values, PyTorch's own linear layers."""
     with patch.object(Linear, "_packs", lambda *_: False):
         cache, fed, written = KVCache(), prompts, []
         for values in u.t():
@@ -113,27 +113,27 @@ def plain_loop(teacher: Teacher, prompts: torch.Tensor, u: torch.Tensor) -> torc
 
 
 def measure(pair: Pair, size: str, settings: RaceSettings, peers: bool) -> dict[str, Any]:
-    """The document: limits, and rows of peers and decoders batch by batch, so that a ratio is of neighbours in time."""
+    """The document: peaks and rows, peers and decoders batch by batch, so that a ratio compares neighbours in time."""
     networks = Networks(pair.teacher, pair.student, pair.masked)
-    limits = measure_peaks(pair.teacher.device, torch.float32)
+    peaks = measure_peaks(pair.teacher.device, torch.float32)
     ids = pair.encode("Once upon a time")[0] if pair.tokenizer is not None else None
     rows: list[TimingRow] = []
     for batch in tqdm(settings.batches, desc=size, leave=False):
         here = dataclasses.replace(settings, batches=(batch,))
         if peers:
             rows += peer_rows(pair.teacher, size, here, batch)
-        settle = False if size in SIZES else None
-        rows += [p.row for p in race(networks, here, limits, size, ids, settle=settle) if p.row is not None]
+        recheck = False if size in SIZES else None
+        rows += [p.row for p in race(networks, here, peaks, size, ids, recheck=recheck) if p.row is not None]
     return {
         "bench": "throughput",
         **setting(pair.teacher),
-        "limits": dataclasses.asdict(limits),
+        "limits": dataclasses.asdict(peaks),
         "rows": [row.as_json() for row in rows],
     }
 
 
 def profile(networks: Networks, decoder: str, size: str, new_tokens: int) -> dict[str, float]:
-    """Shares of a decoder's time at batch 1, by PyTorch's profiler: matrix products, attention, and all else."""
+    """Fractions of a decoder's time at batch 1, by PyTorch's profiler: matrix products, attention, and all else."""
     config = DecodeConfig(decoder)
     prompt = [1] * 16
     values = keyed_noise(0, range(1), config, networks, new_tokens)
@@ -155,7 +155,7 @@ def profile(networks: Networks, decoder: str, size: str, new_tokens: int) -> dic
 
 
 def table(document: dict[str, Any]) -> str:
-    """Tokens a second, and each over generate(), the plain loop and ar at the same batch."""
+    """Tokens per second, and their ratios to generate(), the plain loop and ar at the same batch."""
     lines = [
         f"{'decoder':<25}{'batch':>6}{'k':>3}{'ms/pass':>9}{'tokens/s':>10}{'/generate':>10}{'/plain':>8}{'/ar':>7}"
         f"{'at limit':>9}{'share':>7}"
@@ -187,7 +187,7 @@ def _ratio(value: float | None) -> str:
 
 
 def tidy(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for a table: medians where it has spreads."""
+    """A row for a table, with the median of each spread."""
     return {name: value["value"] if isinstance(value, dict) else value for name, value in row.items()}
 
 

@@ -34,14 +34,14 @@ def test_scrub_has_a_line_a_row_and_the_document(shell: Shell, tmp_path: Path, m
     assert float(lines[1].split()[1]) == pytest.approx(1e3 * json.loads(out)["rows"][1]["seconds"], abs=0.006)
 
 
-def test_throughput_says_whether_a_ratio_is_settled_and_gives_ar_none(shell: Shell) -> None:
+def test_throughput_says_whether_a_ratio_is_conclusive_and_gives_ar_none(shell: Shell) -> None:
     line = "bench throughput --pair FOLDER --decoders ar,pflm --batch 1 --k 2,4 --max-new-tokens 4 --repeats"
     code, out, err = shell.run(f"{line} 1")
     assert (code, err) == (0, "")
     head, ar, *others = out.splitlines()
     assert head.endswith("GFLOP/s  at limit  over ar")
     assert len(ar.split()) == 8  # neither a ratio nor one at the limit
-    assert ["not settled (" in other and other.endswith(" in one repeat)") for other in others] == [True, True]
+    assert ["inconclusive (" in other and other.endswith(" in one repeat)") for other in others] == [True, True]
     code, out, err = shell.run(f"{line} 2")
     assert code == 0, err
     for other in out.splitlines()[2:]:

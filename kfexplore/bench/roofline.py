@@ -1,8 +1,8 @@
-"""The least time that decoding can take on a device: bytes to be moved and operations to be done, counted by hand.
+"""The least time that decoding can take on a device: bytes moved and operations, counted by hand.
 
-A pass over B rows of t tokens reads every weight once, the keys and values before it, and computes 2 operations a
+A pass over B rows of t tokens reads every weight once, the keys and values before it, and computes 2 operations per
 weight and token; the head is counted on the rows that are read. What is small beside that (norms, positions, the
-readout in float64) is left out, so the bound is a bound.
+readout in float64) is left out, so this is a lower bound.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def decode_cost(
         batch: Samples.
         prompt: Tokens of each prompt.
         new_tokens: Tokens of each sample.
-        k: Tokens, or guesses, a pass.
+        k: Tokens, or guesses, per pass.
         rounds: Passes of the first model that it asks, as they were counted; None: a token, or k, in each.
         drafts: Passes of the student that guesses, likewise.
         width: Bytes of a weight.
@@ -89,13 +89,13 @@ def decode_cost(
 def gains(
     teacher: Shape,
     student: Shape,
-    limits: DevicePeaks,
+    peaks: DevicePeaks,
     batches: Iterable[int],
     ks: Iterable[int],
     keys: float,
     width: int = 4,
 ) -> list[Gain]:
-    """Where the gain of K tokens a pass must end: 2 K tokens are fed for K gained, in every pass but the first.
+    """Where the gain of K tokens per pass must end: 2 K tokens are fed for K gained, in every pass but the first.
 
     While reading the weights is all that counts, a pass of K tokens costs what a pass of one does, and the gain is K;
     once arithmetic does, for both, it tends to 1/2 for the blocks and 1 for the head, whatever K is. Where contexts are
@@ -105,18 +105,18 @@ def gains(
     Args:
         teacher: Shape of the teacher.
         student: Shape of the student.
-        limits: Of the device.
+        peaks: Of the device.
         batches: Batch sizes.
-        ks: Tokens a pass; also beyond what the student was trained on.
+        ks: Tokens per pass; also beyond what the student was trained on.
         keys: Keys that a query sees, at the mean.
         width: Bytes of a weight.
     """
     found = []
     for batch in batches:
-        ar = pass_cost(teacher, batch, 1, keys, 1, width=width).least_seconds(limits)
+        ar = pass_cost(teacher, batch, 1, keys, 1, width=width).least_seconds(peaks)
         for k in ks:
             cost = pass_cost(student, batch, 2 * k, keys, k, slots=k, width=width)
-            arithmetic = cost.flops / limits.flops_per_second > cost.bytes / limits.bytes_per_second
+            arithmetic = cost.flops / peaks.flops_per_second > cost.bytes / peaks.bytes_per_second
             bound = "arithmetic" if arithmetic else "memory"
-            found.append(Gain(batch, k, 1e3 * ar, 1e3 * cost.least_seconds(limits), bound))
+            found.append(Gain(batch, k, 1e3 * ar, 1e3 * cost.least_seconds(peaks), bound))
     return found

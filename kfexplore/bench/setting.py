@@ -1,4 +1,4 @@
-"""What every timing shares: what it hangs on, models of a published size, the device's own limits."""
+"""What all timings share: the environment, models of a published size, the device's measured peaks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SIZES = {"owt": (50258, 768, 12, 12, 50257, 1024), "lm1b": (30522, 768, 12, 12, 
 COPIED = 2**28
 """Bytes of the buffer whose copy is timed."""
 OTHERS = 0.75
-"""A load of so much more than a timing's own is the work of others."""
+"""A load average that exceeds a timing's own threads by this much means that other work is running."""
 LEAST_SECONDS = 20
-"""A shorter timing hardly moves the load average, which is renewed every five seconds."""
+"""A shorter timing hardly moves the load average, which is updated every five seconds."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Load:
 
     @property
     def busy(self) -> bool:
-        """Whether others were clearly at work."""
+        """Whether other work was clearly running."""
         return self.during > self.own + OTHERS
 
     def as_json(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Load:
 
 
 def own_threads(device: torch.device) -> int:
-    """Threads that a timing keeps at work: those of the products, or the one that feeds an accelerator."""
+    """Threads that a timing itself uses: those of the products, or the one that feeds an accelerator."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
@@ -130,9 +130,9 @@ def timed(
     Args:
         job: What is timed.
         repeats: How often.
-        place: Where it works.
+        place: The device.
         warm_ups: Runs before that.
-        ran: Told of every run, outside the clock.
+        ran: Called after every run, outside the clock.
     """
     for _ in range(warm_ups):
         job()
@@ -149,13 +149,13 @@ def timed(
 
 
 def synchronise(place: torch.device) -> None:
-    """Waits until the device has done what it was asked to."""
+    """Waits until the device has finished."""
     if place.type == "cuda":
         torch.cuda.synchronize(place)
 
 
 def measure_peaks(place: torch.device, dtype: torch.dtype, repeats: int = 5) -> DevicePeaks:
-    """A copy and a matrix product, the fastest of some repeats of each."""
+    """Times a copy and a matrix product; the fastest repeat of each counts."""
     with torch.inference_mode():
         source = torch.ones(COPIED // 4 * (8 if place.type == "cuda" else 1), device=place)
         target = torch.empty_like(source)

@@ -1,4 +1,4 @@
-"""Throughput of the decoders, timed fairly: every decoder decoded well, only decoding inside the clock."""
+"""Throughput of the decoders, timed fairly: each on its fast path, and nothing but decoding inside the clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kfexplore.results.timing import false_positive_rate
 Clock = Callable[[], float]
 CURVE_BATCHES = tuple(2**n for n in range(11))
 CURVE_KS = (1, 2, 4, 8)
-"""Where the roofline's gain is drawn; far enough for it to end on any device."""
+"""Where the roofline's gain is drawn; far enough to level off on any device."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class RaceSettings:
     decoders: tuple[str, ...] = ("ar", "pflm")
     batches: tuple[int, ...] = (1, 4, 16)
     ks: tuple[int, ...] = (4,)
-    """Tokens, or guesses, a pass, for all decoders that take it."""
+    """Tokens, or guesses, per pass, for all decoders that take it."""
     prompt: int = 32
     """Tokens of each prompt, where none is given."""
     new_tokens: int = 64
     repeats: int = 5
     seed: int = 0
-    """Keys the noise, and the prompts where none is given."""
+    """Random seed of the noise, and of the prompts where none is given."""
 
     def __post_init__(self) -> None:
         for decoder in self.decoders:
@@ -93,11 +93,11 @@ class Progress:
 def race(
     networks: Networks,
     settings: RaceSettings,
-    limits: DevicePeaks,
+    peaks: DevicePeaks,
     size: str,
     prompt: list[int] | None = None,
     eos: int | None = None,
-    settle: bool | None = None,
+    recheck: bool | None = None,
     stopped: Callable[[], bool] = lambda: False,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Progress]:
@@ -110,37 +110,38 @@ def race(
     Args:
         networks: The models.
         settings: What is timed.
-        limits: Of the device, for the roofline.
+        peaks: Of the device, for the roofline.
         size: Name of the models.
         prompt: Token ids of every sample's prompt; None: random ones.
         eos: The token that ends a text.
-        settle: See `decode`.
+        recheck: See `decode`.
         stopped: Asked at every step of a decoder.
         clock: Seconds.
 
     Raises:
         Cancelled: `stopped` said so.
     """
+    runner = _Runner(networks, settings, peaks, prompt, eos, recheck, stopped, clock)
     done, total = 0, len(settings.runs)
     length = settings.prompt if prompt is None else len(prompt)
     for batch in dict.fromkeys(settings.batches):
         load = os.getloadavg()[0]
-        entrants = [
+        entries = [
             _Series(TimingRow(name, batch, k, size, length, settings.new_tokens, settings.repeats, load_average=load))
             for each, name, k in settings.races
             if each == batch
         ]
         for _ in range(settings.repeats + 1):
-            for entrant in entrants:
+            for series in entries:
                 if stopped():
                     raise Cancelled
                 done += 1
-                if entrant.error is None:
-                    _time(entrant, networks, settings, prompt, settle, stopped, clock)
+                if series.error is None:
+                    runner.time(series)
                     yield Progress(done, total)
         ar: TimingRow | None = None
-        for entrant in entrants:
-            row = _measured(entrant, networks, limits, eos, settle)
+        for series in entries:
+            row = runner.measured(series)
             ar = row if row.decoder == "ar" and not row.error else ar
             yield Progress(done, total, row if ar is None or ar is row else _against(row, ar))
 
@@ -151,53 +152,51 @@ def bench_throughput(
     size: str,
     prompt: list[int] | None = None,
     eos: int | None = None,
-    settle: bool | None = None,
+    recheck: bool | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """The document of `kfexplore bench throughput`: environment, the device's limits, rows with every setting."""
+    """The document of `kfexplore bench throughput`: environment, the device's peaks, rows with every setting."""
     network = _any(networks)
     before, start = os.getloadavg()[0], time.monotonic()
-    limits = measure_peaks(network.device, network.dtype)
+    peaks = measure_peaks(network.device, network.dtype)
     rows = []
-    for progress in race(networks, settings, limits, size, prompt, eos, settle):
+    for progress in race(networks, settings, peaks, size, prompt, eos, recheck):
         report(progress)
         if progress.row is not None:
             rows.append(progress.row)
     load = Load(before, os.getloadavg()[0], time.monotonic() - start, own_threads(network.device))
-    return throughput_document(setting(network), limits, load, rows)
+    return throughput_document(setting(network), peaks, load, rows)
 
 
 def throughput_document(
-    where: dict[str, Any], limits: DevicePeaks, load: Load, rows: Sequence[TimingRow]
+    where: dict[str, Any], peaks: DevicePeaks, load: Load, rows: Sequence[TimingRow]
 ) -> dict[str, Any]:
     """A race, or as much of it as there is, as plain values; `where` is its `setting`."""
     return {
         "bench": "throughput",
         **where,
         **load.as_json(),
-        "limits": dataclasses.asdict(limits),
+        "limits": dataclasses.asdict(peaks),
         "rows": [row.as_json() for row in rows],
     }
 
 
 def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dict[str, Any]:
-    """The document of `--roofline`: the device's limits, and the gain that they allow by batch and K.
+    """The document of `--roofline`: the device's peaks, and the gain that they allow by batch and K.
 
-    `gains` are those asked for, `curve` reaches so far that one sees where they end.
+    `gains` are those asked for, `curve` reaches so far that one sees where they level off.
     """
     network = _any(networks)
-    limits = measure_peaks(network.device, network.dtype)
-    asked = gains_at_limit(networks, settings, limits, settings.batches, settings.ks)
-    batches, ks = (
-        {*asked_for, *drawn} for asked_for, drawn in ((settings.batches, CURVE_BATCHES), (settings.ks, CURVE_KS))
-    )
-    curve = gains_at_limit(networks, settings, limits, sorted(batches), sorted(ks))
+    peaks = measure_peaks(network.device, network.dtype)
+    asked = gains_at_limit(networks, settings, peaks, settings.batches, settings.ks)
+    batches, ks = {*settings.batches, *CURVE_BATCHES}, {*settings.ks, *CURVE_KS}
+    curve = gains_at_limit(networks, settings, peaks, sorted(batches), sorted(ks))
     return {
         "bench": "roofline",
         **setting(network),
         "size": size,
         "keys": _keys(settings),
-        "limits": dataclasses.asdict(limits),
+        "limits": dataclasses.asdict(peaks),
         "gains": [gain.as_json() for gain in asked],
         "curve": [gain.as_json() for gain in curve],
     }
@@ -206,20 +205,20 @@ def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dic
 def gains_at_limit(
     networks: Networks,
     settings: RaceSettings,
-    limits: DevicePeaks,
+    peaks: DevicePeaks,
     batches: Sequence[int] = CURVE_BATCHES,
     ks: Sequence[int] = CURVE_KS,
 ) -> list[Gain]:
-    """The gain of a push-forward pass if both ran at the limits, for prompts and new tokens as in a race.
+    """The gain of a push-forward pass if both ran at the peaks, for prompts and new tokens as in a race.
 
     Raises:
-        KfError: teacher or student is not there.
+        KfError: teacher or student is missing.
     """
     teacher, student = networks.teacher, networks.student
     if teacher is None or student is None:
         raise KfError("The roofline compares two models.", "a pair")
     width = teacher.dtype.itemsize
-    return gains(teacher.config, student.config, limits, batches, ks, _keys(settings), width)
+    return gains(teacher.config, student.config, peaks, batches, ks, _keys(settings), width)
 
 
 def _keys(settings: RaceSettings) -> float:
@@ -231,7 +230,7 @@ def _any(networks: Networks) -> AnyModel:
 
 
 def setting(network: AnyModel) -> dict[str, Any]:
-    """What a race hangs on, its dtype included."""
+    """Conditions that affect a race, dtype included."""
     return {**environment(network.device), "dtype": str(network.dtype).removeprefix("torch.")}
 
 
@@ -249,112 +248,102 @@ class _Series:
     error: str | None = None
 
 
-def _time(
-    entrant: _Series,
-    networks: Networks,
-    settings: RaceSettings,
-    prompt: list[int] | None,
-    settle: bool | None,
-    stopped: Callable[[], bool],
-    clock: Clock,
-) -> None:
-    """One run of a decoder; one that fails is not asked again."""
-    place = _any(networks).device
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
-    try:
-        seconds, entrant.steps = _run(networks, settings, entrant.row, prompt, settle, stopped, clock)
-        entrant.seconds.append(seconds)
-    except (KfError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        entrant.error = _reason(error)
-    if entrant.error and place.type == "cuda":
-        torch.cuda.empty_cache()  # only here: the error itself held what the decoder had taken
-    entrant.peak_memory = max(entrant.peak_memory, _peak_memory(place))
+@dataclass(frozen=True)
+class _Runner:
+    """Runs the decoders of a race; fields are the arguments of `race`."""
 
+    networks: Networks
+    settings: RaceSettings
+    peaks: DevicePeaks
+    prompt: list[int] | None
+    eos: int | None
+    recheck: bool | None
+    stopped: Callable[[], bool]
+    clock: Clock
 
-def _run(
-    networks: Networks,
-    settings: RaceSettings,
-    row: TimingRow,
-    prompt: list[int] | None,
-    settle: bool | None,
-    stopped: Callable[[], bool],
-    clock: Clock,
-) -> tuple[float, list[Step]]:
-    """Seconds of decoding alone, and what was written."""
-    config = DecodeConfig(row.decoder, row.k)
-    network = _any(networks)
-    samples = range(row.batch)
-    ids = noise.generator(settings.seed, "prompt").integers(0, network.config.vocab_size, row.prompt)
-    prompts = [list(prompt or ids.tolist())] * row.batch
-    values = keyed_noise(settings.seed, samples, config, networks, row.new_tokens)
-    order = keyed_order(settings.seed, samples, row.new_tokens)
-    steps = decode(config, networks, prompts, values, row.new_tokens, order, settle)
-    next(steps)
-    synchronise(network.device)
-    written, start = [], clock()
-    for step in steps:
-        written.append(step)
-        if stopped():
-            raise Cancelled
-    synchronise(network.device)
-    return clock() - start, written
+    def time(self, series: _Series) -> None:
+        """One run of a decoder; one that fails is not run again."""
+        place = _any(self.networks).device
+        if place.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(place)
+        try:
+            seconds, series.steps = self._run(series.row)
+            series.seconds.append(seconds)
+        except (KfError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            series.error = _reason(error)
+        if series.error and place.type == "cuda":
+            torch.cuda.empty_cache()  # not in the handler: the error holds on to the decoder's tensors
+        series.peak_memory = max(series.peak_memory, _peak_memory(place))
 
+    def _run(self, row: TimingRow) -> tuple[float, list[Step]]:
+        """Seconds of decoding alone, and what was written."""
+        config, seed = DecodeConfig(row.decoder, row.k), self.settings.seed
+        network = _any(self.networks)
+        samples = range(row.batch)
+        ids = noise.generator(seed, "prompt").integers(0, network.config.vocab_size, row.prompt)
+        prompts = [list(self.prompt or ids.tolist())] * row.batch
+        values = keyed_noise(seed, samples, config, self.networks, row.new_tokens)
+        order = keyed_order(seed, samples, row.new_tokens)
+        steps = decode(config, self.networks, prompts, values, row.new_tokens, order, self.recheck)
+        next(steps)
+        synchronise(network.device)
+        written, start = [], self.clock()
+        for step in steps:
+            written.append(step)
+            if self.stopped():
+                raise Cancelled
+        synchronise(network.device)
+        return self.clock() - start, written
 
-def _measured(
-    entrant: _Series, networks: Networks, limits: DevicePeaks, eos: int | None, settle: bool | None
-) -> TimingRow:
-    """The row of a decoder whose runs are over."""
-    row, steps = entrant.row, entrant.steps
-    if entrant.error is not None:
-        return dataclasses.replace(row, error=entrant.error)
-    config = DecodeConfig(row.decoder, row.k)
-    models: dict[str, AnyModel | None] = {
-        "teacher": networks.teacher,
-        "student": networks.student,
-        "masked": networks.masked,
-    }
-    network = _any(networks)
-    sheet = TokenBuffer(row.batch, row.new_tokens, eos)
-    for step in steps:
-        sheet.write(step)
-    passes, seconds = sum(step.passes for step in steps), entrant.seconds[1:]
-    took = Spread(statistics.median(seconds), min(seconds), max(seconds))
-    weight, rounds = network.dtype, len(steps) if config.models[1:] else passes
-    on_cpu, drafts = network.device.type == "cpu", passes - rounds
-    kept = np.array([step.counts for step in steps if step.counts is not None])
-    # Recorded drafts feed as many tokens as a round can bring. Others feed what is new: at first the prompt's last one.
-    catch_up = (1 + float(kept[:-1].max(axis=1).sum())) / drafts if drafts and on_cpu else None
-    cost = decode_cost(
-        config,
-        {name: model.config for name, model in models.items() if model is not None},
-        row.batch,
-        row.prompt,
-        row.new_tokens,
-        slots(config, networks),
-        rounds=rounds,
-        drafts=drafts,
-        width=weight.itemsize,
-        catch_up=catch_up,
-    )
-    least, tokens = cost.least_seconds(limits), row.batch * row.new_tokens
-    return dataclasses.replace(
-        row,
-        nfe=passes,
-        seconds=took,
-        ms_per_step=1e3 * took.value / passes,
-        tokens_per_second=tokens / took.value,
-        tokens_after_eos=int((row.new_tokens - sheet.lengths).sum()),
-        tokens_per_pass=row.new_tokens / passes,
-        kept_per_round=float(kept[kept > 0].mean()) if kept.size else None,
-        idle_share=float((kept == 0).mean()) if kept.size else None,
-        bytes_per_second=cost.bytes / took.value,
-        flops_per_second=cost.flops / took.value,
-        least_ms=1e3 * least / passes,
-        share_of_roofline=least / took.value,
-        peak_memory=entrant.peak_memory,
-        near_choices_settled=(on_cpu and weight == torch.float32) if settle is None else settle,
-    )
+    def measured(self, series: _Series) -> TimingRow:
+        """The row of a decoder whose runs are over."""
+        row, steps = series.row, series.steps
+        if series.error is not None:
+            return dataclasses.replace(row, error=series.error)
+        config, networks, network = DecodeConfig(row.decoder, row.k), self.networks, _any(self.networks)
+        models = {"teacher": networks.teacher, "student": networks.student, "masked": networks.masked}
+        buffer = TokenBuffer(row.batch, row.new_tokens, self.eos)
+        for step in steps:
+            buffer.write(step)
+        passes, seconds = sum(step.passes for step in steps), series.seconds[1:]
+        took = Spread(statistics.median(seconds), min(seconds), max(seconds))
+        rounds = len(steps) if config.models[1:] else passes
+        on_cpu, drafts = network.device.type == "cpu", passes - rounds
+        kept = np.array([step.counts for step in steps if step.counts is not None])
+        # Drafts in a CUDA graph feed as many tokens as a round can bring. Others feed what is new: at first the
+        # prompt's last token.
+        catch_up = (1 + float(kept[:-1].max(axis=1).sum())) / drafts if drafts and on_cpu else None
+        cost = decode_cost(
+            config,
+            {name: model.config for name, model in models.items() if model is not None},
+            row.batch,
+            row.prompt,
+            row.new_tokens,
+            slots(config, networks),
+            rounds=rounds,
+            drafts=drafts,
+            width=network.dtype.itemsize,
+            catch_up=catch_up,
+        )
+        least, tokens = cost.least_seconds(self.peaks), row.batch * row.new_tokens
+        is_fp32_on_cpu = on_cpu and network.dtype == torch.float32
+        return dataclasses.replace(
+            row,
+            nfe=passes,
+            seconds=took,
+            ms_per_step=1e3 * took.value / passes,
+            tokens_per_second=tokens / took.value,
+            tokens_after_eos=int((row.new_tokens - buffer.lengths).sum()),
+            tokens_per_pass=row.new_tokens / passes,
+            kept_per_round=float(kept[kept > 0].mean()) if kept.size else None,
+            idle_share=float((kept == 0).mean()) if kept.size else None,
+            bytes_per_second=cost.bytes / took.value,
+            flops_per_second=cost.flops / took.value,
+            least_ms=1e3 * least / passes,
+            share_of_roofline=least / took.value,
+            peak_memory=series.peak_memory,
+            near_choices_settled=is_fp32_on_cpu if self.recheck is None else self.recheck,
+        )
 
 
 def _against(row: TimingRow, ar: TimingRow) -> TimingRow:

@@ -47,8 +47,8 @@ def bench_train(
         report: Takes each row as it comes in.
 
     Returns:
-        Environment, the device's measured peak of matrix products, and one row a stage: `ms_per_step`,
-        `tokens_per_second` (text tokens of the teacher, noise slots of a student), `relative` (the student's tokens a
+        Environment, the device's measured peak of matrix products, and one row per stage: `ms_per_step`,
+        `tokens_per_second` (text tokens of the teacher, noise slots of a student), `relative` (the student's tokens per
         second over the teacher's), `flops_per_second` (multiplications and additions of the weights' products, from the
         shapes) and `share_of_peak`.
     """
@@ -107,8 +107,9 @@ def token_passes(config: TrainConfig) -> tuple[int, int]:
 
     Returns:
         Through the student: context and slots, forward and backward. Through the frozen model of the targets, forward
-        only: the teacher over the context and a token a slot after the first (exact), or two rounds of the student
-        before (self), or the teacher over the text (inversion); once more over the context for its law.
+        only: the teacher over the context and one token per slot after the first (exact), or two rounds of the student
+        before (self), or the teacher over the text (inversion); once more over the context for its next-token
+        distribution.
     """
     context, groups = config.context, config.groups * config.noises
     own = 3 * (context + groups * config.block)
@@ -118,7 +119,7 @@ def token_passes(config: TrainConfig) -> tuple[int, int]:
         "inversion": context,
     }[config.targets]
     targets += context if config.ntp_loss_weight else 0
-    own += round(1.5 * config.on_policy_fraction * context)  # half of it read, the other written at two tokens a slot
+    own += round(1.5 * config.on_policy_fraction * context)  # half of it read, the other written at two tokens per slot
     return config.batch * own, config.batch * targets
 
 

@@ -122,8 +122,8 @@ def bench_throughput_command(
     else:
         ids = chosen.encode(prompt)[0] if chosen.tokenizer is not None else None
         eos = end_of_text(chosen.tokenizer) if chosen.tokenizer is not None else None
-        settle = False if size else None  # a law of random weights is flat: everything would be near an edge
-        result = bench_throughput(networks, settings, name, ids, eos, settle, partial(_tell, [HEAD]))
+        recheck = False if size else None  # distributions of random weights are flat: everything would be a near tie
+        result = bench_throughput(networks, settings, name, ids, eos, recheck, partial(_tell, [HEAD]))
         if all(row["error"] for row in result["rows"]):
             raise KfError(f"No decoder could be timed. {result['rows'][0]['error']}")
     if figures:
@@ -199,7 +199,7 @@ HEAD = (
 
 def _tell(head: list[str], progress: Progress) -> None:
     """A row on stdout, below the head that is not printed yet; on stderr what could not be timed."""
-    from kfexplore.figures.timing_words import over_ar
+    from kfexplore.figures.timing import over_ar
 
     row = progress.row
     if row is None:

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from kfexplore.errors import KfError
 from kfexplore.figures.palette import Colours, Theme, colours
-from kfexplore.results import Estimate
+from kfexplore.results import Estimate, Spread
 
 THEMES: Final[tuple[Theme, ...]] = ("light", "dark")
 _CLEAR: Final = "rgba(0,0,0,0)"
@@ -92,8 +92,8 @@ def titled(words: str) -> dict[str, Any]:
     return {"text": words, "font": {"size": 14}}
 
 
-def whiskers(found: Sequence[Estimate], colour: str, scale: float = 1.0) -> dict[str, Any]:
-    """The intervals of estimates as Plotly's error bars."""
+def whiskers(found: Sequence[Estimate | Spread], colour: str, scale: float = 1.0) -> dict[str, Any]:
+    """The intervals of estimates, or spreads, as Plotly's error bars."""
     return {
         "array": [scale * (e.high - e.value) for e in found],
         "arrayminus": [scale * (e.value - e.low) for e in found],

@@ -1,4 +1,4 @@
-"""The figure of the roofline: the gain of K tokens a pass if both ran at the device's limit, and where it ends."""
+"""The figure of the roofline: the gain of K tokens per pass at the device's limit, and where it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import Gain
 
 LIMIT_NAME: Final = "at the device's limit"
-"""Of every mark of the roofline."""
+"""Name of every mark of the roofline."""
 WHAT_A_LIMIT_IS: Final = (
     "a model of the bytes and FLOPs of a pass, with this device's memory and arithmetic as measured, not a timing"
 )
@@ -22,7 +22,7 @@ _K_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x",
 
 
 def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
-    """The roofline's gain of K tokens a pass, over the batch; where arithmetic bounds it, lines are dotted.
+    """The roofline's gain of K tokens per pass, over the batch; where arithmetic bounds it, lines are dotted.
 
     Args:
         gains: Of several batches and K, batches in rising order.
@@ -32,9 +32,9 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
     figure = blank(
         look,
         gain_words(gains),
-        "A line: the tokens a second of one K over those of AR, if both ran at the device's limit: "
-        f"{WHAT_A_LIMIT_IS}. A measured ratio can be above it, since AR pays what a call costs besides for every "
-        "token, K tokens a pass once for K. Solid, with filled marks: reading the weights bounds the push-forward "
+        "A line: the tokens per second of one K over those of AR, if both ran at the device's limit: "
+        f"{WHAT_A_LIMIT_IS}. A measured ratio can be above it, since AR pays the overhead of a call for every "
+        "token, K tokens per pass once for K. Solid, with filled marks: reading the weights bounds the push-forward "
         "pass, and K tokens cost little more than one. Dotted, with open marks: arithmetic does, and 2K tokens are fed "
         "for K gained.",
     )

@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DevicePeaks:
-    """What a device can do, measured in the run that is held against it."""
+    """What a device can do, measured in the run that is compared with it."""
 
     bytes_per_second: float
-    """Of a copy between buffers far larger than any cache, bytes read and bytes written both counted."""
+    """Of a copy between buffers far larger than any cache, counting bytes read and bytes written."""
     flops_per_second: float
     """Of a large square matrix product in the models' own dtype; a multiplication and an addition are two."""
 
@@ -34,12 +34,12 @@ class Cost:
         return Cost(self.bytes + other.bytes, self.flops + other.flops)
 
     def scaled(self, factor: float) -> Cost:
-        """So many times this."""
+        """This cost times a factor."""
         return Cost(self.bytes * factor, self.flops * factor)
 
-    def least_seconds(self, limits: DevicePeaks) -> float:
+    def least_seconds(self, peaks: DevicePeaks) -> float:
         """The roofline: neither faster than memory nor than arithmetic."""
-        return max(self.bytes / limits.bytes_per_second, self.flops / limits.flops_per_second)
+        return max(self.bytes / peaks.bytes_per_second, self.flops / peaks.flops_per_second)
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Gain:
     ar_ms: float
     """Least milliseconds of an AR pass."""
     pflm_ms: float
-    """Least milliseconds of a push-forward pass, k tokens a sample."""
+    """Least milliseconds of a push-forward pass, k tokens per sample."""
     bound: str
     """What limits the push-forward pass: memory or arithmetic."""
 
     @property
     def speedup(self) -> float:
-        """Tokens a second over those of AR."""
+        """Tokens per second over those of AR."""
         return self.k * self.ar_ms / self.pflm_ms
 
     def as_json(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class TimingRow:
     decoder: str
     batch: int
     k: int
-    """Tokens, or guesses, a pass."""
+    """Tokens, or guesses, per pass."""
     size: str
     """Name of the pair, or of a published size with random weights."""
     prompt: int
@@ -103,29 +103,29 @@ class TimingRow:
     seconds: Spread | None = None
     """Of decoding alone."""
     ms_per_step: float | None = None
-    """Milliseconds a forward pass, at the median."""
+    """Milliseconds per forward pass, at the median."""
     tokens_per_second: float | None = None
     """New tokens of all samples, at the median."""
     tokens_after_eos: int = 0
-    """Of those, how many stand behind the end of a text."""
+    """How many of those come after the end of a text."""
     speedup: Spread | None = None
-    """Tokens a second over those of `ar` at the same batch in the same run; low and high from the extremes of both.
-    None for `ar` itself, which is what others are held against."""
+    """Tokens per second over those of `ar` at the same batch in the same run; low and high from the extremes of both.
+    None for `ar` itself, the baseline."""
     false_positive_rate: float | None = None
-    """How often this comparison with `ar` is `is_apart` where both are equally fast: see the function of that name. It
+    """How often this comparison with `ar` is conclusive where both are equally fast: see the function of that name. It
     holds for exchangeable runs: interleaved ones, under a load that does not follow the turns."""
     tokens_per_pass: float | None = None
-    """Tokens that a sample gains a forward pass."""
+    """Tokens that a sample gains per forward pass."""
     kept_per_round: float | None = None
-    """verified, jacobi: mean tokens a round keeps; 1 to k + 1."""
+    """verified, jacobi: mean tokens kept per round; 1 to k + 1."""
     idle_share: float | None = None
-    """verified, jacobi: share of row-rounds in which a row that is done waits for others of its batch."""
+    """verified, jacobi: fraction of row-rounds in which a row that is done waits for others in its batch."""
     bytes_per_second: float | None = None
     """Bytes that the passes must move, over the time."""
     flops_per_second: float | None = None
     """Operations that they must do, over the time."""
     least_ms: float | None = None
-    """The roofline's time a forward pass on this device."""
+    """The roofline's milliseconds per forward pass on this device."""
     share_of_roofline: float | None = None
     """Least time over measured time."""
     roofline_speedup: float | None = None
@@ -134,15 +134,15 @@ class TimingRow:
     peak_memory: int | None = None
     """Bytes: allocated on the accelerator; on a CPU, the largest resident set of the process so far."""
     near_choices_settled: bool = False
-    """Whether near choices were settled by the row alone."""
+    """Whether near ties were rechecked by the single-row pass."""
     load_average: float | None = None
     """Of the machine over the minute before; above the threads used, others were at work."""
     error: str | None = None
     """Why there is no time."""
 
     @property
-    def is_apart(self) -> bool:
-        """Whether it is faster than `ar`, or slower, whichever repeats are compared; one repeat settles nothing."""
+    def is_conclusive(self) -> bool:
+        """Whether it is faster than `ar`, or slower, whichever repeats are compared; never with one repeat."""
         over = self.speedup
         return over is not None and self.repeats > 1 and not over.low <= 1 <= over.high
 

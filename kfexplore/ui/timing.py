@@ -17,8 +17,16 @@ from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
 from kfexplore.figures.scripts import calling
-from kfexplore.figures.timing import figure_height, race_figure, speedup_figure
-from kfexplore.figures.timing_words import chance_words, device_words, held_against_ar, over_ar, per_second
+from kfexplore.figures.timing import (
+    chance_words,
+    compared_with_ar,
+    device_words,
+    figure_height,
+    over_ar,
+    per_second,
+    race_figure,
+    speedup_figure,
+)
 from kfexplore.results import TimingRow
 from kfexplore.ui.cache import LRUCache
 from kfexplore.ui.explorer import Explorer
@@ -38,7 +46,7 @@ GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained};
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
 operations of all products."""
 READING: Final = """One row per decoder, K and batch. Times are medians; in brackets the slowest and the fastest
-repeat: extremes, not a confidence interval. × AR: not settled where the brackets contain 1, or there is one repeat.
+repeat: extremes, not a confidence interval. × AR: inconclusive where the brackets contain 1, or there is one repeat.
 {chance}At limit: the ratio if both ran at the device's limit, a model of bytes and FLOPs with the memory and arithmetic
 that were measured in the first races, the best of them. × AR can be above it, as AR pays what a call costs besides for
 every token. Of limit: the share of it that was reached; it is above 100 % where others were at work meanwhile, or the
@@ -284,7 +292,7 @@ def _buttons(racing: Racing | None) -> list[Any]:
 def _figures(page: _Page) -> list[str]:
     """Words and figure of tokens a second, of the speed-up or what it lacks, and the table."""
     rows, races = page.racing.rows, page.racing.settings.races
-    height, is_compared = figure_height(races), bool(held_against_ar(rows))
+    height, is_compared = figure_height(races), bool(compared_with_ar(rows))
     race, figure = bare(race_figure(rows, page.theme, races), height)
     (finding, reading), ratios = bare(speedup_figure(rows, page.theme, races), height)
     return [heading(*race), figure, heading(finding, reading if is_compared else ""), ratios, _table(rows)]

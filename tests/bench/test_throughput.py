@@ -25,7 +25,7 @@ from kfexplore.results import DevicePeaks, TimingRow
 from kfexplore.results.timing import false_positive_rate
 
 NETWORKS = Networks(teacher(), student(), masked())
-LIMITS = DevicePeaks(bytes_per_second=1e9, flops_per_second=1e10)
+PEAKS = DevicePeaks(bytes_per_second=1e9, flops_per_second=1e10)
 SHAPE = ModelConfig("teacher", vocab_size=8, width=16, depth=2, heads=2, mask_id=7, context=64)
 PROMPT = [3, 1, 4]
 
@@ -42,7 +42,7 @@ def clock_of(*seconds: float) -> Callable[[], float]:
 
 
 def rows_of(chosen: RaceSettings, **options: Any) -> list[TimingRow]:
-    found = race(NETWORKS, chosen, LIMITS, "small", PROMPT, **options)
+    found = race(NETWORKS, chosen, PEAKS, "small", PROMPT, **options)
     return [progress.row for progress in found if progress.row is not None]
 
 
@@ -62,12 +62,12 @@ def test_the_speed_up_has_the_extremes_of_both() -> None:
     assert dataclasses.astuple(pflm.speedup) == pytest.approx((3.0, 2.0 / 1.5, 4.0 / 0.5))
     assert (ar.speedup, ar.roofline_speedup) == (None, None)
     assert pflm.roofline_speedup == pytest.approx(ar.least_ms * ar.nfe / (pflm.least_ms * pflm.nfe))
-    assert pflm.is_apart
+    assert pflm.is_conclusive
     alone = rows_of(settings(decoders=("pflm",)), clock=clock_of(1, 1, 1, 1))
     assert (alone[0].speedup, alone[0].roofline_speedup) == (None, None)
 
 
-def test_a_batch_is_held_against_ar_of_the_same_batch() -> None:
+def test_a_batch_is_compared_with_ar_of_the_same_batch() -> None:
     found = rows_of(settings(batches=(1, 2), repeats=1), clock=clock_of(0, 0, 2.0, 1.0, 0, 0, 9.0, 3.0))
     assert [row.speedup.value for row in found if row.speedup] == pytest.approx([2, 3])
 
@@ -81,17 +81,19 @@ def test_a_batch_is_held_against_ar_of_the_same_batch() -> None:
         ((9, 9, 3.0, 1.0), False),  # one repeat
     ],
 )
-def test_a_speed_up_is_settled_where_no_pair_of_repeats_says_otherwise(seconds: tuple[float, ...], apart: bool) -> None:
+def test_a_speed_up_is_conclusive_where_no_pair_of_repeats_says_otherwise(
+    seconds: tuple[float, ...], apart: bool
+) -> None:
     _, pflm = rows_of(settings(repeats=len(seconds) // 2 - 1), clock=clock_of(*seconds))
-    assert pflm.is_apart == apart
+    assert pflm.is_conclusive == apart
 
 
-def test_a_load_that_grows_steadily_settles_nothing() -> None:
+def test_a_steadily_growing_load_is_inconclusive() -> None:
     """Run n takes 1 + n / 100 seconds, whichever decoder it is."""
     found = rows_of(
         settings(decoders=("ar", "pflm", "mdlm"), repeats=5), clock=clock_of(*(1 + n / 100 for n in range(18)))
     )
-    assert [row.is_apart for row in found] == [False] * 3
+    assert [row.is_conclusive for row in found] == [False] * 3
     assert [row.speedup.value for row in found[1:] if row.speedup] == pytest.approx([1, 1], abs=0.05)
 
 
@@ -104,7 +106,7 @@ def test_decoders_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> 
         return decode(config, networks, prompts, *rest)
 
     monkeypatch.setattr(throughput, "decode", noted)
-    found = list(race(NETWORKS, chosen, LIMITS, "small", PROMPT))
+    found = list(race(NETWORKS, chosen, PEAKS, "small", PROMPT))
     assert ran == chosen.runs == [(1, "ar", 1), (1, "pflm", 2)] * 3 + [(2, "ar", 1), (2, "pflm", 2)] * 3
     assert [(each.done, each.row.decoder) for each in found if each.row] == [
         (6, "ar"),
@@ -132,8 +134,8 @@ def test_the_rates_are_those_of_the_hand_count() -> None:
         cost = decode_cost(config, shapes, 2, 3, 4, k)
         assert row.bytes_per_second == pytest.approx(cost.bytes / row.seconds.value)  # type: ignore[union-attr]
         assert row.flops_per_second == pytest.approx(cost.flops / row.seconds.value)  # type: ignore[union-attr]
-        assert row.least_ms == pytest.approx(1e3 * cost.least_seconds(LIMITS) / row.nfe)
-        assert row.share_of_roofline == pytest.approx(cost.least_seconds(LIMITS) / row.seconds.value)  # type: ignore[union-attr]
+        assert row.least_ms == pytest.approx(1e3 * cost.least_seconds(PEAKS) / row.nfe)
+        assert row.share_of_roofline == pytest.approx(cost.least_seconds(PEAKS) / row.seconds.value)  # type: ignore[union-attr]
 
 
 def test_tokens_after_the_end_are_counted_in_all_samples() -> None:
@@ -166,7 +168,7 @@ def test_rounds_that_keep_and_rows_that_wait_are_counted() -> None:
 )
 def test_a_decoder_that_cannot_says_why_and_the_rest_go_on(networks: Networks, ks: tuple[int, ...], told: str) -> None:
     chosen = settings(decoders=("ar", "pflm", "mdlm"), ks=ks, repeats=1)
-    found = list(race(networks, chosen, LIMITS, "small", PROMPT))
+    found = list(race(networks, chosen, PEAKS, "small", PROMPT))
     rows = [p.row for p in found if p.row]
     assert [(row.decoder, row.error is None) for row in rows] == [("ar", True), ("pflm", False), ("mdlm", True)]
     assert told in str(rows[1].error)
@@ -253,7 +255,7 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], told: str
 
 
 def test_the_document_has_limits_load_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "measure_peaks", lambda *_: LIMITS)
+    monkeypatch.setattr(throughput, "measure_peaks", lambda *_: PEAKS)
     document = json.loads(json.dumps(bench_throughput(NETWORKS, settings(repeats=1), "small", PROMPT), allow_nan=False))
     assert (document["bench"], document["device"], document["dtype"]) == ("throughput", "cpu", "float32")
     assert document["limits"] == {"bytes_per_second": 1e9, "flops_per_second": 1e10}
@@ -339,7 +341,7 @@ def test_drafts_are_charged_the_tokens_that_they_feed(batch: int, monkeypatch: p
         return decode_cost(*given, **options)
 
     monkeypatch.setattr(throughput, "decode_cost", noted)
-    rows_of(settings(decoders=("verified",), ks=(4,), new_tokens=12, batches=(batch,), repeats=1), settle=False)
+    rows_of(settings(decoders=("verified",), ks=(4,), new_tokens=12, batches=(batch,), repeats=1), recheck=False)
     drafts = fed[len(fed) // 2 :][1:]  # of the timed run, without its prompt
     assert len(drafts) == charged[0]["drafts"]
     assert sum(drafts) == pytest.approx(charged[0]["drafts"] * (4 + charged[0]["catch_up"]))
@@ -353,8 +355,8 @@ def test_the_least_time_is_that_of_the_narrower_limit() -> None:
 
 def test_the_gain_is_k_while_weights_are_read_and_ends_below_two() -> None:
     wide = dataclasses.replace(SHAPE, vocab_size=50_000, mask_id=0, width=768, heads=12, depth=12)
-    limits = DevicePeaks(bytes_per_second=2e12, flops_per_second=2e14)
-    found = gains(wide, dataclasses.replace(wide, kind="student", block=8), limits, (1, 4096), (1, 2, 4, 8), 4)
+    peaks = DevicePeaks(bytes_per_second=2e12, flops_per_second=2e14)
+    found = gains(wide, dataclasses.replace(wide, kind="student", block=8), peaks, (1, 4096), (1, 2, 4, 8), 4)
     by = {(gain.batch, gain.k): gain for gain in found}
     for k in (1, 2, 4, 8):
         assert by[1, k].bound == "memory"
@@ -362,13 +364,13 @@ def test_the_gain_is_k_while_weights_are_read_and_ends_below_two() -> None:
         assert by[4096, k].bound == "arithmetic"
         assert 0.4 < by[4096, k].speedup < 2
         fed = pass_cost(wide, 4096, 2 * k, 4, k, slots=k)
-        assert by[4096, k].pflm_ms == pytest.approx(1e3 * fed.least_seconds(limits))
+        assert by[4096, k].pflm_ms == pytest.approx(1e3 * fed.least_seconds(peaks))
     ends = [by[4096, k].speedup for k in (1, 2, 4, 8)]
     assert max(ends) - min(ends) < 0.05  # whatever K
 
 
 def test_the_roofline_document_reaches_beyond_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "measure_peaks", lambda *_: LIMITS)
+    monkeypatch.setattr(throughput, "measure_peaks", lambda *_: PEAKS)
     document = json.loads(json.dumps(bench_roofline(NETWORKS, settings(batches=(3,), ks=(5,)), "small")))
     assert [(gain["batch"], gain["k"]) for gain in document["gains"]] == [(3, 5)]
     gain = document["gains"][0]

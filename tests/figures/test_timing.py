@@ -17,14 +17,15 @@ from kfexplore.errors import KfError
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.figures.roofline import gain_figure, gain_of, gain_words
 from kfexplore.figures.timing import (
+    chance_words,
     figure_height,
+    over_ar,
     race_figure,
     speedup_figure,
     timing_figures,
     timing_page,
     write_page,
 )
-from kfexplore.figures.timing_words import chance_words, over_ar
 from kfexplore.results import Gain, Spread, TimingRow
 
 
@@ -68,7 +69,7 @@ def drawn(trace: Any) -> list[float]:
     return [value for value in trace.y if value is not None]
 
 
-def test_bars_are_tokens_a_second_and_whiskers_the_slowest_and_fastest() -> None:
+def test_bars_are_tokens_per_second_and_whiskers_the_slowest_and_fastest() -> None:
     found = traces(race_figure(ROWS, "light", RACES))
     assert list(found) == ["AR", "PFLM, K = 4", "MDLM, K = 2", "at the device's limit", "✕ could not be timed"]
     assert list(found["AR"].y) == pytest.approx([8, 32])
@@ -166,17 +167,17 @@ def test_titles_say_the_finding() -> None:
         return figure.layout.title.text.replace("<br>", " ")
 
     assert title(race_figure(ROWS)) == (
-        "At batch 1 it is not settled which is fastest, PFLM, K = 4 or AR; "
-        "at batch 4 AR is fastest, 32 (32 to 32) tokens a second"
+        "At batch 1 the fastest may be PFLM, K = 4 or AR (inconclusive); "
+        "at batch 4 AR is fastest, 32 (32 to 32) tokens per second"
     )
     assert title(race_figure([FAILED])) == "No decoder could be timed"
-    assert title(race_figure(AR[:1])) == "At batch 1 AR writes 8 (4 to 10) tokens a second"
+    assert title(race_figure(AR[:1])) == "At batch 1 AR writes 8 (4 to 10) tokens per second"
     assert title(speedup_figure(ROWS)) == (
-        "Speed of PFLM, K = 4 over AR's: not settled (0.80 to 5.00) at batch 1, 0.50 (0.40 to 0.60) at batch 4"
+        "Speed of PFLM, K = 4 over AR's: inconclusive (0.80 to 5.00) at batch 1, 0.50 (0.40 to 0.60) at batch 4"
     )
     once = [dataclasses.replace(each, repeats=1) for each in (AR[1], PFLM[1])]
-    assert title(race_figure(once)) == "At batch 4 it is not settled which is fastest, AR or PFLM, K = 4"
-    assert title(speedup_figure(once)) == "Speed of PFLM, K = 4 over AR's: not settled (0.50 in one repeat) at batch 4"
+    assert title(race_figure(once)) == "At batch 4 the fastest may be AR or PFLM, K = 4 (inconclusive)"
+    assert title(speedup_figure(once)) == "Speed of PFLM, K = 4 over AR's: inconclusive (0.50 in one repeat) at batch 4"
     alone = [row("pflm", 1, 4, (1.0, 0.8, 2.0))]
     assert title(speedup_figure(alone)) == "No speed-up without AR in the race: choose it too"
     assert title(speedup_figure([], "light", [RACES[1]])) == "No speed-up without AR in the race: choose it too"
@@ -185,7 +186,7 @@ def test_titles_say_the_finding() -> None:
     assert title(speedup_figure([failed, *alone])) == "No speed-up: AR could not be timed"
     assert title(speedup_figure([AR[0]], "light", RACES)) == "Nothing is timed against AR yet"
     for figure, unit in (
-        (race_figure(ROWS), "tokens a second"),
+        (race_figure(ROWS), "tokens per second"),
         (speedup_figure(ROWS), "× AR"),
         (gain_figure(GAINS), "× AR"),
     ):
@@ -208,7 +209,7 @@ def test_a_mark_of_the_roofline_is_said_to_be_a_model_that_a_timing_can_be_above
     for figure in (speedup_figure(ROWS), gain_figure(GAINS)):
         reading = figure.layout.title.subtitle.text.replace("<br>", " ")
         assert "above it" in reading
-        assert "pays what a call costs besides for every token" in reading
+        assert "pays the overhead of a call for every token" in reading
     assert gain_figure(GAINS).layout.yaxis.title.text == "speed-up at the device's limit (× AR)"
 
 
