@@ -24,7 +24,7 @@ from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair, load_pair, pair_from_files
-from kfexplore.ui.api import add_api, answers_in_json
+from kfexplore.ui.api import add_api
 from kfexplore.ui.explorer import Explorer, Json
 from kfexplore.ui.generate import build_generate_tab
 from kfexplore.ui.guard import serving
@@ -265,7 +265,7 @@ def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
         state_session_capacity=explorer.limits.pages,
         root_path=root,
         max_threads=THREADS + 2 * explorer.limits.questions,
-        app_kwargs={**serving(explorer.limits), "lifespan": answers_in_json},
+        app_kwargs=serving(explorer.limits),
         **options,
     )
     return demo

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gradio_client.utils import is_file_obj_with_meta, traverse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kfexplore.checkpoints.files import shortened
+from kfexplore.checkpoints.files import shortened, shown
 from kfexplore.figures.page import plotly_script
-from kfexplore.ui.api import Api
+from kfexplore.ui.api import Api, answers_in_json
 from kfexplore.ui.limits import ServerLimits
 
 PLOTLY: Final = "kf/plotly.min.js"
 """Where the page finds Plotly's script, the one file that it takes from outside Gradio's own."""
 USAGE: Final = "monitoring/summary"
 """Where Gradio's page about the API asks how often each function was called."""
+MOST_NODES: Final = 2_000
+"""Values in a request's JSON; a page sends fewer than a hundred. Gradio walks all of them several times."""
+MOST_DEPTH: Final = 20
+"""Lists and objects within each other in a request's JSON."""
+BODY_SECONDS: Final = 10.0
+"""Seconds in which a request's body must have arrived."""
 CALL: Final = r"call/(v2/)?(map|laws|generate)"
 """The API without a client of Gradio's; of another name, Gradio would fail."""
 CALLED: Final = re.compile(r"/(call/(?P<named>v2/)?|run/)(?P<name>map|laws|generate)/?$")
@@ -32,7 +44,7 @@ READ: Final = re.compile(
     rf"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|{re.escape(PLOTLY)}|{USAGE}"
     r"|(assets|static|svelte)/.+"
     r"|gradio_api/(info|theme\.css|startup-events|app_id|user|queue/(data|status)|heartbeat/[\w-]+|mcp/schema"
-    rf"|{CALL}/\w+))/?"
+    rf"|{CALL}/[0-9a-f]{{32}}))/?"
 )
 WRITE: Final = re.compile(rf"/gradio_api/(queue/join|cancel|reset|component_server|run/.+|{CALL}|mcp)/?")
 """Gradio has more: uploads, files of its cache, saved states, a proxy, monitoring, older transports of MCP. Neither the
@@ -79,29 +91,56 @@ class Guard:
             await _refusal(path)(scope, receive, send)
             return
         if served is WRITE:
-            body = await self._body(receive)
-            if body is None:
-                await PlainTextResponse("The request is too long.", 413)(scope, receive, send)
-                return
-            if _has_file(body):
-                await PlainTextResponse("No files are taken.", 400)(scope, receive, send)
-                return
-            if wrong := _wrong_arguments(path, body):
-                await JSONResponse({"error": wrong}, 422)(scope, receive, send)
+            try:
+                body = await self._checked(Headers(scope=scope), path, receive)
+            except _Refused as refused:
+                await refused.answer(scope, receive, send)
                 return
             receive = _again(body, receive)
-        await self._app(scope, receive, _with_headers(send))
+        await _answered(self._app, scope, receive, _with_headers(send))
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None where it is too long."""
+    async def _checked(self, headers: Headers, path: str, receive: Receive) -> bytes:
+        """The whole body, which is JSON of bounded size that Gradio may walk.
+
+        Raises:
+            _Refused: it is not.
+        """
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise _Refused("A length and an encoding were given: one of them only.", 400)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise _Refused("Only application/json is taken.", 415)
+        try:
+            body = await asyncio.wait_for(self._body(receive), BODY_SECONDS)
+        except TimeoutError:
+            raise _Refused("The request did not arrive in time.", 408) from None
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            raise _Refused("The request is not JSON that is taken here.", 400) from None
+        _check_size(value)
+        if _has_file(value):
+            raise _Refused("No files are taken.", 400)
+        if wrong := _wrong_arguments(path, value):
+            raise _Refused(wrong, 422, JSONResponse({"error": wrong}, 422))
+        return body
+
+    async def _body(self, receive: Receive) -> bytes:
         body, more = b"", True
         while more:
             part = await receive()
             body += part.get("body", b"")
             more = part.get("more_body", False)
             if len(body) > self._most_bytes:
-                return None
+                raise _Refused("The request is too long.", 413)
         return body
+
+
+class _Refused(Exception):
+    """A request that is not let through, with its answer."""
+
+    def __init__(self, why: str, status: int, answer: Response | None = None) -> None:
+        super().__init__(why)
+        self.answer = answer or PlainTextResponse(why, status, {"Connection": "close"} if status == 408 else None)
 
 
 def serving(limits: ServerLimits) -> dict[str, Any]:
@@ -116,7 +155,30 @@ def serving(limits: ServerLimits) -> dict[str, Any]:
     return {
         "middleware": [Middleware(Guard, most_bytes=limits.request_bytes)],
         "routes": [Route(f"/{PLOTLY}", plotly), Route(f"/{USAGE}", usage)],
+        "lifespan": _running,
     }
+
+
+@asynccontextmanager
+async def _running(app: Any) -> AsyncIterator[None]:
+    """While the server runs: MCP tools answer in JSON, and no origin is allowed to send credentials.
+
+    Gradio allows them to any origin, in a middleware of its own around all others. The page has none to protect, but
+    an operator's proxy may have.
+    """
+    inner = app.middleware_stack
+
+    async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                del MutableHeaders(scope=message)["access-control-allow-credentials"]
+            await send(message)
+
+        await inner(scope, receive, sent)
+
+    app.middleware_stack = outermost
+    async with answers_in_json(app):
+        yield
 
 
 def _behind(prefix: str, path: str) -> str:
@@ -126,17 +188,45 @@ def _behind(prefix: str, path: str) -> str:
     return path[len(prefix) :]
 
 
-def _wrong_arguments(path: str, body: bytes) -> str | None:
+def _check_size(value: Any) -> None:
+    """Refuses JSON of many values: whatever walks it holds up all other requests."""
+    waiting, nodes = [(value, 1)], 0
+    while waiting:
+        each, depth = waiting.pop()
+        nodes += 1
+        inside = list(each.values()) if isinstance(each, dict) else each if isinstance(each, list) else []
+        if nodes + len(waiting) + len(inside) > MOST_NODES or depth > MOST_DEPTH:
+            raise _Refused(f"The request has more than {MOST_NODES} values, or {MOST_DEPTH} within each other.", 413)
+        waiting += [(one, depth + 1) for one in inside]
+
+
+async def _answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Has the app answer; where it fails before it does, one line is logged and the answer tells nothing."""
+    begun = False
+
+    async def sent(message: Message) -> None:
+        nonlocal begun
+        begun = True
+        await send(message)
+
+    try:
+        await app(scope, receive, sent)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        path = shown(scope["path"], 100)
+        print(f"kfexplore: {path} failed: {type(error).__name__}: {shown(error, 200)} ({where})", file=sys.stderr)
+        if not begun:
+            await PlainTextResponse("The request cannot be answered.", 400)(scope, receive, send)
+
+
+def _wrong_arguments(path: str, value: Any) -> str | None:
     """What is wrong with the arguments of a call of the API; None: nothing. Gradio would fail, and not say why."""
     called = CALLED.search(path)
     if called is None:
         return None
     parameters = inspect.signature(getattr(Api, called["name"])).parameters
     names = [name for name in parameters if name != "self"]
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None  # no JSON, as whoever reads it finds too
     if called["named"]:
         needed = [name for name in names if parameters[name].default is inspect.Parameter.empty]
         missing = [name for name in needed if name not in value] if isinstance(value, dict) else []
@@ -158,15 +248,10 @@ def _refusal(path: str) -> PlainTextResponse:
     return PlainTextResponse("Not found.", 404)
 
 
-def _has_file(body: bytes) -> bool:
+def _has_file(value: Any) -> bool:
     """Whether Gradio would take a part of it for an uploaded file: it would fetch whatever address that names."""
     found: list[object] = []
-    try:
-        traverse(json.loads(body), found.append, is_file_obj_with_meta)
-    except ValueError:
-        return False  # no JSON, as whoever reads it finds too
-    except RecursionError:
-        return True
+    traverse(value, found.append, is_file_obj_with_meta)
     return bool(found)
 
 

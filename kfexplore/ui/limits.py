@@ -30,7 +30,7 @@ class ServerLimits:
 
     prompt_characters: int = 20_000
     """Of a prompt; a longer one is refused before it is tokenized."""
-    request_bytes: int = 2**20
+    request_bytes: int = 2**18
     """Of the body of a request; a longer one is refused before it is read."""
     slots: int = 16
     """K, tokens a pass, of students that were trained on more."""
@@ -79,6 +79,12 @@ class ServerLimits:
         for name, value in dataclasses.asdict(self).items():
             if type(value) is int and value < 1:
                 raise KfError(f"The limit {name} is {value}.", "a whole number of at least 1")
+        longest = 12 * self.prompt_characters  # a character beyond the first plane, as JSON escapes it
+        if self.request_bytes < longest:
+            raise KfError(
+                f"The limit request_bytes is {self.request_bytes}, too few for a prompt.",
+                f"at least {longest}, or fewer prompt_characters",
+            )
         unknown = [name for name in self.pairs if name not in NAMED]
         if unknown:
             raise KfError(f"There is no pair {unknown[0]!r} to be offered.", ", ".join(NAMED))

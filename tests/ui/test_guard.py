@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from kfexplore.pair import Pair
+from kfexplore.ui import guard
 from kfexplore.ui.app import build_app, fresh_first_payload
 from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.guard import PLOTLY, serving
@@ -139,7 +141,8 @@ def test_a_long_request_is_refused_unread(client: TestClient) -> None:
     question = {"data": "x" * 4000, "fn_name": "tables", "component_id": 0, "session_hash": "a"}
     answer = client.post(f"{API}/component_server", json=question)
     assert (answer.status_code, answer.text) == (413, "The request is too long.")
-    sent = client.post(f"{API}/component_server", content=(b"x" * 100 for _ in range(50)))  # no length is told
+    parts = (b"x" * 100 for _ in range(50))  # no length is told
+    sent = client.post(f"{API}/component_server", content=parts, headers={"Content-Type": "application/json"})
     assert sent.status_code == 413
 
 
@@ -209,3 +212,67 @@ def test_a_handler_that_fails_tells_nothing(
     monkeypatch.setattr(fn, "fn", broken)
     answer = called(client, demo, "linked")
     assert (answer.status_code, json.loads(answer.text)) == (500, {"error": None})
+
+
+def sent(client: TestClient, body: bytes, **headers: str) -> Any:
+    return client.post(f"{API}/component_server", content=body, headers={"Content-Type": "application/json"} | headers)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"[" + b"[]," * 1_300 + b"[]]", 413),
+        (b"[" * 30 + b"]" * 30, 413),
+    ],
+)
+def test_json_of_many_values_is_refused_before_it_is_walked(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
+) -> None:
+    monkeypatch.setattr(guard, "MOST_NODES", 1_000)
+    monkeypatch.setattr(guard, "traverse", lambda *_: pytest.fail("it was walked"))
+    assert sent(client, body).status_code == status
+
+
+def test_multipart_is_refused_and_leaves_no_file(client: TestClient) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\nleft'
+    answer = sent(client, body, **{"Content-Type": "multipart/form-data; boundary=b"})
+    assert (answer.status_code, answer.text) == (415, "Only application/json is taken.")
+
+
+def test_a_length_beside_an_encoding_is_refused(client: TestClient) -> None:
+    answer = sent(client, b"{}", **{"Content-Length": "2", "Transfer-Encoding": "chunked"})
+    assert answer.status_code == 400
+
+
+def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.01)
+    answers: list[Any] = []
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"9")]
+    scope = {"type": "http", "method": "POST", "path": f"{API}/queue/join", "query_string": b"", "headers": headers}
+    asyncio.run(guard.Guard(lambda *_: pytest.fail("it was let through"), 100)(scope, never, send))
+    assert answers[0]["status"] == 408
+
+
+@pytest.mark.parametrize("changed", [{"component_id": 999999999}, {"data": {"seq": 10**300}}])
+def test_a_request_that_gradio_fails_on_is_one_line_in_the_log(
+    client: TestClient, demo: gr.Blocks, capsys: pytest.CaptureFixture[str], changed: dict[str, Any]
+) -> None:
+    question = {"data": 1, "fn_name": "tables", "component_id": scrub(demo), "session_hash": "a"} | changed
+    answer = client.post(f"{API}/component_server", json=question)
+    assert 400 <= answer.status_code < 500
+    assert len(capsys.readouterr().err.splitlines()) <= 1
+    assert client.get(f"{API}/call/map/abc").status_code == 404
+
+
+def test_no_origin_is_given_credentials(client: TestClient) -> None:
+    with client:  # as a server that runs
+        answer = client.get("/robots.txt", headers={"Origin": "https://example.com"})
+    assert answer.headers["access-control-allow-origin"] == "https://example.com"
+    assert "access-control-allow-credentials" not in answer.headers
