@@ -17,8 +17,7 @@ import torch
 from tqdm import tqdm
 
 from analysis.published import Part
-from kfexplore.batch.prefixes import read_prefixes
-from kfexplore.batch.source import TASKS
+from kfexplore.batch.request import TASKS, read_prefixes
 from kfexplore.bench.setting import SIZES, environment
 from kfexplore.bench.throughput import RaceSettings
 from kfexplore.checkpoints.files import write_whole

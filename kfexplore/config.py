@@ -423,7 +423,9 @@ class DecodeConfig:
             takers = [taker for taker, each in DECODERS.items() if name in each.options]
             if getattr(self, name) != usual and self.decoder not in takers:
                 word = "A frequency penalty" if name == "penalty" else name  # whose option has another name
-                raise KfError(f"{word} means nothing to {self.decoder}.", f"{word.lower()} with {' or '.join(takers)}")
+                raise KfError(
+                    f"{word} cannot be used with {self.decoder}.", f"{word.lower()} with {' or '.join(takers)}"
+                )
 
     @property
     def draws_anew(self) -> bool:

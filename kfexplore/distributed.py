@@ -1,23 +1,37 @@
-"""One process or many: `accelerate launch` and `torchrun` number them in the environment.
+"""One process or several: started here (`--devices N`), or by `torchrun` or `accelerate launch`, which number them.
 
-Every process draws the whole batch of a step and works on its own rows, and gradients are averaged: the result is that
-of one process, up to rounding.
+Training: every process draws the whole batch of a step and works on its own rows, and gradients are averaged, so the
+result is that of one process, up to rounding. Files of prefixes: whole batches are distributed, so a sample is decoded
+beside the same others as on one device, under the noise of its own number.
 """
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
-from collections.abc import Iterable
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from kfexplore.errors import KfError
 
+STARTER = "torch.multiprocessing.spawn"
+PATIENCE = timedelta(days=7)
+"""How long the first process to finish a file waits for the last; one batch on a CPU may take long."""
+
 
 def count() -> int:
-    """Processes that train together."""
+    """Number of processes; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -27,7 +41,7 @@ def rank() -> int:
 
 
 def device(name: str | None) -> str:
-    """Device of this process: one GPU each where `cuda` is asked for."""
+    """Device of this process: with several processes, `cuda` means one GPU each."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and count() > 1 else name or "cpu"
 
 
@@ -52,8 +66,8 @@ def rows(batch: int, parts: int = 1) -> list[slice]:
             f"a multiple of {whole}",
             "another batch or accumulate in the recipe, or another number of processes",
         )
-    share, first = batch // whole, rank() * parts
-    return [slice(n * share, (n + 1) * share) for n in range(first, first + parts)]
+    size, first = batch // whole, rank() * parts
+    return [slice(n * size, (n + 1) * size) for n in range(first, first + parts)]
 
 
 @torch.no_grad()
@@ -69,6 +83,107 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Waits until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those that share a file."""
+
+    rank: int
+    """Its number, from 0; the first one writes files."""
+    count: int
+    """Number of processes."""
+    device: str
+    """Device of this process."""
+
+    def gather(self, found: Any) -> list[Any]:
+        """In the first process: what every process found, in the order of their numbers."""
+        every = [found] * self.count
+        if self.count > 1:
+            dist.gather_object(found, every if self.rank == 0 else None)
+        return every
+
+
+def share(batches: int, rank: int, count: int) -> range:
+    """The batches of one process: every `count`-th, so the processes' numbers of batches differ by at most one.
+
+    Raises:
+        KfError: some process would have none.
+    """
+    if batches < count:
+        raise KfError(
+            f"{batches} batches cannot occupy {count} devices.", f"1 to {batches} devices", "a smaller --batch_size"
+        )
+    return range(rank, batches, count)
+
+
+def check_devices(devices: int, device: str) -> None:
+    """Raises KfError unless that many processes can be started, or were launched."""
+    if count() > 1 and devices != count():
+        raise KfError(f"--devices is {devices}, and {count()} processes were launched.", "one of the two")
+    there = torch.cuda.device_count()
+    least = devices if count() == 1 else 1  # launched processes may be on several machines
+    if devices > 1 and device.startswith("cuda") and there < least:
+        valid = f"--devices 1 to {there}" if there else "--device cpu (no CUDA device is seen here)"
+        raise KfError(f"{devices} CUDA devices were asked for, and {there} can be seen.", valid)
+    if devices > 1 and ":" in device:
+        raise KfError(f"{devices} devices were asked for, and one is named: {device}.", "--device cuda")
+
+
+@contextmanager
+def joined(name: str) -> Iterator[Team]:
+    """This process and the others, if any, on a device `name`, cpu or cuda."""
+    team = Team(rank(), count(), device(name))
+    if team.count == 1:
+        yield team
+        return
+    if name == "cuda":
+        torch.cuda.set_device(team.device)
+    dist.init_process_group("gloo", timeout=PATIENCE)  # only Python objects are exchanged
+    yield team
+    dist.destroy_process_group()  # skipped after an error: it would wait for the others
+
+
+def in_processes(work: Callable[[Any], Any], request: Any, count: int) -> Any:
+    """Runs `work(request)` in `count` new processes that can be `joined`; returns the first one's result.
+
+    Raises:
+        KfError: the first that one of them raises, or a worker exited without reporting an error.
+    """
+    answers = multiprocessing.get_context("spawn").SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logging.getLogger(STARTER).setLevel(logging.ERROR)  # it logs every process that it stops after another's error
+    failed: Exception | None = None
+    try:
+        start_processes(_process, (work, request, count, port, answers), nprocs=count, start_method="spawn")
+    except ProcessException as error:
+        failed = error
+    while not answers.empty():
+        answer = answers.get()
+        if isinstance(answer, KfError):
+            raise answer from None
+        if failed is None:
+            return answer
+    raise KfError(
+        f"One of {count} processes exited without reporting an error: {failed}.",
+        "--devices 1, which shows whether their number is the cause",
+    )
+
+
+def _process(rank: int, work: Callable[[Any], Any], request: Any, count: int, port: int, answers: Any) -> None:
+    """One of the new processes; a KfError goes to the parent."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // count))
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        answer = work(request)
+    except KfError as error:
+        answers.put(error)
+        sys.exit(2)
+    if rank == 0:
+        answers.put(answer)

@@ -130,7 +130,7 @@ def test_the_space_that_begins_a_completion_is_kept(shell: Shell, tmp_path: Path
 def test_people_are_told_of_tokens_a_pass(shell: Shell) -> None:
     code, _, err = shell.run(f"generate --model pflm --pair FOLDER {IDS} --max-new-tokens 8 --k 4")
     assert code == 0
-    assert err.startswith("[2 passes, 4.00 tokens a pass, ")
+    assert err.startswith("[2 passes, 4.00 tokens per pass, ")
 
 
 ERRORS = {
@@ -145,14 +145,14 @@ ERRORS = {
     "generate --model ar --ckpt_path FOLDER/teacher --prompt a": "no tokenizer",
     f"generate --model pflm --ckpt_path FOLDER/teacher {IDS}": "a student was asked for",
     f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "Both a penalty (0.5) and a dither (6)",
-    f"generate --model ar {FILES} {IDS} --dither 6": "dither means nothing to ar",
+    f"generate --model ar {FILES} {IDS} --dither 6": "dither cannot be used with ar",
     f"generate --model verified --ckpt_path FOLDER/teacher {IDS}": "needs a teacher and a student",
     f"generate --model jacobi --ckpt_path FOLDER/teacher {IDS}": "--guess nothing",
     f"generate --model ar --pair FOLDER --ckpt_path FOLDER/teacher {IDS}": "named in two ways",
     f"generate --model mdlm --pair FOLDER {IDS}": "mdlm needs a masked model",
     f"generate --model ar {FILES} {IDS} --stop-at-eos": "a token that ends a text",
-    f"generate --model ar {FILES} {IDS} --batch_size 4": "--batch_size means nothing to one prompt",
-    f"generate --model mdlm --ckpt_path FOLDER/diffusion {IDS} --mdlm_greedy": "--mdlm_greedy means nothing",
+    f"generate --model ar {FILES} {IDS} --batch_size 4": "--batch_size cannot be used with one prompt",
+    f"generate --model mdlm --ckpt_path FOLDER/diffusion {IDS} --mdlm_greedy": "--mdlm_greedy cannot be used",
 }
 
 

@@ -1,20 +1,147 @@
-"""What is asked for: a file of prefixes to be completed, by which decoder, into which folder."""
+"""What a command asks for: models, a decoder, and a file of prefixes to complete; and how these are read."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kfexplore import noise
-from kfexplore.batch.source import TASKS, Loaded, Source
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, end_of_text
-from kfexplore.config import DecodeConfig
+from kfexplore.checkpoints.registry import MDLM, NAMED, check_pair, load_model
+from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, end_of_text, load_tokenizer
+from kfexplore.config import DEFAULT_PAIR, DecodeConfig
+from kfexplore.decoders import DECODERS
+from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
+from kfexplore.pair import Pair, load_pair, pair_from_files
+
+LINE = '{"prefix": "some words"}'
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the published script."""
+
+    tokenizer: str
+    """Hub name."""
+    total: int
+    """Tokens of a prefix and its completion together."""
+    prefix: int
+    """Tokens of a prefix."""
+    end: str
+    """The token that ends a text."""
+
+
+TASKS = {"owt": Task("gpt2", 1024, 6, "<|endoftext|>"), "lm1b": Task("bert-base-uncased", 128, 6, "[SEP]")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where models and tokenizer come from, as plain values that can be sent to another process."""
+
+    pair: str | None = None
+    """A name or a folder; the default pair if nothing is named."""
+    files: tuple[Path, Path | None] | None = None
+    """Checkpoints of teacher and student; None: there is no student."""
+    ckpt: Path | None = None
+    """One checkpoint, of the model that the decoder uses."""
+    task: str | None = None
+    """A task of `TASKS`: its tokenizer, and its published checkpoints unless others are named."""
+    tokenizer: Path | None = None
+    """Replaces the tokenizer of the pair or the task."""
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.task not in TASKS:
+            raise KfError(f"There is no task {self.task!r}.", ", ".join(TASKS), "--pair for models of your own")
+        if sum(each is not None for each in (self.pair, self.files, self.ckpt)) > 1:
+            raise KfError("A model is named in two ways.", "--ckpt_path alone, or a pair")
+
+    @property
+    def limits(self) -> Task | None:
+        """Lengths and tokenizer of the task, if there is one."""
+        return TASKS[self.task] if self.task else None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Models in memory."""
+
+    networks: Networks
+    tokenizer: AnyTokenizer | None
+    """None: only token ids can be used."""
+    name: str
+    """Name of the pair, the checkpoint or the task."""
+    pair: Pair | None = None
+    """None: a single checkpoint was loaded."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that every model can hold."""
+        return min(network.config.context for network in _present(self.networks))
+
+
+def load(source: Source, decoder: DecodeConfig, device: str | None = None) -> Loaded:
+    """Loads what a decoder needs.
+
+    Raises:
+        KfError: as `load_pair` and `load_model`; one checkpoint for a decoder of two models; a task whose model is
+            not published; a tokenizer that does not fit.
+    """
+    pair: Pair | None = None
+    if (single := _single(source, decoder)) is not None:
+        kind = decoder.models[0]
+        model: Any = load_model(single, device=device, kind=kind)
+        networks, tokenizer, name = Networks(**{kind: model}), None, Path(single).stem
+    else:
+        if source.files:
+            pair = pair_from_files(*source.files, source.tokenizer, device)
+        else:
+            pair = load_pair(source.pair or source.task or DEFAULT_PAIR, device=device)
+        networks, tokenizer = Networks(pair.teacher, pair.student, pair.masked), pair.tokenizer
+        name = str(pair.info.get("name"))
+    if source.tokenizer:
+        tokenizer = load_tokenizer(source.tokenizer)
+    elif tokenizer is None and source.limits:
+        tokenizer = load_tokenizer(source.limits.tokenizer)
+    for network in _present(networks):
+        check_pair(network.config, {}, tokenizer)
+    if pair is not None:
+        pair = dataclasses.replace(pair, tokenizer=tokenizer)
+    return Loaded(networks, tokenizer, source.task or name, pair)
+
+
+def _single(source: Source, decoder: DecodeConfig) -> Path | str | None:
+    """The one checkpoint to load; None: a pair is loaded."""
+    name, kind = decoder.decoder, decoder.models[0]
+    several = len(decoder.models) > 1
+    if source.ckpt is not None:
+        if several:
+            raise KfError(
+                f"{name} needs a teacher and a student, and --ckpt_path is one model.",
+                "--pair, or --teacher FILE --student FILE"
+                + ("; --guess nothing" if "guess" in DECODERS[name].options else ""),
+            )
+        return source.ckpt
+    if source.task is None or source.pair or source.files or several:
+        return None
+    published = NAMED[source.task]
+    assert published.repository is not None  # every task has a published pair
+    if kind == "masked":
+        if source.task != "owt":
+            raise KfError(f"No masked model is published for {source.task}.", "--ckpt_path FILE, or --task owt")
+        return MDLM.name
+    return f"{published.repository.name}/{published.student if kind == 'student' else published.teacher}"
+
+
+def _present(networks: Networks) -> list[Any]:
+    return [each for each in (networks.teacher, networks.student, networks.masked) if each is not None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """Plain values, which another process can be told."""
+    """A file of prefixes to complete, as plain values that can be sent to another process."""
 
     source: Source
     """Models and tokenizer."""
@@ -23,19 +150,19 @@ class Request:
     prefix_file: Path
     """JSON lines with `prefix`."""
     output_dir: Path
-    """Where samples.jsonl and throughput.json go."""
+    """Folder for samples.jsonl and throughput.json."""
     batch_size: int = 16
-    """Samples of a batch; the last one may have fewer."""
+    """Samples per batch; the last one may have fewer."""
     per_prefix: int = 1
     """Completions of each prefix, each with noise of its own."""
     warmup: int = 1
-    """Batches written before the clock starts, and thrown away."""
+    """Batches decoded and discarded before the clock starts."""
     prefix_length: int | None = None
-    """Tokens that are kept of a prefix; None: as in the task, without one all."""
+    """Tokens kept of a prefix; None: the task's number, or all without a task."""
     new_tokens: int | None = None
-    """Tokens of a completion; None: as many as the task or the context has room for."""
+    """Tokens per completion; None: as many as the task or the context has room for."""
     seed: int = 0
-    """Keys the noise, with sample and position."""
+    """Random seed; noise is keyed by it, the sample and the position."""
     device: str | None = None
     """cpu or cuda; None: cpu."""
     devices: int | None = None
@@ -54,33 +181,32 @@ class Request:
             value = getattr(self, field)
             if value is not None and value < fewest:
                 raise KfError(f"{option} is {value}.", f"at least {fewest}")
-        noise.uniform(self.seed, [], 0, 0)  # refuses a seed that keys nothing
+        noise.uniform(self.seed, [], 0, 0)  # refuses an invalid seed
+
+    @property
+    def kept_tokens(self) -> int | None:
+        """Tokens kept of every prefix; None: all."""
+        return self.prefix_length or (self.source.limits.prefix if self.source.limits else None)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Lengths of a sample, in tokens, and where its text ends."""
+    """Lengths of a sample, in tokens, and the token that ends its text."""
 
     prefix: int
-    """Of the longest prefix."""
+    """Tokens of the longest prefix."""
     new: int
     end: int | None
     """Id of the token that ends a text; None: the tokenizer has none."""
 
 
-def kept_tokens(request: Request) -> int | None:
-    """Tokens that are kept of every prefix; None: all."""
-    task = TASKS.get(request.source.task or "")
-    return request.prefix_length or (task.prefix if task else None)
-
-
 def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer, prefix: int) -> Shape:
-    """The lengths that task, models and request give together, for prefixes of at most so many tokens.
+    """The lengths that follow from task, models and request, for prefixes of at most `prefix` tokens.
 
     Raises:
         KfError: prefix and completion have no room, or the tokenizer lacks the task's end of a text.
     """
-    task = TASKS.get(request.source.task or "")
+    task = request.source.limits
     total = task.total if task else loaded.context
     room = min(total, loaded.context)
     if prefix >= room:
@@ -98,3 +224,51 @@ def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer, prefix: int
             f"The tokenizer has no {task.end}, which ends a text of {request.source.task}.", "the task's own tokenizer"
         )
     return Shape(prefix, new, end)
+
+
+def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int | None) -> tuple[list[list[int]], int]:
+    """Reads JSON lines `{"prefix": text}`; skips empty lines.
+
+    Returns:
+        The first `length` tokens of every prefix (None: all), without special tokens; and how many prefixes had more.
+
+    Raises:
+        KfError: the file cannot be read or is empty; a line, named by its number, is not JSON, has no text `prefix`,
+            or one of fewer tokens.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise KfError(
+            f"The prefix file {path} cannot be read: {error.strerror}.", f"JSON lines: {LINE}", "--prefix_file FILE"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise KfError(f"The prefix file {path} is not UTF-8: {error.reason}.", f"JSON lines: {LINE}") from None
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also split at U+2028 inside JSON
+        if line.strip():
+            found.append(_prefix(f"{path}, line {number}", line, tokenizer, length or 1))
+    if not found:
+        raise KfError(f"The prefix file {path} is empty.", f"JSON lines: {LINE}")
+    return [ids[:length] for ids in found], sum(len(ids) > (length or len(ids)) for ids in found)
+
+
+def _prefix(where: str, line: str, tokenizer: AnyTokenizer, length: int) -> list[int]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise KfError(f"{where}, is not JSON: {error}.", LINE) from None
+    text = value.get("prefix") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise KfError(f'{where}, has no text "prefix".', LINE)
+    try:
+        ids = encode_ids(tokenizer, text)
+    except KfError:  # half a surrogate pair, which JSON can write and no text can hold
+        raise KfError(f"{where}, has a prefix that is not valid Unicode.", LINE) from None
+    if len(ids) < length:
+        raise KfError(
+            f"{where}, has a prefix of {len(ids)} tokens.",
+            f"at least {length}",
+            f"a longer one, or --prefix-len {len(ids)}" if ids else "a longer one",
+        )
+    return ids

@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: options, and the context that they give."""
+"""Options that several verbs share, and what they mean."""
 
 from __future__ import annotations
 
@@ -15,33 +15,27 @@ from kfexplore.errors import KfError
 if TYPE_CHECKING:
     from kfexplore.pair import Pair
 
-PairOption = Annotated[
-    str | None,
-    typer.Option(
-        "--pair",
-        help="stories, tales, owt, lm1b, a folder, or owner/name of the hub; a model of transformers is a teacher.",
-    ),
-]
+PAIR_HELP = "stories, tales, owt, lm1b, a folder, or owner/name on the hub; a transformers model is a teacher."
+PairOption = Annotated[str | None, typer.Option("--pair", help=PAIR_HELP)]
 TeacherOption = Annotated[
-    Path | None,
-    typer.Option("--teacher", help="Checkpoint of the teacher, or the folder of a model of transformers."),
+    Path | None, typer.Option("--teacher", help="Teacher checkpoint, or the folder of a transformers model.")
 ]
 StudentOption = Annotated[
-    Path | None, typer.Option("--student", help="Checkpoint of the student; without it there are exact maps alone.")
+    Path | None, typer.Option("--student", help="Student checkpoint; without it there is only the exact map.")
 ]
-TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json of such a pair.")]
-PromptOption = Annotated[str | None, typer.Option("--prompt", help="The context, as text.")]
-IdsOption = Annotated[str | None, typer.Option("--token-ids", help="The context, as token ids: 1,2,3.")]
+TokenizerOption = Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json for --teacher.")]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="Context, as text.")]
+IdsOption = Annotated[str | None, typer.Option("--token-ids", help="Context, as token ids: 1,2,3.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Where the JSON document goes.")]
+JsonFileOption = Annotated[Path | None, typer.Option("--json", help="File for the JSON document.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
 
 
 def read_context(pair: Pair | None, prompt: str | None, token_ids: str | None) -> list[int]:
-    """The context that --prompt or --token-ids gives; a prompt too long loses its first tokens, with a word.
+    """The context from --prompt or --token-ids; a prompt that is too long loses its first tokens, with a message.
 
     Raises:
-        KfError: neither or both are given, ids that are no numbers, or text without a tokenizer.
+        KfError: neither or both are given, ids that are not numbers, or text without a tokenizer.
     """
     if (prompt is None) == (token_ids is None):
         raise KfError("The context is missing, or given twice.", "--prompt TEXT or --token-ids 1,2,3")
@@ -56,7 +50,7 @@ def read_context(pair: Pair | None, prompt: str | None, token_ids: str | None) -
 
 
 def numbers(text: str, kind: type[Any], option: str) -> list[Any]:
-    """The values of an option that has commas between them."""
+    """The comma-separated values of an option."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
@@ -64,17 +58,17 @@ def numbers(text: str, kind: type[Any], option: str) -> list[Any]:
         raise KfError(f"{option} {text!r} is not a list of {what}.", f"{what} with commas between") from None
 
 
-def refuse(options: Mapping[str, Any], by: str, instead: str) -> None:
-    """Raises KfError for the first option that was given where it means nothing."""
+def refuse(options: Mapping[str, Any], use: str, instead: str) -> None:
+    """Raises KfError for the first option that was given and cannot be used here."""
     for option, value in options.items():
         if value is not None and value is not False:
-            raise KfError(f"{option} means nothing to {by}.", instead)
+            raise KfError(f"{option} cannot be used with {use}.", instead)
 
 
 def load_chosen(
     name: str | None, teacher: Path | None, student: Path | None, tokenizer: Path | None, device: str | None
 ) -> Pair:
-    """The pair that --pair, or --teacher and maybe --student name."""
+    """The pair named by --pair, or by --teacher and optionally --student."""
     from kfexplore.pair import load_pair, pair_from_files
 
     files = pair_files(name, teacher, student)
@@ -82,7 +76,7 @@ def load_chosen(
 
 
 def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> tuple[Path, Path | None] | None:
-    """The checkpoints of teacher and maybe student, where a pair is given so."""
+    """The checkpoints of teacher and student; None: the pair is not given as files."""
     if teacher is None and student is None:
         return None
     if name or teacher is None:
@@ -93,7 +87,7 @@ def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, and the folder that it is in."""
+    """Writes a file, and makes its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

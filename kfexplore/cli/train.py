@@ -1,9 +1,10 @@
-"""`kfexplore train VERB`: books, tokens, the stages of a recipe, or all of them."""
+"""`kfexplore train VERB`: books, stories, tokens, the stages of a recipe, or all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,27 +18,30 @@ train.add_typer(corpus, name="corpus")
 RecipeOption = Annotated[
     str, typer.Option("--recipe", help="stories, tales-cpu, -gpu or -further, owt, lm1b, or a .yaml file.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run again, it goes on where it stopped.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run the command again to resume.")]
 TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt files.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Hub dataset (needs the package datasets).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
-StartOption = Annotated[
+InitOption = Annotated[
     str | None,
-    typer.Option("--from", help="A pair to train further: its tokenizer and teacher stay, the rest goes on from it."),
+    typer.Option(
+        *("--init-from", "--from"),
+        help="Pair to continue training from: keeps its tokenizer and teacher, starts the rest from its weights.",
+    ),
 ]
 HeldOutOption = Annotated[
     float | None,
-    typer.Option("--held-out", help="Fraction of the texts to hold out, instead of those that the recipe names."),
+    typer.Option("--held-out", help="Fraction of the texts to hold out, above 0; default: those the recipe names."),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of every stage, for a trial.")]
 
 
 @train.command("books")
 def books_command(
-    folder: Annotated[Path, typer.Argument(help="Where the texts go.")],
-    url: Annotated[str | None, typer.Option(help="A mirror, the folder of {id}/pg{id}.txt.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder for the texts.")],
+    url: Annotated[str | None, typer.Option(help="A mirror: the folder of {id}/pg{id}.txt.")] = None,
 ) -> None:
-    """Fetch the books of the bundled pair from Project Gutenberg; those that are there already are kept."""
+    """Fetch the books of the pair tales from Project Gutenberg; skips those that are already there."""
     from kfexplore.training.books import GUTENBERG, fetch_books
 
     print(f"{fetch_books(folder, url or GUTENBERG)} books fetched into {folder}")
@@ -45,7 +49,7 @@ def books_command(
 
 @corpus.command("stories")
 def stories_command(
-    folder: Annotated[Path, typer.Argument(help="Where the stories go, one .txt file each.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the stories, one .txt file each.")],
     count: Annotated[int, typer.Option(help="Number of stories.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed; the recipe trains on 0 and holds out 1.")] = 1,
     richness: Annotated[float, typer.Option(help="How evenly the grammar's choices are made, 0.1 to 10.")] = 1.0,
@@ -62,12 +66,12 @@ def data_command(
     out: OutOption,
     text: TextOption = None,
     dataset: DatasetOption = None,
-    start: StartOption = None,
+    init_from: InitOption = None,
     held_out: HeldOutOption = None,
 ) -> None:
     """Prepare the tokens: from a folder of texts, a hub dataset, or the recipe's own source."""
-    info = _run(recipe, out, start=start, held_out=held_out).prepare(text, dataset)
-    print(f"{info.tokens:,} tokens to train on, {info.held_out_tokens:,} kept back, in {out / 'data'}")
+    info = _run(recipe, out, init_from=init_from, held_out=held_out).prepare(text, dataset)
+    print(f"{info.tokens:,} tokens to train on, {info.held_out_tokens:,} held out, in {out / 'data'}")
 
 
 @train.command("teacher")
@@ -78,28 +82,24 @@ def teacher_command(
     _run(recipe, out, device, steps).teacher()
 
 
-@train.command("student")
-def student_command(
-    recipe: RecipeOption,
-    out: OutOption,
-    device: DeviceOption = None,
-    steps: StepsOption = None,
-    start: StartOption = None,
-) -> None:
-    """Train the students, each from the one before, up to the recipe's largest block."""
-    _run(recipe, out, device, steps, start).students()
+def _stage(name: Literal["students", "masked"]) -> Callable[..., None]:
+    """The command of a stage that can continue training a pair."""
+
+    def command(
+        recipe: RecipeOption,
+        out: OutOption,
+        device: DeviceOption = None,
+        steps: StepsOption = None,
+        init_from: InitOption = None,
+    ) -> None:
+        getattr(_run(recipe, out, device, steps, init_from), name)()
+
+    return command
 
 
-@train.command("masked")
-def masked_command(
-    recipe: RecipeOption,
-    out: OutOption,
-    device: DeviceOption = None,
-    steps: StepsOption = None,
-    start: StartOption = None,
-) -> None:
-    """Train the masked diffusion model."""
-    _run(recipe, out, device, steps, start).masked()
+students_help = "Train the students, each from the one before, up to the recipe's largest block."
+train.command("student", help=students_help)(_stage("students"))
+train.command("masked", help="Train the masked diffusion model.")(_stage("masked"))
 
 
 @train.command("pair")
@@ -110,11 +110,11 @@ def pair_command(
     dataset: DatasetOption = None,
     device: DeviceOption = None,
     steps: StepsOption = None,
-    start: StartOption = None,
+    init_from: InitOption = None,
     held_out: HeldOutOption = None,
 ) -> None:
-    """Run all that is not finished: tokens, teacher, students, masked model; leaves OUT/pair."""
-    print(_run(recipe, out, device, steps, start, held_out).pair(text, dataset))
+    """Run all stages that are not finished: tokens, teacher, students, masked model; writes OUT/pair."""
+    print(_run(recipe, out, device, steps, init_from, held_out).pair(text, dataset))
 
 
 @train.command("curves")
@@ -135,7 +135,7 @@ def _run(
     out: Path,
     device: str | None = None,
     steps: int | None = None,
-    start: str | None = None,
+    init_from: str | None = None,
     held_out: float | None = None,
 ) -> Run:
     from kfexplore.training.recipes import load_recipe, with_held_out, with_steps
@@ -144,4 +144,4 @@ def _run(
     chosen = load_recipe(recipe)
     if held_out is not None:
         chosen = with_held_out(chosen, held_out)
-    return Run(chosen if steps is None else with_steps(chosen, steps), out, device, start)
+    return Run(chosen if steps is None else with_steps(chosen, steps), out, device, init_from)

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from kfexplore.batch.batches import in_team, share_batches
-from kfexplore.batch.devices import Team, check_devices, share
-from kfexplore.batch.request import Request
-from kfexplore.batch.source import Source
+from kfexplore.batch.request import Request, Source
+from kfexplore.batch.run import in_team, share_batches
 from kfexplore.config import DecodeConfig
+from kfexplore.distributed import Team, check_devices, share
 from kfexplore.errors import KfError
 
 

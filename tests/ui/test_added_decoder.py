@@ -48,7 +48,7 @@ def test_it_writes_the_likeliest_tokens(pair: Pair) -> None:
     assert found.tokens.tolist() == [likeliest(pair, prompt, 6) for prompt in PROMPTS]
     with pytest.raises(KfError, match="greedy draws one token a pass"):
         DecodeConfig("greedy", 2)
-    with pytest.raises(KfError, match="tau means nothing to greedy"):
+    with pytest.raises(KfError, match="tau cannot be used with greedy"):
         DecodeConfig("greedy", tau=0.5)
 
 

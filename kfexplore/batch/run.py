@@ -1,0 +1,170 @@
+"""Completes a file of prefixes batch by batch, and times it.
+
+The clock covers whole batches, as in the published script: noise, prefill, decoding, tokens on the host. Text decoding
+and writing files come after all batches and are excluded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from kfexplore import distributed
+from kfexplore.batch.report import Batch, Part, document, prepare, right_guesses, write_files
+from kfexplore.batch.request import Request, Shape, load, read_prefixes, shape
+from kfexplore.checkpoints.registry import usable_device
+from kfexplore.config import DecodeConfig
+from kfexplore.decoders import DECODERS
+from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, slots
+from kfexplore.decoding.rows import text_lengths
+from kfexplore.errors import KfError
+
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+"""Texts of a failed allocation; on a CPU it is a plain RuntimeError."""
+ROW = 1 << 10
+"""Bytes of Python objects per row."""
+
+
+def complete(request: Request) -> dict[str, Any] | None:
+    """Writes completions of all prefixes and their timing: samples.jsonl and throughput.json, or neither.
+
+    Returns:
+        The contents of throughput.json; None in a process that is not the first.
+
+    Raises:
+        KfError: invalid models, prefixes, lengths, devices or folder; no memory for a batch.
+    """
+    device = request.device or "cpu"
+    count = request.devices or distributed.count()
+    distributed.check_devices(count, device)
+    if count > distributed.count():
+        answer: dict[str, Any] | None = distributed.in_processes(complete, request, count)
+        return answer
+    with distributed.joined(device) as team:
+        return in_team(request, team)
+
+
+def in_team(request: Request, team: distributed.Team) -> dict[str, Any] | None:
+    """`complete`, as one process of a team."""
+    place = usable_device(team.device)
+    loaded = load(request.source, request.decoder, team.device)
+    tokenizer, keep = loaded.tokenizer, request.kept_tokens
+    if tokenizer is None:
+        raise KfError(f"{loaded.name} has no tokenizer to read prefixes with.", "--tokenizer FILE, or --task")
+    form = shape(request, loaded, tokenizer, keep) if keep else None  # refuses a length before the file is read
+    k = slots(request.decoder, loaded.networks)
+    prefixes, cut = read_prefixes(request.prefix_file, tokenizer, keep)
+    form = form or shape(request, loaded, tokenizer, max(map(len, prefixes)))
+    samples = len(prefixes) * request.per_prefix
+    with room_for(samples, "--n_per_prefix", (ROW + 8 * form.new) // team.count):  # all are kept until they are written
+        batches = share_batches(samples, request.batch_size, team.rank, team.count)
+    if team.rank == 0:
+        prepare(request.output_dir)
+    parts: list[Part] = team.gather(_timed(request, loaded.networks, prefixes, form, batches, team.rank > 0))
+    if team.rank:
+        return None
+    found = document(request, loaded.name, form, k, parts, place, cut)
+    write_files(request.output_dir, tokenizer, prefixes, parts, found)
+    return found
+
+
+def share_batches(samples: int, batch_size: int, rank: int, processes: int) -> list[range]:
+    """The batches of one process, as ranges of sample numbers; the last of all may be smaller.
+
+    Raises:
+        KfError: see `distributed.share`.
+    """
+    firsts = range(0, samples, batch_size)
+    mine = distributed.share(len(firsts), rank, processes)
+    return [range(firsts[n], min(firsts[n] + batch_size, samples)) for n in mine]
+
+
+def write_batch(
+    decoder: DecodeConfig, networks: Networks, prompts: list[list[int]], samples: range, seed: int, form: Shape
+) -> Batch:
+    """Completes prompts under the noise of their sample numbers."""
+    start = time.perf_counter()
+    noise = keyed_noise(seed, samples, decoder, networks, form.new)
+    order = keyed_order(seed, samples, form.new) if "order" in DECODERS[decoder.decoder].options else None
+    result = generate(decoder, networks, prompts, noise, form.new, order)
+    seconds = time.perf_counter() - start
+    right = right_guesses(result.kept, form.new)
+    return Batch(samples, result.tokens, text_lengths(result.tokens, form.end), result.nfe, right, seconds)
+
+
+def _timed(
+    request: Request, networks: Networks, prefixes: list[list[int]], form: Shape, batches: list[range], quiet: bool
+) -> Part:
+    """The batches of this process: the warm-up, then all of them."""
+
+    def write(samples: range) -> Batch:
+        # All prefixes, then all again: a sample's number and noise do not depend on how many completions follow.
+        prompts = [prefixes[sample % len(prefixes)] for sample in samples]
+        tokens = max(map(len, prompts)) + form.new
+        with room_for(len(samples), "--batch_size", row_bytes(request.decoder, networks, tokens)):
+            return write_batch(request.decoder, networks, prompts, samples, request.seed, form)
+
+    warm = batches[: request.warmup]
+    for samples in tqdm(warm, desc="warm-up", unit="batch", leave=False, disable=quiet):
+        write(samples)
+    start = time.perf_counter()
+    written = [write(samples) for samples in tqdm(batches, desc="batches", unit="batch", disable=quiet)]
+    return Part(written, len(warm), time.perf_counter() - start)
+
+
+@contextmanager
+def room_for(rows: int, option: str, each: int = 0) -> Iterator[None]:
+    """Refuses a batch that cannot fit in memory, and turns a failed allocation into a KfError.
+
+    Linux grants memory that it does not have, and kills the process that then uses it, so the check comes first.
+
+    Args:
+        rows: Samples in the batch.
+        option: The option that sets their number.
+        each: Lower bound on the bytes per sample on the host (`row_bytes`).
+    """
+    free = free_bytes()
+    if free is not None and rows * each > free:
+        raise KfError(
+            f"{rows:,} samples do not fit in memory: at least {rows * each / 2**30:,.1f} GiB are needed, "
+            f"{free / 2**30:,.1f} are free.",
+            "fewer, or shorter ones",
+            f"a smaller {option}" if rows > 1 else "fewer --max-new-tokens",
+        )
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not memory and not any(text in str(error).lower() for text in OUT_OF_MEMORY):
+            raise
+        fewer = f"{option} {rows // 2} (half of it, not tried)" if rows > 1 else "fewer --max-new-tokens"
+        raise KfError(f"A batch of {rows} does not fit in memory.", "a smaller one", fewer) from error
+
+
+def row_bytes(config: DecodeConfig, networks: Networks, tokens: int) -> int:
+    """Lower bound on the host bytes of a row of `tokens` tokens: noise, and on a CPU what the models keep."""
+    each = ROW + 24 * tokens  # noise as drawn, as numbers, and as a tensor
+    for network in (getattr(networks, kind) for kind in config.models):
+        if network is not None and network.device.type == "cpu":
+            kept = 8 if network is networks.masked else 2 * network.config.depth  # widest layer, or keys and values
+            each += kept * network.config.width * tokens * network.dtype.itemsize
+    return each
+
+
+def free_bytes() -> int | None:
+    """Bytes that this process can still take, by the system and by its container; None: the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    try:
+        return min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return free
