@@ -9,7 +9,7 @@ if find_spec("spaces"):
 
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
-from kfexplore.ui.port import free_port
+from kfexplore.ui.server import free_port
 
 if __name__ == "__main__":
     with told():

@@ -46,7 +46,7 @@ from kfexplore.pair import Pair
 from kfexplore.results import Block, Learned
 from kfexplore.training import stories
 from kfexplore.ui.app import FIRST_SCREEN
-from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.service import Service
 
 TOUR, FIGURES, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API"))
 OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
@@ -226,9 +226,9 @@ def test_the_figure_is_drawn() -> None:
 
 
 def test_the_tab_is_built_and_answers() -> None:
-    explorer = Explorer({"bare": lambda: Pair(teacher(), student())})
+    service = Service({"bare": lambda: Pair(teacher(), student())})
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Tokens") as tab:
-        example("The tab")["build_tokens_tab"](explorer, [gr.Textbox("bare"), gr.Textbox("a")], tab)
+        example("The tab")["build_tokens_tab"](service, [gr.Textbox("bare"), gr.Textbox("a")], tab)
     (event,) = demo.fns.values()
     assert event.fn is not None
     assert "tokenizer" in event.fn("bare", "a")  # without one there are no words

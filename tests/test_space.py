@@ -24,7 +24,7 @@ from shell import Shell
 import kfexplore
 from kfexplore.checkpoints.registry import bundled_pairs
 from kfexplore.space import PYTHON, TORCH, write_space
-from kfexplore.ui.port import DEFAULT
+from kfexplore.ui.server import DEFAULT_PORT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCKER = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
@@ -234,7 +234,7 @@ def test_the_app_starts_from_the_folder_alone_and_answers(space: Path, url: str)
     assert (answer["ok"], answer["seq"]) == (True, 7)
     assert (answer["teacher"], answer["student"]) == (block.teacher[0].tolist(), block.student[0].tolist())
     compiled = {file.name.split(".")[0] for file in (space / "kfexplore").rglob("*.pyc")}
-    assert {"pair", "explorer", "registry"} <= compiled  # it was the folder's own package that ran
+    assert {"pair", "service", "registry"} <= compiled  # it was the folder's own package that ran
 
 
 # In a container.
@@ -260,7 +260,7 @@ def test_the_container_listens_where_it_says_and_not_as_root() -> None:
     assert directives("CMD") == ['["python", "app.py"]']
     assert directives("ENV") == ["GRADIO_SERVER_NAME=0.0.0.0"]
     assert '"GRADIO_SERVER_NAME"' in app
-    assert directives("EXPOSE") == [str(DEFAULT)]
+    assert directives("EXPOSE") == [str(DEFAULT_PORT)]
     assert f"useradd --create-home --uid 1000 {directives('USER')[0]}" in DOCKER
     assert directives("FROM") == [f"python:{PYTHON}-slim"]
 

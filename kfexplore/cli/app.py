@@ -31,7 +31,7 @@ def app_command(
     device: DeviceOption = None,
 ) -> None:
     """Open the app in a browser."""
-    from kfexplore.ui.port import free_port
+    from kfexplore.ui.server import free_port
 
     port = free_port(host, port)  # before Gradio is imported
     from kfexplore.ui.app import launch

@@ -23,8 +23,8 @@ from kfexplore.laws.samplers import FEWEST_BLOCKS
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
 from kfexplore.results.quality import Estimate
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import whole
+from kfexplore.ui.components import whole
+from kfexplore.ui.service import Service
 from kfexplore.ui.writing import WriteConfig
 
 EXAMPLES: Final[dict[str, Any]] = {"prompt": "Once upon a time", "u": [0.1, 0.7, 0.3, 0.9]}
@@ -135,16 +135,16 @@ class GenerateAnswer(TypedDict):
 
 
 class Api:
-    """Answers by the explorer's own ways, so that limits, turns and errors are the page's.
+    """Answers by the service's own ways, so that limits, turns and errors are the page's.
 
     Strangers read the docstrings of its methods, as Gradio cuts them up: a description, and a line an argument.
 
     Args:
-        explorer: Answers for the models.
+        service: Answers for the models.
     """
 
-    def __init__(self, explorer: Explorer) -> None:
-        self._explorer = explorer
+    def __init__(self, service: Service) -> None:
+        self._explorer = service
 
     def map(self, prompt: str, u: list[float], pair: str | None = None, temperature: float = 1.0) -> MapAnswer:
         """Maps K uniform random numbers to the K tokens that follow a prompt, in two ways at the same numbers.
@@ -324,17 +324,17 @@ class Api:
         return next(iter(self._explorer.loaders)) if pair is None else str(pair)
 
 
-def add_api(demo: gr.Blocks, explorer: Explorer) -> None:
+def add_api(demo: gr.Blocks, service: Service) -> None:
     """Adds the three to a page that is being built. Whatever it listens to already is its own affair, and not listed.
 
     Points wait for each other as the sliders' do, outside the page's queue; what takes long has its place there.
     """
-    api = Api(explorer)
+    api = Api(service)
     for listener in demo.fns.values():
         listener.api_visibility = "private"
     gr.api(api.map, queue=False)
     gr.api(api.laws, concurrency_limit=1, concurrency_id="joint")
-    gr.api(api.generate, concurrency_limit=explorer.limits.at_once, concurrency_id="generate")
+    gr.api(api.generate, concurrency_limit=service.limits.at_once, concurrency_id="generate")
     for endpoint in demo.fns.values():
         if endpoint.api_visibility == "public":
             _describe(endpoint)

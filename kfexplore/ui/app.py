@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import ctypes
 import html as markup
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 import gradio as gr
 
 from kfexplore.bench.setting import facts
+from kfexplore.checkpoints.hub import hub_name
 from kfexplore.checkpoints.registry import NAMED, bundled_folder, bundled_pairs, fingerprint, pair_parts
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.ui.api import add_api
-from kfexplore.ui.explorer import Explorer, Json
-from kfexplore.ui.generate import build_generate_tab
+from kfexplore.ui.components import boxed, failed, html, told
 from kfexplore.ui.guard import serving
-from kfexplore.ui.html import boxed, html, told
-from kfexplore.ui.joint import build_joint_tab
 from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
-from kfexplore.ui.loading import Wanted, announced, closed, load
-from kfexplore.ui.port import DEFAULT
-from kfexplore.ui.proxies import ROOT_VARIABLE, exempt_loopback, root_path
-from kfexplore.ui.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
+from kfexplore.ui.server import DEFAULT_PORT, ROOT_VARIABLE, exempt_loopback, few_arenas, root_path
+from kfexplore.ui.service import Json, Service
+from kfexplore.ui.tabs.generate import build_generate_tab
+from kfexplore.ui.tabs.joint import build_joint_tab
+from kfexplore.ui.tabs.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
+from kfexplore.ui.tabs.timing import build_timing_tab
 from kfexplore.ui.theme import STYLE, theme
-from kfexplore.ui.timing import build_timing_tab
-from kfexplore.ui.zero import LentExplorer, is_zero
+from kfexplore.ui.zero import LentService, is_zero
 
 INTRO = """# kfexplore
 Move K random numbers and watch the K tokens that they choose. **Exact**: the teacher, token by token. **Learned**: the
 student, all K in one pass."""
 
-M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
 THREADS = 40
 """Of the server, beside those in which questions of sliders wait."""
 FIRST_SCREEN = "first_screen.json"
@@ -52,12 +44,16 @@ FIRST_SCREEN = "first_screen.json"
 WORDS = gr.I18n(en={"common.complete": "Done."})
 """What Gradio reads out at the end of an event, and has no word for."""
 
+Wanted = dict[str, bool]
+"""The pairs that one session waits for, and whether `load` has begun with each. Changed in place: several events of a
+session can run at the same time, and an output of one would overwrite what another has just added."""
 
-def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
+
+def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
     """The page.
 
     Args:
-        explorer: Answers for the models.
+        service: Answers for the models.
         name: The pair that is shown first.
         first: The tables drawn at once.
     """
@@ -75,11 +71,11 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
                 placeholder="Press Enter to continue another text.",
             )
             pair = gr.Dropdown(
-                [(_described(each), each) for each in explorer.loaders],
+                [(_described(each), each) for each in service.loaders],
                 value=name,
                 label="Models",
-                info="Or a folder, or an id of the hub." if explorer.limits.other_checkpoints else None,
-                allow_custom_value=explorer.limits.other_checkpoints,
+                info="Or a folder, or an id of the hub." if service.limits.other_checkpoints else None,
+                allow_custom_value=service.limits.other_checkpoints,
                 scale=1,
                 min_width=130,
                 elem_id="pair",
@@ -89,7 +85,7 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         examples = gr.Examples([[text] for text in opening(name).prompts], [prompt], label="Try", elem_id="examples")
         asked = [prompt.submit, go.click, examples.load_input_event.then]
         chosen = pair.input(  # before other listeners, which wait until it is loaded
-            partial(announced, explorer),
+            partial(announced, service),
             [pair, wanted],
             loading,
             queue=False,
@@ -98,18 +94,18 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Scrub", id="scrub") as scrub:
-                scrub_view(explorer, first, [pair, prompt])
+                scrub_view(service, first, [pair, prompt])
             with gr.Tab("Generate", id="generate") as generate:
-                build_generate_tab(explorer, [pair, prompt], generate, first["k_max"])
+                build_generate_tab(service, [pair, prompt], generate, first["k_max"])
             with gr.Tab("Joint vs marginal", id="joint") as joint:
                 pass  # filled below: it closes when any other tab is opened
             with gr.Tab("Timing", id="timing") as timing:
-                build_timing_tab(explorer, [pair, prompt], timing, first["k_max"])
+                build_timing_tab(service, [pair, prompt], timing, first["k_max"])
             with joint:
                 open_on(asked, [pair, prompt])  # before the study's: listeners of an event run one after another
                 open_on([pair.input], [pair, prompt], CHOOSE)
                 others = [scrub, generate, timing]
-                study = build_joint_tab(explorer, [*asked, pair.input], [pair, prompt], (joint, others))
+                study = build_joint_tab(service, [*asked, pair.input], [pair, prompt], (joint, others))
                 open_on(study, [pair, prompt])
         footer = html(_footer(), elem_id="facts")
         demo.load(_footer, None, footer, queue=False, show_progress="hidden")  # paths are checked once models run
@@ -118,64 +114,97 @@ def build_app(explorer: Explorer, name: str, first: Json) -> gr.Blocks:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
             link = request.query_params
             name, text = link.get("pair", ""), link.get("prompt", gr.skip())
-            known = explorer.offers(name)
-            return [name, text, announced(explorer, name, waiting)] if known else [gr.skip(), text, gr.skip()]
+            known = service.offers(name)
+            return [name, text, announced(service, name, waiting)] if known else [gr.skip(), text, gr.skip()]
 
         for event in (prompt.submit, go.click):
             event(closed, None, loading, queue=False, show_progress="hidden")
         opened = demo.load(linked, wanted, [pair, prompt, loading], queue=False)
         for named in (chosen, opened):
-            named.then(partial(load, explorer), wanted, loading, queue=False, show_progress="hidden")
+            named.then(partial(load, service), wanted, loading, queue=False, show_progress="hidden")
         opened.then(None, [pair, prompt], [pair, prompt], js=LINKED)
-        add_api(demo, explorer)
-    return demo.queue(max_size=explorer.limits.queue, api_open=False)
+        add_api(demo, service)
+    return demo.queue(max_size=service.limits.queue, api_open=False)
 
 
-def first_payload(explorer: Explorer, name: str) -> Json:
+def announced(service: Service, name: str, wanted: Wanted) -> dict[str, Any]:
+    """Returns the line that announces a load at once, and adds the name to `wanted`.
+
+    A dropdown fires again when it loses the focus, by then perhaps with the pair that is shown: the line stays.
+    """
+    if service.holds(name):
+        return gr.skip()
+    wanted.setdefault(name, False)
+    from_hub = name in NAMED and NAMED[name].repository is not None
+    more = f" The first time, over a gigabyte is fetched from {hub_name()}." if from_hub else ""
+    return gr.update(value=boxed(f"<p>Loading {markup.escape(name)} …{more}</p>"), visible=True)
+
+
+def load(service: Service, wanted: Wanted) -> dict[str, Any]:
+    """Loads the next pair in `wanted`, if there is one; an error is shown whichever tab is open."""
+    name = next((each for each, begun in wanted.items() if not begun), None)
+    if name is None:
+        return gr.skip()
+    wanted[name] = True
+    try:
+        service.pair(name)
+    except KfError as error:
+        return gr.update(value=failed(error), visible=True)
+    finally:
+        del wanted[name]
+    return closed()
+
+
+def closed() -> dict[str, Any]:
+    """Nothing is loaded, and nothing went wrong lately."""
+    return gr.update(visible=False)
+
+
+def first_payload(service: Service, name: str) -> Json:
     """The stored first screen, where one is stored of these weights and this prompt, or else a fresh one."""
     if name in bundled_pairs() and (file := bundled_folder(name) / FIRST_SCREEN).is_file():
         stored = json.loads(file.read_text())
-        fits = stored["resolution"] <= explorer.limits.sweep_steps and stored["k_max"] <= explorer.limits.slots
+        fits = stored["resolution"] <= service.limits.sweep_steps and stored["k_max"] <= service.limits.slots
         is_current = stored["weights"] == fingerprint(pair_parts(file.parent))
         if fits and is_current and stored["prompt"] == opening(name).prompts[0]:
             return {**stored, "stored": True}
-    return fresh_first_payload(explorer, name)
+    return fresh_first_payload(service, name)
 
 
 def store_first_screen(name: str = DEFAULT_PAIR) -> Path:
     """Writes the first screen of a bundled pair beside its weights; returns the file."""
-    folder, (explorer, _) = bundled_folder(name), make_explorer(name)
-    payload = {**fresh_first_payload(explorer, name), "weights": fingerprint(pair_parts(folder))}
+    folder, (service, _) = bundled_folder(name), make_service(name)
+    payload = {**fresh_first_payload(service, name), "weights": fingerprint(pair_parts(folder))}
     (folder / FIRST_SCREEN).write_text(json.dumps(payload) + "\n")
     return folder / FIRST_SCREEN
 
 
-def fresh_first_payload(explorer: Explorer, name: str) -> Json:
+def fresh_first_payload(service: Service, name: str) -> Json:
     """The first example at fixed noise, with its 2-D section.
 
     Raises:
         KfError: the pair cannot be loaded.
     """
-    explorer.loaders[name]()  # the page would be told no more than that it cannot be loaded
-    limits, pair, first = explorer.limits, explorer.pair(name), opening(name)
+    service.loaders[name]()  # the page would be told no more than that it cannot be loaded
+    limits, pair, first = service.limits, service.pair(name), opening(name)
     question = {"seq": 0, "pair": name, "prompt": first.prompts[0], "resolution": min(512, limits.sweep_steps)}
-    slots = explorer.slots(pair) if pair.student else min(limits.slots, len(first.steps))
+    slots = service.slots(pair) if pair.student else min(limits.slots, len(first.steps))
     question["u"] = [*((0.5 + step) / 512 for step in first.steps[:slots]), *[0.5] * (slots - len(first.steps))]
-    tables = explorer.tables(question)
+    tables = service.tables(question)
     if not tables["ok"]:
         raise KfError(tables["failed"], tables["valid"], tables["run"])
     if slots > 1:
-        tables["grid"] = explorer.grid({**question, "slots": [0, 1], "resolution": min(64, limits.grid_steps)})
+        tables["grid"] = service.grid({**question, "slots": [0, 1], "resolution": min(64, limits.grid_steps)})
     return tables
 
 
-def make_explorer(
+def make_service(
     pair: str,
     files: tuple[Path, Path | None, Path | None] | None = None,
     device: str | None = None,
     limits: ServerLimits = DEFAULTS,
-) -> tuple[Explorer, str]:
-    """An explorer of the pair asked for and those that the limits offer, with the name of the first.
+) -> tuple[Service, str]:
+    """A service of the pair asked for and those that the limits offer, with the name of the first.
 
     Args:
         pair: A name or a folder.
@@ -188,7 +217,7 @@ def make_explorer(
     loaders: dict[str, Callable[[], Pair]] = {name: cache(own)}
     loaders |= {each: partial(load_pair, each, device) for each in limits.pairs if each != name}
     other = partial(load_pair, device=device) if limits.other_checkpoints else None
-    return (LentExplorer if is_zero() else Explorer)(loaders, limits, other), name
+    return (LentService if is_zero() else Service)(loaders, limits, other), name
 
 
 def _footer() -> str:
@@ -205,7 +234,7 @@ def launch(
     files: tuple[Path, Path | None, Path | None] | None = None,
     device: str | None = None,
     host: str = "127.0.0.1",
-    port: int = DEFAULT,
+    port: int = DEFAULT_PORT,
     limits: ServerLimits | None = None,
     **options: Any,
 ) -> gr.Blocks:
@@ -224,34 +253,22 @@ def launch(
         KfError: the pair cannot be loaded and no first screen of it is stored, or a limit is none.
     """
     few_arenas()
-    explorer, name = make_explorer(pair, files, device, limits or limits_from())
-    return serve(explorer, name, server_name=host, server_port=port, **options)
+    service, name = make_service(pair, files, device, limits or limits_from())
+    return serve(service, name, server_name=host, server_port=port, **options)
 
 
-def few_arenas(count: int = 2) -> bool:
-    """Has the C library keep freed memory in a few places instead of one or more a thread.
-
-    The server has some forty threads, each of which asks the models now and then: what they free would stay with each.
-
-    Returns:
-        Whether it could be told (glibc; elsewhere nothing needs it, or nothing is known to help).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and mallopt(M_ARENA_MAX, count) == 1
-
-
-def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
-    """Serves the page of an explorer, which opens with the pair of that name; `options` are those of `launch`.
+def serve(service: Service, name: str, **options: Any) -> gr.Blocks:
+    """Serves the page of a service, which opens with the pair of that name; `options` are those of `launch`.
 
     Raises:
         KfError: as `launch`; a proxy that cannot be used, or a prefix that is one of Gradio's own paths.
     """
     exempt_loopback(str(options.get("server_name") or ""))
     root = root_path(options.pop("root_path", None) or os.environ.get(ROOT_VARIABLE, ""))
-    first = first_payload(explorer, name)
+    first = first_payload(service, name)
     warm_up = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
-    threading.Thread(target=explorer.point, args=(warm_up,), daemon=True).start()
-    demo = build_app(explorer, name, first)
+    threading.Thread(target=service.point, args=(warm_up,), daemon=True).start()
+    demo = build_app(service, name, first)
     demo.launch(
         ssr_mode=False,
         run_history=False,
@@ -262,10 +279,10 @@ def serve(explorer: Explorer, name: str, **options: Any) -> gr.Blocks:
         footer_links=["api", "gradio", "settings"],
         mcp_server=True,
         enable_monitoring=False,
-        state_session_capacity=explorer.limits.pages,
+        state_session_capacity=service.limits.pages,
         root_path=root,
-        max_threads=THREADS + 2 * explorer.limits.questions,
-        app_kwargs=serving(explorer.limits),
+        max_threads=THREADS + 2 * service.limits.questions,
+        app_kwargs=serving(service.limits),
         **options,
     )
     return demo

@@ -26,9 +26,8 @@ from kfexplore.checkpoints.files import shortened, shown
 from kfexplore.figures.page import plotly_script
 from kfexplore.ui.api import Api, answers_in_json
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.server import PLOTLY
 
-PLOTLY: Final = "kf/plotly.min.js"
-"""Where the page finds Plotly's script, the one file that it takes from outside Gradio's own."""
 USAGE: Final = "monitoring/summary"
 """Where Gradio's page about the API asks how often each function was called."""
 MOST_NODES: Final = 2_000

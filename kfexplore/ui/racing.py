@@ -31,8 +31,8 @@ from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks, Gain, TimingRow
+from kfexplore.ui.jobs import Turns, held
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.turns import Turns, held
 
 Stage = Literal["waiting", "measuring", "racing", "done", "stopped"]
 Seconds = dict[tuple[str, int], tuple[int, float]]

@@ -23,8 +23,7 @@ from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Ints, Line, Written
 from kfexplore.results.text import Stage
-from kfexplore.ui.threads import few_threads
-from kfexplore.ui.turns import Turns
+from kfexplore.ui.jobs import Turns, few_threads
 
 TURN = 0.1
 """Seconds of steps after which others may go first."""

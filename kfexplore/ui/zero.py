@@ -26,12 +26,11 @@ from kfexplore.laws.study import StudySteps
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy
 from kfexplore.ui import racing, writing
-from kfexplore.ui.explorer import Explorer, Json
+from kfexplore.ui.jobs import Busy, Turns, is_small
 from kfexplore.ui.limits import DEFAULTS, ServerLimits
-from kfexplore.ui.questions import Question
+from kfexplore.ui.protocol import Question
 from kfexplore.ui.racing import RaceConfig, Racing
-from kfexplore.ui.threads import is_small
-from kfexplore.ui.turns import Busy, Turns
+from kfexplore.ui.service import Json, Service
 from kfexplore.ui.writing import WriteConfig, Writing
 
 LONGEST: Final = 60
@@ -90,15 +89,15 @@ def gpu(work: Work, seconds: Callable[..., int]) -> Work:
     return asked
 
 
-class LentExplorer(Explorer):
-    """An Explorer whose pairs are on the CPU, and which has a GPU lent for what large models are asked by a visitor.
+class LentService(Service):
+    """A Service whose pairs are on the CPU, and which has a GPU lent for what large models are asked by a visitor.
 
     Points are answered here, and so is what no visitor asks for, as the first screen.
 
     Args:
-        loaders: As of Explorer; pairs are loaded onto the CPU, and once: a forked process finds those loaded before it.
-        limits: As of Explorer; nothing runs longer than `LONGEST`, and no pair is let go.
-        other: As of Explorer, and once likewise.
+        loaders: As of Service; pairs are loaded onto the CPU, and once: a forked process finds those loaded before it.
+        limits: As of Service; nothing runs longer than `LONGEST`, and no pair is let go.
+        other: As of Service, and once likewise.
         clock: Seconds.
         device: Where the forked process has its models.
     """
@@ -121,13 +120,13 @@ class LentExplorer(Explorer):
         self._places = threading.BoundedSemaphore(limits.questions)
 
     def writing(self, config: WriteConfig, cuts: bool = False) -> Writing:
-        """As of Explorer."""
+        """As of Service."""
         made = super().writing(config, cuts)
         made.elsewhere = partial(self._lent, "texts") if self._is_lent(config.pair) else None
         return made
 
     def racing(self, config: RaceConfig) -> Racing:
-        """As of Explorer; on a GPU of its own it waits for no other work."""
+        """As of Service; on a GPU of its own it waits for no other work."""
         made = super().racing(config)
         made.elsewhere = partial(self._lent, "race") if self._is_lent(config.pair) else None
         return made
@@ -184,7 +183,7 @@ class LentExplorer(Explorer):
         return _Borrower(here, self.limits, moved_other, self._clock)
 
 
-class _Borrower(Explorer):
+class _Borrower(Service):
     """Has the GPU, and gives plain values."""
 
     def rows(self, asked: Question) -> Iterator[Json]:

@@ -24,7 +24,7 @@ from kfexplore.bench.wire import Json, Layout, Lost
 from kfexplore.errors import KfError
 from kfexplore.figures.payload import packed
 from kfexplore.pair import Pair, load_pair
-from kfexplore.ui.app import make_explorer, serve
+from kfexplore.ui.app import make_service, serve
 
 HEAD = {"bench", "device", "device_name", "dtype", "threads", "load_average", "versions", "pair", "settings", "seconds"}
 K = 4
@@ -45,8 +45,8 @@ def pair(folder: Path) -> Pair:
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    explorer, name = make_explorer(str(folder))
-    demo = serve(explorer, name, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    service, name = make_service(str(folder))
+    demo = serve(service, name, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield demo.local_url
     demo.close()
 

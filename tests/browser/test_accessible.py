@@ -17,7 +17,7 @@ from kfexplore.figures import page as figures
 from kfexplore.figures.page import THEMES, blank
 from kfexplore.figures.palette import colours
 from kfexplore.figures.scrub import standalone_html
-from kfexplore.ui.scrub import EXAMPLES
+from kfexplore.ui.tabs.scrub import EXAMPLES
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 import kfexplore
 from kfexplore import Pair, load_pair
-from kfexplore.ui.scrub import EXAMPLES
+from kfexplore.ui.tabs.scrub import EXAMPLES
 
 pytestmark = pytest.mark.browser
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from kfexplore import Pair, load_pair
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
-from kfexplore.ui.scrub import EXAMPLES
+from kfexplore.ui.tabs.scrub import EXAMPLES
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from kfexplore.ui.html import CSS, boxed, scrolling
+from kfexplore.ui.components import CSS, boxed, scrolling
 
 pytestmark = pytest.mark.browser
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from kfexplore import Pair, load_pair
 from kfexplore.laws.exact import pair_law
 from kfexplore.laws.ranking import stored_contexts
-from kfexplore.ui.scrub import EXAMPLES
+from kfexplore.ui.tabs.scrub import EXAMPLES
 
 pytestmark = pytest.mark.browser
 

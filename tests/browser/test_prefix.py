@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from kfexplore.ui.app import launch
-from kfexplore.ui.guard import PLOTLY
+from kfexplore.ui.server import PLOTLY
 
 pytestmark = pytest.mark.browser
 

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.ui.app import serve
-from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.scrub import EXAMPLES
+from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.scrub import EXAMPLES
 from kfexplore.ui.writing import Writing
 
 pytestmark = pytest.mark.browser
@@ -50,7 +50,7 @@ def gone() -> Pair:
 class App:
     """What is served, and where."""
 
-    explorer: Explorer
+    service: Service
     url: str
 
 
@@ -60,9 +60,9 @@ def app() -> Iterator[App]:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     pair = Pair(teacher(context=320), student(context=320), masked(context=320), tokenizer)
     limits = ServerLimits(questions=1, queue=1)
-    explorer = Explorer({"odd": lambda: pair, "gone": gone}, limits)
-    demo = serve(explorer, "odd", server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    yield App(explorer, demo.local_url)
+    service = Service({"odd": lambda: pair, "gone": gone}, limits)
+    demo = serve(service, "odd", server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    yield App(service, demo.local_url)
     demo.close()
 
 
@@ -185,7 +185,7 @@ def test_a_study_is_called_off_and_the_next_is_drawn(page: Page, app: App) -> No
     tab(page, "Joint vs marginal")
     status = page.locator("#joint-status")
     expect(status).to_contain_text("mutual information of the first two")
-    with app.explorer._studying.held():
+    with app.service._studying.held():
         page.locator("#joint-seed input").fill("5")
         page.locator("#joint-go").click()
         expect(status.locator(".progress-text, .eta-bar").first).to_be_attached()
@@ -201,8 +201,8 @@ def test_a_busy_server_is_told_and_asked_again(page: Page, app: App) -> None:
     root = page.locator("[data-source]")
     expect(root).to_have_attribute("data-tables", "ready")
     with ExitStack() as stack:
-        stack.enter_context(app.explorer._heavy.held())
-        waiting = threading.Thread(target=app.explorer.tables, args=({"pair": "odd", "prompt": "a", "k": 1},))
+        stack.enter_context(app.service._heavy.held())
+        waiting = threading.Thread(target=app.service.tables, args=({"pair": "odd", "prompt": "a", "k": 1},))
         waiting.start()
         before = root.get_attribute("data-u")
         for slot, u in ((0, "0.9"), (1, "0.8")):

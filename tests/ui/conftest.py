@@ -1,4 +1,4 @@
-"""A small pair with a tokenizer of letters, and an explorer that offers it, for the tests of the tabs."""
+"""A small pair with a tokenizer of letters, and a service that offers it, for the tests of the tabs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helpers import masked, student, teacher
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.pair import Pair
-from kfexplore.ui.explorer import Explorer
+from kfexplore.ui.service import Service
 
 WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
 
@@ -22,6 +22,6 @@ def pair() -> Pair:
 
 
 @pytest.fixture
-def explorer(pair: Pair) -> Explorer:
+def service(pair: Pair) -> Service:
     """The pair as "small", and without its masked model as "bare"."""
-    return Explorer({"small": lambda: pair, "bare": lambda: dataclasses.replace(pair, masked=None)})
+    return Service({"small": lambda: pair, "bare": lambda: dataclasses.replace(pair, masked=None)})

@@ -20,8 +20,8 @@ from kfexplore.figures.timing import race_figure, speedup_figure
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks
 from kfexplore.ui.api import add_api
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import decoder_choices, takers
+from kfexplore.ui.components import decoder_choices, takers
+from kfexplore.ui.service import Service
 from kfexplore.ui.writing import WriteConfig
 
 PROMPTS = [[5, 3, 5, 8], [2], [9, 7]]
@@ -64,10 +64,10 @@ def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
         assert len(trace.x) == 1
 
 
-def test_the_page_offers_writes_and_draws_it(pair: Pair, explorer: Explorer) -> None:
+def test_the_page_offers_writes_and_draws_it(pair: Pair, service: Service) -> None:
     assert decoder_choices()[-1] == decoder_choices(missing=["student", "masked"])[-1] == ("Greedy", "greedy")
     assert (takers("tau"), takers("penalty")) == ("Not of MDLM, Greedy.", "PFLM only.")
-    writing = explorer.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, tau=0.5))
+    writing = service.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, tau=0.5))
     for _ in writing.steps():
         pass
     exact, written = writing.written()
@@ -80,9 +80,9 @@ def test_the_page_offers_writes_and_draws_it(pair: Pair, explorer: Explorer) -> 
     assert 'kft-pane kft-learned" data-decoder="greedy"' in page
 
 
-def test_the_api_names_it(explorer: Explorer) -> None:
+def test_the_api_names_it(service: Service) -> None:
     with gr.Blocks() as demo:
-        add_api(demo, explorer)
+        add_api(demo, service)
     told = demo.get_api_info()["named_endpoints"]["/generate"]
     (answer,) = told["returns"]
     given = next(each["type"] for each in told["parameters"] if each["parameter_name"] == "decoder")

@@ -33,8 +33,8 @@ from kfexplore.pair import Pair
 from kfexplore.ui import api
 from kfexplore.ui.api import Api, Refused
 from kfexplore.ui.app import serve
-from kfexplore.ui.explorer import Explorer
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.service import Service
 
 NAMES = ["map", "laws", "generate"]
 PROMPT, U = "a b c", [0.1, 0.7, 0.3, 0.9]
@@ -48,16 +48,16 @@ WRITTEN_AT = "http://127.0.0.1:7860"
 
 
 @pytest.fixture(scope="module")
-def explorer(pair: Pair) -> Explorer:
-    return Explorer({"small": lambda: pair}, ServerLimits(prompt_characters=100))
+def service(pair: Pair) -> Service:
+    return Service({"small": lambda: pair}, ServerLimits(prompt_characters=100))
 
 
 @pytest.fixture(scope="module")
-def demo(explorer: Explorer) -> Iterator[gr.Blocks]:
+def demo(service: Service) -> Iterator[gr.Blocks]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    served = serve(explorer, "small", server_port=port, prevent_thread_lock=True, quiet=True)
+    served = serve(service, "small", server_port=port, prevent_thread_lock=True, quiet=True)
     yield served
     served.close()
 
@@ -298,13 +298,13 @@ def test_an_argument_that_is_missing_or_unknown_is_named(url: str, call: str, bo
 
 
 def test_a_mistake_of_the_server_tells_nothing(
-    client: Client, url: str, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+    client: Client, url: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"in {ROOT}/secret.py")
 
     for asks in ("point", "study", "writing"):
-        monkeypatch.setattr(explorer, asks, broken)
+        monkeypatch.setattr(service, asks, broken)
     for name in NAMES:
         with pytest.raises(ValueError, match=r"^The server made a mistake\.$"):
             client.predict(**USUAL[name], api_name=f"/{name}")
@@ -314,7 +314,7 @@ def test_a_mistake_of_the_server_tells_nothing(
 
 def test_a_text_whose_time_is_over_is_told_as_far_as_it_is(pair: Pair) -> None:
     now = count()
-    limited = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: float(next(now)))
+    limited = Service({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: float(next(now)))
     answer = Api(limited).generate(PROMPT, "ar", new_tokens=40)
     assert not answer["complete"]
     assert 0 < len(answer["tokens"]) < 40
@@ -323,7 +323,7 @@ def test_a_text_whose_time_is_over_is_told_as_far_as_it_is(pair: Pair) -> None:
 def test_laws_whose_time_is_over_say_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     now = count()
     monkeypatch.setattr(api, "CancelToken", partial(CancelToken, clock=lambda: float(next(now))))
-    limited = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=1))
+    limited = Service({"small": lambda: pair}, ServerLimits(run_seconds=1))
     with pytest.raises(Refused, match=r"^Stopped after 1 s, the most on this page\. Valid: fewer blocks$"):
         Api(limited).laws(PROMPT)
 

@@ -22,9 +22,9 @@ from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_o
 from kfexplore.pair import Pair
 from kfexplore.results import Written
 from kfexplore.ui import writing as written_by
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.generate import build_generate_tab, download, fit, halt, refuse, run, start, underline
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.generate import build_generate_tab, download, fit, halt, refuse, run, start, underline
 from kfexplore.ui.writing import WriteConfig, Writing
 
 PROMPT = "a b c"
@@ -41,12 +41,12 @@ def config(**changes: Any) -> WriteConfig:
     return WriteConfig(**{**usual, **changes})
 
 
-def begun(explorer: Explorer, **changes: Any) -> Writing:
-    return explorer.writing(config(**changes))
+def begun(service: Service, **changes: Any) -> Writing:
+    return service.writing(config(**changes))
 
 
-def done(explorer: Explorer, **changes: Any) -> Writing:
-    writing = begun(explorer, **changes)
+def done(service: Service, **changes: Any) -> Writing:
+    writing = begun(service, **changes)
     for _ in writing.steps():
         pass
     return writing
@@ -60,7 +60,7 @@ def tokens(written: Written) -> list[list[int]]:
     return [line.tokens for line in written.lines]
 
 
-def asked(explorer: Explorer, **changes: Any) -> list[list[Any]]:
+def asked(service: Service, **changes: Any) -> list[list[Any]]:
     fields: dict[str, Any] = {
         "pair": "small",
         "prompt": PROMPT,
@@ -74,12 +74,12 @@ def asked(explorer: Explorer, **changes: Any) -> list[list[Any]]:
         "same": True,
         "underlined": False,
     }
-    return list(answer(explorer, **{**fields, **changes}))
+    return list(answer(service, **{**fields, **changes}))
 
 
-def answer(explorer: Explorer, *given: Any, **named: Any) -> Iterator[list[Any]]:
+def answer(service: Service, *given: Any, **named: Any) -> Iterator[list[Any]]:
     """What is shown from the press of the button to the end."""
-    first = start(explorer, *given, **named)
+    first = start(service, *given, **named)
     yield first
     if isinstance(first[2], Writing):
         yield from run(first[2])
@@ -95,9 +95,9 @@ def expected(pair: Pair, settings: WriteConfig, decoder: Any, seed: int) -> list
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_every_decoder_writes_what_it_writes_alone(pair: Pair, explorer: Explorer, same: bool) -> None:
+def test_every_decoder_writes_what_it_writes_alone(pair: Pair, service: Service, same: bool) -> None:
     settings = config(samples=3, seed=7, tau=0.8, penalty=0.5, same_noise=same)
-    writing = explorer.writing(settings)
+    writing = service.writing(settings)
     for _ in writing.steps():
         pass
     for n, decoder in enumerate(DECODERS):
@@ -120,8 +120,8 @@ def test_settings_reach_only_decoders_that_they_mean_something_to() -> None:
     assert {name: (own.tau, own.penalty, own.k) for name in expected for own in [settings.of(name)]} == expected
 
 
-def test_tokens_know_the_step_that_wrote_them(explorer: Explorer) -> None:
-    found = by_name(done(explorer))
+def test_tokens_know_the_step_that_wrote_them(service: Service) -> None:
+    found = by_name(done(service))
     assert found["ar"].lines[0].steps == list(range(1, LENGTH + 1))
     assert found["pflm"].lines[0].steps == [n // 3 + 1 for n in range(LENGTH)]
     steps = found["mdlm"].lines[0].steps
@@ -129,9 +129,9 @@ def test_tokens_know_the_step_that_wrote_them(explorer: Explorer) -> None:
     assert steps != sorted(steps)
 
 
-def test_a_clock_runs_in_its_own_steps_only_and_the_one_behind_goes_next(explorer: Explorer) -> None:
+def test_a_clock_runs_in_its_own_steps_only_and_the_one_behind_goes_next(service: Service) -> None:
     ticks = count()
-    writing = begun(explorer, decoders=("ar", "pflm"))
+    writing = begun(service, decoders=("ar", "pflm"))
     for n, _ in enumerate(writing.steps(clock=lambda: float(next(ticks)))):
         ahead, behind = (each.seconds for each in writing.written())
         assert 0 <= ahead - behind <= 1 or by_name(writing)["pflm"].stage == "done"
@@ -141,8 +141,8 @@ def test_a_clock_runs_in_its_own_steps_only_and_the_one_behind_goes_next(explore
     assert (found["ar"].seconds, found["pflm"].seconds) == (LENGTH, -(-LENGTH // 3))
 
 
-def test_where_texts_part_is_the_first_token_that_differs(explorer: Explorer) -> None:
-    found = by_name(done(explorer, samples=4))
+def test_where_texts_part_is_the_first_token_that_differs(service: Service) -> None:
+    found = by_name(done(service, samples=4))
     for line, exact in zip(found["pflm"].lines, tokens(found["ar"]), strict=True):
         assert line.shared is not None
         assert line.parted
@@ -153,8 +153,8 @@ def test_where_texts_part_is_the_first_token_that_differs(explorer: Explorer) ->
     assert {line.shared for name in ("ar", "mdlm") for line in found[name].lines} == {None}
 
 
-def test_a_text_that_is_behind_has_not_parted(explorer: Explorer) -> None:
-    writing = begun(explorer, decoders=("ar", "pflm"))
+def test_a_text_that_is_behind_has_not_parted(service: Service) -> None:
+    writing = begun(service, decoders=("ar", "pflm"))
     steps = writing.steps(clock=lambda: 0.0)  # AR runs to its end, then PFLM begins
     for _ in range(LENGTH):
         next(steps)
@@ -163,18 +163,18 @@ def test_a_text_that_is_behind_has_not_parted(explorer: Explorer) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"same_noise": False}, {"decoders": ("pflm", "mdlm")}])
-def test_without_the_exact_text_of_that_noise_nothing_is_compared(explorer: Explorer, changes: Any) -> None:
-    assert {line.shared for each in done(explorer, **changes).written() for line in each.lines} == {None}
+def test_without_the_exact_text_of_that_noise_nothing_is_compared(service: Service, changes: Any) -> None:
+    assert {line.shared for each in done(service, **changes).written() for line in each.lines} == {None}
 
 
-def test_verified_stands_in_for_ar(explorer: Explorer) -> None:
-    both = by_name(done(explorer))["pflm"].lines[0]
-    alone = by_name(done(explorer, decoders=("pflm", "verified")))["pflm"].lines[0]
+def test_verified_stands_in_for_ar(service: Service) -> None:
+    both = by_name(done(service))["pflm"].lines[0]
+    alone = by_name(done(service, decoders=("pflm", "verified")))["pflm"].lines[0]
     assert (alone.shared, alone.parted) == (both.shared, both.parted)
 
 
-def test_surprise_is_the_teachers_own(pair: Pair, explorer: Explorer) -> None:
-    writing = done(explorer, samples=2, tau=0.7)
+def test_surprise_is_the_teachers_own(pair: Pair, service: Service) -> None:
+    writing = done(service, samples=2, tau=0.7)
     assert {line.surprise for each in writing.written() for line in each.lines} == {None}
     assert len(list(writing.surprises())) <= 2 * len(DECODERS)
     ids = pair.encode(PROMPT)[0]
@@ -188,11 +188,11 @@ def test_surprise_is_the_teachers_own(pair: Pair, explorer: Explorer) -> None:
     assert list(writing.surprises()) == []  # what was said once is kept
 
 
-def test_a_text_ends_at_the_end_of_text(pair: Pair, explorer: Explorer) -> None:
-    whole = by_name(done(explorer, decoders=("ar",)))["ar"].lines[0].tokens
+def test_a_text_ends_at_the_end_of_text(pair: Pair, service: Service) -> None:
+    whole = by_name(done(service, decoders=("ar",)))["ar"].lines[0].tokens
     end = whole[6]
     words = {**{word: n for word, n in pair.need_tokenizer().get_vocab().items() if n != end}, "<|endoftext|>": end}
-    ending = Explorer({"small": lambda: dataclasses.replace(pair, tokenizer=Tokenizer(models.WordLevel(words, "a")))})
+    ending = Service({"small": lambda: dataclasses.replace(pair, tokenizer=Tokenizer(models.WordLevel(words, "a")))})
     writing = Writing(ending.pair("small"), pair.encode(PROMPT)[0], config(decoders=("ar", "mdlm")))
     for _ in writing.steps():
         pass
@@ -202,30 +202,30 @@ def test_a_text_ends_at_the_end_of_text(pair: Pair, explorer: Explorer) -> None:
     assert written.nfe == whole.index(end) + 1
 
 
-def test_pictures_grow_and_the_last_one_always_comes(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_grow_and_the_last_one_always_comes(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written_by, "PAUSE", 0.0)
     monkeypatch.setattr(written_by, "PAUSE_PER_TOKEN", 0.0)
-    pictures = [parts[1] for parts in asked(explorer) if isinstance(parts[1], str)]
+    pictures = [parts[1] for parts in asked(service) if isinstance(parts[1], str)]
     lengths = [sum(map(int, re.findall(r"<b>(\d+)</b> tokens<", picture))) for picture in pictures]
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > LENGTH
     assert lengths[-1] == 2 * 2 * LENGTH
     monkeypatch.setattr(written_by, "PAUSE", 1e9)
-    *_, last = asked(explorer)
+    *_, last = asked(service)
     assert last[1].count('data-stage="done"') == 2
     numbers = r"<b>[\d.,–]+</b> (s|tokens/s)"
     assert re.sub(numbers, "", last[1]) == re.sub(numbers, "", pictures[-1])
 
 
-def test_buttons_say_what_can_be_done(explorer: Explorer) -> None:
-    pictures = asked(explorer)
+def test_buttons_say_what_can_be_done(service: Service) -> None:
+    pictures = asked(service)
     first, last = pictures[0], pictures[-1]
     assert [button["interactive"] for button in first[3:]] == [False, True, False]
     assert [button["interactive"] for button in last[3:]] == [True, False, True]
 
 
-def test_stopping_keeps_what_is_written_and_closes_the_decoders(explorer: Explorer) -> None:
-    writing = begun(explorer, samples=2)
+def test_stopping_keeps_what_is_written_and_closes_the_decoders(service: Service) -> None:
+    writing = begun(service, samples=2)
     steps = writing.steps()
     for _ in range(12):
         next(steps)
@@ -239,8 +239,8 @@ def test_stopping_keeps_what_is_written_and_closes_the_decoders(explorer: Explor
     assert all(desk.steps.gi_frame is None for desk in writing._desks)
 
 
-def test_a_step_under_way_when_stopped_is_thrown_away(explorer: Explorer) -> None:
-    writing, asked_for = begun(explorer, decoders=("ar",)), count(1)
+def test_a_step_under_way_when_stopped_is_thrown_away(service: Service) -> None:
+    writing, asked_for = begun(service, decoders=("ar",)), count(1)
 
     def clock() -> float:
         if next(asked_for) == 11:  # behind the third step: each turn looks at it four times
@@ -252,12 +252,10 @@ def test_a_step_under_way_when_stopped_is_thrown_away(explorer: Explorer) -> Non
 
 
 @pytest.mark.parametrize("drawn", [0, 3])
-def test_a_page_that_is_gone_closes_the_decoders(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, drawn: int
-) -> None:
+def test_a_page_that_is_gone_closes_the_decoders(service: Service, monkeypatch: pytest.MonkeyPatch, drawn: int) -> None:
     monkeypatch.setattr(written_by, "PAUSE", 0.0)
     monkeypatch.setattr(written_by, "PAUSE_PER_TOKEN", 0.0)
-    pictures = answer(explorer, "small", PROMPT, ["ar"], 3, LENGTH, 1, 1, 0, 0, True, False)
+    pictures = answer(service, "small", PROMPT, ["ar"], 3, LENGTH, 1, 1, 0, 0, True, False)
     writing = next(pictures)[2]
     next(pictures)
     for _ in range(drawn):
@@ -269,10 +267,10 @@ def test_a_page_that_is_gone_closes_the_decoders(
     assert all(desk.steps.gi_frame is None for desk in writing._desks)
 
 
-def test_the_underline_comes_and_goes_without_a_new_run(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    *_, last = asked(explorer, underlined=True)
+def test_the_underline_comes_and_goes_without_a_new_run(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, last = asked(service, underlined=True)
     assert "nats a token" in last[1]
-    writing = done(explorer)
+    writing = done(service)
     monkeypatch.setattr(written_by, "decode", None)
     *_, drawn = underline(writing, True)
     assert ' nats"' in drawn[1]
@@ -280,9 +278,9 @@ def test_the_underline_comes_and_goes_without_a_new_run(explorer: Explorer, monk
     assert "nats" not in bare[1]
 
 
-def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer) -> None:
+def test_texts_that_still_grow_are_scored_when_they_are_done(service: Service) -> None:
     assert list(underline(None, True)) == [[gr.skip()] * 6]
-    pictures = answer(explorer, "small", PROMPT, ["ar"], 3, LENGTH, 1, 1, 0, 0, True, False)
+    pictures = answer(service, "small", PROMPT, ["ar"], 3, LENGTH, 1, 1, 0, 0, True, False)
     growing = next(pictures)[2]
     next(pictures)
     assert list(underline(growing, True)) == [[gr.skip()] * 6]
@@ -314,16 +312,16 @@ def test_texts_that_still_grow_are_scored_when_they_are_done(explorer: Explorer)
         ({"seed": 10**400}, "a whole number"),
     ],
 )
-def test_a_mistake_is_told_and_the_texts_stay(explorer: Explorer, changes: dict[str, Any], told: str) -> None:
-    *_, last = asked(explorer, **changes)
+def test_a_mistake_is_told_and_the_texts_stay(service: Service, changes: dict[str, Any], told: str) -> None:
+    *_, last = asked(service, **changes)
     assert told in last[0].replace("&#x27;", "'")
     assert "Valid:" in last[0]
     assert last[1:] == [gr.skip()] * 5
 
 
-def test_after_a_mistake_the_texts_still_say_their_prompt(explorer: Explorer) -> None:
-    held = done(explorer, decoders=("ar",))
-    *_, last = asked(explorer, prompt="", held=held)
+def test_after_a_mistake_the_texts_still_say_their_prompt(service: Service) -> None:
+    held = done(service, decoders=("ar",))
+    *_, last = asked(service, prompt="", held=held)
     alert, rest = last[0].split("</div></div>", 1)
     assert "prompt is empty" in alert
     assert f"After “<b>{PROMPT}</b>”" in rest
@@ -331,90 +329,90 @@ def test_after_a_mistake_the_texts_still_say_their_prompt(explorer: Explorer) ->
     assert not held.is_waiting
 
 
-def test_no_more_is_written_than_fits_and_that_is_told(explorer: Explorer) -> None:
+def test_no_more_is_written_than_fits_and_that_is_told(service: Service) -> None:
     told = "No more than 45 new tokens fit after this prompt."
     for length, is_told in ((46, True), (64, True), (45, True), (44, False)):
-        *_, last = asked(explorer, decoders=["pflm"], samples=1, length=length)
+        *_, last = asked(service, decoders=["pflm"], samples=1, length=length)
         assert f"<b>{min(length, 45)}</b> tokens<" in last[1]
         assert (told in last[0]) is is_told
     with pytest.raises(KfError, match="do not fit the context"):  # programs are told
-        begun(explorer, new_tokens=46)
+        begun(service, new_tokens=46)
 
 
-def test_a_bad_seed_is_told_by_the_tab_and_not_changed_before(explorer: Explorer) -> None:
+def test_a_bad_seed_is_told_by_the_tab_and_not_changed_before(service: Service) -> None:
     with gr.Blocks() as demo, gr.Tab() as tab:
-        build_generate_tab(explorer, [gr.Textbox(), gr.Textbox()], tab, 4)
+        build_generate_tab(service, [gr.Textbox(), gr.Textbox()], tab, 4)
     seed = next(each for each in demo.blocks.values() if each.elem_id == "generate-seed")
     for value in (-1, 1.5, None):
         assert seed.preprocess(value) == value
-        assert "The seed is" in asked(explorer, seed=value)[0][0]
+        assert "The seed is" in asked(service, seed=value)[0][0]
 
 
-def test_what_waits_can_be_called_off(explorer: Explorer) -> None:
-    writing = begun(explorer)
+def test_what_waits_can_be_called_off(service: Service) -> None:
+    writing = begun(service)
     shown = halt(writing, False)
     assert [button["interactive"] for button in shown[3:]] == [True, False, True]
     assert list(run(writing)) == [[gr.skip()] * 6]
     assert refuse(writing) == [gr.skip()] * 6  # a place that was given up counts as a failure, too
 
 
-def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
-    writing = begun(explorer)
+def test_a_full_queue_frees_the_buttons(service: Service) -> None:
+    writing = begun(service)
     shown = refuse(writing)
     assert "too many pages wait" in shown[0]
     assert [button["interactive"] for button in shown[3:]] == [True, False, True]
     assert list(run(writing)) == list(run(None)) == [[gr.skip()] * 6]
 
 
-def test_who_starts_anew_stops_the_text_before(explorer: Explorer) -> None:
-    former = begun(explorer)
-    asked(explorer, held=former)
+def test_who_starts_anew_stops_the_text_before(service: Service) -> None:
+    former = begun(service)
+    asked(service, held=former)
     assert former.is_over
 
 
 def test_a_text_stops_when_its_time_is_over(pair: Pair) -> None:
     now = count()
-    limited = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: float(next(now)))
+    limited = Service({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: float(next(now)))
     *_, last = asked(limited, decoders=["ar"], samples=1)
     assert "Stopped after 30 s, the most on this page." in last[0]
     assert 'data-stage="stopped"' in last[1]
     assert [button["interactive"] for button in last[3:]] == [True, False, True]
 
 
-def test_texts_wait_while_a_clock_of_others_runs(explorer: Explorer) -> None:
-    writing = begun(explorer, decoders=("ar",))
+def test_texts_wait_while_a_clock_of_others_runs(service: Service) -> None:
+    writing = begun(service, decoders=("ar",))
     steps, stepped = writing.steps(), threading.Event()
     next(steps)
     thread = threading.Thread(target=lambda: (next(steps), stepped.set()))
-    with explorer._heavy.held():
+    with service._heavy.held():
         thread.start()
         assert not stepped.wait(0.2)
     assert stepped.wait(30)
     thread.join(30)
 
 
-def test_the_longest_text_fits_the_context(explorer: Explorer) -> None:
-    for each in done(explorer, new_tokens=45, k=4).written():
+def test_the_longest_text_fits_the_context(service: Service) -> None:
+    for each in done(service, new_tokens=45, k=4).written():
         assert [len(row) for row in tokens(each)] == [45]
 
 
-def test_a_device_without_memory_is_told(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_memory_is_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(Writing, "_step", full)
-    *_, last = asked(explorer)
+    *_, last = asked(service)
     assert "too little memory" in last[0]
     assert [button["interactive"] for button in last[3:]] == [True, False, True]
 
 
-def test_a_pair_without_a_masked_model_does_not_offer_mdlm(pair: Pair, explorer: Explorer) -> None:
-    offered, k, length = fit(explorer, "small", ["ar", "mdlm"], 9, 99)
+def test_a_pair_without_a_masked_model_does_not_offer_mdlm(pair: Pair, service: Service) -> None:
+    offered, k, length = fit(service, "small", ["ar", "mdlm"], 9, 99)
     assert [name for _, name in offered["choices"]] == list(DECODERS)
     assert (k["maximum"], k["value"], length["maximum"], length["value"]) == (4, 4, 47, 47)
-    kept = fit(explorer, "small", ["ar", "mdlm"], 2, 10)
+    kept = fit(service, "small", ["ar", "mdlm"], 2, 10)
     assert not any("value" in each for each in kept)  # what a reader may just have changed is not sent back
-    bare = Explorer({"small": lambda: dataclasses.replace(pair, masked=None)})
+    bare = Service({"small": lambda: dataclasses.replace(pair, masked=None)})
     offered, *_ = fit(bare, "small", ["ar", "mdlm"], 2, 10)
     assert offered["value"] == ["ar"]
     assert "mdlm" not in [name for _, name in offered["choices"]]
@@ -422,11 +420,11 @@ def test_a_pair_without_a_masked_model_does_not_offer_mdlm(pair: Pair, explorer:
     *_, last = asked(bare, decoders=["ar", "mdlm"])
     assert "masked model" in last[0]
     assert last[1:] == [gr.skip()] * 5
-    assert fit(explorer, "none", ["ar"], 2, 10) == [gr.skip()] * 3
+    assert fit(service, "none", ["ar"], 2, 10) == [gr.skip()] * 3
 
 
-def test_the_download_says_what_it_hangs_on(pair: Pair, explorer: Explorer) -> None:
-    writing = done(explorer, samples=2)
+def test_the_download_says_what_it_hangs_on(pair: Pair, service: Service) -> None:
+    writing = done(service, samples=2)
     list(writing.surprises())
     text, told = download(writing)
     assert told == gr.skip()
@@ -442,8 +440,8 @@ def test_the_download_says_what_it_hangs_on(pair: Pair, explorer: Explorer) -> N
 
 
 @pytest.mark.parametrize("called_off", [True, False])
-def test_the_teacher_reads_no_text_that_was_called_off(explorer: Explorer, called_off: bool) -> None:
-    writing = begun(explorer)
+def test_the_teacher_reads_no_text_that_was_called_off(service: Service, called_off: bool) -> None:
+    writing = begun(service)
     writing.underlined, steps = True, run(writing)
     shown = [next(steps)]
     if called_off:
@@ -458,24 +456,24 @@ def test_a_download_of_nothing_says_so() -> None:
     assert "no longer held" in told
 
 
-def test_the_status_says_prompt_seeds_and_what_is_untried(explorer: Explorer, pair: Pair) -> None:
-    *_, last = asked(explorer, prompt="a <b> c", same=False, tau=0.5)
+def test_the_status_says_prompt_seeds_and_what_is_untried(service: Service, pair: Pair) -> None:
+    *_, last = asked(service, prompt="a <b> c", same=False, tau=0.5)
     assert "a &lt;b&gt; c" in last[0]
     assert "seed 5 of AR, seed 6 of PFLM" in last[0]
     assert "trained at temperature 1 only" in last[0]
     known = dataclasses.replace(pair, info={"training": {"student_temperatures": [0.3, 1]}})
-    *_, last = asked(Explorer({"small": lambda: known}), tau=0.5)
+    *_, last = asked(Service({"small": lambda: known}), tau=0.5)
     assert "trained at" not in last[0]
-    *_, last = asked(explorer, decoders=["ar"], tau=0.5)
+    *_, last = asked(service, decoders=["ar"], tau=0.5)
     assert "trained at" not in last[0]
 
 
 def test_a_pair_needs_a_tokenizer(pair: Pair) -> None:
-    bare = Explorer({"small": lambda: dataclasses.replace(pair, tokenizer=None)})
+    bare = Service({"small": lambda: dataclasses.replace(pair, tokenizer=None)})
     with pytest.raises(KfError, match="no tokenizer"):
         begun(bare)
 
 
-def test_a_turn_holds_many_steps(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_holds_many_steps(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written_by, "TURN", 1e9)
-    assert len(list(begun(explorer).steps())) == 1
+    assert len(list(begun(service).steps())) == 1

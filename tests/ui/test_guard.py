@@ -15,9 +15,10 @@ from fastapi.testclient import TestClient
 from kfexplore.pair import Pair
 from kfexplore.ui import guard
 from kfexplore.ui.app import build_app, fresh_first_payload
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.guard import PLOTLY, serving
+from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.server import PLOTLY
+from kfexplore.ui.service import Service
 
 LIMITS = ServerLimits(request_bytes=4000, prompt_characters=100)
 API = "/gradio_api"
@@ -27,8 +28,8 @@ FILES = ["/etc/passwd", "../../etc/passwd", str(REPOSITORY / "pyproject.toml"), 
 
 @pytest.fixture(scope="module")
 def demo(pair: Pair) -> gr.Blocks:
-    explorer = Explorer({"small": lambda: pair}, LIMITS)
-    return build_app(explorer, "small", fresh_first_payload(explorer, "small"))
+    service = Service({"small": lambda: pair}, LIMITS)
+    return build_app(service, "small", fresh_first_payload(service, "small"))
 
 
 @pytest.fixture(scope="module")

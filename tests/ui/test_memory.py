@@ -12,7 +12,7 @@ import pytest
 def test_threads_share_memory_that_was_freed() -> None:
     code = """
 import ctypes, threading
-from kfexplore.ui.app import few_arenas
+from kfexplore.ui.server import few_arenas
 assert few_arenas(2)
 def use():
     held = bytes(100_000)  # too large for Python's own store, too small for a mapping

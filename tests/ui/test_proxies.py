@@ -15,9 +15,8 @@ from documents import ROOT, fenced
 
 from kfexplore.errors import KfError
 from kfexplore.ui.app import serve
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.guard import PLOTLY
-from kfexplore.ui.proxies import ROOT_VARIABLE, exempt_loopback, root_path
+from kfexplore.ui.server import PLOTLY, ROOT_VARIABLE, exempt_loopback, root_path
+from kfexplore.ui.service import Service
 
 PROXIES = [
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
@@ -34,27 +33,27 @@ def _no_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def served(explorer: Explorer) -> Iterator[tuple[gr.Blocks, str]]:
+def served(service: Service) -> Iterator[tuple[gr.Blocks, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    demo = serve(explorer, "small", server_port=port, prevent_thread_lock=True, quiet=True)
+    demo = serve(service, "small", server_port=port, prevent_thread_lock=True, quiet=True)
     yield demo, f"http://127.0.0.1:{port}"
     demo.close()
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_the_page_starts_where_a_proxy_is_named(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_page_starts_where_a_proxy_is_named(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
-    with served(explorer) as (_, url):
+    with served(service) as (_, url):
         assert httpx.get(f"{url}/config").status_code == 200
 
 
 @pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS proxies can be used here")
-def test_a_proxy_that_cannot_be_used_is_one_message(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_cannot_be_used_is_one_message(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     with pytest.raises(KfError, match=r"proxy of the environment .* cannot be used") as caught:
-        serve(explorer, "small")
+        serve(service, "small")
     assert "unset ALL_PROXY" in caught.value.run
 
 
@@ -73,13 +72,13 @@ def proxied() -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize("how", ["keeps", "strips"])
 @pytest.mark.parametrize("root", ["/demo", "demo/", "/kf", "/monitoring", "https://example.org/demo/"])
-def test_a_page_under_a_prefix(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, how: str, root: str) -> None:
+def test_a_page_under_a_prefix(service: Service, monkeypatch: pytest.MonkeyPatch, how: str, root: str) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, root)
     prefix = f"/{root.strip('/').rsplit('/', 1)[-1]}/"
     documented, instead = proxied()[how]
     assert documented == "/demo/"
     instead = instead.replace(documented, prefix)
-    with served(explorer) as (_, url), httpx.Client(base_url=url + instead, headers=HEADERS) as behind:
+    with served(service) as (_, url), httpx.Client(base_url=url + instead, headers=HEADERS) as behind:
         assert behind.get("config").json()["root"] == f"https://example.org{prefix}".rstrip("/")
         for path in ("", PLOTLY, "monitoring/summary", "gradio_api/info", "gradio_api/mcp/schema"):
             assert behind.get(path).status_code == 200, path
@@ -89,9 +88,9 @@ def test_a_page_under_a_prefix(explorer: Explorer, monkeypatch: pytest.MonkeyPat
         assert behind.post("gradio_api/upload").status_code == 404
 
 
-def test_a_prefix_without_its_slash_leads_to_the_page(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_without_its_slash_leads_to_the_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, "/demo")
-    with served(explorer) as (_, url):
+    with served(service) as (_, url):
         answer = httpx.get(f"{url}/demo?prompt=a%20b")
         assert (answer.status_code, answer.headers["location"]) == (307, "/demo/?prompt=a%20b")
 

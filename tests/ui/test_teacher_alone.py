@@ -11,10 +11,10 @@ from helpers import written_pair
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair
 from kfexplore.ui.app import fresh_first_payload
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.generate import fit
-from kfexplore.ui.joint import show
 from kfexplore.ui.racing import RaceConfig
+from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.generate import fit
+from kfexplore.ui.tabs.joint import show
 from kfexplore.ui.writing import WriteConfig
 
 PROMPT = "a b"
@@ -32,42 +32,42 @@ def alone(whole: Pair) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def explorer(whole: Pair, alone: Pair) -> Explorer:
-    return Explorer({"alone": lambda: alone, "whole": lambda: whole})
+def service(whole: Pair, alone: Pair) -> Service:
+    return Service({"alone": lambda: alone, "whole": lambda: whole})
 
 
-def test_tables_point_and_grid_are_the_exact_part_of_the_pair_s(explorer: Explorer) -> None:
+def test_tables_point_and_grid_are_the_exact_part_of_the_pair_s(service: Service) -> None:
     asked: dict[str, Any] = {"seq": 1, "prompt": PROMPT, "u": U, "resolution": 16}
-    for ask, more in ((explorer.tables, {}), (explorer.point, {}), (explorer.grid, {"slots": [0, 2]})):
+    for ask, more in ((service.tables, {}), (service.point, {}), (service.grid, {"slots": [0, 2]})):
         found, expected = (ask({**asked, **more, "pair": name}) for name in ("alone", "whole"))
         assert found["ok"], found
         assert found["teacher"] == expected["teacher"]
         assert not {"student", "margin", "agreement"} & found.keys()
         assert {"student"} <= expected.keys()
         assert found["texts"].items() <= expected["texts"].items()
-    assert set(explorer.tables({**asked, "pair": "alone"})["point"]) == {"teacher", "edge"}
+    assert set(service.tables({**asked, "pair": "alone"})["point"]) == {"teacher", "edge"}
 
 
-def test_the_page_opens_with_four_slots_of_eight(explorer: Explorer) -> None:
-    first = fresh_first_payload(explorer, "alone")
+def test_the_page_opens_with_four_slots_of_eight(service: Service) -> None:
+    first = fresh_first_payload(service, "alone")
     assert (first["k"], first["k_max"]) == (4, 8)
     assert "agreement" not in first["grid"]
 
 
-def test_decoders_that_need_a_student_are_not_offered(explorer: Explorer) -> None:
-    offered, k, _ = fit(explorer, "alone", ["ar", "pflm"], 2, 10)
+def test_decoders_that_need_a_student_are_not_offered(service: Service) -> None:
+    offered, k, _ = fit(service, "alone", ["ar", "pflm"], 2, 10)
     assert offered["value"] == ["ar"]
     assert [name for _, name in offered["choices"]] == ["ar"]
     assert "no student and no masked model" in offered["info"]
     assert k["maximum"] == 8
 
 
-def test_ar_is_written_and_raced_alone(explorer: Explorer) -> None:
-    writing = explorer.writing(WriteConfig("alone", PROMPT, ("ar",), 4, 6))
+def test_ar_is_written_and_raced_alone(service: Service) -> None:
+    writing = service.writing(WriteConfig("alone", PROMPT, ("ar",), 4, 6))
     for _ in writing.steps():
         pass
     assert len(writing.written()[0].lines[0].tokens) == 6
-    racing = explorer.racing(RaceConfig("alone", PROMPT, ("ar",), (1,), (4,), 16, 1))
+    racing = service.racing(RaceConfig("alone", PROMPT, ("ar",), (1,), (4,), 16, 1))
     for _ in racing.steps():
         pass
     assert [(row.decoder, row.error) for row in racing.rows] == [("ar", None)]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from kfexplore.pair import Pair
-from kfexplore.ui import threads
-from kfexplore.ui.threads import few_threads
+from kfexplore.ui import jobs
+from kfexplore.ui.jobs import few_threads
 
 
 @pytest.mark.parametrize(("small", "within"), [(10**12, 1), (0, 2)])
 def test_small_models_work_on_one_thread(pair: Pair, monkeypatch: pytest.MonkeyPatch, small: int, within: int) -> None:
-    monkeypatch.setattr(threads, "SMALL", small)
+    monkeypatch.setattr(jobs, "SMALL", small)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -21,12 +21,12 @@ from kfexplore.config import DecodeConfig
 from kfexplore.decoding.rows import Step
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks
-from kfexplore.ui import explorer as explorer_of_page
 from kfexplore.ui import racing
-from kfexplore.ui.explorer import Explorer
+from kfexplore.ui import service as service_of_page
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.racing import RaceConfig, Racing, rows_csv
-from kfexplore.ui.timing import COUNT, Races
+from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.timing import COUNT, Races
 
 LIMITS = DevicePeaks(bytes_per_second=1e9, flops_per_second=1e10)
 STATUS, PART, RACE, SPEEDUP, TABLE, GAIN_PART, GAIN = 0, 1, 3, 5, 6, 7, 9
@@ -37,12 +37,12 @@ FIRST, SECOND = (SimpleNamespace(session_hash=name) for name in ("first", "secon
 
 @pytest.fixture(autouse=True)
 def _limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explorer_of_page, "measure_peaks", lambda *_: LIMITS)
+    monkeypatch.setattr(service_of_page, "measure_peaks", lambda *_: LIMITS)
 
 
-def racing_of(explorer: Explorer, **changes: Any) -> Racing:
+def racing_of(service: Service, **changes: Any) -> Racing:
     values = {"decoders": ("ar", "pflm"), "batches": (1, 2), "ks": (2,), "new_tokens": 4, "repeats": 1, **changes}
-    return explorer.racing(RaceConfig("small", "a b c", **values))
+    return service.racing(RaceConfig("small", "a b c", **values))
 
 
 def ticking(step: float = 1.0) -> Callable[[], float]:
@@ -85,8 +85,8 @@ def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, th
     gate.set()
 
 
-def test_a_race_brings_its_rows_one_by_one(explorer: Explorer) -> None:
-    race = racing_of(explorer)
+def test_a_race_brings_its_rows_one_by_one(service: Service) -> None:
+    race = racing_of(service)
     assert (race.stage, race.seconds_left, race.document(), race.gains()) == ("waiting", None, None, [])
     seen = [(race.stage, race.progress.done, len(race.rows)) for _ in race.steps(ticking())]
     assert seen[:2] == [("measuring", 0, 0), ("racing", 0, 0)]
@@ -97,8 +97,8 @@ def test_a_race_brings_its_rows_one_by_one(explorer: Explorer) -> None:
     assert len(race.gains()) > 8
 
 
-def test_the_rest_is_foreseen_from_the_runs_so_far(explorer: Explorer) -> None:
-    race = racing_of(explorer, batches=(1, 4), repeats=2)
+def test_the_rest_is_foreseen_from_the_runs_so_far(service: Service) -> None:
+    race = racing_of(service, batches=(1, 4), repeats=2)
     left = {}
     for _ in race.steps(ticking()):
         left[race.progress.done] = race.seconds_left
@@ -110,8 +110,8 @@ def test_the_rest_is_foreseen_from_the_runs_so_far(explorer: Explorer) -> None:
     assert left[12] == 0
 
 
-def test_the_document_is_that_of_the_command(explorer: Explorer) -> None:
-    race = racing_of(explorer)
+def test_the_document_is_that_of_the_command(service: Service) -> None:
+    race = racing_of(service)
     for _ in race.steps():
         pass
     document = json.loads(json.dumps(race.document(), allow_nan=False))
@@ -126,10 +126,10 @@ def test_the_document_is_that_of_the_command(explorer: Explorer) -> None:
 
 
 def test_a_stopped_race_ends_at_the_next_step_and_keeps_its_rows(
-    explorer: Explorer, gated: tuple[threading.Event, threading.Event, list[str]]
+    service: Service, gated: tuple[threading.Event, threading.Event, list[str]]
 ) -> None:
     gate, waits, log = gated
-    race = racing_of(explorer)
+    race = racing_of(service)
     thread = threading.Thread(target=lambda: list(race.steps()))
     thread.start()
     assert waits.wait(30)
@@ -143,19 +143,19 @@ def test_a_stopped_race_ends_at_the_next_step_and_keeps_its_rows(
     assert race.document() is not None
 
 
-def test_a_closed_generator_gives_its_turn_back(explorer: Explorer) -> None:
-    steps = racing_of(explorer).steps()
+def test_a_closed_generator_gives_its_turn_back(service: Service) -> None:
+    steps = racing_of(service).steps()
     for _ in range(4):
         next(steps)
     steps.close()  # type: ignore[attr-defined]
-    other = racing_of(explorer)
+    other = racing_of(service)
     assert list(other.steps())
     assert other.stage == "done"
 
 
-def test_two_races_never_overlap(explorer: Explorer, gated: tuple[threading.Event, threading.Event, list[str]]) -> None:
+def test_two_races_never_overlap(service: Service, gated: tuple[threading.Event, threading.Event, list[str]]) -> None:
     gate, waits, log = gated
-    first, second = (racing_of(explorer, decoders=("ar",), batches=(1,)) for _ in range(2))
+    first, second = (racing_of(service, decoders=("ar",), batches=(1,)) for _ in range(2))
     threads = [threading.Thread(target=lambda race=race: list(race.steps())) for race in (first, second)]
     threads[0].start()
     assert waits.wait(30)
@@ -170,14 +170,14 @@ def test_two_races_never_overlap(explorer: Explorer, gated: tuple[threading.Even
 
 
 def test_a_race_that_waits_can_be_called_off(
-    explorer: Explorer, gated: tuple[threading.Event, threading.Event, list[str]]
+    service: Service, gated: tuple[threading.Event, threading.Event, list[str]]
 ) -> None:
     gate, waits, log = gated
-    first = racing_of(explorer)
+    first = racing_of(service)
     runner = threading.Thread(target=lambda: list(first.steps()))
     runner.start()
     assert waits.wait(30)
-    second = racing_of(explorer)
+    second = racing_of(service)
     thread = threading.Thread(target=lambda: list(second.steps()))
     thread.start()
     second.stop()
@@ -190,19 +190,19 @@ def test_a_race_that_waits_can_be_called_off(
 
 
 def test_tables_wait_while_a_clock_runs_and_come_between_two_runs(
-    explorer: Explorer, gated: tuple[threading.Event, threading.Event, list[str]]
+    service: Service, gated: tuple[threading.Event, threading.Event, list[str]]
 ) -> None:
     gate, waits, log = gated
     request = {"seq": 0, "pair": "small", "prompt": "a b", "resolution": 8}
     done: list[int] = []
-    race = racing_of(explorer)
+    race = racing_of(service)
     steps = race.steps()
     for _ in range(2):
         next(steps)
     runner = threading.Thread(target=lambda: next(steps))
     runner.start()
     assert waits.wait(30)
-    tables = threading.Thread(target=lambda: done.append(explorer.tables(request)["seq"]))
+    tables = threading.Thread(target=lambda: done.append(service.tables(request)["seq"]))
     tables.start()
     tables.join(0.3)
     assert done == []
@@ -213,8 +213,8 @@ def test_tables_wait_while_a_clock_runs_and_come_between_two_runs(
     steps.close()  # type: ignore[attr-defined]
 
 
-def test_the_tab_shows_rows_as_they_come(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_the_tab_shows_rows_as_they_come(service: Service) -> None:
+    races = Races(service)
     begun = asked(races)
     assert len(begun) == COUNT
     assert "Waiting for its turn" in begun[STATUS]
@@ -241,8 +241,8 @@ def test_the_tab_shows_rows_as_they_come(explorer: Explorer) -> None:
     assert list(races.run(FIRST)) == [[gr.skip()] * COUNT]  # it runs once
 
 
-def test_pages_have_races_of_their_own(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_pages_have_races_of_their_own(service: Service) -> None:
+    races = Races(service)
     asked(races)
     asked(races, SECOND, decoders=["ar"])
     list(races.run(FIRST))
@@ -254,8 +254,8 @@ def test_pages_have_races_of_their_own(explorer: Explorer) -> None:
     assert races.document(FIRST)
 
 
-def test_who_leaves_or_starts_anew_stops_the_race(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_who_leaves_or_starts_anew_stops_the_race(service: Service) -> None:
+    races = Races(service)
     for end in (lambda: races.leave(FIRST), lambda: asked(races, repeats=2)):
         asked(races)
         shown = races.run(FIRST)
@@ -268,8 +268,8 @@ def test_who_leaves_or_starts_anew_stops_the_race(explorer: Explorer) -> None:
     races.leave(FIRST)
 
 
-def test_cancel_keeps_the_rows_and_frees_the_buttons(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_cancel_keeps_the_rows_and_frees_the_buttons(service: Service) -> None:
+    races = Races(service)
     assert pressable(races.cancel(FIRST)) == [True, False, False, False]
     asked(races)
     shown = races.run(FIRST)
@@ -284,7 +284,7 @@ def test_cancel_keeps_the_rows_and_frees_the_buttons(explorer: Explorer) -> None
     assert len(json.loads(races.document(FIRST))["rows"]) == 1
 
 
-def test_a_row_that_fails_is_told_beside_the_rest(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_fails_is_told_beside_the_rest(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = throughput.decode
 
     def scarce(config: DecodeConfig, *given: Any) -> Iterator[Step]:
@@ -293,7 +293,7 @@ def test_a_row_that_fails_is_told_beside_the_rest(explorer: Explorer, monkeypatc
         return decode(config, *given)
 
     monkeypatch.setattr(throughput, "decode", scarce)
-    races = Races(explorer)
+    races = Races(service)
     asked(races)
     shown = list(races.run(FIRST))
     assert "Done: 2 of 4 timed." in shown[-1][STATUS]
@@ -319,8 +319,8 @@ def test_a_row_that_fails_is_told_beside_the_rest(explorer: Explorer, monkeypatc
         ({"repeats": 99}, "1 to 5 on this page"),
     ],
 )
-def test_a_mistake_is_told_and_what_was_shown_stays(explorer: Explorer, changes: dict[str, Any], told: str) -> None:
-    races = Races(explorer)
+def test_a_mistake_is_told_and_what_was_shown_stays(service: Service, changes: dict[str, Any], told: str) -> None:
+    races = Races(service)
     asked(races)
     list(races.run(FIRST))
     shown = asked(races, **changes)
@@ -330,8 +330,8 @@ def test_a_mistake_is_told_and_what_was_shown_stays(explorer: Explorer, changes:
     assert len(json.loads(races.document(FIRST))["rows"]) == 4
 
 
-def test_ar_alone_needs_no_k(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_ar_alone_needs_no_k(service: Service) -> None:
+    races = Races(service)
     asked(races, decoders=["ar"], ks=[])
     assert "Done: 2 of 2 timed." in list(races.run(FIRST))[-1][STATUS]
 
@@ -341,9 +341,9 @@ def test_ar_alone_needs_no_k(explorer: Explorer) -> None:
     [(["pflm"], "No speed-up without AR in the race: choose it too"), (["ar"], "nothing but AR is in the race")],
 )
 def test_a_race_with_nothing_to_compare_says_so_over_the_empty_figure(
-    explorer: Explorer, decoders: list[str], told: str
+    service: Service, decoders: list[str], told: str
 ) -> None:
-    races = Races(explorer)
+    races = Races(service)
     begun = asked(races, decoders=decoders)
     drawn = [each for each in races.run(FIRST) if isinstance(each[TABLE], str)]
     for shown in (begun, *drawn):
@@ -351,8 +351,8 @@ def test_a_race_with_nothing_to_compare_says_so_over_the_empty_figure(
         assert "Whiskers" not in shown[SPEEDUP - 1]
 
 
-def test_a_speed_up_is_shown_once_something_is_compared_with_ar(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_a_speed_up_is_shown_once_something_is_compared_with_ar(service: Service) -> None:
+    races = Races(service)
     asked(races, batches=[1], repeats=2)
     drawn = [each for each in races.run(FIRST) if isinstance(each[TABLE], str)]
     assert ["Whiskers" in each[SPEEDUP - 1] for each in drawn] == [False, True]
@@ -367,16 +367,16 @@ def test_a_speed_up_is_shown_once_something_is_compared_with_ar(explorer: Explor
     ("during", "told"), [(9.0, "The machine was busy: 9.0 threads"), (0.5, "Nothing else of note")]
 )
 def test_the_page_says_whether_the_machine_was_busy(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, during: float, told: str
+    service: Service, monkeypatch: pytest.MonkeyPatch, during: float, told: str
 ) -> None:
     monkeypatch.setattr(racing, "Load", lambda *_: Load(during, during, 0.0, own=1))
-    races = Races(explorer)
+    races = Races(service)
     asked(races)
     assert told in list(races.run(FIRST))[-1][STATUS]
 
 
-def test_the_page_offers_what_the_pair_has(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_the_page_offers_what_the_pair_has(service: Service) -> None:
+    races = Races(service)
     decoders, ks, length = races.fit("bare", ["ar", "mdlm"], [2, 7], 64)
     assert "mdlm" not in [value for _, value in decoders["choices"]]
     assert decoders["value"] == ["ar"]
@@ -390,8 +390,8 @@ def test_the_page_offers_what_the_pair_has(explorer: Explorer) -> None:
 
 def test_a_race_stops_when_its_time_is_over(pair: Pair) -> None:
     now = [0.0]
-    explorer = Explorer({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: now[0])
-    races = Races(explorer)
+    service = Service({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: now[0])
+    races = Races(service)
     asked(races)
     shown = races.run(FIRST)
     while not isinstance(next(shown)[TABLE], str):
@@ -401,7 +401,7 @@ def test_a_race_stops_when_its_time_is_over(pair: Pair) -> None:
 
 
 def test_the_last_races_of_many_pages_are_kept_within_limits(pair: Pair) -> None:
-    races = Races(Explorer({"small": lambda: pair}, ServerLimits(pages=1)))
+    races = Races(Service({"small": lambda: pair}, ServerLimits(pages=1)))
     asked(races)
     shown = races.run(FIRST)
     next(shown)
@@ -410,8 +410,8 @@ def test_the_last_races_of_many_pages_are_kept_within_limits(pair: Pair) -> None
     assert races.document(FIRST) == ""
 
 
-def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
-    races = Races(explorer)
+def test_a_full_queue_frees_the_buttons(service: Service) -> None:
+    races = Races(service)
     asked(races)
     told = races.refuse(FIRST)
     assert "too many pages wait" in told[STATUS]
@@ -421,28 +421,28 @@ def test_a_full_queue_frees_the_buttons(explorer: Explorer) -> None:
 
 def test_the_device_is_measured_until_nobody_else_is_at_work(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [DevicePeaks(2.0, 30.0), DevicePeaks(3.0, 20.0), DevicePeaks(1.0, 10.0)]
-    monkeypatch.setattr(explorer_of_page, "measure_peaks", lambda *_: found.pop(0))
-    explorer = Explorer({"small": lambda: pair})
+    monkeypatch.setattr(service_of_page, "measure_peaks", lambda *_: found.pop(0))
+    service = Service({"small": lambda: pair})
     for load, best in ((99.0, DevicePeaks(2.0, 30.0)), (0.0, DevicePeaks(3.0, 30.0)), (99.0, DevicePeaks(3.0, 30.0))):
-        monkeypatch.setattr(explorer_of_page.os, "getloadavg", lambda load=load: (load, load, load))
-        race = racing_of(explorer)
+        monkeypatch.setattr(service_of_page.os, "getloadavg", lambda load=load: (load, load, load))
+        race = racing_of(service)
         assert list(race.steps())
         assert race.limits == best
     assert len(found) == 1
     found = [DevicePeaks(float(n), 1.0) for n in range(1, 6)]
-    explorer = Explorer({"small": lambda: pair})
+    service = Service({"small": lambda: pair})
     for best in (1.0, 2.0, 3.0, 3.0):  # it stays busy: at some time this must do
-        race = racing_of(explorer)
+        race = racing_of(service)
         assert list(race.steps())
         assert race.limits == DevicePeaks(best, 1.0)
 
 
 def test_a_prompt_is_cut_so_that_the_new_tokens_fit(pair: Pair) -> None:
-    explorer = Explorer({"small": lambda: pair})
+    service = Service({"small": lambda: pair})
     context = pair.teacher.config.context
     whole, _ = pair.encode("a b c")
-    race = racing_of(explorer, new_tokens=context - 1)
+    race = racing_of(service, new_tokens=context - 1)
     assert race.ids == whole[-1:]
     assert f"The first {len(whole) - 1} tokens of the prompt were cut" in race.note
-    race = racing_of(explorer, new_tokens=context - len(whole))
+    race = racing_of(service, new_tokens=context - len(whole))
     assert (race.ids, race.note) == (whole, "")

@@ -10,7 +10,7 @@ import pytest
 
 from kfexplore.figures.palette import colours
 from kfexplore.laws.toy import TOYS, toy_law
-from kfexplore.ui.toy import _told, build_toy_tab, meaning, show
+from kfexplore.ui.tabs.toy import _told, build_toy_tab, meaning, show
 
 
 def words(text: str) -> str:

@@ -27,17 +27,17 @@ from kfexplore.decoding import passes
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import DevicePeaks
-from kfexplore.ui import explorer as explorer_of_page
-from kfexplore.ui import threads, zero
+from kfexplore.ui import jobs, zero
+from kfexplore.ui import service as service_of_page
 from kfexplore.ui import writing as writing_of_page
-from kfexplore.ui.app import make_explorer
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.generate import run
+from kfexplore.ui.app import make_service
+from kfexplore.ui.jobs import is_small
 from kfexplore.ui.racing import RaceConfig
-from kfexplore.ui.threads import is_small
-from kfexplore.ui.timing import build_timing_tab
+from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.generate import run
+from kfexplore.ui.tabs.timing import build_timing_tab
 from kfexplore.ui.writing import WriteConfig
-from kfexplore.ui.zero import LentExplorer, gpu, is_zero
+from kfexplore.ui.zero import LentService, gpu, is_zero
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAND_IN = '''
@@ -119,13 +119,13 @@ def spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 
 
 @pytest.fixture
-def lent(spaces: ModuleType, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[LentExplorer]:
+def lent(spaces: ModuleType, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[LentService]:
     """The pair as "small", which counts as large, asked by a visitor."""
-    monkeypatch.setattr(threads, "SMALL", 0)
-    monkeypatch.setattr(explorer_of_page, "measure_peaks", lambda *_: MEASURED)
+    monkeypatch.setattr(jobs, "SMALL", 0)
+    monkeypatch.setattr(service_of_page, "measure_peaks", lambda *_: MEASURED)
     assert not spaces.calls
     asking = LocalContext.request.set(object())  # type: ignore[arg-type]
-    yield LentExplorer({"small": lambda: pair}, device="cpu")
+    yield LentService({"small": lambda: pair}, device="cpu")
     LocalContext.request.reset(asking)
 
 
@@ -152,8 +152,8 @@ def held_by_others(locks: Sequence[AbstractContextManager[Any]]) -> Iterator[Non
 
 
 @pytest.fixture
-def spoken(lent: LentExplorer) -> Iterator[None]:
-    """Others hold all turns of the explorer that work on a prompt takes."""
+def spoken(lent: LentService) -> Iterator[None]:
+    """Others hold all turns of the service that work on a prompt takes."""
     ready = lent._ready("small")
     turns = [lent._heavy, lent._pointing, lent._timing, lent._studying, lent._loading["small"], ready.turn]
     with held_by_others([each.held() for each in turns]):
@@ -210,7 +210,7 @@ def test_mistakes_come_through_and_the_next_question_is_answered(spaces: ModuleT
         (RuntimeError("ZeroGPU API /schedule error"), "."),
     ],
 )
-def test_a_refusal_is_told_in_words(spaces: ModuleType, lent: LentExplorer, error: Exception, told: str) -> None:
+def test_a_refusal_is_told_in_words(spaces: ModuleType, lent: LentService, error: Exception, told: str) -> None:
     spaces.refused.append(error)
     answer = lent.tables(ASKED)
     assert not answer["ok"]
@@ -218,7 +218,7 @@ def test_a_refusal_is_told_in_words(spaces: ModuleType, lent: LentExplorer, erro
     assert lent.point(ASKED)["ok"]
 
 
-def test_few_questions_wait_for_a_gpu(lent: LentExplorer) -> None:
+def test_few_questions_wait_for_a_gpu(lent: LentService) -> None:
     places = [lent._places.acquire(blocking=False) for _ in range(lent.limits.questions)]
     assert all(places)
     assert lent.tables(ASKED)["busy"]
@@ -229,9 +229,9 @@ def test_few_questions_wait_for_a_gpu(lent: LentExplorer) -> None:
 @pytest.mark.usefixtures("spoken")
 @pytest.mark.parametrize(("name", "more"), [("tables", {}), ("tables", {"slots": [2]}), ("grid", {"slots": [0, 1]})])
 def test_sliders_are_answered_in_a_process_whose_locks_nobody_holds(
-    spaces: ModuleType, lent: LentExplorer, explorer: Explorer, name: str, more: dict[str, Any]
+    spaces: ModuleType, lent: LentService, service: Service, name: str, more: dict[str, Any]
 ) -> None:
-    plain, other = (getattr(each, name)({**ASKED, **more}) for each in (explorer, lent))
+    plain, other = (getattr(each, name)({**ASKED, **more}) for each in (service, lent))
     for answer in (plain, other):
         answer.pop("seconds", None)
     assert other["ok"]
@@ -240,10 +240,10 @@ def test_sliders_are_answered_in_a_process_whose_locks_nobody_holds(
 
 
 @pytest.mark.usefixtures("spoken", "stepwise")
-def test_texts_grow_as_without_it(spaces: ModuleType, lent: LentExplorer, explorer: Explorer) -> None:
+def test_texts_grow_as_without_it(spaces: ModuleType, lent: LentService, service: Service) -> None:
     config = WriteConfig("small", "a b c", ("ar", "pflm", "mdlm"), 4, 24)
     texts = {}
-    for name, each in (("here", explorer), ("lent", lent)):
+    for name, each in (("here", service), ("lent", lent)):
         writing = each.writing(config)
         assert writing.is_waiting
         grown = [writing.written()[0].lines[0].filled for _ in writing.steps()]
@@ -257,14 +257,14 @@ def test_texts_grow_as_without_it(spaces: ModuleType, lent: LentExplorer, explor
     assert writing.environment["threads"] == 1, "it tells where the texts were written, which is not here"
 
 
-def test_the_tab_says_that_a_gpu_is_asked_for(lent: LentExplorer, explorer: Explorer) -> None:
-    for each, is_asked in ((lent, True), (explorer, False)):
+def test_the_tab_says_that_a_gpu_is_asked_for(lent: LentService, service: Service) -> None:
+    for each, is_asked in ((lent, True), (service, False)):
         shown = run(each.writing(WriteConfig("small", "a b c", ("ar",), 4, 8)))
         assert ("A GPU is asked for." in next(shown)[0]) is is_asked
         assert "A GPU" not in list(shown)[-1][0]
 
 
-def test_no_lock_of_decoding_is_met_there(lent: LentExplorer) -> None:
+def test_no_lock_of_decoding_is_met_there(lent: LentService) -> None:
     writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8))
     with held_by_others([passes._lock]):
         assert list(writing.steps())
@@ -272,7 +272,7 @@ def test_no_lock_of_decoding_is_met_there(lent: LentExplorer) -> None:
 
 
 @pytest.mark.usefixtures("stepwise")
-def test_a_text_can_be_stopped(spaces: ModuleType, lent: LentExplorer) -> None:
+def test_a_text_can_be_stopped(spaces: ModuleType, lent: LentService) -> None:
     writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 24))
     steps = writing.steps()
     next(steps)
@@ -286,7 +286,7 @@ def test_a_text_can_be_stopped(spaces: ModuleType, lent: LentExplorer) -> None:
     assert len(spaces.processes) == 1
 
 
-def test_its_surprises_are_asked_for_here(spaces: ModuleType, lent: LentExplorer) -> None:
+def test_its_surprises_are_asked_for_here(spaces: ModuleType, lent: LentService) -> None:
     writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8))
     assert list(writing.steps())
     assert list(writing.surprises())
@@ -294,7 +294,7 @@ def test_its_surprises_are_asked_for_here(spaces: ModuleType, lent: LentExplorer
     assert [what for what, _ in spaces.calls] == ["texts"]
 
 
-def test_a_mistake_in_the_other_process_is_told_here(spaces: ModuleType, lent: LentExplorer) -> None:
+def test_a_mistake_in_the_other_process_is_told_here(spaces: ModuleType, lent: LentService) -> None:
     told = lent.tables({**ASKED, "u": [2.0, 0, 0, 0]})
     assert not told["ok"]
     assert told["failed"]
@@ -303,7 +303,7 @@ def test_a_mistake_in_the_other_process_is_told_here(spaces: ModuleType, lent: L
 
 
 @pytest.mark.usefixtures("stepwise")
-def test_time_is_over_there_and_told_here(lent: LentExplorer) -> None:
+def test_time_is_over_there_and_told_here(lent: LentService) -> None:
     lent.limits = dataclasses.replace(lent.limits, run_seconds=1)
     ticks = itertools.count()
     lent._clock = lambda: 0.4 * next(ticks)  # of the forked process; here the time never begins
@@ -317,19 +317,19 @@ def test_time_is_over_there_and_told_here(lent: LentExplorer) -> None:
 
 
 @pytest.mark.usefixtures("spoken")
-def test_studies_are_the_same_and_kept(spaces: ModuleType, lent: LentExplorer, explorer: Explorer) -> None:
+def test_studies_are_the_same_and_kept(spaces: ModuleType, lent: LentService, service: Service) -> None:
     reports: list[str] = []
     for _ in range(2):
         found, _, _ = lent.study("small", "a b c", 2, 128, 0, report=lambda _, what: reports.append(what))
     told: list[str] = []
-    plain, _, _ = explorer.study("small", "a b c", 2, 128, 0, report=lambda _, what: told.append(what))
+    plain, _, _ = service.study("small", "a b c", 2, 128, 0, report=lambda _, what: told.append(what))
     assert found.law.mutual_information == plain.law.mutual_information
     assert [row.tv for row in found.samplers] == [row.tv for row in plain.samplers]
     assert reports == ["a GPU that is asked for", *told]
     assert spaces.calls == [("laws", 70)]
 
 
-def test_a_study_can_be_called_off(spaces: ModuleType, lent: LentExplorer) -> None:
+def test_a_study_can_be_called_off(spaces: ModuleType, lent: LentService) -> None:
     stop = CancelToken()
     with pytest.raises(Cancelled):
         lent.study("small", "a b c", 2, 128, 0, report=lambda share, _: stop.set() if share else None, stop=stop)
@@ -338,7 +338,7 @@ def test_a_study_can_be_called_off(spaces: ModuleType, lent: LentExplorer) -> No
 
 
 @pytest.mark.usefixtures("spoken")
-def test_a_race_waits_for_no_other(spaces: ModuleType, lent: LentExplorer) -> None:
+def test_a_race_waits_for_no_other(spaces: ModuleType, lent: LentService) -> None:
     race = lent.racing(RaceConfig("small", "a b c", ("ar", "pflm"), (1, 2), (4,), 8, 1))
     stages = [race.stage for _ in race.steps()]
     assert stages[0] == "measuring"
@@ -351,18 +351,18 @@ def test_a_race_waits_for_no_other(spaces: ModuleType, lent: LentExplorer) -> No
     assert spaces.calls == [("race", 70)]
 
 
-def test_a_race_on_a_gpu_of_its_own_is_let_in_beside_one_that_runs_here(lent: LentExplorer, explorer: Explorer) -> None:
-    def let_in(of: Explorer) -> set[int | str | None]:
+def test_a_race_on_a_gpu_of_its_own_is_let_in_beside_one_that_runs_here(lent: LentService, service: Service) -> None:
+    def let_in(of: Service) -> set[int | str | None]:
         with gr.Blocks() as demo:
             fields: list[gr.components.Component] = [gr.Textbox("small"), gr.Textbox("a b c")]
             build_timing_tab(of, fields, gr.Tab("Timing"), 4)
         return {event.concurrency_limit for event in demo.fns.values() if event.concurrency_id == "timing"}
 
-    assert (let_in(explorer), let_in(lent)) == ({1}, {zero.RACES})
+    assert (let_in(service), let_in(lent)) == ({1}, {zero.RACES})
     settings: tuple[Any, ...] = ("small", "a b c", ("ar",), (1,), (), 4, 1)
-    here = explorer.racing(RaceConfig(*settings)).steps()
+    here = service.racing(RaceConfig(*settings)).steps()
     next(here)  # it has its turn
-    other = explorer.racing(RaceConfig(*settings))
+    other = service.racing(RaceConfig(*settings))
     waits = threading.Thread(target=lambda: list(other.steps()))
     waits.start()
     assert list(lent.racing(RaceConfig(*settings)).steps())
@@ -372,7 +372,7 @@ def test_a_race_on_a_gpu_of_its_own_is_let_in_beside_one_that_runs_here(lent: Le
     waits.join(30)
 
 
-def test_a_race_can_be_stopped(lent: LentExplorer) -> None:
+def test_a_race_can_be_stopped(lent: LentService) -> None:
     race = lent.racing(RaceConfig("small", "a b c", ("ar", "pflm"), (1, 2), (4,), 8, 3))
     steps = race.steps()
     next(steps)
@@ -385,7 +385,7 @@ def test_a_race_can_be_stopped(lent: LentExplorer) -> None:
 @pytest.mark.usefixtures("spaces")
 def test_a_pair_is_loaded_once_and_moved_in_the_other_process(pair: Pair) -> None:
     loads: list[str] = []
-    lent = LentExplorer({"small": lambda: loads.append("small") or pair}, other=lambda name: loads.append(name) or pair)
+    lent = LentService({"small": lambda: loads.append("small") or pair}, other=lambda name: loads.append(name) or pair)
     for _ in range(2):
         for load in (lent.loaders["small"], partial(lent._other, "else")):  # type: ignore[arg-type]
             assert load() is pair
@@ -397,18 +397,18 @@ def test_a_pair_is_loaded_once_and_moved_in_the_other_process(pair: Pair) -> Non
 
 def test_which_models_are_large() -> None:
     for shape in SIZES.values():
-        assert ModelConfig("teacher", *shape).block_weights > threads.SMALL
+        assert ModelConfig("teacher", *shape).block_weights > jobs.SMALL
     assert is_small(load_pair("tales"))
 
 
 def test_small_models_points_and_what_no_visitor_asks_stay_here(
-    spaces: ModuleType, lent: LentExplorer, monkeypatch: pytest.MonkeyPatch
+    spaces: ModuleType, lent: LentService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lent.point(ASKED)["ok"]
     asking = LocalContext.request.set(None)
     assert lent.tables(ASKED)["ok"]
     LocalContext.request.reset(asking)
-    monkeypatch.setattr(threads, "SMALL", 10**9)
+    monkeypatch.setattr(jobs, "SMALL", 10**9)
     assert lent.tables(ASKED)["ok"]
     assert list(lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8)).steps())
     assert spaces.calls == []
@@ -417,11 +417,11 @@ def test_small_models_points_and_what_no_visitor_asks_stay_here(
 
 @pytest.mark.usefixtures("spaces")
 def test_the_app_has_gpus_lent_on_such_a_space_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    explorer, name = make_explorer("tales", device="cuda")
-    assert isinstance(explorer, LentExplorer)
-    assert explorer.pair(name).teacher.device.type == "cpu"
+    service, name = make_service("tales", device="cuda")
+    assert isinstance(service, LentService)
+    assert service.pair(name).teacher.device.type == "cpu"
     monkeypatch.delenv("SPACES_ZERO_GPU")
-    assert type(make_explorer("tales")[0]) is Explorer
+    assert type(make_service("tales")[0]) is Service
 
 
 def test_the_app_imports_it_before_torch(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from shell import Shell
 
 from kfexplore import KfError
-from kfexplore.ui.port import VARIABLE, free_port
+from kfexplore.ui.server import PORT_VARIABLE, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ def test_app_py_is_told_of_the_variable_as_it_takes_no_options(monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", ["/somewhere/app.py"])
     with pytest.raises(KfError) as caught:
         free_port("127.0.0.1", 0, {})
-    assert caught.value.run == f"{VARIABLE}=8001 python app.py"
+    assert caught.value.run == f"{PORT_VARIABLE}=8001 python app.py"
 
 
 def test_a_port_in_use_on_one_address_is_in_use_on_all(taken: int) -> None:
@@ -61,19 +61,19 @@ def test_a_port_in_use_on_one_address_is_in_use_on_all(taken: int) -> None:
 def test_the_one_asked_for_goes_before_that_of_the_environment(taken: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         free = other.getsockname()[1]
-    assert free_port("127.0.0.1", None, {VARIABLE: str(free)}) == free
-    assert free_port("127.0.0.1", free, {VARIABLE: str(taken)}) == free
+    assert free_port("127.0.0.1", None, {PORT_VARIABLE: str(free)}) == free
+    assert free_port("127.0.0.1", free, {PORT_VARIABLE: str(taken)}) == free
     with pytest.raises(KfError, match=f"Port {taken} is in use"):
-        free_port("127.0.0.1", None, {VARIABLE: str(taken)})
+        free_port("127.0.0.1", None, {PORT_VARIABLE: str(taken)})
     for asked in (None, free):  # Gradio would read it in any case
         with pytest.raises(KfError, match="'abc'"):
-            free_port("127.0.0.1", asked, {VARIABLE: "abc"})
+            free_port("127.0.0.1", asked, {PORT_VARIABLE: "abc"})
 
 
 def test_a_port_that_is_no_number_is_one_message(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "abc")
-    assert f"{VARIABLE} is 'abc'." in shell.refused("app --port 9000")
+    monkeypatch.setenv(PORT_VARIABLE, "abc")
+    assert f"{PORT_VARIABLE} is 'abc'." in shell.refused("app --port 9000")
     ran = subprocess.run([sys.executable, "app.py"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 2
-    assert ran.stderr.startswith(f"kfexplore: {VARIABLE} is 'abc'.")
+    assert ran.stderr.startswith(f"kfexplore: {PORT_VARIABLE} is 'abc'.")
     assert "Traceback" not in ran.stderr

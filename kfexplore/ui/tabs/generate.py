@@ -14,18 +14,21 @@ from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling, inlined
 from kfexplore.figures.text import text_css, texts_html
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import (
+from kfexplore.ui.components import (
+    READABLE,
     REFUSED,
+    boxed,
     decoder_choices,
     failed,
     fitted,
+    html,
     number,
     offered_decoders,
     takers,
+    told,
     whole,
 )
-from kfexplore.ui.html import READABLE, boxed, html, told
+from kfexplore.ui.service import Service
 from kfexplore.ui.writing import WriteConfig, Writing
 
 INTRO: Final = """AR, Verified and Jacobi write the exact map's text, the teacher's, token for token; the student (PFLM)
@@ -41,16 +44,16 @@ Shown = list[Any]
 """Status, texts, what is held, Generate, Stop, Download."""
 
 
-def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
+def build_generate_tab(service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
     """Fills the tab, in the Gradio context that is open.
 
     Args:
-        explorer: Answers for the models.
+        service: Answers for the models.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
         tab: This tab.
         k_max: Tokens a pass of the first pair's student.
     """
-    (pair, prompt), limits = fields, explorer.limits
+    (pair, prompt), limits = fields, service.limits
     html(boxed(f"<p>{INTRO}</p>"))
     decoders = gr.CheckboxGroup(decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders")
     with gr.Row():
@@ -114,7 +117,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     shown = [status, texts, held, go, stop, save]
     settings = [pair, prompt, decoders, k, length, samples, tau, penalty, seed, same]
     asked = go.click(
-        partial(start, explorer),
+        partial(start, service),
         [*settings, underlined, held],
         shown,
         queue=False,
@@ -138,7 +141,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
     saved.then(None, document, None, js=calling("fields.js", "saveText", "kfexplore-generate.json", "application/json"))
     for event in (tab.select, pair.change):  # the pair of a copied link is never typed
         event(
-            partial(fit, explorer),
+            partial(fit, service),
             [pair, decoders, k, length],
             [decoders, k, length],
             queue=False,
@@ -147,7 +150,7 @@ def build_generate_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.T
 
 
 def start(
-    explorer: Explorer,
+    service: Service,
     pair: str,
     prompt: str,
     decoders: list[str],
@@ -175,7 +178,7 @@ def start(
             whole("The seed", seed),
             bool(same),
         )
-        writing = explorer.writing(config, cuts=True)
+        writing = service.writing(config, cuts=True)
     except KfError as error:
         return [_mistaken(error, held), *[gr.skip()] * 5]
     let_go(held)
@@ -251,13 +254,13 @@ def download(writing: Writing | None) -> list[Any]:
     return [json.dumps(writing.as_json(), indent=1, ensure_ascii=False), gr.skip()]
 
 
-def fit(explorer: Explorer, name: str, decoders: list[str], k: float, length: float) -> Shown:
+def fit(service: Service, name: str, decoders: list[str], k: float, length: float) -> Shown:
     """What a pair offers: decoders, k and length; choices that it offers too are kept."""
     try:
-        pair = explorer.pair(name)
+        pair = service.pair(name)
     except KfError:  # told above the tabs
         return [gr.skip()] * 3
-    most, longest = explorer.slots(pair), min(explorer.limits.new_tokens, pair.teacher.config.context - 1)
+    most, longest = service.slots(pair), min(service.limits.new_tokens, pair.teacher.config.context - 1)
     return [
         offered_decoders(pair, decoders),
         fitted(k, min(k or most, most), maximum=most),

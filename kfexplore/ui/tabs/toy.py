@@ -14,9 +14,7 @@ from kfexplore.figures.palette import Theme
 from kfexplore.figures.toy import EXACT, blocks_figure, exact_at_random, fewest_exact, order_words, passes_figure
 from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
-from kfexplore.ui.fields import failed, sent
-from kfexplore.ui.html import DARK, boxed, heading, html, scrolling
-from kfexplore.ui.plot import plot
+from kfexplore.ui.components import DARK, boxed, failed, heading, html, plot, scrolling, sent
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
 what is visible. Here the marginals are perfect and every number is computed from the law itself, without sampling:

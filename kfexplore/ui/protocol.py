@@ -10,7 +10,7 @@ from kfexplore.config import check_temperature
 from kfexplore.errors import KfError
 from kfexplore.noise import checked
 from kfexplore.results import Floats
-from kfexplore.ui.fields import whole
+from kfexplore.ui.components import whole
 from kfexplore.ui.limits import ServerLimits
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kfexplore.cancel import Cancelled, CancelToken
-from kfexplore.ui.turns import RECENT, Busy, Turns
+from kfexplore.ui.jobs import RECENT, Busy, Turns
 
 
 def asked(

@@ -23,11 +23,9 @@ from kfexplore.laws.study import Report
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, RankedContext, SamplerLaw
 from kfexplore.ui.cache import LRUCache
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import REFUSED, failed, sent, whole
-from kfexplore.ui.html import READABLE, boxed, heading, html, scrolling, told
-from kfexplore.ui.plot import plot
-from kfexplore.ui.toy import build_toy_tab
+from kfexplore.ui.components import READABLE, REFUSED, boxed, failed, heading, html, plot, scrolling, sent, told, whole
+from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.toy import build_toy_tab
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
 apart from the others. Here the teacher's law of the next tokens after the prompt is exact, so what drawing them apart
@@ -70,17 +68,17 @@ COUNT: Final = 3 + 2 * (len(PANELS) + 2)
 
 
 def build_joint_tab(
-    explorer: Explorer, asked: list[Callable[..., Any]], fields: list[gr.Component], tabs: tuple[gr.Tab, list[gr.Tab]]
+    service: Service, asked: list[Callable[..., Any]], fields: list[gr.Component], tabs: tuple[gr.Tab, list[gr.Tab]]
 ) -> list[Callable[..., Any]]:
     """Fills the tab; returns the events of its own that ask for another prompt.
 
     Args:
-        explorer: Answers for the models.
+        service: Answers for the models.
         asked: Events that ask for another prompt or pair.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
         tabs: This tab, and those that stand beside it.
     """
-    (pair, prompt), studies, most = fields, Studies(explorer), explorer.limits.study_blocks
+    (pair, prompt), studies, most = fields, Studies(service), service.limits.study_blocks
     sizes = [size for size in BLOCKS if size <= most] or [most]
     with gr.Tabs():
         with gr.Tab("After the prompt", id="prompt"):
@@ -108,7 +106,7 @@ def build_joint_tab(
                     "Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go", elem_classes="kf-beside"
                 )
                 stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel", elem_classes="kf-beside")
-            first = next(iter(explorer.loaders))
+            first = next(iter(service.loaders))
             ranked_for = first if first in bundled_pairs() else DEFAULT_PAIR
             stored = stored_contexts(ranked_for)
             ranked = _contexts(stored, ranked_for) if stored else None
@@ -182,8 +180,8 @@ class _Asked:
 class Studies:
     """What every page asks for, told apart by its session; a study that nobody waits for ends at its next part."""
 
-    def __init__(self, explorer: Explorer, clock: Callable[[], float] = time.monotonic) -> None:
-        self._explorer, self._clock, limits = explorer, clock, explorer.limits
+    def __init__(self, service: Service, clock: Callable[[], float] = time.monotonic) -> None:
+        self._explorer, self._clock, limits = service, clock, service.limits
         self._pages: LRUCache[str, _Asked] = LRUCache(
             limits.pages, limits.idle_seconds, dropped=lambda asked: asked.stop.set()
         )

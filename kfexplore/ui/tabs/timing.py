@@ -29,11 +29,24 @@ from kfexplore.figures.timing import (
 )
 from kfexplore.results import TimingRow
 from kfexplore.ui.cache import LRUCache
-from kfexplore.ui.explorer import Explorer
-from kfexplore.ui.fields import REFUSED, decoder_choices, failed, fitted, offered_decoders, whole
-from kfexplore.ui.html import DARK, READABLE, boxed, heading, html, scrolling, told
-from kfexplore.ui.plot import plot
+from kfexplore.ui.components import (
+    DARK,
+    READABLE,
+    REFUSED,
+    boxed,
+    decoder_choices,
+    failed,
+    fitted,
+    heading,
+    html,
+    offered_decoders,
+    plot,
+    scrolling,
+    told,
+    whole,
+)
 from kfexplore.ui.racing import RaceConfig, Racing, batches_offered, rows_csv
+from kfexplore.ui.service import Service
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
 decoding is timed: prompts have been read and nothing is spelled out. The decoders take turns, one run each per round,
@@ -85,8 +98,8 @@ class _Page:
 class Races:
     """The last race of every page, told apart by its session; one that is let go is stopped."""
 
-    def __init__(self, explorer: Explorer) -> None:
-        self._explorer, limits = explorer, explorer.limits
+    def __init__(self, service: Service) -> None:
+        self._explorer, limits = service, service.limits
         self._pages: LRUCache[str, _Page] = LRUCache(
             limits.pages, limits.idle_seconds, dropped=lambda page: page.racing.stop()
         )
@@ -189,16 +202,16 @@ class Races:
         ]
 
 
-def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
+def build_timing_tab(service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
     """Fills the tab, in the Gradio context that is open.
 
     Args:
-        explorer: Answers for the models.
+        service: Answers for the models.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
         tab: This tab.
         k_max: Tokens a pass of the first pair's student.
     """
-    races, (pair, prompt), limits = Races(explorer), fields, explorer.limits
+    races, (pair, prompt), limits = Races(service), fields, service.limits
     html(boxed(f"<p>{INTRO}</p>"))
     decoders = gr.CheckboxGroup(decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders")
     with gr.Row():
@@ -257,7 +270,7 @@ def build_timing_tab(explorer: Explorer, fields: list[gr.Component], tab: gr.Tab
         races.run,
         None,
         shown,
-        concurrency_limit=explorer.races_at_once,
+        concurrency_limit=service.races_at_once,
         concurrency_id="timing",
         show_progress="full",
         show_progress_on=status,

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from kfexplore.figures.scrub import scrub_css, scrub_js, scrub_markup
-from kfexplore.ui.explorer import Explorer, Json
+from kfexplore.ui.service import Json, Service
 
 EXAMPLES = (
     "He looked at",
@@ -104,23 +104,23 @@ LINKED = """(pair, prompt) => {
 later, the component sees to it."""
 
 
-def scrub_view(explorer: Explorer, first: Json, fields: list[gr.Component]) -> gr.HTML:
-    """The component that owns sliders, strips, chips and the 2-D map, and asks an Explorer for what it lacks.
+def scrub_view(service: Service, first: Json, fields: list[gr.Component]) -> gr.HTML:
+    """The component that owns sliders, strips, chips and the 2-D map, and asks a Service for what it lacks.
 
     Args:
-        explorer: Answers for tables, points and grids.
+        service: Answers for tables, points and grids.
         first: The payload that is drawn at once.
         fields: The dropdown of pairs and the prompt: they follow the browser's way back.
     """
 
     def tables(question: Json) -> Json:
-        return explorer.tables(question)
+        return service.tables(question)
 
     def point(question: Json) -> Json:
-        return explorer.point(question)
+        return service.point(question)
 
     def grid(question: Json) -> Json:
-        return explorer.grid(question)
+        return service.grid(question)
 
     view = gr.HTML(
         html_template=scrub_markup(),

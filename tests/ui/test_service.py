@@ -18,9 +18,9 @@ from kfexplore.checkpoints.registry import bundled_pairs
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.maps import block, grid, sweep
 from kfexplore.results import steps
-from kfexplore.ui.app import first_payload, fresh_first_payload, make_explorer
-from kfexplore.ui.explorer import Explorer, _Context
+from kfexplore.ui.app import first_payload, fresh_first_payload, make_service
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.service import Service, _Context
 
 PROMPT = "The little bird sang"
 U = [0.2, 0.9, 0.4, 0.6]
@@ -33,8 +33,8 @@ def pair() -> Pair:
 
 
 @pytest.fixture(scope="module")
-def explorer(pair: Pair) -> Explorer:
-    return Explorer({"tales": lambda: pair})
+def service(pair: Pair) -> Service:
+    return Service({"tales": lambda: pair})
 
 
 def asked(**more: Any) -> Json:
@@ -45,8 +45,8 @@ def unpacked(text: str, dtype: str, *shape: int) -> np.ndarray[Any, Any]:
     return np.frombuffer(base64.b64decode(text), dtype=dtype).reshape(shape)
 
 
-def test_tables_are_the_sweeps_of_every_slot(explorer: Explorer, pair: Pair) -> None:
-    reply = explorer.tables(asked())
+def test_tables_are_the_sweeps_of_every_slot(service: Service, pair: Pair) -> None:
+    reply = service.tables(asked())
     context = pair.prefill(pair.encode(PROMPT)[0])
     teacher, student = (unpacked(reply[name], "<u2", 4, 32, 4) for name in ("teacher", "student"))
     for slot in range(4):
@@ -57,8 +57,8 @@ def test_tables_are_the_sweeps_of_every_slot(explorer: Explorer, pair: Pair) -> 
     assert (reply["seq"], reply["k"], reply["u"], reply["resolution"]) == (7, 4, U, 32)
 
 
-def test_rows_of_some_sliders_are_those_of_the_whole(explorer: Explorer) -> None:
-    whole, some = explorer.tables(asked()), explorer.tables(asked(slots=[2, 0]))
+def test_rows_of_some_sliders_are_those_of_the_whole(service: Service) -> None:
+    whole, some = service.tables(asked()), service.tables(asked(slots=[2, 0]))
     assert (some["slots"], some["every"], some["u"], some["prompt"]) == ([2, 0], 1, U, PROMPT)
     for name, dtype in {"teacher": "<u2", "student": "<u2", "margin": "<f4", "edge": "<f4"}.items():
         assert np.allclose(
@@ -71,83 +71,83 @@ def test_rows_of_some_sliders_are_those_of_the_whole(explorer: Explorer) -> None
 def test_where_many_ask_answers_are_coarser(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, asking: int, every: int, side: int
 ) -> None:
-    explorer = Explorer({"tales": lambda: pair})
-    monkeypatch.setattr(explorer._heavy, "longest", lambda: asking)
-    reply = explorer.tables(asked(slots=[3], resolution=512))
+    service = Service({"tales": lambda: pair})
+    monkeypatch.setattr(service._heavy, "longest", lambda: asking)
+    reply = service.tables(asked(slots=[3], resolution=512))
     assert (reply["resolution"], reply["every"]) == (512, every)
     fine = sweep(pair.prefill(pair.encode(PROMPT)[0]), np.array(U), 3, 512).block
     known = unpacked(reply["teacher"], "<u2", 1, 512 // every, 4)[0]
     assert (known == fine.teacher[every // 2 :: every]).all()
-    assert explorer.grid(asked(slots=[0, 1], resolution=128))["resolution"] == side
+    assert service.grid(asked(slots=[0, 1], resolution=128))["resolution"] == side
 
 
-def test_a_table_holds_the_answer_at_the_middle_of_each_step(explorer: Explorer) -> None:
-    teacher = unpacked(explorer.tables(asked())["teacher"], "<u2", 4, 32, 4)
-    point = explorer.point(asked(u=[U[0], steps(32)[5], *U[2:]]))
+def test_a_table_holds_the_answer_at_the_middle_of_each_step(service: Service) -> None:
+    teacher = unpacked(service.tables(asked())["teacher"], "<u2", 4, 32, 4)
+    point = service.point(asked(u=[U[0], steps(32)[5], *U[2:]]))
     assert point["teacher"] == teacher[1, 5].tolist()
 
 
-def test_every_token_that_is_told_has_a_text(explorer: Explorer) -> None:
-    reply = explorer.tables(asked())
+def test_every_token_that_is_told_has_a_text(service: Service) -> None:
+    reply = service.tables(asked())
     told = {int(i) for name in ("teacher", "student") for i in unpacked(reply[name], "<u2", 4 * 32 * 4)}
     assert told <= {int(i) for i in reply["texts"]}
     assert "".join(text for _, text in reply["prompt_tokens"]) == PROMPT
 
 
-def test_grid_axes_are_the_slots_in_order(explorer: Explorer, pair: Pair) -> None:
-    reply = explorer.grid(asked(slots=[1, 3], resolution=8))
+def test_grid_axes_are_the_slots_in_order(service: Service, pair: Pair) -> None:
+    reply = service.grid(asked(slots=[1, 3], resolution=8))
     section = grid(pair.prefill(pair.encode(PROMPT)[0]), np.array(U), (1, 3), 8)
     assert (unpacked(reply["teacher"], "<u2", 8, 8, 2) == section.teacher).all()
     assert (unpacked(reply["student"], "<u2", 8, 8, 2) == section.student).all()
     assert reply["agreement"] == section.agreement
 
 
-def test_every_answer_is_of_the_temperature_asked_for(explorer: Explorer, pair: Pair) -> None:
+def test_every_answer_is_of_the_temperature_asked_for(service: Service, pair: Pair) -> None:
     context, request = pair.prefill(pair.encode(PROMPT)[0]), asked(temperature=0.5)
-    reply, row, point = explorer.tables(request), explorer.tables({**request, "slots": [1]}), explorer.point(request)
+    reply, row, point = service.tables(request), service.tables({**request, "slots": [1]}), service.point(request)
     expected = sweep(context, np.array(U), 1, 32, 0.5).block
     assert (reply["temperature"], row["temperature"]) == (0.5, 0.5)
     assert (unpacked(reply["teacher"], "<u2", 4, 32, 4)[1] == expected.teacher).all()
     assert (unpacked(row["student"], "<u2", 1, 32, 4)[0] == expected.student).all()
     assert (expected.teacher != sweep(context, np.array(U), 1, 32).block.teacher).any()
     assert point["edge"] == block(context, np.array(U), 0.5).edges[0].tolist()
-    square = unpacked(explorer.grid({**request, "slots": [0, 1], "resolution": 8})["teacher"], "<u2", 8, 8, 2)
+    square = unpacked(service.grid({**request, "slots": [0, 1], "resolution": 8})["teacher"], "<u2", 8, 8, 2)
     assert (square == grid(context, np.array(U), (0, 1), 8, 0.5).teacher).all()
 
 
 def test_a_reply_says_what_the_student_was_trained_with(pair: Pair) -> None:
     trained = Pair(pair.teacher, pair.student, None, pair.tokenizer, {"training": {"student_temperatures": [0.3, 1]}})
-    explorer = Explorer({"tales": lambda: trained, "alone": lambda: Pair(pair.teacher, tokenizer=pair.tokenizer)})
-    told = explorer.tables(asked())["trained"]
+    service = Service({"tales": lambda: trained, "alone": lambda: Pair(pair.teacher, tokenizer=pair.tokenizer)})
+    told = service.tables(asked())["trained"]
     assert (told["low"], told["high"]) == (0.3, 1)
     assert "trained at temperatures 0.3 to 1:" in told["note"]
-    assert explorer.tables(asked(pair="alone"))["trained"] is None
+    assert service.tables(asked(pair="alone"))["trained"] is None
 
 
-def test_noise_of_a_pair_with_another_k_is_made_to_fit(explorer: Explorer) -> None:
+def test_noise_of_a_pair_with_another_k_is_made_to_fit(service: Service) -> None:
     for u, expected in (([0.1, 0.2], [0.1, 0.2, 0.5, 0.5]), ([0.1 * n for n in range(1, 9)], [0.1, 0.2, 0.3, 0.4])):
-        reply = explorer.tables(asked(u=u, fits=True))
+        reply = service.tables(asked(u=u, fits=True))
         assert (reply["k"], reply["u"]) == (4, pytest.approx(expected))
-    assert "1.5 is outside" in explorer.tables(asked(u=[1.5], fits=True))["failed"]
-    assert "shape (8,)" in explorer.tables(asked(u=[0.1] * 8))["failed"]
+    assert "1.5 is outside" in service.tables(asked(u=[1.5], fits=True))["failed"]
+    assert "shape (8,)" in service.tables(asked(u=[0.1] * 8))["failed"]
 
 
 def test_eight_slots_fill_tables_of_eight() -> None:
     words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(23)}, unk_token="w0"))
     eight = Pair(teacher(1, peaky=2), student(11, peaky=2, block=8), tokenizer=words)
-    explorer, u = Explorer({"eight": lambda: eight}), [0.1 * (slot + 1) for slot in range(8)]
+    service, u = Service({"eight": lambda: eight}), [0.1 * (slot + 1) for slot in range(8)]
     request = {"seq": 1, "pair": "eight", "prompt": "w1", "u": u}
-    reply = explorer.tables(request)
+    reply = service.tables(request)
     assert (reply["k"], reply["k_max"], reply["resolution"]) == (8, 8, 512)
     rows = unpacked(reply["student"], "<u2", 8, 512, 8)
     context = eight.prefill(eight.encode("w1")[0])
     for slot in (0, 7):
         assert (rows[slot] == sweep(context, np.array(u), slot).block.student).all()
-    row = explorer.tables({**request, "slots": [6], "yields": True})
+    row = service.tables({**request, "slots": [6], "yields": True})
     assert (unpacked(row["student"], "<u2", 1, 512, 8)[0] == rows[6]).all()
-    assert explorer.grid({**request, "slots": [3, 7], "resolution": 8})["slots"] == [3, 7]
-    assert "shape (9,)" in explorer.point({**request, "u": [*u, 0.5]})["failed"]
-    assert "K is 9" in explorer.tables({**request, "u": None, "k": 9})["failed"]
+    assert service.grid({**request, "slots": [3, 7], "resolution": 8})["slots"] == [3, 7]
+    assert "shape (9,)" in service.point({**request, "u": [*u, 0.5]})["failed"]
+    assert "K is 9" in service.tables({**request, "u": None, "k": 9})["failed"]
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_eight_slots_fill_tables_of_eight() -> None:
         ({"slots": [4]}, "no slot 4"),
     ],
 )
-def test_a_bad_request_is_answered_with_what_failed(explorer: Explorer, change: Json, failed: str) -> None:
-    reply = explorer.tables(asked(**change))
+def test_a_bad_request_is_answered_with_what_failed(service: Service, change: Json, failed: str) -> None:
+    reply = service.tables(asked(**change))
     assert not reply["ok"]
     assert failed in reply["failed"]
     assert reply["valid"]
@@ -200,11 +200,11 @@ def test_a_slow_load_keeps_no_other_pair_waiting(pair: Pair) -> None:
         assert release.wait(30)
         raise KfError("gone")
 
-    explorer = Explorer({"slow": slow, "tales": lambda: pair})
-    waiting = threading.Thread(target=explorer.point, args=(asked(pair="slow"),))
+    service = Service({"slow": slow, "tales": lambda: pair})
+    waiting = threading.Thread(target=service.point, args=(asked(pair="slow"),))
     waiting.start()
     assert started.wait(30)
-    assert explorer.point(asked())["ok"]
+    assert service.point(asked())["ok"]
     assert waiting.is_alive()
     release.set()
     waiting.join()
@@ -212,8 +212,8 @@ def test_a_slow_load_keeps_no_other_pair_waiting(pair: Pair) -> None:
 
 @pytest.mark.parametrize("name", bundled_pairs())
 def test_the_stored_first_screen_is_that_of_the_bundled_weights(name: str) -> None:
-    explorer, _ = make_explorer(name)
-    stored, fresh = first_payload(explorer, name), fresh_first_payload(explorer, name)
+    service, _ = make_service(name)
+    stored, fresh = first_payload(service, name), fresh_first_payload(service, name)
     assert stored["stored"] is True
     assert set(stored) == {*fresh, "weights"}
     assert [stored[key] for key in ("prompt_tokens", "u", "trained")] == [
@@ -225,8 +225,8 @@ def test_the_stored_first_screen_is_that_of_the_bundled_weights(name: str) -> No
 
 
 @pytest.mark.parametrize("request_", [None, [], "tables", 1])
-def test_a_request_that_is_no_object_is_refused(explorer: Explorer, request_: Any) -> None:
-    for ask in (explorer.tables, explorer.point, explorer.grid):
+def test_a_request_that_is_no_object_is_refused(service: Service, request_: Any) -> None:
+    for ask in (service.tables, service.point, service.grid):
         assert "not an object" in ask(request_)["failed"]
 
 
@@ -241,25 +241,25 @@ def test_a_request_that_is_no_object_is_refused(explorer: Explorer, request_: An
         ({"slots": ["a", 1]}, "slot is 'a'"),
     ],
 )
-def test_a_bad_grid_is_answered_with_what_failed(explorer: Explorer, change: Json, failed: str) -> None:
-    assert failed in explorer.grid(asked(**change))["failed"]
+def test_a_bad_grid_is_answered_with_what_failed(service: Service, change: Json, failed: str) -> None:
+    assert failed in service.grid(asked(**change))["failed"]
 
 
 def test_slots_beyond_the_limit_are_not_shown(pair: Pair) -> None:
-    explorer = Explorer({"tales": lambda: pair}, ServerLimits(slots=2))
-    reply = explorer.tables(asked(u=None))
+    service = Service({"tales": lambda: pair}, ServerLimits(slots=2))
+    reply = service.tables(asked(u=None))
     assert (reply["k"], reply["k_max"]) == (2, 2)
-    assert "K is 3" in explorer.tables(asked(k=3))["failed"]
-    assert "shape (4,)" in explorer.point(asked())["failed"]
+    assert "K is 3" in service.tables(asked(k=3))["failed"]
+    assert "shape (4,)" in service.point(asked())["failed"]
 
 
 def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[list[int]] = []
     counting = Pair(pair.teacher, pair.student, None, pair.tokenizer)
-    monkeypatch.setattr(Pair, "hold", lambda self, ids, hold=Pair.hold: held.append(ids) or hold(self, ids))
-    explorer = Explorer({"one": lambda: counting, "two": lambda: counting}, ServerLimits(contexts=1))
+    monkeypatch.setattr(Pair, "prefill", lambda self, ids, prefill=Pair.prefill: held.append(ids) or prefill(self, ids))
+    service = Service({"one": lambda: counting, "two": lambda: counting}, ServerLimits(contexts=1))
     for name, prompt in (("one", "a"), ("two", "a"), ("one", "a"), ("one", "b"), ("two", "a"), ("one", "a")):
-        assert explorer.point(asked(pair=name, prompt=prompt))["ok"]
+        assert service.point(asked(pair=name, prompt=prompt))["ok"]
     assert len(held) == 4  # "one": a, b, a again; "two": a, which the other pair's prompts do not push out
 
 
@@ -280,28 +280,28 @@ def counted(pair: Pair) -> tuple[list[str], dict[str, Any]]:
 
 def test_the_least_used_pair_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
     loads, loaders = counted
-    explorer = Explorer(loaders, ServerLimits(loaded_pairs=2))
+    service = Service(loaders, ServerLimits(loaded_pairs=2))
     for name in ("first", "second", "third", "third", "first", "second", "first"):
-        explorer.pair(name)
+        service.pair(name)
     assert loads == ["first", "second", "third", "second"]
 
 
 def test_what_nobody_uses_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
     loads, loaders = counted
     now = [0.0]
-    explorer = Explorer(loaders, ServerLimits(idle_seconds=10), clock=lambda: now[0])
+    service = Service(loaders, ServerLimits(idle_seconds=10), clock=lambda: now[0])
     for time, name in ((0, "first"), (0, "second"), (9, "second"), (18, "second"), (40, "first"), (41, "second")):
         now[0] = time
-        explorer.pair(name)
+        service.pair(name)
     assert loads == ["first", "second", "second"]
 
 
 def test_other_checkpoints_are_refused_unless_the_operator_lets_them_be_named(pair: Pair) -> None:
     named: list[str] = []
-    closed = Explorer({"tales": lambda: pair})
+    closed = Service({"tales": lambda: pair})
     assert closed.point(asked(pair="/etc"))["failed"] == "There is no pair '/etc'."
     assert not closed.offers("/etc")
-    opened = Explorer({"tales": lambda: pair}, other=lambda name: named.append(name) or pair)
+    opened = Service({"tales": lambda: pair}, other=lambda name: named.append(name) or pair)
     assert opened.offers("runs/mine")
     assert not opened.offers("")  # a link that names none
     assert opened.point(asked(pair="runs/mine"))["ok"]
@@ -313,7 +313,7 @@ def test_why_a_pair_cannot_be_loaded_is_told_in_the_log_alone(capsys: pytest.Cap
     def missing() -> Pair:
         raise KfError("It is not in /secret/place.", "put it there")
 
-    reply = Explorer({"gone": missing}).point(asked(pair="gone"))
+    reply = Service({"gone": missing}).point(asked(pair="gone"))
     assert "'gone' cannot be loaded" in reply["failed"]
     assert "/secret" not in json.dumps(reply)
     assert "/secret/place" in capsys.readouterr().err
@@ -327,9 +327,9 @@ def test_a_hub_out_of_reach_is_told_and_not_asked_again_for_a_minute(capsys: pyt
         asked_for.append(now[0])
         raise Unreachable("It is not in /secret/place: huggingface.co could not be reached.", "put it there")
 
-    explorer = Explorer({"gone": lost}, clock=lambda: now[0])
+    service = Service({"gone": lost}, clock=lambda: now[0])
     for now[0] in (0, 30, 59, 61, 100, 122):
-        reply = explorer.point(asked(pair="gone"))
+        reply = service.point(asked(pair="gone"))
         assert "huggingface.co, where it is fetched from, could not be reached" in reply["failed"]
         assert f"the pair {DEFAULT_PAIR}" in reply["valid"]
         assert "/secret" not in json.dumps(reply)
@@ -345,16 +345,16 @@ def test_a_pair_that_came_after_all_is_there_at_once(pair: Pair) -> None:
             raise error
         return pair
 
-    explorer = Explorer({"late": late})
-    assert not explorer.point(asked(pair="late"))["ok"]
-    assert not explorer.holds("late")
-    assert explorer.point(asked(pair="late"))["ok"]
-    assert explorer.holds("late")
+    service = Service({"late": late})
+    assert not service.point(asked(pair="late"))["ok"]
+    assert not service.holds("late")
+    assert service.point(asked(pair="late"))["ok"]
+    assert service.holds("late")
 
 
 def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    explorer = Explorer({"tales": lambda: pair}, ServerLimits(questions=1))
-    explorer.point(asked())
+    service = Service({"tales": lambda: pair}, ServerLimits(questions=1))
+    service.point(asked())
     started, release = threading.Event(), threading.Event()
 
     def slow(*given: Any) -> Any:
@@ -362,12 +362,12 @@ def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: p
         assert release.wait(30)
         return grid(*given)
 
-    monkeypatch.setattr("kfexplore.ui.explorer.grid", slow)
+    monkeypatch.setattr("kfexplore.ui.service.grid", slow)
     replies: list[Json] = []
 
     def ask(seq: int) -> threading.Thread:
         question = asked(slots=[0, 1], resolution=2, seq=seq)
-        thread = threading.Thread(target=lambda: replies.append(explorer.grid(question)))
+        thread = threading.Thread(target=lambda: replies.append(service.grid(question)))
         thread.start()
         return thread
 
@@ -379,7 +379,7 @@ def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: p
         threads[-2].join(0.01)
     busy = replies.pop()
     assert (busy["ok"], busy["busy"], busy["seq"] in (2, 3)) == (False, True, True)
-    assert explorer.point(asked())["ok"]  # other questions go on
+    assert service.point(asked())["ok"]  # other questions go on
     release.set()
     for thread in threads:
         thread.join(30)

@@ -29,11 +29,10 @@ from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, DevicePeaks
 from kfexplore.ui.cache import LRUCache
+from kfexplore.ui.jobs import Busy, Turns, few_threads
 from kfexplore.ui.limits import DEFAULTS, ServerLimits
-from kfexplore.ui.questions import Question, read
+from kfexplore.ui.protocol import Question, read
 from kfexplore.ui.racing import RaceConfig, Racing
-from kfexplore.ui.threads import few_threads
-from kfexplore.ui.turns import Busy, Turns
 from kfexplore.ui.writing import WriteConfig, Writing
 
 Json = dict[str, Any]
@@ -71,7 +70,7 @@ class _Ready:
     turn: Turns
 
 
-class Explorer:
+class Service:
     """Answers the page: rows, grids, steps of texts and races one at a time, and beside them points and studies.
 
     Where many ask, rows are in coarser steps. One that a hand waits for goes before one that only shows a track.

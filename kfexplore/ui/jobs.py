@@ -10,13 +10,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from kfexplore.cancel import Cancelled
 from kfexplore.errors import KfError
+from kfexplore.pair import Pair
 
 ASKED_EVERY: Final = 0.05
 """Seconds between two looks at whether one that waits was called off."""
 RECENT: Final = 5.0
 """Seconds that a line is remembered for."""
+SMALL: Final = 32_000_000
+"""Weights of a teacher's blocks below which one thread is enough."""
 
 
 class Busy(KfError):
@@ -107,3 +112,19 @@ def held(turns: Sequence[Turns], stopped: Callable[[], bool] | None = None) -> I
         for each in turns:
             stack.enter_context(each.held(stopped, yields=True))
         yield
+
+
+def is_small(pair: Pair) -> bool:
+    """Whether a CPU answers fast enough for a slider."""
+    return pair.teacher.config.block_weights < SMALL
+
+
+@contextmanager
+def few_threads(pair: Pair) -> Iterator[None]:
+    """Within it this thread works alone, if the models are small; others keep what they have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if is_small(pair) else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
