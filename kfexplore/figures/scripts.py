@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 _ASSETS: Final = Path(__file__).parent / "assets"
-_IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
+_IMPORT: Final = re.compile(r'^import \{[^}]*\}\s+from "\./([\w.]+)";\n', re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?=(async function|function|const|class) )", re.MULTILINE)
 
 

@@ -1,7 +1,7 @@
 """The Scrub figure: sliders whose tracks are the noise map, exact beside learned, for app and notebooks.
 
-Python joins the plain scripts and styles of `assets/` and puts the palette in; the figure itself is drawn in
-the browser from one payload, a plain dict (token tables as base64 strings, see `standalone_html`).
+Python inlines the scripts and styles of `assets/` and the palette; the browser draws the figure from one payload, a
+plain dict (sweeps as base64 strings, see `standalone_html`).
 """
 
 from __future__ import annotations
@@ -13,23 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from kfexplore.figures.palette import palette_css, palette_data
-from kfexplore.figures.scripts import asset, script_json
-
-_SCRIPTS: Final = (
-    "codec.js",
-    "paint.js",
-    "paintmap.js",
-    "view.js",
-    "page.js",
-    "mapview.js",
-    "channel.js",
-    "rows.js",
-    "square.js",
-    "moves.js",
-    "scrub.js",
-    "mount.js",
-)
-"""In this order: later files use names of earlier ones, and `mountScrub` comes last."""
+from kfexplore.figures.scripts import asset, inlined, script_json
 
 _SCOPE: Final = ".kfs"
 
@@ -42,14 +26,12 @@ def scrub_css() -> str:
     return palette_css(_SCOPE) + asset("scrub.css")
 
 
-@cache
-def scrub_js() -> str:
-    """Plain declarations for one function scope; `mountScrub(root, first, transport)` is among them.
+def script(module: str) -> str:
+    """A module of the figure, inlined, with the palette: plain declarations for one function scope.
 
-    Goes into a function body (gr.HTML's `js_on_load`, or `(() => { ... })()` in a page), before the call.
+    `mountScrub(root, first, transport)` of scrub.js is the one to call; gradio.js has what the app adds.
     """
-    palette = f"const PALETTE = {script_json(palette_data())};\n"
-    return palette + "\n".join(asset(name) for name in _SCRIPTS)
+    return f"{inlined(module)}\nusePalette({script_json(palette_data())});\n"
 
 
 @cache
@@ -79,7 +61,7 @@ def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> st
     fragment = (
         f'<div class="kfs-page" data-theme-from="system" data-kfs="{name}">\n'
         f"<style>\n{_PAGE_CSS}{scrub_css()}</style>\n{scrub_markup()}</div>\n"
-        f"<script>\n(() => {{\n{scrub_js()}\n"
+        f"<script>\n(() => {{\n{script('scrub.js')}\n"
         f"""const page = document.querySelector('[data-kfs="{name}"]:not([data-mounted])');\n"""
         f"page.dataset.mounted = 'true';\nmountScrub(page, {data}, null);\n}})();\n</script>\n"
     )

@@ -205,11 +205,11 @@ def test_a_prompt_that_is_too_long_is_told_and_not_cut(page: Page, app_url: str)
 def test_tokens_and_all_sliders_are_seen_together(page: Page, app_url: str) -> None:
     page.set_viewport_size({"width": 1200, "height": 800})
     root = opened(page, app_url)
-    for each in (root.locator(".kfs-cells"), *root.locator(".kfs-strip").all()):
+    for each in (root.locator(".kfs-cells"), *root.locator(".kfs-track").all()):
         expect(each).to_be_in_viewport(ratio=0.95)
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(root.locator(".kfs-strip").first).to_be_in_viewport(ratio=0.8)
-    root.locator(".kfs-strip").nth(3).scroll_into_view_if_needed()
+    expect(root.locator(".kfs-track").first).to_be_in_viewport(ratio=0.8)
+    root.locator(".kfs-track").nth(3).scroll_into_view_if_needed()
     expect(root.locator(".kfs-cells")).to_be_in_viewport(ratio=1)
     root.locator("[data-map=student]").scroll_into_view_if_needed()
     expect(root.locator(".kfs-cells")).to_be_in_viewport(ratio=1)

@@ -31,7 +31,7 @@ def served(page: Page) -> Callable[[], Models]:
         alone(
             page,
             f"<style>{scrub.scrub_css()}</style><div id=host>{scrub.scrub_markup()}</div><script>(() => {{"
-            f"{scrub.scrub_js()}\nwindow.api = mountScrub(document.getElementById('host'), "
+            f"{scrub.script('scrub.js')}\nwindow.api = mountScrub(document.getElementById('host'), "
             f"{script_json(payload(grid=False))}, {{ {calls} }}); }})()</script>",
         )
         return models
@@ -51,7 +51,7 @@ def asked_rows(models: Models) -> list[list[int]]:
 
 def test_a_drag_is_answered_in_the_page_and_settles_once(page: Page, served: Callable[[], Models]) -> None:
     models = served()
-    box = page.locator(".kfs-strip canvas").first.bounding_box()
+    box = page.locator(".kfs-track canvas").first.bounding_box()
     assert box
     page.mouse.move(box["x"] + 100, box["y"] + 20)
     page.mouse.down()
@@ -431,7 +431,7 @@ def test_late_answers_do_not_overwrite_newer_ones(page: Page) -> None:
     alone(
         page,
         f"<style>{scrub.scrub_css()}</style><div id=host>{scrub.scrub_markup()}</div><script>(() => {{"
-        f"{scrub.scrub_js()}\nwindow.waiting = [];"
+        f"{scrub.script('scrub.js')}\nwindow.waiting = [];"
         "const hold = (r) => new Promise((answer) => window.waiting.push({ r, answer }));"
         f"mountScrub(document.getElementById('host'), {script_json(payload(grid=False))}, "
         "{ tables: () => new Promise(() => {}), point: hold, grid: () => new Promise(() => {}) }); })()</script>",

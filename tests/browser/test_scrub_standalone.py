@@ -58,7 +58,7 @@ def test_without_a_server_the_other_sliders_go_back_to_where_the_tracks_hold(pag
 
 def test_the_thumb_stands_where_the_pointer_does(page: Page) -> None:
     alone(page, scrub.standalone_html(payload()))
-    canvas = page.locator(".kfs-strip canvas").first.bounding_box()
+    canvas = page.locator(".kfs-track canvas").first.bounding_box()
     assert canvas
     for share in (0.004, 0.25, 0.5, 0.996):
         page.mouse.click(canvas["x"] + share * canvas["width"], canvas["y"] + 20)
@@ -72,7 +72,7 @@ def test_the_track_is_painted_in_the_tokens_colours(page: Page) -> None:
         expect(page.locator(".kfs")).to_have_attribute("data-theme", theme)
         for step in (5, 33, 60):
             token = tokens("teacher", "Once upon", [(step + 0.5) / STEPS])[0]
-            pixel = page.locator(".kfs-strip canvas").first.evaluate(
+            pixel = page.locator(".kfs-track canvas").first.evaluate(
                 "(canvas, share) => [...canvas.getContext('2d').getImageData("
                 "Math.round(share * canvas.width), 2, 1, 1).data].slice(0, 3)",
                 (step + 0.4) / STEPS,

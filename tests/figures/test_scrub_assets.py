@@ -34,7 +34,7 @@ def test_every_asset_is_used() -> None:
 
 @node
 def test_scripts_run_in_one_function_and_end_by_defining_mount_scrub() -> None:
-    assert run_node(f"'use strict';(() => {{ {scrub.scrub_js()}\nconsole.log(typeof mountScrub); }})()") == "function\n"
+    assert run_node(f"'use strict';(() => {{ {scrub.script("scrub.js")}\nconsole.log(typeof mountScrub); }})()") == "function\n"
 
 
 @node
@@ -51,7 +51,7 @@ def test_hues_and_labels_in_the_page_are_pythons() -> None:
         "日本",
     ]
     out = run_node(
-        f"(() => {{ {scrub.scrub_js()}\nconsole.log(JSON.stringify("
+        f"(() => {{ {scrub.script("scrub.js")}\nconsole.log(JSON.stringify("
         f"[{json.dumps(ids)}.map(hueOf), {json.dumps(texts)}.map(labelOf)])); }})()"
     )
     hues, labels = json.loads(out)
@@ -72,7 +72,7 @@ def test_hues_and_labels_in_the_page_are_pythons() -> None:
     ],
 )
 def test_the_meaning_of_an_area_is_told_in_good_english(slots: list[int], words: str) -> None:
-    assert words in run_node(f"(() => {{ {scrub.scrub_js()}\nconsole.log(meaningOfArea({slots})); }})()")
+    assert words in run_node(f"(() => {{ {scrub.script("scrub.js")}\nconsole.log(meaningOfArea({slots})); }})()")
 
 
 def test_marks_in_tokens_are_explained_once() -> None:
@@ -82,18 +82,18 @@ def test_marks_in_tokens_are_explained_once() -> None:
 
 
 def test_nothing_is_fetched_and_nothing_is_parsed_as_html() -> None:
-    for text in (scrub.scrub_css(), scrub.scrub_js(), scrub.scrub_markup()):
+    for text in (scrub.scrub_css(), scrub.script("scrub.js"), scrub.scrub_markup()):
         assert "http:" not in text
         assert "https:" not in text
         assert "url(" not in text
         assert "@import" not in text
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "export "):
-        code = re.sub(r"//.*", "", scrub.scrub_js())
+        code = re.sub(r"//.*", "", scrub.script("scrub.js"))
         assert word not in code
 
 
 def test_markup_has_each_part_that_the_script_looks_for() -> None:
-    found = re.search(r"const names = \[(.*?)\];\n\s+names\.push\((.*?)\);", scrub.scrub_js(), re.S)
+    found = re.search(r"const names = \[(.*?)\];\n\s+names\.push\((.*?)\);", scrub.script("scrub.js"), re.S)
     assert found
     names = re.findall(r'"(\w+)"', found[1] + found[2])
     assert len(names) > 10
@@ -121,7 +121,7 @@ def test_styles_touch_nothing_outside_the_figure() -> None:
 def test_palette_is_written_once() -> None:
     plain = "".join((ASSETS / name).read_text() for name in (*scrub._SCRIPTS, "scrub.css"))
     assert not re.findall(r"#[0-9a-f]{3,8}\b", plain)
-    assert json.dumps(palette_data()["light"]["fills"]) in scrub.scrub_js()
+    assert json.dumps(palette_data()["light"]["fills"]) in scrub.script("scrub.js")
 
 
 def test_a_payload_cannot_leave_its_script() -> None:

@@ -1,10 +1,12 @@
-// Reading what the server sends: byte strings to typed arrays, look-ups in the tables, runs of equal tokens.
+// Decodes what the server sends and looks tokens up in it.
+//
+// A sweep is what all k slots become as one slider moves while the others stay at `u`: arrays [step][slot] of tokens
+// (`teacher`, `student`), of margins in logits and of edges in units of u. It holds the middle one of every `every`
+// steps. Up to its own slot, where it shows one token as its noise goes from 0 to 1, it is drawn as a track.
+// A grid is what two slots become as both sliders move: tokens [step of the earlier][step of the later][2].
 
 function bytesOf(base64) {
-  const text = atob(base64);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
 // Every browser in use runs on a little-endian machine, so the bytes can be viewed as they are.
@@ -16,131 +18,116 @@ function floatsOf(base64, length) {
   return sized(new Float32Array(bytesOf(base64).buffer), length);
 }
 
-function sized(array, length) {
-  if (array.length !== length) throw new Error(`${array.length} numbers came where ${length} were due`);
+// Throws where an array has another length.
+export function sized(array, length) {
+  if (array.length !== length) throw new Error(`got ${array.length} numbers, expected ${length}`);
   return array;
 }
 
-// What an answer, or a row, consists of; without a student there are neither learned tokens nor margins.
-function answered(answer) {
+// The arrays of an answer or of a sweep; without a student there are neither learned tokens nor margins.
+export function fieldsOf(answer) {
   return answer.student ? ["teacher", "student", "margin", "edge"] : ["teacher", "edge"];
 }
 
-// A tables reply with its rows decoded. Throws where a size is wrong, before anything on the page has changed.
-function readTables(reply) {
-  for (const name of answered(reply.point)) sized(reply.point[name], reply.k);
-  const rows = readRows(reply);
-  if (rows.some((row, slot) => row.slot !== slot)) throw new Error("rows are not in the order of the slots");
-  const { temperature = 1, prompt_tokens: promptTokens = [] } = reply;
-  return { ...reply, kMax: reply.k_max, promptTokens, temperature, rows: sized(rows, reply.k) };
-}
-
-// What all k slots become as one slider moves, the others where `u` says: one row for each slider that was asked for.
-// It was computed at the middle one of every so many steps.
-function readRows({ slots, u, k, temperature = 1, resolution, every, teacher, student, margin, edge }) {
-  sized(u, k);
-  const steps = resolution / every;
-  const size = steps * k;
-  const arrays = { teacher: tokensOf(teacher, slots.length * size), edge: floatsOf(edge, slots.length * size) };
-  if (student) {
-    arrays.student = tokensOf(student, slots.length * size);
-    arrays.margin = floatsOf(margin, slots.length * size);
-  }
+// The sweeps in a `tables` reply, one for each slot in `slots`. Throws where a size is wrong.
+export function readSweeps(reply) {
+  const { slots, u, k, temperature = 1, resolution, every } = reply;
+  const size = (sized(u, k), (resolution / every) * k);
+  const arrays = fieldsOf(reply).map((name) => {
+    const read = name === "teacher" || name === "student" ? tokensOf : floatsOf;
+    return [name, read(reply[name], slots.length * size)];
+  });
   return slots.map((slot, n) => {
-    const row = { slot, u, k, temperature, resolution, every };
-    for (const [name, array] of Object.entries(arrays)) row[name] = array.subarray(n * size, (n + 1) * size);
-    return row;
+    const own = arrays.map(([name, array]) => [name, array.subarray(n * size, (n + 1) * size)]);
+    return { slot, u, k, temperature, resolution, every, ...Object.fromEntries(own) };
   });
 }
 
-// A grid reply: [step of the earlier slot][step of the later slot][2 tokens], for both models.
-function readGrid(reply, { pair, prompt, u, temperature }) {
-  const size = reply.resolution * reply.resolution * 2;
-  return {
-    ...reply,
-    pair,
-    prompt,
-    temperature,
-    u: u.slice(),
-    teacher: tokensOf(reply.teacher, size),
-    student: reply.student && tokensOf(reply.student, size),
-  };
+// A grid reply with its tokens decoded; `of` says for which pair, prompt, u and temperature it was computed.
+export function readGrid(reply, { pair, prompt, u, temperature }) {
+  const { slots, resolution, agreement, texts } = reply;
+  const size = resolution * resolution * 2;
+  const teacher = tokensOf(reply.teacher, size);
+  const student = reply.student && tokensOf(reply.student, size);
+  return { pair, prompt, u, temperature, slots, resolution, agreement, texts, teacher, student };
 }
 
-function stepOf(u, resolution) {
+export function stepOf(u, resolution) {
   return Math.min(resolution - 1, Math.max(0, Math.floor(u * resolution)));
 }
 
-function midpoint(step, resolution) {
+export function midpoint(step, resolution) {
   return (step + 0.5) / resolution;
 }
 
-// The middle of a step; where a row knows one step in `every`, of the nearest that it knows.
-function snapped(u, resolution, every = 1) {
+// The middle of a step; with `every`, of the nearest step that a coarse sweep holds.
+export function snapped(u, resolution, every = 1) {
   const step = stepOf(u, resolution);
   return midpoint(step - (step % every) + Math.floor(every / 2), resolution);
 }
 
-// What all k slots become where a row's slider stands on, or next to, a step.
-function rowAt(row, step, k) {
-  const from = Math.floor(step / row.every) * row.k;
-  return Object.fromEntries(answered(row).map((name) => [name, Array.from(row[name].subarray(from, from + k))]));
+// Whether a sweep holds all k slots at this noise and temperature: it depends on every slider but its own.
+export function sweepFits(sweep, { u, k, temperature }) {
+  if (sweep.k < k || sweep.temperature !== temperature) return false;
+  return u.slice(0, k).every((value, slot) => slot === sweep.slot || value === sweep.u[slot]);
 }
 
-function movedSlots(tables, u, k) {
-  const moved = [];
-  for (let slot = 0; slot < k; slot++) if (u[slot] !== tables.u[slot]) moved.push(slot);
-  return moved;
+// Whether its track is right: that depends on the slots before it alone.
+export function trackFits(sweep, { u, temperature }) {
+  return sweep.temperature === temperature && u.slice(0, sweep.slot).every((value, slot) => value === sweep.u[slot]);
 }
 
-// Whether a row is that of u and of a temperature: it depends on the noise of the other slots. Its own track depends on
-// those before it alone.
-function rowFits(row, u, k, temperature) {
-  return row.k >= k && row.temperature === temperature && u.slice(0, k).every((value, slot) => slot === row.slot || value === row.u[slot]);
+// Whether a grid shows these two slots at this noise.
+export function gridFits(grid, slots, { context, u, temperature }) {
+  if (grid.pair !== context.pair || grid.prompt !== context.prompt || grid.temperature !== temperature) return false;
+  const isMoving = (slot) => slots.includes(slot);
+  return grid.slots.every((slot, at) => slot === slots[at]) &&
+    u.slice(0, slots[1]).every((value, slot) => isMoving(slot) || value === grid.u[slot]);
 }
 
-function trackFits(row, u, temperature) {
-  return row.temperature === temperature && u.slice(0, row.slot).every((value, slot) => value === row.u[slot]);
+// What all k slots become where a sweep's slider stands on, or next to, a step.
+export function sweepAt(sweep, step, k) {
+  const from = Math.floor(step / sweep.every) * sweep.k;
+  return Object.fromEntries(fieldsOf(sweep).map((name) => [name, Array.from(sweep[name].subarray(from, from + k))]));
 }
 
-// The models' tokens at u as far as the page holds them, or null. It holds those of the point that the tables were
-// computed at and, of each slider's row, those at the steps that it knows.
-function lookUp(tables, u, k, temperature) {
-  if (k <= tables.k && tables.temperature === temperature && !movedSlots(tables, u, k).length) {
-    return { ...tables.point, source: tables.stored ? "stored" : "server" };
-  }
-  for (const row of tables.rows) {
-    const value = u[row.slot];
-    if (row.slot < k && rowFits(row, u, k, temperature) && snapped(value, row.resolution, row.every) === value) {
-      return { ...rowAt(row, stepOf(value, row.resolution), k), source: "table" };
-    }
-  }
-  return null;
-}
-
-// Two slots off the tables' point at once, without a server: the earlier slot's row is right up to the
-// later one, the grid knows the later one, and what comes after it is unknown (null).
-function lookUpPair(tables, grid, u, k) {
-  const [first, second] = movedSlots(tables, u, k);
-  const x = stepOf(u[first], grid.resolution);
-  const y = stepOf(u[second], grid.resolution);
-  const answer = rowAt(tables.rows[first], stepOf(u[first], tables.resolution), k);
-  for (const name of answered(answer)) answer[name].fill(null, second);
-  for (const model of ["teacher", "student"]) if (answer[model]) answer[model][second] = gridPair(grid, model, x, y)[1];
-  return { ...answer, source: "table" };
-}
-
-function gridPair(grid, model, x, y) {
+export function gridPair(grid, model, x, y) {
   const at = 2 * (x * grid.resolution + y);
   return [grid[model][at], grid[model][at + 1]];
 }
 
+// The tokens at the state's noise as far as the page holds them, as {answer, source}, or null: those of the point at
+// which the context was opened, and those at the steps of each sweep.
+export function lookUp(state) {
+  const { context, tracks, u, k, temperature, hasServer } = state;
+  const off = u.slice(0, k).flatMap((value, slot) => (value === context.u[slot] ? [] : [slot]));
+  if (!off.length && k <= context.k && temperature === context.temperature) {
+    return { answer: context.point, source: context.stored ? "stored" : "server" };
+  }
+  for (const { sweep } of tracks.slice(0, k)) {
+    const value = u[sweep.slot];
+    if (sweepFits(sweep, state) && snapped(value, sweep.resolution, sweep.every) === value) {
+      return { answer: sweepAt(sweep, stepOf(value, sweep.resolution), k), source: "table" };
+    }
+  }
+  return hasServer ? null : { answer: pairAnswer(state, off), source: "table" };
+}
+
+// Without a server, two slots moved at once: the earlier one's sweep is right up to the later one, whose token the grid
+// holds; what comes after it is unknown (null).
+function pairAnswer({ context, tracks, grid: { data }, u, k }, [first, second]) {
+  const [x, y] = [first, second].map((slot) => stepOf(u[slot], data.resolution));
+  const answer = sweepAt(tracks[first].sweep, stepOf(u[first], context.resolution), k);
+  for (const name of fieldsOf(answer)) answer[name].fill(null, second);
+  for (const model of ["teacher", "student"]) if (answer[model]) answer[model][second] = gridPair(data, model, x, y)[1];
+  return answer;
+}
+
 // What a slot becomes along its own track, as runs of equal tokens: [{from, to, id}], steps, `to` exclusive.
-function trackRuns(row, model) {
-  const { slot, k, resolution, every } = row;
+export function trackRuns({ slot, k, resolution, every, ...sweep }, model) {
   const runs = [];
   for (let step = 0; step < resolution; step += every) {
-    const id = row[model][(step / every) * k + slot];
+    const id = sweep[model][(step / every) * k + slot];
     const last = runs[runs.length - 1];
     if (last && last.id === id) last.to = step + every;
     else runs.push({ from: step, to: step + every, id });
@@ -148,43 +135,19 @@ function trackRuns(row, model) {
   return runs;
 }
 
-function runAt(runs, step) {
+export function runAt(runs, step) {
   return runs.find((run) => step < run.to) || runs[runs.length - 1];
 }
 
-// Where two rows of runs agree and where they part: [{from, to, id, same}], `id` the exact token.
-function compareRuns(exact, learned) {
-  const parts = [];
-  let i = 0;
-  let j = 0;
-  while (i < exact.length && j < learned.length) {
+// Where two lists of runs agree and where they differ: [{from, to, id, same}], `id` the exact token.
+export function compareRuns(exact, learned) {
+  const stretches = [];
+  for (let i = 0, j = 0; i < exact.length && j < learned.length; ) {
     const from = Math.max(exact[i].from, learned[j].from);
     const to = Math.min(exact[i].to, learned[j].to);
-    parts.push({ from, to, id: exact[i].id, same: exact[i].id === learned[j].id });
+    stretches.push({ from, to, id: exact[i].id, same: exact[i].id === learned[j].id });
     if (exact[i].to === to) i++;
     if (learned[j].to === to) j++;
   }
-  return parts;
-}
-
-function sharedSteps(parts) {
-  return parts.reduce((sum, part) => sum + (part.same ? part.to - part.from : 0), 0);
-}
-
-// Math.imul keeps the low 32 bits of the product; a plain product would lose them past 2^53.
-function hueOf(id) {
-  return Math.floor(((Math.imul(id, PALETTE.multiplier) >>> 0) * PALETTE.hues) / 2 ** 32);
-}
-
-const MARKED = new RegExp(`[${Object.keys(PALETTE.marks).map(escaped).join("")}${PALETTE.hidden}]`, "g");
-
-function escaped(character) {
-  return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
-}
-
-// The visible text of a token: no blank, line end or control character goes unseen.
-function labelOf(text) {
-  if (text === undefined || text === null) return "�";
-  const marked = text.replace(MARKED, (found) => PALETTE.marks[found] || `‹${found.charCodeAt(0).toString(16)}›`);
-  return marked || PALETTE.empty;
+  return stretches;
 }

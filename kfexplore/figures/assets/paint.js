@@ -1,11 +1,13 @@
-// Canvas painting of tracks. All lengths are device pixels once a canvas has been fitted.
+// Canvas painting of tracks, and what the grid shares with them. Lengths are device pixels once a canvas is fitted.
+// A pen is {context, width, height, ratio, colours, text}: `text` gives the label of a token id.
+
+import { hueOf } from "./tokens.js";
 
 const FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
-const TRACK = { exact: 30, lane: 10, learned: 26 };
-const TRACK_HEIGHT = TRACK.exact + TRACK.lane + TRACK.learned;
+export const TRACK = { exact: 30, lane: 10, learned: 26 };
 
-// Gives the canvas one pixel a device pixel. Returns {context, width, height, ratio}, or null while it is hidden.
-function fitCanvas(canvas) {
+// Clears the canvas and gives it one pixel for each device pixel. Returns a pen, or null while it is hidden.
+export function fitCanvas(canvas, colours, text) {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.round(canvas.clientWidth * ratio);
   const height = Math.round(canvas.clientHeight * ratio);
@@ -16,19 +18,28 @@ function fitCanvas(canvas) {
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.globalAlpha = 1;
   context.clearRect(0, 0, width, height);
-  return { context, width, height, ratio };
+  return { context, width, height, ratio, colours, text };
 }
 
-function tile(width, height, draw) {
+export function tile(width, height, draw) {
   const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
+  Object.assign(canvas, { width, height });
   draw(canvas.getContext("2d"));
   return canvas;
 }
 
+const tiles = new Map();
+
+// A pattern of tiles of so many CSS pixels, drawn once for each name, theme and size: draw(context, width, height).
+export function pattern({ context, colours, ratio }, name, wide, high, draw) {
+  const [width, height] = [Math.round(wide * ratio), Math.round(high * ratio)];
+  const key = [name, colours.surface, width].join(" ");
+  if (!tiles.has(key)) tiles.set(key, tile(width, height, (brush) => draw(brush, width, height)));
+  return context.createPattern(tiles.get(key), "repeat");
+}
+
 // Diagonal lines that meet across the tile's edges.
-function strokeDiagonal(context, size, colour, thickness) {
+export function strokeDiagonal(context, size, colour, thickness) {
   context.strokeStyle = colour;
   context.lineWidth = thickness;
   context.beginPath();
@@ -39,128 +50,96 @@ function strokeDiagonal(context, size, colour, thickness) {
   context.stroke();
 }
 
-const tileCache = new Map();
-
-function cached(key, make) {
-  if (!tileCache.has(key)) tileCache.set(key, make());
-  return tileCache.get(key);
-}
-
 // The look of a learned token: its hue's light ground under diagonal lines.
-function hatch(context, colours, hue, ratio) {
-  const size = Math.round(7 * ratio);
-  const image = cached(`hatch ${colours.surface} ${hue} ${size}`, () =>
-    tile(size, size, (pen) => {
-      pen.fillStyle = colours.tints[hue];
-      pen.fillRect(0, 0, size, size);
-      strokeDiagonal(pen, size, colours.fills[hue], 1.7 * ratio);
-    })
-  );
-  return context.createPattern(image, "repeat");
+function hatch(pen, hue) {
+  const { colours, ratio } = pen;
+  return pattern(pen, `hatch ${hue}`, 7, 7, (brush, size) => {
+    brush.fillStyle = colours.tints[hue];
+    brush.fillRect(0, 0, size, size);
+    strokeDiagonal(brush, size, colours.fills[hue], 1.7 * ratio);
+  });
 }
 
 // A sign of inequality drawn out to any length: two lines, crossed by strokes.
-function unequal(context, colours, ratio) {
-  const width = Math.round(13 * ratio);
-  const height = Math.round(TRACK.lane * ratio);
-  const image = cached(`unequal ${colours.surface} ${width}`, () =>
-    tile(width, height, (pen) => {
-      pen.fillStyle = colours.surface;
-      pen.fillRect(0, 0, width, height);
-      pen.fillStyle = colours.differ;
-      pen.globalAlpha = 0.5;
-      const line = Math.max(1, Math.round(ratio));
-      for (const share of [0.36, 0.64]) pen.fillRect(0, Math.round(height * share - line / 2), width, line);
-      pen.globalAlpha = 0.95;
-      pen.strokeStyle = colours.differ;
-      pen.lineWidth = Math.max(1, 1.2 * ratio);
-      pen.beginPath();
-      pen.moveTo(width * 0.34, height * 0.86);
-      pen.lineTo(width * 0.66, height * 0.14);
-      pen.stroke();
-    })
-  );
-  return context.createPattern(image, "repeat");
+function unequal(pen) {
+  const { colours, ratio } = pen;
+  return pattern(pen, "unequal", 13, TRACK.lane, (brush, width, height) => {
+    brush.fillStyle = colours.surface;
+    brush.fillRect(0, 0, width, height);
+    brush.fillStyle = colours.differ;
+    brush.globalAlpha = 0.5;
+    const line = Math.max(1, Math.round(ratio));
+    for (const share of [0.36, 0.64]) brush.fillRect(0, Math.round(height * share - line / 2), width, line);
+    brush.globalAlpha = 0.95;
+    brush.strokeStyle = colours.differ;
+    brush.lineWidth = Math.max(1, 1.2 * ratio);
+    brush.beginPath();
+    brush.moveTo(width * 0.34, height * 0.86);
+    brush.lineTo(width * 0.66, height * 0.14);
+    brush.stroke();
+  });
 }
 
-// Small crosses over the cells of a map where the two models part.
-function crossed(context, colours, ratio) {
-  const size = Math.round(8 * ratio);
-  const image = cached(`crossed ${colours.surface} ${size}`, () =>
-    tile(size, size, (pen) => {
-      pen.globalAlpha = 0.72;
-      pen.fillStyle = colours.surface;
-      pen.fillRect(0, 0, size, size);
-      pen.globalAlpha = 0.8;
-      strokeDiagonal(pen, size, colours.differ, 1.1 * ratio);
-    })
-  );
-  return context.createPattern(image, "repeat");
-}
-
-// One track: exact bands, the lane that joins or parts them, learned bands.
-// track = {resolution, exact: runs, learned: runs, parts: compareRuns(...)}, text = id -> label.
-function paintTrack(canvas, track, colours, text) {
-  const area = fitCanvas(canvas);
-  if (!area) return;
-  const { context, width, ratio } = area;
+// One track: exact bands, the lane that joins or separates them, learned bands.
+// track: {resolution, exact: runs, learned: runs, stretches: compareRuns(...)}.
+export function paintTrack(canvas, track, colours, text) {
+  const pen = fitCanvas(canvas, colours, text);
+  if (!pen) return;
+  const { context, width, height, ratio } = pen;
   const x = (step) => Math.round((step * width) / track.resolution);
-  const exactTo = Math.round(TRACK.exact * ratio);
-  const laneTo = Math.round((TRACK.exact + TRACK.lane) * ratio);
-  const bottom = area.height;
+  const exact = { top: 0, bottom: Math.round(TRACK.exact * ratio) };
+  const lane = { top: exact.bottom, bottom: Math.round((TRACK.exact + TRACK.lane) * ratio) };
+  const learned = { top: lane.bottom, bottom: height };
+  const fill = ({ id }) => colours.fills[hueOf(id)];
 
-  paintLane(context, track.parts, colours, x, exactTo, laneTo, ratio);
-  for (const run of track.exact) {
-    context.fillStyle = colours.fills[hueOf(run.id)];
-    context.fillRect(x(run.from), 0, x(run.to) - x(run.from), exactTo);
-  }
-  for (const run of track.learned) {
-    context.fillStyle = hatch(context, colours, hueOf(run.id), ratio);
-    context.fillRect(x(run.from), laneTo, x(run.to) - x(run.from), bottom - laneTo);
-  }
-  paintHairlines(context, track.exact, colours, x, 0, exactTo, ratio);
-  paintHairlines(context, track.learned, colours, x, laneTo, bottom, ratio);
-  paintLabels(context, track.exact, colours, text, x, exactTo / 2, ratio, false);
-  paintLabels(context, track.learned, colours, text, x, (laneTo + bottom) / 2, ratio, true);
+  // Where both agree the exact colour runs on through the lane; where not, the sign of inequality fills it.
+  context.save();
+  context.translate(0, lane.top);
+  const inLane = { top: 0, bottom: lane.bottom - lane.top };
+  paintBands(pen, track.stretches, x, inLane, (part) => (part.same ? fill(part) : unequal(pen)));
+  context.restore();
+  paintBands(pen, track.exact, x, exact, fill);
+  paintBands(pen, track.learned, x, learned, ({ id }) => hatch(pen, hueOf(id)));
+  for (const [runs, place] of [[track.exact, exact], [track.learned, learned]]) paintHairlines(pen, runs, x, place);
+  paintLabels(pen, track.exact, x, exact, false);
+  paintLabels(pen, track.learned, x, learned, true);
 }
 
-// Where both agree the exact colour runs on through the lane; where not, the sign of inequality fills it.
-function paintLane(context, parts, colours, x, top, bottom, ratio) {
-  context.save();
-  context.translate(0, top);
-  for (const part of parts) {
-    context.fillStyle = part.same ? colours.fills[hueOf(part.id)] : unequal(context, colours, ratio);
-    context.fillRect(x(part.from), 0, x(part.to) - x(part.from), bottom - top);
+function paintBands({ context }, runs, x, { top, bottom }, fill) {
+  for (const run of runs) {
+    context.fillStyle = fill(run);
+    context.fillRect(x(run.from), top, x(run.to) - x(run.from), bottom - top);
   }
-  context.restore();
 }
 
 // Bands a few pixels wide get a thinner line, or the lines would be all there is to see.
-function paintHairlines(context, runs, colours, x, top, bottom, ratio) {
+function paintHairlines({ context, colours, ratio }, runs, x, { top, bottom }) {
   context.fillStyle = colours.ink;
   const line = Math.max(1, Math.round(ratio));
+  const width = (run) => x(run.to) - x(run.from);
   for (let i = 1; i < runs.length; i++) {
-    const left = x(runs[i - 1].to) - x(runs[i - 1].from);
-    const right = x(runs[i].to) - x(runs[i].from);
-    context.globalAlpha = Math.min(left, right) < 5 * ratio ? 0.22 : 0.5;
+    context.globalAlpha = Math.min(width(runs[i - 1]), width(runs[i])) < 5 * ratio ? 0.22 : 0.5;
     context.fillRect(x(runs[i].from), top, line, bottom - top);
   }
   context.globalAlpha = 1;
 }
 
-function paintLabels(context, runs, colours, text, x, middle, ratio, halo) {
-  context.font = `500 ${Math.round(13 * ratio)}px ${FONT}`;
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  context.lineJoin = "round";
+function paintLabels(pen, runs, x, { top, bottom }, halo) {
+  setFont(pen, 13);
   for (const run of runs) {
-    const room = x(run.to) - x(run.from) - 8 * ratio;
-    const label = room > 5 * ratio ? fitted(context, text(run.id), room) : "";
-    if (label) writeLabel(context, label, (x(run.from) + x(run.to)) / 2, middle, colours, hueOf(run.id), ratio, halo);
+    const room = x(run.to) - x(run.from) - 8 * pen.ratio;
+    const label = room > 5 * pen.ratio ? fitted(pen.context, pen.text(run.id), room) : "";
+    if (label) writeLabel(pen, label, (x(run.from) + x(run.to)) / 2, (top + bottom) / 2, hueOf(run.id), halo);
   }
 }
 
-function writeLabel(context, label, x, y, colours, hue, ratio, halo) {
+export function setFont({ context, ratio }, size) {
+  const font = `500 ${Math.round(size * ratio)}px ${FONT}`;
+  Object.assign(context, { font, textAlign: "center", textBaseline: "middle", lineJoin: "round" });
+}
+
+// A label of a learned token has a halo, so that it can be read over the hatching.
+export function writeLabel({ context, colours, ratio }, label, x, y, hue, halo) {
   if (halo) {
     context.strokeStyle = colours.tints[hue];
     context.lineWidth = 4 * ratio;

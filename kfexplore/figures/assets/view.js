@@ -1,258 +1,303 @@
-// The page's parts: built once for a number of slots, then only changed in place. Text goes in by textContent alone.
+// Draws the state: sliders, tokens, tracks and texts. The markup is in scrub.html; text goes in by textContent alone.
 
-const PROMPT_SHOWN = 40;
-const LETTERS_TOLD = 60;
-const REST = 600;
+import { compareRuns, runAt, trackRuns } from "./codec.js";
+import { isWaiting } from "./decisions.js";
+import { TRACK, paintTrack } from "./paint.js";
+import { coloursOf, hueOf, isBroken, labelOf } from "./tokens.js";
 
-function part(name, className, text) {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
+const PROMPT_SHOWN = 40; // tokens
+const LETTERS_SHOWN = 60;
+const REST = 600; // milliseconds until the block is read out
+const PARTS = ["message", "prompt", "note", "cells", "agree", "ks", "dice", "reset", "link", "said", "rows", "told", "heat",
+  "degrees", "cold", "origin", "tip", "broken", "newcell", "newrow"];
+const CELL_PARTS = ["slotname", "teacher", "student", "mark", "margin", "edge"];
+const ROW_PARTS = ["name", "field", "u", "lock", "share", "track", "range"];
+
+export function node(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
 }
 
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+export function setText(place, text) {
+  if (place.textContent !== text) place.textContent = text;
 }
 
-function buildCell(slot) {
-  const root = part("div", "kfs-cell");
-  root.setAttribute("role", "listitem");
-  const chip = (model) => {
-    const node = part("span", `kfs-chip kfs-${model}`);
-    node.dir = "auto";
-    node.dataset.model = model;
-    node.dataset.slot = slot + 1;
-    return node;
-  };
-  const cell = {
-    root,
-    exact: chip("teacher"),
-    learned: chip("student"),
-    mark: part("span", "kfs-mark"),
-    margin: part("span", "kfs-number"),
-    edge: part("span", "kfs-number"),
-  };
-  cell.margin.title = "By how much the best logit of the learned map leads the second: near 0 it is undecided.";
-  cell.edge.title = "Distance of u from the border of the exact token's band, in units of u.";
-  const name = part("span", "kfs-slotname", `slot ${slot + 1}`);
-  const said = (word) => part("span", "kfs-sr", ` ${word}: `);
-  const learned = [said("learned"), cell.learned, cell.mark, cell.margin];
-  for (const node of learned) node.classList.add("kfs-learned");
-  root.append(name, said("exact"), cell.exact, ...learned, cell.edge);
-  return cell;
+export function partsOf(root, names) {
+  return Object.fromEntries(names.map((name) => [name, root.querySelector(`.kfs-${name}`)]));
+}
+
+export class View {
+  // listen(row, slot) is called for each new slider.
+  constructor(root, listen) {
+    this.root = root;
+    this.box = root.matches(".kfs") ? root : root.querySelector(".kfs");
+    this.parts = partsOf(this.box, PARTS);
+    this.listen = listen;
+    this.uid = Math.random().toString(36).slice(2, 9);
+    this.slots = [];
+  }
+
+  // Changes only what differs: this runs at every step of a drag.
+  render(before, state) {
+    const { parts } = this;
+    const has = (...names) => names.some((name) => before[name] !== state[name]);
+    if (has("message")) showMessage(parts.message, state.message);
+    setText(parts.said, state.said);
+    this.expose("busy", state.isBusy);
+    if (!state.context) return;
+    this.text = (id) => (id === null ? "?" : labelOf(state.texts[id]));
+    if (has("context")) this.showContext(state);
+    if (has("context", "texts")) this.showLegend(state);
+    if (has("context", "k", "isLoading")) this.showSlotCount(state.k);
+    if (has("context", "k", "u", "temperature")) this.showNoise(state);
+    if (has("locked")) this.showLocks(state.locked);
+    if (has("context", "tracks", "k")) this.showTracks(state, has("context", "k"));
+    if (has("context", "point", "k")) this.showPoint(state);
+    this.expose("source", state.point.status === "pending" ? "pending" : state.point.source);
+    this.expose("seq", state.point.seq);
+    this.expose("tables", isWaiting(state) ? "waiting" : "ready");
+  }
+
+  // For tests, and for readers of the page.
+  expose(name, value) {
+    if (this.root.dataset[name] !== String(value)) this.root.dataset[name] = value;
+  }
+
+  showContext({ context, hasServer }) {
+    const { parts } = this;
+    if (this.slots.length !== context.kMax) this.buildSlots(context.kMax);
+    showPrompt(parts.prompt, context.promptTokens);
+    parts.note.hidden = !context.note;
+    parts.note.textContent = context.note || "";
+    this.box.classList.toggle("kfs-noserver", !hasServer);
+    this.box.classList.toggle("kfs-exactonly", !context.point.student);
+  }
+
+  // A row, a cell and a choice of K for each slot.
+  buildSlots(kMax) {
+    const { parts, uid } = this;
+    const make = (template, names) => {
+      const root = template.content.firstElementChild.cloneNode(true);
+      return { root, ...partsOf(root, names) };
+    };
+    parts.rows.replaceChildren();
+    parts.cells.replaceChildren(parts.cells.firstElementChild);
+    parts.ks.replaceChildren(node("legend", "", "Slots K"));
+    this.slots = Array.from({ length: kMax }, (_, slot) => {
+      const n = slot + 1;
+      const row = { ...make(parts.newrow, ROW_PARTS), drawn: null, sweep: null };
+      row.canvas = row.track.querySelector("canvas");
+      row.root.dataset.slot = n;
+      row.name.textContent = `Slot ${n}`;
+      row.field.querySelector("sub").textContent = n;
+      row.u.ariaLabel = `u${n}, the noise of slot ${n} as an exact number`;
+      row.range.ariaLabel = `Noise of slot ${n}`;
+      const cell = make(parts.newcell, CELL_PARTS);
+      cell.slotname.textContent = `slot ${n}`;
+      for (const chip of [cell.teacher, cell.student]) chip.dataset.slot = n;
+      const choice = node("label");
+      const radio = Object.assign(node("input"), { type: "radio", name: `${uid}-k`, value: n });
+      choice.append(radio, node("span", "", n));
+      parts.rows.append(row.root);
+      parts.cells.append(cell.root);
+      parts.ks.append(choice);
+      this.listen(row, slot);
+      return { row, cell, radio };
+    });
+  }
+
+  showSlotCount(k) {
+    const { cells } = this.parts;
+    this.slots.forEach(({ row, cell, radio }, slot) => {
+      row.root.hidden = cell.root.hidden = slot >= k;
+      radio.checked = slot === k - 1;
+    });
+    cells.style.setProperty("--slots", k);
+    cells.style.setProperty("--columns", Math.min(k, 4)); // on a narrow screen
+    cells.classList.toggle("kfs-many", k > 4); // on a narrow screen, two rows of chips leave no room for numbers
+  }
+
+  showNoise({ u, k, temperature, context: { trained } }) {
+    const { heat, degrees, cold } = this.parts;
+    for (let slot = 0; slot < k; slot++) {
+      const { row } = this.slots[slot];
+      const value = String(u[slot]);
+      for (const input of [row.range, row.u]) if (input.value !== value) input.value = value;
+    }
+    if (Number(heat.value) !== temperature) heat.value = temperature;
+    setText(degrees, String(temperature));
+    const isTrained = !trained || (temperature >= trained.low && temperature <= trained.high);
+    setText(cold, isTrained ? "" : trained.note);
+    this.expose("u", u.slice(0, k).join(","));
+    this.expose("k", k);
+    this.expose("temperature", temperature);
+  }
+
+  showLocks(locked) {
+    this.slots.forEach(({ row: { lock } }, slot) => {
+      lock.textContent = locked[slot] ? "Locked" : "Lock";
+      lock.ariaPressed = locked[slot];
+      lock.ariaLabel = `${lock.textContent} slot ${slot + 1}`;
+    });
+  }
+
+  showPoint({ point: { answer }, u, k }) {
+    let [agreeing, known] = [0, 0];
+    for (let slot = 0; slot < k; slot++) {
+      const { row, cell } = this.slots[slot];
+      const [exact, learned] = ["teacher", "student"].map((model) => (answer[model] ? answer[model][slot] : null));
+      const same = exact !== null && exact === learned;
+      known += exact !== null;
+      agreeing += same;
+      showChip(cell.teacher, exact, this.text(exact));
+      showChip(cell.student, learned, this.text(learned));
+      setText(cell.mark, exact === null || learned === null ? "not known" : same ? "✓ agree" : "≠ differ");
+      cell.mark.classList.toggle("kfs-differs", exact !== null && learned !== null && !same);
+      setText(cell.margin, `margin ${shownNumber(answer.margin?.[slot], (value) => value.toFixed(2))}`);
+      setText(cell.edge, `edge ${shownNumber(answer.edge[slot], (value) => String(Number(value.toPrecision(2))))}`);
+      const spoken = `${u[slot].toFixed(3)}, exact ${this.text(exact)}`;
+      row.range.ariaValueText = answer.student ? `${spoken}, learned ${this.text(learned)}` : spoken;
+    }
+    const agree = `${agreeing} of ${known} ${known < k ? "known " : ""}${known === 1 ? "slot agrees" : "slots agree"}`;
+    setText(this.parts.agree, answer.student ? agree : "");
+    const words = (model) => answer[model].slice(0, k).map(this.text).join(" ");
+    const learned = answer.student ? ` Learned: ${words("student")}.` : "";
+    this.readOut(`${answer.student ? `${agree}. ` : ""}Exact: ${words("teacher")}.${learned}`);
+  }
+
+  // For those who hear the page: the block, once what is shown has come to rest; not the one that it opens with.
+  readOut(text) {
+    clearTimeout(this.resting);
+    const isFirst = this.resting === undefined;
+    this.resting = isFirst ? null : setTimeout(() => setText(this.parts.told, text), REST);
+  }
+
+  showTracks({ tracks, k, hasServer, context }, isNew) {
+    tracks.forEach(({ status, sweep }, slot) => {
+      const { row } = this.slots[slot];
+      if (row.sweep !== sweep) {
+        const exact = trackRuns(sweep, "teacher");
+        const learned = sweep.student ? trackRuns(sweep, "student") : [];
+        Object.assign(row, { sweep, drawn: { exact, learned, stretches: compareRuns(exact, learned), ...sweep } });
+        row.track.style.height = `${TRACK.exact + (sweep.student ? TRACK.lane + TRACK.learned : 0)}px`;
+        this.paint(row);
+      } else if (isNew) this.paint(row);
+      row.root.classList.toggle("kfs-stale", status !== "known");
+      row.track.ariaBusy = status === "pending" && slot < k;
+      setText(row.share, status !== "known" && !hasServer ? "track of the starting noise" : shareText(row.drawn));
+      row.range.ariaDescription = row.share.textContent;
+    });
+    setText(this.parts.origin, originText(context, tracks));
+  }
+
+  // Once the theme or the width is another; a row that is hidden is painted when it is shown.
+  repaint(theme) {
+    this.colours = coloursOf(theme);
+    for (const { row } of this.slots) if (row.drawn) this.paint(row);
+  }
+
+  paint(row) {
+    if (this.colours) paintTrack(row.canvas, row.drawn, this.colours, this.text);
+  }
+
+  showLegend({ texts, context: { promptTokens } }) {
+    this.parts.broken.hidden = ![...Object.values(texts), ...promptTokens.map(([, text]) => text)].some(isBroken);
+  }
+
+  // Both bands of a track at a pointer, their intervals and their shares of u.
+  showTrackTip({ drawn }, step, x, y) {
+    const line = (name, run) => {
+      const [from, to] = [run.from, run.to].map((each) => (each / drawn.resolution).toFixed(3));
+      const share = (((run.to - run.from) / drawn.resolution) * 100).toFixed(1);
+      return tipLine(name, this.text(run.id), hueOf(run.id), `[${from}, ${to})  ${share} % of u`);
+    };
+    const learned = drawn.learned.length ? [line("learned", runAt(drawn.learned, step))] : [];
+    this.showTip([line("exact", runAt(drawn.exact, step)), ...learned], x, y);
+  }
+
+  // Puts the tooltip below a point of the page, inside the box.
+  showTip(lines, x, y) {
+    const { tip } = this.parts;
+    tip.replaceChildren(...lines);
+    tip.hidden = false;
+    const frame = this.box.getBoundingClientRect();
+    const left = Math.min(x - frame.left - tip.offsetWidth / 2, frame.width - tip.offsetWidth);
+    Object.assign(tip.style, { left: `${Math.max(0, left)}px`, top: `${y - frame.top}px` });
+  }
+
+  hideTip() {
+    this.parts.tip.hidden = true;
+  }
+}
+
+export function tipLine(name, label, hue, rest) {
+  const line = node("div", `kfs-tipline kfs-tip-${name}`);
+  const token = node("b", `kfs-chip ${name === "exact" ? "kfs-teacher" : "kfs-student"}`, label);
+  token.dataset.hue = hue;
+  line.append(node("span", "kfs-tipname", name), token, node("span", "kfs-number", rest));
+  return line;
 }
 
 function showChip(chip, id, label) {
   const key = id === null ? "" : String(id);
   if (chip.dataset.id === key && chip.textContent === label) return;
   chip.dataset.id = key;
-  chip.textContent = label;
-  chip.title = label;
+  chip.textContent = chip.title = label;
   if (id === null) delete chip.dataset.hue;
   else chip.dataset.hue = hueOf(id);
 }
 
-function showCell(cell, tokens, labels) {
-  showChip(cell.exact, tokens.exact, labels.exact);
-  showChip(cell.learned, tokens.learned, labels.learned);
-  const known = tokens.exact !== null && tokens.learned !== null;
-  const same = known && tokens.exact === tokens.learned;
-  setText(cell.mark, known ? (same ? "✓ agree" : "≠ differ") : "not known");
-  cell.mark.classList.toggle("kfs-differs", known && !same);
-  setText(cell.margin, `margin ${decimals(tokens.margin, 2)}`);
-  setText(cell.edge, `edge ${significant(tokens.edge)}`);
+function shownNumber(value, format) {
+  return typeof value === "number" && Number.isFinite(value) ? format(value) : "–";
 }
 
-// For those who hear the page: the whole block, once what is shown has come to rest; not at every step of a drag.
-function tellAtRest(parts, sentence) {
-  clearTimeout(parts.resting);
-  const isFirst = parts.resting === undefined;
-  parts.resting = isFirst ? null : setTimeout(() => setText(parts.told, sentence()), REST);
-}
-
-function significant(value) {
-  return typeof value === "number" && Number.isFinite(value) ? String(Number(value.toPrecision(2))) : "–";
-}
-
-function decimals(value, digits) {
-  return typeof value === "number" && Number.isFinite(value) ? value.toFixed(digits) : "–";
-}
-
-// One track: head with number field and lock, canvas, and the range input that lies over the canvas.
-function buildRow(slot, uid) {
-  const row = {
-    root: part("div", "kfs-row"),
-    field: part("input", "kfs-u"),
-    lock: part("button", "kfs-button kfs-lock kfs-server", "Lock"),
-    share: part("span", "kfs-share"),
-    strip: part("div", "kfs-strip"),
-    canvas: part("canvas"),
-    range: part("input", "kfs-range"),
-    track: null,
-  };
-  const head = part("div", "kfs-head");
-  const label = part("label", "kfs-field", "u");
-  const sub = part("sub", "", String(slot + 1));
-  row.root.dataset.slot = slot + 1;
-  row.field.type = "text";
-  row.field.inputMode = "decimal";
-  row.field.autocomplete = "off";
-  row.field.id = `${uid}-u${slot + 1}`;
-  row.field.setAttribute("aria-label", `u${slot + 1}, the noise of slot ${slot + 1} as an exact number`);
-  label.append(sub, row.field);
-  row.lock.type = "button";
-  row.lock.title = "The dice leave a locked slot alone.";
-  row.lock.setAttribute("aria-pressed", "false");
-  row.lock.setAttribute("aria-label", `Lock slot ${slot + 1}`);
-  head.append(part("span", "kfs-name", `Slot ${slot + 1}`), label, row.lock, row.share);
-  row.canvas.setAttribute("aria-hidden", "true");
-  Object.assign(row.range, { type: "range", min: "0", max: "1", step: "any" });
-  row.range.setAttribute("aria-label", `Noise of slot ${slot + 1}`);
-  row.strip.style.height = `${TRACK_HEIGHT}px`;
-  row.strip.append(row.canvas, row.range);
-  row.root.append(head, row.strip);
-  return row;
-}
-
-function buildChoices(host, uid, most, onChoose) {
-  host.textContent = "";
-  host.append(part("legend", "", "Slots K"));
-  for (let k = 1; k <= most; k++) {
-    const label = part("label");
-    const input = part("input");
-    Object.assign(input, { type: "radio", name: `${uid}-k`, value: String(k) });
-    input.onchange = () => onChoose(k);
-    label.append(input, part("span", "", String(k)));
-    host.append(label);
-  }
-}
-
-// What the scripts write into, by class name; the markup is Python's (scrub_markup).
-function findParts(root) {
-  const names = ["message", "prompt", "note", "cells", "ks", "dice", "reset", "link", "said", "rows", "told"];
-  names.push("heat", "degrees", "cold", "origin", "tip", "alone", "tracks", "map", "broken");
-  const parts = { root, box: root.matches(".kfs") ? root : root.querySelector(".kfs") };
-  for (const name of names) parts[name] = parts.box.querySelector(`.kfs-${name}`);
-  return parts;
-}
-
-// Rows, chips and the K selector for up to `most` slots.
-function buildSlots(parts, uid, most, onChoose) {
-  parts.rows.textContent = "";
-  parts.cells.textContent = "";
-  const slots = [];
-  const names = part("div", "kfs-cell kfs-rownames");
-  const named = [part("span", "kfs-slotname"), part("span", "", "Exact"), part("span", "kfs-learned", "Learned")];
-  for (const name of named) name.setAttribute("aria-hidden", "true");
-  parts.agree = part("span", "kfs-agree");
-  names.setAttribute("role", "listitem");
-  names.append(...named, parts.agree);
-  parts.cells.append(names);
-  for (let slot = 0; slot < most; slot++) {
-    const made = { row: buildRow(slot, uid), cell: buildCell(slot) };
-    parts.rows.append(made.row.root);
-    parts.cells.append(made.cell.root);
-    slots.push(made);
-  }
-  buildChoices(parts.ks, uid, most, onChoose);
-  return slots;
-}
-
-function showSlotCount(parts, slots, k) {
-  slots.forEach(({ row, cell }, slot) => {
-    row.root.hidden = slot >= k;
-    cell.root.hidden = slot >= k;
-  });
-  parts.cells.style.setProperty("--slots", k);
-  parts.cells.classList.toggle("kfs-many", k > 4); // on a narrow screen, two rows of chips leave no room for numbers
-  parts.cells.style.setProperty("--columns", Math.min(k, 4)); // on a narrow screen
-  for (const input of parts.ks.querySelectorAll("input")) input.checked = Number(input.value) === k;
+function shareText({ learned, stretches, resolution }) {
+  if (!learned.length) return "";
+  const same = stretches.reduce((sum, { from, to, same }) => sum + (same ? to - from : 0), 0);
+  return `agree on ${Math.round((same / resolution) * 100)} % of this track`;
 }
 
 function showPrompt(host, tokens) {
-  host.textContent = "";
-  host.append(part("span", "kfs-sr", "Prompt: "));
   const hidden = Math.max(0, tokens.length - PROMPT_SHOWN);
-  if (hidden) host.append(part("span", "kfs-earlier", `… ${hidden} earlier ${hidden === 1 ? "token" : "tokens"} `));
+  host.replaceChildren(node("span", "kfs-sr", "Prompt: "));
+  if (hidden) host.append(node("span", "kfs-earlier", `… ${hidden} earlier ${hidden === 1 ? "token" : "tokens"} `));
   for (const [id, text] of tokens.slice(hidden)) {
-    const token = part("span", "kfs-token", labelOf(text));
+    const token = node("span", "kfs-token", labelOf(text));
     token.dataset.hue = hueOf(id);
-    host.append(token, part("wbr"));
+    host.append(token, node("wbr"));
   }
-  if (!tokens.length) host.append(part("span", "kfs-earlier", "(no prompt)"));
+  if (!tokens.length) host.append(node("span", "kfs-earlier", "(no prompt)"));
 }
 
-// A part of a character, which no token's own text can show.
-function isBroken(text) {
-  return text.includes("\ufffd");
-}
-
-function showOrigin(host, tables) {
-  const seconds = Number.isFinite(tables.seconds) ? ` in ${tables.seconds.toFixed(2)} s` : "";
-  const kept = tables.stored ? ", stored with the page" : "";
-  const every = Math.max(...tables.rows.map((row) => row.every));
-  const [{ temperature }] = tables.rows;
+function originText({ pair, device, dtype, resolution, seconds, stored }, tracks) {
+  const [{ temperature }] = tracks.map(({ sweep }) => sweep);
+  const every = Math.max(...tracks.map(({ sweep }) => sweep.every));
   const heat = temperature === 1 ? "" : `, temperature ${temperature}`;
-  const steps = `1/${tables.resolution / every}`;
+  const took = Number.isFinite(seconds) ? ` in ${seconds.toFixed(2)} s` : "";
+  const steps = `1/${resolution / every}`;
   const coarse = every > 1 ? ` Many are asking: some tracks are in steps of ${steps} until there is time.` : "";
-  host.textContent =
-    `Model pair ${tables.pair} on ${tables.device}, ${tables.dtype}${heat}; ` +
-    `${tables.resolution} steps a track, computed${seconds}${kept}.${coarse}`;
+  return `Model pair ${pair} on ${device}, ${dtype}${heat}; ${resolution} steps per track, computed${took}` +
+    `${stored ? ", stored with the page" : ""}.${coarse}`;
 }
 
-function showMessage(host, failure) {
-  host.textContent = "";
-  const { failed, valid, run, is_command: isCommand, shown, asked } = failure || {};
-  if (failed) host.append(part("strong", "", sentence(failed)));
-  if (valid) host.append(part("span", "", sentence(` Valid: ${valid}`)));
-  if (run && isCommand) host.append(part("span", "", " Run: "), part("code", "", run));
-  else if (run) host.append(part("span", "", sentence(` Try: ${run}`)));
-  const by = shown && asked !== shown.pair ? ` by ${shown.pair}` : "";
-  if (shown) host.append(part("span", "", ` Still shown: “${shortened(shown.prompt)}”${by}.`));
+function showMessage(host, message) {
+  const { failed, valid, run, is_command: isCommand, shown, asked } = message || {};
+  host.replaceChildren();
+  const say = (text) => host.append(node("span", "", sentence(text)));
+  if (failed) host.append(node("strong", "", sentence(failed)));
+  if (valid) say(` Valid: ${valid}`);
+  if (run && isCommand) host.append(node("span", "", " Run: "), node("code", "", run));
+  else if (run) say(` Try: ${run}`);
+  if (shown) say(` Still shown: “${lastLetters(shown.prompt)}”${asked === shown.pair ? "" : ` by ${shown.pair}`}.`);
 }
 
 function sentence(text) {
   return /[.!?…]$/.test(text) ? text : `${text}.`;
 }
 
-function shortened(text) {
+function lastLetters(text) {
   const letters = Array.from(text);
-  return letters.length > LETTERS_TOLD ? `…${letters.slice(-LETTERS_TOLD).join("")}` : text;
-}
-
-// Tooltip of a track at a pointer: both bands, their intervals and their share of u.
-function trackTip(track, step, text) {
-  const line = (name, run) => {
-    const from = (run.from / track.resolution).toFixed(3);
-    const to = (run.to / track.resolution).toFixed(3);
-    const share = (((run.to - run.from) / track.resolution) * 100).toFixed(1);
-    return tipLine(name, text(run.id), hueOf(run.id), `[${from}, ${to})  ${share} % of u`);
-  };
-  const learned = track.learned.length ? [line("learned", runAt(track.learned, step))] : [];
-  return [line("exact", runAt(track.exact, step)), ...learned];
-}
-
-function tipLine(name, label, hue, rest) {
-  const line = part("div", `kfs-tipline kfs-tip-${name}`);
-  const token = part("b", "kfs-chip", label);
-  token.classList.add(name === "exact" ? "kfs-teacher" : "kfs-student");
-  token.dataset.hue = hue;
-  line.append(part("span", "kfs-tipname", name), token, part("span", "kfs-number", rest));
-  return line;
-}
-
-// Puts the tooltip below a point of the page, inside the box.
-function showTip(parts, lines, clientX, clientY) {
-  const { tip, box } = parts;
-  tip.replaceChildren(...lines);
-  tip.hidden = false;
-  const frame = box.getBoundingClientRect();
-  const left = Math.min(Math.max(0, clientX - frame.left - tip.offsetWidth / 2), frame.width - tip.offsetWidth);
-  tip.style.left = `${Math.max(0, left)}px`;
-  tip.style.top = `${clientY - frame.top}px`;
-}
-
-function hideTip(parts) {
-  parts.tip.hidden = true;
+  return letters.length > LETTERS_SHOWN ? `…${letters.slice(-LETTERS_SHOWN).join("")}` : text;
 }

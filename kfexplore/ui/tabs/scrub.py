@@ -1,4 +1,4 @@
-"""The Scrub tab: prompt, sliders whose tracks are the map, and the 2-D section. The drawing itself is in figures/."""
+"""The Scrub tab: the widget of figures/scrub.py, and the fields above the tabs that it follows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from kfexplore.figures.scrub import scrub_css, scrub_js, scrub_markup
+from kfexplore.figures.scripts import calling
+from kfexplore.figures.scrub import script, scrub_css, scrub_markup
 from kfexplore.ui.service import Json, Service
 
 EXAMPLES = (
@@ -53,62 +54,15 @@ def opening(name: str) -> Opening:
     return OPENINGS.get(name, Opening())
 
 
-MOUNT = """
-const page = mountScrub(element, JSON.parse(props.first), server);
-window.kfScrub = page;
-const number = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : text);
-const openLink = async () => {
-  const link = new URLSearchParams(window.location.search);
-  if (!["pair", "prompt", "k", "u", "temperature"].some((name) => link.has(name))) return;
-  return page.open({
-    pair: link.get("pair") ?? undefined,
-    prompt: link.get("prompt") ?? undefined,
-    k: link.has("k") ? number(link.get("k")) : undefined,
-    u: link.has("u") ? link.get("u").split(",").map(number) : undefined,
-    temperature: link.has("temperature") ? number(link.get("temperature")) : 1,
-  });
-};
-openLink().then((done) => {
-  page.refused = done === false;
-  if (page.refused) trigger("submit");
-});
-window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
-"""
-"""Runs in the browser after `scrub_js()`: mounts the component, and opens what a copied link or the way back says.
-
-What is no number there goes to the server as it is, which says so."""
-
-CHOOSE = """async (pair, prompt) => {
-  const page = window.kfScrub, shown = page.state();
-  if (shown.loading || pair !== shown.pair || prompt !== shown.prompt) await page.visit({pair, prompt});
-  return page.state().pair;
-}"""
-"""Asks for another prompt or pair, also while one is on its way; the dropdown then names the pair that is shown, also
-where the asked one failed."""
-
-OPEN = f"(pair, prompt) => {{ window.kfScrub.forget(); return ({CHOOSE})(pair, prompt); }}"
-"""As `CHOOSE`, and clears an earlier error. Not for the dropdown: it fires again when it loses the focus."""
-
-
-SHOWN = """() => {
-  const {pair, prompt} = window.kfScrub.state();
-  return [pair, prompt];
-}"""
-"""What is shown, for the fields above the tabs."""
-
-LINKED = """(pair, prompt) => {
-  const shown = window.kfScrub?.refused ? window.kfScrub.state() : {pair, prompt};
-  return [shown.pair, shown.prompt];
-}"""
-"""Once the fields say what a link does: where it was refused before, they go back to what is shown. Where it is refused
-later, the component sees to it."""
+OPEN, CHOOSE, SHOWN, LINKED = (calling("pagefields.js", name) for name in ("open", "choose", "shown", "linked"))
+"""For events of the fields above the tabs, see pagefields.js."""
 
 
 def scrub_view(service: Service, first: Json, fields: list[gr.Component]) -> gr.HTML:
-    """The component that owns sliders, strips, chips and the 2-D map, and asks a Service for what it lacks.
+    """The widget, which asks a Service for what it does not hold.
 
     Args:
-        service: Answers for tables, points and grids.
+        service: Answers `tables`, `point` and `grid`.
         first: The payload that is drawn at once.
         fields: The dropdown of pairs and the prompt: they follow the browser's way back.
     """
@@ -125,7 +79,7 @@ def scrub_view(service: Service, first: Json, fields: list[gr.Component]) -> gr.
     view = gr.HTML(
         html_template=scrub_markup(),
         css_template=scrub_css(),
-        js_on_load=scrub_js() + MOUNT,
+        js_on_load=script("gradio.js") + "mountInPage(element, props, server, trigger);",
         server_functions=[tables, point, grid],  # plain functions: Gradio marks them, which methods refuse
         apply_default_css=False,
         first=json.dumps(first),

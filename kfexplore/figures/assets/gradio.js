@@ -1,0 +1,28 @@
+// The widget in the app's page: it opens links, and follows the fields above the tabs (pair and prompt).
+
+import { mountScrub } from "./scrub.js";
+
+// For gr.HTML's js_on_load. `submit` is triggered where the fields are to say what is shown.
+export function mountInPage(element, props, server, trigger) {
+  const page = mountScrub(element, JSON.parse(props.first), server);
+  window.kfScrub = page;
+  openLink().then((isTaken) => {
+    page.refused = isTaken === false;
+    if (page.refused) trigger("submit");
+  });
+  window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
+}
+
+// What a copied link or the browser's way back says. What is no number there goes to the server, which says so.
+async function openLink() {
+  const link = new URLSearchParams(window.location.search);
+  if (!["pair", "prompt", "k", "u", "temperature"].some((name) => link.has(name))) return undefined;
+  const number = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : text);
+  return window.kfScrub.open({
+    pair: link.get("pair") ?? undefined,
+    prompt: link.get("prompt") ?? undefined,
+    k: link.has("k") ? number(link.get("k")) : undefined,
+    u: link.has("u") ? link.get("u").split(",").map(number) : undefined,
+    temperature: link.has("temperature") ? number(link.get("temperature")) : 1,
+  });
+}

@@ -1,0 +1,126 @@
+// One widget's dealings with the server: holds the state, sends what decisions.js says is due, and hands replies to
+// state.js. It knows no page, so it runs under Node as well.
+//
+// transport: {tables, point, grid}, functions from a question to a promise of a reply, or null without a server. A reply
+// is {ok: true, ...}, {ok: false, busy, failed, valid, run, is_command} or, where the server raised, undefined.
+
+import { due, isSuperseded, openQuestion } from "./decisions.js";
+import { NO_ANSWER, answered, asked, busy, initialState, loadFailed, loading, opened, refining, said, settled }
+  from "./state.js";
+
+// Milliseconds.
+export const SETTLE = 120;
+export const REFINE = 5000;
+const PATIENCE = 180000;
+const LOAD_PATIENCE = 1800000; // the first question to a pair may have to fetch its models
+const PATIENCE_SHOWN = 400;
+const FIRST_PAUSE = 250;
+const LONGEST_PAUSE = 4000;
+const FUNCTIONS = { point: "point", sweep: "tables", track: "tables", grid: "grid" };
+
+// Asks once, and a busy server again, ever less often, until isOver(); then its busy reply is the answer.
+// onBusy(reply) is called with each of those, and with null after the last.
+export async function ask(send, question, { patience = PATIENCE, isOver = () => false, onBusy = () => {} } = {}) {
+  let timer;
+  const late = new Promise((resolve) => (timer = setTimeout(resolve, patience)));
+  const pause = (time) => Promise.race([new Promise((resolve) => setTimeout(resolve, time)), late]);
+  const isOurs = (reply) => reply && typeof reply.ok === "boolean" && [undefined, question.seq].includes(reply.seq);
+  try {
+    let reply = await Promise.race([send(question), late]);
+    for (let time = FIRST_PAUSE; reply && reply.busy; time = Math.min(2 * time, LONGEST_PAUSE)) {
+      onBusy(reply);
+      await pause(time * (0.5 + Math.random()));
+      const isEnough = isOver();
+      if (!isEnough) reply = await Promise.race([send(question), late]);
+      if (isEnough || !reply || !reply.busy) onBusy(null);
+      if (isEnough) break;
+    }
+    return isOurs(reply) ? reply : NO_ANSWER;
+  } catch {
+    return NO_ANSWER;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export class Session {
+  // onChange(before, state) is called after every change; onRest() when what is shown has come to rest.
+  constructor(transport, onChange = () => {}, onRest = () => {}) {
+    this.transport = transport;
+    this.onChange = onChange;
+    this.onRest = onRest;
+    this.state = initialState(Boolean(transport));
+  }
+
+  update(state) {
+    const before = this.state;
+    this.state = state;
+    this.onChange(before, state);
+    for (const request of due(this.state)) this.send(request);
+  }
+
+  // Applies what the reader did to noise, temperature or slots; requests for tracks wait until the move settles.
+  move(state, isAtRest = false) {
+    this.update(state);
+    if (!this.transport || this.state.isSettled) return;
+    clearTimeout(this.refineTimer);
+    clearTimeout(this.settleTimer);
+    if (isAtRest) this.settle();
+    else this.settleTimer = setTimeout(() => this.settle(), SETTLE);
+  }
+
+  settle() {
+    clearTimeout(this.settleTimer);
+    if (!this.transport || this.state.isSettled) return;
+    this.update(settled(this.state));
+    clearTimeout(this.refineTimer);
+    this.refineTimer = setTimeout(() => this.update(refining(this.state)), REFINE);
+    this.onRest();
+  }
+
+  async send(request) {
+    this.state = asked(this.state, request);
+    const reply = await ask(this.transport[FUNCTIONS[request.kind]], request.question, {
+      isOver: () => isSuperseded(this.state, request),
+      onBusy: (told) => this.update(busy(this.state, told)),
+    });
+    const { u } = this.state;
+    this.update(answered(this.state, request, reply));
+    if (this.state.u !== u) this.onRest();
+  }
+
+  // Asks for another context; only an ok reply to the newest call changes anything. Returns whether it did.
+  async load(change) {
+    if (!this.transport) return false;
+    this.update(loading(this.state));
+    const { loads, seq } = this.state;
+    const question = { seq: loads, ...openQuestion(this.state, change) };
+    clearTimeout(this.patience);
+    this.patience = setTimeout(() => this.update(said(this.state, "Asking the models…")), PATIENCE_SHOWN);
+    const reply = await ask(this.transport.tables, question, {
+      patience: LOAD_PATIENCE,
+      isOver: () => loads !== this.state.loads,
+      onBusy: (told) => this.update(busy(this.state, told)),
+    });
+    if (loads !== this.state.loads) return false;
+    clearTimeout(this.patience);
+    const hasMoved = this.state.seq !== seq && change.u === undefined && change.temperature === undefined;
+    const isTaken = this.take(reply, hasMoved, question.pair);
+    this.settle();
+    if (isTaken) this.onRest();
+    return isTaken;
+  }
+
+  // Takes a reply with another context. Returns whether it is one.
+  take(reply = NO_ANSWER, hasMoved = false, pair = undefined) {
+    const before = said(this.state, "");
+    let state = null;
+    try {
+      if (reply.ok) state = opened(before, reply, hasMoved);
+    } catch {
+      reply = NO_ANSWER;
+    }
+    this.update(state || loadFailed(before, reply, pair));
+    return Boolean(state);
+  }
+}

@@ -1,0 +1,311 @@
+// What a widget asks, when, and what replies make of its state: state.js, decisions.js and session.js together.
+
+import assert from "node:assert/strict";
+import { beforeEach, mock, test } from "node:test";
+
+import { REFINE, SETTLE, ask } from "../../../kfexplore/figures/assets/session.js";
+import { activated, busy, diced, gridChanged, heated, lockToggled, picked, reset, shortened, slid, slidByKey, typed }
+  from "../../../kfexplore/figures/assets/state.js";
+import { K, START, STEPS, Server, arrived, opened, tokens } from "./played.js";
+
+beforeEach(() => {
+  mock.timers.reset();
+  mock.timers.enable({ apis: ["setTimeout"] });
+});
+
+const settle = async () => (mock.timers.tick(SETTLE), arrived());
+const pass = async (time) => (mock.timers.tick(time), arrived());
+
+// The drawn tokens are the models' own at the noise and the temperature of the state.
+function assertTrue({ state }) {
+  const { point, u, k, temperature, context } = state;
+  assert.equal(point.status, "known");
+  for (const model of ["teacher", "student"]) {
+    assert.deepEqual(point.answer[model].slice(0, k), tokens(model, context.prompt, u.slice(0, k), temperature));
+  }
+}
+
+test("the sweep of a slider answers its drag, and the settled move asks for the tracks that it changed", async () => {
+  const server = new Server();
+  const session = opened(server);
+  for (let value = 0.01; value < 1; value += 0.07) {
+    session.move(slid(session.state, 1, value));
+    assertTrue(session);
+  }
+  assert.deepEqual(server.asked, []);
+  assert.deepEqual(session.state.tracks.map(({ status }) => status), ["known", "known", "pending"]);
+  await settle();
+  assert.deepEqual(server.sweeps, [[2]], "its own track and those before it do not depend on it");
+  assert.deepEqual(server.asked[0].u, session.state.u);
+  assert.deepEqual(session.state.tracks.map(({ status }) => status), ["known", "known", "known"]);
+});
+
+test("a slider that the reader points at gets its sweep before it moves", async () => {
+  const server = new Server();
+  const session = opened(server);
+  session.move(slid(session.state, 1, 0.9));
+  await settle();
+  session.update(activated(session.state, 0));
+  await arrived();
+  assert.deepEqual(server.sweeps, [[2], [0]]);
+  session.move(slid(session.state, 0, 0.4));
+  assertTrue(session);
+  assert.ok(!server.names.includes("point"));
+});
+
+test("what the page does not hold is a point, one in flight, and the newest wins", async () => {
+  const server = new Server();
+  const session = opened(server);
+  let answer;
+  server.hold = new Promise((resolve) => (answer = resolve));
+  session.move(slid(session.state, 0, 0.9));
+  for (const value of [0.1, 0.2, 0.3]) session.move(slid(session.state, 1, value));
+  assert.equal(session.state.point.status, "pending");
+  assert.deepEqual(server.names.filter((name) => name === "point"), ["point"]);
+  answer();
+  await arrived();
+  assert.deepEqual(server.asked.filter(({ name }) => name === "point").map(({ u }) => Math.floor(u[1] * 10)), [1, 3]);
+  assertTrue(session);
+});
+
+test("a late answer does not replace a newer one", async () => {
+  const server = new Server();
+  const session = opened(server);
+  let answer;
+  server.hold = new Promise((resolve) => (answer = resolve));
+  session.move(slid(session.state, 0, 0.9));
+  session.move(slid(session.state, 1, 0.1));
+  session.move(slid(session.state, 1, START[1]));
+  assert.equal(session.state.point.source, "table");
+  answer();
+  await arrived();
+  assert.equal(session.state.point.source, "table");
+  assertTrue(session);
+  assert.equal(server.names.filter((name) => name === "point").length, 1);
+});
+
+test("a GPU is asked for all tracks at once, and once more after it was busy", async () => {
+  const server = Object.assign(new Server(), { device: "cuda" });
+  const session = opened(server);
+  server.busy = 1;
+  session.move(slid(session.state, 0, 0.9));
+  await settle();
+  assert.deepEqual(server.sweeps, [[1, 2]]);
+  assert.equal(session.state.isBusy, true);
+  assert.equal(session.state.said, "The server is busy. Asking again…");
+  await pass(1000);
+  assert.deepEqual([session.state.isBusy, session.state.said], [false, ""]);
+  assert.deepEqual(server.sweeps, [[1, 2], [1, 2]]);
+  assert.ok(session.state.tracks.every(({ status }) => status === "known"));
+});
+
+test("a question that a server was too busy for is asked again for the noise by then", async () => {
+  const server = Object.assign(new Server(), { device: "cuda" });
+  const session = opened(server);
+  server.busy = 1;
+  session.move(slid(session.state, 0, 0.9));
+  await settle();
+  session.move(slid(session.state, 0, 0.4));
+  await pass(1000);
+  await arrived();
+  assert.deepEqual(server.sweeps, [[1, 2], [1, 2]]);
+  assert.deepEqual(server.asked.at(-1).u, session.state.u);
+  assert.equal(session.state.message, null);
+});
+
+test("where sweeps are coarse, a slider goes to the steps that they hold, and refines at rest", async () => {
+  const server = Object.assign(new Server(), { every: 8 });
+  const session = opened(server, new Server().first());
+  const stepOf = (slot) => session.state.u[slot] * STEPS - 0.5;
+  session.move(slid(session.state, 0, 0.9));
+  assert.equal(stepOf(0), Math.floor(0.9 * STEPS), "held in all steps");
+  await settle();
+  for (const value of [0.1, 0.5, 0.99]) {
+    session.move(slid(session.state, 2, value));
+    await arrived();
+    assert.equal(stepOf(2) % 8, 4);
+    assertTrue(session);
+  }
+  const before = stepOf(2);
+  session.move(slidByKey(session.state, 2, "ArrowLeft", false));
+  assert.equal(stepOf(2), before - 8);
+  assert.ok(!server.names.includes("point"));
+  await settle();
+  server.every = 1;
+  server.asked = [];
+  await pass(REFINE);
+  assert.ok(session.state.tracks.every(({ sweep }) => sweep.every === 1));
+  assert.ok(server.asked.every(({ yields }) => yields), "it lets others go first");
+});
+
+test("where many ask, a move waits for the sweep that it needs, and asks for no point", async () => {
+  const server = Object.assign(new Server(), { every: 8 });
+  const session = opened(server, new Server().first());
+  session.move(slid(session.state, 0, 0.9));
+  await settle();
+  session.move(slid(session.state, 1, 0.3)); // not pointed at before: its sweep has to come
+  assert.equal(session.state.point.status, "pending");
+  await settle();
+  assert.equal((session.state.u[1] * STEPS - 0.5) % 8, 4);
+  assertTrue(session);
+  assert.ok(!server.names.includes("point"));
+});
+
+test("a temperature moves points, tracks and the grid; a refused one goes back", async () => {
+  const server = new Server();
+  const session = opened(server);
+  session.update(gridChanged(session.state, { isVisible: true }));
+  await arrived();
+  server.asked = [];
+  session.move(heated(session.state, 0.3));
+  await settle();
+  await arrived();
+  assertTrue(session);
+  assert.deepEqual(server.sweeps, [[0], [1], [2]]);
+  assert.deepEqual(new Set(server.names), new Set(["point", "tables", "grid"]));
+  assert.ok(server.asked.every(({ temperature }) => temperature === 0.3));
+  assert.equal(session.state.grid.status, "known");
+  session.move(reset(session.state), true);
+  await arrived();
+  assertTrue(session);
+  assert.equal(session.state.temperature, 1);
+  server.failing = ["point", "tables"];
+  session.move(heated(session.state, 0.7), true);
+  await arrived();
+  assert.equal(session.state.temperature, 1);
+  assert.ok(session.state.message.failed.startsWith("No "));
+  assertTrue(session);
+});
+
+test("what the server refuses is not asked again before the reader acts", async () => {
+  const server = new Server();
+  const session = opened(server);
+  session.update(gridChanged(session.state, { isVisible: true }));
+  await arrived();
+  server.failing = ["tables", "grid"];
+  server.asked = [];
+  session.move(slid(session.state, 1, 0.9));
+  await settle();
+  assert.deepEqual(server.sweeps, [[2]]);
+  assert.equal(session.state.tracks[2].status, "failed");
+  session.update(gridChanged(session.state, { slots: [1, 2] }));
+  await arrived();
+  assert.deepEqual(session.state.grid.slots, [0, 1], "as what is drawn");
+  const asked = server.asked.length;
+  await pass(10_000);
+  assert.equal(server.asked.length, asked);
+  server.failing = [];
+  session.update(activated(session.state, 1));
+  await arrived();
+  assert.equal(session.state.tracks[2].status, "known");
+  assert.equal(session.state.message, null);
+});
+
+test("a typed number is asked for exactly; another text is a message until the next move", async () => {
+  const server = new Server();
+  const session = opened(server);
+  session.move(typed(session.state, 1, "0.123456789"), true);
+  await arrived();
+  assert.equal(session.state.u[1], 0.123456789);
+  assertTrue(session);
+  for (const text of ["1.2", "1", "-0.1", "abc", "", "Infinity"]) {
+    session.move(typed(session.state, 1, text), true);
+    assert.match(session.state.message.failed, /^u is (empty|\S+)\.$/);
+    assert.equal(session.state.u[1], 0.123456789);
+  }
+  session.move(slid(session.state, 2, 0.2));
+  assert.equal(session.state.message, null);
+});
+
+test("dice and reset leave locked slots alone", async () => {
+  const session = opened();
+  session.update(lockToggled(session.state, 1));
+  session.move(diced(session.state, () => 0.99), true);
+  await arrived();
+  assert.deepEqual(session.state.u, [1 - 0.5 / STEPS, START[1], 1 - 0.5 / STEPS]);
+  session.update(lockToggled(session.state, 0));
+  session.move(reset(session.state), true);
+  assert.deepEqual(session.state.u, [1 - 0.5 / STEPS, ...START.slice(1)]);
+});
+
+test("fewer slots need no question, more are a context of their own", async () => {
+  const server = new Server();
+  const session = opened(server, server.first({ k: 2, u: START.slice(0, 2) }));
+  session.move(shortened(session.state, 1));
+  assertTrue(session);
+  assert.deepEqual(server.asked, []);
+  assert.ok(await session.load({ k: 3, u: session.state.u }));
+  assert.equal(session.state.tracks.length, 3);
+  assertTrue(session);
+});
+
+test("another prompt keeps temperature and noise, and a move made meanwhile; a refused one changes nothing", async () => {
+  const server = new Server();
+  const session = opened(server);
+  session.move(heated(session.state, 0.5), true);
+  await arrived();
+  const done = session.load({ prompt: "Twice" });
+  session.move(slid(session.state, 0, 0.7));
+  assert.equal(await done, true);
+  await arrived();
+  assert.equal(session.state.context.prompt, "Twice");
+  assert.ok(Math.abs(session.state.u[0] - 0.7) < 1 / STEPS);
+  assertTrue(session);
+  server.failing = ["tables"];
+  const { context, u } = session.state;
+  assert.equal(await session.load({ prompt: "Thrice" }), false);
+  assert.deepEqual([session.state.context, session.state.u], [context, u]);
+  assert.deepEqual([session.state.message.failed, session.state.message.shown], ["No tables.", context]);
+});
+
+test("only the newest of two questions for another context counts", async () => {
+  const session = opened();
+  const [first, second] = [session.load({ prompt: "One" }), session.load({ prompt: "Two" })];
+  assert.deepEqual([await first, await second], [false, true]);
+  assert.equal(session.state.context.prompt, "Two");
+});
+
+test("a malformed reply changes nothing and is a failure", async () => {
+  const server = new Server();
+  const session = opened(server);
+  for (const wrong of [undefined, {}, { ...server.first(), margin: "AAAA" }, { ...server.first(), seq: 77 }]) {
+    const before = session.state.context;
+    server.reply = () => wrong;
+    assert.equal(await session.load({ prompt: "Twice" }), false);
+    assert.equal(session.state.context, before);
+    assert.match(session.state.message.failed, /gave no answer/);
+  }
+});
+
+test("without a server a slider moves through the noise of the first reply, and a grid gives two slots", () => {
+  const server = new Server();
+  const grid = { ok: true, ...server.grid({ slots: [0, 1], prompt: "Once", u: START, temperature: 1 }) };
+  const session = opened({ transport: null }, { ...server.first(), grid });
+  session.move(slid(session.state, 0, 0.9));
+  assertTrue(session);
+  assert.deepEqual(session.state.tracks.map(({ status }) => status), ["known", "failed", "failed"]);
+  session.move(slid(session.state, 1, 0.1));
+  assert.equal(session.state.u[0], START[0]);
+  assertTrue(session);
+  session.move(picked(session.state, [0, 1], 0.81, 0.31));
+  const { answer } = session.state.point;
+  assert.deepEqual(answer.teacher.slice(0, 2), tokens("teacher", "Once", session.state.u.slice(0, 2)));
+  assert.equal(answer.teacher[2], null);
+});
+
+test("a busy server is asked ever less often, until something else is asked", async () => {
+  const told = [];
+  let isOver = false;
+  const reply = ask(async () => ({ ok: false, busy: true }), { seq: 1 }, { isOver: () => isOver, onBusy: (each) => told.push(each) });
+  await arrived();
+  for (let n = 0; n < 5; n++) await pass(10_000);
+  assert.equal(told.length, 6);
+  isOver = true;
+  await pass(10_000);
+  assert.deepEqual(await reply, { ok: false, busy: true });
+  assert.equal(told.at(-1), null);
+  const late = ask(() => new Promise(() => {}), { seq: 1 }, { patience: 5 });
+  await pass(5);
+  assert.match((await late).failed, /gave no answer/);
+  assert.equal(busy(opened().state, null).said, "");
+});
