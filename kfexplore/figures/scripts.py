@@ -20,22 +20,19 @@ def asset(name: str) -> str:
 
 
 @cache
-def inlined(module: str) -> str:
-    """The declarations of a module and of all that it imports, for one function scope; imported ones come first.
+def modules(name: str) -> tuple[str, ...]:
+    """A module and all that it imports, each after those that it needs."""
+    needed = (each for imported in _IMPORT.findall(asset(name)) for each in modules(imported))
+    return tuple(dict.fromkeys([*needed, name]))
 
-    Modules share that scope, so no two of them may declare the same name; imports may not rename.
+
+@cache
+def inlined(name: str) -> str:
+    """The declarations of a module and of all that it imports, for one function scope.
+
+    The modules share that scope: no two of them may declare the same name, and imports do not rename.
     """
-    declared: dict[str, str] = {}
-
-    def add(name: str) -> None:
-        if name not in declared:
-            source = asset(name)
-            for imported in _IMPORT.findall(source):
-                add(imported)
-            declared[name] = _EXPORT.sub("", _IMPORT.sub("", source))
-
-    add(module)
-    return "\n".join(declared.values())
+    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", asset(each))) for each in modules(name))
 
 
 def calling(module: str, function: str, *given: object) -> str:
