@@ -13,9 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from kfexplore.figures.palette import palette_css, palette_data
-from kfexplore.figures.scripts import asset, inlined, script_json
-
-_SCOPE: Final = ".kfs"
+from kfexplore.figures.scripts import asset, calling, inlined, script_json
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -23,7 +21,7 @@ _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'uns
 @cache
 def scrub_css() -> str:
     """The figure's style sheet, palette included; every rule is under `.kfs`."""
-    return palette_css(_SCOPE) + asset("scrub.css")
+    return palette_css(".kfs") + asset("scrub.css")
 
 
 def script(module: str) -> str:
@@ -60,34 +58,22 @@ def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> st
     name = "kfs-" + hashlib.sha256(data.encode()).hexdigest()[:12]
     fragment = (
         f'<div class="kfs-page" data-theme-from="system" data-kfs="{name}">\n'
-        f"<style>\n{_PAGE_CSS}{scrub_css()}</style>\n{scrub_markup()}</div>\n"
+        f"<style>\n{scrub_css()}</style>\n{scrub_markup()}</div>\n"
         f"<script>\n(() => {{\n{script('scrub.js')}\n"
         f"""const page = document.querySelector('[data-kfs="{name}"]:not([data-mounted])');\n"""
         f"page.dataset.mounted = 'true';\nmountScrub(page, {data}, null);\n}})();\n</script>\n"
     )
     if height is None:
         return fragment
+    frame = calling("frame.js", "fitFrame")
     document = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>kfexplore: scrub</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<meta name="viewport" content="width=device-width"><style>{_FRAME_CSS}</style></head><body>'
-        f"{fragment}<script>{_FRAME_JS}</script></body></html>"
+        f'<meta name="viewport" content="width=device-width"><style>body {{ margin: 0; }}</style></head><body>'
+        f"{fragment}<script>({frame})();</script></body></html>"
     )
     return (
         f'<iframe title="Scrub the noise of a block" srcdoc="{html.escape(document)}" '
         f'style="width:100%;height:{height}px;border:0"></iframe>'
     )
 
-
-_PAGE_CSS: Final = """\
-.kfs-page .kfs { padding: 16px; border-radius: 10px; background: var(--kf-surface); }
-"""
-
-_FRAME_CSS: Final = "body { margin: 0; }"
-
-_FRAME_JS: Final = """
-new ResizeObserver(() => {
-  const height = `${document.documentElement.offsetHeight + 4}px`;
-  if (window.frameElement) window.frameElement.style.height = height;
-}).observe(document.body);
-"""

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 def cdf(model: str, prompt: str, before: list[int], temperature: float) -> np.ndarray[Any, Any]:
-    """A law of the next token that depends on everything before it; the student's is off a little."""
+    """A distribution of the next token that depends on everything before it; the student's is slightly off."""
     seed = hashlib.sha256(repr((prompt, before)).encode()).digest()
     weights = np.random.default_rng(list(seed)).exponential(size=len(WORDS))
     if model == "student":
@@ -38,27 +38,19 @@ def packed(values: Any, dtype: str) -> str:
 
 
 class Models:
-    """Answers as the app's server does, and keeps what it was asked.
-
-    `failing` names what it refuses, `busy` is how many of the next questions it has no time for.
-    """
+    """Answers as the app's server does, and records what it was asked; `failing` names what it refuses."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Json]] = []
         self.failing: set[str] = set()
         self.advice = "make app"
-        self.busy = 0
         self.every = 1
-        self.device = "cpu"
 
     def __call__(self, name: str, request: Json) -> Json:
         self.asked.append((name, request))
-        if self.busy:
-            self.busy -= 1
-            return {"ok": False, "seq": request["seq"], "busy": True, "failed": "The server is busy."}
         if name in self.failing:
-            told = {"failed": f"No {name}.", "valid": "less", "run": self.advice, "is_command": "make" in self.advice}
-            return {"ok": False, "seq": request["seq"], **told}
+            failure = {"failed": f"No {name}.", "valid": "less", "run": self.advice, "is_command": "make" in self.advice}
+            return {"ok": False, "seq": request["seq"], **failure}
         answer: Json = {"tables": self.tables, "point": self.point, "grid": self.grid}[name](request)
         return {"ok": True, "seq": request["seq"], "texts": dict(enumerate(WORDS)), **answer}
 
@@ -98,7 +90,7 @@ class Models:
             "margin": packed(np.full(shape, 0.42), "<f4"),
             "edge": packed(np.full(shape, 0.031), "<f4"),
             "point": self.point({"u": u, "prompt": prompt, "temperature": hot}),
-            "device": self.device,
+            "device": "cpu",
             "dtype": "float32",
             "seconds": 0.31,
             "stored": False,

@@ -14,10 +14,10 @@ from kfexplore.figures.scripts import script_json
 pytestmark = pytest.mark.browser
 
 HOLD = """() => {
-  window.held = ask;
-  window.ask = (name, r) => new Promise((answer) => (window.go = () => answer(held(name, r))));
+  window.answered = ask;
+  window.ask = (name, r) => new Promise((answer) => (window.go = () => answer(answered(name, r))));
 }"""
-"""The next question is answered by `go()`."""
+"""The next question waits until `go()`."""
 
 
 @pytest.fixture
@@ -39,17 +39,7 @@ def served(page: Page) -> Callable[[], Models]:
     return mount
 
 
-def stopped(page: Page) -> None:
-    """Time passes no more but by `page.clock.run_for`."""
-    page.clock.install(time=0)
-    page.clock.pause_at(1)
-
-
-def asked_rows(models: Models) -> list[list[int]]:
-    return [request["slots"] for name, request in models.asked if name == "tables"]
-
-
-def test_a_drag_is_answered_in_the_page_and_settles_once(page: Page, served: Callable[[], Models]) -> None:
+def test_a_drag_is_answered_in_the_page(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     box = page.locator(".kfs-track canvas").first.bounding_box()
     assert box
@@ -71,133 +61,19 @@ def test_a_drag_is_answered_in_the_page_and_settles_once(page: Page, served: Cal
     assert "point" not in models.names(), "the new row answers the next drag"
 
 
-def test_a_settled_move_asks_for_the_tracks_that_it_changed(page: Page, served: Callable[[], Models]) -> None:
-    models = served()
-    page.locator(".kfs-range").nth(1).fill("0.9")
-    settled(page)
-    page.wait_for_function("api.state().settled")
-    assert asked_rows(models) == [[2]], (
-        "the track before it hangs on earlier slots alone, and its own on none that moved"
-    )
-    assert "point" not in models.names()
-
-
-def on_gpu(page: Page, served: Callable[[], Models]) -> Models:
-    """A page whose models are on a GPU; nothing has been asked of it."""
-    models = served()
-    models.device = "cuda"
-    page.evaluate("api.open({ prompt: 'Once more' })")
-    settled(page)
-    models.asked.clear()
-    return models
-
-
-def test_a_gpu_is_asked_for_all_tracks_at_once(page: Page, served: Callable[[], Models]) -> None:
-    models = on_gpu(page, served)
-    page.locator(".kfs-range").nth(0).fill("0.9")
-    settled(page)
-    page.wait_for_function("api.state().settled")
-    assert asked_rows(models) == [[1, 2]]
-
-
-def test_a_gpu_that_is_busy_is_asked_once_more_for_all_tracks(page: Page, served: Callable[[], Models]) -> None:
-    models = on_gpu(page, served)
-    stopped(page)
-    models.busy = 1
-    page.locator(".kfs-range").nth(0).fill("0.9")
-    root = page.locator("[data-u]")
-    expect(root).to_have_attribute("data-busy", "true")
-    assert asked_rows(models) == [[1, 2]]
-    expect(page.locator(".kfs-row.kfs-stale:visible")).to_have_count(2)
-    page.clock.run_for(1000)
-    expect(root).to_have_attribute("data-busy", "false")
-    settled(page)
-    assert asked_rows(models) == [[1, 2], [1, 2]]
-    expect(page.locator(".kfs-row.kfs-stale:visible")).to_have_count(0)
-
-
-def test_a_question_that_was_too_much_is_asked_anew_of_the_noise_by_then(
-    page: Page, served: Callable[[], Models]
-) -> None:
-    models = on_gpu(page, served)
-    stopped(page)
-    models.busy = 1
-    slider = page.locator(".kfs-range").nth(0)
-    slider.fill("0.9")
-    expect(page.locator("[data-u]")).to_have_attribute("data-busy", "true")
-    slider.fill("0.4")
-    page.clock.run_for(1000)
-    settled(page)
-    assert asked_rows(models) == [[1, 2], [1, 2]]
-    assert models.asked[-1][1]["u"] == noise(page)
-    expect(page.get_by_role("alert")).to_be_empty()
-
-
-def test_a_hand_on_a_slider_asks_for_its_row_before_it_moves(page: Page, served: Callable[[], Models]) -> None:
-    models = served()
-    sliders = page.locator(".kfs-range")
-    sliders.nth(1).fill("0.9")
-    page.wait_for_function("api.state().settled")
-    settled(page)
-    sliders.nth(0).hover()
-    settled(page)
-    assert asked_rows(models) == [[2], [0]]
-    page.mouse.down()
-    sliders.nth(0).fill("0.4")
-    page.mouse.up()
-    assert "point" not in models.names()
-    assert shown(page, "student") == tokens("student", "Once upon", noise(page))
-
-
-def test_where_only_some_steps_are_known_a_slider_goes_to_those(page: Page, served: Callable[[], Models]) -> None:
-    models = served()
-    models.every = 8
-    sliders = page.locator(".kfs-range")
-    sliders.nth(0).fill("0.9")  # known in all steps
-    assert noise(page)[0] == (int(0.9 * STEPS) + 0.5) / STEPS
-    page.wait_for_function("api.state().settled")
-    settled(page)
-    for value in ("0.1", "0.5", "0.99"):
-        sliders.nth(2).fill(value)
-        assert (noise(page)[2] * STEPS - 0.5) % 8 == 4
-        assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
-    expect(page.locator(".kfs-origin")).to_contain_text(f"some tracks are in steps of 1/{STEPS // 8}")
-    before = noise(page)[2]
-    sliders.nth(2).press("ArrowLeft")
-    assert noise(page)[2] == before - 8 / STEPS
-    assert "point" not in models.names()
-
-
-def test_where_many_ask_a_move_waits_for_its_row_and_asks_for_no_point(
-    page: Page, served: Callable[[], Models]
-) -> None:
-    models = served()
-    models.every = 8
-    sliders = page.locator(".kfs-range")
-    sliders.nth(0).fill("0.9")
-    page.wait_for_function("api.state().settled")
-    settled(page)
-    sliders.nth(1).fill("0.3")  # no hand was on it before: its row has to come
-    expect(page.locator("[data-u]")).to_have_attribute("data-source", "table")
-    settled(page)
-    assert (noise(page)[1] * STEPS - 0.5) % 8 == 4
-    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
-    assert "point" not in models.names()
-
-
-def test_coarse_rows_are_asked_for_again_at_rest(page: Page, served: Callable[[], Models]) -> None:
+def test_coarse_sweeps_are_named_and_refined_at_rest(page: Page, served: Callable[[], Models]) -> None:
     page.clock.install()
     models = served()
     models.every = 8
     page.locator(".kfs-range").nth(1).fill("0.9")
     page.clock.run_for(1000)
     settled(page)
-    assert asked_rows(models) == [[2]]
+    origin = page.locator(".kfs-origin")
+    expect(origin).to_contain_text(f"some tracks are in steps of 1/{STEPS // 8}")
     models.every = 1
     page.clock.run_for(6000)
     settled(page)
-    assert asked_rows(models) == [[2], [2]]
-    expect(page.locator(".kfs-origin")).not_to_contain_text("Many are asking")
+    expect(origin).not_to_contain_text("Many are asking")
 
 
 def test_dice_and_reset_leave_locked_slots_alone(page: Page, served: Callable[[], Models]) -> None:
@@ -223,7 +99,7 @@ def test_dice_and_reset_leave_locked_slots_alone(page: Page, served: Callable[[]
     assert noise(page) == START
 
 
-def test_an_exact_number_is_asked_at_just_that_number(page: Page, served: Callable[[], Models]) -> None:
+def test_a_typed_number_is_not_rounded(page: Page, served: Callable[[], Models]) -> None:
     served()
     field = page.locator(".kfs-u").nth(1)
     field.fill("0.123456789")
@@ -241,33 +117,18 @@ def test_an_exact_number_is_asked_at_just_that_number(page: Page, served: Callab
     assert noise(page)[1] == 0.123456789
 
 
-def test_a_temperature_moves_both_maps_the_tracks_and_the_square(page: Page, served: Callable[[], Models]) -> None:
-    models = served()
-    page.locator(".kfs-map").scroll_into_view_if_needed()
-    settled(page)
-    models.asked.clear()
+def test_a_temperature_moves_both_maps_and_is_named(page: Page, served: Callable[[], Models]) -> None:
+    served()
     page.locator(".kfs-heat").fill("0.3")
     root = page.locator("[data-u]")
     expect(root).to_have_attribute("data-temperature", "0.3")
-    settled(page)
     page.wait_for_function("api.state().settled")
+    settled(page)
     for model in ("teacher", "student"):
         assert shown(page, model) == tokens(model, "Once upon", START, 0.3)
-    assert shown(page, "teacher") != tokens("teacher", "Once upon", START)
     expect(page.locator(".kfs-degrees")).to_have_text("0.3")
     expect(page.locator(".kfs-cold")).to_have_text("Not trained there.")
     expect(page.locator(".kfs-origin")).to_contain_text("temperature 0.3")
-    assert asked_rows(models) == [[0], [1], [2]]
-    assert {name: request["temperature"] for name, request in models.asked} == dict.fromkeys(
-        ("point", "tables", "grid"), 0.3
-    )
-    page.locator(".kfs-range").first.hover()  # its row is of this temperature, and answers the next drag
-    settled(page)
-    models.asked.clear()
-    page.locator(".kfs-range").first.fill("0.77")
-    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page), 0.3)
-    settled(page)
-    assert "point" not in models.names()
     page.locator(".kfs-heat").fill("0.5")
     expect(page.locator(".kfs-cold")).to_be_empty()
     page.get_by_role("button", name="Reset").click()
@@ -276,7 +137,7 @@ def test_a_temperature_moves_both_maps_the_tracks_and_the_square(page: Page, ser
     expect(root).to_have_attribute("data-temperature", "1")
 
 
-def test_a_temperature_that_fails_goes_back(page: Page, served: Callable[[], Models]) -> None:
+def test_a_temperature_that_fails_is_reset(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     models.failing = {"point", "tables"}
     page.locator(".kfs-heat").fill("0.3")
@@ -286,17 +147,7 @@ def test_a_temperature_that_fails_goes_back(page: Page, served: Callable[[], Mod
     assert shown(page, "teacher") == tokens("teacher", "Once upon", START)
 
 
-def test_the_temperature_stays_with_another_prompt(page: Page, served: Callable[[], Models]) -> None:
-    models = served()
-    page.locator(".kfs-heat").fill("0.5")
-    settled(page)
-    page.evaluate("api.open({ prompt: 'Once more' })")
-    settled(page)
-    assert models.asked[-1][1]["temperature"] == 0.5
-    assert shown(page, "student") == tokens("student", "Once more", noise(page), 0.5)
-
-
-def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], Models]) -> None:
+def test_a_failure_is_shown_and_changes_nothing(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     models.failing = {"tables", "point"}
     before = page.evaluate("JSON.stringify(api.state().teacher)")
@@ -323,20 +174,6 @@ def test_a_failure_is_told_and_changes_nothing(page: Page, served: Callable[[], 
     assert shown(page, "student") == tokens("student", "The dog", START)
 
 
-def test_a_mistyped_number_stays_told_until_the_next_move(page: Page, served: Callable[[], Models]) -> None:
-    served()
-    alert = page.get_by_role("alert")
-    page.locator(".kfs-range").nth(1).fill("0.9")  # rows are on their way
-    field = page.locator(".kfs-u").nth(0)
-    field.fill("2")
-    field.press("Enter")
-    page.wait_for_function("api.state().settled")
-    settled(page)
-    expect(alert).to_contain_text("u is 2")
-    page.locator(".kfs-range").nth(2).fill("0.2")
-    expect(alert).to_have_text("")
-
-
 def test_fewer_and_more_slots(page: Page, served: Callable[[], Models]) -> None:
     served()
     page.locator(".kfs-ks label").nth(0).click()
@@ -350,7 +187,7 @@ def test_fewer_and_more_slots(page: Page, served: Callable[[], Models]) -> None:
     assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
 
 
-def test_the_map_is_asked_for_when_it_is_seen(page: Page, served: Callable[[], Models]) -> None:
+def test_the_grid_is_asked_for_when_it_is_in_view(page: Page, served: Callable[[], Models]) -> None:
     page.set_viewport_size({"width": 1200, "height": 500})
     models = served()
     assert "grid" not in models.names()
@@ -363,7 +200,7 @@ def test_the_map_is_asked_for_when_it_is_seen(page: Page, served: Callable[[], M
     assert grids == [[0, 1], [1, 2]]
 
 
-def test_other_slots_of_the_map_leave_the_old_picture_until_theirs_is_there(
+def test_the_old_grid_stays_until_the_one_of_other_slots_arrives(
     page: Page, served: Callable[[], Models]
 ) -> None:
     models = served()
@@ -380,7 +217,7 @@ def test_other_slots_of_the_map_leave_the_old_picture_until_theirs_is_there(
     expect(page.locator(".kfs-mapbody")).to_have_class("kfs-mapbody kfs-stale")
     now = (page.evaluate(picture), meaning.text_content(), page.locator(".kfs-xname").first.text_content())
     assert now == before
-    page.evaluate("() => { window.ask = held; go(); }")
+    page.evaluate("() => { window.ask = answered; go(); }")
     expect(page.get_by_role("alert")).to_contain_text("No grid.")
     expect(page.locator(".kfs-across")).to_have_value("0")  # as what is drawn
     models.failing = set()
@@ -390,7 +227,7 @@ def test_other_slots_of_the_map_leave_the_old_picture_until_theirs_is_there(
     assert page.evaluate(picture) != before[0]
 
 
-def test_a_square_that_is_computed_for_other_slots_takes_no_click(page: Page, served: Callable[[], Models]) -> None:
+def test_a_grid_that_waits_for_other_slots_takes_no_click(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     plane, share = page.locator("[data-map=student]"), page.locator(".kfs-mapshare")
     plane.scroll_into_view_if_needed()
@@ -407,14 +244,14 @@ def test_a_square_that_is_computed_for_other_slots_takes_no_click(page: Page, se
     page.mouse.move(box["x"] + 5, box["y"] + 5, steps=3)
     page.mouse.up()
     assert noise(page) == START
-    page.evaluate("() => { window.ask = held; go(); }")
+    page.evaluate("() => { window.ask = answered; go(); }")
     expect(share).to_contain_text("slots 2 and 3")
     assert models.names() == ["grid"]
     plane.click(position=at)
     assert noise(page) == pytest.approx([START[0], 0.8, 0.7], abs=1 / STEPS)
 
 
-def test_the_link_says_it_all(page: Page, served: Callable[[], Models]) -> None:
+def test_the_link_holds_everything_shown(page: Page, served: Callable[[], Models]) -> None:
     served()
     page.evaluate(
         "navigator.clipboard ? (navigator.clipboard.writeText = async (t) => { window.link = t; })"
@@ -426,31 +263,3 @@ def test_the_link_says_it_all(page: Page, served: Callable[[], Models]) -> None:
     assert query == {"pair": "tales", "prompt": "Once upon", "k": "3", "u": ",".join(map(str, START))}
 
 
-def test_late_answers_do_not_overwrite_newer_ones(page: Page) -> None:
-    """Points are answered by hand: the first reply comes after the slider is back on what the tables hold."""
-    alone(
-        page,
-        f"<style>{scrub.scrub_css()}</style><div id=host>{scrub.scrub_markup()}</div><script>(() => {{"
-        f"{scrub.script('scrub.js')}\nwindow.waiting = [];"
-        "const hold = (r) => new Promise((answer) => window.waiting.push({ r, answer }));"
-        f"mountScrub(document.getElementById('host'), {script_json(payload(grid=False))}, "
-        "{ tables: () => new Promise(() => {}), point: hold, grid: () => new Promise(() => {}) }); })()</script>",
-    )
-    sliders = page.locator(".kfs-range")
-    sliders.nth(0).fill("0.9")
-    for value in ("0.1", "0.2", "0.3"):
-        sliders.nth(1).fill(value)
-    root = page.locator("[data-u]")
-    expect(root).to_have_attribute("data-source", "pending")
-    assert page.evaluate("window.waiting.length") == 1, "one in flight"
-    sliders.nth(1).fill(str(START[1]))
-    expect(root).to_have_attribute("data-source", "table")
-    before = shown(page, "teacher")
-    page.evaluate(
-        "{ const { r, answer } = window.waiting[0]; answer({ ok: true, seq: r.seq, teacher: [9, 9, 9],"
-        " student: [9, 9, 9], margin: [0, 0, 0], edge: [0, 0, 0], texts: {} }); }"
-    )
-    page.evaluate("new Promise((done) => setTimeout(done))")
-    assert shown(page, "teacher") == before
-    assert page.evaluate("window.waiting.length") == 1, "what waited was dropped"
-    expect(root).to_have_attribute("data-source", "table")

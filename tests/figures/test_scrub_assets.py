@@ -16,7 +16,7 @@ from kfexplore.figures.palette import hue_index, palette_data, token_label
 EVIL = '</script><img src=x onerror="alert(1)"><!--'
 ASSETS = Path(scrub.__file__).parent / "assets"
 MODULES = sorted(path.name for path in ASSETS.glob("*.js"))
-ENTRIES = ("accessibility.js", "components.js", "fields.js", "gradio.js", "pagefields.js")
+ENTRIES = ("accessibility.js", "components.js", "fields.js", "frame.js", "gradio.js", "pagefields.js")
 """What a page asks for; the others are imported by these."""
 
 

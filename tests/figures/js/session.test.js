@@ -213,6 +213,9 @@ test("a typed number is asked for exactly; another text is a message until the n
     assert.match(session.state.message.failed, /^u is (empty|\S+)\.$/);
     assert.equal(session.state.u[1], 0.123456789);
   }
+  session.update(activated(session.state, 0)); // its sweep arrives
+  await arrived();
+  assert.ok(session.state.message.isTyped);
   session.move(slid(session.state, 2, 0.2));
   assert.equal(session.state.message, null);
 });
