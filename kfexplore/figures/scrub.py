@@ -76,4 +76,3 @@ def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> st
         f'<iframe title="Scrub the noise of a block" srcdoc="{html.escape(document)}" '
         f'style="width:100%;height:{height}px;border:0"></iframe>'
     )
-

@@ -49,8 +49,8 @@ class Models:
     def __call__(self, name: str, request: Json) -> Json:
         self.asked.append((name, request))
         if name in self.failing:
-            failure = {"failed": f"No {name}.", "valid": "less", "run": self.advice, "is_command": "make" in self.advice}
-            return {"ok": False, "seq": request["seq"], **failure}
+            why = {"failed": f"No {name}.", "valid": "less", "run": self.advice, "is_command": "make" in self.advice}
+            return {"ok": False, "seq": request["seq"], **why}
         answer: Json = {"tables": self.tables, "point": self.point, "grid": self.grid}[name](request)
         return {"ok": True, "seq": request["seq"], "texts": dict(enumerate(WORDS)), **answer}
 

@@ -200,9 +200,7 @@ def test_the_grid_is_asked_for_when_it_is_in_view(page: Page, served: Callable[[
     assert grids == [[0, 1], [1, 2]]
 
 
-def test_the_old_grid_stays_until_the_one_of_other_slots_arrives(
-    page: Page, served: Callable[[], Models]
-) -> None:
+def test_the_old_grid_stays_until_the_one_of_other_slots_arrives(page: Page, served: Callable[[], Models]) -> None:
     models = served()
     page.locator(".kfs-map").scroll_into_view_if_needed()
     share, meaning = page.locator(".kfs-mapshare"), page.locator(".kfs-meaning")
@@ -261,5 +259,3 @@ def test_the_link_holds_everything_shown(page: Page, served: Callable[[], Models
     expect(page.locator(".kfs-said")).to_have_text("Link copied")
     query = page.evaluate("Object.fromEntries(new URLSearchParams(window.link.split('?')[1]))")
     assert query == {"pair": "tales", "prompt": "Once upon", "k": "3", "u": ",".join(map(str, START))}
-
-
