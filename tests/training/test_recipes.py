@@ -126,6 +126,12 @@ def test_a_recipe_of_ones_own_is_read_with_its_path_as_name(tmp_path: Path) -> N
     assert list(recipe.stages()) == ["teacher", "student1", "student2"]
 
 
+def test_a_recipe_with_the_old_names_of_settings_still_loads(tmp_path: Path) -> None:
+    old = changed(students__0__start_share=0.5, students__0__own_contexts=0.25, students__0__context_loss=0.1)
+    stage = load_recipe(written(tmp_path, old)).students[0]
+    assert (stage.wise_ft_alpha, stage.on_policy_fraction, stage.ntp_loss_weight) == (0.5, 0.25, 0.1)
+
+
 def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
     text = yaml.safe_dump(SMALL).replace("steps: 2", "steps: 2\n  lr: 1e-4", 1)  # 1e-4 has no dot
     text = text.replace("teacher:", "cond_width: 4\nmasked: {steps: 3, context: 8, groups: 1, lr: 2e-4}\nteacher:")

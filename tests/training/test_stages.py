@@ -90,6 +90,11 @@ def with_teacher(**changes: Any) -> Recipe:
     return dataclasses.replace(RECIPE, teacher=dataclasses.replace(STAGE, **changes))
 
 
+def with_student(**changes: Any) -> Recipe:
+    first, *others = RECIPE.students
+    return dataclasses.replace(RECIPE, students=(dataclasses.replace(first, **changes), *others))
+
+
 def test_a_pair_goes_through_all_stages_once_and_is_one_to_load(losses: Losses, texts: Path, tmp_path: Path) -> None:
     run = Run(RECIPE, tmp_path / "out")
     assert run.pair(texts) == tmp_path / "out" / "pair"
@@ -159,7 +164,7 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     first = Run(RECIPE, tmp_path / "first").pair(texts)
     whole, held = load_pair(first), losses.trained
     changed = dataclasses.replace(RECIPE, students=(*RECIPE.students[:2], dataclasses.replace(STAGE, block=4, seed=9)))
-    run = Run(changed, tmp_path / "further", start=first)
+    run = Run(changed, tmp_path / "further", init_from=first)
     out = run.pair(texts)
     assert losses.trained == [*held, "student4", "masked"]
     for name, model in (("student4", whole.student), ("masked", whole.masked)):
@@ -167,16 +172,16 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
             assert torch.equal(losses.starts[name][key], tensor), (name, key)
     assert torch.equal(load_pair(out).teacher.vocab_embed.embedding, whole.teacher.vocab_embed.embedding)
     assert not torch.equal(load_pair(out).student.vocab_embed.embedding, whole.student.vocab_embed.embedding)
-    with pytest.raises(KfError, match="student4 holds a model of other settings or data: start"):
-        Run(changed, tmp_path / "further", start=out).students()
+    with pytest.raises(KfError, match="student4 holds a model of other settings or data: init_from"):
+        Run(changed, tmp_path / "further", init_from=out).students()
     for other, said in (({"width": 16}, "recipe small has 16, 1 and 2"), ({"heads": 1}, "recipe small has 8, 1 and 1")):
         with pytest.raises(KfError, match=said):
-            Run(dataclasses.replace(changed, **other), tmp_path / said[-9:], start=first).pair(texts)
+            Run(dataclasses.replace(changed, **other), tmp_path / said[-9:], init_from=first).pair(texts)
     other = tmp_path / "other"
     other.mkdir()
     for name in ("3-new", "4-new"):
         (other / f"{name}.txt").write_text("A quiet jury met in the fog. " * 9)
-    again = load_pair(Run(changed, tmp_path / "texts of its own", start=first).pair(other))
+    again = load_pair(Run(changed, tmp_path / "texts of its own", init_from=first).pair(other))
     assert again.encode("owl") == whole.encode("owl")  # the tokenizer stays
     told, before = again.info["training"], whole.info["training"]
     assert told["teacher"] == before["teacher"]
@@ -185,16 +190,16 @@ def test_a_pair_is_trained_further_from_its_own_weights(losses: Losses, texts: P
     mean = dataclasses.replace(
         changed, students=(*RECIPE.students[:2], dataclasses.replace(STAGE, block=4, wise_ft_alpha=1.0))
     )
-    kept = load_pair(Run(mean, tmp_path / "mean", start=first).pair(texts))
+    kept = load_pair(Run(mean, tmp_path / "mean", init_from=first).pair(texts))
     assert torch.equal(kept.student.vocab_embed.embedding, whole.student.vocab_embed.embedding)
-    assert kept.info["training"]["student4"].endswith("; then 100% of the weights that it began with, mixed in")
+    assert kept.info["training"]["student4"].endswith("; weights interpolated with 100% of the initial ones")
     with pytest.raises(KfError, match="no longer has"):
-        Run(dataclasses.replace(changed, students=RECIPE.students[:2]), tmp_path / "self", start=first).pair(texts)
+        Run(dataclasses.replace(changed, students=RECIPE.students[:2]), tmp_path / "self", init_from=first).pair(texts)
     mixed = tmp_path / "mixed"
     Run(changed, mixed).prepare(other)
     with pytest.raises(KfError, match="not those of the pair") as caught:
-        Run(changed, mixed, start=first).students()
-    assert f"train data --recipe small --out {mixed} --from {first}" in caught.value.run
+        Run(changed, mixed, init_from=first).students()
+    assert f"train data --recipe small --out {mixed} --init-from {first}" in caught.value.run
 
 
 def test_a_recipe_without_a_masked_model_leaves_the_one_that_is_there(
@@ -202,7 +207,7 @@ def test_a_recipe_without_a_masked_model_leaves_the_one_that_is_there(
 ) -> None:
     first = Run(RECIPE, tmp_path / "first").pair(texts)
     alone = dataclasses.replace(RECIPE, masked=None, cond_width=0)
-    again = load_pair(Run(alone, tmp_path / "further", start=first).pair(texts))
+    again = load_pair(Run(alone, tmp_path / "further", init_from=first).pair(texts))
     whole = load_pair(first)
     assert losses.trained[-2:] == ["masked", "student4"]
     for name, tensor in whole.masked.state_dict().items():
@@ -213,11 +218,11 @@ def test_a_recipe_without_a_masked_model_leaves_the_one_that_is_there(
 def test_students_may_be_deeper_and_grow(losses: Losses, texts: Path, tmp_path: Path) -> None:
     first = Run(RECIPE, tmp_path / "first").pair(texts)
     deeper = dataclasses.replace(RECIPE, student_depth=3)
-    pair = load_pair(Run(deeper, tmp_path / "further", start=first).pair(texts))
+    pair = load_pair(Run(deeper, tmp_path / "further", init_from=first).pair(texts))
     assert (pair.teacher.config.depth, pair.student.config.depth, pair.masked.config.depth) == (1, 3, 1)
     assert not losses.starts["student4"]["blocks.2.attn_out.weight"].any()
     with pytest.raises(KfError, match="depth 3 and 2 heads; the recipe small has 8, 1 and 2"):
-        Run(RECIPE, tmp_path / "back", start=tmp_path / "further" / "pair").pair(texts)
+        Run(RECIPE, tmp_path / "back", init_from=tmp_path / "further" / "pair").pair(texts)
 
 
 def test_curves_of_the_stages_so_far(tmp_path: Path) -> None:
@@ -384,9 +389,27 @@ def test_weights_without_their_settings_are_refused(losses: Losses, texts: Path,
     run.prepare(texts)
     run.teacher()
     (tmp_path / "out" / "teacher" / "stage.json").unlink()
-    with pytest.raises(KfError, match="no settings are written down"):
+    with pytest.raises(KfError, match="there is no stage"):
         run.teacher()
     assert losses.trained == ["teacher"]
+
+
+OLD = {"wise_ft_alpha": "start_share", "on_policy_fraction": "own_contexts", "ntp_loss_weight": "context_loss"}
+
+
+def test_a_stage_file_with_the_old_names_of_settings_still_loads(losses: Losses, texts: Path, tmp_path: Path) -> None:
+    run = Run(with_student(wise_ft_alpha=0.5, on_policy_fraction=0.25, ntp_loss_weight=0.1), tmp_path / "out")
+    run.pair(texts)
+    trained, path = list(losses.trained), tmp_path / "out" / "student1" / "stage.json"
+    text = path.read_text().replace('"init_from"', '"start"')
+    for new, old in OLD.items():
+        assert f'"{new}"' in text
+        text = text.replace(f'"{new}"', f'"{old}"')
+    path.write_text(text)
+    run.students()
+    assert losses.trained == trained
+    with pytest.raises(KfError, match=r"students.0.on_policy_fraction 0.25 \(now 0.0\)"):
+        Run(with_student(wise_ft_alpha=0.5, ntp_loss_weight=0.1), tmp_path / "out").students()
 
 
 def test_a_stage_whose_saving_was_cut_off_is_saved_again(losses: Losses, texts: Path, tmp_path: Path) -> None:
