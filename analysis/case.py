@@ -24,7 +24,7 @@ from kfexplore.checkpoints.files import write_whole
 from kfexplore.checkpoints.registry import PairParts, fingerprint, locate
 from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.config import DataConfig, DecodeConfig
-from kfexplore.decoding.generate import Networks, slots
+from kfexplore.decoding.generate import Networks, resolve_k
 from kfexplore.errors import KfError
 from kfexplore.evaluate.judges import Continued, continued
 from kfexplore.evaluate.samples import Written, write
@@ -162,9 +162,9 @@ class Case:
     def written(self) -> list[Written]:
         """AR's samples and those of every K, each kept as it ends."""
         penalties = PENALTIES[self.task]
-        plans = [DecodeConfig("pflm", k, penalty=penalties.get(k, 0.0)) for k in self.settings.ks]
+        plans = [DecodeConfig("pflm", k, frequency_penalty=penalties.get(k, 0.0)) for k in self.settings.ks]
         for decoder in plans:
-            slots(decoder, Networks(student=self.pair.student))  # a K that is too large is refused at once
+            resolve_k(decoder, Networks(student=self.pair.student))  # a K that is too large is refused at once
         found = []
         for decoder in tqdm([DecodeConfig("ar"), *plans], desc=f"samples, {self.task}", leave=False):
 

@@ -52,11 +52,11 @@ _SETTINGS = ("pair", "prompt_tokens", "new_tokens", "seed", "gen_ppl")
 def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
     """What is varied, one setting at a time; every sweep of the student's has its plain argmax at K in it."""
     return {
-        "AR over temperature": [DecodeConfig("ar", tau=tau) for tau in TEACHER_TAUS],
+        "AR over temperature": [DecodeConfig("ar", temperature=tau) for tau in TEACHER_TAUS],
         "student over K": [DecodeConfig("pflm", k) for k in range(1, block + 1)],
-        f"K = {block} over the penalty": [DecodeConfig("pflm", block, penalty=penalty) for penalty in PENALTIES],
+        f"K = {block} over the penalty": [DecodeConfig("pflm", block, frequency_penalty=p) for p in PENALTIES],
         f"K = {block} over the dither": [DecodeConfig("pflm", block, dither=dither) for dither in DITHERS],
-        f"K = {block} over temperature": [DecodeConfig("pflm", block, tau=tau) for tau in STUDENT_TAUS],
+        f"K = {block} over temperature": [DecodeConfig("pflm", block, temperature=tau) for tau in STUDENT_TAUS],
     }
 
 
@@ -194,9 +194,9 @@ def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16
 
 def _value(decoder: DecodeConfig) -> str:
     """The setting in which a decoder differs from the plain one of its kind."""
-    if decoder.penalty or decoder.dither is not None:
-        return f"penalty {decoder.penalty:g}" if decoder.penalty else f"{decoder.dither} bits"
-    return f"tau {decoder.tau:g}" if decoder.decoder == "ar" or decoder.tau != 1 else f"K = {decoder.k}"
+    if decoder.frequency_penalty or decoder.dither is not None:
+        return f"penalty {decoder.frequency_penalty:g}" if decoder.frequency_penalty else f"{decoder.dither} bits"
+    return f"tau {decoder.temperature:g}" if decoder.decoder == "ar" or decoder.temperature != 1 else f"K = {decoder.k}"
 
 
 def table(found: Study) -> str:

@@ -27,7 +27,7 @@ from kfexplore.bench.throughput import RaceSettings, race, setting
 from kfexplore.config import DecodeConfig, ModelConfig
 from kfexplore.decoding.cdf import inverse_cdf
 from kfexplore.decoding.generate import Networks, decode, keyed_noise
-from kfexplore.decoding.rows import Step
+from kfexplore.decoding.buffers import Step
 from kfexplore.errors import told
 from kfexplore.figures.timing import TITLE, timing_figures, timing_foot
 from kfexplore.models import KVCache, Teacher
@@ -139,7 +139,7 @@ def profile(networks: Networks, decoder: str, size: str, new_tokens: int) -> dic
     values = keyed_noise(0, range(1), config, networks, new_tokens)
 
     def steps() -> Iterator[Step]:
-        found = decode(config, networks, [prompt], values, new_tokens, settle=False if size in SIZES else None)
+        found = decode(config, networks, [prompt], values, new_tokens, recheck=False if size in SIZES else None)
         next(found)
         return found
 

@@ -380,22 +380,25 @@ token of `tales` (512 tokens) that grid adds a TV of 0.0002 at 6 bits, 0.0024 at
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How samples are written."""
+    """How a decoder writes."""
+
+    RENAMED: ClassVar = {"tau": "temperature", "penalty": "frequency_penalty"}
+    """Old names, still read from saved settings."""
 
     decoder: str = "ar"
-    """A name of `DECODERS`. ar: the teacher, one token a pass; pflm: the student, k a pass; mdlm: the masked model, k a
-    pass; verified: the student guesses, the teacher checks; jacobi: the teacher iterates on k guesses. ar, verified and
-    jacobi write the same text."""
+    """A name of `DECODERS`. ar: the teacher, one token per pass; pflm: the student, k per pass; mdlm: the masked model,
+    k per pass; verified: the student guesses, the teacher checks; jacobi: the teacher iterates on k guesses. ar,
+    verified and jacobi write the same text."""
     k: int | None = None
-    """Tokens, or guesses, a pass; None: the student's trained K, for mdlm 1."""
-    tau: float = 1.0
-    """Temperature: of the teacher's logits, or as the student's noise encoder is given it; not of mdlm."""
-    penalty: float = 0.0
+    """Tokens, or guesses, per pass; None: the student's trained k, for mdlm 1."""
+    temperature: float = 1.0
+    """Divides the teacher's logits; an input of the student's noise encoder. Not for mdlm."""
+    frequency_penalty: float = 0.0
     """pflm: frequency penalty of the published sampler."""
     dither: int | None = None
     """pflm: draw from a slot's distribution with the bits of u below 2^-dither; 1 to `MOST_DITHER_BITS`."""
     exact_first: bool = False
-    """pflm: slot 1 from the student's own next-token law (trained with `ntp_loss_weight`)."""
+    """pflm: slot 1 from the student's own next-token distribution (trained with `ntp_loss_weight`)."""
     order: Literal["random", "confident"] = "random"
     """mdlm: which positions are filled first. random: in an order drawn for each sample. confident: in every pass those
     whose newly drawn tokens are the most likely, as in MaskGIT."""
@@ -407,25 +410,25 @@ class DecodeConfig:
         if self.k is not None and (isinstance(self.k, bool) or self.k < 1):
             raise KfError(f"k is {self.k}.", "a whole number of at least 1")
         if not chosen.takes_k and self.k not in (None, 1):
-            law = f"the {MODELS[chosen.models[0]]}'s own law"
-            raise KfError(f"{self.decoder} draws one token a pass from {law}.", "k with the other decoders")
-        if not 0 < self.tau < math.inf:
-            raise KfError(f"tau is {self.tau}.", "a number above 0")
-        if not 0 <= self.penalty < math.inf:
-            raise KfError(f"penalty is {self.penalty}.", "0 or more")
+            source = f"the {MODELS[chosen.models[0]]}'s own distribution"
+            raise KfError(f"{self.decoder} draws one token per pass from {source}.", "k with the other decoders")
+        if not 0 < self.temperature < math.inf:
+            raise KfError(f"The temperature is {self.temperature}.", "a number above 0")
+        if not 0 <= self.frequency_penalty < math.inf:
+            raise KfError(f"The frequency penalty is {self.frequency_penalty}.", "0 or more")
         if self.dither is not None and not 1 <= self.dither <= MOST_DITHER_BITS:
             raise KfError(f"dither is {self.dither} bits.", f"1 to {MOST_DITHER_BITS}")
-        if self.penalty and (self.dither is not None or self.exact_first):
+        if self.frequency_penalty and (self.dither is not None or self.exact_first):
             other = "exact_first" if self.exact_first else f"a dither ({self.dither})"
-            raise KfError(f"Both a penalty ({self.penalty}) and {other} were asked for.", "one of the two, or none")
+            raise KfError(
+                f"A frequency penalty ({self.frequency_penalty}) cannot be used with {other}.", "one of the two"
+            )
         _, _, *options = dataclasses.fields(self)  # besides decoder and k
         for name, usual in ((field.name, field.default) for field in options):
             takers = [taker for taker, each in DECODERS.items() if name in each.options]
             if getattr(self, name) != usual and self.decoder not in takers:
-                word = "A frequency penalty" if name == "penalty" else name  # whose option has another name
-                raise KfError(
-                    f"{word} cannot be used with {self.decoder}.", f"{word.lower()} with {' or '.join(takers)}"
-                )
+                word = name.replace("_", " ")
+                raise KfError(f"{word} cannot be used with {self.decoder}.", f"{word} with {' or '.join(takers)}")
 
     @property
     def draws_anew(self) -> bool:
@@ -434,6 +437,6 @@ class DecodeConfig:
 
     @property
     def models(self) -> tuple[Kind, ...]:
-        """The models that it asks; the first one's vocabulary and context hold."""
+        """The models it uses; the vocabulary and context are those of the first."""
         every = DECODERS[self.decoder].models
         return every if self.guess == "student" else every[:1]

@@ -1,4 +1,4 @@
-"""The decoders: what each is called, which models it asks, what it writes. How they decode is in decoding/."""
+"""The registry of decoders: names, models, options and plot marks, without torch. The code of each is in decoding/."""
 
 from __future__ import annotations
 
@@ -10,65 +10,110 @@ from kfexplore.errors import KfError
 
 Kind = Literal["teacher", "student", "masked"]
 MODELS: Final[dict[Kind, str]] = {"teacher": "teacher", "student": "student", "masked": "masked model"}
-"""Each kind of model, as it is called in a sentence."""
+"""The name of each kind of model in a sentence."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """What is known of a decoder without running it."""
+    """Everything about a decoder that is known without running it."""
 
     label: str
     """Its name on the page."""
     how: str
-    """Who writes how; {k} stands for its tokens, or guesses, a pass."""
+    """What it does, in a few words; {k} stands for its tokens, or guesses, per pass."""
+    steps: str
+    """`module:function` of its steps, a `kfexplore.decoding.generate.Steps`; imported at the first use."""
+    reference: str = ""
+    """`module:function` of its slow twin, a `kfexplore.decoding.generate.Reference`; exact decoders share AR's."""
     models: tuple[Kind, ...] = ("teacher",)
-    """The models that it asks; the first one's vocabulary and context hold. A second is the student, and guesses."""
+    """The models it uses. The vocabulary and context are those of the first; a second is the student, which guesses."""
     options: tuple[str, ...] = ()
-    """The fields of DecodeConfig that it takes; without k, it writes one token a pass."""
+    """The fields of DecodeConfig it takes; without k, it writes one token per pass."""
     exact: bool = False
-    """Whether it writes what the exact map writes, token for token."""
+    """Whether it writes the tokens of the exact map."""
     in_order: bool = True
-    """Whether it writes from left to right; if not, its noise is no map of the whole text."""
+    """Whether it writes from left to right; if not, its noise is not a map of the whole text."""
+    pattern: str = "+"
+    """Fill pattern of its bars in figures, a name of Plotly."""
+    symbol: str = "star"
+    """Marker of its points in figures, a name of Plotly."""
 
     def __post_init__(self) -> None:
         if self.models[1:] not in ((), ("student",)):
             raise KfError(
-                f"{self.label} asks {' and '.join(self.models)}.", "one model, or a second that is the student"
+                f"{self.label} uses {' and '.join(self.models)}.", "one model, or a second that is the student"
             )
 
     @property
     def takes_k(self) -> bool:
-        """Whether several tokens, or guesses, belong to a pass."""
+        """Whether a pass has several tokens, or guesses."""
         return "k" in self.options
 
     @property
     def checks(self) -> bool:
-        """Whether it guesses, and keeps what is right."""
+        """Whether it guesses several tokens and keeps the right ones."""
         return self.exact and self.takes_k
 
 
+_AR, _PFLM, _MDLM, _LOSSLESS = (f"kfexplore.decoding.{module}" for module in ("ar", "pflm", "mdlm", "lossless"))
 DECODERS: Final[dict[str, Decoder]] = {
-    "ar": Decoder("AR", "the teacher, a token a pass", options=("tau",), exact=True),
-    "pflm": Decoder(
-        "PFLM", "the student, {k} a pass", ("student",), options=("k", "tau", "penalty", "dither", "exact_first")
+    "ar": Decoder(
+        "AR",
+        "the teacher, one token per pass",
+        f"{_AR}:steps",
+        f"{_AR}:reference",
+        options=("temperature",),
+        exact=True,
+        pattern="",
+        symbol="circle",
     ),
-    "mdlm": Decoder("MDLM", "the masked model, {k} a pass", ("masked",), options=("k", "order"), in_order=False),
+    "pflm": Decoder(
+        "PFLM",
+        "the student, {k} per pass",
+        f"{_PFLM}:steps",
+        f"{_PFLM}:reference",
+        models=("student",),
+        options=("k", "temperature", "frequency_penalty", "dither", "exact_first"),
+        pattern="/",
+        symbol="circle",
+    ),
+    "mdlm": Decoder(
+        "MDLM",
+        "the masked model, {k} per pass",
+        f"{_MDLM}:steps",
+        f"{_MDLM}:reference",
+        models=("masked",),
+        options=("k", "order"),
+        in_order=False,
+        pattern="-",
+        symbol="diamond",
+    ),
     "verified": Decoder(
-        "Verified", "{k} guessed, checked by the teacher", ("teacher", "student"), options=("k", "tau"), exact=True
+        "Verified",
+        "{k} guessed, checked by the teacher",
+        f"{_LOSSLESS}:verified_steps",
+        models=("teacher", "student"),
+        options=("k", "temperature"),
+        exact=True,
+        pattern="x",
+        symbol="square",
     ),
     "jacobi": Decoder(
         "Jacobi",
         "{k} guesses, iterated by the teacher",
-        ("teacher", "student"),
-        options=("k", "tau", "guess"),
+        f"{_LOSSLESS}:jacobi_steps",
+        models=("teacher", "student"),
+        options=("k", "temperature", "guess"),
         exact=True,
+        pattern=".",
+        symbol="triangle-up",
     ),
 }
 """By name, in the order in which they are listed everywhere."""
 
 
 def possible(there: Collection[Kind]) -> list[str]:
-    """The decoders that ask no other models than these."""
+    """The decoders that need only these models."""
     return [name for name, each in DECODERS.items() if set(each.models) <= set(there)]
 
 

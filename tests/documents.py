@@ -59,11 +59,16 @@ def fenced(path: Path, language: str) -> list[str]:
     return [text for kind, text in FENCE.findall(read(path)) if kind == language]
 
 
-def example(beginning: str) -> dict[str, Any]:
-    """What the module of EXTENDING.md defines whose docstring begins so."""
-    names: dict[str, Any] = {}
+def example_source(beginning: str) -> str:
+    """The module of EXTENDING.md whose docstring begins so."""
     (source,) = (text for text in fenced(EXTENDING, "python") if text.startswith(f'"""{beginning}'))
-    exec(compile(source, beginning, "exec"), names)
+    return source
+
+
+def example(beginning: str) -> dict[str, Any]:
+    """What that module defines."""
+    names: dict[str, Any] = {}
+    exec(compile(example_source(beginning), beginning, "exec"), names)
     return names
 
 

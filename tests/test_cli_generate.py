@@ -54,10 +54,10 @@ def test_generated_tokens_are_keyed_by_seed_and_sample(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("options", "config"),
     [
-        ("--tau 0.1", DecodeConfig("pflm", tau=0.1)),
+        ("--tau 0.1", DecodeConfig("pflm", temperature=0.1)),
         ("--dither 4", DecodeConfig("pflm", dither=4)),
         ("--exact-first", DecodeConfig("pflm", exact_first=True)),
-        ("--freq-penalty 1000", DecodeConfig("pflm", penalty=1000.0)),
+        ("--freq-penalty 1000", DecodeConfig("pflm", frequency_penalty=1000.0)),
     ],
 )
 def test_options_are_passed_on(shell: Shell, options: str, config: DecodeConfig) -> None:
@@ -144,7 +144,7 @@ ERRORS = {
     f"generate --model ar {FILES} {IDS} --samples 100000000": "100,000,000 samples do not fit in memory",
     "generate --model ar --ckpt_path FOLDER/teacher --prompt a": "no tokenizer",
     f"generate --model pflm --ckpt_path FOLDER/teacher {IDS}": "a student was asked for",
-    f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "Both a penalty (0.5) and a dither (6)",
+    f"generate --model pflm {FILES} {IDS} --dither 6 --freq-penalty 0.5": "(0.5) cannot be used with a dither (6)",
     f"generate --model ar {FILES} {IDS} --dither 6": "dither cannot be used with ar",
     f"generate --model verified --ckpt_path FOLDER/teacher {IDS}": "needs a teacher and a student",
     f"generate --model jacobi --ckpt_path FOLDER/teacher {IDS}": "--guess nothing",

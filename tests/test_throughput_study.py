@@ -14,8 +14,7 @@ from analysis import throughput, writing
 from kfexplore import noise
 from kfexplore.bench.throughput import RaceSettings
 from kfexplore.config import DecodeConfig
-from kfexplore.decoding.generate import Networks
-from kfexplore.decoding.reference import reference
+from kfexplore.decoding.generate import Networks, reference
 from kfexplore.pair import Pair
 
 SMALL = RaceSettings(batches=(1, 3), ks=(2,), prompt=5, new_tokens=6, repeats=1)

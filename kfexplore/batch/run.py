@@ -21,8 +21,8 @@ from kfexplore.batch.request import Request, Shape, load, read_prefixes, shape
 from kfexplore.checkpoints.registry import usable_device
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS
-from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, slots
-from kfexplore.decoding.rows import text_lengths
+from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, resolve_k
+from kfexplore.decoding.buffers import text_lengths
 from kfexplore.errors import KfError
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
@@ -58,7 +58,7 @@ def in_team(request: Request, team: distributed.Team) -> dict[str, Any] | None:
     if tokenizer is None:
         raise KfError(f"{loaded.name} has no tokenizer to read prefixes with.", "--tokenizer FILE, or --task")
     form = shape(request, loaded, tokenizer, keep) if keep else None  # refuses a length before the file is read
-    k = slots(request.decoder, loaded.networks)
+    k = resolve_k(request.decoder, loaded.networks)
     prefixes, cut = read_prefixes(request.prefix_file, tokenizer, keep)
     form = form or shape(request, loaded, tokenizer, max(map(len, prefixes)))
     samples = len(prefixes) * request.per_prefix

@@ -76,7 +76,7 @@ def probe(place: torch.device) -> str:
             networks, prompts = Networks(teacher, student), [[1, 2, 3], [4]]
             for config in (DecodeConfig("ar"), DecodeConfig("pflm"), DecodeConfig("verified")):
                 noise = keyed_noise(0, range(2), config, networks, 8)
-                for _ in decode(config, networks, prompts, noise, 8, settle=False, use_cuda_graphs=True):
+                for _ in decode(config, networks, prompts, noise, 8, recheck=False, use_cuda_graphs=True):
                     pass
             ids, ends = torch.arange(32, device=place)[None], torch.tensor([[3, 30]], device=place)
             student.requires_grad_(True)

@@ -165,8 +165,8 @@ def generate(
 
     if model not in DECODERS:
         raise KfError(f"There is no model {model!r}.", ", ".join(DECODERS))
-    asked = {"decoder": model, "k": k, "tau": tau, "penalty": freq_penalty, "dither": dither}
-    asked |= {"exact_first": exact_first, "order": order, "guess": guess}
+    asked = {"decoder": model, "k": k, "temperature": tau, "frequency_penalty": freq_penalty}
+    asked |= {"dither": dither, "exact_first": exact_first, "order": order, "guess": guess}
     source = Source(pair, pair_files(pair, teacher, student), ckpt_path, task, tokenizer)
     if task is None and prefix_file is None and output_dir is None:
         of_file = {"--batch_size": batch_size, "--warmup_steps": warmup_steps, "--prefix-len": prefix_len}
@@ -237,7 +237,7 @@ def continue_prompt(asked: PromptRequest, as_json: bool) -> None:
     from kfexplore.batch.request import load
     from kfexplore.batch.run import room_for, row_bytes
     from kfexplore.checkpoints.tokenizers import ENDS_OF_TEXT, encode_ids, end_of_text
-    from kfexplore.decoding.generate import check_prompts, generate, keyed_noise, keyed_order, replayed_noise, slots
+    from kfexplore.decoding.generate import check_prompts, generate, keyed_noise, keyed_order, replayed_noise, resolve_k
 
     config, new = asked.decoder, asked.new_tokens
     loaded = load(asked.source, config, asked.device)
@@ -252,7 +252,7 @@ def continue_prompt(asked: PromptRequest, as_json: bool) -> None:
     check_prompts(config, networks, [ids], new)
     replayed = replayed_noise(noise.load(asked.noise_file), config, networks, new) if asked.noise_file else None
     rows = asked.samples if replayed is None else len(replayed)
-    warm = min(new, slots(config, networks))
+    warm = min(new, resolve_k(config, networks))
     with room_for(rows, "--samples", row_bytes(config, networks, len(ids) + new)):
         values = keyed_noise(asked.seed, range(rows), config, networks, new) if replayed is None else replayed
         order = keyed_order(asked.seed, range(rows), new)
@@ -265,14 +265,14 @@ def continue_prompt(asked: PromptRequest, as_json: bool) -> None:
 def _print_samples(result: Decoded, ids: list[int], config: DecodeConfig, loaded: Loaded, as_json: bool) -> None:
     from kfexplore.batch.report import acceptance, right_guesses
     from kfexplore.checkpoints.tokenizers import continuation
-    from kfexplore.decoding.generate import slots
+    from kfexplore.decoding.generate import resolve_k
 
     rows = [row[:length].tolist() for row, length in zip(result.tokens, result.lengths, strict=True)]
     texts = [continuation(loaded.tokenizer, row, ids) for row in rows] if loaded.tokenizer is not None else []
     more: dict[str, Any] = {}
     if DECODERS[config.decoder].checks:
         right, rounds = right_guesses(result.kept, result.tokens.shape[1])
-        rate = acceptance(right, rounds, slots(config, loaded.networks))
+        rate = acceptance(right, rounds, resolve_k(config, loaded.networks))
         more = {"kept": result.kept.tolist(), "acceptance": rate}
     if as_json:
         print(json.dumps({"tokens": rows, "text": texts, "nfe": result.nfe, "seconds": result.seconds, **more}))
@@ -333,12 +333,12 @@ def file_decoder(asked: dict[str, Any], greedy: bool, published: bool) -> Decode
     if (
         published
         and name == "pflm"
-        and found["penalty"] is None
+        and found["frequency_penalty"] is None
         and found["dither"] is None
         and not found["exact_first"]
     ):
-        found["penalty"] = PENALTY
-    options = {"k": "--K", "penalty": "--freq_penalty", **({"order": "--mdlm_greedy"} if greedy else {})}
+        found["frequency_penalty"] = PENALTY
+    options = {"k": "--K", "frequency_penalty": "--freq_penalty", **({"order": "--mdlm_greedy"} if greedy else {})}
     for field, option in options.items():
         if field not in DECODERS[name].options and found[field] is not None:
             print(f"kfexplore: {option} cannot be used with {name}; it is ignored.", file=sys.stderr)

@@ -1,9 +1,8 @@
-"""Decoding as a generator of steps: `decode` starts one of any family, `collect` makes a batch of it.
+"""Decoding as a generator of steps: `decode` starts one of any decoder, `collect` runs it to its end.
 
-Noise is data: (B, P) values in [0, 1), position p of a row for its new token p, keyed or read from a file. AR draws by
-inverse CDF from it, the push-forward model maps it; so `ar`, `verified` and `jacobi` write one text under one noise.
-Only `mdlm` with order `confident` draws a position more than once, so it has a value for each pass and position: number
-s n + p for new token p of n in pass s.
+Noise is data: (B, P) values in [0, 1), value p of a row for its new token p, keyed or read from a file. `ar`,
+`verified` and `jacobi` write the same text under the same noise. Only `mdlm` with order `confident` draws a position
+more than once, so it has a value for each pass and position: number s n + p for new token p of n in pass s.
 """
 
 from __future__ import annotations
@@ -11,42 +10,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
 
 from kfexplore import noise as noises
 from kfexplore.config import DecodeConfig
-from kfexplore.decoders import DECODERS, MODELS, possible
-from kfexplore.decoding.ar import ar_steps
-from kfexplore.decoding.lossless import lossless_steps
-from kfexplore.decoding.mdlm import mdlm_steps
-from kfexplore.decoding.pflm import pflm_steps
-from kfexplore.decoding.rows import Rows, Step, TokenBuffer
-from kfexplore.decoding.work import DecodeBatch
+from kfexplore.decoders import DECODERS, MODELS, find_decoder, possible
+from kfexplore.decoding.buffers import DecodeBatch, Sequences, Step, TokenBuffer
 from kfexplore.errors import KfError
 from kfexplore.models import AnyModel, AnyTeacher, MaskedModel, Student
-from kfexplore.results import Decoded, Floats
+from kfexplore.results import Decoded, Floats, Ints
 
 ORDER_NOISE = 2**32
 """Positions from here on order the masked model's slots, where noise of the tokens themselves never reaches."""
 JACOBI_GUESSES = 64
 """Most positions guessed from nothing."""
-STEPS: Final[dict[str, Callable[[DecodeBatch], Iterator[Step]]]] = {
-    "ar": ar_steps,
-    "pflm": pflm_steps,
-    "mdlm": mdlm_steps,
-    "verified": partial(lossless_steps, anew=True),
-    "jacobi": partial(lossless_steps, anew=False),
-}
-"""How each of `DECODERS` decodes. The first step is `PREFILLED`."""
+Steps = Callable[[DecodeBatch], Iterator[Step]]
+"""How a decoder writes a batch. Its first step is `PREFILLED`."""
+Reference = Callable[[DecodeBatch], list[int]]
+"""The slow twin of a decoder: new tokens of a batch of one sample; no cache, every pass over the whole row."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The models that decoders ask; each needs only some."""
+    """The models for decoders; each needs only some."""
 
     teacher: AnyTeacher | None = None
     student: Student | None = None
@@ -54,12 +43,12 @@ class Networks:
 
     @property
     def decoders(self) -> list[str]:
-        """Those whose models are there."""
+        """Those that these models allow."""
         return possible([kind for kind in MODELS if getattr(self, kind) is not None])
 
 
-def slots(config: DecodeConfig, networks: Networks) -> int:
-    """Tokens or guesses of a pass.
+def resolve_k(config: DecodeConfig, networks: Networks) -> int:
+    """Tokens, or guesses, per pass.
 
     Raises:
         KfError: k is beyond what the student was trained on.
@@ -70,25 +59,21 @@ def slots(config: DecodeConfig, networks: Networks) -> int:
     if "student" not in decoder.models:
         return config.k or 1
     from_nothing = "student" not in config.models
-    most = JACOBI_GUESSES if from_nothing or student is None else student.config.block
+    k_max = JACOBI_GUESSES if from_nothing or student is None else student.config.block
     k = config.k or (student.config.block if student is not None else 4)
-    if k > most:
-        reason = "guesses of a pass" if from_nothing else "the block this student was trained on"
-        raise KfError(f"k is {k}.", f"1 to {most}, {reason}")
+    if k > k_max:
+        reason = "guesses per pass" if from_nothing else "the block this student was trained on"
+        raise KfError(f"k is {k}.", f"1 to {k_max}, {reason}")
     return k
 
 
 def needed_noise(config: DecodeConfig, networks: Networks, new_tokens: int) -> int:
-    """Noise values per row: one for each new token, those of a last block that is cut, or a row of them per pass."""
-    k = slots(config, networks)
+    """Noise values per row: one for each new token, a whole last block, or one per new token and pass."""
+    k = resolve_k(config, networks)
     passes = -(-new_tokens // k)
     if config.draws_anew:
         return passes * new_tokens
     return passes * k if config.models[0] == "student" else new_tokens
-
-
-def _noise_per_step(config: DecodeConfig, networks: Networks, new_tokens: int) -> int:
-    return new_tokens if config.draws_anew else slots(config, networks)
 
 
 def keyed_noise(seed: int, samples: Sequence[int], config: DecodeConfig, networks: Networks, new_tokens: int) -> Floats:
@@ -97,14 +82,14 @@ def keyed_noise(seed: int, samples: Sequence[int], config: DecodeConfig, network
 
 
 def replayed_noise(values: Floats, config: DecodeConfig, networks: Networks, new_tokens: int) -> Floats:
-    """Noise (B, P) out of a file's (steps, B, >= k): row s is used at step s, its first k slots.
+    """Noise (B, P) from a file's (steps, B, >= k): step s reads the first k values of row s.
 
-    `mdlm` with order `confident` uses a slot for each new token at every step.
+    `mdlm` with order `confident` reads a value for each new token at every step.
 
     Raises:
         KfError: the file has too few slots, or fewer steps than are needed.
     """
-    width = _noise_per_step(config, networks, new_tokens)
+    width = new_tokens if config.draws_anew else resolve_k(config, networks)
     if values.shape[2] < width:
         what = "one for each new token" if config.draws_anew else "the tokens of a pass"
         raise KfError(f"The noise has {values.shape[2]} slots a step.", f"{width}, {what}")
@@ -121,43 +106,56 @@ def decode(
     noise: Floats,
     new_tokens: int,
     order: Floats | None = None,
-    settle: bool | None = None,
+    recheck: bool | None = None,
     use_cuda_graphs: bool | None = None,
 ) -> Iterator[Step]:
     """The steps in which every prompt grows by `new_tokens` tokens; a last block may be longer.
 
-    The first step comes when the prompts have been read and brings nothing; closing the generator stops at any step.
+    The first step is `PREFILLED`. Closing the generator stops at any step.
 
     Args:
         config: Which decoder, and how.
-        networks: The models that it needs.
+        networks: The models it needs.
         prompts: Token ids of B samples, of any lengths.
         noise: (B, P) float64, see `needed_noise`.
         new_tokens: New tokens of each sample.
-        order: (B, new_tokens) the order in which mdlm fills positions, least first, for `order` random; None: from left
+        order: (B, new_tokens) ranks in which mdlm fills positions, lowest first, for `order` random; None: from left
             to right.
-        settle: Decide near choices by the row alone, so that no batch or cache turns a token; None: for fp32 models
-            on a CPU.
-        use_cuda_graphs: CUDA graphs; None: where the models are on CUDA.
+        recheck: Decide near ties again by the row alone, so that no batch or cache changes a token; None: for fp32
+            models on a CPU.
+        use_cuda_graphs: CUDA graphs; None: if the models are on CUDA.
 
     Raises:
-        KfError: a model that is not there, no prompt, ids outside the vocabulary, more than the context holds, too
-            little noise.
+        KfError: a missing model, no prompt, ids outside the vocabulary, more than the context holds, too little noise.
     """
+    steps: Steps = resolve_name(DECODERS[config.decoder].steps)
+    return steps(_batch(config, networks, prompts, noise, new_tokens, order, recheck, use_cuda_graphs))
+
+
+def _batch(
+    config: DecodeConfig,
+    networks: Networks,
+    prompts: list[list[int]],
+    noise: Floats,
+    new_tokens: int,
+    order: Floats | None,
+    recheck: bool | None = None,
+    use_cuda_graphs: bool | None = None,
+) -> DecodeBatch:
     models = _models(config, networks)
     network = models[0]
     check_prompts(config, networks, prompts, new_tokens)
-    k = slots(config, networks)
+    k = resolve_k(config, networks)
     needed = len(prompts), needed_noise(config, networks, new_tokens)
     if noise.shape[0] != needed[0] or noise.shape[1] < needed[1]:
         raise KfError(f"The noise has the shape {noise.shape}.", f"{needed}: a row per sample, and its values")
-    if settle is None:
-        settle = network.device.type == "cpu" and network.dtype == torch.float32
+    if recheck is None:
+        recheck = network.device.type == "cpu" and network.dtype == torch.float32
     u = torch.from_numpy(np.ascontiguousarray(noise[:, : needed[1]])).to(network.device)
     if config.draws_anew:
         u = u.view(len(prompts), -1, new_tokens)
-    rows = Rows(prompts, u.shape[-1] + k + 1, network.device)
-    return STEPS[config.decoder](DecodeBatch(config, models, rows, u, k, order, settle, use_cuda_graphs))
+    sequences = Sequences(prompts, u.shape[-1] + k + 1, network.device)
+    return DecodeBatch(config, models, sequences, u, k, order, recheck, use_cuda_graphs)
 
 
 def generate(
@@ -168,36 +166,53 @@ def generate(
     new_tokens: int,
     order: Floats | None = None,
     eos: int | None = None,
-    settle: bool | None = None,
+    recheck: bool | None = None,
 ) -> Decoded:
-    """What `decode` writes, collected; with `eos`, no further than the step in which the last sample ends."""
-    steps = decode(config, networks, prompts, noise, new_tokens, order, settle)
+    """The tokens of `decode`, collected; with `eos`, up to the step in which the last sample ends."""
+    steps = decode(config, networks, prompts, noise, new_tokens, order, recheck)
     return collect(steps, len(prompts), new_tokens, eos)
 
 
+@torch.inference_mode()
+def reference(
+    config: DecodeConfig,
+    networks: Networks,
+    prompts: list[list[int]],
+    noise: Floats,
+    new_tokens: int,
+    order: Floats | None = None,
+) -> Ints:
+    """What `generate` writes, (B, new_tokens), by the decoder's slow twin, one sample at a time."""
+    decoder = find_decoder(config.decoder)
+    twin: Reference = resolve_name(decoder.reference or DECODERS["ar"].reference)
+    ranks = [None] * len(prompts) if order is None else order[:, None]
+    samples = zip(prompts, noise[:, None], ranks, strict=True)
+    return np.array([twin(_batch(config, networks, [p], u, new_tokens, r))[:new_tokens] for p, u, r in samples])
+
+
 def keyed_order(seed: int, samples: Sequence[int], new_tokens: int) -> Floats:
-    """The random order of mdlm, keyed by (seed, sample, position)."""
+    """Ranks for mdlm's random order, keyed by (seed, sample, position)."""
     return noises.uniform(seed, samples, ORDER_NOISE, new_tokens)
 
 
 def collect(steps: Iterator[Step], batch: int, new_tokens: int, eos: int | None = None) -> Decoded:
-    """Runs a decoder until `new_tokens` tokens a row are there, or all rows have ended; what is over is cut."""
-    sheet = TokenBuffer(batch, new_tokens, eos)
+    """Runs a decoder until every row has `new_tokens` tokens or has ended; drops tokens beyond."""
+    written = TokenBuffer(batch, new_tokens, eos)
     next(steps)  # the prompts
     kept, passes, start = [], 0, time.perf_counter()
     for step in steps:
-        kept.append(sheet.write(step))
+        kept.append(written.write(step))
         passes += step.passes
-        if sheet.done:
+        if written.done:
             break
-    return Decoded(sheet.tokens, sheet.lengths, passes, np.array(kept), time.perf_counter() - start)
+    return Decoded(written.tokens, written.lengths, passes, np.array(kept), time.perf_counter() - start)
 
 
 def _models(config: DecodeConfig, networks: Networks) -> tuple[AnyModel, ...]:
-    """The models that a decoder asks.
+    """The models of a decoder.
 
     Raises:
-        KfError: one of them is not there.
+        KfError: one of them is missing.
     """
     first, *more = config.models
     if getattr(networks, first) is None:
@@ -211,7 +226,7 @@ def _models(config: DecodeConfig, networks: Networks) -> tuple[AnyModel, ...]:
 
 
 def check_prompts(config: DecodeConfig, networks: Networks, prompts: list[list[int]], new_tokens: int) -> None:
-    """Raises KfError unless there are prompts, of the vocabulary, and new tokens that the context has room for."""
+    """Raises KfError unless there are prompts from the vocabulary, and the context has room for the new tokens."""
     shape = _models(config, networks)[0].config
     if not prompts or not all(prompts):
         raise KfError("There is no prompt to continue.", "at least one sample, and at least one token")

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kfexplore.decoding.rows import Rows
-from kfexplore.models import AnyTeacher, CausalLM, StaticCache, Student, lean_blocks
+from kfexplore.decoding.buffers import Sequences
+from kfexplore.models import AnyTeacher, CausalLM, StaticCache, Student, cpu_blocks
 from kfexplore.models.fast_paths import GRAPHS, difference
 
 GRAPH_STRIDE = 128
@@ -60,26 +60,31 @@ class Passes:
 
     Args:
         network: Teacher or student.
-        rows: The samples; all but the last token of each is read at once here.
+        sequences: The samples; all but the last token of each is read at once here.
         slots: The most noise slots, or guesses, that follow a row's end.
         use_cuda_graphs: Whether passes are recorded as CUDA graphs; None: where a network of ours is on CUDA.
-        rough: Whether products may be in bf16 on a CPU, which no token may depend on.
+        allow_bf16: Whether products can be in bf16 on a CPU: only for guesses that are checked.
     """
 
     def __init__(
-        self, network: Network, rows: Rows, slots: int, use_cuda_graphs: bool | None = None, rough: bool = False
+        self,
+        network: Network,
+        sequences: Sequences,
+        slots: int,
+        use_cuda_graphs: bool | None = None,
+        allow_bf16: bool = False,
     ) -> None:
-        self.network, self.rows = network, rows
+        self.network, self.sequences = network, sequences
         ours = not isinstance(network, CausalLM)
         self._use_cuda_graphs = ours and network.device.type == "cuda" if use_cuda_graphs is None else use_cuda_graphs
         self._itself = weakref.ref(network)
         stride = GRAPH_STRIDE if self.use_cuda_graphs else 1
-        capacity = -(-(rows.capacity + slots) // stride) * stride
-        shape = (len(rows), capacity, stride, network.dtype, network.device)
+        capacity = -(-(sequences.capacity + slots) // stride) * stride
+        shape = (len(sequences), capacity, stride, network.dtype, network.device)
         self._buffers = _taken(network, shape) or _Buffers(shape, StaticCache(capacity, stride))
         weakref.finalize(self, _left, weakref.ref(network), self._buffers)
         self.cache = self._buffers.cache
-        self.cache.blocks = None if isinstance(network, CausalLM) else lean_blocks(network, rough)
+        self.cache.blocks = None if isinstance(network, CausalLM) else cpu_blocks(network, allow_bf16)
         self.prefill()
 
     @property
@@ -89,10 +94,10 @@ class Passes:
 
     def prefill(self) -> None:
         """Reads all but the last token of each row."""
-        before = int(self.rows.ends.max()) - 1
+        before = int(self.sequences.ends.max()) - 1
         if before:
             self.cache.place(0, before)
-            self.network.fill(self.rows.ids[:, :before], self.cache)
+            self.network.fill(self.sequences.ids[:, :before], self.cache)
 
     def __call__(
         self,
@@ -114,24 +119,24 @@ class Passes:
             extra: More inputs, of one shape at each call by this name.
             tail: The last tokens of each row, where they are at hand.
         """
-        tokens = self.rows.tail(count) if tail is None else tail
+        tokens = self.sequences.tail(count) if tail is None else tail
         if self.use_cuda_graphs:
             out = self._replay(name, run, count, after, (tokens, *extra))
             if out is not None:
                 return out
             self.prefill()  # a failed graph may have written anywhere in the cache
-        self.cache.place(self.rows.start(count), count + after, int(self.rows.ends.max()) - count)
+        self.cache.place(self.sequences.start(count), count + after, int(self.sequences.ends.max()) - count)
         return run(tokens, *extra)
 
     def _replay(
         self, name: Hashable, run: Callable[..., Tensors], count: int, after: int, inputs: Tensors
     ) -> Tensors | None:
         """As `__call__`, by a graph; None if the graph of this pass cannot be recorded, or is wrong."""
-        graphs, cache, start = self._buffers.graphs, self.cache, self.rows.start(count)
+        graphs, cache, start = self._buffers.graphs, self.cache, self.sequences.start(count)
         if isinstance(start, int):
-            start = torch.full((len(self.rows),), start, device=inputs[0].device)
+            start = torch.full((len(self.sequences),), start, device=inputs[0].device)
         fed = count + after
-        last = int(self.rows.ends.max()) - count
+        last = int(self.sequences.ends.max()) - count
         reach = min(cache.capacity, -(-(last + fed) // GRAPH_STRIDE) * GRAPH_STRIDE)
         key, given = (name, count, after, reach), (start, *inputs)
 

@@ -1,55 +1,77 @@
-"""From logits to tokens: what the published sampler does to the argmax, and ways that keep the map deterministic.
+"""From logits to tokens: the argmax, the published sampler's penalty, draws that keep the map deterministic.
 
-Every readout also says how near it was to another choice, so that what rounding could have turned can be settled by
-the one pass whose shape never changes (the row alone, nothing cached).
+Floating point results depend a little on the batch. So every readout also says which choices are near ties: those are
+decided again ("recheck") by the pass over that row alone, whose shape is always the same.
 """
 
 from __future__ import annotations
+
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kfexplore.decoding.cdf import cdf, choose
 
-NEAR_EDGE = 5e-6
-"""Distance in u below which a token drawn by inverse CDF is settled (fp32 on a CPU; measured in docs/LOG.md)."""
-NEAR_TIE = 1e-4
-"""Lead of the largest logit (nats) below which an argmax is settled."""
+
+class NearTie(NamedTuple):
+    """Distances below which a choice is a near tie.
+
+    Batches were seen to differ by 4e-6 in u and by 1.3e-5 in a logit margin (fp32, CPU; docs/LOG.md, "Maps that do not
+    depend on their batch").
+    """
+
+    edge: float
+    """Distance of u from the edge of its cell, at temperature 1. Also used for differences of probabilities."""
+    margin: float
+    """Lead of the largest logit over the second, in nats."""
+
+    def edge_at(self, temperature: float) -> float:
+        """`edge` at a temperature: below 1 it grows as 1 / temperature, as differences of logits do."""
+        return self.edge / min(1.0, temperature)
 
 
-def draw(logits: Tensor, u: Tensor, tau: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Inverse CDF of softmax(logits / tau): logits (B, t, V) and u (B, t) -> tokens and doubts (B, t)."""
-    tokens, edge = choose(cdf(logits, tau), u[..., None])
-    return tokens[..., 0], edge[..., 0] < NEAR_EDGE
+MAPS: Final = NearTie(5e-5, 1e-3)
+"""For `maps/context.py`: well above what was seen, since a recheck is cheap there (the context is prefilled)."""
+SAMPLERS: Final = NearTie(1e-5, 1e-4)
+"""For `laws/samplers.py`: closer, since a study draws up to 2^17 rows and every recheck is a pass of its own."""
+DECODING: Final = NearTie(5e-6, 1e-4)
+"""For all decoders: their passes of different shapes differ by some 1e-6 in u only, and a recheck reads a whole row."""
+
+
+def draw(logits: Tensor, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Inverse CDF of softmax(logits / temperature): logits (B, t, V), u (B, t) -> tokens and near ties (B, t)."""
+    tokens, edge = choose(cdf(logits, temperature), u[..., None])
+    return tokens[..., 0], edge[..., 0] < DECODING.edge
 
 
 def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The map itself: logits (B, k, V) -> tokens and doubts (B, k)."""
+    """The learned map: logits (B, k, V) -> tokens and near ties (B, k)."""
     best = logits.max(dim=-1, keepdim=True)
     second = logits.scatter(-1, best.indices, -torch.inf).amax(dim=-1)
-    return best.indices[..., 0], best.values[..., 0] - second < NEAR_TIE
+    return best.indices[..., 0], best.values[..., 0] - second < DECODING.margin
 
 
 def penalised_argmax(logits: Tensor, counts: Tensor, penalty: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The published sampler's: slot by slot argmax of logits (B, k, V) - penalty x counts (B, V).
+    """The published sampler: slot by slot, the argmax of logits (B, k, V) - penalty x counts (B, V).
 
     Returns:
-        Tokens and doubts (B, k), and the counts with these tokens.
+        Tokens and near ties (B, k), and the counts with these tokens.
     """
-    counts, chosen, doubts = counts.clone(), [], []
+    counts, chosen, near_ties = counts.clone(), [], []
     for slot in logits.split(1, dim=1):
-        token, doubt = argmax(slot - penalty * counts[:, None])
+        token, near_tie = argmax(slot - penalty * counts[:, None])
         counts.scatter_add_(1, token, torch.ones_like(token, dtype=counts.dtype))
         chosen.append(token)
-        doubts.append(doubt)
-    return torch.cat(chosen, dim=1), torch.cat(doubts, dim=1), counts
+        near_ties.append(near_tie)
+    return torch.cat(chosen, dim=1), torch.cat(near_ties, dim=1), counts
 
 
 def dithered(logits: Tensor, u: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Tokens by inverse CDF of the student's own distribution, with the low bits of the noise it was given.
+    """Tokens by inverse CDF of the student's own distribution, under the low bits of its noise.
 
-    A student that has resolved u is sure, and gives the token it would have given anyway; one that has not spreads its
-    distribution, and the bits of u that it did not use draw from it, where the argmax would take the mode each time.
+    Where the student has resolved u, its distribution is concentrated and the token stays the same. Where it has not,
+    the bits of u that it did not use draw from its distribution; the argmax would always take the mode.
 
     Args:
         logits: (B, k, V) of the slots.
@@ -57,6 +79,6 @@ def dithered(logits: Tensor, u: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         bits: m, 1 .. 10; the draw uses frac(2^m u), which is exact in float64.
 
     Returns:
-        Tokens and doubts (B, k).
+        Tokens and near ties (B, k).
     """
     return draw(logits, torch.frac(u.double() * 2.0**bits))

@@ -25,8 +25,8 @@ FEWEST_NEW = 4
 def name(config: DecodeConfig) -> str:
     """A decoder's name, as tables and figures show it."""
     first = "AR" if config.decoder == "ar" else f"K = {config.k}"
-    tau = f", tau {config.tau:g}" if config.tau != 1 else ""
-    penalty = f", penalty {config.penalty:g}" if config.penalty else ""
+    tau = f", tau {config.temperature:g}" if config.temperature != 1 else ""
+    penalty = f", penalty {config.frequency_penalty:g}" if config.frequency_penalty else ""
     dither = f", dither {config.dither} bits" if config.dither is not None else ""
     return first + tau + penalty + dither
 
@@ -34,7 +34,7 @@ def name(config: DecodeConfig) -> str:
 def decoders(block: int, penalty: float, dither: int) -> list[DecodeConfig]:
     """The teacher; the plain argmax at every K; at the largest the published penalty and the dithered argmax."""
     plain = [DecodeConfig("pflm", k) for k in range(1, block + 1)]
-    others = [DecodeConfig("pflm", block, penalty=penalty)] if penalty else []
+    others = [DecodeConfig("pflm", block, frequency_penalty=penalty)] if penalty else []
     return [DecodeConfig("ar"), *plain, *others, DecodeConfig("pflm", block, dither=dither)]
 
 
@@ -108,9 +108,9 @@ def _measured(written: Written, losses: Floats, own: Floats) -> SampleQuality:
     return SampleQuality(
         decoder=name(decoder),
         k=decoder.k or 1,
-        penalty=decoder.penalty,
+        penalty=decoder.frequency_penalty,
         dither=decoder.dither,
-        tau=decoder.tau,
+        tau=decoder.temperature,
         nfe=written.nfe,
         teacher_nll=intervals.mean(losses),
         teacher_nll_ratio=intervals.ratio(losses, own),

@@ -19,8 +19,6 @@ from kfexplore.results import Spread, TimingRow
 TITLE: Final = "kfexplore: throughput"
 Race = tuple[int, str, int]
 """Batch, decoder and K."""
-_PATTERNS: Final = {"ar": "", "pflm": "/", "mdlm": "-", "verified": "x", "jacobi": "."}
-_SYMBOLS: Final = {"ar": "circle", "pflm": "circle", "mdlm": "diamond", "verified": "square", "jacobi": "triangle-up"}
 _GROUP: Final = 0.84
 """Width of a batch's bars, where 1 is the distance between two batches."""
 _MARK: Final = 0.46
@@ -135,7 +133,7 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
             error_y=whiskers(spreads, look.ink),
             mode="markers",
             marker={
-                "symbol": _SYMBOLS.get(series.decoder, "star"),
+                "symbol": known.symbol if (known := DECODERS.get(series.decoder)) else "star",
                 "size": 11,
                 "color": layout.marker(series, look)["color"],
             },
@@ -346,7 +344,7 @@ class _Layout:
         known = DECODERS.get(series.decoder)
         is_learned = known is not None and not known.exact
         colour = look.learned if is_learned else look.exact if known else look.muted
-        if series.decoder == "mdlm":
+        if known is not None and "masked" in known.models:
             colour = look.lines[_HUE]
         ks = [each.k for each in self.series if each.decoder == series.decoder]
         n = ks.index(series.k)
@@ -356,7 +354,7 @@ class _Layout:
             "color": colour,
             "line": {"width": 1, "color": colour},
             "pattern": {
-                "shape": _PATTERNS.get(series.decoder, "+"),
+                "shape": known.pattern if known else "+",
                 "fgcolor": colour if is_learned else look.surface,
                 "bgcolor": _CLEAR if is_learned else colour,
                 "size": 6,

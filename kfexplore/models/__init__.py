@@ -7,7 +7,7 @@ import torch
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
 from kfexplore.models.causal import CausalConfig, CausalLM, causal_network, place_weights, window
-from kfexplore.models.cpu_fast_path import lean_blocks
+from kfexplore.models.cpu_fast_path import cpu_blocks
 from kfexplore.models.masked import MaskedModel
 from kfexplore.models.static_cache import StaticCache
 from kfexplore.models.student import Student
@@ -32,7 +32,7 @@ __all__ = [
     "begin_from",
     "build",
     "causal_network",
-    "lean_blocks",
+    "cpu_blocks",
     "place_weights",
     "window",
 ]

@@ -20,31 +20,31 @@ from kfexplore.models.onednn_linear import SMALL, Linear, multiply, pack, versio
 from kfexplore.models.static_cache import StaticCache
 
 
-def lean_blocks(network: Backbone, rough: bool = False) -> LeanBlocks | None:
+def cpu_blocks(network: Backbone, allow_bf16: bool = False) -> CpuBlocks | None:
     """The blocks of a network, prepared once for as long as its weights stay; None where they would not be faster.
 
     Args:
         network: In float32, on a CPU.
-        rough: Products in bf16 where the CPU has instructions for it: for guesses that are checked, never for a map.
+        allow_bf16: Products in bf16, if the CPU has instructions for it: for guesses that are checked, never for a map.
     """
     weight = network.vocab_embed.embedding
     if network.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return None
-    rough = rough and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bf16 = allow_bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     state = [version(parameter) for parameter in network.blocks.parameters()]
     held = _held.setdefault(network, {})
-    if rough not in held or held[rough][0] != state:
-        held[rough] = state, LeanBlocks(network, torch.bfloat16 if rough else torch.float32)
-    return held[rough][1]
+    if bf16 not in held or held[bf16][0] != state:
+        held[bf16] = state, CpuBlocks(network, torch.bfloat16 if bf16 else torch.float32)
+    return held[bf16][1]
 
 
-class LeanBlocks:
+class CpuBlocks:
     """All blocks of a network, called with embedded tokens and the static cache that was placed for them."""
 
     def __init__(self, network: Backbone, dtype: torch.dtype) -> None:
         self.heads = network.config.heads
         self.inv_freq = network.rotary_emb.inv_freq
-        self.blocks = [_LeanBlock(cast(Block, block), dtype) for block in network.blocks]
+        self.blocks = [_CpuBlock(cast(Block, block), dtype) for block in network.blocks]
         self._turns = torch.empty(0)
 
     def __call__(self, x: Tensor, cache: StaticCache, read: int) -> Tensor:
@@ -74,7 +74,7 @@ class LeanBlocks:
         return rows.view(batch, count - first, width)
 
 
-class _LeanBlock:
+class _CpuBlock:
     """Weights of one block, ready to be multiplied."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
@@ -111,5 +111,5 @@ class _Product:
         return F.gelu(out, approximate="tanh") if gelu else out
 
 
-_held: weakref.WeakKeyDictionary[Backbone, dict[bool, tuple[list[tuple[int, int]], LeanBlocks]]]
+_held: weakref.WeakKeyDictionary[Backbone, dict[bool, tuple[list[tuple[int, int]], CpuBlocks]]]
 _held = weakref.WeakKeyDictionary()

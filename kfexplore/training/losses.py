@@ -13,9 +13,8 @@ from torch import Tensor
 
 from kfexplore import noise
 from kfexplore.config import DecodeConfig, TrainConfig
-from kfexplore.decoding.pflm import pflm_steps
-from kfexplore.decoding.rows import Rows
-from kfexplore.decoding.work import DecodeBatch
+from kfexplore.decoding import pflm
+from kfexplore.decoding.buffers import DecodeBatch, Sequences
 from kfexplore.errors import KfError
 from kfexplore.models import KVCache, MaskedModel, Student, Teacher
 from kfexplore.training.data import windows
@@ -153,12 +152,11 @@ def own_words(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
         (B, N).
     """
     half = ids.shape[1] // 2
-    rows = Rows(ids[:, :half].tolist(), noise[0].numel(), ids.device)
-    config = DecodeConfig("pflm")
-    work = DecodeBatch(config, (student,), rows, noise.flatten(1), noise.shape[2], settle=False, use_cuda_graphs=False)
-    for _ in pflm_steps(work):
+    sequences = Sequences(ids[:, :half].tolist(), noise[0].numel(), ids.device)
+    settings = DecodeConfig("pflm"), (student,), sequences, noise.flatten(1), noise.shape[2]
+    for _ in pflm.steps(DecodeBatch(*settings, recheck=False, use_cuda_graphs=False)):
         pass
-    return rows.ids[:, : ids.shape[1]].clone()  # outside inference mode
+    return sequences.ids[:, : ids.shape[1]].clone()  # outside inference mode
 
 
 def noise_of_own_words(student: Student, ids: Tensor) -> tuple[int, int]:

@@ -297,7 +297,7 @@ class Api:
                 (decoder,),
                 slots,
                 length,
-                tau=check_temperature(temperature),
+                temperature=check_temperature(temperature),
                 seed=whole("The seed", seed),
             )
             writing = self._explorer.writing(config)

@@ -16,8 +16,8 @@ from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.tokenizers import Spelling, end_of_text
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS, find_decoder
-from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, slots
-from kfexplore.decoding.rows import Step, TokenBuffer
+from kfexplore.decoding.buffers import Step, TokenBuffer
+from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, resolve_k
 from kfexplore.errors import KfError
 from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
@@ -44,11 +44,11 @@ class WriteConfig:
     prompt: str
     decoders: tuple[str, ...]
     k: int
-    """Tokens, or guesses, a pass of those that take it; so with tau and penalty."""
+    """Tokens, or guesses, per pass, for decoders that take it; so with temperature and frequency penalty."""
     new_tokens: int
     samples: int = 1
-    tau: float = 1.0
-    penalty: float = 0.0
+    temperature: float = 1.0
+    frequency_penalty: float = 0.0
     seed: int = 0
     same_noise: bool = True
     """One noise for all decoders, or seed + n for the n-th of `DECODERS`."""
@@ -61,7 +61,7 @@ class WriteConfig:
 
     def of(self, decoder: str) -> DecodeConfig:
         """The settings that mean something to one decoder."""
-        taken = set(DECODERS[decoder].options) & {"k", "tau", "penalty"}
+        taken = set(DECODERS[decoder].options) & {"k", "temperature", "frequency_penalty"}
         return DecodeConfig(decoder, **{name: getattr(self, name) for name in taken})
 
     def seed_of(self, decoder: str) -> int:
@@ -330,7 +330,7 @@ class _Desk:
     def __init__(self, pair: Pair, ids: list[int], config: WriteConfig, decoder: str, eos: int | None) -> None:
         networks = Networks(pair.teacher, pair.student, pair.masked)
         own, samples, new_tokens = config.of(decoder), range(config.samples), config.new_tokens
-        self.decoder, self.seed, self.k = decoder, config.seed_of(decoder), slots(own, networks)
+        self.decoder, self.seed, self.k = decoder, config.seed_of(decoder), resolve_k(own, networks)
         noise = keyed_noise(self.seed, samples, own, networks, new_tokens)
         order = keyed_order(self.seed, samples, new_tokens)
         self.steps = decode(own, networks, [ids] * config.samples, noise, new_tokens, order)

@@ -18,8 +18,8 @@ from kfexplore.bench.setting import LEAST_SECONDS, Load
 from kfexplore.bench.throughput import RaceSettings, bench_roofline, bench_throughput, race
 from kfexplore.cancel import Cancelled
 from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.decoding.buffers import PREFILLED, Step
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
-from kfexplore.decoding.rows import PREFILLED, Step
 from kfexplore.errors import KfError
 from kfexplore.results import DevicePeaks, TimingRow
 from kfexplore.results.timing import false_positive_rate
@@ -324,7 +324,7 @@ def test_the_passes_of_the_student_feed_as_many_tokens_as_are_counted(monkeypatc
     run = network.run_blocks
     monkeypatch.setattr(network, "run_blocks", lambda x, *rest, **kw: fed.append(x.shape[1]) or run(x, *rest, **kw))
     config, networks = DecodeConfig("pflm", 4), Networks(student=network)
-    generate(config, networks, [PROMPT] * 2, keyed_noise(0, range(2), config, networks, 10), 10, settle=False)
+    generate(config, networks, [PROMPT] * 2, keyed_noise(0, range(2), config, networks, 10), 10, recheck=False)
     assert fed == [len(PROMPT) - 1, 1 + 4, 4 + 4, 4 + 4]
 
 

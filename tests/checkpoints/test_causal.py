@@ -17,8 +17,7 @@ from kfexplore.checkpoints.causal import LAYER_TYPES, is_causal, load_causal
 from kfexplore.checkpoints.registry import pair_parts
 from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.config import DecodeConfig
-from kfexplore.decoding.generate import Networks, generate
-from kfexplore.decoding.reference import reference
+from kfexplore.decoding.generate import Networks, generate, reference
 from kfexplore.errors import KfError
 from kfexplore.laws.exact import TeacherTree
 from kfexplore.maps import PrefilledContext

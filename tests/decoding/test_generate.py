@@ -14,19 +14,18 @@ from helpers import DATA, built, masked, student, teacher
 from kfexplore import noise
 from kfexplore.config import DecodeConfig, ModelConfig
 from kfexplore.decoders import DECODERS
-from kfexplore.decoding import passes, readout, rows
+from kfexplore.decoding import buffers, passes, readout
 from kfexplore.decoding.generate import (
-    STEPS,
     Networks,
     decode,
     generate,
     keyed_noise,
     keyed_order,
     needed_noise,
+    reference,
     replayed_noise,
-    slots,
+    resolve_k,
 )
-from kfexplore.decoding.reference import reference
 from kfexplore.errors import KfError
 from kfexplore.laws.samplers import masked_blocks
 from kfexplore.models import Student
@@ -37,24 +36,23 @@ FULL = pytest.mark.full("kfexplore/decoding", "kfexplore/models")
 LEVEL = [[3, 1, 4], [1, 5, 9], [2, 6, 5], [3, 5, 8], [9, 7, 9]]
 RAGGED = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8], [9, 7], [9, 3, 2, 3, 8, 4, 6, 2, 6]]
 ALL = Networks(teacher(), student(), masked())
+VALUES = {
+    "k": 3,
+    "temperature": 0.7,
+    "frequency_penalty": 0.5,
+    "dither": 6,
+    "exact_first": True,
+    "order": "confident",
+    "guess": "nothing",
+}
 WAYS = [
-    DecodeConfig("ar"),
-    DecodeConfig("ar", tau=0.7),
-    DecodeConfig("pflm"),
+    *(DecodeConfig(name, **{option: VALUES[option]}) for name in DECODERS for option in DECODERS[name].options),
+    *(DecodeConfig(name) for name in DECODERS),
     DecodeConfig("pflm", 1),
-    DecodeConfig("pflm", 3, tau=0.5),
-    DecodeConfig("pflm", 3, penalty=0.5),
-    DecodeConfig("pflm", dither=6),
-    DecodeConfig("pflm", exact_first=True),
-    DecodeConfig("mdlm"),
-    DecodeConfig("mdlm", 4),
     DecodeConfig("mdlm", 3, order="confident"),
-    DecodeConfig("verified"),
-    DecodeConfig("verified", 2, tau=0.7),
-    DecodeConfig("jacobi"),
-    DecodeConfig("jacobi", 3, guess="nothing"),
     DecodeConfig("jacobi", 9, guess="nothing"),
 ]
+"""Every decoder of the registry with each of its options."""
 
 
 def named(config: DecodeConfig) -> str:
@@ -96,14 +94,10 @@ def published(parity: dict[str, np.ndarray]) -> Student:
 def test_student_decodes_the_published_tokens(
     published: Student, parity: dict[str, np.ndarray], k: int, penalty: float
 ) -> None:
-    config, networks = DecodeConfig("pflm", k, penalty=penalty), Networks(student=published)
+    config, networks = DecodeConfig("pflm", k, frequency_penalty=penalty), Networks(student=published)
     values = replayed_noise(parity["stream"].astype(np.float64), config, networks, 21)
     decoded = generate(config, networks, parity["ctx"].tolist(), values, 21)
     assert decoded.tokens.tolist() == parity[f"decode_k{k}_fp{penalty}"].tolist()
-
-
-def test_every_decoder_has_its_steps_and_is_tried_here() -> None:
-    assert set(STEPS) == {way.decoder for way in WAYS} == set(DECODERS)
 
 
 @pytest.mark.parametrize("prompts", [LEVEL, RAGGED], ids=["level", "ragged"])
@@ -132,7 +126,7 @@ def test_tokens_of_a_sample_do_not_depend_on_the_batch_around_it(config: DecodeC
 @pytest.mark.parametrize(
     ("seed", "peaky"), [(0, 8.0), *(pytest.param(n, p, marks=FULL) for n in range(1, 4) for p in (1.0, 8.0))]
 )
-@pytest.mark.parametrize("config", [way for way in WAYS if DECODERS[way.decoder].checks and way.tau == 1.0], ids=named)
+@pytest.mark.parametrize("config", [w for w in WAYS if DECODERS[w.decoder].checks and w.temperature == 1.0], ids=named)
 def test_lossless_decoders_write_the_text_of_ar(config: DecodeConfig, seed: int, peaky: float) -> None:
     networks = Networks(teacher(peaky=peaky), student())
     values = noise.uniform(seed, range(5), 0, 17)
@@ -173,11 +167,10 @@ def test_the_first_pass_of_a_jacobi_block_is_a_verified_one() -> None:
 
 
 @pytest.mark.parametrize("config", [way for way in WAYS if way.decoder != "mdlm"], ids=named)
-def test_what_is_in_doubt_is_settled_by_the_row_alone(config: DecodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every choice is declared doubtful, and every pass over the cache is made to err: the tokens stay."""
+def test_near_ties_are_decided_again_by_the_row_alone(config: DecodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every choice a near tie and every pass over the cache wrong, the tokens stay the same."""
     expected = slowly(config, RAGGED)
-    monkeypatch.setattr(readout, "NEAR_EDGE", 2.0)
-    monkeypatch.setattr(readout, "NEAR_TIE", 1e9)
+    monkeypatch.setattr(readout, "DECODING", readout.NearTie(2.0, 1e9))
     plain = passes.Passes.__call__
 
     def erring(*args: Any, **kw: Any) -> Any:
@@ -186,8 +179,8 @@ def test_what_is_in_doubt_is_settled_by_the_row_alone(config: DecodeConfig, monk
 
     monkeypatch.setattr(passes.Passes, "__call__", erring)
     assert write(config, RAGGED).tokens.tolist() == expected
-    if config.penalty == 0:  # counts of wrong tokens would be carried on
-        assert write(config, RAGGED, settle=False).tokens.tolist() != expected
+    if config.frequency_penalty == 0:  # counts of wrong tokens would be carried on
+        assert write(config, RAGGED, recheck=False).tokens.tolist() != expected
 
 
 def test_samples_of_one_prompt_differ_by_their_noise() -> None:
@@ -215,7 +208,7 @@ def test_every_pass_of_the_student_is_counted(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setattr(network, "forward", lambda *args, **kw: calls.append(1) or forward(*args, **kw))
     config = DecodeConfig("pflm", k)
     values = keyed_noise(0, range(5), config, ALL, new)
-    decoded = generate(config, Networks(student=network), LEVEL, values, new, settle=False)
+    decoded = generate(config, Networks(student=network), LEVEL, values, new, recheck=False)
     assert decoded.nfe == len(calls) == passes
     assert decoded.tokens.shape == (5, new)
 
@@ -227,7 +220,7 @@ def test_every_pass_of_verified_decoding_is_counted(monkeypatch: pytest.MonkeyPa
         run = cast(Any, network).run_blocks
         monkeypatch.setattr(network, "run_blocks", lambda *args, run=run, **kw: calls.append(1) or run(*args, **kw))
     values = noise.uniform(0, range(5), 0, 9)
-    decoded = generate(DecodeConfig("verified"), networks, prompts, values, 9, settle=False)
+    decoded = generate(DecodeConfig("verified"), networks, prompts, values, 9, recheck=False)
     assert decoded.nfe == len(calls) - 2  # the prompts
 
 
@@ -294,8 +287,8 @@ def test_a_decoder_can_be_stopped_at_any_step() -> None:
 
 
 def test_slots_are_all_the_trained_ones_unless_fewer_are_asked_for() -> None:
-    assert [slots(DecodeConfig("pflm", k), ALL) for k in (None, 1, 4)] == [4, 1, 4]
-    assert slots(DecodeConfig("ar"), ALL) == slots(DecodeConfig("mdlm"), ALL) == 1
+    assert [resolve_k(DecodeConfig("pflm", k), ALL) for k in (None, 1, 4)] == [4, 1, 4]
+    assert resolve_k(DecodeConfig("ar"), ALL) == resolve_k(DecodeConfig("mdlm"), ALL) == 1
     assert needed_noise(DecodeConfig("pflm", 3), ALL, 7) == 9
 
 
@@ -350,7 +343,7 @@ def test_what_an_earlier_batch_left_in_the_buffers_changes_nothing(config: Decod
 
 def test_buffers_are_taken_over_and_two_batches_at_once_have_their_own() -> None:
     network = teacher()
-    batches = [rows.Rows(LEVEL, 4, network.device) for _ in range(3)]
+    batches = [buffers.Sequences(LEVEL, 4, network.device) for _ in range(3)]
     with torch.inference_mode():
         first = passes.Passes(network, batches[0], 1)
         second = passes.Passes(network, batches[1], 1)
@@ -386,8 +379,8 @@ def test_recorded_passes_write_what_plain_ones_write(config: DecodeConfig) -> No
     for prompts in (LEVEL, RAGGED):
         both = []
         for use_cuda_graphs in (True, True, False):
-            sheet = rows.TokenBuffer(5, 11)
-            for step in decode(config, place, prompts, values, 11, settle=False, use_cuda_graphs=use_cuda_graphs):
+            sheet = buffers.TokenBuffer(5, 11)
+            for step in decode(config, place, prompts, values, 11, recheck=False, use_cuda_graphs=use_cuda_graphs):
                 sheet.write(step)
             both.append(sheet.tokens.tolist())
         assert both[0] == both[1] == both[2]

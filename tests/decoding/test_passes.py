@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -16,18 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kfexplore.config import DecodeConfig
-from kfexplore.decoding import passes, rows
-from kfexplore.decoding.generate import STEPS, Networks, decode, keyed_noise, slots
+from kfexplore.decoders import DECODERS
+from kfexplore.decoding import passes
+from kfexplore.decoding.buffers import DecodeBatch, Sequences, TokenBuffer
+from kfexplore.decoding.generate import Networks, decode, keyed_noise, resolve_k
 from kfexplore.decoding.passes import Tensors
-from kfexplore.decoding.work import DecodeBatch
 from kfexplore.models import StaticCache
 from kfexplore.models.fast_paths import GRAPHS
 from kfexplore.models.student import _radians as frequencies
 
 WAYS = [
-    DecodeConfig("ar", tau=0.7),
+    DecodeConfig("ar", temperature=0.7),
     DecodeConfig("pflm"),
-    DecodeConfig("pflm", 3, penalty=0.5),
+    DecodeConfig("pflm", 3, frequency_penalty=0.5),
     DecodeConfig("pflm", dither=6),
     DecodeConfig("pflm", exact_first=True),
     DecodeConfig("verified"),
@@ -109,9 +111,9 @@ CACHES: list[StaticCache] = []
 
 
 def texts(networks: Networks, config: DecodeConfig, prompts: list[list[int]], use_cuda_graphs: bool) -> list[list[int]]:
-    sheet = rows.TokenBuffer(3, 11)
+    sheet = TokenBuffer(3, 11)
     values = keyed_noise(5, range(3), config, networks, 11)
-    for step in decode(config, networks, prompts, values, 11, settle=False, use_cuda_graphs=use_cuda_graphs):
+    for step in decode(config, networks, prompts, values, 11, recheck=False, use_cuda_graphs=use_cuda_graphs):
         sheet.write(step)
     written: list[list[int]] = sheet.tokens.tolist()
     return written
@@ -120,7 +122,7 @@ def texts(networks: Networks, config: DecodeConfig, prompts: list[list[int]], us
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GRAPHS, "verdicts", {})
-    monkeypatch.setattr(passes, "lean_blocks", lambda *_: None)  # of the CPU; a GPU has the plain blocks
+    monkeypatch.setattr(passes, "cpu_blocks", lambda *_: None)  # of the CPU; a GPU has the plain blocks
     CACHES.clear()
     monkeypatch.setattr(passes, "StaticCache", lambda *shape: CACHES.append(StaticCache(*shape)) or CACHES[-1])
 
@@ -272,12 +274,14 @@ def test_recorded_code_stays_on_the_device_of_the_network(
 
     monkeypatch.setattr(passes.Passes, "__call__", guarded)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta device
-    k, values = slots(config, networks), keyed_noise(5, range(3), config, networks, 11)
+    k, values = resolve_k(config, networks), keyed_noise(5, range(3), config, networks, 11)
     u = torch.from_numpy(values).to(meta)
-    batch = rows.Rows(prompts, u.shape[1] + k + 1, meta)
+    batch = Sequences(prompts, u.shape[1] + k + 1, meta)
     models = tuple(getattr(networks, name) for name in config.models)
     with suppress(NotImplementedError):  # the host reads the tokens of a check, which have no values here
-        for _ in STEPS[config.decoder](DecodeBatch(config, models, batch, u, k, None, False, False)):
+        for _ in resolve_name(DECODERS[config.decoder].steps)(
+            DecodeBatch(config, models, batch, u, k, None, False, False)
+        ):
             pass
     assert len({str(name) for name in ran}) == len(config.models)
 

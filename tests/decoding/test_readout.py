@@ -28,16 +28,16 @@ def test_penalty_counts_of_a_row_are_its_own() -> None:
     assert penalised_argmax(logits, counts, 0.5)[0].tolist() == [[1], [2]]
 
 
-def test_near_choices_are_in_doubt() -> None:
+def test_near_ties_are_seen() -> None:
     logits = torch.tensor([[[1.0, 1.0 + 1e-5, 0.0], [1.0, 2.0, 0.0]]])
-    tokens, doubts = argmax(logits)
+    tokens, near_tie = argmax(logits)
     assert tokens.tolist() == [[1, 1]]
-    assert doubts.tolist() == [[True, False]]
+    assert near_tie.tolist() == [[True, False]]
     even = torch.zeros(1, 3, 4)
     u = torch.tensor([[0.5 + 1e-6, 0.5 - 1e-6, 0.6]], dtype=torch.float64)
-    tokens, doubts = draw(even, u)
+    tokens, near_tie = draw(even, u)
     assert tokens.tolist() == [[2, 1, 2]]
-    assert doubts.tolist() == [[True, True, False]]
+    assert near_tie.tolist() == [[True, True, False]]
 
 
 def test_dither_draws_by_the_bits_below_the_first() -> None:

@@ -19,7 +19,7 @@ def test_decoders_are_the_teacher_every_k_and_both_readouts_of_the_largest() -> 
     names = [name(decoder) for decoder in decoders(3, 0.5, 6)]
     assert names == ["AR", "K = 1", "K = 2", "K = 3", "K = 3, penalty 0.5", "K = 3, dither 6 bits"]
     assert [name(d) for d in decoders(1, 0.0, 4)] == ["AR", "K = 1", "K = 1, dither 4 bits"]
-    assert name(DecodeConfig("ar", tau=0.5)) == "AR, tau 0.5"
+    assert name(DecodeConfig("ar", temperature=0.5)) == "AR, tau 0.5"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_decoders_are_the_teacher_every_k_and_both_readouts_of_the_largest() -> 
     [
         DecodeConfig("ar"),
         DecodeConfig("pflm", 4),
-        DecodeConfig("pflm", 4, penalty=0.5),
+        DecodeConfig("pflm", 4, frequency_penalty=0.5),
         DecodeConfig("pflm", 3, dither=6),
     ],
 )
@@ -37,7 +37,7 @@ def test_samples_do_not_depend_on_the_batch(pair: Pair, decoder: DecodeConfig) -
     assert whole.nfe == parts.nfe == {None: 8, 4: 2, 3: 3}[decoder.k]
 
 
-@pytest.mark.parametrize("decoder", [DecodeConfig("pflm", 4, penalty=0.5), DecodeConfig("ar")])
+@pytest.mark.parametrize("decoder", [DecodeConfig("pflm", 4, frequency_penalty=0.5), DecodeConfig("ar")])
 def test_samples_are_the_decoders_own(pair: Pair, decoder: DecodeConfig) -> None:
     networks = Networks(pair.teacher, pair.student)
     noise = keyed_noise(3, range(5), decoder, networks, 8)

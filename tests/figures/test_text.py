@@ -138,7 +138,7 @@ def test_each_pane_says_who_writes_and_whether_it_is_exact() -> None:
     ]
     found = texts_html([written(line(["a"]), decoder=name) for _, name in kinds])
     assert re.findall(r'kft-pane kft-(\w+)" data-decoder="(\w+)"', found) == kinds
-    assert "the student, 2 a pass" in found
+    assert "the student, 2 per pass" in found
 
 
 def test_styles_have_both_themes_and_a_class_for_all_that_is_drawn() -> None:

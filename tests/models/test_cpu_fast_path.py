@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import student, teacher
 
-from kfexplore.models import KVCache, StaticCache, lean_blocks, packed
+from kfexplore.models import KVCache, StaticCache, cpu_blocks, packed
 
 
 @pytest.mark.parametrize("lean", [True, False])
@@ -19,7 +19,7 @@ def test_passes_over_a_static_cache_give_the_logits_of_whole_rows(
     with torch.inference_mode():
         whole = network(ids)
         cache = StaticCache(20)
-        cache.blocks = lean_blocks(network) if lean else None
+        cache.blocks = cpu_blocks(network) if lean else None
         cache.place(0, 5)
         assert torch.allclose(network(ids[:, :5], cache), whole[:, :5], atol=1e-5)
         cache.place(5, 1)
@@ -34,7 +34,7 @@ def test_tokens_that_are_not_read_are_kept_as_keys_and_values(lean: bool) -> Non
     with torch.inference_mode():
         whole = network(ids)
         cache = StaticCache(20)
-        cache.blocks = lean_blocks(network) if lean else None
+        cache.blocks = cpu_blocks(network) if lean else None
         cache.place(0, 8)
         assert torch.allclose(network(ids[:, :8], cache, read=2), whole[:, 6:8], atol=1e-5)
         cache.place(8, 1)
@@ -47,7 +47,7 @@ def test_rows_of_different_ends_see_their_own_tokens_only(lean: bool) -> None:
     ends = torch.tensor([2, 7, 5])
     with torch.inference_mode():
         cache = StaticCache(20)
-        cache.blocks = lean_blocks(network) if lean else None
+        cache.blocks = cpu_blocks(network) if lean else None
         cache.place(0, 8)  # beyond every row's end: filling, to be overwritten
         network(ids[:, :8], cache)
         fresh = torch.tensor([[5, 6], [7, 8], [9, 1]])
@@ -63,7 +63,7 @@ def test_noise_slots_are_overwritten_by_the_tokens_they_became() -> None:
     u = torch.tensor([[0.1, 0.7]], dtype=torch.float64)
     with torch.inference_mode():
         cache = StaticCache(12)
-        cache.blocks = lean_blocks(network)
+        cache.blocks = cpu_blocks(network)
         cache.place(0, 5)
         network(ids, u, cache)
         cache.place(3, 4)
@@ -71,12 +71,12 @@ def test_noise_slots_are_overwritten_by_the_tokens_they_became() -> None:
         assert torch.allclose(found, network.block_logits(torch.tensor([[3, 1, 4, 9, 2]]), u), atol=1e-5)
 
 
-def test_lean_blocks_follow_their_weights() -> None:
+def test_cpu_blocks_follow_their_weights() -> None:
     network, ids = teacher(), torch.tensor([[3, 1, 4]])
     with torch.no_grad():
         for _ in range(2):
             cache = StaticCache(5)
-            cache.blocks = lean_blocks(network)
+            cache.blocks = cpu_blocks(network)
             cache.place(0, 3)
             assert torch.allclose(network(ids, cache), network(ids), atol=1e-5)
             for parameter in network.blocks.parameters():
@@ -92,15 +92,15 @@ def test_a_pass_beyond_the_room_of_the_cache_is_an_error() -> None:
         cache.positions(2, torch.device("cpu"))
 
 
-def test_double_precision_has_no_lean_blocks() -> None:
-    assert lean_blocks(teacher().double()) is None
+def test_double_precision_has_no_cpu_blocks() -> None:
+    assert cpu_blocks(teacher().double()) is None
 
 
 def test_rough_blocks_are_near_and_not_taken_for_the_exact_ones() -> None:
     network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(3))
-    exact, rough = lean_blocks(network), lean_blocks(network, rough=True)
+    exact, rough = cpu_blocks(network), cpu_blocks(network, allow_bf16=True)
     assert exact is not rough
-    assert (lean_blocks(network), lean_blocks(network, rough=True)) == (exact, rough)
+    assert (cpu_blocks(network), cpu_blocks(network, allow_bf16=True)) == (exact, rough)
     with torch.inference_mode():
         whole = network(ids)
         cache = StaticCache(20)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import patch
 
 import gradio as gr
 import pytest
 import torch
-from documents import example
+from documents import example_source
 
 from kfexplore.bench.throughput import RaceSettings, race
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS
-from kfexplore.decoding.generate import STEPS, Networks, generate, keyed_noise
+from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
 from kfexplore.figures.text import texts_html
 from kfexplore.figures.timing import race_figure, speedup_figure
@@ -28,9 +31,11 @@ PROMPTS = [[5, 3, 5, 8], [2], [9, 7]]
 
 
 @pytest.fixture(autouse=True)
-def _greedy() -> Iterator[None]:
-    with patch.dict(DECODERS), patch.dict(STEPS):
-        example("Greedy")
+def _greedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "greedy.py").write_text(example_source("Greedy"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with patch.dict(DECODERS), patch.dict(sys.modules):
+        importlib.import_module("greedy")
         yield
 
 
@@ -46,10 +51,10 @@ def test_it_writes_the_likeliest_tokens(pair: Pair) -> None:
     noise = keyed_noise(0, range(3), config, networks, 6)
     found = generate(config, networks, PROMPTS, noise, 6)
     assert found.tokens.tolist() == [likeliest(pair, prompt, 6) for prompt in PROMPTS]
-    with pytest.raises(KfError, match="greedy draws one token a pass"):
+    with pytest.raises(KfError, match="greedy draws one token per pass"):
         DecodeConfig("greedy", 2)
-    with pytest.raises(KfError, match="tau cannot be used with greedy"):
-        DecodeConfig("greedy", tau=0.5)
+    with pytest.raises(KfError, match="temperature cannot be used with greedy"):
+        DecodeConfig("greedy", temperature=0.5)
 
 
 def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
@@ -58,7 +63,7 @@ def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
     rows = [each.row for each in race(networks, settings, limits, "small", PROMPTS[0]) if each.row]
     ar, _, greedy = rows
     assert (greedy.decoder, greedy.k, greedy.nfe, greedy.error) == ("greedy", 1, 4, None)
-    assert greedy.least_ms == ar.least_ms  # a token a pass of the same teacher
+    assert greedy.least_ms == ar.least_ms  # one token per pass of the same teacher
     for figure in (race_figure(rows), speedup_figure(rows)):
         (trace,) = (each for each in figure.data if each.name == "Greedy")
         assert len(trace.x) == 1
@@ -66,8 +71,8 @@ def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
 
 def test_the_page_offers_writes_and_draws_it(pair: Pair, service: Service) -> None:
     assert decoder_choices()[-1] == decoder_choices(missing=["student", "masked"])[-1] == ("Greedy", "greedy")
-    assert (takers("tau"), takers("penalty")) == ("Not of MDLM, Greedy.", "PFLM only.")
-    writing = service.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, tau=0.5))
+    assert (takers("temperature"), takers("frequency_penalty")) == ("Not of MDLM, Greedy.", "PFLM only.")
+    writing = service.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, temperature=0.5))
     for _ in writing.steps():
         pass
     exact, written = writing.written()
@@ -76,7 +81,7 @@ def test_the_page_offers_writes_and_draws_it(pair: Pair, service: Service) -> No
     assert line.tokens == likeliest(pair, writing.ids, 6)
     assert line.shared is not None  # it is held against the exact text
     page = texts_html([exact, written])
-    assert "Greedy <span>the teacher's likeliest token, one a pass</span>" in page
+    assert "Greedy <span>the teacher's likeliest token, one per pass</span>" in page
     assert 'kft-pane kft-learned" data-decoder="greedy"' in page
 
 

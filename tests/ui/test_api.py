@@ -167,7 +167,7 @@ def test_map_and_generate_take_a_temperature(client: Client, pair: Pair) -> None
     assert [slot["edge"] for slot in answer["slots"]] == block.edges[0].tolist()
     assert [slot["learned"]["id"] for slot in answer["slots"]] == block.student[0].tolist()
     text = client.predict(prompt=PROMPT, decoder="ar", new_tokens=10, seed=5, temperature=0.3, api_name="/generate")
-    networks, own = Networks(pair.teacher, pair.student, pair.masked), DecodeConfig("ar", tau=0.3)
+    networks, own = Networks(pair.teacher, pair.student, pair.masked), DecodeConfig("ar", temperature=0.3)
     noise, ids = keyed_noise(5, range(1), own, networks, 10), pair.encode(PROMPT)[0]
     expected = generate(own, networks, [ids], noise, 10, keyed_order(5, range(1), 10))
     assert [token["id"] for token in text["tokens"]] == expected.tokens[0].tolist()
@@ -264,7 +264,7 @@ def test_without_k_a_pass_has_as_many_tokens_as_the_student(client: Client, pair
         ("generate", {"decoder": "gpt"}, "There is no decoder 'gpt'. Valid: ar, pflm"),
         ("generate", {"decoder": ["ar"]}, "There is no decoder ['ar']."),
         ("generate", {"k": 10**9}, "1,000,000,000 tokens a pass, K, were asked for. Valid: 1 to 16"),
-        ("generate", {"decoder": "ar", "k": 4}, "ar draws one token a pass from the teacher's own law."),
+        ("generate", {"decoder": "ar", "k": 4}, "ar draws one token per pass from the teacher's own distribution."),
         ("generate", {"new_tokens": 10**9}, "1,000,000,000 new tokens were asked for."),
         ("generate", {"new_tokens": 100}, "do not fit the context."),
         ("generate", {"new_tokens": None}, "The number of new tokens is empty."),

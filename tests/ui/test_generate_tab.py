@@ -96,7 +96,7 @@ def expected(pair: Pair, settings: WriteConfig, decoder: Any, seed: int) -> list
 
 @pytest.mark.parametrize("same", [True, False])
 def test_every_decoder_writes_what_it_writes_alone(pair: Pair, service: Service, same: bool) -> None:
-    settings = config(samples=3, seed=7, tau=0.8, penalty=0.5, same_noise=same)
+    settings = config(samples=3, seed=7, temperature=0.8, frequency_penalty=0.5, same_noise=same)
     writing = service.writing(settings)
     for _ in writing.steps():
         pass
@@ -109,7 +109,7 @@ def test_every_decoder_writes_what_it_writes_alone(pair: Pair, service: Service,
 
 
 def test_settings_reach_only_decoders_that_they_mean_something_to() -> None:
-    settings = config(tau=0.5, penalty=2.0)
+    settings = config(temperature=0.5, frequency_penalty=2.0)
     expected = {
         "ar": (0.5, 0, None),
         "pflm": (0.5, 2, 3),
@@ -117,7 +117,9 @@ def test_settings_reach_only_decoders_that_they_mean_something_to() -> None:
         "verified": (0.5, 0, 3),
         "jacobi": (0.5, 0, 3),
     }
-    assert {name: (own.tau, own.penalty, own.k) for name in expected for own in [settings.of(name)]} == expected
+    assert {
+        name: (own.temperature, own.frequency_penalty, own.k) for name in expected for own in [settings.of(name)]
+    } == expected
 
 
 def test_tokens_know_the_step_that_wrote_them(service: Service) -> None:
@@ -174,7 +176,7 @@ def test_verified_stands_in_for_ar(service: Service) -> None:
 
 
 def test_surprise_is_the_teachers_own(pair: Pair, service: Service) -> None:
-    writing = done(service, samples=2, tau=0.7)
+    writing = done(service, samples=2, temperature=0.7)
     assert {line.surprise for each in writing.written() for line in each.lines} == {None}
     assert len(list(writing.surprises())) <= 2 * len(DECODERS)
     ids = pair.encode(PROMPT)[0]
@@ -303,9 +305,9 @@ def test_texts_that_still_grow_are_scored_when_they_are_done(service: Service) -
         ({"length": 0}, "0 new tokens"),
         ({"length": 1024}, "1 to 1,023 on this page"),
         ({"samples": 9}, "9 samples"),
-        ({"tau": 0}, "tau is 0"),
+        ({"tau": 0}, "temperature is 0"),
         ({"tau": float("nan")}, "temperature is nan"),
-        ({"penalty": -1}, "penalty is -1"),
+        ({"penalty": -1}, "frequency penalty is -1"),
         ({"seed": None}, "seed is empty"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"seed": -1}, "seed is -1"),

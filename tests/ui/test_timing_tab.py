@@ -18,7 +18,7 @@ from kfexplore.bench import throughput
 from kfexplore.bench.setting import Load
 from kfexplore.bench.throughput import setting, throughput_document
 from kfexplore.config import DecodeConfig
-from kfexplore.decoding.rows import Step
+from kfexplore.decoding.buffers import Step
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks
 from kfexplore.ui import racing

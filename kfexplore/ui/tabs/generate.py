@@ -70,7 +70,7 @@ def build_generate_tab(service: Service, fields: list[gr.Component], tab: gr.Tab
         samples = gr.Slider(1, limits.samples, 1, step=1, label="Samples", elem_id="generate-samples", min_width=180)
     with gr.Row():
         tau = gr.Slider(
-            0.1, 2, 1, step=0.05, label="Temperature", info=takers("tau"), elem_id="generate-tau", min_width=180
+            0.1, 2, 1, step=0.05, label="Temperature", info=takers("temperature"), elem_id="generate-tau", min_width=180
         )
         penalty = gr.Slider(
             0,
@@ -78,7 +78,7 @@ def build_generate_tab(service: Service, fields: list[gr.Component], tab: gr.Tab
             0,
             step=0.1,
             label="Frequency penalty",
-            info=takers("penalty"),
+            info=takers("frequency_penalty"),
             elem_id="generate-penalty",
             min_width=180,
         )
@@ -293,7 +293,7 @@ def _status(writing: Writing, more: str = "") -> str:
     facts = f"{config.pair} on {writing.environment['device']}, float32{batch}, {seeds}."
     asks_student = any("student" in DECODERS[name].models for name in config.decoders)
     low, high = writing.pair.temperatures
-    off = writing.pair.untrained if asks_student and not low <= config.tau <= high else ""
+    off = writing.pair.untrained if asks_student and not low <= config.temperature <= high else ""
     full = f"No more than {writing.room} new tokens fit after this prompt." if config.new_tokens == writing.room else ""
     late = f"Stopped after {writing.most_seconds} s, the most on this page." if writing.is_late else ""
     notes = " ".join(markup.escape(each) for each in (facts, writing.note, full, off, late, more) if each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from kfexplore.decoding.rows import Step, TokenBuffer, text_lengths
+from kfexplore.decoding.buffers import Step, TokenBuffer, text_lengths
 
 
 def test_a_text_ends_at_its_first_end_and_holds_it() -> None:

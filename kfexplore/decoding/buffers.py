@@ -1,47 +1,53 @@
-"""What every decoder writes into: rows of tokens, one a sample, and the steps in which they grow."""
+"""What every decoder reads and writes: the sequences of a batch, the steps in which they grow, the new tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kfexplore.results import Ints
+from kfexplore.config import DecodeConfig
+from kfexplore.results import Floats, Ints
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a decoder wrote. The first step of every decoder writes nothing: the prompts have been read."""
+    """What one step of a decoder wrote. The first step of every decoder, `PREFILLED`, writes nothing."""
 
     tokens: Tensor
     """(B, t) int64."""
     counts: Ints | None = None
-    """(B,) how many of the t each row keeps; None: all."""
+    """(B,) how many of the t tokens each row keeps; None: all."""
     places: Tensor | None = None
-    """(B, t) where they stand among the new tokens; None: one after the other, behind those before."""
+    """(B, t) their positions among the new tokens; None: consecutive, after those written before."""
     passes: int = 1
-    """Forward passes that it took."""
+    """Forward passes it took."""
 
 
-class Rows:
-    """Samples being written: tokens in a buffer allocated once, and where each row ends.
+PREFILLED = Step(torch.empty(0, 0, dtype=torch.int64), passes=0)
+"""The prompts have been read."""
+
+
+class Sequences:
+    """Prompts and the tokens written after them, in a buffer allocated once, and where each row ends.
 
     Args:
-        prompts: One list of token ids a sample, none empty.
-        room: Tokens that each may grow by, those of a last block included.
-        device: Of the tokens.
+        prompts: B lists of token ids, none empty.
+        room: Tokens by which each can grow, those of a last block included.
+        device: Device of the tokens.
     """
 
     def __init__(self, prompts: list[list[int]], room: int, device: torch.device) -> None:
-        self.ends = np.array([len(prompt) for prompt in prompts])
-        self.begun = self.ends.copy()
+        self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
+        self.ends = self.prompt_lengths.copy()
         self.capacity = int(self.ends.max()) + room
-        held = np.zeros((len(prompts), self.capacity), dtype=np.int64)
-        for row, prompt in zip(held, prompts, strict=True):
+        ids = np.zeros((len(prompts), self.capacity), dtype=np.int64)
+        for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
-        self.ids = torch.from_numpy(held).to(device)
+        self.ids = torch.from_numpy(ids).to(device)
         self._level = bool((self.ends == self.ends[0]).all())
 
     def __len__(self) -> int:
@@ -50,15 +56,15 @@ class Rows:
     @property
     def written(self) -> Ints:
         """(B,) new tokens of each row."""
-        written: Ints = self.ends - self.begun
+        written: Ints = self.ends - self.prompt_lengths
         return written
 
-    def text(self, row: int) -> Tensor:
-        """(1, N) all tokens of a row."""
-        return self.ids[row : row + 1, : self.ends[row]]
+    def row(self, number: int) -> Tensor:
+        """(1, N) all tokens of one row."""
+        return self.ids[number : number + 1, : self.ends[number]]
 
     def start(self, count: int) -> int | Tensor:
-        """Where the last `count` tokens begin: one number where all rows end together, or (B,) int64."""
+        """Where the last `count` tokens begin: one number if all rows end together, else (B,) int64."""
         if self._level:
             return int(self.ends[0]) - count
         return torch.from_numpy(self.ends - count).to(self.ids.device)
@@ -84,17 +90,36 @@ class Rows:
             self._level = bool((self.ends == self.ends[0]).all())
 
 
-PREFILLED = Step(torch.empty(0, 0, dtype=torch.int64), passes=0)
-"""The prompts have been read."""
+@dataclass(frozen=True)
+class DecodeBatch:
+    """A batch to decode: what the steps of a decoder are called with."""
+
+    config: DecodeConfig
+    """Which decoder, and how."""
+    models: tuple[Any, ...]
+    """Those of `config.models`, in that order."""
+    sequences: Sequences
+    """The prompts, to which the decoder appends."""
+    noise: Tensor
+    """(B, P) float64; value p belongs to new token p, and P tokens are written. If the config draws anew in every
+    pass: (B, passes, P)."""
+    k: int
+    """Tokens, or guesses, per pass; with a student, at most the k it was trained on."""
+    order: Floats | None = None
+    """(B, P) ranks of the positions for mdlm's random order, lowest first; None: from left to right."""
+    recheck: bool = True
+    """Decide near ties again by the row alone, so that no batch or cache changes a token."""
+    use_cuda_graphs: bool | None = None
+    """See `Passes`."""
 
 
 def text_lengths(tokens: Ints, end: int | None, known: np.ndarray | None = None) -> Ints:
-    """(B,) tokens of rows (B, n) up to the first `end`, that one included; n where there is none.
+    """(B,) tokens of rows (B, n) up to and including the first `end`; n where there is none.
 
     Args:
         tokens: (B, n).
         end: The token that ends a text; None: nothing does.
-        known: (B, n) bool, where a token is one; None: everywhere.
+        known: (B, n) bool, which tokens are written; None: all.
     """
     if end is None:
         return np.full(len(tokens), tokens.shape[1])
@@ -104,11 +129,11 @@ def text_lengths(tokens: Ints, end: int | None, known: np.ndarray | None = None)
 
 
 class TokenBuffer:
-    """The new tokens of a batch, as steps bring them.
+    """The new tokens of a batch, collected from its steps.
 
     Args:
-        batch: Samples.
-        new_tokens: Tokens of each; what steps bring beyond them is left out.
+        batch: Number of samples.
+        new_tokens: Tokens of each; what steps write beyond them is dropped.
         eos: The token that ends a text; None: nothing does.
     """
 
@@ -119,7 +144,7 @@ class TokenBuffer:
         self._next = np.zeros(batch, dtype=np.int64)
 
     def write(self, step: Step) -> Ints:
-        """Takes a step; returns how many tokens each row gained (B,), those left out included."""
+        """Takes a step; returns how many tokens each row gained (B,), dropped ones included."""
         tokens = step.tokens.cpu().numpy()
         batch, width = len(self.tokens), self.tokens.shape[1]
         if not tokens.size:
@@ -139,12 +164,12 @@ class TokenBuffer:
 
     @property
     def lengths(self) -> Ints:
-        """(B,) tokens up to the end of each text, that token included; all of them where it does not end."""
+        """(B,) tokens up to and including the end of each text; all of them where it does not end."""
         known = None if self.eos is None else np.logical_and.accumulate(self.filled, axis=1)
         return text_lengths(self.tokens, self.eos, known)
 
     @property
     def done(self) -> bool:
-        """Whether every row is full, or ended."""
+        """Whether every row is full or ended."""
         missing = ~self.filled & (np.arange(self.tokens.shape[1]) < self.lengths[:, None])
         return not missing.any()
