@@ -15,52 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kfexplore.models import flash
 from kfexplore.models.fast_paths import FLEX, difference
-from kfexplore.models.flex import attend_groups
-
-
-class Segment:
-    """Keys and values (G, h, n, d) with what may be seen of them.
-
-    Args:
-        k: Keys.
-        v: Values.
-        causal: Query i of t sees keys 0 .. n - t + i only (the queries are the last t of the n).
-        visible: (B,) row r sees its first `visible[r]` keys only; None: all.
-        alone: Query i of t sees key n - t + i only.
-        memo: What is worked out once for all layers of a pass.
-        mask: (1 or B, 1, t, n) bool, the keys that each query sees; None: as the others say.
-        ends: (1 or B,) int64, where each row ends, if the mask is nothing but causal up to there.
-    """
-
-    def __init__(
-        self,
-        k: Tensor,
-        v: Tensor,
-        causal: bool = False,
-        visible: Tensor | None = None,
-        alone: bool = False,
-        memo: dict[str, Any] | None = None,
-        mask: Tensor | None = None,
-        ends: Tensor | None = None,
-    ) -> None:
-        self.k, self.v, self.causal, self.visible, self.alone = k, v, causal, visible, alone
-        self.mask, self.ends = mask, ends
-        self.memo: dict[str, Any] = {} if memo is None else memo
-
-    def hidden(self, queries: int) -> Tensor | None:
-        """What must not be seen: a bool mask that broadcasts to (B, 1, t, n), or None."""
-        if self.mask is not None:
-            return ~self.mask
-        n = self.k.shape[2]
-        keys = torch.arange(n, device=self.k.device)
-        if self.visible is not None:
-            return (keys >= self.visible[:, None])[:, None, None, :]
-        if (self.causal or self.alone) and queries > 1:
-            last = torch.arange(n - queries, n, device=self.k.device)[:, None]
-            return (keys != last if self.alone else keys > last)[None, None]
-        return None
+from kfexplore.models.kernels import Segment, attend_ends, attend_groups, flash_usable
 
 
 def attend(q: Tensor, segments: list[Segment], softcap: float | None = None) -> Tensor:
@@ -70,8 +26,8 @@ def attend(q: Tensor, segments: list[Segment], softcap: float | None = None) -> 
     """
     if softcap is None and len(segments) == 1 and segments[0].k.shape[0] == q.shape[0]:
         only = segments[0]
-        if only.ends is not None and flash.usable(q):
-            return flash.attend_ends(q, only.k, only.v, only.ends)
+        if only.ends is not None and flash_usable(q):
+            return attend_ends(q, only.k, only.v, only.ends)
         if only.causal and only.k.shape[2] == q.shape[2]:
             return F.scaled_dot_product_attention(q, only.k, only.v, is_causal=True)
         hidden = only.hidden(q.shape[2]) if only.mask is None else None

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfexplore.config import ModelConfig
-from kfexplore.models.attention import Cache, KVCache, Segment, attend
+from kfexplore.models.attention import Cache, KVCache, attend
+from kfexplore.models.kernels import Segment
 from kfexplore.models.onednn_linear import Linear
 from kfexplore.models.static_cache import StaticCache
 

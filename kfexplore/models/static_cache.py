@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kfexplore.models.attention import Segment
+from kfexplore.models.kernels import Segment
 
 
 class StaticCache:

@@ -8,8 +8,8 @@ from helpers import student, teacher
 from torch import Tensor
 
 from kfexplore.models import KVCache, Student
-from kfexplore.models.attention import Segment, attend, attend_reference
-from kfexplore.models.flex import attend_groups
+from kfexplore.models.attention import attend, attend_reference
+from kfexplore.models.kernels import Segment, attend_groups
 
 HEADS, WIDE = 2, 6
 

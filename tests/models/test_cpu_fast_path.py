@@ -1,4 +1,4 @@
-"""The lean blocks against the plain ones, and the static cache against no cache at all."""
+"""The cpu_path blocks against the plain ones, and the static cache against no cache at all."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import pytest
 import torch
 from helpers import student, teacher
 
-from kfexplore.models import KVCache, StaticCache, cpu_blocks, packed
+from kfexplore.models import KVCache, StaticCache, cpu_blocks, onednn_linear
 
 
-@pytest.mark.parametrize("lean", [True, False])
-@pytest.mark.parametrize("small", [packed.SMALL, 0])
+@pytest.mark.parametrize("cpu_path", [True, False])
+@pytest.mark.parametrize("small", [onednn_linear.SMALL, 0])
 def test_passes_over_a_static_cache_give_the_logits_of_whole_rows(
-    lean: bool, small: int, monkeypatch: pytest.MonkeyPatch
+    cpu_path: bool, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kfexplore.models.cpu_fast_path.SMALL", small)
     network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole = network(ids)
         cache = StaticCache(20)
-        cache.blocks = cpu_blocks(network) if lean else None
+        cache.blocks = cpu_blocks(network) if cpu_path else None
         cache.place(0, 5)
         assert torch.allclose(network(ids[:, :5], cache), whole[:, :5], atol=1e-5)
         cache.place(5, 1)
@@ -28,26 +28,26 @@ def test_passes_over_a_static_cache_give_the_logits_of_whole_rows(
         assert torch.allclose(network(ids[:, 4:], cache), whole[:, 4:], atol=1e-5)
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_tokens_that_are_not_read_are_kept_as_keys_and_values(lean: bool) -> None:
+@pytest.mark.parametrize("cpu_path", [True, False])
+def test_tokens_that_are_not_read_are_kept_as_keys_and_values(cpu_path: bool) -> None:
     network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         whole = network(ids)
         cache = StaticCache(20)
-        cache.blocks = cpu_blocks(network) if lean else None
+        cache.blocks = cpu_blocks(network) if cpu_path else None
         cache.place(0, 8)
         assert torch.allclose(network(ids[:, :8], cache, read=2), whole[:, 6:8], atol=1e-5)
         cache.place(8, 1)
         assert torch.allclose(network(ids[:, 8:], cache), whole[:, 8:], atol=1e-5)
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_rows_of_different_ends_see_their_own_tokens_only(lean: bool) -> None:
+@pytest.mark.parametrize("cpu_path", [True, False])
+def test_rows_of_different_ends_see_their_own_tokens_only(cpu_path: bool) -> None:
     network, ids = teacher(), torch.randint(0, 20, (3, 9), generator=torch.Generator().manual_seed(1))
     ends = torch.tensor([2, 7, 5])
     with torch.inference_mode():
         cache = StaticCache(20)
-        cache.blocks = cpu_blocks(network) if lean else None
+        cache.blocks = cpu_blocks(network) if cpu_path else None
         cache.place(0, 8)  # beyond every row's end: filling, to be overwritten
         network(ids[:, :8], cache)
         fresh = torch.tensor([[5, 6], [7, 8], [9, 1]])

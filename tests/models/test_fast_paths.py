@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kfexplore.models import attention, flash
-from kfexplore.models.attention import Segment, attend, attend_reference
+from kfexplore.models import attention, kernels
+from kfexplore.models.attention import attend, attend_reference
 from kfexplore.models.fast_paths import FAST_PATHS, FLASH, FLEX, FastPath, Verdict, difference, summary
+from kfexplore.models.kernels import Segment
 
 from .test_flash import stand_in
 
@@ -41,12 +42,12 @@ def test_flash_is_used_where_it_agrees(
     kernel: Callable[..., Tensor], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     called = []
-    monkeypatch.setattr(flash, "_takes", lambda _: True)
-    monkeypatch.setattr(flash, "_with_cache", lambda: lambda *a, **k: (called.append(1), kernel(*a, **k))[1])
+    monkeypatch.setattr(kernels, "_flash_takes", lambda _: True)
+    monkeypatch.setattr(kernels, "_flash_attn", lambda: lambda *a, **k: (called.append(1), kernel(*a, **k))[1])
     for _ in range(2):
-        assert flash.usable(Q) is (not why)
+        assert kernels.flash_usable(Q) is (not why)
     assert len(called) == 1, "one check per device, dtype and head size"
-    assert flash.usable(torch.zeros(1, 1, 1, 8)) is (not why)
+    assert kernels.flash_usable(torch.zeros(1, 1, 1, 8)) is (not why)
     assert len(called) == 2
     check_log(FLASH, why, 2, caplog)
 

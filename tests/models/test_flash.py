@@ -9,7 +9,7 @@ import torch
 from helpers import teacher
 from torch import Tensor
 
-from kfexplore.models import StaticCache, flash
+from kfexplore.models import StaticCache, attention, kernels
 
 
 def stand_in(q: Tensor, k: Tensor, v: Tensor, cache_seqlens: Tensor, causal: bool) -> Tensor:
@@ -38,16 +38,16 @@ def test_rows_are_attended_as_without_it(start: Any, monkeypatch: pytest.MonkeyP
 
     with torch.inference_mode():
         plain = logits()
-        monkeypatch.setattr(flash, "usable", lambda _: True)
-        monkeypatch.setattr(flash, "_with_cache", lambda: stand_in)
+        monkeypatch.setattr(attention, "flash_usable", lambda _: True)
+        monkeypatch.setattr(kernels, "_flash_attn", lambda: stand_in)
         assert torch.allclose(logits(), plain, atol=1e-5)
 
 
 def test_without_a_gpu_it_is_not_used() -> None:
-    assert not flash.usable(torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16))
+    assert not kernels.flash_usable(torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16))
 
 
 def test_one_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFEXPLORE_ATTENTION", "torch")
-    monkeypatch.setattr(flash.importlib, "import_module", lambda _: pytest.fail("asked for flash-attn"))
-    assert flash._with_cache.__wrapped__() is None
+    monkeypatch.setattr(kernels.importlib, "import_module", lambda _: pytest.fail("asked for flash-attn"))
+    assert kernels._flash_attn.__wrapped__() is None
