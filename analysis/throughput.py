@@ -25,9 +25,9 @@ from kfexplore import noise
 from kfexplore.bench.setting import SIZES, measure_peaks, random_pair, timed
 from kfexplore.bench.throughput import RaceSettings, race, setting
 from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.decoding.buffers import Step
 from kfexplore.decoding.cdf import inverse_cdf
 from kfexplore.decoding.generate import Networks, decode, keyed_noise
-from kfexplore.decoding.buffers import Step
 from kfexplore.errors import told
 from kfexplore.figures.timing import TITLE, timing_figures, timing_foot
 from kfexplore.models import KVCache, Teacher

@@ -21,8 +21,8 @@ from kfexplore.batch.request import Request, Shape, load, read_prefixes, shape
 from kfexplore.checkpoints.registry import usable_device
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS
-from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, resolve_k
 from kfexplore.decoding.buffers import text_lengths
+from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_order, resolve_k
 from kfexplore.errors import KfError
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")

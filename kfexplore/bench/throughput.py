@@ -20,8 +20,8 @@ from kfexplore.bench.setting import Load, environment, measure_peaks, own_thread
 from kfexplore.cancel import Cancelled
 from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS, find_decoder
-from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, resolve_k
 from kfexplore.decoding.buffers import Step, TokenBuffer
+from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, resolve_k
 from kfexplore.errors import KfError
 from kfexplore.models import AnyModel
 from kfexplore.results import DevicePeaks, Gain, Spread, TimingRow
