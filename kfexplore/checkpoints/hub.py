@@ -66,6 +66,8 @@ def fetching(failed: str, valid: str, run: str, asks: bool = True) -> Iterator[b
         lost = _reason(error)
     try:
         yield bool(lost) or not asks
+    except KfError:
+        raise
     except Exception as error:
         if lost or isinstance(error, ConnectionError | LocalEntryNotFoundError):
             lost = lost or _reason(error)
@@ -110,15 +112,16 @@ def is_repository(name: str | Path) -> bool:
     return not Path(name.split("/")[0]).exists() and not name.endswith(WEIGHT_SUFFIXES)
 
 
-def fetch_pair(repository: str, **options: Any) -> Path:
+def fetch_pair(repository: str, max_bytes: int | None = None, **options: Any) -> Path:
     """The folder of a pair's repository: downloaded by hand (`files.by_hand`), or else fetched.
 
     Args:
         repository: `owner/name` on the hub.
+        max_bytes: Largest download; the hub is asked for the size first. None: any size.
         options: As for `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
 
     Raises:
-        KfError: it is not here and cannot be fetched.
+        KfError: it is not here and cannot be fetched, or it is larger than `max_bytes`.
     """
     held = by_hand(repository)
     if held.is_dir():
@@ -129,7 +132,21 @@ def fetch_pair(repository: str, **options: Any) -> Path:
         f"use the pair {DEFAULT_PAIR}, which needs no download",
     ) as local:
         options |= {"local_files_only": True} if local else {}
+        if max_bytes is not None and not local:
+            options["revision"] = _revision_within(repository, max_bytes, options.get("revision"))
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=FETCHED, **options))
+
+
+def _revision_within(repository: str, max_bytes: int, revision: str | None) -> str | None:
+    """The commit whose files were measured, so that no other one is fetched."""
+    found = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
+    files = {each.rfilename: each.size or 0 for each in found.siblings or []}
+    size = sum(files[name] for name in huggingface_hub.utils.filter_repo_objects(files, allow_patterns=FETCHED))
+    if size > max_bytes:
+        raise KfError(
+            f"The repository {repository} has {size / 1e9:.1f} GB of models.", f"at most {max_bytes / 1e9:.1f} GB here"
+        )
+    return found.sha
 
 
 def fetch_file(repository: str, revision: str | None, file: str, folder: Path, needed: list[str]) -> Path:

@@ -216,7 +216,8 @@ def make_service(
     own = partial(pair_from_files, *files, device) if files else partial(load_pair, pair, device)
     loaders: dict[str, Callable[[], Pair]] = {name: cache(own)}
     loaders |= {each: partial(load_pair, each, device) for each in limits.pairs if each != name}
-    other = partial(load_pair, device=device) if limits.other_checkpoints else None
+    fetched = partial(Pair.from_pretrained, device=device, max_bytes=limits.download_bytes)
+    other = fetched if limits.other_checkpoints else None
     return (LentService if is_zero() else Service)(loaders, limits, other), name
 
 

@@ -72,6 +72,8 @@ class ServerLimits:
     """After which a context, a study, a pair (but the first) or a page's last texts and race go, if nobody used it."""
     pairs: tuple[str, ...] = tuple(name for name, pair in NAMED.items() if pair.repository or name in bundled_pairs())
     """On offer, beside the one that the page opens with; those that are not bundled are fetched on first use."""
+    download_bytes: int = 4 * 2**30
+    """Largest download of a repository that a visitor names, where `other_checkpoints` lets them."""
     other_checkpoints: bool = False
     """Whether the page may name any other pair: a folder of the server or an id of the hub."""
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -138,6 +139,24 @@ def test_options_of_the_hub_are_passed_on_and_nothing_else_is_fetched(hub: Hub, 
         "teacher",
         "tokenizer.json",
     }
+
+
+def test_a_repository_is_measured_before_it_is_fetched(hub: Hub, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_pair(shell.folder).push_to_hub(NAME)
+
+    def model_info(_: Any, name: str, *, revision: str | None, files_metadata: bool) -> Any:
+        assert (name, revision, files_metadata) == (NAME, None, True)
+        sizes = {"teacher/model.safetensors": 700, "student/model.safetensors": 300, "data/huge.bin": 10**12}
+        return SimpleNamespace(
+            sha="abc", siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in sizes.items()]
+        )
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    with pytest.raises(KfError, match=r"^The repository somebody/owls has 0\.0 GB of models"):
+        Pair.from_pretrained(NAME, max_bytes=999)
+    assert not (hub.folder / "fetched").exists()
+    Pair.from_pretrained(NAME, max_bytes=1000)
+    assert hub.asked[-1]["revision"] == "abc"
 
 
 def test_a_repository_of_checkpoint_files_is_a_pair(hub: Hub, shell: Shell) -> None:
