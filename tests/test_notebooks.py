@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nbformat import NotebookNode
@@ -25,8 +26,9 @@ KNOWN = re.compile(r"notebook 0\d|\b01 and 10\b", re.IGNORECASE)
 """Numbers in prose that are no measurements: of a notebook, and the two blocks of Theorem 1's example."""
 RACES = "03_throughput"
 """Its outputs are times of the machine that ran it."""
-SHORT = "05_distillation"
-"""The one that runs without `--full`; the studies of the others have tests of their own."""
+SHORT = next(path for path in BOOKS if path.stem == "05_distillation")
+SMALL = {"LENGTH": 16, "STEPS": 2, "EVERY": 1}
+"""The one that runs without `--full`, and its parameters there; the studies of the others have tests of their own."""
 FULL = pytest.mark.full("notebooks", "analysis", "kfexplore", "checkpoints", "docs/bench", "requirements")
 each = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 
@@ -109,11 +111,19 @@ def test_numbers_of_the_prose_are_among_the_outputs(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [path if path.stem == SHORT else pytest.param(path, marks=FULL) for path in BOOKS],
-    ids=lambda path: path.stem,
-)
+def test_a_notebook_runs_with_small_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process; with its own parameters each runs under full."""
+    monkeypatch.chdir(BOOKS[0].parent)
+    book, names = read(SHORT), dict[str, Any]()
+    for cell in (cell for cell in book.cells if cell.cell_type == "code"):
+        exec(compile(cell.source, SHORT.name, "exec"), names)
+        if "parameters" in cell.metadata.get("tags", []):
+            assert names.keys() >= SMALL.keys()
+            names |= SMALL
+
+
+@FULL
+@each
 def test_notebook_runs_from_top_to_bottom_and_tells_the_same(path: Path) -> None:
     committed, ran = read(path), execute(read(path))
     kinds = [sorted(output.get("data", {})) for output in outputs(ran) if output.output_type != "stream"]
