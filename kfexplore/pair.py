@@ -65,7 +65,7 @@ class Pair(
         Args:
             name_or_folder: What `load_pair` takes.
             device: None: the CPU.
-            options: For a repository of the hub: max_bytes, revision, token, cache_dir, force_download, local_files_only.
+            options: For a repository of the hub: max_bytes, and those of `huggingface_hub.snapshot_download`.
 
         Raises:
             KfError: as `load_pair`.

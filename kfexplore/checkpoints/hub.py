@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -140,8 +141,8 @@ def fetch_pair(repository: str, max_bytes: int | None = None, **options: Any) ->
 def _revision_within(repository: str, max_bytes: int, revision: str | None) -> str | None:
     """The commit whose files were measured, so that no other one is fetched."""
     found = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
-    files = {each.rfilename: each.size or 0 for each in found.siblings or []}
-    size = sum(files[name] for name in huggingface_hub.utils.filter_repo_objects(files, allow_patterns=FETCHED))
+    fetched = [file for file in found.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in FETCHED)]
+    size = sum(file.size or 0 for file in fetched)
     if size > max_bytes:
         raise KfError(
             f"The repository {repository} has {size / 1e9:.1f} GB of models.", f"at most {max_bytes / 1e9:.1f} GB here"
