@@ -22,7 +22,7 @@ ORDER: list[set[str]] = [
     {"maps"},
     {"pair"},
     {"__init__"},
-    {"training", "evaluate", "laws", "space"},
+    {"training", "evaluate", "laws", "space", "probe"},
     {"bench"},
     {"batch"},
     {"ui"},

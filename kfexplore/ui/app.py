@@ -20,6 +20,7 @@ from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair, load_pair, pair_from_files
+from kfexplore.probe import load_untrusted
 from kfexplore.ui.api import add_api
 from kfexplore.ui.components import boxed, failed, html, told
 from kfexplore.ui.guard import serving
@@ -216,8 +217,8 @@ def make_service(
     own = partial(pair_from_files, *files, device) if files else partial(load_pair, pair, device)
     loaders: dict[str, Callable[[], Pair]] = {name: cache(own)}
     loaders |= {each: partial(load_pair, each, device) for each in limits.pairs if each != name}
-    fetched = partial(Pair.from_pretrained, device=device, max_bytes=limits.download_bytes)
-    other = fetched if limits.other_checkpoints else None
+    untrusted = partial(load_untrusted, device=device, max_bytes=limits.download_bytes)
+    other = untrusted if limits.other_checkpoints else None
     return (LentService if is_zero() else Service)(loaders, limits, other), name
 
 

@@ -1,0 +1,102 @@
+"""Pairs of strangers: loaded in a child process first, so that a crash there does not end the server.
+
+The checks of `checkpoints` refuse every file that is known to do harm. What they cannot refuse is a fault inside a
+library that no exception reports: an abort, or a file that is cut short while it is mapped into memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from kfexplore.checkpoints.files import shown
+from kfexplore.checkpoints.hub import fetch_pair, is_repository
+from kfexplore.checkpoints.tokenizers import decode_ids, encode_ids
+from kfexplore.errors import KfError
+from kfexplore.pair import Pair, load_pair
+
+CPU_SECONDS: Final = 120
+"""Processor time of the child, its imports included."""
+WALL_SECONDS: Final = 300
+"""After which a child that waits is ended."""
+SPARE_BYTES: Final = 2 << 30
+"""Memory beyond what the process has after its imports and six times the size of the files."""
+TEXT: Final = "Once upon a time, 123 owls said “Hello”.\n" * 20
+"""What the tokenizer is tried on."""
+
+
+def load_untrusted(name_or_folder: str, device: str | torch.device | None = None, max_bytes: int | None = None) -> Pair:
+    """As `load_pair`, for a pair that somebody else named: fetched within a size and tried in a child process.
+
+    Args:
+        name_or_folder: A folder, or the `owner/name` of a repository of the hub.
+        device: None: the CPU.
+        max_bytes: Largest download; None: any size.
+
+    Raises:
+        KfError: as `load_pair`; loading it crashes, takes longer than `CPU_SECONDS` or too much memory.
+    """
+    where = str(fetch_pair(name_or_folder, max_bytes) if is_repository(name_or_folder) else name_or_folder)
+    run_child([sys.executable, "-m", "kfexplore.probe", where], where)
+    return load_pair(where, device)
+
+
+def run_child(command: list[str], what: str, wall_seconds: float = WALL_SECONDS) -> None:
+    """Runs a command that reads files.
+
+    Args:
+        command: Prints the JSON list of a KfError's parts and exits with 2 where the files are refused.
+        what: The files, for messages.
+        wall_seconds: After which it is ended.
+
+    Raises:
+        KfError: what the command printed, or that it crashed.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=wall_seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise KfError(f"Loading {shown(what)} takes more than {wall_seconds:.0f} s.", "smaller files") from None
+    if done.returncode == 2:
+        raise KfError(*json.loads(done.stdout))
+    if done.returncode:
+        code = -done.returncode
+        why = signal.Signals(code).name if code in set(signal.Signals) else f"exit status {done.returncode}"
+        raise KfError(f"Loading {shown(what)} ends the process ({why}).", "other files; these are damaged or hostile")
+
+
+def _limit(folder: Path) -> None:
+    """Limits this process from now on."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    files = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+    most = held + 6 * files + SPARE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(folder: str) -> None:
+    """In the child: loads the pair, and spells a text with its tokenizer."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        _limit(Path(folder))
+    try:
+        pair = load_pair(folder)
+        if pair.tokenizer is not None:
+            decode_ids(pair.tokenizer, encode_ids(pair.tokenizer, TEXT))
+    except KfError as error:
+        print(json.dumps([error.failed, error.valid, error.run]))
+        sys.exit(2)
+    except MemoryError:
+        print(json.dumps([f"Loading {shown(folder)} takes too much memory.", "smaller files", ""]))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,46 @@
+"""Pairs of strangers are tried in a child process: whatever ends it leaves this one."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+from shell import Shell
+
+from kfexplore import probe
+from kfexplore.errors import KfError
+from kfexplore.pair import load_pair
+
+
+def test_a_sound_pair_is_loaded(shell: Shell) -> None:
+    found = probe.load_untrusted(str(shell.folder))
+    assert found.teacher.config == load_pair(shell.folder).teacher.config
+
+
+def test_what_the_child_refuses_is_the_error_here(shell: Shell) -> None:
+    (shell.folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "x": 1}}')
+    with pytest.raises(KfError, match="unknown parameter, x"):
+        probe.load_untrusted(str(shell.folder))
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os; os.abort()", "ends the process (SIGABRT)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGBUS)", "ends the process (SIGBUS)"),
+        ("import sys; sys.exit(7)", "ends the process (exit status 7)"),
+        ("import time; time.sleep(60)", "takes more than 1 s"),
+    ],
+)
+def test_a_child_that_ends_badly_is_a_user_error(code: str, told: str) -> None:
+    with pytest.raises(KfError, match=re.escape(told)):
+        probe.run_child([sys.executable, "-c", code], "FOLDER", wall_seconds=1 if "sleep" in code else 60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are read from /proc")
+def test_the_child_has_little_more_memory_than_its_files(shell: Shell) -> None:
+    code = f"from pathlib import Path; from kfexplore import probe; probe._limit(Path({str(shell.folder)!r}))"
+    with pytest.raises(KfError, match="exit status 1"):
+        probe.run_child([sys.executable, "-c", f"{code}; bytearray(8 << 30)"], "FOLDER")
+    probe.run_child([sys.executable, "-c", f"{code}; bytearray(1 << 30)"], "FOLDER")
