@@ -189,7 +189,7 @@ def test_python_compiles(path: Path) -> None:
 def test_each_way_to_extend_is_short() -> None:
     for section in read(EXTENDING).split("\n## ")[1:]:
         code = [line for _, text in FENCE.findall(section) for line in text.splitlines() if line.strip()]
-        assert 0 < len(code) <= LONGEST_EXAMPLE, section.splitlines()[0]
+        assert len(code) <= LONGEST_EXAMPLE, section.splitlines()[0]
 
 
 def test_the_recipe_is_one() -> None:
