@@ -1,4 +1,4 @@
-"""Fetches the books of books.json from Project Gutenberg: the texts that the bundled pair was trained on."""
+"""Fetches the books of books.json from Project Gutenberg: the training texts of the pair tales."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from kfexplore.errors import KfError
 MANIFEST = Path(__file__).with_name("books.json")
 GUTENBERG = "https://www.gutenberg.org/cache/epub"
 PAUSE = 2.0
-"""Seconds between two books; the site asks robots to be slow."""
+"""Seconds between two books, as the site asks of robots."""
 TIMEOUT = 60.0
-"""Seconds without an answer."""
+"""Seconds to wait for an answer."""
 MARKED = re.compile(r"^\*\*\* ?START OF [^\n]*\n(.*?)^\*\*\* ?END OF ", re.DOTALL | re.MULTILINE)
-"""The book between the lines that part it from the licence."""
+"""The book between the lines that separate it from the licence."""
 ASCII = str.maketrans(
     {
         **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
@@ -40,7 +40,7 @@ ASCII = str.maketrans(
         "_": "",
     }
 )
-"""Quotes and dashes as typewriters have them; underscores, which mark italics, go."""
+"""Quotes and dashes in ASCII; underscores, which mark italics, are removed."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,21 @@ def manifest() -> list[Book]:
 
 
 def fetch_books(folder: Path, url: str = GUTENBERG, pause: float = PAUSE, books: list[Book] | None = None) -> int:
-    """Fetches what is not in the folder yet, one book at a time; the number of books fetched.
+    """Fetches the books that are not in the folder yet, one at a time; returns how many.
 
-    Licence header and footer go, wrapped lines are joined to a paragraph a line, and the text becomes ASCII. Front
-    matter, headings, footnotes and captions stay: they are not removed as carefully as in the corpus of the bundled
-    pair, so a pair trained on these files will be near to it, not the same.
+    The licence is removed, each paragraph becomes a line, and the text becomes ASCII. Front matter, headings, footnotes
+    and captions stay, unlike in the corpus of the bundled pair, so a pair trained on these files will be close to it
+    but not the same.
 
     Args:
-        folder: Where NNNNN-title-slug.txt go; made if need be.
-        url: Where `{id}/pg{id}.txt` are.
+        folder: For NNNNN-title-slug.txt; made if need be.
+        url: Folder of `{id}/pg{id}.txt`.
         pause: Seconds between two books.
         books: None: the manifest's.
 
     Raises:
-        KfError: a book cannot be fetched or is no such text, or the folder cannot be written to. Books that were
-            fetched before stay.
+        KfError: a book cannot be fetched or has no Project Gutenberg marks, or the folder cannot be written to. Books
+            that were fetched before stay.
     """
     wanted = manifest() if books is None else books
     missing = [book for book in wanted if not (folder / book.file).exists()]
@@ -89,7 +89,9 @@ def fetch_books(folder: Path, url: str = GUTENBERG, pause: float = PAUSE, books:
         source = f"{url.rstrip('/')}/{book.id}/pg{book.id}.txt"
         text = plain(_fetched(book, source))
         if not text:
-            raise KfError(f"{source} is no text of Project Gutenberg.", "a file with lines *** START OF and *** END OF")
+            raise KfError(
+                f"{source} is not a text from Project Gutenberg.", "a file with lines *** START OF and *** END OF"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / book.file, text)
@@ -101,7 +103,7 @@ def fetch_books(folder: Path, url: str = GUTENBERG, pause: float = PAUSE, books:
 
 
 def plain(raw: str) -> str:
-    """The book of a file of Project Gutenberg, a paragraph a line, in ASCII; empty where its marks are missing."""
+    """The book in a Project Gutenberg file, one paragraph per line, in ASCII; "" if its marks are missing."""
     found = MARKED.search(raw)
     if found is None:
         return ""
@@ -120,6 +122,6 @@ def _fetched(book: Book, source: str) -> str:
         raise KfError(
             f"Book {book.id}, {book.title}, cannot be fetched from {source}: {reason}",
             "a connection to Project Gutenberg, or the address of a mirror (--url)",
-            "the same command again: the books that are already there are kept",
+            "the same command again: fetched books are kept",
         ) from error
     return body.decode("utf-8-sig", errors="replace")

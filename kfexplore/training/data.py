@@ -1,4 +1,4 @@
-"""From a folder of texts, or a dataset of the hub, to a tokenizer and two arrays of token ids, one never trained on."""
+"""Prepares a folder of texts or a hub dataset: a tokenizer, and token ids to train on and to hold out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,15 @@ from kfexplore.errors import KfError
 from kfexplore.training.stories import stories
 
 MASK = "[MASK]"
-"""The mask of tokenizers that have one; a row of its own follows the others' tokens."""
+"""Mask token of tokenizers that have one; otherwise the mask is one more row after the tokens."""
 HELD_OUT_STORY = "held-out"
 TRAIN, HELD_OUT, INFO = "train.npy", "held_out.npy", "data.json"
 REPLACED = {"dataset", "split", "column", "held_out_fraction"}
-"""Settings that --text, --dataset and --held-out replace, so they are not compared."""
+"""Settings that --text, --dataset and --held-out replace; they are not compared."""
 HELD_OUT_FRACTION = 0.05
-"""Fraction of the documents that is held out where the settings name none of them."""
+"""Default fraction of the documents to hold out, where the settings name none of them."""
 BATCH = 256
-"""Documents that are encoded at once."""
+"""Documents encoded at once."""
 
 Tokens = npt.NDArray[np.integer[Any]]
 Document = tuple[str, str]
@@ -48,65 +49,66 @@ Document = tuple[str, str]
 
 @dataclass(frozen=True)
 class DataInfo:
-    """data.json: what a folder of token files was made of, and how."""
+    """data.json: what a folder of token files was made from, and how."""
 
     settings: DataConfig
-    """What was asked for."""
     source: str
     """The texts: a digest of a folder's, or where a dataset is."""
     documents: int
-    """All of them, those kept back included."""
+    """Number of documents, held-out ones included."""
     tokens: int
     """In train.npy."""
     held_out_tokens: int
     """In held_out.npy."""
     held_out: tuple[str, ...]
-    """Names of the documents that are kept back."""
+    """Names of the held-out documents."""
     vocab_size: int
-    """Rows V of a model of these tokens, the mask's included."""
+    """Vocabulary size V of a model of these tokens, mask included."""
     mask_id: int
-    """The token that is never produced."""
+    """The token that is never generated."""
 
 
 def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None) -> DataInfo:
     """Writes tokenizer.json, train.npy and held_out.npy (uint16 token ids, uint32 where they do not fit) and data.json.
 
-    All four are written or none. Each document is closed by the tokenizer's end of text. A trained tokenizer sees the
-    documents that are trained on only.
+    All four are written or none. Each document ends with the tokenizer's end of text. A tokenizer is trained on the
+    training documents only.
 
     Args:
-        config: The tokenizer, the dataset and what is kept back.
-        out: Where the files go; where they are, of the same texts and settings, they stay as they are.
+        config: The tokenizer, the dataset and what is held out.
+        out: Folder for the files; files made from the same texts and settings are kept.
         least: Tokens that training needs.
         text: Folder of `*.txt`, read instead of the config's dataset.
 
     Raises:
-        KfError: `out` holds other texts or settings; no text in a part, or too little; a text or the dataset cannot
-            be read; the disk is full.
+        KfError: `out` holds other texts or settings; too few texts to train on or to hold out; a text or the dataset
+            cannot be read; the disk is full.
     """
     config = dataclasses.replace(config, dataset=None if text else config.dataset)
-    held_out, names = config.held_out, list[str]()
+    held_out, files = config.held_out, list[Path]()
     if config.stories is not None:
-        documents, source = _stories(config.stories)
-        held_out = (HELD_OUT_STORY,)
         if text is not None or config.dataset is not None:
             raise KfError("The recipe generates its own stories.", "the command without --text and --dataset")
+        documents, source, held_out = partial(_stories, config.stories), f"stories {config.stories}", (HELD_OUT_STORY,)
     elif text is not None:
         files = text_files(text)
-        documents, source = _folder(files)
-        names = [file.name for file in files]
+        documents = partial(_texts, files)
+        digest = hashlib.sha256()
+        for name, each in documents():
+            digest.update(f"{name}\0{each}\0".encode())
+        source = f"{len(files)} texts, sha256 {digest.hexdigest()}"
     elif config.dataset is not None:
-        documents, source = (lambda: hub_rows(config)), f"{config.dataset}, {config.split}, {config.column}"
+        documents, source = partial(hub_rows, config), f"{config.dataset}, {config.split}, {config.column}"
     else:
         raise KfError("The recipe names no dataset.", "--text FOLDER of .txt files, or --dataset NAME")
     if (out / INFO).exists():
         return read_info(out, config, source)
-    is_held_out = _selection(held_out, config.held_out_fraction, names)
+    is_held_out = _selection(held_out, config.held_out_fraction, [file.name for file in files])
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
             info = _write(config, documents, is_held_out, source, Path(part), least)
-            for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json, the last, tells that all are there
+            for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json, the last, marks the set as complete
                 (Path(part) / name).replace(out / name)
     except OSError as error:
         raise KfError(
@@ -116,12 +118,12 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
 
 
 def read_info(folder: Path, config: DataConfig | None, source: str | None = None) -> DataInfo:
-    """What a prepared folder was made of.
+    """Reads data.json of a prepared folder.
 
     Args:
-        folder: As `prepare` leaves it.
-        config: What it must have been made by; where the texts come from is not compared. None: anything.
-        source: The texts that it must have been made of; None: any.
+        folder: As `prepare` writes it.
+        config: Settings that it must match, except for where the texts come from; None: any.
+        source: Texts that it must match; None: any.
 
     Raises:
         KfError: other settings or texts, or no readable data.json.
@@ -140,22 +142,20 @@ def read_info(folder: Path, config: DataConfig | None, source: str | None = None
 
 
 def load_tokens(folder: Path) -> Tokens:
-    """The tokens to train on, read from the disk as they are needed."""
+    """The tokens to train on, memory-mapped."""
     try:
         loaded: Tokens = np.load(folder / TRAIN, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise KfError(
-            f"{folder / TRAIN} cannot be read: {error}.", f"what kfexplore train data wrote: {INFO}, .."
-        ) from error
+        raise KfError(f"{folder / TRAIN} cannot be read: {error}.", "the folder of kfexplore train data") from error
     return loaded
 
 
 def document_starts(folder: Path, tokens: Tokens) -> Tokens | None:
-    """Positions at which documents begin, where the settings of the data ask for whole documents; else None."""
+    """Positions at which documents begin, if the settings ask for whole documents; else None."""
     if not read_info(folder, None).settings.whole_documents:
         return None
-    _, closing = document_frame(load_tokenizer(folder / TOKENIZER_FILE))
-    first = np.flatnonzero(np.asarray(tokens) == closing[0]) + 1
+    _, end = document_frame(load_tokenizer(folder / TOKENIZER_FILE))
+    first = np.flatnonzero(np.asarray(tokens) == end[0]) + 1
     return np.concatenate([[0], first[:-1]])
 
 
@@ -163,11 +163,10 @@ def windows(tokens: Tokens, batch: int, length: int, seed: int, step: int, start
     """`batch` random stretches of `length` tokens, the same for the same (seed, step); (B, length) int64.
 
     Args:
-        tokens: (N,) of the corpus.
-        batch: B.
+        tokens: (N,) tokens of the corpus.
+        batch: Number of stretches B.
         length: Tokens per stretch.
-        seed: Keys the choice, with the step.
-        step: Number of the training step.
+        seed, step: Key the choice.
         starts: Positions at which a stretch may begin, ascending; None: anywhere.
 
     Raises:
@@ -200,12 +199,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _selection(names: tuple[str, ...], fraction: float, documents: Iterable[str]) -> Callable[[str], bool]:
-    """Which documents are held out, by their names.
+    """Whether a document is held out, by its name.
 
     Args:
-        names: Beginnings of the names of documents that are held out, unless a fraction is asked for.
-        fraction: 0, or the fraction of the documents that is held out.
-        documents: Names of all documents where they are known, so that at least one is held out; else empty.
+        names: Beginnings of the names of held-out documents, unless `fraction` is given.
+        fraction: 0, or the fraction of the documents to hold out.
+        documents: Names of all documents if they are known, so that at least one is held out; else empty.
     """
     known = sorted(documents, key=_hash)
     if not fraction and names and (not known or any(name.startswith(names) for name in known)):
@@ -229,26 +228,32 @@ def _write(
     part: Path,
     least: int,
 ) -> DataInfo:
-    """The four files, in a folder of their own."""
     if config.tokenizer is None:
         kept = (text for name, text in documents() if not is_held_out(name))
         tokenizer = train_tokenizer(kept, config.vocab_size)
     else:
-        tokenizer = _named(config.tokenizer)
+        loaded: Any = load_tokenizer(config.tokenizer)
+        tokenizer = getattr(loaded, "backend_tokenizer", loaded)
+        if not isinstance(tokenizer, Tokenizer):
+            raise KfError(
+                f"The tokenizer {config.tokenizer} has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}"
+            )
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
     (part / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
-    opening, closing = document_frame(tokenizer)
-    if not closing:
-        raise KfError("The tokenizer has no token that ends a text.", ", ".join(closing for _, closing in FRAMES))
+    begin, end = document_frame(tokenizer)
+    if not end:
+        raise KfError("The tokenizer has no token that ends a text.", ", ".join(token for _, token in FRAMES))
     top, mask = highest_id(tokenizer), tokenizer.token_to_id(MASK)
     dtype = np.uint16 if top <= np.iinfo(np.uint16).max else np.uint32
     count, held_out = 0, []
     rows = iter(tqdm(documents(), unit="text", mininterval=5, disable=None))
-    with TokenFile(part / TRAIN, dtype) as train, TokenFile(part / HELD_OUT, dtype) as held:
+    with closing(TokenFile(part / TRAIN, dtype)) as train, closing(TokenFile(part / HELD_OUT, dtype)) as held:
         while batch := list(islice(rows, BATCH)):
             encoded = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
             for (name, _), one in zip(batch, encoded, strict=True):
                 back = is_held_out(name)
-                (held if back else train).append([*opening, *one.ids, *closing])
+                (held if back else train).append([*begin, *one.ids, *end])
                 held_out += [name] * back
             count += len(batch)
     if not held_out or count == len(held_out):
@@ -274,7 +279,7 @@ def _write(
 
 
 class TokenFile:
-    """A .npy file of one axis that grows by appending, so that a corpus need not fit into memory."""
+    """A one-dimensional .npy file that grows by appending, so that a corpus need not fit into memory."""
 
     def __init__(self, path: Path, dtype: type[np.unsignedinteger[Any]]) -> None:
         self.dtype = np.dtype(dtype)
@@ -291,33 +296,21 @@ class TokenFile:
         described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count,)}
         np.lib.format.write_array_header_1_0(self._file, described)
 
-    def __enter__(self) -> TokenFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+    def close(self) -> None:
         with self._file:
-            if kind is None:
-                self._file.seek(0)
-                self._header()
+            self._file.seek(0)
+            self._header()
 
 
-def _folder(files: list[Path]) -> tuple[Callable[[], Iterator[Document]], str]:
-    """The texts of files, and a digest of names and texts."""
-
-    def documents() -> Iterator[Document]:
-        return ((file.name, read_file(file)) for file in files)
-
-    digest = hashlib.sha256()
-    for name, text in documents():
-        digest.update(f"{name}\0{text}\0".encode())
-    return documents, f"{len(files)} texts, sha256 {digest.hexdigest()}"
+def _texts(files: list[Path]) -> Iterator[Document]:
+    return ((file.name, read_file(file)) for file in files)
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The .txt files of a folder in the order of their names; empty ones are skipped with a message.
+    """The .txt files of a folder, sorted by name; empty ones are skipped with a message.
 
     Raises:
-        KfError: there is none.
+        KfError: there are none.
     """
     found = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".txt" and file.is_file())
     files = [file for file in found if file.stat().st_size]
@@ -337,22 +330,16 @@ def read_file(file: Path) -> str:
         raise KfError(f"{file} cannot be read: {error}.", "a text in UTF-8") from error
 
 
-def _stories(config: StoriesConfig) -> tuple[Callable[[], Iterator[Document]], str]:
-    """Generated stories, those to keep back first."""
-
-    def documents() -> Iterator[Document]:
-        for name, count, seed in (
-            (HELD_OUT_STORY, config.held_out, config.seed + 1),
-            ("story", config.count, config.seed),
-        ):
-            for n, story in enumerate(stories(count, seed, config.richness)):
-                yield f"{name}-{n:06d}", story.text
-
-    return documents, f"stories {config}"
+def _stories(config: StoriesConfig) -> Iterator[Document]:
+    """Generated stories, held-out ones first."""
+    parts = ((HELD_OUT_STORY, config.held_out, config.seed + 1), ("story", config.count, config.seed))
+    for name, count, seed in parts:
+        for n, story in enumerate(stories(count, seed, config.richness)):
+            yield f"{name}-{n:06d}", story.text
 
 
 def hub_rows(config: DataConfig) -> Iterator[Document]:
-    """The rows of a hub dataset, streamed; each is named by its number."""
+    """Streams the rows of a hub dataset; a row's name is its number."""
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
@@ -377,14 +364,3 @@ def hub_rows(config: DataConfig) -> Iterator[Document]:
             "a connection to the hub and the name of a dataset, or a folder of .txt files (--text FOLDER)",
             "the same command again: what is already prepared or trained is kept",
         ) from error
-
-
-def _named(name: str) -> Tokenizer:
-    """A tokenizer of the hub or a folder, as the one of the tokenizers library that can be saved."""
-    loaded: Any = load_tokenizer(name)
-    tokenizer = getattr(loaded, "backend_tokenizer", loaded)
-    if not isinstance(tokenizer, Tokenizer):
-        raise KfError(f"The tokenizer {name} has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer

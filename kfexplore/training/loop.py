@@ -1,4 +1,4 @@
-"""The training loop that every stage shares: steps, learning rate, saved states, the curve of the loss."""
+"""The training loop of every stage: steps, learning rate, saved states, loss curve."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tqdm import tqdm
 
 from kfexplore import distributed
 from kfexplore.checkpoints.files import write_whole
-from kfexplore.config import TrainConfig
+from kfexplore.config import TrainConfig, differences, from_dict
 from kfexplore.errors import KfError
 from kfexplore.models import Student
 
 CURVE_EVERY = 50
-"""Steps a point of the curve."""
+"""Steps per point of the curve."""
 STATE_FILE, CURVE_FILE = "state.pt", "losses.jsonl"
 FREE = frozenset({"steps", "decay", "save_every", "wise_ft_alpha"})
-"""Settings that a resumed run may change."""
+"""Settings that may change when a run resumes."""
 
 
 def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
-    """Trains in place; resumes from `folder/state.pt` after a kill, and leaves `folder/losses.jsonl`.
+    """Trains in place; resumes from `folder/state.pt` after a kill, and writes `folder/losses.jsonl`.
 
     Args:
-        model: Trained in place; in the end it holds the weights to keep: their running mean with `config.ema`, and
-            that with those it came with by `config.wise_ft_alpha`.
-        loss_of: The loss of a step number on some rows of its batch, one number or one a slot, whose mean is learned;
-            all its randomness is keyed by that number.
+        model: Trained in place. At the end it has the weights to keep: their running mean with `config.ema`,
+            interpolated with the initial weights by `config.wise_ft_alpha`.
+        loss_of: Maps a step number and rows of its batch to a loss, a scalar or one per slot, whose mean is minimised;
+            all its randomness is keyed by the step number.
         config: The stage's settings.
         folder: State and curve; a state of other settings is refused.
 
     Raises:
-        KfError: a state of other settings or of more steps, a loss or gradient that is no number (the last good state
-            stays), no room on the disk.
+        KfError: a state of other settings or of more steps, a loss or gradient that is not finite (the last good state
+            is kept), no space on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = distributed.rows(config.batch, config.accumulate)
@@ -50,18 +50,11 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
     optimizers = make_optimizers(model, config)
     mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_mean_of(config.ema)) if config.ema else None
     keeper = _Keeper(folder, model, mean, optimizers, config)
-    begun = [p.detach().clone() for p in model.parameters()] if config.wise_ft_alpha else []
+    initial = [p.detach().clone() for p in model.parameters()] if config.wise_ft_alpha else []
     start = keeper.resume()
     curve = _Curve(folder, start, config, tokens_per_step(model, config)) if distributed.rank() == 0 else None
-    bar = tqdm(
-        range(start, config.steps),
-        initial=start,
-        total=config.steps,
-        unit="step",
-        mininterval=5,
-        desc=folder.name,
-        disable=curve is None,
-    )
+    steps, quiet = range(start, config.steps), curve is None
+    bar = tqdm(steps, folder.name, config.steps, initial=start, unit="step", mininterval=5, disable=quiet)
     saved = time.monotonic()
     for step in bar:
         share = lr_share(step, config)
@@ -83,7 +76,7 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        torch.autograd.graph.increment_version(parameters)  # fused optimizers do not, and packed copies hang on it
+        torch.autograd.graph.increment_version(parameters)  # fused optimizers do not; packed copies rely on it
         if mean is not None:
             mean.update_parameters(model)
         if curve is not None:
@@ -94,13 +87,13 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
     distributed.wait()
     if mean is not None:
         model.load_state_dict(mean.module.state_dict())
-    if begun:
+    if initial:
         with torch.no_grad():
-            torch._foreach_lerp_(list(model.parameters()), begun, config.wise_ft_alpha)
+            torch._foreach_lerp_(list(model.parameters()), initial, config.wise_ft_alpha)
 
 
 def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[slice]) -> Tensor:
-    """Adds the gradient of a step, its equal parts one after another; returns the loss."""
+    """Accumulates the gradient of a step over its equal parts; returns the loss."""
     losses = []
     for rows in parts:
         loss = loss_of(step, rows) / len(parts)
@@ -110,13 +103,13 @@ def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[sli
 
 
 def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:
-    """What a step learns from: noise slots of a student, text tokens of the others."""
+    """Number of targets per step: noise slots of a student, text tokens of the others."""
     slots = config.groups * config.noises * config.block
     return config.batch * (slots if isinstance(model, Student) else config.context)
 
 
 def lr_share(step: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate: linear rise, constant, linear fall."""
+    """Fraction of the peak learning rate: linear warmup, constant, linear decay."""
     rise = (step + 1) / max(config.warmup, 1)
     fall = (config.steps - step) / max(config.decay * config.steps, 1)
     return min(1.0, rise, fall)
@@ -135,15 +128,12 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
             torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, weight_decay=0.0, **adamw),
         ]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    return [torch.optim.AdamW(groups, **adamw)]
+    decayed = {"params": matrices, "weight_decay": config.weight_decay}
+    return [torch.optim.AdamW([decayed, {"params": rest, "weight_decay": 0.0}], **adamw)]
 
 
 def _mean_of(decay: float) -> Callable[..., None]:
-    """Running mean whose memory grows with the first steps, so that it does not remember the start."""
+    """Running mean with a shorter memory in the first steps, so that it forgets the initial weights."""
 
     def update(means: Any, news: Any, count: Tensor | int) -> None:
         kept = min(decay, (1 + int(count)) / (10 + int(count)))
@@ -153,14 +143,14 @@ def _mean_of(decay: float) -> Callable[..., None]:
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """The points of a stage's losses.jsonl; none where it has not begun."""
+    """The points of a stage's losses.jsonl; [] before its first point."""
     path = folder / CURVE_FILE
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""  # a full disk tears lines
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""  # a full disk cuts lines
     return [json.loads(line) for line in whole.splitlines()]
 
 
 class _Curve:
-    """losses.jsonl, one point every 50 steps, and trackio where it is installed (local, never sent)."""
+    """losses.jsonl, one point every 50 steps, and trackio if it is installed (local, never sent)."""
 
     def __init__(self, folder: Path, start: int, config: TrainConfig, tokens: int) -> None:
         self.path, self.tokens = folder / CURVE_FILE, tokens
@@ -177,7 +167,7 @@ class _Curve:
             self.trackio.init(project="kfexplore", name=folder.name, config=dataclasses.asdict(config))
 
     def add(self, step: int, loss: Tensor) -> dict[str, str]:
-        """Takes a step's loss; returns what the progress bar shows."""
+        """Records a step's loss; returns what the progress bar shows."""
         self.recent.append(loss)
         if (step + 1) % CURVE_EVERY == 0:
             losses = torch.stack(self.recent).mean(dim=0)
@@ -201,14 +191,14 @@ class _Curve:
 
 @contextlib.contextmanager
 def _room(path: Path, what: str) -> Iterator[None]:
-    """What cannot be written is an error that names the way on; the file before it stays."""
+    """Turns a failed write into a KfError that says how to go on; the earlier file stays."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise KfError(
             f"The {what} cannot be saved: {_first_line(error)}.",
-            f"room in {path.parent}; what was saved before is kept",
-            "the same command again: it goes on from there",
+            f"space in {path.parent}; what was saved before is kept",
+            "the same command again: it resumes from there",
         ) from None
 
 
@@ -217,7 +207,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _Keeper:
-    """state.pt: written whole or not at all, read back only under the same settings."""
+    """state.pt: written whole or not at all, resumed only with the same settings."""
 
     def __init__(
         self,
@@ -230,7 +220,7 @@ class _Keeper:
         self.folder, self.model, self.mean, self.optimizers, self.config = folder, model, mean, optimizers, config
 
     def save(self, step: int) -> None:
-        """Keeps the state after `step` steps; the one before stays where this fails."""
+        """Saves the state after `step` steps; the earlier one stays if this fails."""
         if distributed.rank():
             return
         state = {
@@ -245,7 +235,7 @@ class _Keeper:
             write_whole(path, lambda part: torch.save(state, part))
 
     def resume(self) -> int:
-        """Steps done; 0 where nothing was kept."""
+        """Loads the state; returns the number of steps done, 0 if there is no state."""
         path = self.folder / STATE_FILE
         if not path.exists():
             return 0
@@ -256,13 +246,13 @@ class _Keeper:
             raise KfError(
                 f"{path} cannot be read: {_first_line(error)}.",
                 "a whole state",
-                f"again after removing {path}: the stage begins anew",
+                f"again after removing {path}: the stage starts over",
             ) from error
-        now = dataclasses.asdict(self.config)
-        differs = [k for k, v in now.items() if k not in FREE and state["config"].get(k, v) != v]
-        if differs:
+        changed = differences(from_dict(TrainConfig, state["config"]), self.config)
+        differ = [text for name, text in changed.items() if name not in FREE]
+        if differ:
             raise KfError(
-                f"{self.folder} holds a run with other settings: {', '.join(differs)}.",
+                f"{self.folder} holds a run with other settings: {'; '.join(differ)}.",
                 "the same settings, or a new folder",
             )
         if state["step"] > self.config.steps:

@@ -1,6 +1,6 @@
 """The loss of one step of each kind of model. All randomness is keyed by the settings' seed and the step.
 
-It is drawn for the whole batch, whichever `rows` of it are asked for: parts of a step, and processes, add up to it.
+It is drawn for the whole batch, whichever `rows` are asked for, so the parts of a step and the processes add up to it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from kfexplore.training.data import windows
 from kfexplore.training.targets import exact_targets, inverted_noise, self_targets
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
-
-
 ALL = slice(None)
 LONGEST_REGION = 64
-"""Most tokens behind a prefix that a masked model learns to fill."""
+"""Largest number of tokens after a prefix that a masked model learns to fill."""
 
 
 def teacher_loss(
@@ -36,7 +34,7 @@ def teacher_loss(
     rows: slice = ALL,
     starts: Tokens | None = None,
 ) -> Tensor:
-    """Next-token cross-entropy, nats a token."""
+    """Next-token cross-entropy, nats per token."""
     ids = windows(tokens, config.batch, config.context + 1, config.seed, step, starts)
     ids = ids[rows].to(teacher.device)
     with _precision(config, ids):
@@ -52,10 +50,10 @@ def masked_loss(
     rows: slice = ALL,
     starts: Tokens | None = None,
 ) -> Tensor:
-    """Bound on the text's surprise under masked diffusion with the linear schedule, nats a token (MDLM).
+    """Bound on the negative log-likelihood under masked diffusion with the linear schedule (MDLM), nats per token.
 
-    A share t of the tokens is masked, t spread evenly over the batch; the loss on these weighs 1 / t. In a fraction of
-    the steps (`prefix_fraction`) the tokens are the last ones of a text that is cut at a random place.
+    A fraction t of the tokens is masked, t spread evenly over the batch; their loss is weighted by 1 / t. In
+    `prefix_fraction` of the steps only the last tokens of a text, cut at a random place, are masked.
     """
     ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
     rng = noise.generator(config.seed, "masking", step)
@@ -63,14 +61,14 @@ def masked_loss(
     if config.prefix_fraction and rng.random() < config.prefix_fraction:
         ids = ids[:, : rng.integers(2, config.context + 1)]
         region = min(ids.shape[1] - 1, int(LONGEST_REGION ** rng.random()))
-    share = torch.from_numpy((rng.random() + np.arange(config.batch)) / config.batch % 1.0)[:, None].clamp_min(1e-3)
-    hidden = torch.from_numpy(rng.random(ids.shape)) < share
+    fraction = torch.from_numpy((rng.random() + np.arange(config.batch)) / config.batch % 1.0)[:, None].clamp_min(1e-3)
+    hidden = torch.from_numpy(rng.random(ids.shape)) < fraction
     hidden[:, : ids.shape[1] - region] = False
-    ids, hidden, share = (whole[rows].to(masked.device) for whole in (ids, hidden, share))
+    ids, hidden, fraction = (whole[rows].to(masked.device) for whole in (ids, hidden, fraction))
     with _precision(config, ids):
         logits = masked(ids.masked_fill(hidden, masked.config.mask_id))
-    surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-    return (surprise * hidden / share)[:, -region:].mean()
+    losses = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    return (losses * hidden / fraction)[:, -region:].mean()
 
 
 def student_loss(
@@ -83,19 +81,19 @@ def student_loss(
     frozen: Student | None = None,
     starts: Tokens | None = None,
 ) -> Tensor:
-    """Cross-entropy of the tokens that belong to the noise, nats, by slot (K,); its mean is what is learned.
+    """Cross-entropy of the target tokens of the noise, nats, by slot (K,); the mean is minimised.
 
-    The ideal is 0 for targets that the noise determines (exact, and self up to its teacher's mistakes). What
-    `ntp_loss_weight` adds is added to every slot.
+    The ideal is 0 for targets that the noise determines (exact, and self up to its teacher's errors). The term of
+    `ntp_loss_weight` is added to every slot.
 
     Args:
-        student: Trained.
-        teacher: Makes the targets, and the cells for noise inversion.
+        student: The model to train.
+        teacher: Gives the targets, and the cells for noise inversion.
         tokens: The corpus.
-        config: The stage.
+        config: The stage's settings.
         step: Keys contexts, positions, noise and temperature.
-        rows: Contexts of the batch that are taken.
-        frozen: The student of half the block that makes the targets of self-forcing.
+        rows: Contexts of the batch to use.
+        frozen: The student of half the block that gives the targets of self-forcing.
         starts: Positions at which contexts may begin; None: anywhere.
 
     Raises:
@@ -106,17 +104,16 @@ def student_loss(
         raise KfError(f"groups is {config.groups}.", f"at most {config.places}")
     ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
     order = rng.random((config.batch, config.places)).argsort(axis=1)
-    places = np.sort(order[:, : config.groups] + 1)  # in their order, neighbours see nearly the same keys
+    places = np.sort(order[:, : config.groups] + 1)  # sorted: neighbours see nearly the same keys
     ends = torch.from_numpy(np.repeat(places, config.noises, axis=1))
     u = torch.from_numpy(rng.random((*ends.shape, config.block)))
     tau = float(rng.uniform(config.tau_min, config.tau_max))
     own = int((np.arange(config.batch)[rows] < config.on_policy_fraction * config.batch).sum())
     ids, ends, u = (whole[rows].to(student.device) for whole in (ids, ends, u))
     if own:
-        drawn = noise.generator(config.seed, "own contexts", step).random(
-            (config.batch, *noise_of_own_words(student, ids))
-        )
-        ids[:own] = own_words(student, ids[:own], torch.from_numpy(drawn[rows][:own]))
+        new, k = ids.shape[1] - ids.shape[1] // 2, student.config.block
+        drawn = noise.generator(config.seed, "own contexts", step).random((config.batch, -(-new // k), k))
+        ids[:own] = continued(student, ids[:own], torch.from_numpy(drawn[rows][:own]))
     if config.targets == "inversion":
         u, targets = inverted_noise(teacher, ids, u, ends, tau)
     elif config.targets == "self":
@@ -129,24 +126,24 @@ def student_loss(
         cache = KVCache()
         hidden = student.run_blocks(student.vocab_embed(ids), cache, keep=ids.shape[1])
         logits = student.group_logits(ids, u, ends, tau, cache=cache, causal=config.causal)
-        surprise = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
-        loss = surprise.view(-1, config.block).mean(dim=0)
+        losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
+        loss = losses.view(-1, config.block).mean(dim=0)
         if config.ntp_loss_weight:
-            own_law = student.output_layer(hidden).transpose(1, 2)
+            next_token = student.output_layer(hidden).transpose(1, 2)
             with torch.autocast(ids.device.type, enabled=False), torch.no_grad():
-                law = teacher.log_probs(ids).exp().transpose(1, 2)
-            loss = loss + config.ntp_loss_weight * F.cross_entropy(own_law, law)
+                target = teacher.log_probs(ids).exp().transpose(1, 2)
+            loss = loss + config.ntp_loss_weight * F.cross_entropy(next_token, target)
     return loss
 
 
 @torch.no_grad()
-def own_words(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
-    """Contexts whose second half is the student's own continuation of the first.
+def continued(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
+    """On-policy contexts: their second half is the student's own continuation of the first.
 
     Args:
-        student: Writes.
+        student: Decodes.
         ids: (B, N) contexts.
-        noise: (B, S, K) of its S steps.
+        noise: (B, S, K) for its S steps.
 
     Returns:
         (B, N).
@@ -157,12 +154,6 @@ def own_words(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
     for _ in pflm.steps(DecodeBatch(*settings, recheck=False, use_cuda_graphs=False)):
         pass
     return sequences.ids[:, : ids.shape[1]].clone()  # outside inference mode
-
-
-def noise_of_own_words(student: Student, ids: Tensor) -> tuple[int, int]:
-    """Steps S and slots K in which `own_words` writes half of a context of ids (B, N)."""
-    new, k = ids.shape[1] - ids.shape[1] // 2, student.config.block
-    return -(-new // k), k
 
 
 def _precision(config: TrainConfig, ids: Tensor) -> torch.autocast:

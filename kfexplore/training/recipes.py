@@ -1,4 +1,4 @@
-"""Recipes: YAML files that are checked against the config dataclasses, bundled in recipes/ or a user's own."""
+"""Recipes: YAML files checked against the config dataclasses, bundled in recipes/ or the user's own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """A bundled recipe by its name, or one from a YAML file.
 
     Args:
-        name_or_path: A name of `names()`, or a path that ends in .yaml or .yml. The recipe's own name is this.
+        name_or_path: A name of `names()`, or a path that ends in .yaml or .yml; it becomes the recipe's name.
 
     Raises:
-        KfError: no such recipe (near ones are named), no YAML, an unknown setting, or one that does not fit others.
+        KfError: no such recipe (near ones are named), invalid YAML, an unknown or contradictory setting.
     """
     name = str(name_or_path)
     own = Path(name).suffix in {".yaml", ".yml"}
@@ -42,12 +42,12 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise KfError(f"The recipe {path} cannot be read: {error}", "a YAML file") from error
     if not isinstance(values, dict) or "name" in values:
-        raise KfError(f"The recipe {path} is no mapping of settings, or has a name of its own.", "about: .., data: ..")
+        raise KfError(f"The recipe {path} is not a mapping of settings, or sets a name.", "about: .., data: ..")
     return from_dict(Recipe, {"name": name, **values})
 
 
 def with_held_out(recipe: Recipe, fraction: float) -> Recipe:
-    """The recipe with a fraction of the documents held out, instead of those that it names.
+    """The recipe with a fraction of the documents held out instead of those that it names.
 
     Raises:
         KfError: not above 0 and below 1.
@@ -58,7 +58,7 @@ def with_held_out(recipe: Recipe, fraction: float) -> Recipe:
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with as many optimizer steps in every stage: for trials."""
+    """The recipe with `steps` optimizer steps in every stage, for trials."""
     return dataclasses.replace(
         recipe,
         teacher=dataclasses.replace(recipe.teacher, steps=steps),

@@ -25,9 +25,9 @@ MOST_STORIES = 1_000_000
 RICHNESS = (0.1, 10.0)
 """Smallest and largest richness."""
 WORDS = (60, 120)
-"""Fewest and most words of a story; one of another length is written anew, from the noise values that follow."""
+"""Fewest and most words of a story; one of another length is redrawn from the noise values that follow."""
 CHOICES = 512
-"""Noise values per story: a story takes about 70, and one in 200 is written anew."""
+"""Noise values per story: a story takes about 70, and one in 200 is redrawn."""
 SPEECH = {".": "statement", "?": "question", "!": "exclamation"}
 """Parts of the grammar that hold direct speech, by the sign that ends it."""
 BLANKS = re.compile(" +")

@@ -1,6 +1,6 @@
-"""What the student learns: the tokens that belong to given noise, at many positions of a text at once.
+"""The student's targets: the tokens of given noise, at many positions of a text at once.
 
-B contexts of N tokens, G groups (noise vectors) a context, k slots. Targets are computed in fp32, outside autocast.
+B contexts of N tokens, G groups (noise vectors) per context, k slots. Targets are computed in fp32, outside autocast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kfexplore.models import KVCache, Student, Teacher
 
 @torch.no_grad()
 def exact_targets(teacher: Teacher, ids: Tensor, noise: Tensor, ends: Tensor, tau: float = 1.0) -> Tensor:
-    """The teacher unrolled, G*: each slot is the inverse CDF given the context and the slots before it.
+    """The exact map G*, the teacher unrolled: each slot is the inverse CDF given the context and the slots before it.
 
     Args:
         teacher: The model whose G* is learned.
@@ -56,13 +56,13 @@ def self_targets(student: Student, ids: Tensor, noise: Tensor, ends: Tensor, tau
 def inverted_noise(
     teacher: Teacher, ids: Tensor, within: Tensor, ends: Tensor, tau: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Noise inversion (paper, ablations A and B): the text itself is the target, its noise is looked up.
+    """Noise inversion (paper, ablations A and B): the text itself is the target, and its noise is looked up.
 
-    Noise that gives token x lies in its cell (F(x - 1), F(x)], F being the teacher's CDF after the text before it;
-    where in the cell is drawn evenly, so that noise and token have the law of the map if the text has the teacher's.
+    The noise of token x lies in its cell (F(x - 1), F(x)], where F is the teacher's CDF after the text before it, and
+    is uniform in the cell. Noise and token then have the map's joint distribution if the text has the teacher's.
 
     Args:
-        teacher: The model whose cells they are.
+        teacher: The model whose cells are used.
         ids: (B, N) texts.
         within: (B, G, k) in [0, 1), place in the cell.
         ends: (B, G) int64, 1 .. N - k: tokens before each group.

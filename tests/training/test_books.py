@@ -98,7 +98,7 @@ def test_a_book_that_cannot_be_fetched_is_named_and_the_others_are_kept(
 
 def test_a_page_that_is_no_book_is_refused(site: Site, tmp_path: Path) -> None:
     site.pages["/7/pg7.txt"] = b"<html>Please log in</html>"
-    with pytest.raises(KfError, match=r"pg7\.txt is no text of Project Gutenberg"):
+    with pytest.raises(KfError, match=r"pg7\.txt is not a text from Project Gutenberg"):
         fetch_books(tmp_path, site.url, 0, TWO)
     assert not list(tmp_path.iterdir())
 

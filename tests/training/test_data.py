@@ -7,7 +7,7 @@ import resource
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +357,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_a_token_file_is_what_numpy_would_save(tmp_path: Path, dtype: Any) -> None:
-    with TokenFile(tmp_path / "grown.npy", dtype) as file:
+    with closing(TokenFile(tmp_path / "grown.npy", dtype)) as file:
         for start in range(0, 3000, 7):
             file.append(list(range(start, start + 7)))
     np.save(tmp_path / "saved.npy", np.arange(3003, dtype=dtype))

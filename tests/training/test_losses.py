@@ -23,7 +23,7 @@ from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
 from kfexplore.training import losses
 from kfexplore.training.loop import fit, read_curve
-from kfexplore.training.losses import masked_loss, noise_of_own_words, own_words, student_loss, teacher_loss
+from kfexplore.training.losses import continued, masked_loss, student_loss, teacher_loss
 from kfexplore.training.targets import exact_targets
 
 TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
@@ -142,12 +142,11 @@ def test_the_law_at_the_context_is_learned_beside_the_map() -> None:
     assert both - plain == pytest.approx(-2 * (law.exp() * logits.log_softmax(-1)).sum(-1).mean().item(), rel=1e-4)
 
 
-def test_own_words_keep_the_first_half_and_do_not_depend_on_the_corpus_after_it() -> None:
+def test_continued_contexts_keep_the_first_half_and_do_not_depend_on_the_corpus_after_it() -> None:
     learner, ids = small_student(), torch.randint(0, 7, (3, 8), generator=torch.Generator().manual_seed(0))
     other = torch.cat([ids[:, :4], (ids[:, 4:] + 1) % 7], dim=1)
-    noise = torch.rand(3, *noise_of_own_words(learner, ids), dtype=torch.float64)
-    assert noise.shape == (3, 2, 2)
-    written = [own_words(learner, context, noise) for context in (ids, other)]
+    noise = torch.rand(3, 2, 2, dtype=torch.float64)  # two steps of two slots write the other half
+    written = [continued(learner, context, noise) for context in (ids, other)]
     assert torch.equal(written[0][:, :4], ids[:, :4])
     assert torch.equal(written[0], written[1])
     first = learner.block_logits(ids[:, :4], noise[:, 0]).argmax(-1)
@@ -171,7 +170,7 @@ def test_the_parts_of_a_batch_add_up_to_it(changes: dict[str, Any]) -> None:
 
 def test_a_share_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    monkeypatch.setattr(losses, "own_words", lambda _, ids, _noise: rows.append(len(ids)) or ids)
+    monkeypatch.setattr(losses, "continued", lambda _, ids, _noise: rows.append(len(ids)) or ids)
     for share in (0.0, 0.5, 1.0):
         config = dataclasses.replace(CONFIG, on_policy_fraction=share)
         student_loss(small_student(), small_teacher(), TOKENS, config, 0)

@@ -161,7 +161,7 @@ def test_an_unknown_name_names_the_near_ones(name: str, near: str) -> None:
         ({"data__colunm": "a"}, "DataConfig has no setting 'colunm'", "column"),
         ({"teacher__stepz": 2}, "TrainConfig has no setting 'stepz'", "steps"),
         ({"students__1__grups": 2}, "TrainConfig has no setting 'grups'", "groups"),
-        ({"name": "mine"}, "a name of its own", ""),
+        ({"name": "mine"}, "or sets a name", ""),
         ({"teacher": 3}, "Recipe.teacher is 3", "TrainConfig"),
         ({"students": 3}, "Recipe.students is 3", "tuple"),
         ({"teacher__start_share": 0.5}, "wise_ft_alpha of the teacher is 0.5", "begins as noise"),
