@@ -163,8 +163,8 @@ def _values(name: str, shape: tuple[int, ...], random: np.random.RandomState) ->
     return drawn.astype(np.float32)
 
 
-def written_pair(texts: list[str]) -> Pair:
-    """A small pair whose tokenizer was trained on the texts; its laws are peaky."""
-    tokenizer = train_tokenizer(texts, 262)
-    rows = tokenizer.get_vocab_size() + 1
-    return Pair(teacher(1, vocab_size=rows, peaky=2), student(11, vocab_size=rows, peaky=2), tokenizer=tokenizer)
+def written_pair(texts: list[str], size: int = 262, peaky: float = 2.0, **changes: Any) -> Pair:
+    """A small pair whose tokenizer was trained on the texts."""
+    tokenizer = train_tokenizer(texts, size)
+    changes["vocab_size"] = tokenizer.get_vocab_size() + 1
+    return Pair(teacher(1, peaky, **changes), student(11, peaky, **changes), tokenizer=tokenizer)

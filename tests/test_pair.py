@@ -8,23 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import student, teacher
+from helpers import written_pair
+from shell import SENTENCES
 
 from kfexplore.errors import KfError
 from kfexplore.maps import grid, sweep
 from kfexplore.pair import Pair, load_pair, pair_from_files
-from kfexplore.training.data import train_tokenizer
 
-SENTENCES = ["The owl went home.", "The old owl said: go home!", "Rain fell on the old house, and the rain went on."]
 CONTEXTS = [[3, 1, 4], [1, 5, 9], [2, 6, 5]]
 
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    tokenizer = train_tokenizer(SENTENCES, 270)
-    rows = tokenizer.get_vocab_size() + 1
-    networks = (teacher(1, 2, vocab_size=rows, context=24), student(11, 2, vocab_size=rows, context=24))
-    return Pair(*networks, tokenizer=tokenizer)
+    return written_pair(SENTENCES, 270, context=24)
 
 
 def test_rows_in_any_order_with_repeated_contexts_are_the_rows_alone(pair: Pair) -> None:

@@ -60,12 +60,6 @@ def test_missing_unexpected_and_misshapen_tensors_are_named() -> None:
     assert "f.ckpt looks like a teacher" in message
 
 
-def test_long_lists_of_names_are_shortened() -> None:
-    state = {**weights(), **{f"extra{i}": torch.ones(1) for i in range(30)}}
-    with pytest.raises(KfError, match=r"extra7 and 22 more"):
-        describe(state)
-
-
 def test_a_far_block_index_makes_no_deep_model() -> None:
     state = weights()
     state["blocks.999999.norm1.weight"] = torch.ones(16)
@@ -156,17 +150,4 @@ def test_the_config_of_another_library_is_no_statement(tmp_path: Path) -> None:
 def test_a_setting_of_wrong_type_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     write_config(tmp_path, **{name: value})
     with pytest.raises(KfError, match=f"{name} is "):
-        stated_settings(tmp_path / "model.safetensors")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
-def test_a_config_that_is_no_object_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(KfError, match=r"config\.json"):
-        stated_settings(tmp_path / "model.safetensors")
-
-
-def test_a_huge_config_is_not_parsed(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes(b" " * (1 << 20) + b"{}")
-    with pytest.raises(KfError, match="bytes"):
         stated_settings(tmp_path / "model.safetensors")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -18,14 +16,10 @@ from kfexplore.checkpoints.pickles import PickleError, Placeholder, TensorRef, U
 from kfexplore.checkpoints.reading import read_tensors
 from kfexplore.errors import KfError
 
+from .hostile_weights import RAN, Attack, text
 from .synthetic import weights
 
 MARK = b"("
-
-
-def text(value: str) -> bytes:
-    """BINUNICODE."""
-    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
 
 
 def by_global(full: str) -> bytes:
@@ -80,7 +74,7 @@ DANGEROUS = [
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    return tmp_path / "code_ran"
+    return tmp_path / RAN
 
 
 def touch(marker: Path) -> bytes:
@@ -145,20 +139,10 @@ def test_such_a_pickle_does_run_in_pythons_unpickler(how: str, marker: Path) -> 
     assert marker.exists()
 
 
-class Attack:
-    """Leaves a marker file when Python's unpickler builds it."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch '{self.marker}'",)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_an_attack_beside_sound_weights_is_refused_in_both_formats(tmp_path: Path, marker: Path, zipped: bool) -> None:
     path = tmp_path / "model.ckpt"
-    saved = {"state_dict": weights(), "callbacks": Attack(marker)}
+    saved = {"state_dict": weights(), "callbacks": Attack(tmp_path)}
     torch.save(saved, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(KfError, match=r"names (os|posix|nt)\.system") as caught:
         read_tensors(path)
@@ -169,7 +153,7 @@ def test_an_attack_beside_sound_weights_is_refused_in_both_formats(tmp_path: Pat
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_a_bare_pickle_is_refused_by_name_too(tmp_path: Path, marker: Path, protocol: int) -> None:
     path = tmp_path / "model.pt"
-    path.write_bytes(pickle.dumps(Attack(marker), protocol))
+    path.write_bytes(pickle.dumps(Attack(tmp_path), protocol))
     with pytest.raises(KfError, match=r"names (os|posix|nt)\.system"):
         read_tensors(path)
     assert not marker.exists()

@@ -84,12 +84,6 @@ def test_a_state_dictionary_is_read_as_it_was(
     assert_equal(read_tensors(path), weights(kind))
 
 
-def test_safetensors_are_read_with_and_without_prefix(tmp_path: Path) -> None:
-    for prefix in ("", "backbone."):
-        save_file(weights(prefix=prefix), tmp_path / "model.safetensors")
-        assert_equal(read_tensors(tmp_path / "model.safetensors"), weights())
-
-
 def test_the_format_is_told_from_the_content(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "model.bin")
     assert_equal(read_tensors(tmp_path / "model.bin"), weights())
@@ -202,11 +196,6 @@ def test_a_missing_file_lists_those_that_are_there(tmp_path: Path) -> None:
     assert "a.ckpt, b.safetensors" in message
     assert "notes.txt" not in message
     refused(tmp_path / "nowhere" / "c.ckpt", "that folder has none")
-
-
-def test_a_folder_is_refused_and_its_files_listed(tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt").write_bytes(b"x")
-    assert "a.ckpt" in refused(tmp_path, "is a folder")
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])

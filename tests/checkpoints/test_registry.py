@@ -118,30 +118,15 @@ def test_rotary_frequencies_of_another_base_are_used_as_they_are(tmp_path: Path)
     assert not torch.equal(loaded.log_probs(ids), usual.log_probs(ids))
 
 
-@pytest.mark.parametrize(
-    ("held", "asked", "message"),
-    [
-        ("student", "teacher", "is a student (push-forward) checkpoint, a teacher was asked for."),
-        ("teacher", "student", "is a teacher (autoregressive) checkpoint, a student was asked for."),
-        ("masked", "teacher", "is a masked (diffusion) checkpoint, a teacher was asked for."),
-    ],
-)
-def test_another_kind_than_asked_for_is_refused(tmp_path: Path, held: Any, asked: Any, message: str) -> None:
-    with pytest.raises(KfError) as caught:
-        load_model(save_model(model(held), tmp_path), kind=asked)
-    assert message in str(caught.value)
+def test_another_kind_than_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KfError, match=r"is a student \(push-forward\) checkpoint, a teacher was asked for\."):
+        load_model(save_model(model("student"), tmp_path), kind="teacher")
 
 
 def test_the_config_beside_the_weights_is_read(tmp_path: Path) -> None:
     torch.save(weights(), tmp_path / "m.ckpt")
     write_config(tmp_path, context=33)
     assert load_model(tmp_path / "m.ckpt").config.context == 33
-    write_config(tmp_path, width=32)
-    with pytest.raises(KfError, match=r"width 32.* have 16"):
-        load_model(tmp_path / "m.ckpt")
-    write_config(tmp_path, contexts=33)
-    with pytest.raises(KfError, match=r"did you mean context"):
-        load_model(tmp_path / "m.ckpt")
 
 
 def test_a_folder_has_one_clear_checkpoint(tmp_path: Path) -> None:
@@ -294,14 +279,6 @@ def test_the_bundled_pair_is_found_in_a_working_copy_and_in_a_package(
     assert parts.info["name"] == "tales"
 
 
-def test_a_folder_of_folders_is_a_pair(tmp_path: Path) -> None:
-    parts = pair_parts(bundle(tmp_path / "mine"))
-    assert isinstance(load_model(parts.teacher, kind="teacher"), Teacher)
-    assert isinstance(load_model(parts.student, kind="student"), Student)
-    assert parts.masked is None
-    assert parts.info["name"] == "mine"
-
-
 def test_a_folder_of_files_is_a_pair(tmp_path: Path) -> None:
     torch.save(weights(), tmp_path / "teacher.ckpt")
     save_file(weights("student"), tmp_path / "student.safetensors")
@@ -354,11 +331,6 @@ def test_a_folder_named_like_a_pair_needs_a_path(tmp_path: Path, monkeypatch: py
 
 
 # check_pair.
-
-
-def test_a_pair_of_one_vocabulary_passes() -> None:
-    check_pair(config(), {"student": config("student")})
-    check_pair(config(rows=12), {kind: config(kind, rows=12) for kind in ("student", "masked")}, tokenizer())
 
 
 @pytest.mark.parametrize("change", [{"vocab_size": 41}, {"mask_id": 3}])

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import student, teacher
+from helpers import written_pair
 
 from kfexplore.pair import Pair
-from kfexplore.training.data import train_tokenizer
 
 from .synthetic import TEXT
 
 
 @pytest.fixture
 def pair() -> Pair:
-    tokenizer = train_tokenizer([TEXT], 265)
-    rows = tokenizer.get_vocab_size() + 1
-    networks = (teacher(1, vocab_size=rows, context=40), student(11, vocab_size=rows, context=40))
-    return Pair(*networks, tokenizer=tokenizer)
+    return written_pair([TEXT], 265, peaky=1.0, context=40)
 
 
 @pytest.fixture

@@ -6,26 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import student, teacher
+from shell import SENTENCES
 
-from kfexplore.checkpoints.saving import save_model
 from kfexplore.errors import KfError
 from kfexplore.laws import ranking
 from kfexplore.laws.exact import pair_law
 from kfexplore.laws.ranking import own_sentences, rank_contexts, store_contexts, stored_contexts
 from kfexplore.pair import Pair, load_pair
-from kfexplore.training.data import train_tokenizer
-
-SENTENCES = ["The owl went home.", "The old owl said: go home!", "Rain fell on the old house."]
-
-
-def folder_of(path: Path) -> Path:
-    tokenizer = train_tokenizer(SENTENCES, 270)
-    rows = tokenizer.get_vocab_size() + 1
-    save_model(teacher(1, vocab_size=rows, context=80), path / "teacher")
-    save_model(student(11, vocab_size=rows, context=80), path / "student")
-    tokenizer.save(str(path / "tokenizer.json"))
-    return path
 
 
 def test_sixty_sentences_are_ours() -> None:
@@ -34,8 +21,8 @@ def test_sixty_sentences_are_ours() -> None:
     assert all(20 < len(sentence) < 160 for sentence in sentences)
 
 
-def test_each_sentence_s_best_context_in_order(tmp_path: Path) -> None:
-    pair = load_pair(folder_of(tmp_path))
+def test_each_sentence_s_best_context_in_order(folder: Path) -> None:
+    pair = load_pair(folder)
     found = rank_contexts(pair, SENTENCES)
     assert len(found) == 3
     values = [context.mutual_information for context in found]
@@ -49,8 +36,9 @@ def test_each_sentence_s_best_context_in_order(tmp_path: Path) -> None:
         assert context.example
 
 
-def test_stored_contexts_are_read_back_only_for_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = folder_of(tmp_path)
+def test_stored_contexts_are_read_back_only_for_their_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ranking, "bundled_folder", lambda _: folder)
     monkeypatch.setattr(ranking, "load_pair", lambda _: load_pair(folder))
     texts = tmp_path / "texts.txt"
@@ -66,8 +54,8 @@ def test_stored_contexts_are_read_back_only_for_their_weights(tmp_path: Path, mo
     assert stored_contexts() == []
 
 
-def test_nothing_to_rank_is_a_clear_error(tmp_path: Path) -> None:
-    pair = load_pair(folder_of(tmp_path))
+def test_nothing_to_rank_is_a_clear_error(folder: Path) -> None:
+    pair = load_pair(folder)
     with pytest.raises(KfError, match="No sentence"):
         rank_contexts(pair, ["Go"])
     with pytest.raises(KfError, match="no tokenizer"):

@@ -145,11 +145,6 @@ def test_laws_by_hand() -> None:
     assert chain(3, 0.1)[0].ravel() == pytest.approx([0.405, 0.045, 0.005, 0.045])
 
 
-def test_permutation_is_half_wrong_in_one_pass() -> None:
-    assert tv_by_passes("permutation") == [(0.5, 0.5), (0, 0)]
-    assert toy_law("permutation").impossible == 0.5
-
-
 @pytest.mark.parametrize("rho", [0.0, 0.25, 0.5, 1.0])
 def test_correlated_bits_are_off_by_half_their_correlation(rho: float) -> None:
     # Each of four blocks has (1 ± rho) / 4 where the product has 1/4: half of 4 x rho / 4.
@@ -232,12 +227,6 @@ def test_the_support_condition_of_known_laws() -> None:
     assert found is not None
     assert str(found) == "x1 and x2 take all combinations of their values given nothing"
     assert str(support_witness(chain(3, 0.0))) == "x1 and x2 take all combinations of their values given x3 = 0"
-
-
-def test_one_token_a_pass_is_exact_in_every_order() -> None:
-    for law in LAWS.values():
-        for order in permutations(range(law.ndim)):
-            assert total_variation(law, unmasked(law, tuple((j,) for j in order))) < 1e-12
 
 
 def test_schedules_deal_every_position_out_once() -> None:

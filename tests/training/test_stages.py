@@ -432,17 +432,6 @@ def test_a_work_folder_belongs_to_one_run_at_a_time(texts: Path, tmp_path: Path)
     assert Run(RECIPE, out).teacher().config.kind == "teacher"
 
 
-def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
-    losses: Losses, texts: Path, tmp_path: Path
-) -> None:
-    run = Run(RECIPE, tmp_path / "out", device="nowhere")
-    run.prepare(texts)
-    with pytest.raises(KfError, match="'nowhere' cannot be used"):
-        run.teacher()
-    assert not (tmp_path / "out" / "teacher").exists()
-    assert losses.seen == []
-
-
 def test_a_folder_that_cannot_be_written_is_an_error(losses: Losses, texts: Path, tmp_path: Path) -> None:
     run = Run(RECIPE, tmp_path / "out")
     run.prepare(texts)
@@ -450,10 +439,3 @@ def test_a_folder_that_cannot_be_written_is_an_error(losses: Losses, texts: Path
     with pytest.raises(KfError, match=r"stage\.json cannot be written"):
         run.teacher()
     assert losses.seen == []
-
-
-def test_every_stage_trains_with_the_real_losses(texts: Path, tmp_path: Path) -> None:
-    out = Run(RECIPE, tmp_path / "out").pair(texts)
-    pair = load_pair(out)
-    ids = pair.encode("owl")[0]
-    assert pair.block([ids], [[0.1, 0.7, 0.3, 0.9]]).student.shape == (1, 4)
