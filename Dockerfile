@@ -7,7 +7,8 @@ WORKDIR /home/app/kfexplore
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements.txt ./
-RUN pip install --no-cache-dir --extra-index-url $TORCH_INDEX -r requirements.txt
+RUN pip install --no-cache-dir --index-url $TORCH_INDEX "$(grep ^torch== requirements.txt)" \
+    && pip install --no-cache-dir -r requirements.txt
 
 COPY app.py LICENSE ./
 COPY kfexplore kfexplore

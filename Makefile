@@ -1,6 +1,8 @@
 # make setup | app | lab | notebooks | test | test-all | fast | lint: each sets up what it needs on a fresh machine, then runs.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
+# Where torch alone comes from, e.g. https://download.pytorch.org/whl/cpu, which has the small build for CPUs.
+TORCH_INDEX ?=
 # Two processes of one thread each: on two cores that is sooner than one of two. A file's tests stay together.
 # FULL: which tests marked full run: all, or a commit since which the files that they protect changed.
 FULL ?=
@@ -13,6 +15,9 @@ setup: .venv/.installed .venv/.browser
 .venv/.installed: requirements.txt requirements-dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing some two gigabytes of packages into .venv; it takes minutes."
+ifdef TORCH_INDEX
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url $(TORCH_INDEX) "$$(grep ^torch== requirements.txt)"
+endif
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
