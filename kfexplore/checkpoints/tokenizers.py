@@ -24,6 +24,11 @@ FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
 """What opens and closes a document in training, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
 ENDS_OF_TEXT = ("<|end_of_text|>", "<eos>", *(closing for _, closing in FRAMES))
 """What ends a text: Llama 3's, Gemma's, and those above."""
+REVISIONS = {
+    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+}
+"""Commits from which the tokenizers of the published pairs are taken; any other name means its newest."""
 LONGEST_CHARACTER = 4
 """Bytes, so tokens that one character can be spread over."""
 REMEMBERED = 2**16
@@ -241,12 +246,15 @@ def _from_file(path: Path) -> AnyTokenizer:
 
 def _from_hub(name: str) -> AnyTokenizer:
     transformers = importlib.import_module("transformers")  # slow to import, needed for hub names only
+    revision = REVISIONS.get(name, "main")
     with fetching(
         f"The tokenizer {name!r} is not here and cannot be fetched",
         f"a {TOKENIZER_FILE} file, or a hub name and a connection to the hub (or HF_ENDPOINT, a mirror)",
-        f"put https://huggingface.co/{name}/resolve/main/{TOKENIZER_FILE} into {by_hand(name)}",
+        f"put https://huggingface.co/{name}/resolve/{revision}/{TOKENIZER_FILE} into {by_hand(name)}",
     ) as local:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False, local_files_only=local
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise KfError(f"The tokenizer {name!r} is of the slow kind, {type(tokenizer).__name__}.", f"one of {FAMILIES}")

@@ -15,6 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from kfexplore.checkpoints import hub
 from kfexplore.checkpoints import tokenizers as ours
 from kfexplore.checkpoints.tokenizers import (
+    REVISIONS,
     AnyTokenizer,
     Spelling,
     check_pipeline,
@@ -124,7 +125,8 @@ def test_spaces_are_not_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = word_pieces(tmp_path / "tokenizer.json")
     assert decode_ids(load_tokenizer(path), [1, 2, 3]) == "ab ."
 
-    def from_pretrained(*_: Any, **__: Any) -> Any:
+    def from_pretrained(name: str, *, revision: str, trust_remote_code: bool, **_: Any) -> Any:
+        assert (revision, trust_remote_code) == (REVISIONS[name], False)
         return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=True)
 
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
@@ -272,5 +274,7 @@ def test_without_a_connection_the_message_says_what_to_put_where(tmp_path: Path,
     with pytest.raises(KfError, match="We couldn't connect") as caught:
         load_tokenizer("bert-base-uncased")
     assert no_hub == ["bert-base-uncased"]
-    assert "https://huggingface.co/bert-base-uncased/resolve/main/tokenizer.json" in str(caught.value)
+    assert f"https://huggingface.co/bert-base-uncased/resolve/{REVISIONS['bert-base-uncased']}/tokenizer.json" in str(
+        caught.value
+    )
     assert str(tmp_path / "home" / "bert-base-uncased") in str(caught.value)
