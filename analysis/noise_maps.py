@@ -220,7 +220,7 @@ def measure(
     """
     context = pair.encode(prompt)[0]
     held = pair.prefill(context)
-    section = grid(held, np.full(held.slots, 0.5), (0, 1), side)
+    section = grid(held, np.full(held.k_max, 0.5), (0, 1), side)
     law = pair_law(pair, context, first=pair.teacher.config.vocab_size)
     taken = sample(pair, ids, each, seed)
     return Study(

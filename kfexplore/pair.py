@@ -22,7 +22,7 @@ from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import PrefilledContext, block
-from kfexplore.maps.context import most_slots
+from kfexplore.maps.context import block_limit
 from kfexplore.models import AnyTeacher, CausalLM, MaskedModel, Model, Student, Teacher
 from kfexplore.results import Block, no_student
 
@@ -96,7 +96,7 @@ class Pair(
 
         Args:
             ids: (B, N) int64 contexts.
-            noise: (B, k) in [0, 1), 1 <= k <= K (`slots`).
+            noise: (B, k) in [0, 1), 1 <= k <= `k_max`.
             temperature: The teacher's logits are divided by it; the student is given it (see `temperatures`).
 
         Returns:
@@ -139,9 +139,9 @@ class Pair(
             raise KfError(f"The prompt has {len(ids)} tokens.", f"1 to {self.room} for this pair")
 
     @property
-    def slots(self) -> int:
-        """The most slots of a block: the student's K; without a student, a limit of this package."""
-        return most_slots(self.student)
+    def k_max(self) -> int:
+        """The largest k of a block: what the student was trained on; without a student, a limit of this package."""
+        return block_limit(self.student)
 
     @property
     def temperatures(self) -> tuple[float, float]:
@@ -166,7 +166,7 @@ class Pair(
     def room(self) -> int:
         """The longest context, in tokens, that leaves room for a block."""
         reader = self.teacher if self.student is None else self.student
-        return reader.config.context - self.slots
+        return reader.config.context - self.k_max
 
     def need_student(self) -> Student:
         """The student, or a KfError that says how to get one."""

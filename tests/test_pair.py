@@ -99,7 +99,7 @@ def test_sections_of_a_teacher_alone_are_those_of_the_pair(pair: Pair) -> None:
 
 def test_a_teacher_alone_has_more_slots_than_its_student_but_not_any_number(pair: Pair) -> None:
     alone = Pair(pair.teacher)
-    assert (alone.slots, alone.room) == (8, 16)
+    assert (alone.k_max, alone.room) == (8, 16)
     assert alone.block([[1] * 16], [[0.5] * 8]).teacher.shape == (1, 8)
     with pytest.raises(KfError, match="9 noise values were given"):
         alone.block([[1]], [[0.5] * 9])

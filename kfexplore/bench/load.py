@@ -120,7 +120,7 @@ def wrong_texts(pair: Pair, texts: Sequence[Text]) -> list[str]:
     networks, eos = Networks(pair.teacher, pair.student, pair.masked), end_of_text(pair.need_tokenizer())
     wrong = []
     for text in texts:
-        config = DecodeConfig(text.decoder, k=pair.slots if DECODERS[text.decoder].takes_k else None)
+        config = DecodeConfig(text.decoder, k=pair.k_max if DECODERS[text.decoder].takes_k else None)
         u = keyed_noise(text.seed, range(1), config, networks, text.new_tokens)
         alone = generate(config, networks, [pair.encode(text.prompt)[0]], u, text.new_tokens, eos=eos)
         if text.tokens != (exact := alone.tokens[0, : alone.lengths[0]].tolist()):

@@ -42,10 +42,10 @@ def bench_scrub(
     if not 1 <= repeats <= 999:
         raise KfError(f"{repeats} repeats were asked for.", "1 to 999")
     ids = noise.generator(0, "prompt").integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
-    points = noise.uniform(0, range(1000), 0, pair.slots)
+    points = noise.uniform(0, range(1000), 0, pair.k_max)
     fresh = itertools.cycle(points)  # a repeat must not find what the last one left in the context
     context = pair.prefill(ids)
-    slots = list(range(context.slots))
+    slots = list(range(context.k_max))
     jobs: list[Job] = [
         ("hold", {}, lambda: pair.prefill(ids)),
         ("block", {}, lambda: block(context, next(fresh))),
@@ -60,7 +60,7 @@ def bench_scrub(
             ("grid", {"resolution": 128}, lambda: grid(context, next(fresh), (0, 1), 128)),
         ]
     config = (pair.student or pair.teacher).config
-    shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.slots}
+    shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.k_max}
     shape |= {"width": config.width, "depth": config.depth, "vocab_size": config.vocab_size}
     rows = []
     with tqdm(total=len(jobs) * (1 + repeats), unit="run", leave=False, disable=None) as bar:

@@ -27,8 +27,10 @@ from tqdm import tqdm
 
 from kfexplore.config import check_temperature
 from kfexplore.decoding.cdf import distribution
+from kfexplore.decoding.readout import SAMPLERS
 from kfexplore.errors import KfError
-from kfexplore.models import AnyTeacher, KVCache
+from kfexplore.maps import PrefilledContext
+from kfexplore.models import AnyTeacher, Student
 from kfexplore.pair import Pair
 from kfexplore.results import BlockLaw, Bounded, Floats, Ints
 
@@ -46,40 +48,41 @@ NOT_A_LAW = 1e-4
 
 
 class TeacherTree:
-    """The teacher's laws after a context and any first tokens of a block; the context's keys and values are shared.
+    """The teacher's distributions after a context and any first tokens of a block, at one temperature.
 
     Args:
         teacher: The teacher.
         ids: (N,) context, N >= 1.
-        temperature: The teacher's logits are divided by it; everything that reads this tree follows.
+        temperature: Divides the teacher's logits; everything that reads this tree follows.
+        student: Prefilled as well, for its map after the same context.
 
     Raises:
         KfError: a temperature outside `kfexplore.config.TEMPERATURES`; the teacher's distribution does not sum to one.
     """
 
-    @torch.inference_mode()
-    def __init__(self, teacher: AnyTeacher, ids: Ints, temperature: float = 1.0) -> None:
-        self.teacher, self.temperature = teacher, check_temperature(temperature)
-        self._cache = KVCache()
-        context = torch.from_numpy(ids)[None].to(teacher.device)
-        self._root = distribution(teacher(context, self._cache, read=1)[0, 0], self.temperature)
+    def __init__(
+        self, teacher: AnyTeacher, ids: Ints, temperature: float = 1.0, student: Student | None = None
+    ) -> None:
+        self.temperature = check_temperature(temperature)
+        self.context = PrefilledContext(teacher, student, torch.from_numpy(ids), SAMPLERS)
+        self._root = distribution(self.context.logits, self.temperature)
         check_sums(self._root.cpu().numpy())
 
     @property
     def root(self) -> Floats:
-        """(V,) law of the first token."""
+        """(V,) distribution of the first token."""
         return self._root.cpu().numpy()
 
     @torch.inference_mode()
     def after(self, prefixes: Ints, every: bool = False) -> Iterator[tuple[slice, Tensor]]:
-        """Laws of the token after each of R prefixes (R, j), a tile of rows at a time.
+        """Distributions of the token after each of R prefixes (R, j), a tile of rows at a time.
 
         Args:
             prefixes: (R, j) first tokens of a block; better without repetition.
-            every: Laws of all slots 1 .. j + 1 instead of the last alone.
+            every: Those of all slots 1 .. j + 1 instead of the last alone.
 
         Yields:
-            The rows, and their laws (r, V), or (r, j + 1, V), float64.
+            The rows, and their distributions (r, V), or (r, j + 1, V), float64.
         """
         count, slots = prefixes.shape
         root = self._root.expand(1, -1)
@@ -90,10 +93,8 @@ class TeacherTree:
         for start in tqdm(range(0, count, tile), desc="teacher", leave=False, delay=1):
             rows = slice(start, min(start + tile, count))
             tokens = torch.from_numpy(prefixes[rows]).to(self._root.device)
-            logits = self.teacher(tokens, self._cache.branch(), read=None if every else 1)
-            laws = distribution(logits, self.temperature)
-            first = root.expand(len(tokens), -1)[:, None]
-            yield rows, torch.cat([first, laws], dim=1) if every else laws[:, 0]
+            laws = distribution(self.context.logits_after(tokens, every), self.temperature)
+            yield rows, torch.cat([root.expand(len(tokens), -1)[:, None], laws], dim=1) if every else laws
 
     def log_probs(self, blocks: Ints) -> Floats:
         """Natural-log probabilities of blocks (R, k) under the teacher; (R,)."""

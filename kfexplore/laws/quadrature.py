@@ -7,13 +7,12 @@ by `EACH` points, so that the map evaluates slot 1 once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from kfexplore.laws.exact import TeacherTree
+from kfexplore.laws.goodness import log_probs
 from kfexplore.laws.samplers import LARGEST_WORK
-from kfexplore.pair import Pair
-from kfexplore.results import Distance, Floats, Ints
+from kfexplore.results import BlockLaw, Distance, Floats, Ints, no_student
 
 FEWEST_POINTS, MOST_POINTS = 2**13, 2**15
 EACH = 8
@@ -48,29 +47,29 @@ def tv_of_areas(share: Floats, probability: Floats) -> float:
     return float(np.abs(share - probability).sum() + 1 - probability.sum()) / 2
 
 
-def student_distance(
-    pair: Pair, ids: list[int], log_probs: Callable[[Ints], Floats], temperature: float = 1.0
-) -> Distance | None:
+def student_distance(tree: TeacherTree, law: BlockLaw) -> Distance | None:
     """TV of the student's distribution of the next two tokens from the teacher's; None where it would take too long.
 
     The points are doubled until the distance has converged, `MOST_POINTS` are reached or, on a CPU, the work would
     exceed `LARGEST_WORK`.
 
     Args:
-        pair: With a student of at least two slots.
-        ids: The context.
-        log_probs: Blocks (P, 2) -> their natural-log probabilities under the teacher (P,), at the same temperature.
-        temperature: Given to the student.
+        tree: With a student of at least two slots.
+        law: The exact distribution of two tokens, from the same tree.
     """
-    student = pair.need_student()
+    student = tree.context.student
+    if student is None:
+        raise no_student()
     per_token = sum(p.numel() for p in student.blocks.parameters()) + student.config.vocab_size * student.config.width
     left = LARGEST_WORK if student.device.type == "cpu" else np.inf
-    held, points, found = pair.prefill(ids), FEWEST_POINTS, None
+    points, found = FEWEST_POINTS, None
     while points <= MOST_POINTS and (left := left - per_token * points * (1 + 1 / EACH)) >= 0:
-        learned = held.learned(lattice(points, EACH), temperature)
+        learned = tree.context.learned(lattice(points, EACH), tree.temperature)
         assert learned is not None
-        value, half = (_distance(tokens, log_probs) for tokens in (learned.tokens, _half(learned.tokens)))
-        error = max(LEAST_ERROR, abs(value - half))
+        tokens = learned.tokens
+        half = tokens.reshape(-1, 2, EACH, 2)[:, 0].reshape(-1, 2)  # at every second value of u_1
+        value, of_half = (_distance(tree, law, each) for each in (tokens, half))
+        error = max(LEAST_ERROR, abs(value - of_half))
         found = Distance(value, max(0.0, value - error), min(1.0, value + error), "quadrature")
         if error <= CONVERGED:
             break
@@ -78,11 +77,6 @@ def student_distance(
     return found
 
 
-def _half(tokens: Ints) -> Ints:
-    """The tokens at every second value of u_1."""
-    return tokens.reshape(-1, 2, EACH, tokens.shape[1])[:, 0].reshape(-1, tokens.shape[1])
-
-
-def _distance(tokens: Ints, log_probs: Callable[[Ints], Floats]) -> float:
+def _distance(tree: TeacherTree, law: BlockLaw, tokens: Ints) -> float:
     distinct, share = shares(tokens)
-    return tv_of_areas(share, np.exp(log_probs(distinct)))
+    return tv_of_areas(share, np.exp(log_probs(tree, law, distinct)))

@@ -1,14 +1,15 @@
 """Samplers of one block of K tokens after a context, all with the same call: (seed, sample numbers) -> blocks (N, K).
 
 Slot j in pass p reads noise at position p K + j of its sample, so the teacher, the student and every one-pass sampler
-see the same noise, and a block depends neither on how many others are drawn nor on the batch. As in the maps, a
-decision that the rounding of a batch could turn is settled by a pass over that row alone.
+see the same noise, and a block depends neither on how many others are drawn nor on the batch. As in the maps, near ties
+are decided again by a pass over that row alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,11 +19,12 @@ from tqdm import tqdm
 
 from kfexplore import noise
 from kfexplore.decoding.cdf import choose, invert
+from kfexplore.decoding.readout import SAMPLERS
 from kfexplore.errors import KfError
 from kfexplore.laws.exact import ENTRIES_AT_ONCE, TeacherTree
 from kfexplore.models import MaskedModel
 from kfexplore.pair import Pair
-from kfexplore.results import Floats, Ints
+from kfexplore.results import Floats, Ints, no_student
 
 Order = Literal["random", "confident"]
 
@@ -31,11 +33,6 @@ ORDER_NOISE = 32
 """Noise positions from which the order of unmasking is drawn."""
 REFERENCE_NOISE = 64
 """Noise positions of the teacher's blocks that means and quantiles are taken over, apart from those that are tested."""
-NEAR = 1e-5
-"""Distance from another decision (in u, in a probability) below which a row is settled alone; batches were seen to
-differ by 4e-6 in u. For the teacher it grows as 1 / temperature below 1, as in the maps."""
-NEAR_TIE = 1e-4
-"""The same for the student's logit margin, in nats; batches were seen to differ by 1.3e-5."""
 TOKENS_AT_ONCE = 2**13
 """Tokens of one forward pass of many rows."""
 LARGEST_WORK = 2e11
@@ -69,12 +66,9 @@ def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal:
         tree: The context under the teacher, whose temperature teacher and student follow. The masked model has none.
         ideal: (K, V) the teacher's own marginals of the slots.
     """
-    temperature = tree.temperature
-    found = [Sampler("teacher", k, lambda seed, samples: teacher_blocks(pair, ids, k, seed, samples, tree=tree))]
+    found = [Sampler("teacher", k, partial(teacher_blocks, tree, k))]
     if pair.student is not None:
-        found.append(
-            Sampler("student", 1, lambda seed, samples: student_blocks(pair, ids, k, seed, samples, temperature))
-        )
+        found.append(Sampler("student", 1, partial(student_blocks, tree, k)))
     found.append(Sampler("ideal MDLM", 1, lambda seed, samples: product_blocks(ideal, seed, samples), ideal))
     if pair.masked is None:
         return found
@@ -119,7 +113,7 @@ def _most_blocks(masked: MaskedModel, context: int, first: Floats, passes: int) 
 
 def check_slots(pair: Pair, k: int) -> None:
     """Raises KfError unless blocks of k tokens can be studied with this pair."""
-    most = min(LARGEST_BLOCK, pair.slots)
+    most = min(LARGEST_BLOCK, pair.k_max)
     if not 2 <= k <= most:
         raise KfError(f"k is {k}.", f"2 to {most} for this pair" if most > 1 else "a student of at least two slots")
 
@@ -135,53 +129,17 @@ def need_masked(pair: Pair) -> MaskedModel:
     return pair.masked
 
 
-def teacher_blocks(
-    pair: Pair,
-    ids: list[int],
-    k: int,
-    seed: int,
-    samples: range,
-    start: int = 0,
-    tree: TeacherTree | None = None,
-) -> Ints:
-    """The exact map of keyed noise: the teacher by inverse CDF, K passes; noise from position `start` on.
-
-    The temperature is that of the tree; without one, 1.
-    """
-    tree = tree or TeacherTree(pair.teacher, np.array(ids, dtype=np.int64))
-    near = NEAR / min(1.0, tree.temperature)
-    u = torch.from_numpy(noise.uniform(seed, samples, start, k)).to(pair.teacher.device)
-    tokens = np.empty((len(samples), k), dtype=np.int64)
-    for j in range(k):
-        distinct, member = np.unique(tokens[:, :j], axis=0, return_inverse=True)
-        member = member.ravel()
-        by_prefix = np.argsort(member, kind="stable")
-        for tile, laws in tree.after(distinct):
-            low, high = np.searchsorted(member[by_prefix], [tile.start, tile.stop])
-            rows = by_prefix[low:high]
-            picked, gap = draw(laws.cumsum(dim=-1), member[rows] - tile.start, u[rows, j])
-            tokens[rows, j] = picked.cpu().numpy()
-            for row in rows[(gap < near).cpu().numpy()] if j else ():
-                alone = next(tree.after(tokens[row : row + 1, :j]))[1]
-                tokens[row, j] = int(draw(alone.cumsum(dim=-1), np.zeros(1, dtype=np.int64), u[row : row + 1, j])[0])
-    return tokens
+def teacher_blocks(tree: TeacherTree, k: int, seed: int, samples: range, start: int = 0) -> Ints:
+    """The exact map of keyed noise: the teacher by inverse CDF, k passes; noise from position `start` on."""
+    return tree.context.exact(noise.uniform(seed, samples, start, k), tree.temperature)[0]
 
 
-@torch.inference_mode()
-def student_blocks(pair: Pair, ids: list[int], k: int, seed: int, samples: range, temperature: float = 1.0) -> Ints:
-    """The learned map of keyed noise, one pass, argmax; the student reads the temperature beside the noise."""
-    student = pair.need_student()
-    cache = student.prefill(torch.tensor([ids], device=student.device))
-    u = torch.from_numpy(noise.uniform(seed, samples, 0, k)).to(student.device)
-    tile = max(1, min(TOKENS_AT_ONCE // k, ENTRIES_AT_ONCE // (k * student.config.vocab_size)))
-    parts = []
-    for rows in tqdm(u.split(tile), desc="student", leave=False, delay=1):
-        top = student(None, rows, cache.branch(), temperature).topk(2, dim=-1)
-        tokens, margin = top.indices[..., 0], top.values[..., 0] - top.values[..., 1]
-        for row in (margin < NEAR_TIE).any(dim=1).nonzero()[:, 0].tolist():
-            tokens[row] = student(None, rows[row : row + 1], cache.branch(), temperature)[0].argmax(dim=-1)
-        parts.append(tokens)
-    return torch.cat(parts).cpu().numpy()
+def student_blocks(tree: TeacherTree, k: int, seed: int, samples: range) -> Ints:
+    """The learned map of keyed noise, one pass; the student reads the temperature beside the noise."""
+    learned = tree.context.learned(noise.uniform(seed, samples, 0, k), tree.temperature)
+    if learned is None:
+        raise no_student()
+    return learned.tokens
 
 
 def product_blocks(marginals: Floats, seed: int, samples: range) -> Ints:
@@ -263,11 +221,11 @@ class _Pass:
         np.put_along_axis(taken, by_key[:, : self.size], True, axis=1)
         # A token of the confident order counts even where it is not kept: its probability decides what is.
         read = open_slots if self.order == "confident" else taken
-        near = (read & (gaps < NEAR)).any(axis=1)
+        near = (read & (gaps < SAMPLERS.edge)).any(axis=1)
         if self.order == "confident" and self.size < key.shape[1]:
             ranked = np.take_along_axis(key, by_key, axis=1)
             last, next_one = ranked[:, self.size - 1], ranked[:, self.size]
-            near |= next_one - last < NEAR
+            near |= next_one - last < SAMPLERS.edge
         return np.where(taken, tokens, self.filled[rows]), near
 
 

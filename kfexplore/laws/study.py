@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Generator
-from functools import partial
 
 import numpy as np
 
@@ -97,13 +96,13 @@ def study_steps(
     pair.check_ids(ids)
     whole, pair = pair, pair if temperature == 1.0 else dataclasses.replace(pair, masked=None)
     yield 0.0, "the exact law of two tokens"
-    tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64), temperature)
+    tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64), temperature, pair.student)
     law = pair_law(pair, ids, first, tree)
     known = k == 2 and not law.uncovered
     reference = np.empty((0, k), dtype=np.int64)
     if not known:
         yield 0.1, "the teacher's own blocks"
-        reference = teacher_blocks(pair, ids, k, seed, range(REFERENCE_BLOCKS), REFERENCE_NOISE, tree)
+        reference = teacher_blocks(tree, k, seed, range(REFERENCE_BLOCKS), REFERENCE_NOISE)
     means = slot_means(tree, k, reference, law)
     correlation = means.correlation()
     error = means.against(masked_marginals(pair.masked, ids, k)) if pair.masked else None
@@ -121,7 +120,7 @@ def study_steps(
         drawn = sampler.draw(seed, range(size))
         tv = _distance(sampler, law, k)
         if sampler.name == "student" and k == 2:
-            tv = student_distance(pair, ids, partial(goodness.log_probs, tree, law), temperature)
+            tv = student_distance(tree, law)
         seconds = time.perf_counter() - begun
         rows.append(
             goodness.judged(

@@ -1,13 +1,12 @@
-"""A context held ready for both maps: noise vectors in, tokens out, exact and learned.
+"""A prefilled context and both maps after it: noise vectors in, exact and learned tokens out.
 
 Both maps are evaluated slot by slot over a tree. Slot j of the exact map depends on the context and the tokens before
 it, so each distinct token prefix is evaluated once; slot j of the learned map depends on the noise up to j, so each
 distinct noise prefix is evaluated once (causality), and all slots up to the next branching in one pass. A sweep or a
-grid is then nothing but a list of noise vectors.
+grid is then just a list of noise vectors.
 
-A map must not depend on the batch that it is computed in, yet floating point does, by some 1e-5 in a logit. Where a
-decision is near enough to turn, it is settled by the pass that decides it for a single noise vector, whose shape is
-always the same.
+A map must not depend on the batch in which it is computed, yet floating point does, by some 1e-5 in a logit. A near tie
+is decided again by the pass over a single noise vector, whose shape is always the same.
 
 Neither prefill depends on the temperature, so one context serves all: the exact map divides the teacher's logits by it,
 the student reads it beside the noise.
@@ -23,26 +22,24 @@ import torch
 from torch import Tensor
 
 from kfexplore.decoding.cdf import cdf, choose
+from kfexplore.decoding.readout import MAPS, NearTie
 from kfexplore.models import AnyTeacher, KVCache, Student
 from kfexplore.results import Floats, Ints, Learned
 
-NEAR_TIE = 1e-3
-"""Logit margin (nats) below which a learned token is settled alone; batches were seen to differ by 1.3e-5."""
-NEAR_EDGE = 5e-5
-"""Distance in u below which an exact token is settled alone; batches were seen to differ by 4e-6. Below temperature 1
-it grows as 1 / temperature, as the difference of two logits does."""
 TILE = 1024
-"""Most tokens, or slots of noise, evaluated at once."""
+"""Most tokens, or noise slots, evaluated at once."""
+TILE_ENTRIES = 2**24
+"""Most probabilities in float64 at once."""
 REMEMBERED = 64
-"""Most laws of single prefixes that are kept; the least recently used goes first."""
+"""Single prefixes whose logits are kept; the least recently used is dropped first."""
 EXACT_SLOTS = 8
-"""Most slots of a block without a student, which alone has a K: the exact map goes on as long as one likes."""
+"""Largest block without a student: the exact map has no limit of its own."""
 
 Tokens = tuple[int, ...]
 
 
-def most_slots(student: Student | None) -> int:
-    """The most slots of a block: the student's K, `EXACT_SLOTS` without one."""
+def block_limit(student: Student | None) -> int:
+    """The largest k of a block: what the student was trained on, `EXACT_SLOTS` without one."""
     return EXACT_SLOTS if student is None else student.config.block
 
 
@@ -53,18 +50,19 @@ class PrefilledContext:
         teacher: The teacher.
         student: The student, of the same vocabulary; None: there is no learned map.
         ids: (N,) int64 context, N >= 1.
+        near: Which choices are near ties.
     """
 
     @torch.inference_mode()
-    def __init__(self, teacher: AnyTeacher, student: Student | None, ids: Tensor) -> None:
-        self.teacher, self.student, self.ids = teacher, student, ids
-        cache = KVCache()
-        first = teacher(ids[None].to(teacher.device), cache, read=1)[0, 0]
+    def __init__(self, teacher: AnyTeacher, student: Student | None, ids: Tensor, near: NearTie = MAPS) -> None:
+        self.teacher, self.student, self.ids, self.near = teacher, student, ids, near
+        self._cache = KVCache()
+        self.logits = teacher(ids[None].to(teacher.device), self._cache, read=1)[0, 0]
+        """(V,) of the token after the context."""
         self._read: OrderedDict[Tokens, tuple[Tensor, KVCache]] = OrderedDict()
-        self._lock = threading.RLock()  # of _read: a page asks for tables and points at the same time
-        self._root = (first, cache.branch())
+        self._lock = threading.RLock()  # for _read: the app asks for sweeps and points at the same time
         self._learned = _LearnedMap(student, ids) if student is not None else None
-        self.slots = most_slots(student)
+        self.k_max = block_limit(student)
 
     @torch.inference_mode()
     def exact(self, u: Floats, temperature: float = 1.0) -> tuple[Ints, Floats]:
@@ -77,24 +75,25 @@ class PrefilledContext:
         edges = torch.empty_like(noise)
         prefixes = tokens.new_empty((1, 0))
         node = tokens.new_zeros(len(u))  # the distinct prefix that each row has reached
-        branch, near = self._root[1], NEAR_EDGE / min(1.0, temperature)
+        branch, near = self._cache.branch(), self.near.edge_at(temperature)
+        rows = max(1, min(TILE, TILE_ENTRIES // len(self.logits)))
         for j in range(noise.shape[1]):
             members = _members(node, len(prefixes))
             branches = []
-            for tile in torch.arange(len(prefixes), device=node.device).split(TILE):
-                logits, grown = self._root[0][None], self._root[1]
+            for tile in torch.arange(len(prefixes), device=node.device).split(rows):
+                logits, grown = self.logits[None], branch
                 if j:
                     grown = branch.select(tile)
                     logits = self.teacher(prefixes[tile, -1:], grown)[:, 0]
-                laws = cdf(logits, temperature)
+                cumulative = cdf(logits, temperature)
                 if j + 1 < noise.shape[1]:
                     branches.append(grown)
-                for n, law in zip(tile.tolist(), laws, strict=True):
+                for n, own in zip(tile.tolist(), cumulative, strict=True):
                     at = members[n]
-                    tokens[at, j], edges[at, j] = choose(law, noise[at, j])
+                    tokens[at, j], edges[at, j] = choose(own, noise[at, j])
                     if j and (edges[at, j] < near).any():
-                        settled = self._after(tuple(prefixes[n].tolist()))[0]
-                        tokens[at, j], edges[at, j] = choose(cdf(settled, temperature), noise[at, j])
+                        alone = self._after(tuple(prefixes[n].tolist()))[0]
+                        tokens[at, j], edges[at, j] = choose(cdf(alone, temperature), noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)
             prefixes = torch.cat([prefixes[children[:, 0]], children[:, 1:]], dim=1)
             if branches:
@@ -102,11 +101,17 @@ class PrefilledContext:
         return tokens.cpu().numpy(), edges.cpu().numpy()
 
     def learned(self, u: Floats, temperature: float = 1.0) -> Learned | None:
-        """The student: noise (R, k) -> tokens and logit margins (R, k), by argmax with no penalty."""
-        return self._learned(u, temperature) if self._learned is not None else None
+        """The student: noise (R, k) -> tokens and logit margins (R, k), by argmax without a frequency penalty."""
+        return self._learned(u, temperature, self.near.margin) if self._learned is not None else None
+
+    @torch.inference_mode()
+    def logits_after(self, prefixes: Tensor, every: bool = False) -> Tensor:
+        """The teacher's logits after the context and R prefixes (R, j): (R, V), or with `every` (R, j, V)."""
+        logits: Tensor = self.teacher(prefixes, self._cache.branch(), read=None if every else 1)
+        return logits if every else logits[:, 0]
 
     def _exact_alone(self, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """One noise vector (k,), a token a pass: tokens (k,), edges (k,)."""
+        """One noise vector (k,), one token per pass: tokens (k,), edges (k,)."""
         prefix: Tokens = ()
         answers = []
         for u in noise.split(1):
@@ -116,9 +121,9 @@ class PrefilledContext:
         return chosen, edge
 
     def _after(self, prefix: Tokens) -> tuple[Tensor, KVCache]:
-        """Logits (V,) after the context and one prefix, read token by token in one row, and the branch it left."""
+        """Logits (V,) after the context and one prefix, read token by token in one row, and its branch."""
         if not prefix:
-            return self._root
+            return self.logits, self._cache.branch()
         with self._lock:
             if prefix not in self._read:
                 first_row = torch.zeros(1, dtype=torch.int64, device=self.teacher.device)
@@ -139,7 +144,7 @@ class _LearnedMap:
         self.cache = student.prefill(ids[None].to(student.device))
 
     @torch.inference_mode()
-    def __call__(self, u: Floats, temperature: float) -> Learned:
+    def __call__(self, u: Floats, temperature: float, near: float) -> Learned:
         """Noise (R, k) -> tokens and logit margins (R, k)."""
         noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.student.device)
         if len(u) == 1:
@@ -159,7 +164,7 @@ class _LearnedMap:
                 if stop < noise.shape[1]:
                     branches.append(grown)
             picked, gap = (torch.cat(part) for part in zip(*answers, strict=True))
-            for n in (gap < NEAR_TIE).any(dim=1).nonzero()[:, 0].tolist():
+            for n in (gap < near).any(dim=1).nonzero()[:, 0].tolist():
                 alone = self._alone(prefixes[n], temperature)
                 picked[n], gap[n] = alone[0][first:], alone[1][first:]
             tokens[:, first:stop], margins[:, first:stop] = picked[node], gap[node]
@@ -168,7 +173,7 @@ class _LearnedMap:
         return Learned(tokens.cpu().numpy(), margins.cpu().numpy())
 
     def _alone(self, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """One noise vector (k,) in one pass over all K slots, the rest filled up: tokens (k,), margins (k,)."""
+        """One noise vector (k,) in one pass over all slots of the student: tokens (k,), margins (k,)."""
         full = noise.new_full((1, self.student.config.block), 0.5)
         full[0, : len(noise)] = noise
         chosen, margin = _argmax(self.student(None, full, self.cache.branch(), temperature)[0])

@@ -19,7 +19,7 @@ def block(context: PrefilledContext, u: Floats, temperature: float = 1.0) -> Blo
     is given it.
 
     Raises:
-        KfError: k is 0 or beyond `context.slots`, a value is outside [0, 1), or the temperature outside `TEMPERATURES`.
+        KfError: k is 0 or beyond `context.k_max`, a value is outside [0, 1), or the temperature outside `TEMPERATURES`.
     """
     temperature = check_temperature(temperature)
     u = np.atleast_2d(noise.checked(u))
@@ -86,8 +86,8 @@ def grid(
 
 
 def _check_slots(context: PrefilledContext, count: int) -> None:
-    if not 1 <= count <= context.slots:
-        raise KfError(f"{count} noise values were given.", f"1 to {context.slots}, the most slots of this pair")
+    if not 1 <= count <= context.k_max:
+        raise KfError(f"{count} noise values were given.", f"1 to {context.k_max} for this pair")
 
 
 def _check_slot(slot: int, count: int) -> None:

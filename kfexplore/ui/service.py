@@ -124,7 +124,7 @@ class Service:
 
     def slots(self, pair: Pair) -> int:
         """The largest K of a pair on this page."""
-        return min(pair.slots, self.limits.slots)
+        return min(pair.k_max, self.limits.slots)
 
     def tables(self, request: Json) -> Json:
         """What every slot becomes as each slider moves, the others held where `u` says.

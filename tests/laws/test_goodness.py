@@ -69,7 +69,7 @@ def test_cells_hold_what_the_law_says_and_are_expected_five_times(k: int, size: 
 @pytest.mark.parametrize("runs", [80, pytest.param(RUNS, marks=FULL)])
 @pytest.mark.parametrize(("k", "size"), [(2, 300), (3, 600)])
 def test_g_test_s_p_values_are_uniform_on_the_teacher_s_own_blocks(k: int, size: int, runs: int) -> None:
-    blocks = teacher_blocks(PAIR, IDS, k, 21, range(runs * size), tree=TREE)
+    blocks = teacher_blocks(TREE, k, 21, range(runs * size))
     for part in partitions(k, size):
         law = part.cells.probability
         cells = part.index(blocks).reshape(runs, size)
@@ -223,7 +223,7 @@ def test_all_but_impossible_is_one_in_a_thousand_of_the_teacher_s_own() -> None:
     assert whole[whole < np.exp(below) * (1 - 1e-4)].sum() == pytest.approx(share, abs=1e-6)
     next_one = whole[whole >= np.exp(below) * (1 - 1e-4)].min()
     assert share + next_one > 1e-3
-    own = TREE.log_probs(teacher_blocks(PAIR, IDS, 3, 5, range(4000), tree=TREE))
+    own = TREE.log_probs(teacher_blocks(TREE, 3, 5, range(4000)))
     found, unusual = rarest(LAW, 3, own)
     below = found.below
     assert (own < below).mean() <= found.share == 1e-3 < found.most

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 from scipy.stats import qmc
@@ -13,7 +11,7 @@ from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.quadrature import EACH, lattice, shares, student_distance, tv_of_areas
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import Floats
+from kfexplore.results import BlockLaw
 
 from .brute import FULL, IDS, ROWS, block_law, tiny
 
@@ -31,9 +29,9 @@ def slow_distance(pair: Pair, ids: list[int], points: int) -> float:
     return float(np.abs(area - joint).sum()) / 2
 
 
-def log_probs(pair: Pair, ids: list[int]) -> partial[Floats]:
-    tree = TeacherTree(pair.teacher, np.array(ids))
-    return partial(goodness.log_probs, tree, pair_law(pair, ids, None, tree))
+def exact(pair: Pair, ids: list[int]) -> tuple[TeacherTree, BlockLaw]:
+    tree = TeacherTree(pair.teacher, np.array(ids), student=pair.student)
+    return tree, pair_law(pair, ids, None, tree)
 
 
 def test_points_are_spread_evenly_and_share_their_first_noise() -> None:
@@ -55,7 +53,7 @@ def test_a_distance_by_hand() -> None:
 @pytest.mark.parametrize("seed", [14, *(pytest.param(seed, marks=FULL) for seed in (4, 24))])
 def test_small_students_agree_with_many_more_points(seed: int) -> None:
     pair = tiny(seed=seed)
-    found = student_distance(pair, IDS, log_probs(pair, IDS))
+    found = student_distance(*exact(pair, IDS))
     assert found is not None
     assert found.high is not None
     assert found.kind == "quadrature"
@@ -76,7 +74,7 @@ def test_points_are_doubled_until_the_distance_stays(monkeypatch: pytest.MonkeyP
     asked: list[int] = []
     monkeypatch.setattr(quadrature, "lattice", lambda points, each: asked.append(points) or lattice(points, each))
     pair = tiny()
-    given = (pair, IDS, log_probs(pair, IDS))
+    given = exact(pair, IDS)
     monkeypatch.setattr(quadrature, "FEWEST_POINTS", 16)
     monkeypatch.setattr(quadrature, "MOST_POINTS", 64)
     monkeypatch.setattr(quadrature, "CONVERGED", -1.0)
@@ -102,7 +100,7 @@ def test_the_bundled_student_is_where_many_points_say() -> None:
     """Both values are recomputed: 0.581 for the student, 0.568 for the product of exact marginals."""
     pair = load_pair("tales")
     ids = pair.encode("He looked at")[0]
-    found = student_distance(pair, ids, log_probs(pair, ids))
+    found = student_distance(*exact(pair, ids))
     assert found is not None
     assert found.low <= slow_distance(pair, ids, 2**17) <= found.high  # type: ignore[operator]
     # The student is not nearer to the teacher than perfect marginals here; the page once said 0.476 against 0.580.

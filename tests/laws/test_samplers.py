@@ -9,6 +9,7 @@ import pytest
 from helpers import masked, student, teacher
 
 from kfexplore import noise
+from kfexplore.decoding.readout import NearTie
 from kfexplore.errors import KfError
 from kfexplore.laws import samplers
 from kfexplore.laws.exact import TeacherTree
@@ -67,18 +68,18 @@ def other(seed: int = 5) -> Pair:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_teacher_s_blocks_have_the_teacher_s_law(k: int) -> None:
-    blocks = teacher_blocks(PAIR, IDS, k, 11, range(N))
+    blocks = teacher_blocks(TeacherTree(PAIR.teacher, np.array(IDS)), k, 11, range(N))
     assert same_law(blocks, block_law(PAIR.teacher, IDS, k)) > 1e-3
 
 
 def test_teacher_and_student_are_the_pair_s_two_maps() -> None:
     pair = other()
     u = noise.uniform(4, range(300), 0, 4)
-    block = pair.block([IDS] * 300, u)
-    assert (teacher_blocks(pair, IDS, 4, 4, range(300)) == block.teacher).all()
-    assert (student_blocks(pair, IDS, 4, 4, range(300)) == block.student).all()
+    block, tree = pair.block([IDS] * 300, u), TeacherTree(pair.teacher, np.array(IDS), student=pair.student)
+    assert (teacher_blocks(tree, 4, 4, range(300)) == block.teacher).all()
+    assert (student_blocks(tree, 4, 4, range(300)) == block.student).all()
     two = pair.block([IDS] * 300, noise.uniform(4, range(300), 0, 2))
-    assert (student_blocks(pair, IDS, 2, 4, range(300)) == two.student).all()
+    assert (student_blocks(tree, 2, 4, range(300)) == two.student).all()
 
 
 def test_product_blocks_have_the_product_law() -> None:
@@ -113,13 +114,13 @@ def test_orders_and_passes_are_told_apart_by_that_test() -> None:
 
 def test_a_block_depends_on_neither_the_others_nor_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = other()
-    tree = TeacherTree(pair.teacher, np.array(IDS))
+    tree = TeacherTree(pair.teacher, np.array(IDS), student=pair.student)
     ideal = np.column_stack([np.random.default_rng(0).dirichlet(np.ones(299), size=3), np.zeros(3)])
     drawn = {s.name: s.draw(3, range(150)) for s in block_samplers(pair, IDS, 3, tree, ideal)}
     assert len(drawn) == 8
     monkeypatch.setattr(samplers, "TOKENS_AT_ONCE", 40)
     monkeypatch.setattr(samplers, "ENTRIES_AT_ONCE", 1000)
-    monkeypatch.setattr("kfexplore.laws.exact.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("kfexplore.maps.context.TILE", 3)
     for sampler in block_samplers(pair, IDS, 3, tree, ideal):
         np.testing.assert_array_equal(sampler.draw(3, range(100, 130)), drawn[sampler.name][100:130])
         np.testing.assert_array_equal(sampler.draw(3, range(7, 8)), drawn[sampler.name][7:8])
@@ -129,7 +130,7 @@ def test_a_block_depends_on_neither_the_others_nor_the_batch(monkeypatch: pytest
 
 @pytest.mark.parametrize("passes", [2, 3])
 @pytest.mark.parametrize("order", ["random", "confident"])
-def test_decisions_near_an_edge_are_settled_alone(passes: int, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_ties_are_decided_again_alone(passes: int, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = other()
     alone = []
     laws = samplers._masked_laws
@@ -138,10 +139,10 @@ def test_decisions_near_an_edge_are_settled_alone(passes: int, order: Order, mon
     )
     plain = masked_blocks(pair, IDS, 3, 0, range(64), passes, order)
     few = alone.count(1)
-    monkeypatch.setattr(samplers, "NEAR", 2.0)
-    settled = masked_blocks(pair, IDS, 3, 0, range(64), passes, order)
+    monkeypatch.setattr(samplers, "SAMPLERS", NearTie(2.0, 2.0))
+    rechecked = masked_blocks(pair, IDS, 3, 0, range(64), passes, order)
     assert alone.count(1) - few >= 64 * (passes - 1)
-    np.testing.assert_array_equal(settled, plain)
+    np.testing.assert_array_equal(rechecked, plain)
 
 
 @pytest.mark.parametrize("k", [0, 1, 5])

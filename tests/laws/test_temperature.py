@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from helpers import student, teacher
 from scipy.stats import qmc
 
 from kfexplore import noise
+from kfexplore.decoding.readout import NearTie
 from kfexplore.errors import KfError
-from kfexplore.laws import goodness, samplers
 from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.quadrature import student_distance
 from kfexplore.laws.samplers import block_samplers, student_blocks, teacher_blocks
@@ -27,7 +26,7 @@ TEMPERATURES = (0.3, 0.7, 1.8)
 
 
 def tree_at(pair: Pair, temperature: float) -> TeacherTree:
-    return TeacherTree(pair.teacher, np.array(IDS), temperature)
+    return TeacherTree(pair.teacher, np.array(IDS), temperature, pair.student)
 
 
 def many_rows() -> Pair:
@@ -65,20 +64,23 @@ def test_teacher_and_student_are_the_pair_s_two_maps(temperature: float) -> None
     teachers, students, _ = block_samplers(pair, IDS, k, tree_at(pair, temperature), np.full((k, 300), 1 / 300))
     drawn = teachers.draw(4, samples)
     np.testing.assert_array_equal(drawn, pair.block([IDS] * len(samples), u, temperature).teacher)
-    assert (drawn != teacher_blocks(pair, IDS, k, 4, samples)).any()
+    assert (drawn != teacher_blocks(tree_at(pair, 1.0), k, 4, samples)).any()
     drawn = students.draw(4, samples)
     np.testing.assert_array_equal(drawn, student_tokens(pair, u, temperature))
-    assert (drawn != student_blocks(pair, IDS, k, 4, samples)).any()
+    assert (drawn != student_blocks(tree_at(pair, 1.0), k, 4, samples)).any()
 
 
 def test_below_1_edges_are_near_from_farther_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair, samples, alone = many_rows(), range(200), []
-    after = TeacherTree.after
-    monkeypatch.setattr(TeacherTree, "after", lambda tree, rows: alone.append(len(rows)) or after(tree, rows))
-    monkeypatch.setattr(samplers, "NEAR", 1e-3)
-    teacher_blocks(pair, IDS, 2, 4, samples, tree=tree_at(pair, 0.25))
-    edges = pair.block([IDS] * len(samples), noise.uniform(4, samples, 0, 2), 0.25).edges[:, 1]
-    assert (edges < 1e-3).sum() < (edges < 4e-3).sum() == alone[2:].count(1)
+    pair, passes = many_rows(), []
+    tree, u = tree_at(pair, 0.5), noise.uniform(4, range(200), 0, 2)
+    block, forward = pair.block([IDS] * len(u), u, 0.5), pair.teacher.forward
+    monkeypatch.setattr(tree.context, "near", NearTie(1e-3, 0.0))
+    monkeypatch.setattr(
+        pair.teacher, "forward", lambda ids, *given, **o: passes.append(len(ids)) or forward(ids, *given, **o)
+    )
+    np.testing.assert_array_equal(teacher_blocks(tree, 2, 4, range(200)), block.teacher)
+    one, two = (len(np.unique(block.teacher[block.edges[:, 1] < near, 0])) for near in (1e-3, 2e-3))
+    assert one < two == passes.count(1)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -86,7 +88,7 @@ def test_the_quadrature_agrees_with_many_more_points(temperature: float) -> None
     pair = tiny()
     tree = tree_at(pair, temperature)
     law = pair_law(pair, IDS, tree=tree)
-    found = student_distance(pair, IDS, partial(goodness.log_probs, tree, law), temperature)
+    found = student_distance(tree, law)
     area = np.zeros((ROWS, ROWS))
     np.add.at(area, tuple(student_tokens(pair, qmc.Sobol(2, scramble=False).random(2**14), temperature).T), 2.0**-14)
     true = np.abs(area - block_law(pair.teacher, IDS, 2, temperature)).sum() / 2
@@ -111,8 +113,7 @@ def test_a_study_follows_its_temperature_throughout(k: int) -> None:
     expected = student_tokens(pair, noise.uniform(0, range(1000), 0, k), 0.6)
     np.testing.assert_array_equal(rows["student"].blocks, expected)
     if k == 2:
-        log_probs = partial(goodness.log_probs, tree_at(pair, 0.6), found.law)
-        assert rows["student"].tv == student_distance(pair, IDS, log_probs, 0.6)
+        assert rows["student"].tv == student_distance(tree_at(pair, 0.6), found.law)
     assert found.error is None
     assert "The masked model has no temperature" in found.notes[0]
     assert "trained at temperature 1 only" in found.notes[1]

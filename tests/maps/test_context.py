@@ -13,6 +13,7 @@ import torch
 from helpers import student, teacher
 from torch import Tensor
 
+from kfexplore.decoding.readout import NearTie
 from kfexplore.maps import PrefilledContext, context, grid
 from kfexplore.models import KVCache, Teacher
 from kfexplore.results import Floats, Ints
@@ -182,9 +183,8 @@ def test_near_a_tie_the_batch_does_not_decide(of: str, monkeypatch: pytest.Monke
     assert len(u) > 10
     assert np.array_equal(tokens_of(batch)[0][20:], expected[rows])
     assert np.array_equal(tokens_of(u[::2])[0], expected[::2])
-    # The same points without settling: if these agreed too, the lines above would guard nothing.
-    monkeypatch.setattr(context, "NEAR_TIE", 0.0)
-    monkeypatch.setattr(context, "NEAR_EDGE", 0.0)
+    # The same points without rechecks: if these agreed too, the lines above would guard nothing.
+    monkeypatch.setattr(here, "near", NearTie(0.0, 0.0))
     assert (tokens_of(batch)[0][20:] != expected[rows]).any(axis=1).mean() > 0.1
 
 
@@ -203,9 +203,8 @@ def rows_passed(network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 def test_each_distinct_prefix_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "NEAR_TIE", 0.0)
-    monkeypatch.setattr(context, "NEAR_EDGE", 0.0)
     here = held()
+    monkeypatch.setattr(here, "near", NearTie(0.0, 0.0))
     teacher_rows, student_rows = (rows_passed(network, monkeypatch) for network in (here.teacher, here.student))
     u = np.repeat(random_noise(30), 20, axis=0)
     u[:, 2:] = random_noise(600, 2, seed=1)

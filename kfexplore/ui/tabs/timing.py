@@ -317,7 +317,7 @@ def _gains(page: _Page) -> list[Any]:
     if not gains:
         return [gr.update(visible=False), gr.skip(), gr.skip()]
     (finding, reading), figure = bare(gain_figure(gains, page.theme), 360)
-    note = GAIN_NOTE.format(trained=page.racing.pair.slots)
+    note = GAIN_NOTE.format(trained=page.racing.pair.k_max)
     return [gr.update(visible=True), heading(finding, f"{reading} {note}"), figure]
 
 
