@@ -23,12 +23,13 @@ from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
 from kfexplore.bench.setting import environment
 from kfexplore.bench.train import token_passes
-from kfexplore.config import DEFAULT_PAIR, TrainConfig
+from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.text import read_text
 from kfexplore.models import Student, Teacher, begin_from
 from kfexplore.pair import Pair, load_pair
+from kfexplore.training.config import TrainConfig
 from kfexplore.training.data import load_tokens, windows
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss

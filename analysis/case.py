@@ -23,7 +23,7 @@ from kfexplore.bench.throughput import RaceSettings
 from kfexplore.checkpoints.files import write_whole
 from kfexplore.checkpoints.registry import PairParts, fingerprint, locate
 from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
-from kfexplore.config import DataConfig, DecodeConfig
+from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, resolve_k
 from kfexplore.errors import KfError
 from kfexplore.evaluate.judges import Continued, continued
@@ -31,6 +31,7 @@ from kfexplore.evaluate.samples import Written, write
 from kfexplore.evaluate.text import read_text, stretches, text_ids
 from kfexplore.pair import Pair, pair_from_files
 from kfexplore.results import Ints
+from kfexplore.training.config import DataConfig
 from kfexplore.training.data import hub_rows
 from kfexplore.training.recipes import load_recipe
 

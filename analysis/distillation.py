@@ -30,7 +30,7 @@ from analysis.distillation_figures import (
 )
 from analysis.quality import prompts
 from analysis.writing import write_study
-from kfexplore.config import DEFAULT_PAIR, DecodeConfig, TrainConfig
+from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.errors import KfError, told
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.samples import write
@@ -40,6 +40,7 @@ from kfexplore.laws.ranking import own_sentences
 from kfexplore.models import Student, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Agreement
+from kfexplore.training.config import TrainConfig
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import Tokens, student_loss
 

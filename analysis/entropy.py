@@ -23,7 +23,6 @@ from analysis.ablation import tidy
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.tokenizers import load_tokenizer
-from kfexplore.config import DataConfig, Recipe, StoriesConfig, TrainConfig
 from kfexplore.errors import told
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.text import read_text
@@ -31,6 +30,7 @@ from kfexplore.figures.page import blank, titled
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.models import Student, begin_from, build
 from kfexplore.pair import Pair, load_pair
+from kfexplore.training.config import DataConfig, Recipe, StoriesConfig, TrainConfig
 from kfexplore.training.data import document_starts, load_tokens, prepare
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss

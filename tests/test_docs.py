@@ -40,11 +40,12 @@ from test_readme import KNOWN, MEASURED, rows
 import kfexplore
 from kfexplore.checkpoints import causal
 from kfexplore.checkpoints.registry import bundled_folder, bundled_pairs
-from kfexplore.config import DEFAULT_PAIR, Recipe, from_dict
+from kfexplore.config import DEFAULT_PAIR, from_dict
 from kfexplore.laws.toy import toy_law
 from kfexplore.pair import Pair
 from kfexplore.results import Block, Learned
 from kfexplore.training import stories
+from kfexplore.training.config import Recipe
 from kfexplore.ui.app import FIRST_SCREEN
 from kfexplore.ui.service import Service
 

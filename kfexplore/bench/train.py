@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from kfexplore import distributed, noise
 from kfexplore.bench.setting import environment, measure_peaks, timed
-from kfexplore.config import ModelConfig, TrainConfig
+from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher, build
+from kfexplore.training.config import TrainConfig
 from kfexplore.training.loop import backward, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 

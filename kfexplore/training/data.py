@@ -27,8 +27,9 @@ from tqdm import tqdm
 from kfexplore import noise
 from kfexplore.checkpoints.files import TOKENIZER_FILE, read_json_object
 from kfexplore.checkpoints.tokenizers import END_OF_TEXT, FRAMES, document_frame, highest_id, load_tokenizer
-from kfexplore.config import DataConfig, StoriesConfig, differences, from_dict
+from kfexplore.config import differences, from_dict
 from kfexplore.errors import KfError
+from kfexplore.training.config import DataConfig, StoriesConfig
 from kfexplore.training.stories import stories
 
 MASK = "[MASK]"

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from kfexplore import distributed
 from kfexplore.checkpoints.files import write_whole
-from kfexplore.config import TrainConfig, differences, from_dict
+from kfexplore.config import differences, from_dict
 from kfexplore.errors import KfError
 from kfexplore.models import Student
+from kfexplore.training.config import TrainConfig
 
 CURVE_EVERY = 50
 """Steps per point of the curve."""

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kfexplore import noise
-from kfexplore.config import DecodeConfig, TrainConfig
+from kfexplore.config import DecodeConfig
 from kfexplore.decoding import pflm
 from kfexplore.decoding.buffers import DecodeBatch, Sequences
 from kfexplore.errors import KfError
 from kfexplore.models import KVCache, MaskedModel, Student, Teacher
+from kfexplore.training.config import TrainConfig
 from kfexplore.training.data import windows
 from kfexplore.training.targets import exact_targets, inverted_noise, self_targets
 

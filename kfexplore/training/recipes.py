@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from kfexplore.config import Recipe, from_dict
+from kfexplore.config import from_dict
 from kfexplore.errors import KfError
+from kfexplore.training.config import Recipe
 
 FOLDER = Path(__file__).parent / "recipes"
 

@@ -34,11 +34,12 @@ from kfexplore.checkpoints.files import (
 )
 from kfexplore.checkpoints.registry import PairParts, fingerprint, load_model, pair_parts, usable_device
 from kfexplore.checkpoints.saving import save_model
-from kfexplore.config import ModelConfig, Recipe, TrainConfig, differences, from_dict
+from kfexplore.config import ModelConfig, differences, from_dict
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import Model, begin_from, build
 from kfexplore.training import losses
+from kfexplore.training.config import Recipe, TrainConfig
 from kfexplore.training.data import INFO, DataInfo, document_starts, load_tokens, prepare, read_info
 from kfexplore.training.loop import FREE, STATE_FILE, fit, read_curve
 from kfexplore.training.stories import stories

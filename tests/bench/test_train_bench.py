@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kfexplore.bench.train import bench_train, token_passes
-from kfexplore.config import ModelConfig, TrainConfig
+from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
+from kfexplore.training.config import TrainConfig
 
 SHAPE = ModelConfig("teacher", vocab_size=8, width=16, depth=1, heads=2, mask_id=7, context=16)
 DEEPER = dataclasses.replace(SHAPE, kind="student", depth=2)

@@ -16,8 +16,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from kfexplore.config import DataConfig, StoriesConfig
 from kfexplore.errors import KfError
+from kfexplore.training.config import DataConfig, StoriesConfig
 from kfexplore.training.data import (
     END_OF_TEXT,
     TokenFile,

@@ -17,10 +17,10 @@ from helpers import student, teacher
 from torch import Tensor
 
 from kfexplore import distributed
-from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher
 from kfexplore.training import loop
+from kfexplore.training.config import TrainConfig
 from kfexplore.training.loop import fit, lr_share, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 

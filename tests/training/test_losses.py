@@ -18,10 +18,10 @@ from helpers import masked, student, teacher
 from torch import Tensor
 
 from kfexplore import distributed
-from kfexplore.config import TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
 from kfexplore.training import losses
+from kfexplore.training.config import TrainConfig
 from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.losses import continued, masked_loss, student_loss, teacher_loss
 from kfexplore.training.targets import exact_targets

@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 
-from kfexplore.config import Recipe, TrainConfig, differences, from_dict
+from kfexplore.config import differences, from_dict
 from kfexplore.errors import KfError
 from kfexplore.models import build
 from kfexplore.pair import load_pair
 from kfexplore.training import recipes
+from kfexplore.training.config import Recipe, TrainConfig
 from kfexplore.training.recipes import load_recipe, names, with_steps
 
 ROOT = Path(__file__).resolve().parents[2]

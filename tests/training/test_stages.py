@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kfexplore.checkpoints.registry import load_model, pair_parts
-from kfexplore.config import DataConfig, Recipe, TrainConfig
 from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
 from kfexplore.pair import load_pair
 from kfexplore.training import losses as real_losses
+from kfexplore.training.config import DataConfig, Recipe, TrainConfig
 from kfexplore.training.stages import Run
 
 STAGE = TrainConfig(steps=2, batch=2, context=8, groups=4, warmup=1, decay=0.0)

@@ -1,0 +1,247 @@
+"""Settings of training: a recipe, its data and its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from kfexplore.config import ModelConfig
+from kfexplore.decoders import Kind
+from kfexplore.errors import KfError
+
+MIN_VOCAB = 257
+"""Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training stage."""
+
+    RENAMED: ClassVar = {
+        "context_loss": "ntp_loss_weight",
+        "own_contexts": "on_policy_fraction",
+        "start_share": "wise_ft_alpha",
+    }
+    """Old names, still read from recipes and stage.json."""
+
+    steps: int
+    """Optimizer steps."""
+    batch: int = 16
+    """Contexts a step, over all processes."""
+    accumulate: int = 1
+    """Equal parts in which a process takes its contexts of a step, one after another: less memory, the same step."""
+    context: int = 0
+    """Tokens per context; 0: as many as the recipe's models have."""
+    block: int = 1
+    """Student: noise slots K a group."""
+    groups: int = 128
+    """Student: random positions a context at which a group of noise slots stands."""
+    noises: int = 1
+    """Student: groups (noise vectors) at each of these positions."""
+    targets: Literal["exact", "self", "inversion"] = "exact"
+    """Student: what it learns. exact: the teacher unrolled; self: a frozen student of half the slots, in two rounds
+    (progressive self-forcing); inversion: the text itself, under noise drawn from its cells."""
+    causal: bool = True
+    """Student: a slot sees the slots before it; false: itself and the context only (multi-token heads)."""
+    ntp_loss_weight: float = 0.0
+    """Student: weight of the next-token loss at the context's positions, added to the loss of the map."""
+    on_policy_fraction: float = 0.0
+    """Student: fraction of the contexts that end in the student's own samples instead of corpus text."""
+    prefix_fraction: float = 0.0
+    """Masked: fraction of the steps in which the text is cut at a random place and only its last 1 to 64 tokens may be
+    masked, as when a prompt is continued."""
+    tau_min: float = 1.0
+    """Student: least temperature; a step draws one from tau_min .. tau_max."""
+    tau_max: float = 1.0
+    """Student: greatest temperature."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon orthogonalises the updates of the blocks' matrices (torch 2.9 or newer); the rest stays with AdamW."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW; Muon's is scaled to updates of the same size."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW."""
+    eps: float = 1e-8
+    """Of AdamW."""
+    warmup: int = 100
+    """Steps of linear rise."""
+    decay: float = 0.3
+    """Last share of the steps over which the learning rate falls linearly to zero; constant before."""
+    weight_decay: float = 0.01
+    """Of the matrices of the blocks."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.0
+    """Decay a step of the running mean of the weights that is saved as the model; 0: the weights themselves."""
+    wise_ft_alpha: float = 0.0
+    """Weight interpolation (WiSE-FT, arXiv 2109.01903): saves alpha * initial + (1 - alpha) * trained weights. Brief
+    continued training can forget more than it gains; the mean keeps both."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products of the pass with gradient under autocast. Targets are always computed in fp32."""
+    seed: int = 0
+    """Keys all random numbers, with the step."""
+    save_every: float = 120.0
+    """Seconds between saved states."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list in YAML
+        for name in ("steps", "batch", "accumulate", "block", "groups", "noises"):
+            if getattr(self, name) < 1:
+                raise KfError(f"{name} is {getattr(self, name)}.", "a whole number of at least 1")
+        if self.context < 0:
+            raise KfError(f"context is {self.context}.", "a whole number of at least 1, or 0 for the recipe's own")
+        if self.batch % self.accumulate:
+            raise KfError(f"accumulate is {self.accumulate}.", f"a divisor of the batch, {self.batch}")
+        if self.targets == "self" and self.block % 2:
+            raise KfError(f"block is {self.block} for targets self.", "an even number, twice the block before")
+        if not 0 < self.tau_min <= self.tau_max:
+            raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
+        for name in ("on_policy_fraction", "prefix_fraction", "ema", "decay", "wise_ft_alpha"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise KfError(f"{name} is {getattr(self, name)}.", "0 to 1")
+        for name in ("lr", "eps", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise KfError(f"{name} is {getattr(self, name)}.", "a number above 0")
+        for name in ("warmup", "weight_decay", "ntp_loss_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise KfError(f"{name} is {getattr(self, name)}.", "0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise KfError(f"betas is {self.betas}.", "two numbers from 0 to 1, 1 left out")
+
+    @property
+    def places(self) -> int:
+        """Student: positions of a context at which a group of noise slots can stand.
+
+        One after every token; for noise inversion the text must hold the block as well.
+        """
+        return self.context - self.block if self.targets == "inversion" else self.context
+
+
+@dataclass(frozen=True)
+class StoriesConfig:
+    """Stories that are generated while the data are prepared (`training/stories.py`)."""
+
+    count: int = 40_000
+    """Stories to train on."""
+    held_out: int = 2_000
+    """Stories that are kept back, of another seed."""
+    seed: int = 0
+    """Keys the stories to train on; those kept back have the next one."""
+    richness: float = 1.0
+    """How evenly choices are made: near 0 every story is the same, at 1 options have weights 1 / sqrt(rank)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the tokens of a recipe are made of. A document is a text file, or a row of a hub dataset."""
+
+    vocab_size: int = 0
+    """Tokens of a tokenizer that is trained on the documents, the mask excluded; 0: `tokenizer` names one."""
+    tokenizer: str | None = None
+    """Hub name of a tokenizer, or a folder with its tokenizer.json."""
+    dataset: str | None = None
+    """Hub dataset; None: a folder of texts is given when the data are prepared."""
+    split: str = "train"
+    """Of the hub dataset."""
+    column: str = "text"
+    """Of the hub dataset: where its texts are."""
+    stories: StoriesConfig | None = None
+    """Generated stories instead of texts of others; they need neither a folder nor a network."""
+    held_out: tuple[str, ...] = ()
+    """Beginnings of the names of documents that are held out. A file has its own name, a row of a hub dataset its
+    number in eight digits, from 00000000: `00000` holds out the first thousand. Not for generated stories."""
+    held_out_fraction: float = 0.0
+    """Hold out this fraction of the documents, chosen by a hash of their names, instead of those in `held_out`;
+    0: by name, and 5 % where no name matches."""
+    whole_documents: bool = False
+    """Training contexts begin where a document begins; otherwise anywhere."""
+
+    def __post_init__(self) -> None:
+        if (self.vocab_size > 0) == (self.tokenizer is not None):
+            raise KfError("The tokenizer is named in two ways, or in none.", "vocab_size to train one, or tokenizer")
+        if self.tokenizer is None and self.vocab_size < MIN_VOCAB:
+            raise KfError(f"vocab_size is {self.vocab_size}.", f"at least {MIN_VOCAB}: bytes and the end of a text")
+        if not 0 <= self.held_out_fraction < 1:
+            raise KfError(f"The held-out fraction is {self.held_out_fraction}.", "above 0 and below 1")
+
+
+def _with_context(stage: TrainConfig, context: int) -> TrainConfig:
+    return stage if stage.context else dataclasses.replace(stage, context=context)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A pair to be trained: its data, its shape and its stages."""
+
+    name: str
+    """What `--recipe` takes: the name of a bundled recipe, or the path of a file."""
+    about: str
+    """A sentence for those who choose."""
+    data: DataConfig
+    """What the tokens are made of."""
+    width: int
+    """Residual width H of all models."""
+    depth: int
+    """Number of Transformer blocks L."""
+    heads: int
+    """Attention heads."""
+    context: int
+    """Longest sequence of all models, in tokens."""
+    teacher: TrainConfig
+    """The autoregressive stage."""
+    students: tuple[TrainConfig, ...]
+    """Stages AR -> PFLM(k) -> PFLM(more): each student begins with the weights of the stage before."""
+    student_depth: int = 0
+    """Blocks of the students, at least `depth`; 0: as many. Blocks beyond the teacher's begin as the identity."""
+    masked: TrainConfig | None = None
+    """The masked diffusion model's stage; None: the pair has none."""
+    cond_width: int = 0
+    """Width C of the masked model's conditioning; 0 where there is none."""
+
+    def __post_init__(self) -> None:
+        self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
+        if self.student_depth and self.student_depth < self.depth:
+            raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
+        if self.teacher.wise_ft_alpha:
+            raise KfError(f"wise_ft_alpha of the teacher is {self.teacher.wise_ft_alpha}.", "0: it begins as noise")
+        object.__setattr__(self, "teacher", _with_context(self.teacher, self.context))
+        object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
+        object.__setattr__(self, "masked", self.masked and _with_context(self.masked, self.context))
+        for name, stage in self.stages().items():
+            if stage.context > self.context:
+                raise KfError(f"The context of {name} is {stage.context}.", f"1 to the models' own, {self.context}")
+        if not self.students:
+            raise KfError("The recipe has no student.", "at least one stage in students")
+        blocks = [0, *(stage.block for stage in self.students)]
+        for before, stage in zip(blocks, self.students, strict=False):
+            if stage.groups > stage.places:
+                raise KfError(f"groups is {stage.groups} in student{stage.block}.", f"1 to {stage.places} positions")
+            if stage.block <= before:
+                raise KfError(f"The students' blocks are {blocks[1:]}.", "each larger than the one before")
+            if stage.targets == "self" and stage.block != 2 * before:
+                raise KfError(
+                    f"A student of block {stage.block} with targets self comes after block {before}.",
+                    "a stage before it of half its block, or targets exact",
+                )
+        if (self.masked is None) != (self.cond_width == 0):
+            raise KfError(f"cond_width is {self.cond_width}.", "at least 1 with a stage masked, 0 without")
+
+    def stages(self) -> dict[str, TrainConfig]:
+        """All stages by name, in the order in which they are trained: teacher, student1, .., masked."""
+        students = {f"student{stage.block}": stage for stage in self.students}
+        return {"teacher": self.teacher, **students, **({"masked": self.masked} if self.masked else {})}
+
+    def shape(self, kind: Kind, vocab_size: int, mask_id: int, block: int = 0) -> ModelConfig:
+        """The shape of a model of this recipe."""
+        return ModelConfig(
+            kind,
+            vocab_size=vocab_size,
+            width=self.width,
+            depth=(kind == "student" and self.student_depth) or self.depth,
+            heads=self.heads,
+            mask_id=mask_id,
+            context=self.context,
+            block=block,
+            cond_width=self.cond_width if kind == "masked" else 0,
+        )
