@@ -1,4 +1,4 @@
-"""How well a student knows its teacher's map, on text: same context, same noise, same tokens?"""
+"""How well a student matches its teacher's map on text: agreement under the same noise, the distribution of slot 1."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kfexplore import noise
+from kfexplore.decoding.cdf import cdf, invert
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.models import Teacher
 from kfexplore.pair import Pair
-from kfexplore.results import Agreement, Bin, Floats, Ints
+from kfexplore.results import Agreement, Bin, Floats, Ints, SlotLaw, steps
 from kfexplore.training.targets import exact_targets
 
 FEWEST_BEFORE = 8
-"""Tokens of a stretch before the first block."""
+"""Fewest tokens of a stretch before a block."""
+ROWS_AT_ONCE = 256
 FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -33,14 +35,14 @@ def agreement(
 
     Args:
         pair: Teacher, student and tokenizer.
-        texts: Should not have been trained on.
+        texts: Held-out texts.
         windows: Stretches of one context length, evenly spaced.
-        groups: Prefixes a stretch, drawn without replacement; each gets one noise vector.
-        seed: Keys prefixes and noise.
-        temperature: Of both maps; `teacher_nll` is that of the text at temperature 1.
+        groups: Prefixes per stretch, drawn without replacement; each has one noise vector.
+        seed: Random seed for prefixes and noise.
+        temperature: Temperature of both maps; `teacher_nll` is at temperature 1.
 
     Raises:
-        KfError: no tokenizer, a context too short for a block, fewer than two windows, or a text shorter than that.
+        KfError: no tokenizer, a context too short for a block, fewer than two windows, or too short a text.
     """
     teacher, student = pair.teacher, pair.need_student()
     assert isinstance(teacher, Teacher)  # a student shares the mask token of its teacher
@@ -93,44 +95,78 @@ def agreement(
 def noise_blind(
     pair: Pair, texts: list[str], windows: int = 64, groups: int = 128, seed: int = 0
 ) -> tuple[float, float]:
-    """What slot 1 would reach after the same prefixes if it never read its noise.
+    """Baselines for slot 1 after the same prefixes, if it ignored its noise.
 
     Args:
-        pair, texts, windows, groups, seed: As `agreement` has them.
+        pair, texts, windows, groups, seed: As in `agreement`.
 
     Returns:
-        The mean of the teacher's largest next-token probability: the agreement of who always names that token; and the
-        mean entropy of its law in nats: the least loss on the exact tokens.
+        The mean of the teacher's largest next-token probability, which is the agreement of always choosing that token;
+        and the mean entropy of its distribution in nats, which is the lowest loss on the exact tokens.
 
     Raises:
         KfError: as `agreement`.
     """
     contexts, places, _ = _drawn(pair, texts, windows, groups, seed)
-    shares, nats = np.empty(places.shape), np.empty(places.shape)
+    largest, nats = np.empty(places.shape), np.empty(places.shape)
     for w, (stretch, ends) in enumerate(zip(contexts, places, strict=True)):
-        law = pair.teacher.log_probs(torch.from_numpy(stretch)[None].to(pair.teacher.device))[0, ends - 1]
-        shares[w] = law.amax(dim=-1).exp().cpu().numpy()
-        nats[w] = _entropy(law)
-    return float(shares.mean()), float(nats.mean())
+        log_probs = pair.teacher.log_probs(torch.from_numpy(stretch)[None].to(pair.teacher.device))[0, ends - 1]
+        largest[w] = log_probs.amax(dim=-1).exp().cpu().numpy()
+        nats[w] = _entropy(log_probs)
+    return float(largest.mean()), float(nats.mean())
+
+
+@torch.inference_mode()
+def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int = 1024, seed: int = 0) -> SlotLaw:
+    """Total variation distance of the two distributions of the first token, after one random prefix per stretch.
+
+    The student's distribution is counted on a midpoint grid over u, so it has no sampling error; the exact map on the
+    same grid (`tv_exact`) shows the grid's error. The interval is over contexts.
+
+    Args:
+        pair: Teacher, student and tokenizer.
+        texts: Held-out texts.
+        contexts: Stretches, evenly spaced.
+        resolution: Steps of the grid.
+        seed: Random seed for the prefixes.
+
+    Raises:
+        KfError: as `agreement`.
+    """
+    student = pair.need_student()
+    u = torch.from_numpy(steps(resolution)).to(pair.teacher.device)
+    measured = []
+    for c, stretch in enumerate(tqdm(stretches(*text_ids(pair, texts), contexts, pair.room), desc="law", leave=False)):
+        end = int(noise.generator(seed, "slot law", c).integers(FEWEST_BEFORE, pair.room + 1))
+        context = torch.from_numpy(stretch[:end])[None].to(u.device)
+        logits = pair.teacher(context, read=1)[0, 0]
+        probs = logits.double().softmax(dim=-1)
+        cache = student.prefill(context)
+        learned = [student(None, part[:, None], cache.branch())[:, 0].argmax(dim=-1) for part in u.split(ROWS_AT_ONCE)]
+        for tokens in (torch.cat(learned), invert(cdf(logits), u)):
+            counted = torch.bincount(tokens, minlength=len(probs)).double() / len(tokens)
+            measured.append(float((counted - probs).abs().sum() / 2))
+    learned_tv, exact_tv = np.array(measured).reshape(-1, 2).T
+    return SlotLaw(intervals.mean(learned_tv), float(exact_tv.mean()), len(learned_tv), resolution)
 
 
 def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[Bin]:
-    """Share of hits (W, G) by bins of values (W, G) between edges, windows being the independent units.
+    """Fraction of hits (W, G) by bins of values (W, G) between edges; windows are the independent units.
 
-    A value on an inner edge belongs to the bin above, one on the last edge to the last; empty bins are left out.
+    A value on an inner edge belongs to the bin above, one on the last edge to the last bin; empty bins are left out.
     """
     place = np.searchsorted(edges[1:-1], values, side="right")
     found = []
     for b, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = place == b
         if inside.any():
-            share = intervals.share((hits & inside).sum(axis=1), inside.sum(axis=1))
-            found.append(Bin(float(low), float(high), int(inside.sum()), share))
+            hit = intervals.share((hits & inside).sum(axis=1), inside.sum(axis=1))
+            found.append(Bin(float(low), float(high), int(inside.sum()), hit))
     return found
 
 
 def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -> tuple[Ints, Ints, int]:
-    """Stretches of the text (W, N), the ends of each one's prefixes (W, G), and the tokens of the text."""
+    """Stretches of the text (W, N), the ends of their prefixes (W, G), and the number of tokens of the text."""
     (ids, begins), length = text_ids(pair, texts), pair.room
     if length < FEWEST_BEFORE:
         raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
@@ -140,20 +176,20 @@ def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -
     return contexts, np.stack(places), len(ids)
 
 
-def _entropy(log_law: Tensor) -> Floats:
-    """Entropy in nats of laws (G, V) given as natural logs; (G,)."""
-    log_law = log_law.double()
-    return -(log_law.exp() * log_law).sum(dim=-1).cpu().numpy()
+def _entropy(log_probs: Tensor) -> Floats:
+    """Entropy in nats of log probabilities (G, V); (G,)."""
+    log_probs = log_probs.double()
+    return -(log_probs.exp() * log_probs).sum(dim=-1).cpu().numpy()
 
 
 def _loss(logits: Tensor, exact: Tensor) -> Floats:
-    """Mean loss a slot of logits (G, K, V) on tokens (G, K); (K,)."""
+    """Mean loss by slot of logits (G, K, V) on tokens (G, K); (K,)."""
     losses = F.cross_entropy(logits.transpose(1, 2), exact, reduction="none")
     return losses.mean(dim=0).double().cpu().numpy()
 
 
 def _interval(by_window: Floats) -> Floats:
-    """Width of the 95 % interval of mean fractions over windows (W, ...), to its farther side."""
+    """Half width of the 95 % interval of mean fractions over windows (W, ...), on its wider side."""
     windows, mean = len(by_window), by_window.mean(axis=0)
     half = intervals.t(windows) * by_window.std(axis=0, ddof=1) / np.sqrt(windows)
     return np.where((mean == 0) | (mean == 1), intervals.none(windows), half)

@@ -1,8 +1,8 @@
-"""What was measured, in words: MODEL_CARD.md of a pair, and a table for the terminal. No number is typed by hand."""
+"""MODEL_CARD.md of a pair, and a table for the terminal. No number is typed by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kfexplore.models import AnyModel
@@ -22,27 +22,19 @@ time. They are here to show the map, not to write.""",
 
 
 def model_card(pair: Pair, measured: Evaluation) -> str:
-    """The card, as Markdown; every number in it is measured, told from the tensors or given by the pair's info."""
+    """The card, as Markdown; its numbers are measured, read from the tensors, or from the pair's info."""
     found, student = measured.agreement, pair.need_student()
-    config = student.config
-    slots = range(len(found.agreement_by_slot))
-    by_slot = _table(
+    config, slots = student.config, range(len(found.agreement_by_slot))
+    head = ["slot k", "token equals the exact one", "tokens 1 to k all equal"]
+    by_slot = [
         [
-            "slot k",
-            "token equals the exact one",
-            "tokens 1 to k all equal",
-            "student's loss on the exact token (nats; ideal 0)",
-        ],
-        [
-            [
-                str(j + 1),
-                f"{found.agreement_by_slot[j]:.1%} ± {found.agreement_by_slot_interval[j]:.1%}",
-                f"{found.agreement_by_length[j]:.1%} ± {found.agreement_by_length_interval[j]:.1%}",
-                f"{found.student_nll_by_slot[j]:.2f}",
-            ]
-            for j in slots
-        ],
-    )
+            str(j + 1),
+            f"{found.agreement_by_slot[j]:.1%} ± {found.agreement_by_slot_interval[j]:.1%}",
+            f"{found.agreement_by_length[j]:.1%} ± {found.agreement_by_length_interval[j]:.1%}",
+            f"{found.student_nll_by_slot[j]:.2f}",
+        ]
+        for j in slots
+    ]
     masked = f" Masked diffusion model: {_size(pair.masked)}." if pair.masked else ""
     return f"""# Pair `{pair.info.get("name", "")}`
 
@@ -55,36 +47,37 @@ This card is written by `kfexplore eval`; no number in it is typed by hand.
 ## Agreement with the exact map
 
 On `{measured.text}`, {found.tokens:,} tokens that were not trained on: {found.blocks:,} noise vectors after random
-prefixes in {found.windows} stretches of {found.context} tokens, seed {found.seed}. Intervals are of 95 %, stretches
-being the independent units.
+prefixes in {found.windows} stretches of {found.context} tokens, seed {found.seed}. Intervals are 95 %, with stretches
+as the independent units.
 
-- Loss of the teacher on the text: **{found.teacher_nll:.3f}** nats a token.
+- Loss of the teacher on the text: **{found.teacher_nll:.3f}** nats per token.
 - Same context and same noise: the whole block of {len(slots)} equals the exact map's on
   **{found.agreement_block:.1%}** ± {found.agreement_block_interval:.1%} of noise vectors. By slot:
 
-{by_slot}
+{_table([*head, "student's loss on the exact token (nats; ideal 0)"], *by_slot)}
 
 Where the two differ, the exact map (the teacher's inverse CDF, token by token) is the truth and the student is wrong.
 
-By the entropy of the teacher's law at the start of the block (share, with its interval):
+By the entropy of the teacher's distribution at the start of the block (fraction, with its interval):
 
 {_by_entropy(found.agreement_by_entropy, found.block_by_entropy)}
 
-By the student's margin at the slot, the distance of its two largest logits, in fifths from the least to the greatest:
+By the student's margin at the slot, the difference of its two largest logits, in fifths from lowest to highest:
 
 {_by_margin(found.agreement_by_margin)}
 
-## Law of slot 1
+## Distribution of slot 1
 
-Uniform noise pushed through slot 1 gives a law of the next token. Its total variation distance from the teacher's is
-**{_plus(measured.slot_1.tv, 3)}** (0: the same law; 1: nothing in common), over {measured.slot_1.contexts} contexts,
-counted on {measured.slot_1.steps:,} steps of u. The exact map shows {measured.slot_1.tv_exact:.3f} on this grid.
+Uniform noise pushed through slot 1 gives a distribution of the next token. Its total variation distance from the
+teacher's is **{_plus(measured.slot_1.tv, 3)}** (0: the same distribution; 1: nothing in
+common), over {measured.slot_1.contexts} contexts, counted on {measured.slot_1.steps:,} steps of u.
+The exact map shows {measured.slot_1.tv_exact:.3f} on this grid.
 
 ## Samples
 
 {_samples_intro(measured)}
 
-{_table(_sample_head(measured.samples), _sample_rows(measured.samples))}
+{_table(*_sample_table(measured.samples))}
 
 {_NOTES}
 
@@ -99,19 +92,19 @@ Measured on {measured.device} in {measured.dtype}, torch {measured.versions["tor
 def summary(measured: Evaluation) -> str:
     """The main numbers, for the terminal."""
     found = measured.agreement
-    shares = "  ".join(f"{share:.1%}" for share in found.agreement_by_slot)
+    agreement = "  ".join(f"{value:.1%}" for value in found.agreement_by_slot)
     losses = "  ".join(f"{loss:.2f}" for loss in found.student_nll_by_slot)
-    rows = [_sample_head(measured.samples), *_sample_rows(measured.samples)]
+    rows = _sample_table(measured.samples)
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     table = "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     )
     return (
-        f"teacher: {found.teacher_nll:.3f} nats a token\n"
-        f"agreement by slot: {shares}, block: {found.agreement_block:.1%}\n"
+        f"teacher: {found.teacher_nll:.3f} nats per token\n"
+        f"agreement by slot: {agreement}, block: {found.agreement_block:.1%}\n"
         f"student's loss by slot: {losses} nats\n"
-        f"law of slot 1: total variation {_plus(measured.slot_1.tv, 3)} "
+        f"distribution of slot 1: total variation {_plus(measured.slot_1.tv, 3)} "
         f"(exact map on the same grid: {measured.slot_1.tv_exact:.3f})\n\n{table}"
     )
 
@@ -137,38 +130,32 @@ def _samples_intro(measured: Evaluation) -> str:
     return text
 
 
-def _sample_head(rows: list[SampleQuality]) -> list[str]:
+def _sample_table(rows: list[SampleQuality]) -> list[list[str]]:
+    """The head, then a row per decoder."""
+    judged = rows[-1].win_rate is not None
     head = ["decoder", "passes", "teacher's loss (nats)", "ratio to AR", "entropy (nats)"]
     head += ["distinct-1", "distinct-2", "distinct-3", "repeated 4-grams", "self-BLEU"]
-    head += ["Gen-PPL"] if rows[0].gen_ppl else []
-    return head + (["wins", "first shown chosen", "order decided"] if rows[-1].win_rate else [])
-
-
-def _sample_rows(rows: list[SampleQuality]) -> list[list[str]]:
-    return [_sample_cells(row, judged=rows[-1].win_rate is not None) for row in rows]
-
-
-def _sample_cells(row: SampleQuality, judged: bool) -> list[str]:
-    cells = [row.decoder, str(row.nfe), _plus(row.teacher_nll), _plus(row.teacher_nll_ratio, 3), _plus(row.entropy)]
-    cells += [_percent(s) for s in (row.distinct_1, row.distinct_2, row.distinct_3, row.repeated_4)]
-    cells.append(_plus(row.self_bleu, 3))
-    if row.gen_ppl is not None:
-        cells.append(f"{row.gen_ppl.value:.1f} [{row.gen_ppl.low:.1f}, {row.gen_ppl.high:.1f}]")
-    if judged:
-        places = ("" if share is None else f"{share:.0%}" for share in (row.judged_first, row.judged_inconsistent))
-        cells += ["" if row.win_rate is None else _range(row.win_rate), *places]
-    return cells
+    table = [head + ["Gen-PPL"] * bool(rows[0].gen_ppl) + ["wins", "first shown chosen", "order decided"] * judged]
+    for row in rows:
+        cells = [row.decoder, str(row.nfe), _plus(row.teacher_nll), _plus(row.teacher_nll_ratio, 3), _plus(row.entropy)]
+        cells += [_percent(s) for s in (row.distinct_1, row.distinct_2, row.distinct_3, row.repeated_4)]
+        cells.append(_plus(row.self_bleu, 3))
+        if row.gen_ppl is not None:
+            cells.append(f"{row.gen_ppl.value:.1f} [{row.gen_ppl.low:.1f}, {row.gen_ppl.high:.1f}]")
+        if judged:
+            by_place = ("" if each is None else f"{each:.0%}" for each in (row.judged_first, row.judged_inconsistent))
+            cells += ["" if row.win_rate is None else _range(row.win_rate), *by_place]
+        table.append(cells)
+    return table
 
 
 def _by_entropy(by_slot: list[list[Bin]], block: list[Bin]) -> str:
     head = ["entropy (nats)", "noise vectors", *(f"slot {j + 1}" for j in range(len(by_slot))), "block"]
-    return _table(
-        head,
-        [
-            [f"{b.low:.0f} to {b.high:.0f}", f"{b.blocks:,}", *(_range(s.share) for s in slots), _range(b.share, 1)]
-            for *slots, b in zip(*by_slot, block, strict=True)
-        ],
-    )
+    rows = [
+        [f"{b.low:.0f} to {b.high:.0f}", f"{b.blocks:,}", *(_range(s.share) for s in slots), _range(b.share, 1)]
+        for *slots, b in zip(*by_slot, block, strict=True)
+    ]
+    return _table(head, *rows)
 
 
 def _by_margin(by_slot: list[list[Bin]]) -> str:
@@ -177,9 +164,8 @@ def _by_margin(by_slot: list[list[Bin]]) -> str:
         for j, bins in enumerate(by_slot)
     ]
     width = max(map(len, rows))
-    return _table(
-        ["slot", *(f"fifth {i + 1}" for i in range(width - 1))], [row + [""] * (width - len(row)) for row in rows]
-    )
+    fifths = [f"fifth {i + 1}" for i in range(width - 1)]
+    return _table(["slot", *fifths], *(row + [""] * (width - len(row)) for row in rows))
 
 
 def _origin(info: Mapping[str, Any]) -> str:
@@ -192,7 +178,7 @@ def _origin(info: Mapping[str, Any]) -> str:
 
 
 def _facts(info: Mapping[str, Any]) -> str:
-    """Data, licence and how it was trained, as far as the pair says."""
+    """Data, licence and training, as far as the pair's info has them."""
     lines = [f"- {name.capitalize()}: {info[name]}." for name in ("data", "licence") if name in info]
     training = info.get("training")
     if isinstance(training, Mapping):
@@ -203,7 +189,7 @@ def _facts(info: Mapping[str, Any]) -> str:
     return "\n".join(lines) + ("\n" if lines else "")
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+def _table(head: list[str], *rows: list[str]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""Everything that is measured of a pair on one text: agreement, the law of slot 1, and samples."""
+"""Measures a pair on one text: agreement, the distribution of slot 1, and samples."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 
-from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.agreement import agreement, slot_law
 from kfexplore.evaluate.judges import Judge, continued, gen_ppl, load_judge, win_rate
-from kfexplore.evaluate.law import slot_law
 from kfexplore.evaluate.samples import Written, decoders, scored, write_all
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair
@@ -22,7 +21,7 @@ class EvalSettings:
     """What to measure, and how much of it."""
 
     windows: int = 64
-    """Stretches of text for the agreement and for the law of slot 1."""
+    """Stretches of text for the agreement and for the distribution of slot 1."""
     steps: int = 1024
     """Steps of the grid over the noise of slot 1."""
     samples: int = 64
@@ -30,21 +29,21 @@ class EvalSettings:
     prefix: int | None = None
     """Tokens of a prefix; None: 32, or a quarter of a shorter context."""
     new_tokens: int | None = None
-    """Tokens a decoder writes; None: 64, or half of a shorter context."""
+    """New tokens per sample; None: 64, or half of a shorter context."""
     penalty: float = 0.5
     """Frequency penalty of the readout compared at the largest K (published for four slots); 0 leaves it out."""
     dither: int = 6
     """Bits of the dithered readout compared at the largest K."""
     seed: int = 0
-    """Keys prefixes and noise."""
+    """Random seed for prefixes and noise."""
     gen_ppl: str | None = None
     """Causal model for Gen-PPL; None: not measured."""
     judge: str | None = None
-    """Causal model that compares samples with the teacher's; None: not measured."""
+    """Causal model that compares samples with the teacher's samples; None: not measured."""
 
 
 def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: EvalSettings) -> Evaluation:
-    """Measures a pair on texts that it was not trained on.
+    """Measures a pair on held-out texts.
 
     Raises:
         KfError: no student or tokenizer; a text too short for the windows or samples; samples that the context cannot
@@ -65,9 +64,9 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     length = settings.prefix + settings.new_tokens
     prefixes = stretches(*text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
     chosen = decoders(student.config.block, settings.penalty, settings.dither)
-    # Samples come first: what is wrong with their settings shows at once.
+    # Samples come first, so that errors in their settings show at once.
     written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)
-    rows = _judged(pair, prefixes, written, scored(pair.teacher, prefixes, written), ppl_model, judge)
+    rows = _judged(pair, prefixes, written, ppl_model, judge)
     return Evaluation(
         pair=name,
         text=text_name,
@@ -83,14 +82,10 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
 
 
 def _judged(
-    pair: Pair,
-    prefixes: Ints,
-    written: list[Written],
-    rows: list[SampleQuality],
-    ppl_model: Judge | None,
-    judge: Judge | None,
+    pair: Pair, prefixes: Ints, written: list[Written], ppl_model: Judge | None, judge: Judge | None
 ) -> list[SampleQuality]:
-    """Adds what other models say, where there are any; the teacher is not compared with itself."""
+    """Adds the scores of other models; the teacher is not compared with itself."""
+    rows = scored(pair.teacher, prefixes, written)
     texts = [continued(pair.need_tokenizer(), prefixes, each.tokens) for each in written]
     if ppl_model is not None:
         rows = [replace(row, gen_ppl=gen_ppl(ppl_model, text)) for row, text in zip(rows, texts, strict=True)]

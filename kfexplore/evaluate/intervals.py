@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals: means and ratios over independent units (Student's t), shares (Wilson)."""
+"""Estimates with 95 % intervals: means and ratios over independent units (Student's t), fractions (Wilson)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from scipy.stats import t as student_t
 from kfexplore.results import Estimate, Floats
 
 OUTSIDE = 0.025
-"""Chance that a 95 % interval lies above, and that it lies below."""
+"""Probability that a 95 % interval lies above the true value; the same for below."""
 Z = float(norm.ppf(1 - OUTSIDE))
-"""Half width of a 95 % interval in standard errors that are known."""
+"""Half width of a 95 % interval in known standard errors."""
 
 
 def t(units: int) -> float:
-    """Half width of a 95 % interval in standard errors that are estimated from n >= 2 independent units."""
+    """Half width of a 95 % interval in standard errors estimated from n >= 2 independent units."""
     return float(student_t.ppf(1 - OUTSIDE, units - 1))
 
 
@@ -25,15 +25,15 @@ def mean(values: Floats) -> Estimate:
 
 
 def none(units: int) -> float:
-    """Upper 97.5 % limit of a fraction of which n independent units had nothing: 1 - 0.025^(1 / n), about 3.7 / n.
+    """Upper 97.5 % limit of a fraction that is 0 in all of n independent units: 1 - 0.025^(1 / n), about 3.7 / n.
 
-    It is the exact binomial limit of the units that have anything (a rule of three on units); a unit has at most all.
+    The exact binomial limit for the units with a non-zero fraction (a rule of three on units), which is at most 1 each.
     """
     return float(1 - OUTSIDE ** (1 / units))
 
 
 def fraction(values: Floats) -> Estimate:
-    """Mean of n >= 2 independent fractions (n,) in 0 .. 1, t interval; where all are 0 or all are 1, as `none` says."""
+    """Mean of n >= 2 independent fractions (n,) in 0 .. 1, t interval; if all are 0 or all are 1, as in `none`."""
     if values.min() == values.max() and values[0] in (0, 1):
         return _certain(float(values[0]), len(values))
     return mean(values)
@@ -47,13 +47,13 @@ def ratio(above: Floats, below: Floats) -> Estimate:
 
 
 def share(hits: Floats, counts: Floats) -> Estimate:
-    """Hits over counts, both (W,) per window, where what lies in one window may be dependent; W >= 2.
+    """Hits over counts, both (W,) per window, where trials in one window may be dependent; W >= 2.
 
-    Wilson's interval for the number of independent trials that the spread between windows leaves: the count over the
-    design effect (variance of the ratio over windows, over the binomial one), taken as at least 1. As the design effect
-    is estimated from W windows, the quantile is that of t with W - 1 degrees of freedom.
+    Wilson's interval for the effective number of trials: the count over the design effect (variance of the ratio over
+    windows, over the binomial one), which is at least 1. As the design effect is estimated from W windows, the quantile
+    is that of t with W - 1 degrees of freedom.
 
-    Without a hit, or without a miss, the spread is 0 and says nothing. Then a window counts as one trial; see `none`.
+    Without hits or without misses the spread is 0. Then a window counts as one trial; see `none`.
     """
     used = counts > 0
     total, windows = float(counts.sum()), int(used.sum())
@@ -68,7 +68,7 @@ def share(hits: Floats, counts: Floats) -> Estimate:
 
 
 def wilson(value: float, trials: float, quantile: float = Z) -> Estimate:
-    """A share in 0 .. 1 of so many independent trials (Wilson, 1927)."""
+    """A fraction in 0 .. 1 over independent trials (Wilson, 1927)."""
     spread = quantile**2 / trials
     centre = (value + spread / 2) / (1 + spread)
     half = quantile * np.sqrt(value * (1 - value) / trials + spread / (4 * trials)) / (1 + spread)

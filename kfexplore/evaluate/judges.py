@@ -1,7 +1,7 @@
-"""Other models' opinion of samples: perplexity under a causal model (Gen-PPL), and pairwise forced choice.
+"""Scores of samples by other models: perplexity under a causal model (Gen-PPL), and pairwise forced choice.
 
-Texts are decoded without special tokens, and encoded again, prefix and continuation together, by the judge's own
-tokenizer. Each text is a pass of its own: no padding, and no influence of one on another.
+Texts are decoded without special tokens, then encoded, prefix and continuation together, by the judge's own tokenizer.
+Each text has a pass of its own: no padding, and no influence of one on another.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ Answer with A or B."""
 
 @dataclass(frozen=True)
 class Continued:
-    """A sample as text: its prefix and what the decoder wrote."""
+    """A sample as text: its prefix and the new text."""
 
     prefix: str
     new: str
 
 
 def continued(tokenizer: AnyTokenizer, prefixes: Ints, tokens: Ints) -> list[Continued]:
-    """Texts of prefixes (S, N) and new tokens (S, n), decoded together: some tokens are parts of characters.
+    """Texts of prefixes (S, N) and new tokens (S, n), decoded together, as some tokens are parts of characters.
 
-    Special tokens are left out: as text they would be words that no judge expects.
+    Special tokens are left out: no judge expects them as words.
     """
     found = []
     for prefix, new in zip(prefixes.tolist(), tokens.tolist(), strict=True):
@@ -66,7 +66,7 @@ class Judge:
 
     @property
     def room(self) -> int:
-        """Tokens that it can read."""
+        """Longest sequence, in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", None) or 2**31)
 
     def encode(self, text: str) -> list[int]:
@@ -79,13 +79,13 @@ class Judge:
         return self.model(torch.tensor([ids], device=self.model.device)).logits[0].float()
 
     def encode_whole(self, text: Continued) -> tuple[list[int], int]:
-        """Ids of prefix and continuation encoded together, and how many of them, at the end, are the continuation's.
+        """Ids of prefix and continuation encoded together, and how many of them belong to the continuation.
 
-        Encoded apart, the tokens at the boundary would not be those that the judge was trained on. A token that
-        straddles the boundary belongs to the prefix: it is read, and not scored.
+        Encoded separately, the tokens at the boundary would differ from those that the judge was trained on. A token
+        across the boundary belongs to the prefix: it is read, but not scored.
 
         Raises:
-            KfError: the tokenizer does not say where its tokens stand in the text.
+            KfError: the tokenizer gives no positions of its tokens in the text.
         """
         if not getattr(self.tokenizer, "is_fast", False):
             raise KfError(f"The tokenizer of {self.name} has no fast version.", "a model with a tokenizer.json")
@@ -93,20 +93,20 @@ class Judge:
         return list(found["input_ids"]), sum(start >= len(text.prefix) for start, _ in found["offset_mapping"])
 
     def loss(self, text: Continued) -> tuple[float, int]:
-        """Sum of the loss, in nats, on the tokens of the continuation given the prefix, and the number of them.
+        """Total loss in nats on the tokens of the continuation given the prefix, and the number of these tokens.
 
-        Where both exceed the judge's context, the beginning is cut.
+        If both together exceed the judge's context, the beginning is cut.
         """
         ids, new = self.encode_whole(text)
         ids = ids[-self.room :]
         count = min(new, len(ids) - 1)
         if count < 1:
             return 0.0, 0
-        law = self.logits(ids)[-count - 1 : -1].double().log_softmax(dim=-1)
-        return -float(law.gather(1, torch.tensor(ids[-count:], device=law.device)[:, None]).sum()), count
+        log_probs = self.logits(ids)[-count - 1 : -1].double().log_softmax(dim=-1)
+        return -float(log_probs.gather(1, torch.tensor(ids[-count:], device=log_probs.device)[:, None]).sum()), count
 
     def prefers_first(self, prefix: str, a: str, b: str) -> bool:
-        """Whether the next token after the question is rather A than B.
+        """Whether A is more likely than B as the next token after the question.
 
         Raises:
             KfError: the question is longer than the judge can read, or its tokenizer has no token for the answers.
@@ -121,7 +121,7 @@ class Judge:
         answers = [self.encode(space + letter) for letter in "AB"]
         at = _shared(*answers)
         if at == min(map(len, answers)):
-            raise KfError(f"The tokenizer of {self.name} does not tell A from B.", "another judge")
+            raise KfError(f"The tokenizer of {self.name} does not distinguish A from B.", "another judge")
         ids = self.encode(question) + answers[0][:at]
         if len(ids) > self.room:
             raise KfError(f"A question to {self.name} has {len(ids)} tokens.", f"at most {self.room}: shorter samples")
@@ -130,10 +130,10 @@ class Judge:
 
 
 def load_judge(name_or_folder: str, device: str | torch.device = "cpu") -> Judge:
-    """A causal model of the hub or of a local folder, in float32, from safetensors and without remote code.
+    """A causal model from the hub or a local folder, in float32, from safetensors and without remote code.
 
     Raises:
-        KfError: it is not here and cannot be fetched, or is no such model.
+        KfError: it is not here and cannot be fetched, or is not a causal model.
     """
     transformers = importlib.import_module("transformers")  # slow to import, needed here only
     held = by_hand(name_or_folder)
@@ -153,7 +153,7 @@ def load_judge(name_or_folder: str, device: str | torch.device = "cpu") -> Judge
 
 
 def gen_ppl(judge: Judge, texts: list[Continued]) -> Estimate:
-    """Perplexity of the new parts given their prefixes, a token of the judge; interval over samples.
+    """Perplexity of the continuations given their prefixes, per token of the judge; interval over samples.
 
     Raises:
         KfError: the texts have no token that can be scored.
@@ -168,9 +168,9 @@ def gen_ppl(judge: Judge, texts: list[Continued]) -> Estimate:
 def win_rate(judge: Judge, texts: list[Continued], others: list[Continued]) -> Judged:
     """How often `texts` are preferred to `others`, by forced choice; each pair is shown in both orders.
 
-    A pair counts 1 where the text is preferred in both orders, 0 where the other is, and 1/2 where the answer follows
-    the place and not the text. The mean is what one random order per pair has on average, without its noise. Its
-    interval is Wilson's for as many trials as pairs: halves vary less than wins and losses, so it is not too narrow.
+    A pair counts 1 if the text is preferred in both orders, 0 if the other is, and 1/2 if the answer follows the
+    position. The mean is the expectation over one random order per pair. Its interval is Wilson's with one trial per
+    pair; halves vary less than wins and losses, so it is conservative.
     """
     first = np.array(
         [
@@ -181,7 +181,7 @@ def win_rate(judge: Judge, texts: list[Continued], others: list[Continued]) -> J
             for ours, theirs in zip(texts, others, strict=True)
         ]
     )
-    preferred = first[:, 0].astype(int) + ~first[:, 1]  # in how many of both orders
+    preferred = first[:, 0].astype(int) + ~first[:, 1]  # in 0, 1 or 2 of the orders
     return Judged(
         wins=int((preferred == 2).sum()),
         losses=int((preferred == 0).sum()),
@@ -192,5 +192,5 @@ def win_rate(judge: Judge, texts: list[Continued], others: list[Continued]) -> J
 
 
 def _shared(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many first items of both are the same."""
+    """Length of the common beginning."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,29 +1,31 @@
-"""What decoders write after the same held-out prefixes and noise: how likely to the teacher, and how varied."""
+"""Samples of decoders after the same held-out prefixes and noise: the teacher's loss on them, and their diversity."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import entropy
 from tqdm import tqdm
 
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError
-from kfexplore.evaluate import diversity, intervals
+from kfexplore.evaluate import intervals
 from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, Floats, Ints, SampleQuality
 
 ROWS_SCORED_AT_ONCE = 8
-FEWEST_NEW = 4
+FEWEST_NEW = BLEU_ORDER = 4
 """A sample has at least one 4-gram."""
 
 
 def name(config: DecodeConfig) -> str:
-    """A decoder's name, as tables and figures show it."""
+    """A decoder's name in tables and figures."""
     first = "AR" if config.decoder == "ar" else f"K = {config.k}"
     tau = f", tau {config.temperature:g}" if config.temperature != 1 else ""
     penalty = f", penalty {config.frequency_penalty:g}" if config.frequency_penalty else ""
@@ -32,7 +34,7 @@ def name(config: DecodeConfig) -> str:
 
 
 def decoders(block: int, penalty: float, dither: int) -> list[DecodeConfig]:
-    """The teacher; the plain argmax at every K; at the largest the published penalty and the dithered argmax."""
+    """The teacher; the argmax at every K; at the largest K also the published penalty and the dithered readout."""
     plain = [DecodeConfig("pflm", k) for k in range(1, block + 1)]
     others = [DecodeConfig("pflm", block, frequency_penalty=penalty)] if penalty else []
     return [DecodeConfig("ar"), *plain, *others, DecodeConfig("pflm", block, dither=dither)]
@@ -40,7 +42,7 @@ def decoders(block: int, penalty: float, dither: int) -> list[DecodeConfig]:
 
 @dataclass(frozen=True)
 class Written:
-    """The new tokens of one decoder (S, n) and its forward passes a sample."""
+    """The new tokens of one decoder (S, n) and its forward passes per sample."""
 
     decoder: DecodeConfig
     tokens: Ints
@@ -50,10 +52,10 @@ class Written:
 def write(
     pair: Pair, prefixes: Ints, new_tokens: int, decoder: DecodeConfig, seed: int = 0, batch: int = 64
 ) -> Written:
-    """Continues prefixes (S, N), noise keyed by (seed, sample, position): the batch size changes nothing.
+    """Continues prefixes (S, N) under noise keyed by (seed, sample, position), so the batch size has no effect.
 
     Raises:
-        KfError: fewer than four new tokens, or more than the context holds; a readout that is no readout.
+        KfError: fewer than four new tokens, or more than the context holds; an invalid readout.
     """
     if new_tokens < FEWEST_NEW:
         raise KfError(f"Samples of {new_tokens} tokens were asked for.", f"at least {FEWEST_NEW} new tokens")
@@ -74,28 +76,28 @@ def token_losses(teacher: AnyTeacher, prefixes: Ints, tokens: Ints) -> Floats:
     whole = torch.from_numpy(np.concatenate([prefixes, tokens], axis=1)).to(teacher.device)
     first, found = prefixes.shape[1], []
     for rows in whole.split(ROWS_SCORED_AT_ONCE):
-        law = teacher.log_probs(rows)[:, first - 1 : -1]
-        found.append(-law.gather(2, rows[:, first:, None])[..., 0].double().cpu().numpy())
+        log_probs = teacher.log_probs(rows)[:, first - 1 : -1]
+        found.append(-log_probs.gather(2, rows[:, first:, None])[..., 0].double().cpu().numpy())
     return np.concatenate(found)
 
 
 def quality(written: list[Written], losses: list[Floats]) -> list[SampleQuality]:
-    """Measures what was written after the same prefixes, given each one's `token_losses` (S, n); first the teacher's.
+    """Measures samples of the same prefixes, given their `token_losses` (S, n); the teacher's come first.
 
-    Intervals are normal over samples (for self-BLEU, whose samples share references, that is an approximation); the
-    ratio's pairs samples of one prefix.
+    Intervals are over samples (an approximation for self-BLEU, whose samples share references); the ratio pairs the
+    samples of a prefix.
     """
     means = [each.mean(axis=1) for each in losses]
     return [_measured(each, own, means[0]) for each, own in zip(written, means, strict=True)]
 
 
 def scored(teacher: AnyTeacher, prefixes: Ints, written: list[Written]) -> list[SampleQuality]:
-    """`quality` of what was written, scored by the teacher."""
+    """`quality` with the teacher's losses."""
     return quality(written, [token_losses(teacher, prefixes, each.tokens) for each in written])
 
 
 def write_all(pair: Pair, prefixes: Ints, new_tokens: int, chosen: list[DecodeConfig], seed: int) -> list[Written]:
-    """`write` for several decoders, with a bar."""
+    """`write` for several decoders, with a progress bar."""
     return [write(pair, prefixes, new_tokens, d, seed) for d in tqdm(chosen, desc="samples", leave=False, delay=1)]
 
 
@@ -114,10 +116,55 @@ def _measured(written: Written, losses: Floats, own: Floats) -> SampleQuality:
         nfe=written.nfe,
         teacher_nll=intervals.mean(losses),
         teacher_nll_ratio=intervals.ratio(losses, own),
-        entropy=intervals.mean(np.array([diversity.unigram_entropy(row) for row in tokens])),
-        distinct_1=over_samples(lambda row: diversity.distinct(row, 1)),
-        distinct_2=over_samples(lambda row: diversity.distinct(row, 2)),
-        distinct_3=over_samples(lambda row: diversity.distinct(row, 3)),
-        repeated_4=over_samples(diversity.repeated),
-        self_bleu=intervals.mean(diversity.self_bleu(tokens)),
+        entropy=intervals.mean(np.array([unigram_entropy(row) for row in tokens])),
+        distinct_1=over_samples(lambda row: distinct(row, 1)),
+        distinct_2=over_samples(lambda row: distinct(row, 2)),
+        distinct_3=over_samples(lambda row: distinct(row, 3)),
+        repeated_4=over_samples(repeated),
+        self_bleu=intervals.mean(self_bleu(tokens)),
     )
+
+
+def unigram_entropy(sample: Ints) -> float:
+    """Entropy in nats of the token counts of one sample (L,); ln L if no token repeats."""
+    counts = np.unique(sample, return_counts=True)[1]
+    return float(entropy(counts))
+
+
+def distinct(sample: Ints, n: int) -> float:
+    """Different n-grams over n-grams of one sample (L,), L >= n."""
+    found = _ngrams(sample, n)
+    return len(found) / found.total()
+
+
+def repeated(sample: Ints, n: int = 4) -> float:
+    """Fraction of the n-grams of one sample that occurred in it before."""
+    return 1.0 - distinct(sample, n)
+
+
+def self_bleu(samples: Ints) -> Floats:
+    """BLEU-4 of each sample (S, L) against all others as references; (S,) in 0 .. 1.
+
+    Geometric mean of the clipped precisions of 1- to 4-grams; one is added to hits and totals of n >= 2 (Lin and Och,
+    2004), so that one order without a hit does not make all zero. All samples have one length: no brevity penalty.
+    """
+    logs = np.zeros(len(samples))
+    for n in range(1, BLEU_ORDER + 1):
+        counts = [_ngrams(sample, n) for sample in samples]
+        # A count is clipped by the largest among the others: the largest of all, or the second if that is one's own.
+        best: dict[tuple[int, ...], tuple[int, int]] = {}
+        for held in counts:
+            for gram, count in held.items():
+                first, second = best.get(gram, (0, 0))
+                best[gram] = (count, first) if count > first else (first, max(second, count))
+        for i, held in enumerate(counts):
+            hits = sum(min(c, best[g][1] if c == best[g][0] else best[g][0]) for g, c in held.items())
+            added = int(n > 1)
+            with np.errstate(divide="ignore"):
+                logs[i] += np.log((hits + added) / (held.total() + added))
+    return np.exp(logs / BLEU_ORDER)
+
+
+def _ngrams(sample: Ints, n: int) -> Counter[tuple[int, ...]]:
+    tokens = sample.tolist()
+    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))

@@ -22,7 +22,7 @@ def read_text(path: Path) -> list[str]:
     """The texts of a file, or of a folder's .txt files, as training reads them.
 
     Raises:
-        KfError: nothing is there, or it is not text.
+        KfError: the path does not exist, or holds no text.
     """
     if not path.exists():
         raise KfError(f"There is no text in {path}.", "a text file, or a folder of .txt files")
@@ -30,7 +30,7 @@ def read_text(path: Path) -> list[str]:
 
 
 def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:
-    """Token ids of all texts, one after another (T,), framed as in training; and where each text begins.
+    """Token ids of all texts, concatenated (T,) and framed as in training; and where each text begins.
 
     Raises:
         KfError: the pair has no tokenizer.
@@ -42,14 +42,14 @@ def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:
 
 
 def stretches(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
-    """Evenly spaced stretches of a text, `count` of them or as many as fit side by side; (count, length).
+    """Evenly spaced stretches of a text, `count` or as many as fit without overlap; (count, length).
 
-    Where texts are shorter than a stretch, each stretch starts with a text, as a prompt does.
+    If texts are shorter than a stretch, each stretch starts with a text, as a prompt does.
 
     Args:
-        ids: (T,) as `text_ids` has them.
+        ids: (T,), from `text_ids`.
         begins: Where each text begins, ascending.
-        count: Stretches.
+        count: Number of stretches.
         length: Tokens per stretch.
 
     Raises:
@@ -66,7 +66,7 @@ def stretches(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
 
 
 def prefixes(pair: Pair, texts: Sequence[str], seed: int, most: int | None = None) -> list[list[int]]:
-    """A random prefix of each text, as token ids; of more than `most` texts, evenly spaced ones.
+    """A random prefix of each text, as token ids; of at most `most` texts, evenly spaced.
 
     Raises:
         KfError: fewer than two texts have a prefix.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kfexplore.evaluate.diversity import distinct, repeated, self_bleu, unigram_entropy
+from kfexplore.evaluate.samples import distinct, repeated, self_bleu, unigram_entropy
 
 
 def test_entropy_within_a_sample() -> None:

@@ -11,10 +11,9 @@ import pytest
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
 from kfexplore.evaluate import evaluation as module
-from kfexplore.evaluate.agreement import agreement
+from kfexplore.evaluate.agreement import agreement, slot_law
 from kfexplore.evaluate.card import model_card, summary
 from kfexplore.evaluate.evaluation import EvalSettings, evaluate
-from kfexplore.evaluate.law import slot_law
 from kfexplore.evaluate.samples import scored, write
 from kfexplore.evaluate.text import stretches, text_ids
 from kfexplore.pair import Pair

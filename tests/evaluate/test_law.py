@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kfexplore.evaluate.law import slot_law
+from kfexplore.evaluate.agreement import slot_law
 from kfexplore.pair import Pair
 
 from .synthetic import TEXT
