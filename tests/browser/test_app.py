@@ -379,7 +379,7 @@ def test_the_map_shows_the_slots_that_it_names(page: Page, app_url: str) -> None
     root.locator(".kfs-map").scroll_into_view_if_needed()
     expect(root.locator(".kfs-meaning")).to_contain_text("probability of its pair")
     root.locator(".kfs-up").select_option("3")
-    expect(root.locator(".kfs-meaning")).to_contain_text("no probability of a pair")
+    expect(root.locator(".kfs-meaning")).to_contain_text("not the probability of a pair")
     expect(root.locator(".kfs-mapshare")).to_contain_text("slots 1 and 4")
 
 

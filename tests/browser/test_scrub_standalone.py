@@ -46,16 +46,6 @@ def test_every_step_of_every_slider_shows_what_the_models_say(page: Page, slot: 
     expect(page.locator("[data-u]")).to_have_attribute("data-source", "table")
 
 
-def test_without_a_server_the_other_sliders_go_back_to_where_the_tracks_hold(page: Page) -> None:
-    alone(page, scrub.standalone_html(payload()))
-    sliders = page.locator(".kfs-range")
-    sliders.nth(0).fill("0.9")
-    expect(page.locator(".kfs-row").nth(1).locator(".kfs-share")).to_have_text("track of the starting noise")
-    sliders.nth(1).fill("0.1")
-    assert noise(page)[0] == START[0]
-    assert shown(page, "teacher") == tokens("teacher", "Once upon", noise(page))
-
-
 def test_the_thumb_stands_where_the_pointer_does(page: Page) -> None:
     alone(page, scrub.standalone_html(payload()))
     canvas = page.locator(".kfs-track canvas").first.bounding_box()
@@ -122,19 +112,6 @@ def test_two_figures_and_a_frame_share_a_page(page: Page) -> None:
     frame.locator(".kfs-range").first.fill("0.9")
     expect(frame.locator("[data-u]")).to_have_attribute("data-source", "table")
     expect(page.locator("iframe")).not_to_have_css("height", "700px")
-
-
-def test_a_click_on_the_map_moves_both_sliders(page: Page) -> None:
-    alone(page, scrub.standalone_html(payload()))
-    plane = page.locator(".kfs-plane").nth(1)
-    box = plane.bounding_box()
-    assert box
-    plane.click(position={"x": 0.8 * box["width"], "y": 0.3 * box["height"]})
-    u = noise(page)
-    assert u[0] == pytest.approx(0.8, abs=1 / STEPS)
-    assert u[1] == pytest.approx(0.7, abs=1 / STEPS)
-    assert shown(page, "teacher")[2] == -1, "slot 3 is not in this page"
-    assert page.locator(".kfs-chip[data-model=student]").nth(2).inner_text() == "?"
 
 
 @pytest.mark.parametrize("width", [360, 768])

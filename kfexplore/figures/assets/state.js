@@ -46,7 +46,8 @@ export function initialState(hasServer) {
 function next(state, changes) {
   const made = { ...state, ...changes };
   if (!made.context) return made;
-  made.tracks = made.tracks.map((track, slot) => withStatus(track, made, slot, trackFits(track.sweep, made)));
+  const tracks = made.tracks.map((track, slot) => withStatus(track, made, slot, trackFits(track.sweep, made)));
+  if (tracks.some((track, slot) => track !== made.tracks[slot])) made.tracks = tracks; // or else what is drawn of them stays
   made.grid = nextGrid(made);
   if (made.point.seq !== made.seq) {
     const found = lookUp(made);

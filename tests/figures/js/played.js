@@ -1,23 +1,27 @@
-// A made-up pair of models behind a session: each token depends on the prompt, all tokens before it and its noise.
+// A made-up pair of models behind the widget: each token depends on the prompt, all tokens before it and its noise.
+// browser/played.py has the same `tokens` in Python, and puts this server into a page.
 
 import { Session } from "../../../kfexplore/figures/assets/session.js";
 
+export const EVIL = "<img src=x onerror=\"document.title='run'\">";
+export const WORDS = [" the", " a", " little", EVIL, "\n", ",", " was", "ing", " dog", " cat"];
 export const K = 3;
 export const STEPS = 64;
 export const START = [20, 40, 11].map((step) => (step + 0.5) / STEPS);
-
-function hashed(value) {
-  return Array.from(JSON.stringify(value)).reduce((sum, letter) => (Math.imul(sum, 31) + letter.charCodeAt(0)) >>> 0, 7);
-}
+const MODELS = ["teacher", "student"];
 
 export function tokens(model, prompt, u, temperature = 1) {
   const chosen = [];
-  for (const value of u) chosen.push(hashed([model, prompt, chosen, Math.floor(8 * value), temperature]) % 1000);
+  for (const value of u) {
+    const letters = Array.from(`${model} ${prompt} ${chosen} ${Math.floor(16 * value)} ${temperature}`);
+    const hash = letters.reduce((sum, letter) => (Math.imul(sum, 31) + letter.charCodeAt(0)) >>> 0, 7);
+    chosen.push((hash >>> 8) % WORDS.length);
+  }
   return chosen;
 }
 
-function packed(array) {
-  return Buffer.from(array.buffer).toString("base64");
+function packed({ buffer }) {
+  return btoa(String.fromCharCode(...new Uint8Array(buffer)));
 }
 
 // Answers as the app's server does, and keeps what it was asked. `failing` names what it refuses, `busy` is how many of
@@ -25,10 +29,11 @@ function packed(array) {
 export class Server {
   asked = [];
   failing = [];
+  advice = "make app";
   busy = 0;
   every = 1;
   device = "cpu";
-  hold = null; // or a promise, for which every reply waits
+  hold = null; // or a promise that every reply waits for
 
   get transport() {
     const answer = (name) => async (question) => {
@@ -42,44 +47,51 @@ export class Server {
 
   reply(name, question) {
     const { seq } = question;
+    const { advice: run } = this;
     if (this.busy-- > 0) return { ok: false, seq, busy: true, failed: "The server is busy." };
-    if (this.failing.includes(name)) return { ok: false, seq, failed: `No ${name}.` };
-    return { ok: true, seq, texts: {}, ...this[name](question) };
+    if (this.failing.includes(name)) {
+      return { ok: false, seq, failed: `No ${name}.`, valid: "less", run, is_command: run.startsWith("make") };
+    }
+    return { ok: true, seq, texts: { ...WORDS }, ...this[name](question) };
   }
 
   point({ prompt, u, temperature }) {
-    const numbers = { margin: u.map(() => 0.5), edge: u.map(() => 0.25) };
-    return { teacher: tokens("teacher", prompt, u, temperature), student: tokens("student", prompt, u, temperature), ...numbers };
+    const [teacher, student] = MODELS.map((model) => tokens(model, prompt, u, temperature));
+    return { teacher, student, margin: u.map(() => 0.5), edge: u.map(() => 0.25) };
   }
 
   tables(question) {
     const { pair, prompt, temperature = 1, resolution } = question;
+    const { every, device } = this;
     const k = question.k ?? question.u.length;
     const u = [...question.u, ...START].slice(0, k);
     const slots = question.slots ?? u.map((_, slot) => slot);
-    const known = Array.from({ length: resolution / this.every }, (_, at) => Math.floor(this.every / 2) + at * this.every);
-    const cells = slots.flatMap((slot) => known.map((step) => u.map((old, at) => (at === slot ? (step + 0.5) / resolution : old))));
-    const sweep = (model) => packed(Uint16Array.from(cells.flatMap((noise) => tokens(model, prompt, noise, temperature))));
+    const known = Array.from({ length: resolution / every }, (_, at) => (Math.floor(every / 2) + at * every + 0.5) / resolution);
+    const cells = slots.flatMap((slot) => known.map((value) => u.map((old, at) => (at === slot ? value : old))));
+    const [teacher, student] = MODELS.map((model) =>
+      packed(Uint16Array.from(cells.flatMap((noise) => tokens(model, prompt, noise, temperature)))));
     const numbers = packed(Float32Array.from(cells.flat(), () => 0.5));
-    return { pair, prompt, k, k_max: K, u, temperature, resolution, slots, every: this.every, device: this.device,
-      dtype: "float32", teacher: sweep("teacher"), student: sweep("student"), margin: numbers, edge: numbers,
-      point: this.point({ prompt, u, temperature }) };
+    const point = this.point({ prompt, u, temperature });
+    const about = { pair, prompt, prompt_tokens: prompt.split(" ").map((word, id) => [id, word]), device, dtype: "float32" };
+    const trained = { low: 0.5, high: 1, note: "Not trained there." };
+    return { ...about, trained, k, k_max: K, u, temperature, resolution, slots, every, teacher, student, margin: numbers,
+      edge: numbers, point };
   }
 
   grid({ slots, prompt, u, temperature }) {
-    const resolution = 8;
+    const resolution = 32;
     const sides = Array.from({ length: resolution }, (_, step) => (step + 0.5) / resolution);
     const at = (x, y) => u.map((value, slot) => (slot === slots[0] ? x : slot === slots[1] ? y : value));
-    const cells = (model) => sides.flatMap((x) => sides.flatMap((y) => {
-      const all = tokens(model, prompt, at(x, y), temperature);
-      return slots.map((slot) => all[slot]);
-    }));
-    const [teacher, student] = ["teacher", "student"].map((model) => packed(Uint16Array.from(cells(model))));
+    const pairs = (all) => slots.map((slot) => all[slot]);
+    const [teacher, student] = MODELS.map((model) => packed(Uint16Array.from(
+      sides.flatMap((x) => sides.flatMap((y) => pairs(tokens(model, prompt, at(x, y), temperature)))))));
     return { slots, resolution, agreement: 0.5, teacher, student };
   }
 
-  first(more = {}) {
-    return this.reply("tables", { seq: 0, pair: "tales", prompt: "Once", u: START, k: K, resolution: STEPS, ...more });
+  // The reply with which a page opens.
+  first({ prompt = "Once", ...more } = {}) {
+    const question = { seq: 0, pair: "tales", prompt, u: START, k: K, resolution: STEPS, ...more };
+    return { ...this.reply("tables", question), stored: true };
   }
 
   // The sweeps that were asked for, by slots.
@@ -93,7 +105,7 @@ export class Server {
 }
 
 // A session that shows the server's first reply.
-export function opened(server = new Server(), first = server.first()) {
+export function sessionOn(server = new Server(), first = server.first()) {
   const session = new Session(server.transport);
   session.take(first);
   return session;

@@ -6,7 +6,7 @@ import { beforeEach, mock, test } from "node:test";
 import { REFINE, SETTLE, ask } from "../../../kfexplore/figures/assets/session.js";
 import { activated, busy, diced, gridChanged, heated, lockToggled, picked, reset, shortened, slid, slidByKey, typed }
   from "../../../kfexplore/figures/assets/state.js";
-import { K, START, STEPS, Server, arrived, opened, tokens } from "./played.js";
+import { K, START, STEPS, Server, arrived, sessionOn, tokens } from "./played.js";
 
 beforeEach(() => {
   mock.timers.reset();
@@ -27,7 +27,7 @@ function assertTrue({ state }) {
 
 test("the sweep of a slider answers its drag, and the settled move asks for the tracks that it changed", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   for (let value = 0.01; value < 1; value += 0.07) {
     session.move(slid(session.state, 1, value));
     assertTrue(session);
@@ -42,7 +42,7 @@ test("the sweep of a slider answers its drag, and the settled move asks for the 
 
 test("a slider that the reader points at gets its sweep before it moves", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   session.move(slid(session.state, 1, 0.9));
   await settle();
   session.update(activated(session.state, 0));
@@ -55,7 +55,7 @@ test("a slider that the reader points at gets its sweep before it moves", async 
 
 test("what the page does not hold is a point, one in flight, and the newest wins", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   let answer;
   server.hold = new Promise((resolve) => (answer = resolve));
   session.move(slid(session.state, 0, 0.9));
@@ -70,7 +70,7 @@ test("what the page does not hold is a point, one in flight, and the newest wins
 
 test("a late answer does not replace a newer one", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   let answer;
   server.hold = new Promise((resolve) => (answer = resolve));
   session.move(slid(session.state, 0, 0.9));
@@ -86,7 +86,7 @@ test("a late answer does not replace a newer one", async () => {
 
 test("a GPU is asked for all tracks at once, and once more after it was busy", async () => {
   const server = Object.assign(new Server(), { device: "cuda" });
-  const session = opened(server);
+  const session = sessionOn(server);
   server.busy = 1;
   session.move(slid(session.state, 0, 0.9));
   await settle();
@@ -101,7 +101,7 @@ test("a GPU is asked for all tracks at once, and once more after it was busy", a
 
 test("a question that a server was too busy for is asked again for the noise by then", async () => {
   const server = Object.assign(new Server(), { device: "cuda" });
-  const session = opened(server);
+  const session = sessionOn(server);
   server.busy = 1;
   session.move(slid(session.state, 0, 0.9));
   await settle();
@@ -115,7 +115,7 @@ test("a question that a server was too busy for is asked again for the noise by 
 
 test("where sweeps are coarse, a slider goes to the steps that they hold, and refines at rest", async () => {
   const server = Object.assign(new Server(), { every: 8 });
-  const session = opened(server, new Server().first());
+  const session = sessionOn(server, new Server().first());
   const stepOf = (slot) => session.state.u[slot] * STEPS - 0.5;
   session.move(slid(session.state, 0, 0.9));
   assert.equal(stepOf(0), Math.floor(0.9 * STEPS), "held in all steps");
@@ -140,7 +140,7 @@ test("where sweeps are coarse, a slider goes to the steps that they hold, and re
 
 test("where many ask, a move waits for the sweep that it needs, and asks for no point", async () => {
   const server = Object.assign(new Server(), { every: 8 });
-  const session = opened(server, new Server().first());
+  const session = sessionOn(server, new Server().first());
   session.move(slid(session.state, 0, 0.9));
   await settle();
   session.move(slid(session.state, 1, 0.3)); // not pointed at before: its sweep has to come
@@ -153,7 +153,7 @@ test("where many ask, a move waits for the sweep that it needs, and asks for no 
 
 test("a temperature moves points, tracks and the grid; a refused one goes back", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   session.update(gridChanged(session.state, { isVisible: true }));
   await arrived();
   server.asked = [];
@@ -179,7 +179,7 @@ test("a temperature moves points, tracks and the grid; a refused one goes back",
 
 test("what the server refuses is not asked again before the reader acts", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   session.update(gridChanged(session.state, { isVisible: true }));
   await arrived();
   server.failing = ["tables", "grid"];
@@ -203,7 +203,7 @@ test("what the server refuses is not asked again before the reader acts", async 
 
 test("a typed number is asked for exactly; another text is a message until the next move", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   session.move(typed(session.state, 1, "0.123456789"), true);
   await arrived();
   assert.equal(session.state.u[1], 0.123456789);
@@ -221,7 +221,7 @@ test("a typed number is asked for exactly; another text is a message until the n
 });
 
 test("dice and reset leave locked slots alone", async () => {
-  const session = opened();
+  const session = sessionOn();
   session.update(lockToggled(session.state, 1));
   session.move(diced(session.state, () => 0.99), true);
   await arrived();
@@ -233,7 +233,7 @@ test("dice and reset leave locked slots alone", async () => {
 
 test("fewer slots need no question, more are a context of their own", async () => {
   const server = new Server();
-  const session = opened(server, server.first({ k: 2, u: START.slice(0, 2) }));
+  const session = sessionOn(server, server.first({ k: 2, u: START.slice(0, 2) }));
   session.move(shortened(session.state, 1));
   assertTrue(session);
   assert.deepEqual(server.asked, []);
@@ -244,7 +244,7 @@ test("fewer slots need no question, more are a context of their own", async () =
 
 test("another prompt keeps temperature and noise, and a move made meanwhile; a refused one changes nothing", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   session.move(heated(session.state, 0.5), true);
   await arrived();
   const done = session.load({ prompt: "Twice" });
@@ -262,7 +262,7 @@ test("another prompt keeps temperature and noise, and a move made meanwhile; a r
 });
 
 test("only the newest of two questions for another context counts", async () => {
-  const session = opened();
+  const session = sessionOn();
   const [first, second] = [session.load({ prompt: "One" }), session.load({ prompt: "Two" })];
   assert.deepEqual([await first, await second], [false, true]);
   assert.equal(session.state.context.prompt, "Two");
@@ -270,7 +270,7 @@ test("only the newest of two questions for another context counts", async () => 
 
 test("a malformed reply changes nothing and is a failure", async () => {
   const server = new Server();
-  const session = opened(server);
+  const session = sessionOn(server);
   for (const wrong of [undefined, {}, { ...server.first(), margin: "AAAA" }, { ...server.first(), seq: 77 }]) {
     const before = session.state.context;
     server.reply = () => wrong;
@@ -283,7 +283,7 @@ test("a malformed reply changes nothing and is a failure", async () => {
 test("without a server a slider moves through the noise of the first reply, and a grid gives two slots", () => {
   const server = new Server();
   const grid = { ok: true, ...server.grid({ slots: [0, 1], prompt: "Once", u: START, temperature: 1 }) };
-  const session = opened({ transport: null }, { ...server.first(), grid });
+  const session = sessionOn({ transport: null }, { ...server.first(), grid });
   session.move(slid(session.state, 0, 0.9));
   assertTrue(session);
   assert.deepEqual(session.state.tracks.map(({ status }) => status), ["known", "failed", "failed"]);
@@ -310,5 +310,5 @@ test("a busy server is asked ever less often, until something else is asked", as
   const late = ask(() => new Promise(() => {}), { seq: 1 }, { patience: 5 });
   await pass(5);
   assert.match((await late).failed, /gave no answer/);
-  assert.equal(busy(opened().state, null).said, "");
+  assert.equal(busy(sessionOn().state, null).said, "");
 });
