@@ -137,7 +137,7 @@ def trouble(line: str) -> str:
         return _trouble_with_verb(given[1:])
     if given[:1] == ["make"]:
         targets = re.findall(r"^([\w-]+):", read(ROOT / "Makefile"), re.MULTILINE)
-        return next((f"no target {target}" for target in given[1:] if target not in targets), "")
+        return next((f"no target {target}" for target in given[1:] if "=" not in target and target not in targets), "")
     is_ours = given[:1] == ["python"] and (given[1:2] == ["-m"] or "/" in "".join(given[1:2]))
     return _trouble_with_python(given[1:]) if is_ours else ""
 

@@ -319,7 +319,7 @@ def test_two_devices_write_what_one_writes(complete: Callable[..., Written]) -> 
     assert (two.throughput["devices"], two.throughput["n_batches"]) == (2, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.full("kfexplore/batch", "kfexplore/cli", "kfexplore/distributed.py")
 def test_an_error_in_a_process_is_one_message(shell: Shell, tmp_path: Path) -> None:
     line = "generate --model ar --pair FOLDER --prefix_file FOLDER/short.jsonl --prefix-len 6"
     line += f" --output_dir {tmp_path}/out --devices 2"

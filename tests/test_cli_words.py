@@ -15,7 +15,7 @@ WORDS = st.lists(WORD, max_size=4).map(",".join)
 SMALL = st.one_of(st.integers(-3, 3).map(str), TEXT.filter(lambda text: not text.strip("+-_ ").isdecimal()))
 """For what costs time or memory where it is large."""
 
-words = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+words = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def answered(shell: Shell, line: str, **options: str) -> None:
