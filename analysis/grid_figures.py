@@ -81,10 +81,10 @@ def section_figure(section: Grid, text: Text = str, theme: Theme = "light") -> g
         f"Across: noise of slot {i + 1}. Up: noise of slot {j + 1}. A region gives one pair of tokens, its colour is "
         f"the token of slot {j + 1}; × marks where the learned pair is not the exact one.",
     )
-    _section(figure, look, section.teacher, text, "")
-    _section(figure, look, section.student, text, "2", hatched=True)
-    differ = np.argwhere((section.teacher != section.student).any(axis=-1)[_lattice(len(section.teacher))])
-    spots = (_lattice(len(section.teacher))[0].ravel() + 0.5) / len(section.teacher)
+    _section(figure, look, section.exact, text, "")
+    _section(figure, look, section.learned, text, "2", hatched=True)
+    differ = np.argwhere((section.exact != section.learned).any(axis=-1)[_lattice(len(section.exact))])
+    spots = (_lattice(len(section.exact))[0].ravel() + 0.5) / len(section.exact)
     figure.add_scatter(
         x=spots[differ[:, 0]],
         y=spots[differ[:, 1]],

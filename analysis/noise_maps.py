@@ -72,13 +72,13 @@ def sample(pair: Pair, ids: Sequence[list[int]], each: int, seed: int) -> Sample
         u = noise.uniform(seed, range(c * each, (c + 1) * each), 0, slots)
         found = block(pair.prefill(context), u)
         width, entropy = np.empty(u.shape), np.empty(u.shape)
-        for rows, law in TeacherTree(pair.teacher, np.array(context)).after(found.teacher[:, :-1], every=True):
-            exact = torch.from_numpy(found.teacher[rows]).to(law.device)
+        for rows, law in TeacherTree(pair.teacher, np.array(context)).after(found.exact[:, :-1], every=True):
+            exact = torch.from_numpy(found.exact[rows]).to(law.device)
             width[rows] = law.gather(2, exact[..., None])[..., 0].cpu().numpy()
             entropy[rows] = entr(law.cpu().numpy()).sum(axis=-1)
             laws += law.sum(dim=(0, 1)).cpu().numpy()
-        tokens.append(found.teacher)
-        parts.append((u, found.teacher, found.student, found.margins, found.edges, width, entropy))
+        tokens.append(found.exact)
+        parts.append((u, found.exact, found.learned, found.margins, found.edges, width, entropy))
     arrays = [np.stack(part) for part in zip(*parts, strict=True)]
     return Sample(*arrays, frequency=(laws / laws.sum())[np.stack(tokens)])
 
@@ -106,7 +106,7 @@ def areas(law: BlockLaw, found: Block) -> Areas:
     """Areas of pairs of slots 1 and 2, counted at evenly spread noise, against the law, all first tokens covered."""
     joint = np.zeros((len(law.marginal_1), len(law.marginal_1)))
     joint[law.first] = law.joint
-    both = [shares(tokens) for tokens in (found.teacher, found.student)]
+    both = [shares(tokens) for tokens in (found.exact, found.learned)]
     distances = [tv_of_areas(share, joint[tuple(tokens.T)]) for tokens, share in both]
     counted = [np.zeros_like(joint), np.zeros_like(joint)]
     for area, (tokens, share) in zip(counted, both, strict=True):
@@ -122,7 +122,7 @@ def resolution(pair: Pair, taken: Sample, ids: Sequence[list[int]], steps: int =
     shifts = []
     for context in tqdm(ids, desc="borders", leave=False):
         moved = sweeps(pair.prefill(context), np.array([0.5]), [0], steps)[0].block
-        exact, learned = (np.sort(tokens[:, 0]) for tokens in (moved.teacher, moved.student))
+        exact, learned = (np.sort(tokens[:, 0]) for tokens in (moved.exact, moved.learned))
         borders = np.unique(exact)[:-1]
         places = [np.searchsorted(tokens, borders, side="right") / steps for tokens in (learned, exact)]
         shifts.append(places[0] - places[1])
@@ -154,7 +154,7 @@ def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> R
     for c, context in enumerate(tqdm(ids, desc="reach", leave=False)):
         u = noise.uniform(seed, [c], 0, slots)[0]
         for moved in sweeps(pair.prefill(context), u, list(range(slots)), steps):
-            for which, tokens in enumerate((moved.block.teacher, moved.block.student)):
+            for which, tokens in enumerate((moved.block.exact, moved.block.learned)):
                 found[which, moved.slot] += [_differ(tokens[:, j]) for j in range(slots)]
     return Reach(*(found / len(ids)))
 

@@ -111,8 +111,8 @@ def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[Leading]:
         u = noise.uniform(seed, range(c * each, (c + 1) * each), len(context), slots)  # not that of the context
         before = np.tile(context, (each, 1))
         block = pair.block(before, u)
-        groups[c] = np.cumprod(block.student == block.teacher, axis=1).sum(axis=1)
-        learned, exact = (token_losses(pair.teacher, before, tokens) for tokens in (block.student, block.teacher))
+        groups[c] = np.cumprod(block.learned == block.exact, axis=1).sum(axis=1)
+        learned, exact = (token_losses(pair.teacher, before, tokens) for tokens in (block.learned, block.exact))
         excess[c] = learned - exact
     found = []
     for count in range(slots + 1):

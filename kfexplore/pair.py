@@ -100,9 +100,9 @@ class Pair(
             temperature: The teacher's logits are divided by it; the student is given it (see `temperatures`).
 
         Returns:
-            Integer arrays `student` and `teacher` (B, k), the student's logit `margins` (B, k) and the `edges` (B, k),
-            the distance of each u from the edge of its exact cell. Without a student, asking for `student` or
-            `margins` is a KfError, and `learned` is None.
+            Integer arrays `exact` and `learned` (B, k), the student's logit `margins` (B, k) and the `edges` (B, k),
+            the distance of each u from the edge of its exact cell. Without a student, asking for `learned` or
+            `margins` is a KfError.
 
         Raises:
             KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K, a

@@ -37,7 +37,7 @@ def test_rows_in_any_order_with_repeated_contexts_are_the_rows_alone(pair: Pair)
 
 def test_agreement_is_counted_by_slot_and_by_whole_block(pair: Pair) -> None:
     whole = pair.block([CONTEXTS[0]] * 200, np.random.default_rng(0).random((200, 2)))
-    same = whole.teacher == whole.student
+    same = whole.exact == whole.learned
     assert whole.agreement_by_slot.tolist() == [same[:, 0].mean(), same[:, 1].mean()]
     assert whole.agreement_block == np.mean([all(row) for row in same])
 
@@ -74,11 +74,11 @@ def test_a_teacher_alone_has_the_exact_map_and_says_so_of_the_rest(pair: Pair) -
     alone, u = Pair(pair.teacher), np.random.default_rng(0).random((6, 4))
     ids = [CONTEXTS[n] for n in (0, 1, 0, 2, 1, 0)]
     found, whole = alone.block(ids, u), pair.block(ids, u)
-    assert np.array_equal(found.teacher, whole.teacher)
-    assert found.learned is None
-    assert found.take(slice(2, 4)).teacher.tolist() == whole.teacher[2:4].tolist()
+    assert np.array_equal(found.exact, whole.exact)
+    assert not found.has_student
+    assert found.take(slice(2, 4)).teacher.tolist() == whole.exact[2:4].tolist()
     for asked in (
-        lambda: found.student,
+        lambda: found.learned,
         lambda: found.margins,
         lambda: found.agreement_block,
         lambda: grid(alone.prefill(ids[0]), u[0], (0, 1), 4).agreement,
@@ -91,9 +91,9 @@ def test_a_teacher_alone_has_the_exact_map_and_says_so_of_the_rest(pair: Pair) -
 def test_sections_of_a_teacher_alone_are_those_of_the_pair(pair: Pair) -> None:
     u, both = np.full(3, 0.3), [each.prefill(CONTEXTS[0]) for each in (pair, Pair(pair.teacher))]
     squares = [grid(held, u, (0, 2), 8) for held in both]
-    assert np.array_equal(squares[0].teacher, squares[1].teacher)
-    assert squares[0].regions("teacher") == squares[1].regions("teacher")
-    bands = [sweep(held, u, 1, 64).bands("teacher") for held in both]
+    assert np.array_equal(squares[0].exact, squares[1].exact)
+    assert squares[0].regions("exact") == squares[1].regions("exact")
+    bands = [sweep(held, u, 1, 64).bands("exact") for held in both]
     assert bands[0] == bands[1]
 
 
@@ -148,11 +148,11 @@ def test_without_a_tokenizer_there_are_ids_but_no_texts(pair: Pair) -> None:
 
 def test_a_block_at_a_temperature_follows_the_teacher_divided_by_it(pair: Pair) -> None:
     found = pair.block(CONTEXTS, [[0.3, 0.6, 0.1]] * 3, temperature=0.5)
-    for ids, tokens in zip(CONTEXTS, found.teacher.tolist(), strict=True):
+    for ids, tokens in zip(CONTEXTS, found.exact.tolist(), strict=True):
         for n, u in enumerate([0.3, 0.6, 0.1]):
             law = (pair.teacher(torch.tensor([ids + tokens[:n]]))[0, -1].double() / 0.5).softmax(0).cumsum(0)
             assert tokens[n] == int((law < u).sum())
-    assert found.student.tolist() != pair.block(CONTEXTS, [[0.3, 0.6, 0.1]] * 3).student.tolist()
+    assert found.learned.tolist() != pair.block(CONTEXTS, [[0.3, 0.6, 0.1]] * 3).student.tolist()
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def wrong_answers(pair: Pair, answers: Sequence[Answer]) -> list[str]:
         alike[answer.prompt, len(answer.u)].append(answer)
     for (prompt, _), group in alike.items():
         block = pair.block([pair.encode(prompt)[0]] * len(group), [answer.u for answer in group])
-        for answer, *exact in zip(group, block.teacher.tolist(), block.student.tolist(), strict=True):
+        for answer, *exact in zip(group, block.exact.tolist(), block.learned.tolist(), strict=True):
             if [answer.teacher, answer.student] != exact:
                 wrong.append(f"after {prompt!r} at {answer.u}: {answer.teacher}, {answer.student}; it is {exact}")
     return wrong

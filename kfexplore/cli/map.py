@@ -40,22 +40,22 @@ def map_command(
     chosen = load_chosen(pair, teacher, student, tokenizer, device)
     ids = read_context(chosen, prompt, token_ids)
     block = chosen.block([ids], [numbers(noise, float, "--noise")], temperature)
-    tokens = {"teacher": block.teacher[0].tolist()}
-    if block.learned:
-        tokens = {"student": block.student[0].tolist(), **tokens}
+    tokens = {"teacher": block.exact[0].tolist()}
+    if block.has_student:
+        tokens = {"student": block.learned[0].tolist(), **tokens}
     if as_json:
         result: dict[str, Any] = {**tokens, "edges": block.edges[0].tolist()}
-        if block.learned:
+        if block.has_student:
             result["margins"] = block.margins[0].tolist()
         if chosen.tokenizer is not None:
             result |= {f"{which}_text": chosen.texts(ids) for which, ids in tokens.items()}
         print(json.dumps(result))
         return
     names = {which: [repr(t) for t in chosen.texts(ids)] or [*map(str, ids)] for which, ids in tokens.items()}
-    print(f"{'slot':>4}  {'u':>8}  {'exact':<20}" + (f" {'learned':<20} {'margin':>7}" if block.learned else ""))
+    print(f"{'slot':>4}  {'u':>8}  {'exact':<20}" + (f" {'learned':<20} {'margin':>7}" if block.has_student else ""))
     for j, u in enumerate(block.u[0]):
         line = f"{j + 1:>4}  {u:>8.5f}  {names['teacher'][j]:<18}"
-        if block.learned:
+        if block.has_student:
             sign = "=" if tokens["student"][j] == tokens["teacher"][j] else "≠"
             line += f" {sign} {names['student'][j]:<20} {block.margins[0, j]:>7.3f}"
-        print(line if block.learned else line.rstrip())
+        print(line if block.has_student else line.rstrip())

@@ -56,8 +56,8 @@ def rows(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) 
     """
     parts = [sweep.block for sweep in moved]
     learned = {}
-    if parts[0].learned:
-        learned["student"] = packed(np.stack([part.student for part in parts]), "<u2")
+    if parts[0].has_student:
+        learned["student"] = packed(np.stack([part.learned for part in parts]), "<u2")
         learned["margin"] = packed(np.stack([part.margins for part in parts]), "<f4")
     return {
         "slots": [sweep.slot for sweep in moved],
@@ -65,7 +65,7 @@ def rows(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) 
         "u": moved[0].u.tolist(),
         "resolution": len(parts[0].u) * every,
         "every": every,
-        "teacher": packed(np.stack([part.teacher for part in parts]), "<u2"),
+        "teacher": packed(np.stack([part.exact for part in parts]), "<u2"),
         "edge": packed(np.stack([part.edges for part in parts]), "<f4"),
         "texts": token_texts(texts, *parts, *also),
         **learned,
@@ -75,21 +75,21 @@ def rows(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) 
 def at_point(answer: Block) -> dict[str, Any]:
     """Both maps' answer at one noise; without a student, that of the exact one."""
     learned = {}
-    if answer.learned:
-        learned = {"student": answer.student[0].tolist(), "margin": answer.margins[0].tolist()}
-    return {"teacher": answer.teacher[0].tolist(), "edge": answer.edges[0].tolist(), **learned}
+    if answer.has_student:
+        learned = {"student": answer.learned[0].tolist(), "margin": answer.margins[0].tolist()}
+    return {"teacher": answer.exact[0].tolist(), "edge": answer.edges[0].tolist(), **learned}
 
 
 def section(square: Grid, texts: Texts) -> dict[str, Any]:
     """The payload's key `grid`."""
     learned = {}
-    if square.learned:
-        learned = {"student": packed(square.student, "<u2"), "agreement": square.agreement}
+    if square.has_student:
+        learned = {"student": packed(square.learned, "<u2"), "agreement": square.agreement}
     return {
         "slots": list(square.slots),
-        "resolution": len(square.teacher),
+        "resolution": len(square.exact),
         "u": square.u.tolist(),
-        "teacher": packed(square.teacher, "<u2"),
+        "teacher": packed(square.exact, "<u2"),
         "texts": token_texts(texts, square),
         **learned,
     }
@@ -102,6 +102,6 @@ def packed(values: npt.NDArray[Any], dtype: str) -> str:
 
 def token_texts(texts: Texts, *answers: Block | Grid) -> dict[str, str]:
     """The text of every token that occurs, by its id in decimals."""
-    tokens = [each.teacher for each in answers] + [each.learned.tokens for each in answers if each.learned]
+    tokens = [each.exact for each in answers] + [each.learned for each in answers if each.has_student]
     ids = np.unique(np.concatenate([part.ravel() for part in tokens])).tolist()
     return dict(zip(map(str, ids), texts(ids), strict=True))

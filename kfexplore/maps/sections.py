@@ -82,7 +82,7 @@ def grid(
     rows[:, :, i], rows[:, :, j] = points[:, None], points[None, :]
     whole = block(context, rows.reshape(-1, j + 1), temperature)
     at = np.arange(resolution**2).reshape(resolution, resolution, 1), np.array([i, j])
-    return Grid((i, j), u, whole.teacher[at], whole.learned.take(at) if whole.learned else None)
+    return Grid((i, j), u, whole.exact[at], whole.of_student.take(at) if whole.of_student else None)
 
 
 def _check_slots(context: PrefilledContext, count: int) -> None:

@@ -13,7 +13,7 @@ from kfexplore.errors import KfError
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Which = Literal["teacher", "student"]
+Which = Literal["exact", "learned"]
 
 
 def steps(resolution: int) -> Floats:
@@ -31,7 +31,7 @@ def no_student() -> KfError:
 
 
 class Learned(NamedTuple):
-    """The student's part of an answer, of the shape of the exact tokens beside it."""
+    """The learned map's part of an answer, shaped like the exact tokens beside it."""
 
     tokens: Ints
     """Tokens of the learned map."""
@@ -39,12 +39,12 @@ class Learned(NamedTuple):
     """Student's largest logit less its second largest, in nats."""
 
     def take(self, where: Any) -> Learned:
-        """Both at an index of numpy."""
+        """Both at a NumPy index."""
         return Learned(self.tokens[where], self.margins[where])
 
     @staticmethod
     def join(parts: Sequence[Learned | None]) -> Learned | None:
-        """The rows of several, one after another; None where there are none."""
+        """The rows of several, one after another; None if there are none."""
         there = [part for part in parts if part is not None]
         if not there:
             return None
@@ -52,25 +52,39 @@ class Learned(NamedTuple):
 
 
 class _Compared:
-    """An answer of both maps, the learned part of which is missing where a pair has no student."""
+    """An answer of both maps; without a student there is no learned part."""
 
-    learned: Learned | None
-
-    def need_learned(self) -> Learned:
-        """The learned part, or a KfError: there is no student."""
-        if self.learned is None:
-            raise no_student()
-        return self.learned
+    exact: Ints
+    of_student: Learned | None
 
     @property
-    def student(self) -> Ints:
-        """Tokens of the learned map, or a KfError as of `need_learned`."""
-        return self.need_learned().tokens
+    def has_student(self) -> bool:
+        """Whether there is a learned part."""
+        return self.of_student is not None
+
+    @property
+    def learned(self) -> Ints:
+        """Tokens of the learned map. Raises KfError without a student."""
+        if self.of_student is None:
+            raise no_student()
+        return self.of_student.tokens
 
     @property
     def margins(self) -> Floats:
-        """The student's logit margins, or a KfError as of `need_learned`."""
-        return self.need_learned().margins
+        """The student's logit margins, in nats. Raises KfError without a student."""
+        if self.of_student is None:
+            raise no_student()
+        return self.of_student.margins
+
+    @property
+    def teacher(self) -> Ints:
+        """Alias of `exact`."""
+        return self.exact
+
+    @property
+    def student(self) -> Ints:
+        """Alias of `learned`."""
+        return self.learned
 
 
 @dataclass(frozen=True)
@@ -79,33 +93,33 @@ class Block(_Compared):
 
     u: Floats
     """(B, K) noise."""
-    teacher: Ints
+    exact: Ints
     """(B, K) tokens of the exact map G*."""
     edges: Floats
     """(B, K) distance of u from the nearest edge of its exact cell, in units of u."""
-    learned: Learned | None = None
-    """(B, K) `student` tokens and their `margins`; None: there is no student."""
+    of_student: Learned | None = None
+    """(B, K) `learned` tokens and their `margins`; None: there is no student."""
 
     def take(self, rows: slice | Ints) -> Block:
         """Some of the rows, in the order given."""
-        learned = self.learned.take(rows) if self.learned else None
-        return Block(self.u[rows], self.teacher[rows], self.edges[rows], learned)
+        of_student = self.of_student.take(rows) if self.of_student else None
+        return Block(self.u[rows], self.exact[rows], self.edges[rows], of_student)
 
     @staticmethod
     def join(parts: Sequence[Block]) -> Block:
         """The rows of several blocks of one pair, one after another."""
-        u, teacher, edges = (np.concatenate([getattr(p, name) for p in parts]) for name in ("u", "teacher", "edges"))
-        return Block(u, teacher, edges, Learned.join([part.learned for part in parts]))
+        u, exact, edges = (np.concatenate([getattr(p, name) for p in parts]) for name in ("u", "exact", "edges"))
+        return Block(u, exact, edges, Learned.join([part.of_student for part in parts]))
 
     @property
     def agreement_by_slot(self) -> Floats:
-        """(K,) share of rows on which the student gives the exact token."""
-        return (self.teacher == self.student).mean(axis=0)
+        """(K,) fraction of rows on which the learned token is exact."""
+        return (self.exact == self.learned).mean(axis=0)
 
     @property
     def agreement_block(self) -> float:
-        """Share of rows on which all K tokens are exact."""
-        return float((self.teacher == self.student).all(axis=1).mean())
+        """Fraction of rows on which all K tokens are exact."""
+        return float((self.exact == self.learned).all(axis=1).mean())
 
 
 @dataclass(frozen=True)
@@ -119,12 +133,12 @@ class Band:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One slot's noise moved over R steps, the others held."""
+    """One slot's noise moved over R steps, the others fixed."""
 
     slot: int
     """The slot moved, from 0."""
     u: Floats
-    """(K,) the noise that is held (the entry of `slot` is where the slider stood)."""
+    """(K,) the noise that is fixed (the entry of `slot` is where the slider stood)."""
     block: Block
     """R rows, one a step."""
 
@@ -150,21 +164,21 @@ class Region:
 
 @dataclass(frozen=True)
 class Grid(_Compared):
-    """Two slots' noise moved over R x R steps, the others held: a section of the map."""
+    """Two slots' noise moved over R x R steps, the others fixed."""
 
     slots: tuple[int, int]
     """The two slots i < j, from 0; i runs along the first axis."""
     u: Floats
-    """(K,) the noise that is held."""
-    teacher: Ints
+    """(K,) the noise that is fixed."""
+    exact: Ints
     """(R, R, 2) exact tokens of slots i and j."""
-    learned: Learned | None = None
-    """(R, R, 2) `student` tokens of slots i and j and their `margins`; None: there is no student."""
+    of_student: Learned | None = None
+    """(R, R, 2) `learned` tokens of slots i and j and their `margins`; None: there is no student."""
 
     @property
     def agreement(self) -> float:
-        """Share of the square on which both tokens are exact."""
-        return float((self.teacher == self.student).all(axis=-1).mean())
+        """Fraction of the grid on which both tokens are exact."""
+        return float((self.exact == self.learned).all(axis=-1).mean())
 
     def regions(self, which: Which) -> list[Region]:
         """Token pairs and the share of the square that gives them, largest first."""

@@ -95,6 +95,8 @@ def test_decoders_write_what_the_library_would(both: tuple[Any, CausalLM], confi
     prompts, noise = [IDS, [2], [7, 7, 7]], np.random.default_rng(2).random((3, 12))
 
     class Plain:
+        config, device, dtype = both[1].config, both[1].device, both[1].dtype
+
         def __call__(self, ids: torch.Tensor) -> torch.Tensor:
             return both[0](ids).logits
 

@@ -34,11 +34,11 @@ def test_block_has_both_maps_under_one_noise(held: PrefilledContext) -> None:
     u = np.random.default_rng(0).random((50, 3))
     whole = block(held, u)
     assert np.array_equal(whole.u, u)
-    assert np.array_equal(whole.teacher, held.exact(u)[0])
+    assert np.array_equal(whole.exact, held.exact(u)[0])
     assert np.array_equal(whole.edges, held.exact(u)[1])
-    assert np.array_equal(whole.student, held.learned(u)[0])
+    assert np.array_equal(whole.learned, held.learned(u)[0])
     assert np.array_equal(whole.margins, held.learned(u)[1])
-    assert {a.dtype for a in (whole.teacher, whole.student)} == {np.dtype(np.int64)}
+    assert {a.dtype for a in (whole.exact, whole.learned)} == {np.dtype(np.int64)}
 
 
 def test_one_noise_vector_may_come_without_rows(held: PrefilledContext) -> None:
@@ -50,7 +50,7 @@ def test_sweep_is_the_block_of_each_step(held: PrefilledContext) -> None:
         moved = sweep(held, U, slot, 40)
         rows = np.array([at(U, **{f"u{slot}": value}) for value in steps(40)])
         assert np.array_equal(moved.block.u, rows)
-        for row, exact, learned in zip(rows, moved.block.teacher, moved.block.student, strict=True):
+        for row, exact, learned in zip(rows, moved.block.exact, moved.block.learned, strict=True):
             single = block(held, row)
             assert (single.teacher[0].tolist(), single.student[0].tolist()) == (exact.tolist(), learned.tolist())
 
@@ -61,8 +61,8 @@ def test_sweeps_together_are_the_sweeps_one_by_one(held: PrefilledContext) -> No
     for moved in together:
         single = sweep(held, U, moved.slot, 64)
         assert np.array_equal(moved.block.u, single.block.u)
-        assert np.array_equal(moved.block.teacher, single.block.teacher)
-        assert np.array_equal(moved.block.student, single.block.student)
+        assert np.array_equal(moved.block.exact, single.block.exact)
+        assert np.array_equal(moved.block.learned, single.block.learned)
 
 
 @pytest.mark.parametrize("slots", [(0, 1), (1, 3), (0, 3)])
@@ -71,8 +71,8 @@ def test_grid_point_is_the_block_of_its_two_noise_values(held: PrefilledContext,
     square, points = grid(held, U, slots, 16), steps(16)
     for a, b in np.random.default_rng(0).integers(0, 16, (40, 2)):
         single = block(held, at(U, **{f"u{i}": points[a], f"u{j}": points[b]}))
-        assert square.teacher[a, b].tolist() == single.teacher[0, [i, j]].tolist()
-        assert square.student[a, b].tolist() == single.student[0, [i, j]].tolist()
+        assert square.exact[a, b].tolist() == single.teacher[0, [i, j]].tolist()
+        assert square.learned[a, b].tolist() == single.student[0, [i, j]].tolist()
         assert square.margins[a, b] == pytest.approx(single.margins[0, [i, j]], abs=1e-4)
 
 
@@ -80,8 +80,8 @@ def test_grid_and_sweep_give_the_same_tokens_where_they_meet(held: PrefilledCont
     square, points = grid(held, U, (1, 2), 48), steps(48)
     for a in (0, 17, 47):
         line = sweep(held, at(U, u1=points[a]), 2, 48)
-        assert np.array_equal(square.teacher[a], line.block.teacher[:, [1, 2]])
-        assert np.array_equal(square.student[a], line.block.student[:, [1, 2]])
+        assert np.array_equal(square.exact[a], line.block.exact[:, [1, 2]])
+        assert np.array_equal(square.learned[a], line.block.learned[:, [1, 2]])
 
 
 def test_slots_after_a_grid_do_not_matter(held: PrefilledContext) -> None:
@@ -98,7 +98,7 @@ def test_steps_are_the_middles_of_equal_parts(resolution: int) -> None:
     assert points[-1] == pytest.approx(1 - 0.5 / resolution)
 
 
-@pytest.mark.parametrize("which", ["teacher", "student"])
+@pytest.mark.parametrize("which", ["exact", "learned"])
 def test_bands_of_a_sweep_cover_the_slider_once(held: PrefilledContext, which: str) -> None:
     for moved in sweeps(held, U, [0, 1, 2, 3], 50):
         for slot in range(moved.slot, 4):
@@ -114,22 +114,22 @@ def test_bands_are_stretches_of_one_token() -> None:
     tokens = np.array([[5, 0], [5, 1], [2, 1], [2, 1], [5, 1], [0, 1], [0, 2], [0, 2]])
     empty = np.zeros((8, 2))
     moved = Sweep(0, np.zeros(2), Block(empty, tokens, empty, Learned(tokens[::-1], empty)))
-    found = [(band.token, band.start, band.stop) for band in moved.bands("teacher")]
+    found = [(band.token, band.start, band.stop) for band in moved.bands("exact")]
     assert found == [(5, 0, 0.25), (2, 0.25, 0.5), (5, 0.5, 0.625), (0, 0.625, 1)]
-    assert [band.token for band in moved.bands("teacher", slot=1)] == [0, 1, 2]
-    assert [band.token for band in moved.bands("student")] == [0, 5, 2, 5]
+    assert [band.token for band in moved.bands("exact", slot=1)] == [0, 1, 2]
+    assert [band.token for band in moved.bands("learned")] == [0, 5, 2, 5]
 
 
 def test_shares_and_agreement_of_a_grid_are_counted_over_the_square(held: PrefilledContext) -> None:
     square = grid(held, U, (0, 1), 20)
-    for which in ("teacher", "student"):
+    for which in ("exact", "learned"):
         regions = square.regions(which)
         areas = [region.area for region in regions]
         assert sum(areas) == pytest.approx(1)
         assert areas == sorted(areas, reverse=True)
         pairs = getattr(square, which).reshape(-1, 2).tolist()
         assert [pairs.count(list(region.tokens)) / 400 for region in regions] == areas
-    exact, learned = (getattr(square, which).reshape(-1, 2).tolist() for which in ("teacher", "student"))
+    exact, learned = (getattr(square, which).reshape(-1, 2).tolist() for which in ("exact", "learned"))
     assert square.agreement == sum(a == b for a, b in zip(exact, learned, strict=True)) / 400
 
 
@@ -168,12 +168,12 @@ def test_the_largest_resolution_is_accepted(held: PrefilledContext) -> None:
 
 def test_sections_at_a_temperature_are_the_blocks_at_it(held: PrefilledContext) -> None:
     moved, square = sweep(held, U, 1, 16, temperature=0.5), grid(held, U, (0, 2), 8, temperature=0.5)
-    assert np.array_equal(moved.block.teacher, block(held, moved.block.u, 0.5).teacher)
-    assert np.array_equal(moved.block.student, block(held, moved.block.u, 0.5).student)
-    assert not np.array_equal(moved.block.teacher, sweep(held, U, 1, 16).block.teacher)
+    assert np.array_equal(moved.block.exact, block(held, moved.block.u, 0.5).teacher)
+    assert np.array_equal(moved.block.learned, block(held, moved.block.u, 0.5).student)
+    assert not np.array_equal(moved.block.exact, sweep(held, U, 1, 16).block.exact)
     corner = block(held, at(U, u0=steps(8)[3], u2=steps(8)[5]), 0.5)
-    assert square.teacher[3, 5].tolist() == corner.teacher[0, [0, 2]].tolist()
-    assert square.student[3, 5].tolist() == corner.student[0, [0, 2]].tolist()
+    assert square.exact[3, 5].tolist() == corner.teacher[0, [0, 2]].tolist()
+    assert square.learned[3, 5].tolist() == corner.student[0, [0, 2]].tolist()
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, 0.001, 1000, float("nan"), float("inf"), "1", None, True])
