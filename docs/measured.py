@@ -52,7 +52,7 @@ def of_pair(name: str) -> dict[str, str]:
     models = {"teacher": pair.teacher, "student": pair.student, "masked": pair.masked}
     slots = [100 * share for share in measured["agreement_by_slot"]]
     blocks = {4: measured["agreement_block"]}
-    if pair.slots > 4:
+    if pair.k_max > 4:
         blocks = {k: measured["agreement_by_length"][k - 1] for k in (4, 8)}
     found = {
         role: f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f}"
