@@ -38,10 +38,7 @@ OUTSIDE = {
     *("MODEL_CARD.md", "tokenizer.json", "samples.jsonl", "throughput.json"),
 }
 """Paths of what a user has, a hub holds or a command writes."""
-WORDS = {
-    *(*DECODERS, *NAMED, *TOYS, *recipes()),
-    *("slow", "full", "browser", "accelerate", "transformers"),
-}
+WORDS = {*(*DECODERS, *NAMED, *TOYS, *recipes()), *("slow", "full", "browser", "accelerate", "transformers")}
 """Words that no code defines: values of options, marks of tests, libraries."""
 
 

@@ -71,13 +71,7 @@ def test_graphs_that_fail_on_a_gpu_are_reported(shell: Shell, monkeypatch: pytes
     monkeypatch.setattr(cli_doctor, "probe", lambda _: probe(torch.device("cpu")))
     monkeypatch.setattr(passes, "record", raises)
     found = shell.json("doctor")
-    assert found["devices"][1] == {
-        "device": "cuda:0",
-        "name": "H200",
-        "capability": "9.0",
-        "bytes": 2**37,
-        "error": "",
-    }
+    assert found["devices"][1] == {"device": "cuda:0", "name": "H200", "capability": "9.0", "bytes": 2**37, "error": ""}
     graphs, flash, flex = found["fast_paths"][:3]
     assert graphs["state"] == "disabled"
     assert len(graphs["cases"]) == 4

@@ -233,10 +233,7 @@ def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("name", "files", "hub_tokenizer"),
-    [
-        ("owt", OWT, "gpt2"),
-        ("lm1b", ("ar_best_lm1b.ckpt", "pflm_lm1b_k4.ckpt"), "bert-base-uncased"),
-    ],
+    [("owt", OWT, "gpt2"), ("lm1b", ("ar_best_lm1b.ckpt", "pflm_lm1b_k4.ckpt"), "bert-base-uncased")],
 )
 def test_a_published_pair_has_its_files(
     name: str, files: tuple[str, str], hub_tokenizer: str, hub: list[Any], home: Path

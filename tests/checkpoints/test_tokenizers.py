@@ -178,9 +178,7 @@ def test_the_steps_of_gpt_2_llama_2_and_bert_are_taken() -> None:
     del old["model"]["type"]  # as in GPT-2's published file
     check_pipeline(old)
     marked = steps(
-        "normalizer",
-        {"type": "Prepend", "prepend": "▁"},
-        {"type": "Replace", "pattern": SPACE, "content": "▁"},
+        "normalizer", {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": SPACE, "content": "▁"}
     )
     plain = steps(
         "decoder",

@@ -52,11 +52,7 @@ CASES = {
     "two prefixes, three rows each": (6, 3, [segment(2, 7), segment(6, 4, causal=True)]),
     "a prefix a row": (3, 2, [segment(3, 4), segment(3, 2, causal=True)]),
     "rows see parts of shared prefixes": (4, 3, [segment(2, 6, visible=[1, 6, 3, 2]), segment(4, 3, causal=True)]),
-    "slots that do not see each other": (
-        4,
-        3,
-        [segment(2, 6, visible=[1, 6, 3, 2]), segment(4, 3, alone=True)],
-    ),
+    "slots that do not see each other": (4, 3, [segment(2, 6, visible=[1, 6, 3, 2]), segment(4, 3, alone=True)]),
     "a shared prefix alone": (4, 2, [segment(2, 6, visible=[1, 6, 3, 2])]),
 }
 

@@ -120,12 +120,7 @@ def test_a_gradient_that_is_no_number_stops_with_the_last_good_state(tmp_path: P
         return (network.vocab_embed.embedding * 0).abs().sqrt().sum()
 
     with pytest.raises(KfError, match=r"gradient's norm nan at step 3"):
-        fit(
-            network,
-            until(3, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), spoiled),
-            CONFIG,
-            tmp_path,
-        )
+        fit(network, until(3, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), spoiled), CONFIG, tmp_path)
     assert all(bool(tensor.isfinite().all()) for tensor in state(tmp_path)["model"].values())
 
 
