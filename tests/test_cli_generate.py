@@ -81,12 +81,6 @@ def test_lossless_decoders_write_what_ar_writes_and_tell_what_they_kept(shell: S
     assert 0 <= lossless["acceptance"] < 1
 
 
-def test_the_teacher_alone_decodes_by_jacobi(shell: Shell) -> None:
-    line = f"--ckpt_path FOLDER/teacher {IDS} --max-new-tokens 12"
-    exact = shell.json(f"generate --model ar {line}")
-    assert shell.json(f"generate --model jacobi --guess nothing --k 6 {line}")["tokens"] == exact["tokens"]
-
-
 @pytest.mark.parametrize("order", ["random", "confident"])
 def test_the_order_of_mdlm_is_passed_on(shell: Shell, order: Any) -> None:
     result = shell.json(f"{MASKED} {IDS} --max-new-tokens 12 --k 2 --order {order} --seed 3")

@@ -111,24 +111,6 @@ def test_the_batch_size_changes_no_sample(complete: Callable[..., Written], mode
     assert [each.throughput["n_batches"] for each in found] == [5, 3, 1]
 
 
-def test_lossless_decoders_complete_as_ar_does(complete: Callable[..., Written]) -> None:
-    exact, verified, jacobi = (complete(f"--model {model}") for model in ("ar", "verified", "jacobi"))
-    assert exact.lines == verified.lines == jacobi.lines
-    assert "acceptance" in verified.throughput
-    assert exact.throughput["nfe_per_token"] == exact.throughput["K_per_step"] == 1
-
-
-def test_more_samples_a_prefix_leave_the_first_ones(complete: Callable[..., Written]) -> None:
-    one, three = complete("--model ar"), complete("--model ar --num_samples 3")
-    assert three.lines[:5] == one.lines
-    assert len({*three.lines}) == 15
-
-
-def test_the_seed_keys_the_noise(complete: Callable[..., Written]) -> None:
-    assert complete("--model ar --seed 1").lines == complete("--model ar --seed 1").lines
-    assert complete("--model ar --seed 1").lines != complete("--model ar --seed 2").lines
-
-
 def test_completions_end_with_the_text_and_what_follows_is_counted_apart(
     complete: Callable[..., Written], folder: Path
 ) -> None:
@@ -253,15 +235,6 @@ def test_whole_prefixes_are_kept_and_fill_the_context(
     assert (written.throughput["prefix_len"], written.throughput["prefixes_cut"]) == (longest, 0)
 
 
-def test_a_completion_is_as_long_as_the_longest_prefix_has_room(shell: Shell, tmp_path: Path, folder: Path) -> None:
-    line = f"generate --model pflm --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path}"
-    code, _, err = shell.run(line)
-    assert code == 0, err
-    assert "were cut" not in err
-    longest = max(len(encode_ids(load_pair(folder).tokenizer, text)) for text in TEXTS)
-    assert Written(tmp_path).throughput["max_new_tokens"] == 80 - longest
-
-
 def test_cut_prefixes_and_a_penalty_are_told(shell: Shell, tmp_path: Path) -> None:
     line = f"generate --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path} --max-new-tokens 2"
     code, out, err = shell.run(f"{line} --model pflm --n_per_prefix 2 --prefix-len 6 --freq_penalty 0.5")
@@ -287,14 +260,6 @@ def test_what_the_published_script_takes_and_ar_does_not_is_left_out_with_a_word
     assert json.loads(out)["K_per_step"] == 1
     for option in ("--K", "--freq_penalty", "--mdlm_greedy"):
         assert f"kfexplore: {option} cannot be used with ar; it is ignored.\n" in err
-
-
-def test_a_task_takes_one_checkpoint_and_a_tokenizer_at_hand(complete: Callable[..., Written]) -> None:
-    models = "--task owt --ckpt_path FOLDER/student --tokenizer FOLDER/tokenizer.json"
-    written, pair = complete("--model pflm", models), complete("--model pflm --prefix-len 6 --freq_penalty 0.5")
-    assert written.lines == pair.lines
-    assert written.throughput["task"] == "owt"
-    assert written.throughput["prefix_len"] == 6
 
 
 def test_a_task_has_its_published_checkpoints(

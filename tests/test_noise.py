@@ -15,17 +15,6 @@ from kfexplore import noise
 from kfexplore.errors import KfError
 
 
-def test_noise_of_a_sample_is_the_same_in_every_batch() -> None:
-    alone = noise.uniform(7, [12], 0, 16)
-    assert np.array_equal(noise.uniform(7, [3, 12, 12, 0], 0, 16)[[1, 2]], np.repeat(alone, 2, axis=0))
-
-
-@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 9])
-def test_noise_of_a_position_does_not_depend_on_where_one_starts(start: int) -> None:
-    whole = noise.uniform(7, [0, 1], 0, 20)
-    assert np.array_equal(noise.uniform(7, [0, 1], start, 6), whole[:, start : start + 6])
-
-
 def test_noise_is_the_same_for_ever() -> None:
     # Drawn once and written down: saved seeds must go on to give the tokens that they gave.
     expected = [[0.011546730995178223, 0.24154919385910034], [0.8133540153503418, 0.7513313889503479]]
@@ -107,15 +96,11 @@ def test_noise_outside_its_range_is_refused(value: float) -> None:
         noise.checked([0.5, value])
 
 
-@pytest.mark.parametrize("values", [["a"], [[0.1], [0.1, 0.2]], [None, {}]])
+@pytest.mark.parametrize(
+    "values", [["0.1"], [[0.1], [0.1, 0.2]], [None, {}], [0.5j], [False], np.zeros(2, dtype=bool), [10**400]]
+)
 def test_noise_that_is_no_array_of_numbers_is_refused(values: object) -> None:
     with pytest.raises(KfError, match="not a list of numbers"):
-        noise.checked(values)
-
-
-@pytest.mark.parametrize("values", [["0.1"], [0.5j], [False], np.zeros(2, dtype=bool), [10**400]])
-def test_what_is_no_real_number_is_no_noise(values: object) -> None:
-    with pytest.raises(KfError, match="is not a list of numbers"):
         noise.checked(values)
 
 

@@ -12,7 +12,7 @@ from helpers import written_pair
 from shell import SENTENCES
 
 from kfexplore.errors import KfError
-from kfexplore.maps import grid, sweep
+from kfexplore.maps import grid
 from kfexplore.pair import Pair, load_pair, pair_from_files
 
 CONTEXTS = [[3, 1, 4], [1, 5, 9], [2, 6, 5]]
@@ -88,15 +88,6 @@ def test_a_teacher_alone_has_the_exact_map_and_says_so_of_the_rest(pair: Pair) -
             asked()
 
 
-def test_sections_of_a_teacher_alone_are_those_of_the_pair(pair: Pair) -> None:
-    u, both = np.full(3, 0.3), [each.prefill(CONTEXTS[0]) for each in (pair, Pair(pair.teacher))]
-    squares = [grid(held, u, (0, 2), 8) for held in both]
-    assert np.array_equal(squares[0].exact, squares[1].exact)
-    assert squares[0].regions("exact") == squares[1].regions("exact")
-    bands = [sweep(held, u, 1, 64).bands("exact") for held in both]
-    assert bands[0] == bands[1]
-
-
 def test_a_teacher_alone_has_more_slots_than_its_student_but_not_any_number(pair: Pair) -> None:
     alone = Pair(pair.teacher)
     assert (alone.k_max, alone.room) == (8, 16)
@@ -117,12 +108,6 @@ def test_a_teacher_alone_is_saved_and_found_again(pair: Pair, tmp_path: Path) ->
 def test_the_longest_context_leaves_room_for_a_block(pair: Pair) -> None:
     assert pair.room == 20
     assert pair.block([[1] * 20], [[0.5] * 4]).student.shape == (1, 4)
-
-
-def test_short_prompt_is_encoded_whole(pair: Pair) -> None:
-    ids, cut = pair.encode("The old owl")
-    assert cut == 0
-    assert "".join(pair.texts(ids)) == "The old owl"
 
 
 def test_long_prompt_loses_its_beginning_and_says_how_much(pair: Pair) -> None:

@@ -84,18 +84,6 @@ def test_what_python_compiled_and_hidden_files_stay_behind(tmp_path: Path, monke
     assert [file.name for file in (tmp_path / "space" / "kfexplore").iterdir()] == ["a.py"]
 
 
-def test_every_bundled_pair_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = {name: tmp_path / "from" / name for name in ("stories", "tales")}
-    for name, folder in folders.items():
-        folder.mkdir(parents=True)
-        (folder / "tokenizer.json").write_text(name)
-    monkeypatch.setattr("kfexplore.space.bundled_pairs", lambda: list(folders))
-    monkeypatch.setattr("kfexplore.space.bundled_folder", folders.get)
-    write_space(tmp_path / "space")
-    found = {file.parent.name: file.read_text() for file in (tmp_path / "space" / "checkpoints").rglob("*.json")}
-    assert found == {"stories": "stories", "tales": "tales"}
-
-
 def test_requirements_are_pins_that_differ_in_torch_alone(space: Path) -> None:
     ours, theirs = pins(REPOSITORY / "requirements.txt"), pins(space / "requirements.txt")
     assert theirs == {**ours, "torch": TORCH}

@@ -245,13 +245,14 @@ SOUND: dict[str, Build] = {
 """What all the others were before something was changed."""
 
 SHORT = set(SOUND) - {"a model of transformers", "one that turns by position"} | {
-    *("a call by REDUCE", "an attack beside weights", "a number of millions of digits", "an empty file"),
-    *("one number shown many times", "a storage that climbs", "many aliases of one number", "600 tiny blocks"),
-    *("logits that overflow", "a name that a terminal obeys", "a zip bomb", "a bomb of overlapping entries"),
-    *("two checkpoints in one", "a header of 2^60 bytes", "two tensors of one name", "a terabyte of nothing"),
-    *("NaN in safetensors", "a link to an endless device", "a link to another file", "a pipe as config.json"),
-    *("a context of 10^12", "a setting of 4,000 digits", "config.json nested a million times", "a billion laughs"),
-    *("config.json of two megabytes", "a pattern that searches for ever", "words of any length"),
-    *("a template of 50,000 copies", "a token numbered 2^32 - 1"),
+    *("a call by REDUCE", "an attack beside weights", "a bare pickle", "a number of millions of digits"),
+    *("an empty file", "an empty file", "one number shown many times", "a storage that climbs"),
+    *("many aliases of one number", "600 tiny blocks", "logits that overflow", "a name that a terminal obeys"),
+    *("a zip bomb", "a bomb of overlapping entries", "two checkpoints in one", "a header of 2^60 bytes"),
+    *("two tensors of one name", "a terabyte of nothing", "NaN in safetensors", "a link to an endless device"),
+    *("a link to another file", "a pipe as config.json", "a context of 10^12", "a setting of 4,000 digits"),
+    *("config.json nested a million times", "a billion laughs", "config.json of two megabytes"),
+    *("a pattern that searches for ever", "words of any length", "a template of 50,000 copies"),
+    *("a token numbered 2^32 - 1"),
 }
 """Inputs of each class that the short run tries; those of transformers, whose import is slow, in `test_causal`."""

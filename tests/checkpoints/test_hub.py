@@ -181,13 +181,6 @@ def test_shards_of_transformers_come_with_their_index(hub: Hub) -> None:
     assert not (hub.folder / "fetched" / NAME / "consolidated.safetensors").exists()
 
 
-def test_saving_to_a_folder_needs_no_hub(hub: Hub, shell: Shell, tmp_path: Path) -> None:
-    pair = load_pair(shell.folder)
-    pair.save_pretrained(tmp_path / "saved")
-    assert_same(Pair.from_pretrained(tmp_path / "saved"), pair)
-    assert hub.asked == []
-
-
 def test_a_pair_that_cannot_be_fetched_says_what_to_do(hub: Hub, shell: Shell) -> None:
     err = shell.refused("map --pair nobody/owls --token-ids 1 --noise 0.1")
     assert "no connection" in err
@@ -196,13 +189,6 @@ def test_a_pair_that_cannot_be_fetched_says_what_to_do(hub: Hub, shell: Shell) -
     shutil.copytree(shell.folder, Path("home/nobody/owls"))
     assert load_pair("nobody/owls").info["folder"].endswith("home/nobody/owls")
     assert len(hub.asked) == 1
-
-
-def test_a_repository_without_a_part_says_which(hub: Hub) -> None:
-    (hub.folder / NAME).mkdir(parents=True)
-    (hub.folder / NAME / "README.md").write_text("# Owls")
-    with pytest.raises(KfError, match="has no teacher"):
-        load_pair(NAME)
 
 
 def test_an_info_does_not_say_where_its_pair_lies(hub: Hub, shell: Shell) -> None:

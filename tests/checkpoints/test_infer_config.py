@@ -79,11 +79,6 @@ def test_sizes_are_checked_against_each_other() -> None:
         describe(state)
 
 
-def test_a_mixture_of_two_kinds_is_refused() -> None:
-    with pytest.raises(KfError, match=r"unexpected: .*sigma_map"):
-        describe({**weights("student"), **weights("masked")})
-
-
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_the_rotary_frequencies_must_give_whole_heads(count: int) -> None:
     with pytest.raises(KfError, match="whole number of heads"):

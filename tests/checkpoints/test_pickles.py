@@ -150,15 +150,6 @@ def test_an_attack_beside_sound_weights_is_refused_in_both_formats(tmp_path: Pat
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_bare_pickle_is_refused_by_name_too(tmp_path: Path, marker: Path, protocol: int) -> None:
-    path = tmp_path / "model.pt"
-    path.write_bytes(pickle.dumps(Attack(tmp_path), protocol))
-    with pytest.raises(KfError, match=r"names (os|posix|nt)\.system"):
-        read_tensors(path)
-    assert not marker.exists()
-
-
 CLASSES = [
     "omegaconf.dictconfig.DictConfig",
     "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",

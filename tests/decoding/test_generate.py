@@ -254,14 +254,6 @@ def test_the_whole_context_can_be_filled(config: DecodeConfig) -> None:
     assert generate(config, small, LEVEL, values, 13, keyed_order(0, range(5), 13)).tokens.shape == (5, 13)
 
 
-def test_a_decoder_can_be_stopped_at_any_step() -> None:
-    steps = decode(DecodeConfig("pflm"), ALL, LEVEL, keyed_noise(0, range(5), DecodeConfig("pflm"), ALL, 8), 8)
-    assert next(steps).passes == 0
-    assert next(steps).tokens.shape == (5, 4)
-    steps.close()
-    assert next(steps, None) is None
-
-
 def test_slots_are_all_the_trained_ones_unless_fewer_are_asked_for() -> None:
     assert [resolve_k(DecodeConfig("pflm", k), ALL) for k in (None, 1, 4)] == [4, 1, 4]
     assert resolve_k(DecodeConfig("ar"), ALL) == resolve_k(DecodeConfig("mdlm"), ALL) == 1

@@ -8,6 +8,7 @@ import torch
 
 from kfexplore import noise
 from kfexplore.config import MOST_DITHER_BITS, DecodeConfig
+from kfexplore.decoding.buffers import Step, TokenBuffer, text_lengths
 from kfexplore.decoding.readout import argmax, dithered, draw, penalised_argmax
 from kfexplore.errors import KfError
 
@@ -85,3 +86,18 @@ def test_dither_reads_the_noise_of_its_own_slot_and_row() -> None:
     logits = torch.zeros(2, 2, 4)
     u = torch.tensor([[0.0, 1 / 8], [2 / 8, 3 / 8]], dtype=torch.float64) + 1 / 16
     assert dithered(logits, u, 1)[0].tolist() == [[0, 1], [2, 3]]
+
+
+def test_a_text_ends_at_its_first_end_and_holds_it() -> None:
+    tokens = np.array([[5, 0, 7, 0], [0, 1, 2, 3], [4, 5, 6, 0], [4, 5, 6, 7]])
+    assert text_lengths(tokens, 0).tolist() == [2, 1, 4, 4]
+    assert text_lengths(tokens, None).tolist() == [4, 4, 4, 4]
+
+
+def test_an_end_behind_a_gap_ends_nothing_yet() -> None:
+    sheet = TokenBuffer(1, 4, eos=0)
+    sheet.write(Step(torch.tensor([[5, 0]]), places=torch.tensor([[0, 2]])))
+    assert sheet.lengths.tolist() == [4]
+    sheet.write(Step(torch.tensor([[7]]), places=torch.tensor([[1]])))
+    assert sheet.lengths.tolist() == [3]
+    assert sheet.done

@@ -25,7 +25,6 @@ from kfexplore.training.data import (
     load_tokens,
     prepare,
     read_info,
-    train_tokenizer,
     windows,
 )
 from kfexplore.training.stories import stories
@@ -374,8 +373,3 @@ def test_windows_are_stretches_of_the_text_keyed_by_seed_and_step(dtype: Any) ->
     assert torch.equal(drawn, windows(tokens, 16, 20, seed=1, step=2))
     assert not torch.equal(drawn, windows(tokens, 16, 20, seed=1, step=3))
     assert not torch.equal(drawn, windows(tokens, 16, 20, seed=2, step=2))
-
-
-def test_any_text_survives_a_trained_tokenizer() -> None:
-    tokenizer = train_tokenizer([OWL], 300)
-    assert tokenizer.decode(tokenizer.encode("Å – 猫").ids) == "Å – 猫"

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from kfexplore import distributed
 from kfexplore.errors import KfError
+from kfexplore.maps import PrefilledContext
 from kfexplore.models import MaskedModel, Student, Teacher
 from kfexplore.training import losses
 from kfexplore.training.config import TrainConfig
 from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.losses import continued, masked_loss, student_loss, teacher_loss
-from kfexplore.training.targets import exact_targets
+from kfexplore.training.targets import exact_targets, self_targets
 
 TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
 CONFIG = TrainConfig(steps=6, batch=4, context=8, groups=4, block=2)
@@ -89,15 +90,6 @@ def test_the_loss_of_a_student_is_its_surprise_at_the_exact_tokens(monkeypatch: 
     right = law.gather(3, exact_targets(source, ids, u, ends, tau)[..., None])[..., 0]
     torch.testing.assert_close(loss, -right.mean(dim=(0, 1)), rtol=1e-5, atol=0.0)
     assert loss.shape == (config.block,)
-
-
-def test_temperature_sharpens_the_exact_targets() -> None:
-    source, ids = small_teacher(), torch.arange(6)[None]
-    u, ends = torch.rand(1, 64, 1, dtype=torch.float64), torch.full((1, 64), 6)
-    logits = source(ids)[0, -1]
-    cold = exact_targets(source, ids, u, ends, tau=1e-4)
-    assert (cold == logits.argmax()).all()
-    assert len(exact_targets(source, ids, u, ends, tau=10.0).unique()) > 3
 
 
 def test_self_forcing_needs_the_student_of_half_the_block() -> None:
@@ -307,3 +299,34 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPat
         distributed.rows(4)
     with pytest.raises(KfError, match="9 cannot be divided among 3 processes in 2 parts"):
         distributed.rows(9, 2)
+
+
+IDS = torch.randint(0, 23, (3, 9), generator=torch.Generator().manual_seed(0))
+ENDS = torch.tensor([[9, 1, 4, 4], [2, 7, 9, 1], [5, 3, 8, 6]])
+NOISE = torch.rand(3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_exact_targets_are_the_exact_map_after_each_prefix() -> None:
+    source, learner = teacher(1), student()
+    targets = exact_targets(source, IDS, NOISE, ENDS)
+    for b, g in np.ndindex(3, 4):
+        here = PrefilledContext(source, learner, IDS[b, : ENDS[b, g]])
+        assert targets[b, g].tolist() == here.exact(NOISE[b, g][None].numpy())[0][0].tolist()
+
+
+def test_self_targets_are_two_explicit_rounds_of_the_frozen_student() -> None:
+    source = student(block=2)
+    targets = self_targets(source, IDS, NOISE, ENDS)
+    for b, g in np.ndindex(3, 4):
+        ids, u = IDS[b : b + 1, : ENDS[b, g]], NOISE[b, g][None]
+        first = source.block_logits(ids, u[:, :2]).argmax(dim=-1)
+        second = source.block_logits(torch.cat([ids, first], dim=1), u[:, 2:]).argmax(dim=-1)
+        assert targets[b, g].tolist() == [*first[0].tolist(), *second[0].tolist()]
+
+
+def test_targets_carry_no_gradient() -> None:
+    networks = teacher().requires_grad_(True), student(block=2).requires_grad_(True)
+    for target in (exact_targets(networks[0], IDS, NOISE, ENDS), self_targets(networks[1], IDS, NOISE, ENDS)):
+        assert target.shape == (3, 4, 4)
+        assert target.dtype == torch.int64
+        assert not target.requires_grad

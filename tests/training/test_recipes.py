@@ -102,13 +102,6 @@ def test_stages_take_the_context_of_the_models_unless_they_have_their_own(tmp_pa
     assert [stage.context for stage in recipe.stages().values()] == [64, 64, 32]
 
 
-def test_the_student_of_the_stories_is_as_deep_as_its_teacher() -> None:
-    recipe = load_recipe("stories")
-    assert recipe.student_depth in (0, recipe.depth)
-    assert recipe.students[-1].block == 8
-    assert recipe.data.stories is not None
-
-
 def test_recipes_and_books_are_packed_with_the_package() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     packed = {path for pattern in patterns["kfexplore.training"] for path in recipes.FOLDER.parent.glob(pattern)}
