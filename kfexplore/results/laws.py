@@ -1,9 +1,9 @@
-"""Laws of a block: exact, of toys, of samplers, and how far they lie apart."""
+"""Distributions of a block: exact, toy and sampled ones, and how far apart they are."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,46 +14,36 @@ from kfexplore.results.quality import Estimate
 
 @dataclass(frozen=True)
 class Independence:
-    """Two positions (from 0) that are independent under a law, given values of others."""
+    """Two positions (from 0) that are independent under a distribution, given values of others."""
 
     left: int
     right: int
-    given: tuple[int, ...]
-    """Positions that are seen; empty for none."""
-    values: tuple[int, ...]
-    """What is seen there."""
-
-    @property
-    def seen(self) -> str:
-        """What is visible, as in "x1 = 0"."""
-        return ", ".join(f"x{j + 1} = {value}" for j, value in zip(self.given, self.values, strict=True)) or "nothing"
+    given: tuple[int, ...]  # visible positions
+    values: tuple[int, ...]  # what they hold
+    finding: ClassVar[str] = "are independent"
 
     def __str__(self) -> str:
-        return f"x{self.left + 1} and x{self.right + 1} are independent given {self.seen}"
+        seen = ", ".join(f"x{j + 1} = {value}" for j, value in zip(self.given, self.values, strict=True)) or "nothing"
+        return f"x{self.left + 1} and x{self.right + 1} {self.finding} given {seen}"
 
 
 @dataclass(frozen=True)
 class FullSupport(Independence):
     """Two positions that take all combinations of their values, given values of others; they may be dependent."""
 
-    def __str__(self) -> str:
-        return f"x{self.left + 1} and x{self.right + 1} take all combinations of their values given {self.seen}"
+    finding: ClassVar[str] = "take all combinations of their values"
 
 
 @dataclass(frozen=True)
 class Unmasking:
-    """Passes of given sizes over all orders of the positions: how far marginal unmasking ends from the law."""
+    """Total variation distances, 0 .. 1, of marginal unmasking in passes of given sizes, over all orders."""
 
-    sizes: tuple[int, ...]
-    """Positions unmasked in each pass."""
+    sizes: tuple[int, ...]  # positions unmasked in each pass
     best: float
-    """Total variation distance in 0 .. 1 of the best order."""
     worst: float
-    best_order: tuple[tuple[int, ...], ...]
-    """Positions (from 0) of each pass."""
+    best_order: tuple[tuple[int, ...], ...]  # positions (from 0) of each pass
     worst_order: tuple[tuple[int, ...], ...]
-    random: float
-    """Distance of a uniformly random order: the errors of the orders can cancel, so it may be below `best`."""
+    random: float  # of a uniformly random order: the errors of the orders can cancel, so it may be below `best`
 
     @property
     def name(self) -> str:
@@ -68,24 +58,21 @@ class Unmasking:
 
 @dataclass(frozen=True)
 class ToyLaw:
-    """A law of L tokens in closed form, and what marginal unmasking makes of it."""
+    """A distribution of L tokens in closed form, and what marginal unmasking makes of it.
+
+    The three conditions hold a counterexample: None where the distribution meets them.
+    """
 
     name: str
     parameters: dict[str, float]
-    law: Floats
-    """(V,) * L exact probabilities."""
-    one_pass: Floats
-    """(V,) * L product of its marginals: all positions unmasked in one pass."""
-    schedules: list[Unmasking]
-    """Every split of the positions into passes, by number of passes, even sizes first."""
-    paper: Independence | None
-    """Why the law fails the paper's definition of conditional irreducibility; None where it meets it."""
-    strong: Independence | None
-    """The same for dependence given every visible set."""
-    support: FullSupport | None
-    """Why the law fails the support condition, the one that also covers random orders; None where it meets it."""
+    law: Floats  # (V,) * L exact probabilities
+    one_pass: Floats  # (V,) * L product of its marginals: all positions unmasked in one pass
+    schedules: list[Unmasking]  # every split of the positions into passes, by number of passes, even sizes first
+    paper: Independence | None  # to the paper's definition of conditional irreducibility
+    strong: Independence | None  # to dependence given every visible set
+    support: FullSupport | None  # to the support condition, the one that also covers random orders
     push_forward: float = 0.0
-    """Distance of the exact map in one pass: noise of one coordinate a token, by inverse CDF, gives any law."""
+    """Distance of the exact map in one pass: by inverse CDF, one noise value per token gives any distribution."""
 
     @property
     def passes(self) -> list[Unmasking]:
@@ -94,22 +81,19 @@ class ToyLaw:
 
     @property
     def impossible(self) -> float:
-        """Share of the one-pass blocks that the law never gives."""
+        """Probability of the one-pass blocks that the distribution never gives."""
         return float(self.one_pass[self.law == 0].sum())
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; distances to 12 decimals, which leaves out the rounding of float64."""
-
-        def distances(schedule: Unmasking) -> dict[str, float]:
-            return {"best": round(schedule.best, 12), "worst": round(schedule.worst, 12)}
-
+        ends = {each.name: {"best": round(each.best, 12), "worst": round(each.worst, 12)} for each in self.schedules}
         return {
             "toy": self.name,
             "parameters": self.parameters,
-            "tv_by_passes": {str(len(schedule.sizes)): distances(schedule) for schedule in self.passes},
-            "by_schedule": {schedule.name: distances(schedule) for schedule in self.schedules},
-            "tv_random_order": {str(len(schedule.sizes)): round(schedule.random, 12) for schedule in self.passes},
-            "tv_random_order_by_schedule": {schedule.name: round(schedule.random, 12) for schedule in self.schedules},
+            "tv_by_passes": {str(len(each.sizes)): ends[each.name] for each in self.passes},
+            "by_schedule": ends,
+            "tv_random_order": {str(len(each.sizes)): round(each.random, 12) for each in self.passes},
+            "tv_random_order_by_schedule": {each.name: round(each.random, 12) for each in self.schedules},
             "push_forward": self.push_forward,
             "one_pass_impossible": round(self.impossible, 12),
             "paper_irreducible": self.paper is None,
@@ -123,37 +107,28 @@ class ToyLaw:
 
 @dataclass(frozen=True)
 class Bounded:
-    """A quantity that a truncation leaves open, between limits that hold for certain; equal where nothing is left."""
+    """A quantity with certain limits, as a truncation leaves it open; all equal where nothing is left out."""
 
     lower: float
-    value: float
-    """The estimate: what was left out behaves as the rest does."""
+    value: float  # the estimate: what was left out behaves as the rest does
     upper: float
 
 
 @dataclass(frozen=True)
 class BlockLaw:
-    """The teacher's law of the next two tokens after a context, on the M most likely first tokens."""
+    """The teacher's distribution of the next two tokens after a context, for the M most likely first tokens."""
 
-    context: Ints
-    """(N,) token ids."""
-    first: Ints
-    """(M,) first tokens, most likely first."""
-    marginal_1: Floats
-    """(V,) law of the first token, all of it."""
-    given: npt.NDArray[np.float32]
-    """(M, V) law of the second token after each of them; float32, as the teacher's logits are."""
-    uncovered: float
-    """delta, the probability of all other first tokens; 0 where all are there."""
-    mutual_information: Bounded
-    """Of the two tokens, nats. It is KL(joint || product of the marginals) and, for two tokens, the total correlation:
-    one number with three names."""
-    tv_product: Bounded
-    """Total variation distance of joint and product, 0 .. 1."""
+    context: Ints  # (N,) token ids
+    first: Ints  # (M,) first tokens, most likely first
+    marginal_1: Floats  # (V,) distribution of the first token, complete
+    given: npt.NDArray[np.float32]  # (M, V) distribution of the second token after each; float32 like the logits
+    uncovered: float  # delta, the probability of all other first tokens; 0 where all are there
+    mutual_information: Bounded  # nats; also KL(joint || product) and, for two tokens, the total correlation
+    tv_product: Bounded  # total variation distance of joint and product, 0 .. 1
 
     @property
     def marginal_2(self) -> Floats:
-        """(V,) law of the second token over the M first tokens; off the whole one by at most delta in TV."""
+        """(V,) second token, over the M first tokens; at most delta away from the complete one in TV."""
         covered = self.marginal_1[self.first]
         return covered @ self.given.astype(np.float64) / covered.sum()
 
@@ -164,24 +139,19 @@ class BlockLaw:
 
     @property
     def product(self) -> Floats:
-        """(M, V) probabilities that a sampler from the marginals gives them."""
+        """(M, V) probabilities of the pairs under a sampler from the marginals."""
         return np.outer(self.marginal_1[self.first], self.marginal_2)
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """What the K tokens of a block know of each other: sums over slots of H(m_j) - H(x_j | x_<j), nats."""
+    """Dependence within a block of K tokens: sums over slots of H(m_j) - H(x_j | x_<j), nats."""
 
-    total: Estimate
-    """Total correlation. For K = 2 with the exact law the limits are certain ones, not an interval."""
-    by_slot: list[Estimate]
-    """(K,) mutual information of x_j and all slots before it; its sum is the total. Slot 1 has none."""
-    surprise: list[float]
-    """(K,) entropy H(x_j | x_<j); their sum is the block's own entropy."""
-    marginals: Floats
-    """(K, V) laws m_j of each slot after the context alone."""
-    samples: int
-    """Blocks of the teacher over which the marginals are means; 0: exact."""
+    total: Estimate  # total correlation; for K = 2 with the exact distribution the limits are certain
+    by_slot: list[Estimate]  # (K,) mutual information of x_j and all slots before it; sums to the total
+    surprise: list[float]  # (K,) entropy H(x_j | x_<j); sums to the block's own entropy
+    marginals: Floats  # (K, V) distributions m_j of each slot after the context alone
+    samples: int  # blocks of the teacher over which the marginals are means; 0: exact
 
     @property
     def entropy(self) -> float:
@@ -191,12 +161,10 @@ class Correlation:
 
 @dataclass(frozen=True)
 class ProductError:
-    """KL(teacher's block law || product of a masked model's one-pass marginals), nats: two sources that add up."""
+    """KL(teacher's block || product of a masked model's one-pass marginals), nats: two sources that add up."""
 
-    product: float
-    """The total correlation: what the product alone costs, however good the marginals are."""
-    wrong_marginals: list[float]
-    """(K,) KL(m_j || q_j): what wrong marginals add, by slot."""
+    product: float  # the total correlation: what the product alone costs, however good the marginals are
+    wrong_marginals: list[float]  # (K,) KL(m_j || q_j): what wrong marginals add, by slot
 
     @property
     def total(self) -> float:
@@ -210,13 +178,12 @@ class Distance:
 
     value: float
     low: float
-    high: float | None
-    """None for a lower bound: nothing is known from above."""
+    high: float | None  # None for a lower bound: nothing is known from above
     kind: Literal["exact", "quadrature", "lower_bound"]
     """exact: both distributions are known, low = value = high. quadrature: the areas of the learned map, low and high
     are the stated error. lower_bound: from sampled blocks; low is the 95 % lower limit, which is what may be shown as a
-    bound, and value estimates a smaller distance, so it may exceed the true one by chance. One lower bound must not be
-    compared with another, nor with an exact value: how much each misses differs."""
+    bound, and value estimates a smaller distance, so it may exceed the true one by chance. Never compare one lower
+    bound with another, nor with an exact value: how much each misses differs."""
 
     @property
     def is_known(self) -> bool:
@@ -225,12 +192,12 @@ class Distance:
 
     @property
     def words(self) -> str:
-        """The value to be read, as in "0.581", or "≥ 0.520" with the limit of a lower bound."""
+        """The value in words, as in "0.581", or "≥ 0.520" with the limit of a lower bound."""
         return f"{self.value:.3f}" if self.is_known else f"≥ {self.low:.3f}"
 
     @property
     def limits(self) -> str:
-        """Its limits to be read."""
+        """Its limits in words."""
         if self.high is None:
             return "lower limit"
         return "exact" if self.kind == "exact" else f"{self.low:.3f} to {self.high:.3f}"
@@ -243,49 +210,34 @@ def exactly(value: float) -> Distance:
 
 @dataclass(frozen=True)
 class Cells:
-    """A partition of all blocks of K tokens under the teacher's law, chosen before any sample is looked at."""
+    """A partition of all blocks of K tokens under the teacher, chosen before any sample is looked at."""
 
-    blocks: Ints
-    """(n, K) the blocks that are a cell each, most likely first."""
-    probability: Floats
-    """(C,) of each cell: the n blocks, then C - n pools of rarer ones."""
-    pools: list[str]
-    """(C - n) what each pool holds."""
+    blocks: Ints  # (n, K) the blocks that are a cell each, most likely first
+    probability: Floats  # (C,) of each cell: the n blocks, then C - n pools of rarer ones
+    pools: list[str]  # (C - n) what each pool holds
 
 
 @dataclass(frozen=True)
 class SamplerLaw:
-    """N blocks of one sampler against the teacher's law."""
+    """N blocks of one sampler against the teacher's distribution."""
 
     sampler: str
-    nfe: int
-    """Forward passes a block."""
-    blocks: Ints
-    """(N, K) the blocks, by sample number."""
-    cells: Cells
-    """The partition that N blocks are tested on."""
-    counts: Ints
-    """(C,) of them in each cell."""
-    g: float
-    """Likelihood ratio statistic (G-test) over the cells, with Williams' correction."""
+    nfe: int  # forward passes per block
+    blocks: Ints  # (N, K) the blocks, by sample number
+    cells: Cells  # the partition on which N blocks are tested
+    counts: Ints  # (C,) blocks in each cell
+    g: float  # likelihood ratio statistic (G-test) over the cells, with Williams' correction
     dof: int
-    p_value: float
-    """Chance of such a G or a larger one under the teacher's own law; 1 where there is only one cell."""
-    tv: Distance
-    """Exact where both distributions are known, by quadrature for the student at K = 2, else a lower bound."""
+    p_value: float  # chance of such a G or a larger one under the teacher; 1 where there is only one cell
+    tv: Distance  # exact where both distributions are known, quadrature for the student at K = 2, else a lower bound
     tv_plug_in: float
-    """Distance of the N blocks' shares from the law over the cells alone: biased upwards by the finite sample, and
-    blind to errors within cells. It is not an estimate of `tv`; compare it with `tv_expected`."""
-    tv_expected: float
-    """What that plug-in is on average for N of the teacher's own blocks, which are 0 away."""
-    impossible: Estimate
-    """Share of blocks whose probability is below `ContextStudy.impossible_below`."""
-    is_impossible: npt.NDArray[np.bool_]
-    """(N,) which."""
-    kl: float | None
-    """KL(teacher || sampler) in nats where the sampler's law is known: 0 or a product of marginals."""
-    seconds: float
-    """To draw the blocks, and to find `tv` by quadrature."""
+    """Distance of the blocks' frequencies over the cells alone: biased upwards by the finite sample, and blind to
+    errors within cells. It is not an estimate of `tv`; compare it with `tv_expected`."""
+    tv_expected: float  # mean of that plug-in for N of the teacher's own blocks, whose distance is 0
+    impossible: Estimate  # fraction of blocks whose log-probability is below `ContextStudy.impossible_below`
+    is_impossible: npt.NDArray[np.bool_]  # (N,) which
+    kl: float | None  # KL(teacher || sampler), nats, where it is known: 0 or for a product of marginals
+    seconds: float  # to draw the blocks, and to find `tv` by quadrature
 
     @property
     def size(self) -> int:
@@ -299,43 +251,41 @@ class SamplerLaw:
 
     @property
     def p_words(self) -> str:
-        """The p-value to be read: none is nothing."""
+        """The p-value in words; never 0."""
         return f"{self.p_value:.2g}" if self.p_value >= 1e-4 else "< 0.0001"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, without the blocks."""
+        plain = ("sampler", "nfe", "g", "dof", "p_value", "tv_plug_in", "tv_expected", "kl", "tv_exact", "seconds")
+        values = {name: getattr(self, name) for name in plain}
+        return {**values, "blocks": self.size, "tv": asdict(self.tv), "impossible": asdict(self.impossible)}
 
 
 @dataclass(frozen=True)
 class ContextStudy:
-    """Everything about the next K tokens after one context: exact law, total correlation, samplers."""
+    """Everything about the next K tokens after one context: exact distribution, total correlation, samplers."""
 
     k: int
-    law: BlockLaw
-    """Of the first two of them."""
+    law: BlockLaw  # of the first two of them
     correlation: Correlation
-    error: ProductError | None
-    """None without a masked model."""
-    samplers: list[SamplerLaw]
-    """The teacher's first."""
-    impossible_below: float
-    """Log-probability below which a block counts as all but impossible: rarer than 1 in 1,000 of the teacher's own."""
-    impossible_expected: float
-    """Share of the teacher's own blocks below it: exact for K = 2 with all first tokens covered, else 0.001."""
+    error: ProductError | None  # None without a masked model
+    samplers: list[SamplerLaw]  # the teacher first
+    impossible_below: float  # log-probability of "all but impossible": rarer than 1 in 1,000 of the teacher's blocks
+    impossible_expected: (
+        float  # fraction of the teacher's blocks below it: exact for K = 2 if all is covered, else 0.001
+    )
     seed: int
-    notes: list[str]
-    """What was left out, and why."""
+    notes: list[str]  # what was left out, and why
     seconds: float
-    device: str
-    """Of the models: cpu or cuda."""
-    temperature: float = 1.0
-    """Of teacher and student."""
+    device: str  # of the models: cpu or cuda
+    temperature: float = 1.0  # of teacher and student
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; the samples themselves and the (M, V) law are left out."""
+        """Plain values, without the samples and the (M, V) distribution."""
         law, found = self.law, self.correlation
         return {
             "token_ids": law.context.tolist(),
-            "k": self.k,
-            "seed": self.seed,
-            "temperature": self.temperature,
+            **{name: getattr(self, name) for name in ("k", "seed", "temperature")},
             "first_tokens": len(law.first),
             "uncovered_mass": law.uncovered,
             "mutual_information": law.mutual_information.value,
@@ -348,30 +298,19 @@ class ContextStudy:
             "entropy_by_slot": found.surprise,
             "correlation_samples": found.samples,
             "masked_error": None if self.error is None else {**asdict(self.error), "total": self.error.total},
-            "impossible_below": self.impossible_below,
-            "impossible_expected": self.impossible_expected,
-            "samplers": [_sampler_json(row) for row in self.samplers],
-            "notes": self.notes,
-            "seconds": self.seconds,
-            "device": self.device,
+            **{name: getattr(self, name) for name in ("impossible_below", "impossible_expected")},
+            "samplers": [row.as_json() for row in self.samplers],
+            **{name: getattr(self, name) for name in ("notes", "seconds", "device")},
         }
-
-
-def _sampler_json(row: SamplerLaw) -> dict[str, Any]:
-    plain = ("sampler", "nfe", "g", "dof", "p_value", "tv_plug_in", "tv_expected", "kl", "tv_exact", "seconds")
-    values = {name: getattr(row, name) for name in plain}
-    return {**values, "blocks": row.size, "tv": asdict(row.tv), "impossible": asdict(row.impossible)}
 
 
 @dataclass(frozen=True)
 class RankedContext:
-    """A context of a text, and how much the next two tokens know of each other there."""
+    """A context, and how dependent the next two tokens are after it."""
 
     text: str
     token_ids: list[int]
-    mutual_information: float
-    """Nats, the estimate."""
+    mutual_information: float  # nats, the estimate
     tv_product: float
     uncovered_mass: float
-    example: str
-    """The pair of tokens that the product gives most too rarely or too often (largest difference of probability)."""
+    example: str  # the pair of tokens whose probability under the product is off by most

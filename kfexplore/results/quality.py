@@ -14,7 +14,7 @@ replication found them."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured mean, share or ratio with its 95 % interval."""
+    """A measured mean, fraction or ratio with its 95 % interval."""
 
     value: float
     low: float
@@ -28,52 +28,39 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Bin:
-    """Share of agreement among the blocks on which a quantity lies in [low, high)."""
+    """Agreement among the blocks for which a quantity lies in [low, high)."""
 
     low: float
     high: float
     blocks: int
-    share: Estimate
+    share: Estimate  # fraction of them that agree
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often a student gives the exact token on a text; shares in 0 .. 1, losses in nats a token."""
+    """How often a student gives the exact token on a text; fractions in 0 .. 1, losses in nats per token.
 
-    teacher_nll: float
-    """Teacher's loss on the text itself."""
-    agreement_by_slot: list[float]
-    """(K,) share of blocks whose slot has the exact token."""
-    agreement_by_slot_interval: list[float]
-    """(K,) half width of the 95 % interval, windows of text taken as the independent units."""
-    agreement_block: float
-    """Share of blocks with all K tokens exact."""
+    Intervals are half widths of 95 % intervals, with stretches of text as the independent units.
+    """
+
+    teacher_nll: float  # the teacher's loss on the text itself
+    agreement_by_slot: list[float]  # (K,) fraction of blocks whose slot has the exact token
+    agreement_by_slot_interval: list[float]  # (K,)
+    agreement_block: float  # fraction of blocks with all K tokens exact
     agreement_block_interval: float
-    """As above."""
-    student_nll_by_slot: list[float]
-    """(K,) student's loss on the exact tokens; the ideal is 0, as the target is determined by the noise."""
-    agreement_by_entropy: list[list[Bin]]
-    """(K, bins) a slot's agreement by the entropy, in nats, of the teacher's law at the block's start."""
-    block_by_entropy: list[Bin]
-    """(bins,) agreement of all K tokens by that entropy."""
-    agreement_by_margin: list[list[Bin]]
-    """(K, 5) a slot's agreement by fifths of the student's margin there (largest logit less second largest)."""
-    windows: int
-    """Stretches of text."""
-    context: int
-    """Tokens a stretch; a block starts after 8 of them or more."""
-    blocks: int
-    """Noise vectors, one after a random prefix each."""
-    seed: int
-    """Keys the prefixes and the noise."""
-    tokens: int
-    """Tokens of the whole text, of which the stretches are taken evenly spaced."""
-    teacher_entropy: float = math.nan
-    """Mean entropy of the teacher's next-token distribution after the prefixes, nats per token."""
+    student_nll_by_slot: list[float]  # (K,) on the exact tokens; the ideal is 0, as the noise determines the target
+    agreement_by_entropy: list[list[Bin]]  # (K, bins) by the teacher's entropy at the block's start, nats
+    block_by_entropy: list[Bin]  # (bins,) of all K tokens, by that entropy
+    agreement_by_margin: list[list[Bin]]  # (K, 5) by fifths of the student's margin (largest logit less second largest)
+    windows: int  # stretches of text
+    context: int  # tokens per stretch; a block starts after 8 of them or more
+    blocks: int  # noise vectors, each after a random prefix
+    seed: int  # of the prefixes and the noise
+    tokens: int  # of the whole text, from which the stretches are taken evenly spaced
+    teacher_entropy: float = math.nan  # mean over the prefixes, nats per token
     agreement_by_length: list[float] = field(default_factory=list)
     """(K,) fraction of blocks whose first k tokens are all exact, k = 1 .. K; empty in older documents."""
-    agreement_by_length_interval: list[float] = field(default_factory=list)
-    """(K,) half widths of the 95 % intervals."""
+    agreement_by_length_interval: list[float] = field(default_factory=list)  # (K,)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -81,7 +68,7 @@ class Agreement:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Agreement:
-        """From a document of `kfexplore eval`, whose other values are left out."""
+        """From a document of `kfexplore eval`, whose other values are ignored."""
         own = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         own["block_by_entropy"] = _bins(own["block_by_entropy"])
         for name in ("agreement_by_entropy", "agreement_by_margin"):
@@ -95,71 +82,47 @@ def _bins(values: Sequence[Mapping[str, Any]]) -> list[Bin]:
 
 @dataclass(frozen=True)
 class SlotLaw:
-    """Distance of the law that slot 1 pushes uniform noise to from the teacher's exact one."""
+    """Distance of slot 1's distribution under uniform noise from the teacher's."""
 
-    tv: Estimate
-    """Total variation distance in 0 .. 1, mean over contexts."""
-    tv_exact: float
-    """What the exact map itself shows on the same grid of noise: the part that the grid adds."""
+    tv: Estimate  # total variation distance in 0 .. 1, mean over contexts
+    tv_exact: float  # of the exact map on the same grid of noise: what the grid adds
     contexts: int
-    steps: int
-    """Steps of the midpoint grid over u."""
+    steps: int  # steps of the midpoint grid over u
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Forced choices of a judge between two samples after each of some prefixes, each pair shown in both orders."""
+    """Forced choices of a judge between two samples after each prefix, each pair shown in both orders."""
 
-    wins: int
-    """Prefixes on which the sample is preferred in both orders."""
-    losses: int
-    """Those on which the other one is."""
-    inconsistent: int
-    """Those on which the answer follows the place: the first shown twice, or the second twice."""
-    win_rate: Estimate
-    """Wins, and half of the inconsistent ones, over all prefixes."""
-    first_shown: Estimate
-    """Position bias: share of answers that name the sample shown first; 1/2 is none."""
+    wins: int  # prefixes on which the sample is preferred in both orders
+    losses: int  # those on which the other one is
+    inconsistent: int  # those on which it names the first shown twice, or the second twice
+    win_rate: Estimate  # wins and half of the inconsistent ones, over all prefixes
+    first_shown: Estimate  # position bias: fraction of answers that name the first shown; 1/2 is none
 
 
 @dataclass(frozen=True)
 class SampleQuality:
     """What one decoder writes after held-out prefixes; all but the ratio and the last five are means over samples."""
 
-    decoder: str
-    """Its name, for tables and figures."""
-    k: int
-    """Tokens a pass; 1 for the teacher (AR)."""
-    penalty: float
-    """Frequency penalty; 0 for none."""
-    dither: int | None
-    """Bits; None for the argmax."""
-    tau: float
-    """Temperature; 1 for the teacher's own law."""
-    nfe: int
-    """Forward passes a sample."""
-    teacher_nll: Estimate
-    """Teacher's loss on the sample, nats a token."""
-    teacher_nll_ratio: Estimate
-    """That over the teacher's loss on its own samples of the same prefixes: 1 is the aim, less is no better."""
-    entropy: Estimate
-    """Of the sample's own unigram counts, nats."""
-    distinct_1: Estimate
-    """Share of tokens of a sample that are different; so too for pairs and triples."""
+    decoder: str  # its name, for tables and figures
+    k: int  # tokens per pass; 1 for the teacher (AR)
+    penalty: float  # frequency penalty; 0 for none
+    dither: int | None  # bits; None for the argmax
+    tau: float  # temperature; 1 for the teacher's own distribution
+    nfe: int  # forward passes per sample
+    teacher_nll: Estimate  # the teacher's loss on the sample, nats per token
+    teacher_nll_ratio: Estimate  # to the loss on the teacher's own samples: 1 is the aim, less is no better
+    entropy: Estimate  # of the sample's own unigram counts, nats
+    distinct_1: Estimate  # fraction of distinct tokens in a sample; then of pairs and triples
     distinct_2: Estimate
     distinct_3: Estimate
-    repeated_4: Estimate
-    """Share of a sample's 4-grams that stood in it before."""
-    self_bleu: Estimate
-    """BLEU-4 of a sample against all others, 0 .. 1."""
-    gen_ppl: Estimate | None = None
-    """Perplexity under another model, a token of its own tokenizer."""
-    win_rate: Estimate | None = None
-    """Share of prefixes on which a judge prefers the sample to the teacher's; see `Judged`."""
-    judged_first: float | None = None
-    """Share of answers that name the sample shown first: far from 1/2, the judge judges the place."""
-    judged_inconsistent: float | None = None
-    """Share of prefixes on which its answer follows the place, which count as half a win."""
+    repeated_4: Estimate  # fraction of a sample's 4-grams that occurred in it before
+    self_bleu: Estimate  # BLEU-4 of a sample against all others, 0 .. 1
+    gen_ppl: Estimate | None = None  # perplexity under another model, per token of its tokenizer
+    win_rate: Estimate | None = None  # against the teacher's samples; see `Judged`
+    judged_first: float | None = None  # fraction of answers that name the first shown
+    judged_inconsistent: float | None = None  # fraction of prefixes on which the order decides; half a win each
 
 
 @dataclass(frozen=True)
@@ -167,18 +130,15 @@ class Evaluation:
     """Everything that `kfexplore eval` measures on one text."""
 
     pair: str
-    text: str
-    """Name of the file or folder."""
+    text: str  # name of the file or folder
     agreement: Agreement
     slot_1: SlotLaw
-    samples: list[SampleQuality]
-    """The teacher's (AR) first."""
+    samples: list[SampleQuality]  # the teacher (AR) first
     settings: dict[str, Any]
     device: str
     dtype: str
     versions: dict[str, str]
-    seconds: float
-    """Wall-clock time of it all."""
+    seconds: float  # wall-clock
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, those of the agreement at the top level."""

@@ -1,4 +1,4 @@
-"""Texts as decoders write them, token by token: what a page shows while they grow, and keeps when they are done."""
+"""Texts as decoders write them, token by token, and when they are done."""
 
 from __future__ import annotations
 
@@ -12,20 +12,13 @@ Stage = Literal["waiting", "writing", "done", "stopped"]
 class Line:
     """One sample: what follows the prompt, no further than the end of its text."""
 
-    tokens: list[int]
-    """Ids; 0 where none is yet."""
-    steps: list[int]
-    """The step that wrote each token, from 1; 0: none is there yet (a masked model fills in any order)."""
-    pieces: list[str]
-    """Each token's part of the text; "" for one whose character a later token completes."""
-    ended: bool = False
-    """Whether the last token is the end of the text."""
-    surprise: list[float] | None = None
-    """Of each token to the teacher, -ln p in nats; None: not asked for."""
-    shared: int | None = None
-    """First tokens that are also the exact map's under the same noise; None: nothing to compare with."""
-    parted: bool = False
-    """Whether a token that differs follows those."""
+    tokens: list[int]  # ids; 0 where there is none yet
+    steps: list[int]  # the step that wrote each token, from 1; 0: none yet (a masked model fills in any order)
+    pieces: list[str]  # each token's part of the text; "" for one whose character a later token completes
+    ended: bool = False  # whether the last token is the end of the text
+    surprise: list[float] | None = None  # surprisal of each token under the teacher, nats; None: not requested
+    shared: int | None = None  # first tokens that the exact map also gives for this noise; None: nothing to compare
+    parted: bool = False  # whether a token that differs follows them
 
     @property
     def filled(self) -> int:
@@ -38,16 +31,11 @@ class Written:
     """What one decoder has written so far, and what it took."""
 
     decoder: str
-    lines: list[Line]
-    """One a sample."""
-    k: int
-    """Tokens, or guesses, a pass."""
-    seed: int
-    """Keys its noise."""
-    nfe: int
-    """Forward passes over the batch; reading the prompts is not among them."""
-    seconds: float
-    """Wall-clock time of its own steps alone, those of other decoders and the drawing of the page left out."""
+    lines: list[Line]  # one per sample
+    k: int  # tokens, or guesses, per pass
+    seed: int  # of its noise
+    nfe: int  # forward passes over the batch, without prefill
+    seconds: float  # wall-clock time of its own steps alone
     stage: Stage
 
     @property
@@ -57,7 +45,7 @@ class Written:
 
     @property
     def loss(self) -> float | None:
-        """Mean surprise of all tokens in nats a token, at the teacher's own temperature of 1; None: not known."""
+        """Mean surprisal of all tokens at temperature 1, nats per token; None: unknown."""
         nats = [nats for line in self.lines for nats in line.surprise or ()]
         return sum(nats) / len(nats) if nats else None
 

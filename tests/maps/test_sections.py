@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from helpers import student, teacher
 
 from kfexplore.errors import KfError
 from kfexplore.maps import PrefilledContext, block, grid, sweep, sweeps
-from kfexplore.results import Block, Learned, Sweep, steps
+from kfexplore.results import steps
 
 U = np.array([0.31, 0.62, 0.17, 0.84])
 
@@ -98,37 +97,8 @@ def test_steps_are_the_middles_of_equal_parts(resolution: int) -> None:
     assert points[-1] == pytest.approx(1 - 0.5 / resolution)
 
 
-@pytest.mark.parametrize("which", ["exact", "learned"])
-def test_bands_of_a_sweep_cover_the_slider_once(held: PrefilledContext, which: str) -> None:
-    for moved in sweeps(held, U, [0, 1, 2, 3], 50):
-        for slot in range(moved.slot, 4):
-            bands = moved.bands(which, slot)
-            assert (bands[0].start, bands[-1].stop) == (0, 1)
-            assert sum(band.stop - band.start for band in bands) == pytest.approx(1)
-            for left, right in pairwise(bands):
-                assert left.stop == right.start
-                assert left.token != right.token
-
-
-def test_bands_are_stretches_of_one_token() -> None:
-    tokens = np.array([[5, 0], [5, 1], [2, 1], [2, 1], [5, 1], [0, 1], [0, 2], [0, 2]])
-    empty = np.zeros((8, 2))
-    moved = Sweep(0, np.zeros(2), Block(empty, tokens, empty, Learned(tokens[::-1], empty)))
-    found = [(band.token, band.start, band.stop) for band in moved.bands("exact")]
-    assert found == [(5, 0, 0.25), (2, 0.25, 0.5), (5, 0.5, 0.625), (0, 0.625, 1)]
-    assert [band.token for band in moved.bands("exact", slot=1)] == [0, 1, 2]
-    assert [band.token for band in moved.bands("learned")] == [0, 5, 2, 5]
-
-
-def test_shares_and_agreement_of_a_grid_are_counted_over_the_square(held: PrefilledContext) -> None:
+def test_agreement_of_a_grid_is_counted_over_all_of_it(held: PrefilledContext) -> None:
     square = grid(held, U, (0, 1), 20)
-    for which in ("exact", "learned"):
-        regions = square.regions(which)
-        areas = [region.area for region in regions]
-        assert sum(areas) == pytest.approx(1)
-        assert areas == sorted(areas, reverse=True)
-        pairs = getattr(square, which).reshape(-1, 2).tolist()
-        assert [pairs.count(list(region.tokens)) / 400 for region in regions] == areas
     exact, learned = (getattr(square, which).reshape(-1, 2).tolist() for which in ("exact", "learned"))
     assert square.agreement == sum(a == b for a, b in zip(exact, learned, strict=True)) / 400
 
