@@ -1,4 +1,4 @@
-"""What the scrub figure is drawn from, packed: the tables of all sliders and the section of two, as plain values."""
+"""The JSON payloads that the scrub figure draws, with arrays packed: sweeps of the sliders, points, grids."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Texts = Callable[[list[int]], list[str]]
 """Each token's own text."""
 
 
-def tables(
+def scrub_payload(
     moved: Sequence[Sweep], point: Block, prompt: Sequence[int], texts: Texts, every: int = 1, /, **about: Any
 ) -> dict[str, Any]:
     """The payload of `figures.scrub.standalone_html`, the same as the app's reply.
 
     Args:
-        moved: One sweep a slot, in order, all of one resolution and one held noise.
-        point: Both maps at just that noise, one row.
+        moved: One sweep per slot, in order, all with one resolution and the same fixed noise.
+        point: Both maps at exactly that noise, one row.
         prompt: Token ids of the context.
         texts: Of token ids.
-        every: As for `rows`.
+        every: As for `sweeps_payload`.
         about: More to show or to overwrite: pair, prompt (its text), temperature, device, dtype.
     """
     prompt_ids = [int(token) for token in prompt]
@@ -36,22 +36,22 @@ def tables(
         "note": "",
         "temperature": 1.0,
         "k_max": len(moved),
-        "point": at_point(point),
+        "point": point_payload(point),
         "device": "cpu",
         "dtype": "float32",
         "stored": False,
-        **rows(moved, texts, point, every=every),
+        **sweeps_payload(moved, texts, point, every=every),
         **about,
     }
 
 
-def rows(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) -> dict[str, Any]:
-    """What becomes of all slots as the noise of some of them moves, each alone.
+def sweeps_payload(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) -> dict[str, Any]:
+    """All slots as the noise of some of them moves, each alone.
 
     Args:
-        moved: Sweeps of one resolution and one held noise, of any slots.
+        moved: Sweeps with one resolution and the same fixed noise, of any slots.
         texts: Of token ids.
-        also: Blocks whose tokens are told a text, too.
+        also: Blocks whose tokens need a text, too.
         every: Steps of the slider for each that was evaluated, the middle one of them.
     """
     parts = [sweep.block for sweep in moved]
@@ -72,25 +72,25 @@ def rows(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) 
     }
 
 
-def at_point(answer: Block) -> dict[str, Any]:
-    """Both maps' answer at one noise; without a student, that of the exact one."""
+def point_payload(answer: Block) -> dict[str, Any]:
+    """Both maps' answer at one noise vector; without a student, that of the exact one."""
     learned = {}
     if answer.has_student:
         learned = {"student": answer.learned[0].tolist(), "margin": answer.margins[0].tolist()}
     return {"teacher": answer.exact[0].tolist(), "edge": answer.edges[0].tolist(), **learned}
 
 
-def section(square: Grid, texts: Texts) -> dict[str, Any]:
+def grid_payload(grid: Grid, texts: Texts) -> dict[str, Any]:
     """The payload's key `grid`."""
     learned = {}
-    if square.has_student:
-        learned = {"student": packed(square.learned, "<u2"), "agreement": square.agreement}
+    if grid.has_student:
+        learned = {"student": packed(grid.learned, "<u2"), "agreement": grid.agreement}
     return {
-        "slots": list(square.slots),
-        "resolution": len(square.exact),
-        "u": square.u.tolist(),
-        "teacher": packed(square.exact, "<u2"),
-        "texts": token_texts(texts, square),
+        "slots": list(grid.slots),
+        "resolution": len(grid.exact),
+        "u": grid.u.tolist(),
+        "teacher": packed(grid.exact, "<u2"),
+        "texts": token_texts(texts, grid),
         **learned,
     }
 

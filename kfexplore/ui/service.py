@@ -22,7 +22,7 @@ from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.hub import Unreachable, hub_name
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
-from kfexplore.figures.payload import at_point, rows, section, tables, token_texts
+from kfexplore.figures.payload import grid_payload, point_payload, scrub_payload, sweeps_payload, token_texts
 from kfexplore.laws.study import Report, StudySteps, finished, silent, study_steps
 from kfexplore.maps import PrefilledContext, block, grid, sweeps
 from kfexplore.maps.context import REMEMBERED
@@ -302,8 +302,8 @@ class Service:
             seconds = time.perf_counter() - start
         about = {"pair": asked.pair, "prompt": asked.prompt, "temperature": asked.temperature}
         if at is None:
-            return {**about, **rows(moved, pair.texts, every=every)}
-        return tables(
+            return {**about, **sweeps_payload(moved, pair.texts, every=every)}
+        return scrub_payload(
             moved,
             at,
             context.held.ids.tolist(),
@@ -322,7 +322,7 @@ class Service:
         u = asked.noise(self.slots(pair))
         with self._pointing.held(), few_threads(pair):
             answer = block(context.held, u, asked.temperature)
-        return {"u": answer.u[0].tolist(), **at_point(answer), "texts": token_texts(pair.texts, answer)}
+        return {"u": answer.u[0].tolist(), **point_payload(answer), "texts": token_texts(pair.texts, answer)}
 
     def _grid(self, asked: Question) -> Json:
         pair, context = self._context(asked.pair, asked.prompt)
@@ -330,7 +330,7 @@ class Service:
         with self._heavy.held(yields=True), few_threads(pair):
             most = max(FINENESS[-1][1], self._fineness() // 4)
             square = grid(context.held, u, asked.square, min(asked.resolution, most), asked.temperature)
-        return section(square, pair.texts)
+        return grid_payload(square, pair.texts)
 
     def _fineness(self) -> int:
         """Steps of a row, by how many have asked lately."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from helpers import student, teacher
 
-from kfexplore.figures.payload import section, tables
+from kfexplore.figures.payload import grid_payload, scrub_payload
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.pair import Pair
 from kfexplore.training.data import train_tokenizer
@@ -20,11 +20,11 @@ def test_payload_is_what_the_app_answers() -> None:
     pair = Pair(teacher(1, vocab_size=rows), student(11, vocab_size=rows), tokenizer=tokenizer)
     ids, u = pair.encode(PROMPT)[0], np.array([0.2, 0.4, 0.6, 0.8])
     held = pair.prefill(ids)
-    made = tables(sweeps(held, u, [0, 1, 2, 3], 16), block(held, u), ids, pair.texts, pair="small")
+    made = scrub_payload(sweeps(held, u, [0, 1, 2, 3], 16), block(held, u), ids, pair.texts, pair="small")
     app = Service({"small": lambda: pair})
     request = {"pair": "small", "prompt": PROMPT, "u": u.tolist(), "resolution": 16}
     reply = app.tables(request)
     assert {**made, "seq": None, "seconds": reply["seconds"], "trained": reply["trained"]} == reply
     assert (reply["trained"]["low"], reply["trained"]["high"]) == (1, 1)
     square = app.grid({**request, "slots": [1, 2]})
-    assert {**section(grid(held, u, (1, 2), 16), pair.texts), "ok": True, "seq": None} == square
+    assert {**grid_payload(grid(held, u, (1, 2), 16), pair.texts), "ok": True, "seq": None} == square
