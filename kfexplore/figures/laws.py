@@ -1,74 +1,69 @@
-"""Figures of the exact law of a block: joint beside product, what the surprise is made of, samplers against the law."""
+"""Figures of a block's exact distribution: joint beside product, parts of the surprise, samplers against it."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable
-from typing import Final, Literal
+from collections.abc import Iterable
+from typing import Any, Final, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank
-from kfexplore.figures.palette import Colours, Theme, colours, token_label
+from kfexplore.figures.page import Text, add_cell_values, blank, visible
+from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results import BlockLaw, ContextStudy
 
 Panel = Literal["joint", "product", "difference"]
-Text = Callable[[int], str]
-"""A token's own text."""
 _PATTERNS: Final = ("", "/", ".", "\\", "x", "-", "|", "+")
 _GAP: Final = 0.25
-"""Of the room of a group of bars."""
+"""Between groups of bars, as a fraction of their room."""
+_IMPOSSIBLE: Final = "✕"
 
 
 def joint_figure(
     law: BlockLaw, panel: Panel = "joint", text: Text = str, theme: Theme = "light", most: int = 8
 ) -> go.Figure:
-    """A heat map of pairs of tokens, the likeliest on the axes; all panels of a law have one scale.
+    """A heat map of pairs of tokens, the likeliest on the axes; all panels of a distribution have one scale.
 
     Args:
-        law: Of the next two tokens.
-        panel: The joint law, the product of its marginals, or joint less product.
+        law: Distribution of the next two tokens.
+        panel: The joint distribution, the product of its marginals, or joint less product.
         text: A token id's text.
-        theme: Colours.
+        theme: light or dark.
         most: Tokens on an axis.
     """
-    look = colours(theme)
+    palette = colours(theme)
     rows, second = min(most, len(law.first)), law.marginal_2
     columns = np.argsort(-second, kind="stable")[:most]
     first = 100 * law.marginal_1[law.first[:rows], None]
     joint, product = first * law.given[:rows, columns], first * second[columns]
     top = float(max(joint.max(), product.max()))
-    finding = (
-        f"Mutual information of the next two tokens: {law.mutual_information.value:.2f} nats. Sampling them "
-        f"independently gives a total variation distance of {law.tv_product.value:.2f}"
-    )
+    one_way = [[0, palette.surface], [1, palette.exact]]
     finding, reading, values, least, scale = {
         "joint": (
             "Joint: what the teacher gives",
             "A cell: how often the row's token is followed by the column's, in per cent of all pairs.",
             joint,
             0.0,
-            [[0, look.surface], [1, look.exact]],
+            one_way,
         ),
         "product": (
             "Product: what its marginals give",
-            "The same tokens drawn apart, each from its own exact marginal, on the same scale.",
+            "The same tokens drawn independently, each from its own exact marginal, on the same scale.",
             product,
             0.0,
-            [[0, look.surface], [1, look.exact]],
+            one_way,
         ),
         "difference": (
-            finding,
+            f"Mutual information of the next two tokens: {law.mutual_information.value:.2f} nats. Sampling them "
+            f"independently gives a total variation distance of {law.tv_product.value:.2f}",
             "Joint less product, on that scale: + is given too rarely by the product, − too often.",
             joint - product,
             -top,
-            [[0, look.differ], [0.5, look.surface], [1, look.accent]],
+            [[0, palette.differ], [0.5, palette.surface], [1, palette.accent]],
         ),
     }[panel]
-    figure = blank(look, finding, reading)
-    names = [[_label(text, i) for i in ids] for ids in (law.first[:rows], columns)]
-    worth = np.abs(values) >= 0.2 * top  # a number in every cell could not be read
+    figure = blank(palette, finding, reading)
+    row_names, column_names = ([visible(text, i) for i in ids] for ids in (law.first[:rows], columns))
     figure.add_heatmap(
         z=values,
         zmin=least,
@@ -77,26 +72,20 @@ def joint_figure(
         xgap=1,
         ygap=1,
         showscale=False,
-        customdata=[[f"{a} {b}" for b in names[1]] for a in names[0]],
+        customdata=[[f"{a} {b}" for b in column_names] for a in row_names],
         hovertemplate="%{customdata}: %{z:.3f} %<extra>" + panel + "</extra>",
     )
-    dark = np.abs(values) > 0.5 * top
-    for ground, colour in ((~dark, look.ink), (dark, look.surface)):
-        at = np.argwhere(ground & worth)
-        figure.add_scatter(
-            x=at[:, 1],
-            y=at[:, 0],
-            mode="text",
-            text=[f"{values[r, c]:+.1f}" if panel == "difference" else f"{values[r, c]:.1f}" for r, c in at],
-            textfont={"color": colour, "size": 9},
-            hoverinfo="skip",
-            showlegend=False,
-        )
+    sign = "+" if panel == "difference" else ""
+    worth = np.abs(values) >= 0.2 * top  # a number in every cell could not be read
+    texts = [
+        [format(values[r, c], f"{sign}.1f") if worth[r, c] else "" for c in range(len(columns))] for r in range(rows)
+    ]
+    add_cell_values(figure, palette, texts, np.abs(values) > 0.5 * top, size=9)
     plain = {"showgrid": False, "zeroline": False, "ticks": ""}
     figure.update_layout(margin={"t": figure.layout.margin.t + 60})  # the names of the columns stand above
     figure.update_xaxes(
         tickvals=list(range(len(columns))),
-        ticktext=names[1],
+        ticktext=column_names,
         tickangle=-90,
         side="top",
         range=[-0.5, len(columns) - 0.5],
@@ -105,7 +94,7 @@ def joint_figure(
     )
     return figure.update_yaxes(
         tickvals=list(range(rows)),
-        ticktext=names[0],
+        ticktext=row_names,
         range=[rows - 0.5, -0.5],
         title={"text": "first token"},
         **plain,
@@ -114,21 +103,22 @@ def joint_figure(
 
 def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure:
     """Bars of nats: the block's own entropy, what the product adds, and what wrong marginals add."""
-    look, found, error = colours(theme), measured.correlation, measured.error
+    palette, found, error = colours(theme), measured.correlation, measured.error
     product = found.total.value
     rows = ["teacher", "product of the<br>exact marginals"] + (["masked model,<br>one pass"] if error else [])
     wrong = sum(error.wrong_marginals) if error else 0.0
     parts: list[tuple[str, list[float], str, str]] = [
-        ("the block's own entropy", [found.entropy] * len(rows), look.exact, ""),
-        ("total correlation", [0.0, *[product] * (len(rows) - 1)], look.differ, "/"),
+        ("the block's own entropy", [found.entropy] * len(rows), palette.exact, ""),
+        ("total correlation", [0.0, *[product] * (len(rows) - 1)], palette.differ, "/"),
     ]
     if error:
-        parts.append(("wrong marginals", [0.0, 0.0, wrong], look.muted, "x"))
+        parts.append(("wrong marginals", [0.0, 0.0, wrong], palette.muted, "x"))
     figure = blank(
-        look,
+        palette,
         f"A product of marginals pays {product:.2f} nats more for the teacher's next {measured.k} tokens than the "
         f"{found.entropy:.2f} they have" + (f"; the masked model's wrong marginals add {wrong:.2f}" if error else ""),
-        "A bar: mean surprise of the teacher's own blocks under that law, in nats, split into parts that add up.",
+        "A bar: mean surprisal of the teacher's own blocks under that distribution, in nats, split into parts that add "
+        "up.",
     )
     for name, values, colour, pattern in parts:
         figure.add_bar(
@@ -136,69 +126,71 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
             x=values,
             orientation="h",
             name=name,
-            marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": pattern, "fgcolor": look.surface}},
+            marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": pattern, "fgcolor": palette.surface}},
             hovertemplate=f"{name}: %{{x:.3f}} nats<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.45, legend={"traceorder": "normal"})
-    figure.update_xaxes(title_text="surprise (nats)", rangemode="tozero")
+    figure.update_xaxes(title_text="surprisal (nats)", rangemode="tozero")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
 def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "light", most: int = 8) -> go.Figure:
     """Bars of each sampler's blocks against expectation: the likeliest ones, and those that are all but impossible."""
-    look = colours(theme)
-    teacher = measured.samplers[0]
+    palette, teacher = colours(theme), measured.samplers[0]
     blocks = teacher.cells.blocks[:most]
-    names = [" ".join(_label(text, token) for token in block) for block in blocks]
+    names = [" ".join(visible(text, token) for token in block) for block in blocks]
     places = list(range(len(names)))  # two blocks may have one label
-    last, half = "✕", (1 - _GAP) / 2
     expected = teacher.cells.probability[: len(blocks)].tolist()
     worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
     figure = blank(
-        look,
+        palette,
         f"{worst.impossible.value:.1%} of the blocks of {worst.sampler} are rarer than one in a thousand of the "
         "teacher's own",
-        "Bars: share of a sampler's blocks that are one of the likeliest, under the line that the teacher's exact law "
-        "expects; on the right (✕), on a scale of its own, the share of blocks that are all but impossible.",
+        "Bars: fraction of a sampler's blocks that are one of the likeliest, under the line that the teacher's exact "
+        f"distribution expects; on the right ({_IMPOSSIBLE}), on a scale of its own, the fraction of blocks that are "
+        "all but impossible.",
     )
+
+    def panels(likely: Iterable[float], impossible: float) -> list[tuple[list[int], list[float], list[str], Any]]:
+        """Places, per cents and names for the trace of the left panel and for that of the right one."""
+        left, right = ({"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis} for axis in ("", "2"))
+        return [
+            (places, [100 * value for value in likely], names, left),
+            ([0], [100 * impossible], [_IMPOSSIBLE], right),
+        ]
+
     for n, row in enumerate(measured.samplers):
-        shares = [float((row.blocks == block).all(axis=1).mean()) for block in blocks]
-        for axis, x, y in (("", places, shares), ("2", [0], [row.impossible.value])):
+        pattern = {"shape": _PATTERNS[n % len(_PATTERNS)], "fgcolor": palette.surface, "size": 5}
+        found = [float((row.blocks == block).all(axis=1).mean()) for block in blocks]
+        for x, y, labels, where in panels(found, row.impossible.value):
             figure.add_bar(
                 x=x,
-                y=[100 * share for share in y],
-                xaxis=f"x{axis}",
-                yaxis=f"y{axis}",
+                y=y,
                 offsetgroup=row.sampler,
                 name=row.sampler,
                 legendgroup=row.sampler,
-                showlegend=not axis,
-                marker={
-                    "color": sampler_colour(row.sampler, n, look),
-                    "line": {"width": 0},
-                    "pattern": {"shape": _PATTERNS[n % len(_PATTERNS)], "fgcolor": look.surface, "size": 5},
-                },
-                customdata=[last] if axis else names,
+                marker={"color": sampler_colour(row.sampler, n, palette), "line": {"width": 0}, "pattern": pattern},
+                customdata=labels,
                 hovertemplate=f"{row.sampler}, %{{customdata}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
+                **where,
             )
-    for axis, x, y in (("", places, expected), ("2", [0], [measured.impossible_expected])):
+    half = (1 - _GAP) / 2  # as wide as the bars below
+    for x, y, labels, where in panels(expected, measured.impossible_expected):
         figure.add_scatter(
-            x=[end for place in x for end in (place - half, place, place + half, None)],  # as wide as the bars below
-            y=[end for share in y for end in (*[100 * share] * 3, None)],
-            xaxis=f"x{axis}",
-            yaxis=f"y{axis}",
+            x=[end for place in x for end in (place - half, place, place + half, None)],
+            y=[end for value in y for end in (value, value, value, None)],
             mode="lines",
             name="expected",
             legendgroup="expected",
-            showlegend=not axis,
-            line={"color": look.ink, "width": 2},
-            customdata=[name for name in ([last] if axis else names) for _ in range(4)],
+            line={"color": palette.ink, "width": 2},
+            customdata=[label for label in labels for _ in range(4)],
             hovertemplate="expected, %{customdata}: %{y:.2f} %<extra></extra>",
+            **where,
         )
     figure.update_layout(barmode="group", bargap=_GAP, xaxis2=figure.layout.xaxis, yaxis2=figure.layout.yaxis)
     figure.update_layout(
         xaxis={"domain": [0, 0.76], "tickvals": places, "ticktext": names},
-        xaxis2={"domain": [0.86, 1], "anchor": "y2", "tickvals": [0], "ticktext": [last]},
+        xaxis2={"domain": [0.86, 1], "anchor": "y2", "tickvals": [0], "ticktext": [_IMPOSSIBLE]},
         yaxis={"title": {"text": "blocks (%)"}},
         yaxis2={"anchor": "x2"},
     )
@@ -206,11 +198,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     return figure.update_yaxes(rangemode="tozero")
 
 
-def _label(text: Text, token: int) -> str:
-    """A token's visible text; Plotly would read tags in it."""
-    return html.escape(token_label(text(int(token))), quote=False)
-
-
-def sampler_colour(sampler: str, n: int, look: Colours) -> str:
-    fixed = {"teacher": look.exact, "student": look.learned, "ideal MDLM": look.muted}
-    return fixed.get(sampler, look.lines[(5 * n) % len(look.lines)])
+def sampler_colour(sampler: str, n: int, palette: Colours) -> str:
+    """The colour of a sampler, the n-th of its figure."""
+    fixed = {"teacher": palette.exact, "student": palette.learned, "ideal MDLM": palette.muted}
+    return fixed.get(sampler, palette.lines[(5 * n) % len(palette.lines)])

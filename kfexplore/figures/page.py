@@ -1,4 +1,4 @@
-"""A page of figures that needs nothing else: one palette, a title that says the finding, a line on how to read it."""
+"""What all figures share: titles that state the finding, axes, lines, whiskers; and a page of figures as one file."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import plotly
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from kfexplore.errors import KfError
-from kfexplore.figures.palette import Colours, Theme, colours
+from kfexplore.figures.palette import Colours, Theme, colours, token_label
 from kfexplore.results import Estimate, Spread
 
+Text = Callable[[int], str]
+"""A token's own text, from its id."""
 THEMES: Final[tuple[Theme, ...]] = ("light", "dark")
+SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
+"""Marks of the lines of a figure, which tell them apart without colour."""
 _CLEAR: Final = "rgba(0,0,0,0)"
 _FONT: Final = 'system-ui, -apple-system, "Segoe UI", sans-serif'
 
 
-def blank(look: Colours, finding: str, reading: str) -> go.Figure:
+def blank(palette: Colours, finding: str, reading: str) -> go.Figure:
     """An empty figure in the palette: the title says the finding, the subtitle how to read it."""
     axis = {
-        "gridcolor": look.rule,
-        "linecolor": look.rule,
-        "zerolinecolor": look.rule,
-        "tickfont": {"color": look.muted, "size": 13},
+        "gridcolor": palette.rule,
+        "linecolor": palette.rule,
+        "zerolinecolor": palette.rule,
+        "tickfont": {"color": palette.muted, "size": 13},
         "title": {"font": {"size": 14}},
         "automargin": True,
     }
@@ -42,7 +48,7 @@ def blank(look: Colours, finding: str, reading: str) -> go.Figure:
             "title": {
                 "text": title,
                 "font": {"size": 17},
-                "subtitle": {"text": subtitle, "font": {"size": 13, "color": look.muted}},
+                "subtitle": {"text": subtitle, "font": {"size": 13, "color": palette.muted}},
                 "x": 0,
                 "xref": "paper",
                 "xanchor": "left",
@@ -51,10 +57,10 @@ def blank(look: Colours, finding: str, reading: str) -> go.Figure:
                 "yanchor": "top",
                 "pad": {"t": 24},
             },
-            "font": {"family": _FONT, "size": 14, "color": look.ink},
-            "paper_bgcolor": look.surface,
-            "plot_bgcolor": look.surface,
-            "hoverlabel": {"bgcolor": look.raised, "bordercolor": look.rule, "font": {"color": look.ink}},
+            "font": {"family": _FONT, "size": 14, "color": palette.ink},
+            "paper_bgcolor": palette.surface,
+            "plot_bgcolor": palette.surface,
+            "hoverlabel": {"bgcolor": palette.raised, "bordercolor": palette.rule, "font": {"color": palette.ink}},
             "margin": {"t": 92 + 22 * lines, "r": 16, "b": 16, "l": 16},
             "height": 470 + 22 * lines,
             "legend": {"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0},
@@ -65,7 +71,11 @@ def blank(look: Colours, finding: str, reading: str) -> go.Figure:
 
 
 def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
-    """For a page with headings and a background of its own: what the figure finds, how to read it; the rest as JSON."""
+    """Splits a figure for a page with headings and a background of its own.
+
+    Returns:
+        The finding and how to read it, and the rest as Plotly's JSON.
+    """
     head = figure.layout.title
     words = head.text.replace("<br>", " "), head.subtitle.text.replace("<br>", " ")
     figure.update_layout(
@@ -81,15 +91,103 @@ def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
 
 
 def axis_style(figure: go.Figure, letter: str) -> dict[str, Any]:
-    """The look of an axis, for another panel."""
-    kept = ("gridcolor", "linecolor", "zerolinecolor", "tickfont", "automargin")
+    """How `blank` styles an axis, for another panel."""
     values = figure.layout[f"{letter}axis"].to_plotly_json()
-    return {name: values[name] for name in kept}
+    return {name: values[name] for name in ("gridcolor", "linecolor", "zerolinecolor", "tickfont", "automargin")}
 
 
 def titled(words: str) -> dict[str, Any]:
     """An axis title as those of `blank` are."""
     return {"text": words, "font": {"size": 14}}
+
+
+def add_panel(
+    figure: go.Figure,
+    n: int,
+    across: tuple[float, float],
+    x: Mapping[str, Any],
+    y: Mapping[str, Any],
+    up: tuple[float, float] = (0, 1),
+) -> dict[str, str]:
+    """Gives a figure the axes of its n-th panel, counted from 0; returns the axes of a trace that is drawn in it.
+
+    Args:
+        figure: One of `blank`.
+        n: Its first panel, 0, is the one of `blank`.
+        across: Left and right end of the panel, as fractions of the figure.
+        x: Properties of the x axis beyond those of `blank`; y: those of the y axis.
+        up: Lower and upper end.
+    """
+    name = str(n + 1) if n else ""
+    axes = {
+        f"xaxis{name}": {**axis_style(figure, "x"), "domain": across, "anchor": f"y{name}", **x},
+        f"yaxis{name}": {**axis_style(figure, "y"), "domain": up, "anchor": f"x{name}", **y},
+    }
+    figure.update_layout(axes)
+    return {"xaxis": f"x{name}", "yaxis": f"y{name}"}
+
+
+def add_series(
+    figure: go.Figure,
+    palette: Colours,
+    n: int,
+    x: Sequence[float],
+    y: Sequence[Estimate] | Sequence[float],
+    **trace: Any,
+) -> None:
+    """Draws the n-th of several lines with marks, in a colour and symbol of its own.
+
+    Args:
+        figure: To draw into.
+        palette: Of its theme.
+        n: From 0.
+        x: Positions.
+        y: Values, or estimates, which get whiskers.
+        trace: More properties: `name`, `hovertemplate`, ...; `scale` multiplies y, `size` is that of the marks.
+    """
+    scale, size, colour = trace.pop("scale", 1.0), trace.pop("size", 8), palette.series(n)
+    if estimates := [value for value in y if isinstance(value, Estimate)]:
+        trace["error_y"] = whiskers(estimates, colour, scale)
+    figure.add_scatter(
+        x=x,
+        y=[scale * (value.value if isinstance(value, Estimate) else value) for value in y],
+        **{"mode": "lines+markers", "line": {"color": colour, "width": 2}}
+        | {"marker": {"symbol": SYMBOLS[n % len(SYMBOLS)], "size": size, "color": colour}}
+        | trace,
+    )
+
+
+def add_cell_values(
+    figure: go.Figure, palette: Colours, texts: Sequence[Sequence[str]], dark: npt.NDArray[np.bool_], **trace: Any
+) -> None:
+    """Writes into the cells of a heat map, in a colour that can be read on each.
+
+    Args:
+        figure: To draw into.
+        palette: Of its theme.
+        texts: (rows, columns); an empty one is left out.
+        dark: (rows, columns) cells whose ground is dark in the light theme.
+        trace: More properties: `size` of the text, the axes, and the names of the columns and rows as x and y.
+    """
+    size = trace.pop("size")
+    columns, rows = (trace.pop(name, range(dark.shape[n])) for name, n in (("x", 1), ("y", 0)))
+    for ground, colour in ((~dark, palette.ink), (dark, palette.surface)):
+        at = [(r, c) for r, c in np.argwhere(ground).tolist() if texts[r][c]]
+        figure.add_scatter(
+            x=[columns[c] for _, c in at],
+            y=[rows[r] for r, _ in at],
+            mode="text",
+            text=[texts[r][c] for r, c in at],
+            textfont={"color": colour, "size": size},
+            hoverinfo="skip",
+            showlegend=False,
+            **trace,
+        )
+
+
+def dotted(palette: Colours) -> dict[str, Any]:
+    """The line of a reference value."""
+    return {"color": palette.muted, "dash": "dot", "width": 1}
 
 
 def whiskers(found: Sequence[Estimate | Spread], colour: str, scale: float = 1.0) -> dict[str, Any]:
@@ -103,15 +201,35 @@ def whiskers(found: Sequence[Estimate | Spread], colour: str, scale: float = 1.0
     }
 
 
+def half_widths(halves: Sequence[float], colour: str, scale: float = 1.0) -> dict[str, Any]:
+    """The same for intervals that are as wide on either side."""
+    return {"array": [scale * half for half in halves], "color": colour, "thickness": 1.2, "width": 4}
+
+
+def visible(text: Text, token: int) -> str:
+    """A token's label; Plotly would read tags in it."""
+    return html.escape(token_label(text(int(token))), quote=False)
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, or at its powers of ten where it is long."""
+    ends = [log10(low), log10(high)]
+    steps = (1, 2, 5) if ends[1] - ends[0] < 2.5 else (1,)
+    powers = range(floor(ends[0]), ceil(ends[1]) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return {
+        "type": "log",
+        "range": ends,
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks],
+        "zeroline": False,
+    }
+
+
 def themed(draw: Callable[[Theme], Mapping[str, go.Figure]]) -> list[dict[Theme, go.Figure]]:
-    """For `page`: every figure that `draw` gives by name, in both themes."""
+    """Every figure that `draw` gives by name, in both themes, for `page`."""
     drawn = {theme: draw(theme) for theme in THEMES}
     return [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
-
-
-def half_widths(halves: Sequence[float], colour: str, scale: float = 1.0) -> dict[str, Any]:
-    """The same, of intervals that are as wide on either side."""
-    return {"array": [scale * half for half in halves], "color": colour, "thickness": 1.2, "width": 4}
 
 
 def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:
@@ -133,20 +251,15 @@ def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:
     )
 
 
-def write(text: str, path: Path) -> Path:
-    """Writes a page; its folder is made.
+def write(content: str | bytes, path: Path) -> Path:
+    """Writes a page or an image; its folder is made.
 
     Raises:
         KfError: it cannot be written.
     """
-    return write_bytes(text.encode(), path)
-
-
-def write_bytes(content: bytes, path: Path) -> Path:
-    """As `write`, for what is no text."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
     return path
@@ -165,8 +278,8 @@ def _untitled(figure: go.Figure) -> dict[str, Any]:
 
 def _css() -> str:
     def values(theme: Theme) -> str:
-        look = colours(theme)
-        return f"color-scheme:{theme};--surface:{look.surface};--ink:{look.ink};--muted:{look.muted}"
+        palette = colours(theme)
+        return f"color-scheme:{theme};--surface:{palette.surface};--ink:{palette.ink};--muted:{palette.muted}"
 
     return (
         f":root{{{values('light')}}}@media (prefers-color-scheme:dark){{:root{{{values('dark')}}}}}"
@@ -202,18 +315,3 @@ draw();
 </body>
 </html>
 """
-
-
-def log_axis(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, or at its powers of ten where it is long."""
-    ends = [log10(low), log10(high)]
-    steps = (1, 2, 5) if ends[1] - ends[0] < 2.5 else (1,)
-    powers = range(floor(ends[0]), ceil(ends[1]) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    return {
-        "type": "log",
-        "range": ends,
-        "tickvals": ticks,
-        "ticktext": [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks],
-        "zeroline": False,
-    }

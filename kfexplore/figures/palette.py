@@ -54,7 +54,11 @@ class Colours:
     learned: str
     """Lines and bars that stand for the learned map (student)."""
     differ: str
-    """Where the two part; always together with the sign of inequality or a hatching."""
+    """Where the two differ; always together with the sign of inequality or a hatching."""
+
+    def series(self, n: int) -> str:
+        """The colour of the n-th of several lines, from 0: neighbours have hues far apart."""
+        return self.lines[(8 + 5 * n) % HUES]
 
 
 def oklch_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
@@ -132,21 +136,21 @@ def colours(theme: Theme = "light") -> Colours:
     return _THEMES[theme]
 
 
-def shades(colour: str, count: int, look: Colours) -> list[str]:
+def shades(colour: str, count: int, palette: Colours) -> list[str]:
     """A colour in several strengths, the faintest first: paled towards the surface, and past itself towards the ink.
 
     Args:
         colour: "#rrggbb".
         count: Of the strengths; one is the colour itself.
-        look: Of its theme.
+        palette: Of its theme.
 
     Returns:
         Each with a contrast of at least 3 on the surface, and the same contrast between all neighbours.
     """
     if count == 1:
         return [colour]
-    ways = ((look.surface, colour), (colour, look.ink))
-    path = {mixed: _contrast(mixed, look.surface) for way in ways for mixed in _between(*way)}
+    ways = ((palette.surface, colour), (colour, palette.ink))
+    path = {mixed: _contrast(mixed, palette.surface) for way in ways for mixed in _between(*way)}
     levels = [_FAINTEST * (_STRONGEST / _FAINTEST) ** (n / (count - 1)) for n in range(count)]
     return [min(path, key=lambda mixed: abs(path[mixed] - level)) for level in levels]
 

@@ -1,4 +1,4 @@
-"""Texts as decoders write them, as HTML: which step wrote what, where texts part, and what surprised the teacher."""
+"""Texts as decoders write them, as HTML: which step wrote what, where texts diverge, what surprises the teacher."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from kfexplore.figures.scripts import asset
 from kfexplore.results import Line, Written
 
 SHADES: Final = 8
-"""Of a text that is filled in any order: the later, the stronger."""
+"""Shades of a text that is filled in any order: the later, the stronger."""
 LEVELS: Final = (1.5, 3.0, 5.0, 7.0)
-"""Nats of surprise from which on the underline is thicker."""
+"""Nats of surprisal from which the underline is thicker."""
 READING: Final = (
-    "Tokens of one step share a background, one of two that take turns (of a masked model: the later, the stronger); "
+    "Tokens of one step share one of two alternating backgrounds (a masked model: the later, the stronger); "
     "exact backgrounds are solid, learned ones have an outline."
 )
-PARTS: Final = "≠ marks where a text parts from the exact one under the same noise."
-CLOCKS: Final = "The clocks are of this one short run; the tab Timing measures speed."
+DIVERGES: Final = "≠ marks where a text diverges from the exact one under the same noise."
+CLOCKS: Final = "Times are from this one short run; the tab Timing measures speed."
 UNDERLINES: Final = (
-    f"Underlined is what surprises the teacher: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick)."
+    f"Underlines mark what surprises the teacher: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick)."
 )
 
 
-def texts_html(texts: Sequence[Written], underlined: bool = False, told: bool = True) -> str:
+def texts_html(texts: Sequence[Written], underlined: bool = False, hints: bool = True) -> str:
     """The texts of all decoders side by side.
 
     Args:
-        texts: One a decoder, of equally many lines.
-        underlined: Draw the teacher's surprise, where it is known.
-        told: Every token tells its number and step on hover; without it, the HTML of long texts is half as long.
+        texts: One per decoder, with equally many lines.
+        underlined: Draw the surprisal under the teacher, where it is known.
+        hints: Every token shows its number and step on hover; without it, the HTML of long texts is half as long.
     """
     rows = max((len(written.lines) for written in texts), default=0)
-    parts = any(line.shared is not None for written in texts for line in written.lines)
-    reading = " ".join([READING, *[PARTS] * parts, *[UNDERLINES] * underlined, CLOCKS])
-    panes = "".join(_pane(written, underlined, told) for written in texts)
+    compared = any(line.shared is not None for written in texts for line in written.lines)
+    reading = " ".join([READING, *[DIVERGES] * compared, *[UNDERLINES] * underlined, CLOCKS])
+    panes = "".join(_pane(written, underlined, hints) for written in texts)
     return (
         f'<div class="kft"><p class="kft-read">{reading}</p>'
         f'<div class="kft-panes" style="--rows: {rows + 1}">{panes}</div></div>'
@@ -52,8 +52,8 @@ def text_css() -> str:
     return palette_css(".kft") + asset("text.css")
 
 
-def sharing(written: Written) -> str:
-    """How far a decoder's texts are the exact ones; "" where nothing is compared."""
+def agreement_words(written: Written) -> str:
+    """How long a decoder's texts agree with the exact ones; "" where nothing is compared."""
     lines = [line for line in written.lines if line.shared is not None]
     if not lines or not written.tokens:
         return ""
@@ -65,12 +65,12 @@ def sharing(written: Written) -> str:
     return f"exact for {mean:.1f} tokens on average"
 
 
-def _pane(written: Written, underlined: bool, told: bool) -> str:
+def _pane(written: Written, underlined: bool, hints: bool) -> str:
     decoder = DECODERS[written.decoder]
     kind = "exact" if decoder.exact else "learned"
     several = len(written.lines) > 1
     lines = "".join(
-        _line(written, line, f"sample {n}" if several else "", underlined, told)
+        _line(written, line, f"sample {n}" if several else "", underlined, hints)
         for n, line in enumerate(written.lines, start=1)
     )
     return (
@@ -90,14 +90,14 @@ def _facts(written: Written, underlined: bool) -> str:
         f"<b>{speed}</b> tokens/s",
     ]
     if underlined and written.loss is not None:
-        facts.append(f"<b>{written.loss:.2f}</b> nats a token")
+        facts.append(f"<b>{written.loss:.2f}</b> nats per token")
     if written.stage in ("waiting", "stopped"):
         facts.append({"waiting": "waits", "stopped": "stopped"}[written.stage])
     spread = "".join(f"<li>{fact}</li>" for fact in facts)
-    return f'<ul>{spread}</ul><p class="kft-share">{sharing(written)}</p>'
+    return f'<ul>{spread}</ul><p class="kft-share">{agreement_words(written)}</p>'
 
 
-def _line(written: Written, line: Line, name: str, underlined: bool, told: bool) -> str:
+def _line(written: Written, line: Line, name: str, underlined: bool, hints: bool) -> str:
     caption = [name] if name else []
     if name and line.shared is not None:
         caption.append(f"exact for {line.shared}, then ≠" if line.parted else "exact")
@@ -107,7 +107,7 @@ def _line(written: Written, line: Line, name: str, underlined: bool, told: bool)
     surprise = line.surprise if underlined else None
     blocks = []
     for step, members in groupby(range(len(line.tokens)), key=lambda n: line.steps[n]):
-        tokens = "".join(_token(line, n, surprise, told) for n in members)
+        tokens = "".join(_token(line, n, surprise, hints) for n in members)
         blocks.append(f'<span class="{_background(step, last)}">{tokens}</span>')
     return f'<div class="kft-line">{head}<p class="kft-text">{"".join(blocks)}</p></div>'
 
@@ -119,7 +119,7 @@ def _background(step: int, last: int) -> str:
     return f"s{(step - 1) * SHADES // last}" if last else f"p{step % 2}"
 
 
-def _token(line: Line, n: int, surprise: list[float] | None, told: bool) -> str:
+def _token(line: Line, n: int, surprise: list[float] | None, hints: bool) -> str:
     if not line.steps[n]:
         return "_"
     piece = line.pieces[n]
@@ -129,14 +129,14 @@ def _token(line: Line, n: int, surprise: list[float] | None, told: bool) -> str:
     if surprise is not None and (level := sum(surprise[n] >= bound for bound in LEVELS)):
         classes.append(f"u{level}")
     named = f' class="{" ".join(classes)}"' if classes else ""
-    title = f' title="token {n + 1}, step {line.steps[n]}{nats}"' if told else ""
-    mark = '<em title="Here the text parts from the exact one">≠</em>' if line.parted and n == line.shared else ""
+    title = f' title="token {n + 1}, step {line.steps[n]}{nats}"' if hints else ""
+    mark = '<em title="Here the text diverges from the exact one">≠</em>' if line.parted and n == line.shared else ""
     return f"{mark}<i{named}{title}>{'end of text' if is_end else _visible(piece)}</i>"
 
 
 @lru_cache(maxsize=2**14)
 def _visible(piece: str) -> str:
-    """A token's text between others: spaces stay as they are, except where there is nothing else; the rest as marks."""
+    """A token's text between others: spaces stay, except where there is nothing else; the rest as marks."""
     if not piece.strip(" "):
         return token_label(piece) if piece else ""
     shown = "".join(sign if sign == " " else token_label(sign) for sign in piece)

@@ -1,13 +1,13 @@
-"""Figures of the toy laws: distance against passes, and the exact law beside one pass of marginals."""
+"""Figures of the toy distributions: distance against passes, and each block's probability beside one pass."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank
+from kfexplore.figures.page import blank, titled
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import ToyLaw, Unmasking
 
@@ -16,7 +16,6 @@ MOST_BLOCKS: Final = 32
 EXACT: Final = 1e-12
 """A distance up to this is the rounding of float64."""
 _HUE: Final = 8
-_CLEAR: Final = "rgba(0,0,0,0)"
 
 
 def passes_words(toy: ToyLaw) -> tuple[str, str]:
@@ -49,124 +48,97 @@ def passes_words(toy: ToyLaw) -> tuple[str, str]:
 
 
 def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
-    """Exact distance of marginal unmasking over the number of passes, beside push-forward in one.
+    """Exact distance of marginal unmasking over the number of passes, beside push-forward in one."""
+    palette, passes, least = colours(theme), toy.passes, fewest_exact(toy)
+    figure = blank(palette, *passes_words(toy))
 
-    Args:
-        toy: The law.
-        theme: light or dark.
-    """
-    look, passes, least = colours(theme), toy.passes, fewest_exact(toy)
-    figure = blank(look, *passes_words(toy))
+    def add(name: str, points: list[tuple[int, float, str]], mode: str = "markers", **style: Any) -> None:
+        """Marks at (passes, distance), each with the words that are shown on hover."""
+        x, y, words = map(list, zip(*points, strict=True))
+        hover = "%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>"
+        figure.add_scatter(
+            x=x, y=y, customdata=words, mode=mode, name=name, hovertemplate=hover, cliponaxis=False, **style
+        )
+
     for name, dash, symbol, ends in (
         ("worst order", "solid", "square", [(s.worst, order_words(s.worst_order)) for s in passes]),
         ("best order", "dash", "circle", [(s.best, order_words(s.best_order)) for s in passes]),
         ("random order", "dot", "triangle-up", [(s.random, f"{s.name} in a random order") for s in passes]),
     ):
-        figure.add_scatter(
-            x=[len(s.sizes) for s in passes],
-            y=[distance for distance, _ in ends],
-            mode="lines+markers",
-            line={"color": look.lines[_HUE], "width": 2, "dash": dash},
-            marker={"symbol": symbol, "size": 9},
-            name=name,
-            customdata=[words for _, words in ends],
-            hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
-            cliponaxis=False,
-        )
-    if others := [s for s in toy.schedules if not s.even]:
-        figure.add_scatter(
-            x=[len(s.sizes) for s in others for _ in range(2)],
-            y=[distance for s in others for distance in (s.best, s.worst)],
-            mode="markers",
-            marker={"symbol": "diamond-open", "size": 8, "color": look.muted},
-            name="other splits",
-            customdata=[f"{s.name}: {order_words(order)}" for s in others for order in (s.best_order, s.worst_order)],
-            hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
-            cliponaxis=False,
-        )
+        style = {"line": {"color": palette.lines[_HUE], "width": 2, "dash": dash}}
+        points = [(len(s.sizes), *end) for s, end in zip(passes, ends, strict=True)]
+        add(name, points, "lines+markers", marker={"symbol": symbol, "size": 9}, **style)
+    others = [
+        (len(s.sizes), distance, f"{s.name}: {order_words(order)}")
+        for s in toy.schedules
+        if not s.even
+        for distance, order in ((s.best, s.best_order), (s.worst, s.worst_order))
+    ]
+    if others:
+        add("other splits", others, marker={"symbol": "diamond-open", "size": 8, "color": palette.muted})
     if not least.even:  # what the title says lies on neither line
-        figure.add_scatter(
-            x=[len(least.sizes)],
-            y=[least.best],
-            mode="markers",
-            marker={"symbol": "diamond", "size": 11, "color": look.lines[_HUE]},
-            name=f"{least.name}, best order",
-            customdata=[order_words(least.best_order)],
-            hovertemplate="%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>",
-            cliponaxis=False,
-        )
-    figure.add_scatter(
-        x=[1],
-        y=[toy.push_forward],
-        mode="markers",
-        marker={"symbol": "star", "size": 15, "color": look.exact},
-        name="push-forward",
-        hovertemplate="push-forward, one pass: %{y}<extra></extra>",
-        cliponaxis=False,
-    )
-    return figure.update_layout(
-        xaxis={"title": {"text": "passes"}, "dtick": 1, "range": [0.8, toy.law.ndim + 0.2], "zeroline": False},
-        yaxis={
-            "title": {"text": "total variation distance"},
-            "range": [-0.02, max(0.1, 1.08 * toy.schedules[0].worst)],
-        },
-    )
+        point = (len(least.sizes), least.best, order_words(least.best_order))
+        marker = {"symbol": "diamond", "size": 11, "color": palette.lines[_HUE]}
+        add(f"{least.name}, best order", [point], marker=marker)
+    marker = {"symbol": "star", "size": 15, "color": palette.exact}
+    add("push-forward", [(1, toy.push_forward, "the exact map")], marker=marker)
+    figure.update_xaxes(title=titled("passes"), dtick=1, range=[0.8, toy.law.ndim + 0.2], zeroline=False)
+    top = max(0.1, 1.08 * toy.schedules[0].worst)
+    return figure.update_yaxes(title=titled("total variation distance"), range=[-0.02, top])
 
 
 def blocks_words(toy: ToyLaw) -> tuple[str, str]:
     """What the figure of blocks finds, and how to read it."""
     if toy.impossible:
-        finding = f"{toy.impossible:.0%} of the blocks of one pass are impossible under the law"
+        finding = f"{toy.impossible:.0%} of the blocks of one pass are impossible"
     elif toy.schedules[0].worst <= EXACT:
         finding = "One pass of marginals gives every block its exact probability"
     else:
         over = toy.schedules[0].worst
         finding = f"One pass gives {over:.0%} of the probability to the wrong blocks, though none is impossible"
-    reading = "Solid bars are the law, hatched ones what one pass of its exact marginals gives"
+    reading = "Solid bars are the exact distribution, hatched ones what one pass of its exact marginals gives"
     if toy.impossible:
-        reading += "; ✕ marks a block that the law never gives"
+        reading += "; ✕ marks a block of probability 0"
     shown = _shown(toy)
     if left := toy.law.size - len(shown):
-        law, drawn = (1 - values.reshape(-1)[shown].sum() for values in (toy.law, toy.one_pass))
-        reading += f"; the {left} blocks not drawn hold {abs(law):.0%} of the law and {drawn:.0%} of one pass"
+        exact, drawn = (1 - values.reshape(-1)[shown].sum() for values in (toy.law, toy.one_pass))
+        reading += f"; the {left} blocks not drawn hold {abs(exact):.0%} of the probability and {drawn:.0%} of one pass"
     return finding, reading + "."
 
 
 def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
     """The probability of each block, exact and in one pass of marginals; impossible blocks have a sign.
 
-    Args:
-        toy: The law; of more than 32 blocks the likeliest are drawn.
-        theme: light or dark.
+    Of more than `MOST_BLOCKS` the likeliest are drawn.
     """
-    look, shown = colours(theme), _shown(toy)
-    names = ["".join(map(str, np.unravel_index(block, toy.law.shape))) for block in shown]
-    law, drawn = (100 * values.reshape(-1)[shown] for values in (toy.law, toy.one_pass))
-    wrong = (law == 0) & (drawn > 0)
-    figure = blank(look, *blocks_words(toy))
+    palette, shown = colours(theme), _shown(toy)
+    names = np.array(["".join(map(str, np.unravel_index(block, toy.law.shape))) for block in shown])
+    exact, drawn = (100 * values.reshape(-1)[shown] for values in (toy.law, toy.one_pass))
+    wrong = (exact == 0) & (drawn > 0)
+    figure = blank(palette, *blocks_words(toy))
     figure.add_bar(
         x=names,
-        y=law,
+        y=exact,
         offsetgroup="law",
-        marker={"color": look.exact, "line": {"width": 0}},
-        name="exact law",
+        marker={"color": palette.exact, "line": {"width": 0}},
+        name="exact distribution",
         hovertemplate="%{x}: %{y:.3f} %<extra>exact</extra>",
     )
-    for name, which, colour in (
-        ("one pass", ~wrong, look.lines[_HUE]),
-        ("one pass, impossible ✕", wrong, look.differ),
+    for name, which, colour, sign in (
+        ("one pass", ~wrong, palette.lines[_HUE], None),
+        ("one pass, impossible ✕", wrong, palette.differ, "✕"),
     ):
         if which.any():
             figure.add_bar(
-                x=[block for block, one in zip(names, which, strict=True) if one],
+                x=names[which],
                 y=drawn[which],
                 offsetgroup="marginals",
                 marker={
                     "color": colour,
                     "line": {"width": 1, "color": colour},
-                    "pattern": {"shape": "/", "fgcolor": colour, "bgcolor": _CLEAR, "size": 6},
+                    "pattern": {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(0,0,0,0)", "size": 6},
                 },
-                text="✕" if which is wrong else None,
+                text=sign,
                 textposition="outside",
                 textangle=0,
                 textfont={"color": colour},
@@ -174,20 +146,10 @@ def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
                 name=name,
                 hovertemplate="%{x}: %{y:.3f} %<extra>one pass</extra>",
             )
-    return figure.update_layout(
-        barmode="group",
-        bargap=0.25,
-        bargroupgap=0.05,
-        showlegend=True,
-        xaxis={
-            "title": {"text": "block"},
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": names,
-            "showgrid": False,
-        },
-        yaxis={"title": {"text": "probability (%)"}, "rangemode": "tozero"},
-    )
+    figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05, showlegend=True)
+    order = {"type": "category", "categoryorder": "array", "categoryarray": names}
+    figure.update_xaxes(title=titled("block"), showgrid=False, **order)
+    return figure.update_yaxes(title=titled("probability (%)"), rangemode="tozero")
 
 
 def fewest_exact(toy: ToyLaw) -> Unmasking:

@@ -55,7 +55,7 @@ def whole(chromium: Browser, app_url: str) -> Iterator[Page]:
         page.locator("#generate-decoders").get_by_label("MDLM").check()
         page.locator("#generate-surprise input").check()
         page.locator("#generate-go").click()
-        expect(page.locator("#generate-texts header").first).to_contain_text("nats a token")
+        expect(page.locator("#generate-texts header").first).to_contain_text("nats per token")
         show(page, "Joint vs marginal")
         expect(page.locator("#joint-samplers table")).to_be_visible()
         show(page, "Scrub")

@@ -103,7 +103,7 @@ def test_surprise_is_drawn_after_a_run_and_leaves_again(page: Page, app_url: str
     expect_done(page, 2)
     seconds = page.locator(f"{TEXTS} [data-decoder=ar] li").nth(2).inner_text()
     page.locator("#generate-surprise input").check()
-    expect(page.locator(f"{TEXTS} header").first).to_contain_text("nats a token")
+    expect(page.locator(f"{TEXTS} header").first).to_contain_text("nats per token")
     expect(page.locator(f"{TEXTS} .u4")).not_to_have_count(0)
     assert page.locator(f"{TEXTS} [data-decoder=ar] li").nth(2).inner_text() == seconds  # no new run
     page.locator("#generate-surprise input").uncheck()

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: they draw the numbers they are given, and the page needs nothing else."""
+"""Figures of an evaluation draw the numbers they are given, and the page is complete in itself."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from typing import Any
 import pytest
 
 from kfexplore.errors import KfError
-from kfexplore.figures.evaluate import (
-    agreement_figure,
-    entropy_figure,
-    evaluation_page,
-    quality_figure,
-    write_page,
-)
+from kfexplore.figures.evaluate import agreement_figure, entropy_figure, evaluation_page, quality_figure, write_page
+from kfexplore.figures.page import THEMES
 from kfexplore.figures.palette import colours
 from kfexplore.results import Agreement, Bin, Estimate, Evaluation, SampleQuality, SlotLaw
 
@@ -47,24 +42,25 @@ def row(name: str, loss: float, distinct: float, **other: Any) -> SampleQuality:
     return SampleQuality(name, *values.values(), 8, loss_and_interval, same, same, same, variety, same, same, same)
 
 
-ROWS = [
-    row("AR", 3.5, 0.9),
-    row("K = 1", 2.5, 0.8),
-    row("K = 2, p", 4, 0.6, k=2, penalty=1),
-    row("K = 2", 3.0, 0.7, k=2),
-]
+ROWS = [row("AR", 3.5, 0.9), row("K = 1", 2.5, 0.8), row("K = 2, p", 4, 0.6, k=2, penalty=1), row("K = 2", 3, 0.7, k=2)]
 EVALUATION = Evaluation(
     "<b>", "T", AGREEMENT, SlotLaw(Estimate(0.3, 0.2, 0.4), 0.01, 4, 64), ROWS, {"seed": 0}, "cpu", "float32", {}, 1.0
 )
 
 
-def test_bars_are_shares_in_per_cent_with_their_intervals() -> None:
-    ours, published = agreement_figure(AGREEMENT).data
+def finding(figure: Any) -> str:
+    return str(figure.layout.title.text.replace("<br>", " "))
+
+
+def test_bars_are_per_cent_with_their_intervals_beside_the_published_slots() -> None:
+    figure = agreement_figure(AGREEMENT)
+    ours, published = figure.data
     assert list(ours.x) == ["slot 1", "slot 2", "block"]
     assert list(ours.y) == pytest.approx([44, 20, 10])
     assert list(ours.error_y.array) == pytest.approx([2, 1, 0.5])
     assert list(published.x) == ["slot 1", "slot 2"]  # no more marks than slots
     assert [base + y / 2 for base, y in zip(published.base, published.y, strict=True)] == pytest.approx([59.1, 32.7])
+    assert "44.0% of noise vectors in slot 1, for 20.0% in slot 2; all 2 for 10.0%" in finding(figure)
 
 
 def test_points_of_entropy_lie_in_their_bins_and_small_bins_are_left_out() -> None:
@@ -75,48 +71,31 @@ def test_points_of_entropy_lie_in_their_bins_and_small_bins_are_left_out() -> No
         assert list(trace.y) == pytest.approx([80, 20])
         assert list(trace.error_y.array) == pytest.approx([8, 15])
         assert list(trace.error_y.arrayminus) == pytest.approx([10, 10])
+    assert "80% of noise vectors where the teacher's entropy is below 1 nat, for 20% above 4 nats" in finding(figure)
 
 
 def test_marks_of_quality_are_where_the_numbers_say_and_the_teacher_anchors_them() -> None:
     figure = quality_figure(ROWS)
-    assert [(t.text, t.x[0], t.y[0]) for t in figure.data] == [
-        ("teacher (AR)", pytest.approx(90), 3.5),
-        ("K = 1", pytest.approx(80), 2.5),
-        ("K = 2, p", pytest.approx(60), 4.0),
-        ("K = 2", pytest.approx(70), 3.0),
-    ]
+    marks = [(t.text, round(t.x[0]), t.y[0]) for t in figure.data]
+    assert marks == [("teacher (AR)", 90, 3.5), ("K = 1", 80, 2.5), ("K = 2, p", 60, 4.0), ("K = 2", 70, 3.0)]
     across, down = figure.layout.shapes
     assert (across.y0, across.y1, down.x0, down.x1) == (3.5, 3.5, 90, 90)
     assert figure.data[1].error_x.array[0] == pytest.approx(2)
     assert figure.data[1].error_x.arrayminus[0] == pytest.approx(1)
-
-
-def test_titles_say_the_finding_and_axes_have_units() -> None:
-    figures = [agreement_figure(AGREEMENT), entropy_figure(AGREEMENT), quality_figure(ROWS)]
-    findings = [re.sub("<br>", " ", figure.layout.title.text) for figure in figures]
-    assert "44.0% of noise vectors in slot 1, on 20.0% in slot 2; all 2 on 10.0%" in findings[0]
-    assert (
-        "exact on 80% of noise vectors where the teacher's entropy is below 1 nat, on 20% above 4 nats" in findings[1]
-    )
     # the plain argmax at the largest K, not the penalised one
-    assert "At K = 2 a sample costs the teacher 3.00 nats a token, its own samples 3.50" in findings[2]
-    assert "distinct-2 is 70%, where its own have 90%" in findings[2]
-    for figure in figures:
+    assert "At K = 2 a sample costs the teacher 3.00 nats per token, its own samples 3.50" in finding(figure)
+    assert "distinct-2 is 70%, that of its own 90%" in finding(figure)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_themes_have_their_own_colours_and_axes_have_units(theme: Any) -> None:
+    for figure in (agreement_figure(AGREEMENT, theme), entropy_figure(AGREEMENT, theme), quality_figure(ROWS, theme)):
+        assert figure.layout.paper_bgcolor == colours(theme).surface
+        assert figure.layout.font.color == colours(theme).ink
         assert "(%)" in figure.layout.yaxis.title.text or "(nats" in figure.layout.yaxis.title.text
 
 
-def test_themes_have_their_own_colours() -> None:
-    for theme in ("light", "dark"):
-        for figure in (
-            agreement_figure(AGREEMENT, theme),
-            entropy_figure(AGREEMENT, theme),
-            quality_figure(ROWS, theme),
-        ):
-            assert figure.layout.paper_bgcolor == colours(theme).surface
-            assert figure.layout.font.color == colours(theme).ink
-
-
-def test_page_asks_no_other_host_and_escapes_names() -> None:
+def test_page_requests_no_other_host_and_escapes_names() -> None:
     page = evaluation_page(EVALUATION)
     body = page[page.index("<body>") :]
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page[: page.index("<script>")] + body)

@@ -1,17 +1,24 @@
-"""The palette: equal lightness, readable text, one hue a token, a mark for every invisible character."""
+"""The palette: equal lightness, readable text, one hue per token, a mark for every invisible character."""
 
 from __future__ import annotations
 
 import colorsys
 import re
-from typing import get_args
 
 import pytest
 
-from kfexplore.figures import palette
-from kfexplore.figures.palette import HUES, Theme, colours, hue_index, oklch_hex, oklch_rgb, token_colour, token_label
-
-THEMES = get_args(Theme)
+from kfexplore.figures.page import THEMES
+from kfexplore.figures.palette import (
+    HUES,
+    Theme,
+    colours,
+    hue_index,
+    oklch_hex,
+    oklch_rgb,
+    palette_css,
+    token_colour,
+    token_label,
+)
 
 
 def rgb(colour: str) -> tuple[float, ...]:
@@ -26,7 +33,7 @@ def luminance(colour: str) -> float:
 
 
 def contrast(one: str, other: str) -> float:
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -34,35 +41,24 @@ def test_oklch_of_white_black_and_primary_red() -> None:
     assert oklch_rgb(1, 0, 0) == pytest.approx((1, 1, 1), abs=1e-3)
     assert oklch_rgb(0, 0, 0) == pytest.approx((0, 0, 0), abs=1e-3)
     assert oklch_rgb(0.62796, 0.25768, 29.234) == pytest.approx((1, 0, 0), abs=2e-3)
-
-
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("role", ["fills", "tints", "lines"])
-def test_hues_of_a_role_are_twelve_and_equally_light(theme: Theme, role: str) -> None:
-    wheel = getattr(colours(theme), role)
-    assert len(set(wheel)) == HUES
-    levels = [luminance(colour) for colour in wheel]
-    assert max(levels) - min(levels) < 0.06
-    assert len({round(12 * colorsys.rgb_to_hsv(*rgb(colour))[0]) % 12 for colour in wheel}) >= 8
-
-
-def test_a_colour_outside_srgb_is_refused() -> None:
-    assert oklch_hex(0.84, 0.078, 15) == colours("light").fills[0]
     with pytest.raises(ValueError, match="outside sRGB"):
         oklch_hex(0.84, 0.2, 15)
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_text_is_readable(theme: Theme) -> None:
-    look = colours(theme)
-    for ground in (*look.fills, *look.tints, look.surface, look.raised):
-        assert contrast(look.ink, ground) >= 4.5
-    for text in (look.muted, look.differ, look.accent):
-        assert contrast(text, look.surface) >= 4.5
-        assert contrast(text, look.raised) >= 4.5
-    assert contrast(look.on_accent, look.accent) >= 4.5
-    for ground in (look.surface, look.raised):
-        assert contrast(look.edge, ground) >= 3
+def test_hues_are_equally_light_and_text_is_readable(theme: Theme) -> None:
+    palette = colours(theme)
+    for wheel in (palette.fills, palette.tints, palette.lines):
+        assert len(set(wheel)) == HUES
+        levels = [luminance(colour) for colour in wheel]
+        assert max(levels) - min(levels) < 0.06
+        assert len({round(12 * colorsys.rgb_to_hsv(*rgb(colour))[0]) % 12 for colour in wheel}) >= 8
+    for ground in (*palette.fills, *palette.tints, palette.surface, palette.raised):
+        assert contrast(palette.ink, ground) >= 4.5
+    for ground in (palette.surface, palette.raised):
+        assert min(contrast(text, ground) for text in (palette.muted, palette.differ, palette.accent)) >= 4.5
+        assert contrast(palette.edge, ground) >= 3
+    assert contrast(palette.on_accent, palette.accent) >= 4.5
 
 
 def test_hue_index_is_the_top_of_the_32_bit_hash() -> None:
@@ -76,20 +72,16 @@ def test_hue_index_is_the_top_of_the_32_bit_hash() -> None:
 @pytest.mark.parametrize(
     ("text", "label"),
     [
-        ("the", "the"),
         (" the", "·the"),
         ("a  b ", "a··b·"),
-        ("\n", "↵"),
-        ("\t", "⇥"),
-        ("\r\n", "␍↵"),
+        ("\r\n\t", "␍↵⇥"),
         ("", "∅"),
-        ("\ufffd", "\ufffd"),
+        ("\ufffd日本", "\ufffd日本"),
         ("\x00\x7f", "␀␡"),
         ("\u00a0", "⍽"),
         ("\u200b", "‹200b›"),
         ("a\u202eb", "a‹202e›b"),
         ("[^]-\\", "[^]-\\"),
-        ("日本", "日本"),
     ],
 )
 def test_every_invisible_character_has_a_mark(text: str, label: str) -> None:
@@ -97,9 +89,8 @@ def test_every_invisible_character_has_a_mark(text: str, label: str) -> None:
 
 
 def test_css_has_every_hue_in_both_themes() -> None:
-    css = palette.palette_css(".kfs")
-    for theme in THEMES:
-        look = colours(theme)
-        assert all(colour in css for colour in (*look.fills, *look.tints, *look.lines, look.ink))
+    css = palette_css(".kfs")
+    for palette in map(colours, THEMES):
+        assert all(colour in css for colour in (*palette.fills, *palette.tints, *palette.lines, palette.ink))
     assert '.dark .kfs [data-hue="11"], .kfs[data-theme="dark"] [data-hue="11"] {' in css
     assert "--kf-on-accent:" in css

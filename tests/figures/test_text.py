@@ -1,4 +1,4 @@
-"""Texts as HTML: backgrounds by step, marks where texts part, underlines of surprise; no token is markup."""
+"""Texts as HTML: backgrounds by step, marks where texts diverge, underlines of surprisal; no token is markup."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def written(*lines: Line, **more: Any) -> Written:
     return Written(lines=list(lines), **{**given, **more})
 
 
-def drawn(*lines: Line, underlined: bool = False, told: bool = False, **more: Any) -> str:
-    return texts_html([written(*lines, **more)], underlined, told)
+def drawn(*lines: Line, underlined: bool = False, hints: bool = False, **more: Any) -> str:
+    return texts_html([written(*lines, **more)], underlined, hints)
 
 
 def blocks(html: str) -> list[tuple[str, str]]:
@@ -33,25 +33,12 @@ def blocks(html: str) -> list[tuple[str, str]]:
     return [(background, re.sub("<[^>]*>", "", inner)) for background, inner in found]
 
 
-def test_tokens_of_a_step_share_a_background_and_neighbours_differ() -> None:
-    assert blocks(drawn(line(["Once", " upon", " a", " time", ","], [1, 1, 2, 3, 3]))) == [
-        ("p1", "Once upon"),
-        ("p0", " a"),
-        ("p1", " time,"),
-    ]
-
-
-def test_a_masked_models_backgrounds_grow_stronger_with_the_step_and_gaps_are_seen() -> None:
-    found = drawn(line(list("abcdefgh"), [8, 1, 0, 0, 2, 4, 1, 0]), decoder="mdlm", k=1)
-    assert blocks(found) == [
-        ("s7", "a"),
-        ("s0", "b"),
-        ("g", "__"),
-        ("s1", "e"),
-        ("s3", "f"),
-        ("s0", "g"),
-        ("g", "_"),
-    ]
+def test_backgrounds_alternate_by_step_and_a_masked_models_grow_stronger() -> None:
+    found = drawn(line(["Once", " upon", " a", " time", ","], [1, 1, 2, 3, 3]))
+    assert blocks(found) == [("p1", "Once upon"), ("p0", " a"), ("p1", " time,")]
+    masked = blocks(drawn(line(list("abcdefgh"), [8, 1, 0, 0, 2, 4, 1, 0]), decoder="mdlm", k=1))
+    assert [kind for kind, _ in masked] == ["s7", "s0", "g", "s1", "s3", "s0", "g"]
+    assert [text for _, text in masked] == ["a", "b", "__", "e", "f", "g", "_"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +56,7 @@ def test_a_masked_models_backgrounds_grow_stronger_with_the_step_and_gaps_are_se
     ],
 )
 def test_a_tokens_text_is_shown_and_never_markup(piece: str, shown: str) -> None:
-    found = drawn(line(["x", piece]), told=True)
+    found = drawn(line(["x", piece]), hints=True)
     assert re.findall(r"<i[^>]*>(.*?)</i>", found, re.DOTALL) == ["x", shown]
     assert "<img" not in found
 
@@ -79,20 +66,14 @@ def test_the_mark_stands_before_the_first_token_that_differs() -> None:
     assert re.sub("<[^>]*>", "", found.split("kft-text")[1]).endswith(">a≠ b c")
     assert "exact for 1 token, then ≠" in found
     assert "≠ marks" in found
-
-
-def test_texts_that_are_the_same_have_no_mark_and_say_so() -> None:
-    for stage, told in (("done", "exact throughout"), ("writing", "exact so far")):
+    assert "≠" not in drawn(line(["a", " b"]))  # nothing to compare with
+    for stage, said in (("done", "exact throughout"), ("writing", "exact so far")):
         found = drawn(line(["a", " b"], shared=2), decoder="verified", stage=stage)
-        assert told in found
+        assert said in found
         assert "<em" not in found
 
 
-def test_what_is_compared_with_nothing_speaks_of_no_parting() -> None:
-    assert "≠" not in drawn(line(["a", " b"]))
-
-
-def test_several_samples_are_told_apart_and_share_rows() -> None:
+def test_several_samples_have_captions_and_share_rows() -> None:
     found = drawn(line(["a", "b"], shared=1, parted=True), line(["a", "b"], shared=2))
     assert "sample 1 · exact for 1, then ≠" in found
     assert "sample 2 · exact<" in found
@@ -103,14 +84,14 @@ def test_several_samples_are_told_apart_and_share_rows() -> None:
 def test_underlines_grow_with_surprise() -> None:
     nats = [LEVELS[0] - 0.1, *LEVELS]
     text = line(list("abcde"), surprise=nats)
-    found = drawn(text, underlined=True, told=True)
+    found = drawn(text, underlined=True, hints=True)
     assert re.findall(r'<i(?: class="(\w+)")? title', found) == ["", "u1", "u2", "u3", "u4"]
     assert [float(n) for n in re.findall(r"([\d.]+) nats\"", found)] == pytest.approx(nats)
-    assert f"{sum(nats) / 5:.2f}</b> nats a token" in found
+    assert f"{sum(nats) / 5:.2f}</b> nats per token" in found
     assert "teacher: 1.5 nats (thin) to 7 or more (thick)." in found
     assert "bits" not in found
-    assert "The clocks are of this one short run; the tab Timing" in found
-    for plain in (drawn(text, told=True), drawn(line(list("abcde")), underlined=True, told=True)):
+    assert "Times are from this one short run; the tab Timing" in found
+    for plain in (drawn(text, hints=True), drawn(line(list("abcde")), underlined=True, hints=True)):
         assert not re.search('class="u|</b> nats', plain)
 
 
@@ -129,13 +110,7 @@ def test_numbers_of_a_pane() -> None:
 
 
 def test_each_pane_says_who_writes_and_whether_it_is_exact() -> None:
-    kinds = [
-        ("exact", "ar"),
-        ("learned", "pflm"),
-        ("learned", "mdlm"),
-        ("exact", "verified"),
-        ("exact", "jacobi"),
-    ]
+    kinds = [("exact", "ar"), ("learned", "pflm"), ("learned", "mdlm"), ("exact", "verified"), ("exact", "jacobi")]
     found = texts_html([written(line(["a"]), decoder=name) for _, name in kinds])
     assert re.findall(r'kft-pane kft-(\w+)" data-decoder="(\w+)"', found) == kinds
     assert "the student, 2 per pass" in found

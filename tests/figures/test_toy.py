@@ -1,4 +1,4 @@
-"""Figures of the toy laws: they draw the numbers of the results, and their words are true of them."""
+"""Figures of the toy distributions draw the numbers of the results, and their words are true."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from kfexplore.figures.page import bare
-from kfexplore.figures.palette import colours
+from kfexplore.figures.page import THEMES, bare
+from kfexplore.figures.palette import Theme, colours
 from kfexplore.figures.toy import (
     MOST_BLOCKS,
     blocks_figure,
@@ -23,7 +23,11 @@ from kfexplore.laws.toy import toy_law
 from kfexplore.results import ToyLaw
 
 PERMUTATION, XOR, CHAIN = toy_law("permutation"), toy_law("noisy-xor"), toy_law("chain")
-LARGE = toy_law("permutation", length=4)
+LARGE, MIXED, INDEPENDENT = (
+    toy_law("permutation", length=4),
+    toy_law("not-all-equal"),
+    toy_law("correlation", rho=0.0),
+)
 
 
 def test_passes_are_drawn_best_and_worst_with_push_forward_at_zero() -> None:
@@ -37,16 +41,9 @@ def test_passes_are_drawn_best_and_worst_with_push_forward_at_zero() -> None:
     assert "x2, then x1 x3" in traces["other splits"].customdata[0]
     assert (list(traces["push-forward"].x), list(traces["push-forward"].y)) == ([1], [0])
     assert len({trace.marker.symbol for trace in traces.values()}) == len(traces)  # told apart without colour
-
-
-def test_the_split_of_the_title_is_marked_where_no_line_has_it() -> None:
-    (marked,) = (trace for trace in passes_figure(CHAIN).data if trace.marker.symbol == "diamond")
-    assert (marked.name, list(marked.x), list(marked.y)) == ("1+2, best order", [2], [pytest.approx(0)])
-    assert marked.marker.color == passes_figure(CHAIN).data[1].line.color
+    marked = traces["1+2, best order"]  # the split of the title, which lies on no line
+    assert (marked.marker.symbol, list(marked.x), list(marked.y)) == ("diamond", [2], [pytest.approx(0)])
     assert "x2, then x1 x3" in marked.customdata[0]
-    assert "the filled one is 1+2" in passes_words(CHAIN)[1]
-    assert "filled" not in passes_words(XOR)[1]  # on the line
-    assert "diamond" not in {trace.marker.symbol for trace in passes_figure(XOR).data}
 
 
 @pytest.mark.parametrize(
@@ -54,13 +51,12 @@ def test_the_split_of_the_title_is_marked_where_no_line_has_it() -> None:
     [
         (PERMUTATION, "off by 0.5; only one token per pass is exact"),
         (
-            toy_law("not-all-equal"),
-            "Every fixed 2+1 order is off by 0.17 or more, yet a random 2+1 order is exact: the errors of the orders "
-            "cancel",
+            MIXED,
+            "Every fixed 2+1 order is off by 0.17 or more, yet a random 2+1 order is exact: the errors of the orders",
         ),
         (XOR, "off by 0.4; 2 passes of 3 can be exact (2+1, in every order)"),
         (CHAIN, "off by 0.56; 2 passes of 3 can be exact (1+2, in the best order)"),
-        (toy_law("correlation", rho=0.0), "one pass of marginals is exact"),
+        (INDEPENDENT, "one pass of marginals is exact"),
     ],
 )
 def test_finding_of_the_passes(toy: ToyLaw, finding: str) -> None:
@@ -69,6 +65,9 @@ def test_finding_of_the_passes(toy: ToyLaw, finding: str) -> None:
 
 
 def test_words_name_only_what_is_drawn() -> None:
+    assert "the filled one is 1+2" in passes_words(CHAIN)[1]
+    assert "filled" not in passes_words(XOR)[1]  # on the line
+    assert "diamond" not in {trace.marker.symbol for trace in passes_figure(XOR).data}
     assert "diamonds" in passes_words(XOR)[1]
     assert "diamonds" not in passes_words(PERMUTATION)[1]
     assert "other splits" not in {trace.name for trace in passes_figure(PERMUTATION).data}
@@ -77,55 +76,46 @@ def test_words_name_only_what_is_drawn() -> None:
 
 
 def test_impossible_blocks_have_a_sign_and_a_hatching() -> None:
-    law, possible, wrong = blocks_figure(PERMUTATION).data
-    assert (list(law.x), list(law.y)) == (["00", "01", "10", "11"], [0, 50, 50, 0])
+    figure = blocks_figure(PERMUTATION)
+    exact, possible, wrong = figure.data
+    assert (list(exact.x), list(exact.y)) == (["00", "01", "10", "11"], [0, 50, 50, 0])
+    assert figure.layout.xaxis.type == "category"
     assert (list(possible.x), list(possible.y)) == (["01", "10"], [25, 25])
     assert (list(wrong.x), list(wrong.y)) == (["00", "11"], [25, 25])
     assert (wrong.text, possible.text) == ("✕", None)
     assert wrong.marker.pattern.shape == possible.marker.pattern.shape == "/"
-    assert law.marker.pattern.shape is None
-    assert possible.offsetgroup == wrong.offsetgroup != law.offsetgroup
+    assert exact.marker.pattern.shape is None
+    assert possible.offsetgroup == wrong.offsetgroup != exact.offsetgroup
     assert "50% of the blocks of one pass are impossible" in blocks_words(PERMUTATION)[0]
     assert "40% of the probability" in blocks_words(XOR)[0]
-    assert "exact probability" in blocks_words(toy_law("correlation", rho=0.0))[0]
+    assert "exact probability" in blocks_words(INDEPENDENT)[0]
 
 
-def test_block_names_are_no_numbers() -> None:
-    assert blocks_figure(XOR).layout.xaxis.type == "category"
-
-
-def test_of_many_blocks_the_likeliest_are_drawn_and_the_rest_is_told() -> None:
-    law, _, wrong = blocks_figure(LARGE).data
-    assert len(law.x) == MOST_BLOCKS
-    assert np.sum(law.y) == pytest.approx(100)
+def test_the_likeliest_of_many_blocks_are_drawn_and_the_rest_is_stated() -> None:
+    exact, _, wrong = blocks_figure(LARGE).data
+    assert len(exact.x) == MOST_BLOCKS
+    assert np.sum(exact.y) == pytest.approx(100)
     assert len(wrong.x) == MOST_BLOCKS - 24
     # 256 blocks, each 1/256 in one pass.
-    assert "the 224 blocks not drawn hold 0% of the law and 88% of one pass" in blocks_words(LARGE)[1]
+    assert "the 224 blocks not drawn hold 0% of the probability and 88% of one pass" in blocks_words(LARGE)[1]
 
 
-def test_fewest_passes_prefer_a_split_that_is_exact_in_every_order() -> None:
-    assert fewest_exact(XOR).name == "2+1"
-    assert fewest_exact(CHAIN).name == "1+2"
-    assert fewest_exact(LARGE).name == "1+1+1+1"
+def test_fewest_passes_prefer_every_order_and_random_orders_are_named_where_they_need_fewer() -> None:
+    assert [fewest_exact(toy).name for toy in (XOR, CHAIN, LARGE)] == ["2+1", "1+2", "1+1+1+1"]
     assert order_words(((1,), (0, 2))) == "x2, then x1 x3"
-
-
-def test_exact_at_random_is_named_only_where_no_fixed_order_does_as_well() -> None:
-    mixed = exact_at_random(toy_law("not-all-equal"))
+    mixed = exact_at_random(MIXED)
     assert mixed is not None
     assert mixed.name == "2+1"
     assert all(exact_at_random(toy) is None for toy in (PERMUTATION, XOR, CHAIN, LARGE))
 
 
-def test_themes_and_bare_figures() -> None:
-    for draw in (passes_figure, blocks_figure):
-        for theme in ("light", "dark"):
-            figure = draw(XOR, theme)
-            assert figure.layout.paper_bgcolor == colours(theme).surface
-            title = figure.layout.title.text.replace("<br>", " ")
-            (finding, reading), rest = bare(figure, height=300)
-            assert (finding, reading[-1]) == (title, ".")
-            layout = json.loads(rest)["layout"]
-            assert "text" not in layout.get("title", {})
-            assert layout["height"] == 300
-            assert layout["font"]["color"] == colours(theme).ink
+@pytest.mark.parametrize("theme", THEMES)
+def test_themes_and_bare_figures(theme: Theme) -> None:
+    for figure in (passes_figure(XOR, theme), blocks_figure(XOR, theme)):
+        assert figure.layout.paper_bgcolor == colours(theme).surface
+        title = figure.layout.title.text.replace("<br>", " ")
+        (finding, reading), rest = bare(figure, height=300)
+        assert (finding, reading[-1]) == (title, ".")
+        layout = json.loads(rest)["layout"]
+        assert "text" not in layout.get("title", {})
+        assert (layout["height"], layout["font"]["color"]) == (300, colours(theme).ink)

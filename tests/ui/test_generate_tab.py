@@ -271,7 +271,7 @@ def test_a_page_that_is_gone_closes_the_decoders(service: Service, monkeypatch: 
 
 def test_the_underline_comes_and_goes_without_a_new_run(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     *_, last = asked(service, underlined=True)
-    assert "nats a token" in last[1]
+    assert "nats per token" in last[1]
     writing = done(service)
     monkeypatch.setattr(written_by, "decode", None)
     *_, drawn = underline(writing, True)

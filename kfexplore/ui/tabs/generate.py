@@ -275,7 +275,7 @@ def _buttons(writing: Writing | None) -> list[Any]:
 
 
 def _drawn(writing: Writing, underlined: bool) -> str:
-    return texts_html(writing.written(), underlined, told=writing.is_over)
+    return texts_html(writing.written(), underlined, hints=writing.is_over)
 
 
 def _mistaken(error: KfError, held: Writing | None) -> str:
