@@ -2,7 +2,7 @@
 
 Every arm starts from the teacher's weights and may spend the same number of token passes (one token once through the
 teacher's blocks; a backward pass counts as two), its targets included. The paper's ablations are A, B and C. Prints a
-line an arm and writes ablation.json, anew after each arm, ablation.csv, ablation.html and a PNG.
+line per arm and writes ablation.json, anew after each arm, ablation.csv, ablation.html and a PNG.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ BASE = TrainConfig(
     steps=1, batch=2, groups=128, block=4, optimizer="muon", lr=6e-3, warmup=20, decay=0.5, precision="bf16"
 )
 STAGES = ((1, 0.25), (2, 0.25), (4, 0.5))
-"""Blocks of a progressive run, and the share of the compute that each gets."""
+"""Blocks of a progressive run, and the fraction of the compute that each gets."""
 WINDOWS, GROUPS, SEED = 24, 128, 0
-"""Stretches of text on which every arm is measured, prefixes of each, and what keys these and their noise."""
+"""Stretches of text on which every arm is measured, prefixes of each, and the seed of these and their noise."""
 
 
 class Heads(Student):
@@ -110,6 +110,7 @@ def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folde
         if arm.frequencies is not None:
             student.noise_encoder.frequencies = tuple(arm.frequencies(len(student.noise_encoder.frequencies)))
         begin_from(student, teacher if previous is None else previous)
+
         _fit(student, teacher, tokens, config, folder / f"{block}", previous)
         previous = student.requires_grad_(False)
         taken += config.steps
@@ -125,7 +126,7 @@ def _fit(
 
 @torch.inference_mode()
 def exact_first(student: Student, teacher: Teacher, tokens: Any) -> float:
-    """Share of noise on which slot 1, taken by inverse CDF of the student's own next-token law, is the exact token."""
+    """Fraction of noise for which slot 1, by inverse CDF of the student's own next-token distribution, is exact."""
     own = Teacher(teacher.config)
     own.load_state_dict({name: student.state_dict()[name] for name in own.state_dict()})
     hits = []
@@ -156,9 +157,8 @@ def reordered(pair: Pair, tokens: Any) -> tuple[Pair, Any]:
         state[name] = state[name][old]
     teacher.load_state_dict(state)
     teacher.requires_grad_(False)
-    return Pair(teacher, pair.student, None, Renamed(pair.tokenizer, new.tolist())), new.numpy()[tokens].astype(
-        "uint16"
-    )
+    renamed = Renamed(pair.tokenizer, new.tolist())
+    return Pair(teacher, pair.student, None, renamed), new.numpy()[tokens].astype("uint16")
 
 
 class Renamed:
@@ -173,7 +173,7 @@ class Renamed:
 
 
 def tidy(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row a slot of an arm."""
+    """One row per slot of an arm."""
     lists = {name: values for name, values in row.items() if isinstance(values, list)}
     rest = {name: value for name, value in row.items() if name not in lists}
     for slot, values in enumerate(zip(*lists.values(), strict=True), 1):
@@ -182,11 +182,11 @@ def tidy(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Runs the arms and writes one row each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default=DEFAULT_PAIR, help="the teacher's pair")
     parser.add_argument("--data", type=Path, required=True, help="token files (kfexplore train data)")
     parser.add_argument("--text", type=Path, required=True, help="held-out text, a file or folder")
-    parser.add_argument("--budget", type=float, default=4e5, help="token passes an arm")
+    parser.add_argument("--budget", type=float, default=4e5, help="token passes per arm")
     parser.add_argument("--seeds", default="0", help="0,1,..")
     parser.add_argument("--arms", default=",".join(ARMS), help="which")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the files")
@@ -218,29 +218,19 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 student, steps = train_arm(arm, pair, corpus, asked.budget, seed, Path(folder))
             found = agreement(dataclasses.replace(pair, student=student), texts, WINDOWS, GROUPS, SEED)
-            nll = found.student_nll_by_slot
-            row = {
-                "arm": name,
-                "what": arm.what,
-                "seed": seed,
-                "steps": steps,
-                "token_passes": asked.budget,
-                "student_nll_by_slot": nll,
-                "agreement_by_slot": found.agreement_by_slot,
-                "agreement_by_slot_interval": found.agreement_by_slot_interval,
-                "agreement_block": found.agreement_block,
-                "exact_first": exact_first(student, pair.teacher, held_out) if arm.order == "token id" else None,
-            }
+            names = ("student_nll_by_slot", "agreement_by_slot", "agreement_by_slot_interval", "agreement_block")
+            row = {"arm": name, "what": arm.what, "seed": seed, "steps": steps, "token_passes": asked.budget}
+            row |= {each: getattr(found, each) for each in names}
+            row["exact_first"] = exact_first(student, pair.teacher, held_out) if arm.order == "token id" else None
             rows.append(row)
-            slots = "  ".join(f"{n:.2f} {100 * a:4.1f}%" for n, a in zip(nll, found.agreement_by_slot, strict=True))
-            print(
-                f"{name:<24} seed {seed}  {steps:>5} steps  {slots}  block {100 * found.agreement_block:.2f}%",
-                flush=True,
-            )
+            pairs = zip(found.student_nll_by_slot, found.agreement_by_slot, strict=True)
+            slots = "  ".join(f"{n:.2f} {100 * a:4.1f}%" for n, a in pairs)
+            block = f"block {100 * found.agreement_block:.2f}%"
+            print(f"{name:<24} seed {seed}  {steps:>5} steps  {slots}  {block}", flush=True)
             write_document("ablation", document, asked.out)
     write_rows((line for row in rows for line in tidy(row)), asked.out / "ablation.csv")
     foot = (
-        f"Pair {asked.pair}, text {document['text']}; {asked.budget:,.0f} token passes an arm; {document['device']}, "
+        f"Pair {asked.pair}, text {document['text']}; {asked.budget:,.0f} token passes per arm; {document['device']}, "
         f"trained in {BASE.precision}, measured in float32. Without reading its noise, slot 1 would be exact on "
         f"{share:.1%} at best, and its loss {nats:.2f} nats."
     )

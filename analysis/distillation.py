@@ -2,7 +2,7 @@
 
 Distils a small student from the teacher alone, on texts that the teacher writes, and measures it on our own sentences
 as it learns; beside it the documents of docs/bench: the bundled pair's own curve and versions, the ablation. Prints
-tables and writes distillation.json, distillation.csv, distillation.html and one PNG a figure.
+tables and writes distillation.json, distillation.csv, distillation.html and one PNG per figure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from analysis.distillation_figures import (
     versions_figure,
 )
 from analysis.quality import prompts
-from analysis.writing import write_study
+from analysis.writing import study_settings, text_table, write_study
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.errors import KfError, told
 from kfexplore.evaluate.agreement import agreement, noise_blind
@@ -131,12 +131,9 @@ def _document(name: str) -> dict[str, Any]:
 def table(run: Sequence[Progress]) -> str:
     """What is printed of the small run."""
     slots = range(1, len(run[0].losses) + 1)
-    heads = [*(f"{f'loss {j}':>8}" for j in slots), *(f"{f'exact {j}':>9}" for j in slots)]
-    lines = [f"{'step':<6}{''.join(heads)}"]
-    for point in run:
-        losses = "".join(f"{loss:>8.2f}" for loss in point.losses)
-        lines.append(f"{point.step:<6}{losses}{''.join(f'{share:>9.1%}' for share in point.agreement)}")
-    return "\n".join(lines)
+    head = ["step", *(f"loss {j}" for j in slots), *(f"exact {j}" for j in slots)]
+    rows = [[str(p.step), *(f"{x:.2f}" for x in p.losses), *(f"{x:.1%}" for x in p.agreement)] for p in run]
+    return text_table(head, rows)
 
 
 def blind(pair: Pair, texts: list[str]) -> Blind:
@@ -156,7 +153,7 @@ def figures(run: Sequence[Progress], baseline: Blind, theme: Theme = "light") ->
 
 
 def tidy(run: Sequence[Progress]) -> Iterator[dict[str, Any]]:
-    """One row a measurement and slot."""
+    """One row per measurement and slot."""
     for point in run:
         for slot, (loss, share) in enumerate(zip(point.losses, point.agreement, strict=True)):
             yield {"step": point.step, "slot": slot + 1, "loss": f"{loss:.6g}", "agreement": f"{share:.6g}"}
@@ -177,12 +174,11 @@ def main() -> None:
     texts = ["\n".join(sentences)]
     run, baseline = distil(pair, corpus, texts, asked.steps, asked.every, asked.seed), blind(pair, texts)
     print(table(run), f"noise not read: {baseline.nats:.2f} nats, {baseline.share:.1%} exact in slot 1", sep="\n\n")
-    settings = {name: getattr(asked, name) for name in ("pair", "length", "steps", "every", "seed")}
     points = [dataclasses.asdict(point) for point in run]
     write_study(
         "distillation",
         "kfexplore: distillation",
-        settings,
+        study_settings(asked),
         {"run": points, "noise_blind": baseline._asdict()},
         lambda theme: figures(run, baseline, theme),
         asked.out,

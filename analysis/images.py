@@ -11,19 +11,18 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import plotly.graph_objects as go
 from PIL import Image
 
 from kfexplore.errors import KfError
-from kfexplore.figures.page import plotly_script, write_bytes
+from kfexplore.figures.page import plotly_script, write
 
 WIDTH: Final = 960
 """Of every image, in CSS pixels."""
 SCALE: Final = 1.25
-"""Pixels of a figure's image to one of CSS; a frame, which is long, has one to one."""
+"""Pixels per CSS pixel in a figure's image; a frame, which is long, has one."""
 COLOURS: Final = 128
 """Of an image: figures have few, and an image of a quarter of the size looks the same."""
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
@@ -57,7 +56,7 @@ class Camera:
         self._plots: Any = None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._browser.close()
         self._engine.stop()
 
@@ -66,31 +65,29 @@ class Camera:
         values = figure.to_plotly_json() if isinstance(figure, go.Figure) else figure
         plain = json.loads(go.Figure(values["data"], values["layout"]).to_json())
         if self._plots is None:  # the library takes longer to load than a figure to draw
-            self._plots = self._page('<div id="figure"></div>')
+            self._plots = self._page("")
             self._plots.add_script_tag(path=plotly_script())
         self._plots.evaluate(_DRAW, [plain["data"], plain["layout"]])
-        return self._taken(self._plots, "#figure")
+        return _taken(self._plots, "#figure")
 
     def frame(self, fragment: str, ready: str = "[data-id]") -> bytes:
         """An `<iframe>` as PNG, once something inside matches the selector `ready`."""
-        page = self._page(f'<div id="figure">{fragment}</div>', 1)
+        page = self._page(fragment, 1)
         page.frame_locator("iframe").locator(ready).first.wait_for()
-        page.wait_for_timeout(300)  # the frame tells its height, and canvases are painted
-        image = self._taken(page, "iframe")
+        page.wait_for_timeout(300)  # the frame sends its height, and canvases are painted
+        image = _taken(page, "iframe")
         page.close()
         return image
 
     def _page(self, body: str, scale: float = SCALE) -> Any:
         page = self._browser.new_page(viewport={"width": WIDTH, "height": 800}, device_scale_factor=scale)
-        page.set_content(f'<!doctype html><body style="margin:0">{body}</body>')
+        page.set_content(f'<!doctype html><body style="margin:0"><div id="figure">{body}</div></body>')
         return page
 
-    def _taken(self, page: Any, selector: str) -> bytes:
-        return _smaller(page.locator(selector).screenshot(type="png"))
 
-
-def _smaller(png: bytes) -> bytes:
-    """The same image with a palette of its own."""
+def _taken(page: Any, selector: str) -> bytes:
+    """An element as PNG with a palette of its own."""
+    png = page.locator(selector).screenshot(type="png")
     image, kept = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
     image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(kept, "PNG", optimize=True)
     return kept.getvalue()
@@ -103,4 +100,4 @@ def write_stills(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
         KfError: no browser, or a folder that cannot be written.
     """
     with Camera() as camera:
-        return [write_bytes(camera.figure(figure), folder / f"{name}.png") for name, figure in figures.items()]
+        return [write(camera.figure(figure), folder / f"{name}.png") for name, figure in figures.items()]

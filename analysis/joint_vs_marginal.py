@@ -2,7 +2,7 @@
 
 Over contexts of a text that the pair was not trained on (by default our own sentences): the mutual information of the
 next two tokens, by context and by class of the first token; and on some of them the error of every sampler against its
-forward passes. Prints a table and writes joint_vs_marginal.json, .html and one PNG a figure.
+forward passes. Prints a table and writes joint_vs_marginal.json, .html and one PNG per figure.
 """
 
 from __future__ import annotations
@@ -16,15 +16,8 @@ import numpy as np
 import plotly.graph_objects as go
 from tqdm import tqdm
 
-from analysis.joint_vs_marginal_figures import (
-    ClassInformation,
-    SamplerDifference,
-    SamplerError,
-    classes_figure,
-    information_figure,
-    passes_figure,
-)
-from analysis.writing import write_study
+from analysis import joint_vs_marginal_figures as drawing
+from analysis.writing import study_settings, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
@@ -40,13 +33,13 @@ from kfexplore.results import BlockLaw, ContextStudy, Distance
 
 CLASSES = ("a word's start", "inside a word", "punctuation", "space or line end", "other")
 _KEY = 2
-"""Sets the draw of contexts apart from those of the evaluation."""
+"""Separates the draw of contexts from those of the evaluation."""
 
 
 def token_class(text: str, before: str) -> str:
     """The class of a token after a text.
 
-    A word's start is a letter or digit after anything that is none, in the token itself or before it.
+    A word's start is a letter or digit after anything else, in the token itself or before it.
     """
     bare = text.lstrip(" \n\t")
     if not bare:
@@ -66,8 +59,8 @@ def contexts(pair: Pair, texts: list[str], count: int, seed: int) -> list[list[i
     return found
 
 
-def by_class(pair: Pair, laws: list[BlockLaw]) -> list[ClassInformation]:
-    """What first tokens of each class say of the second; intervals over contexts."""
+def by_class(pair: Pair, laws: list[BlockLaw]) -> list[drawing.ClassInformation]:
+    """What first tokens of each class tell about the second; intervals over contexts."""
     masses, amounts = (np.zeros((len(laws), len(CLASSES))) for _ in range(2))
     for n, law in enumerate(laws):
         before = "".join(pair.texts(law.context.tolist()[-8:]))
@@ -77,28 +70,24 @@ def by_class(pair: Pair, laws: list[BlockLaw]) -> list[ClassInformation]:
         np.add.at(masses[n], index, weights)
         np.add.at(amounts[n], index, weights * information_by_first(law))
     return [
-        ClassInformation(name, float(mass.mean()), intervals.ratio(amount, mass))
+        drawing.ClassInformation(name, float(mass.mean()), intervals.ratio(amount, mass))
         for name, mass, amount in zip(CLASSES, masses.T, amounts.T, strict=True)
         if mass.mean() > 1e-3
     ]
 
 
-def over_contexts(studies: list[ContextStudy]) -> list[SamplerError]:
-    """Means over contexts of what each sampler's row says, with t intervals."""
+def over_contexts(studies: list[ContextStudy]) -> list[drawing.SamplerError]:
+    """Means over contexts of each sampler's row, with t intervals."""
     rows = []
     for same in zip(*(s.samplers for s in studies), strict=True):
         kl = [row.kl for row in same if row.kl is not None]
-        rows.append(
-            SamplerError(
-                same[0].sampler,
-                same[0].nfe,
-                _mean_distance([row.tv for row in same]),
-                float(np.mean([row.tv_plug_in for row in same])),
-                float(np.mean([row.tv_expected for row in same])),
-                intervals.mean(np.array(kl)) if kl else None,
-                intervals.fraction(np.array([row.impossible.value for row in same])),
-            )
+        plug_in, expected = (
+            float(np.mean([getattr(row, name) for row in same])) for name in ("tv_plug_in", "tv_expected")
         )
+        distance = _mean_distance([row.tv for row in same])
+        impossible = intervals.fraction(np.array([row.impossible.value for row in same]))
+        mean, first = intervals.mean(np.array(kl)) if kl else None, same[0]
+        rows.append(drawing.SamplerError(first.sampler, first.nfe, distance, plug_in, expected, mean, impossible))
     return rows
 
 
@@ -112,7 +101,7 @@ def _mean_distance(found: list[Distance]) -> Distance:
     return Distance(mean.value, low, high, "quadrature" if "quadrature" in kinds else "exact")
 
 
-def differences(studies: list[ContextStudy], reference: str = "ideal MDLM") -> list[SamplerDifference]:
+def differences(studies: list[ContextStudy], reference: str = "ideal MDLM") -> list[drawing.SamplerDifference]:
     """TV of each sampler less that of the reference, paired over contexts, with t intervals.
 
     Only samplers whose distance is known after every context are compared: lower bounds miss by different amounts.
@@ -123,14 +112,14 @@ def differences(studies: list[ContextStudy], reference: str = "ideal MDLM") -> l
         if same[0].sampler in ("teacher", reference) or not all(row.tv.is_known for row in (*same, *others)):
             continue
         apart = np.array([one.tv.value - other.tv.value for one, other in zip(same, others, strict=True)])
-        found.append(SamplerDifference(same[0].sampler, reference, intervals.mean(apart), len(studies)))
+        found.append(drawing.SamplerDifference(same[0].sampler, reference, intervals.mean(apart), len(studies)))
     return found
 
 
 def measure(
     pair: Pair, ids: list[list[int]], studied: int, k: int, blocks: int, seed: int
 ) -> tuple[dict[str, Any], list[BlockLaw], list[ContextStudy]]:
-    """The document's results over contexts, and what they were worked out from; samplers on `studied` of them."""
+    """The document's results over contexts, and what they are derived from; samplers on `studied` of them."""
     laws = [pair_law(pair, each) for each in tqdm(ids, desc="laws")]
     chosen = [ids[n] for n in np.linspace(0, len(ids) - 1, studied).astype(int)]
     studies = [finished(study_steps(pair, each, k, blocks, seed)) for each in tqdm(chosen, desc="samplers")]
@@ -153,25 +142,24 @@ def measure(
 
 def table(results: dict[str, Any]) -> str:
     """What is printed."""
-    lines = [f"{'first token':<24} {'share':>7} {'nats':>7}"]
-    lines += [f"{c['name']:<24} {c['share']:>7.1%} {c['information']['value']:>7.3f}" for c in results["classes"]]
-    lines += [f"{'all':<24} {'':>7} {results['mutual_information']['value']:>7.3f}", ""]
-    lines.append(f"{'sampler':<38} {'passes':>6} {'TV':>7}  {'95 %':<14} {'KL':>7} {'impossible':>10}")
+    classes = [[c["name"], f"{c['share']:.1%}", f"{c['information']['value']:.3f}"] for c in results["classes"]]
+    classes.append(["all", "", f"{results['mutual_information']['value']:.3f}"])
+    samplers = []
     for row in results["samplers"]:
-        kl = f"{row['kl']['value']:>7.3f}" if row["kl"] else f"{'-':>7}"
-        tv = Distance(**row["tv"])
+        tv, kl = Distance(**row["tv"]), f"{row['kl']['value']:.3f}" if row["kl"] else "-"
         limits = tv.limits if tv.high is None else f"{tv.low:.3f} to {tv.high:.3f}"
-        lines.append(
-            f"{row['sampler']:<38} {row['nfe']:>6} {tv.words:>7}  {limits:<14} {kl} {row['impossible']['value']:>10.2%}"
-        )
-    lines.append("")
-    for row in results["differences"]:
-        tv = row["tv"]
-        lines.append(
-            f"TV of {row['sampler']} less that of {row['minus']}, paired over {row['contexts']} contexts: "
-            f"{tv['value']:+.3f} ({tv['low']:+.3f} to {tv['high']:+.3f}), {row['finding']}"
-        )
-    return "\n".join(lines)
+        samplers.append([row["sampler"], str(row["nfe"]), tv.words, limits, kl, f"{row['impossible']['value']:.2%}"])
+    differences = [
+        f"TV of {row['sampler']} less that of {row['minus']}, paired over {row['contexts']} contexts: "
+        f"{row['tv']['value']:+.3f} ({row['tv']['low']:+.3f} to {row['tv']['high']:+.3f}), {row['finding']}"
+        for row in results["differences"]
+    ]
+    tables = (
+        text_table(["first token", "share", "nats"], classes),
+        text_table(["sampler", "passes", "TV", "95 %", "KL", "impossible"], samplers),
+        "\n".join(differences),
+    )
+    return "\n\n".join(tables)
 
 
 def figures(
@@ -180,9 +168,9 @@ def figures(
     """All figures by name."""
     values = np.array([law.mutual_information.value for law in laws])
     return {
-        "information": information_figure(values, theme),
-        "classes": classes_figure(by_class(pair, laws), theme),
-        "passes": passes_figure(over_contexts(studies), theme),
+        "information": drawing.information_figure(values, theme),
+        "classes": drawing.classes_figure(by_class(pair, laws), theme),
+        "passes": drawing.passes_figure(over_contexts(studies), theme),
     }
 
 
@@ -196,12 +184,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default=DEFAULT_PAIR)
     parser.add_argument("--text", type=Path, default=None, help="held-out text, a file or folder")
-    parser.add_argument("--contexts", type=int, default=200, help="whose law of two tokens is computed")
-    parser.add_argument("--studies", type=int, default=20, help="on how many of them samplers are drawn")
-    parser.add_argument("--k", type=int, default=2, help="tokens of a block of the samplers")
+    parser.add_argument(
+        "--contexts", type=int, default=200, help="after which the distribution of two tokens is computed"
+    )
+    parser.add_argument("--studies", type=int, default=20, help="after how many of them samplers are drawn")
+    parser.add_argument("--k", type=int, default=2, help="tokens per block of the samplers")
     parser.add_argument("--blocks", type=int, default=4096, help="blocks of each sampler")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the two files")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the files")
     asked = parser.parse_args()
     if not 2 <= asked.studies <= asked.contexts:
         parser.error(f"--studies is {asked.studies}: 2 to --contexts, {asked.contexts}")
@@ -211,14 +201,11 @@ def main() -> None:
     else:
         ids = contexts(pair, read_text(asked.text), asked.contexts, asked.seed)
     results, laws, studies = measure(pair, ids, min(asked.studies, len(ids)), asked.k, asked.blocks, asked.seed)
-    settings = {name: getattr(asked, name) for name in ("pair", "studies", "k", "blocks", "seed")}
-    settings |= {"text": asked.text.name if asked.text else "own sentences"}
-    settings["contexts"] = len(ids)
     print(table(results))
     write_study(
         "joint_vs_marginal",
         "kfexplore: joint against marginal",
-        settings,
+        study_settings(asked) | {"contexts": len(ids)},
         results,
         lambda theme: figures(pair, laws, studies, theme),
         asked.out,

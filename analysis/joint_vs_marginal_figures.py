@@ -20,31 +20,24 @@ _OTHER_SYMBOLS: Final = ("square", "triangle-up", "triangle-down", "cross", "x")
 
 @dataclass(frozen=True)
 class SamplerError:
-    """How far one sampler is from the teacher's law, after one context or as a mean over several."""
+    """Means over contexts of how far one sampler is from the teacher's distribution."""
 
     sampler: str
-    nfe: int
-    tv: Distance
-    """After one context as in `SamplerLaw`. Over contexts the mean, with a t interval of it; a lower bound where it is
-    one after any of the contexts."""
-    tv_plug_in: float
-    """See `SamplerLaw`; over contexts the mean, as the next one."""
+    nfe: int  # forward passes per block
+    tv: Distance  # with a t interval; a lower bound where it is one after any of the contexts
+    tv_plug_in: float  # see `SamplerLaw`, as the next one
     tv_expected: float
-    kl: Estimate | None
-    """KL(teacher || sampler), nats, where the sampler's law is known."""
-    impossible: Estimate
-    """Share of all but impossible blocks."""
+    kl: Estimate | None  # KL(teacher || sampler), nats, where the sampler's distribution is known
+    impossible: Estimate  # fraction of all but impossible blocks
 
 
 @dataclass(frozen=True)
 class SamplerDifference:
-    """Distance of one sampler less that of the ideal MDLM, paired over contexts."""
+    """Distance of one sampler less that of another, paired over contexts."""
 
     sampler: str
-    minus: str
-    """The other sampler."""
-    tv: Estimate
-    """Mean difference with its t interval over contexts. Below 0: nearer to the teacher than the other."""
+    minus: str  # the other sampler
+    tv: Estimate  # mean difference with its t interval; below 0: nearer to the teacher than the other
     contexts: int
 
     @property
@@ -57,45 +50,43 @@ class SamplerDifference:
 
 @dataclass(frozen=True)
 class ClassInformation:
-    """What first tokens of one class say of the second."""
+    """What first tokens of one class tell about the second."""
 
     name: str
-    share: float
-    """Probability of the class, mean over contexts."""
-    information: Estimate
-    """Nats a token of the class: mean of KL(p(. | x1) || marginal)."""
+    share: float  # probability of the class, mean over contexts
+    information: Estimate  # nats per token of the class: mean of KL(p(. | x1) || marginal)
 
 
 def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Figure:
-    """Distance from the teacher's law against forward passes per block."""
-    look = colours(theme)
+    """Distance from the teacher's distribution against forward passes per block."""
+    palette = colours(theme)
     ideal = next((row for row in rows if row.sampler.startswith("ideal")), rows[-1])
     student = next((row for row in rows if row.sampler == "student"), None)
     is_known = student is not None and student.tv.is_known and ideal.tv.is_known
     beside = f", the student {student.tv.words}" if student is not None and is_known else ""
     figure = blank(
-        look,
+        palette,
         f"In one pass, perfect marginals are {ideal.tv.words} from the teacher's distribution{beside}",
-        "A mark: total variation distance from the teacher's distribution, with its limits: the error for one context, "
-        "or the 95 % t interval of the mean over contexts. An open mark with an arrow is a 95 % lower limit: the "
-        "distance may be any larger. Compare samplers by paired differences, not by whiskers. Marks are drawn slightly "
-        "apart.",
+        "A mark: total variation distance from the teacher's distribution, mean over contexts with its 95 % t "
+        "interval. An open mark with an arrow is a 95 % lower limit: the distance may be any larger. Compare samplers "
+        "by paired differences, not by whiskers. Marks are drawn slightly apart.",
     )
     for n, row in enumerate(rows):
-        colour, symbol = sampler_colour(row.sampler, n, look), _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5])
-        x, y = row.nfe + 0.05 * (n - (len(rows) - 1) / 2), row.tv.value if row.tv.is_known else row.tv.low
+        tv, kl = row.tv, "" if row.kl is None else f", KL {row.kl.value:.3f} nats"
+        colour, symbol = sampler_colour(row.sampler, n, palette), _SYMBOLS.get(row.sampler, _OTHER_SYMBOLS[n % 5])
+        x, y = row.nfe + 0.05 * (n - (len(rows) - 1) / 2), tv.value if tv.is_known else tv.low
         figure.add_scatter(
             x=[x],
             y=[y],
-            error_y=whiskers([Estimate(y, row.tv.low, y if row.tv.high is None else row.tv.high)], colour),
+            error_y=whiskers([Estimate(y, tv.low, y if tv.high is None else tv.high)], colour),
             mode="markers",
-            marker={"symbol": symbol if row.tv.is_known else f"{symbol.removesuffix('-open')}-open", "size": 11}
+            marker={"symbol": symbol if tv.is_known else f"{symbol.removesuffix('-open')}-open", "size": 11}
             | {"color": colour},
-            name=row.sampler if row.tv.is_known else f"{row.sampler} (lower bound)",
-            customdata=[_hover(row)],
+            name=row.sampler if tv.is_known else f"{row.sampler} (lower bound)",
+            customdata=[f"{row.sampler}: TV {tv.words} ({tv.limits}){kl}"],
             hovertemplate="%{customdata}<extra></extra>",
         )
-        if not row.tv.is_known:
+        if not tv.is_known:
             arrow = {"arrowhead": 2, "arrowwidth": 1.2, "arrowcolor": colour, "ax": 0, "ay": 26, "standoff": 0}
             figure.add_annotation(x=x, y=y, yshift=26, showarrow=True, text="", **arrow)
     figure.update_xaxes(title_text="forward passes per block", dtick=1, range=[0.5, max(row.nfe for row in rows) + 0.5])
@@ -103,49 +94,37 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
 
 
 def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
-    """Distribution of the mutual information of the next two tokens over contexts (n,)."""
-    look = colours(theme)
+    """Histogram of the mutual information of the next two tokens over contexts (n,)."""
+    palette = colours(theme)
     low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
     figure = blank(
-        look,
+        palette,
         f"Mutual information of the next two tokens: median {middle:.2f} nats, {high:.2f} or more in one of ten",
         f"A bar: number of the {len(values)} contexts whose mutual information lies there; nine in ten have more than "
         f"{low:.2f} nats.",
     )
-    bars = {"color": look.exact, "line": {"color": look.surface, "width": 1}}
+    bars = {"color": palette.exact, "line": {"color": palette.surface, "width": 1}}
     figure.add_histogram(x=values, nbinsx=min(30, max(5, len(values) // 3)), marker=bars)
     figure.update_xaxes(title_text="mutual information of the next two tokens (nats)", rangemode="tozero")
     return figure.update_yaxes(title_text="contexts")
 
 
 def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") -> go.Figure:
-    """Bars of what a first token says of the second, by its class."""
-    look = colours(theme)
-    ranked = sorted(classes, key=lambda c: -c.information.value)
+    """Bars of what a first token tells about the second, by its class."""
+    palette, ranked = colours(theme), sorted(classes, key=lambda c: -c.information.value)
     figure = blank(
-        look,
+        palette,
         f"A first token that is {ranked[0].name} says most of the second: {ranked[0].information.value:.2f} nats",
-        "A bar: mean over the teacher's first tokens of that class of KL(law of the second token given it || "
+        "A bar: mean over the teacher's first tokens of that class of KL(distribution of the second token given it || "
         "marginal), with its 95 % interval over contexts; in brackets, how often the class comes first.",
     )
     figure.add_bar(
         x=[f"{c.name} ({c.share:.0%})" for c in ranked],
         y=[c.information.value for c in ranked],
-        error_y={
-            "array": [c.information.high - c.information.value for c in ranked],
-            "arrayminus": [c.information.value - c.information.low for c in ranked],
-            "color": look.ink,
-            "thickness": 1.5,
-            "width": 5,
-        },
-        marker={"color": look.exact, "line": {"width": 0}},
+        error_y=whiskers([c.information for c in ranked], palette.ink),
+        marker={"color": palette.exact, "line": {"width": 0}},
         width=0.55,
         hovertemplate="%{x}: %{y:.3f} nats<extra></extra>",
     )
     figure.update_xaxes(showgrid=False)
     return figure.update_yaxes(title_text="information about the second token (nats)", rangemode="tozero")
-
-
-def _hover(row: SamplerError) -> str:
-    kl = "" if row.kl is None else f", KL {getattr(row.kl, 'value', row.kl):.3f} nats"
-    return f"{row.sampler}: TV {row.tv.words} ({row.tv.limits}){kl}"

@@ -1,8 +1,8 @@
 """What the map over noise is, exact and learned: `python -m analysis.noise_maps --pair tales --out runs/noise_maps`.
 
-After random prefixes of our own sentences (or of a text): where and why the learned map parts from the exact one, how
-finely it resolves noise, how far each slot's noise reaches; and after one prompt the areas of the map against the
-teacher's probabilities. Prints tables and writes noise_maps.json, noise_maps.csv, noise_maps.html and one PNG a figure.
+After random prefixes of our own sentences (or of a text): where and why the learned map differs from the exact one,
+how finely it resolves noise, how far each slot's noise reaches; and after one prompt the areas of the map against the
+teacher's probabilities. Prints tables and writes noise_maps.json, .csv, .html and one PNG per figure.
 """
 
 from __future__ import annotations
@@ -18,21 +18,9 @@ import torch
 from scipy.special import entr
 from tqdm import tqdm
 
-from analysis.grid_figures import section_figure
-from analysis.noise_maps_figures import (
-    AgreementBy,
-    Areas,
-    Reach,
-    Resolution,
-    Sample,
-    SlotAgreement,
-    areas_figure,
-    by_figure,
-    reach_figure,
-    resolution_figure,
-    slots_figure,
-)
-from analysis.writing import write_study
+from analysis import noise_maps_figures as drawing
+from analysis.grid_figures import grid_figure
+from analysis.writing import study_settings, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import told
@@ -40,7 +28,7 @@ from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
 from kfexplore.evaluate.text import prefixes
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.payload import section, tables
+from kfexplore.figures.payload import grid_payload, scrub_payload
 from kfexplore.figures.scrub import standalone_html
 from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.quadrature import lattice, shares, tv_of_areas
@@ -48,23 +36,23 @@ from kfexplore.laws.ranking import lines
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.models import Student
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import Block, BlockLaw, Floats, Grid
+from kfexplore.results import Block, BlockLaw, Estimate, Floats, Grid, Ints
 
 QUANTITIES = {
     "margin": "student's margin (nats)",
     "edge": "distance of u to the edge of its cell",
     "width": "width of the exact cell",
-    "entropy": "entropy of the exact law (nats)",
+    "entropy": "entropy of the exact distribution (nats)",
     "frequency": "frequency of the exact token",
 }
-"""What may tell why the maps part: attributes of `Sample`, in words."""
+"""What may explain why the maps differ: attributes of `Sample`, in words."""
 POINTS = 2**14
-"""Of the square at which areas are told."""
+"""Noise vectors from which areas are counted."""
 APART = 2.0 ** -np.arange(1, 13)
-"""Distances of two noise values at which the encoder is asked."""
+"""Distances of two noise values for which encodings are compared."""
 
 
-def sample(pair: Pair, ids: Sequence[list[int]], each: int, seed: int) -> Sample:
+def sample(pair: Pair, ids: Sequence[list[int]], each: int, seed: int) -> drawing.Sample:
     """Both maps under `each` noise vectors after every context."""
     slots = pair.student.config.block
     parts, tokens, laws = [], [], np.zeros(pair.teacher.config.vocab_size)
@@ -80,29 +68,32 @@ def sample(pair: Pair, ids: Sequence[list[int]], each: int, seed: int) -> Sample
         tokens.append(found.exact)
         parts.append((u, found.exact, found.learned, found.margins, found.edges, width, entropy))
     arrays = [np.stack(part) for part in zip(*parts, strict=True)]
-    return Sample(*arrays, frequency=(laws / laws.sum())[np.stack(tokens)])
+    return drawing.Sample(*arrays, frequency=(laws / laws.sum())[np.stack(tokens)])
 
 
-def by_slot(taken: Sample) -> list[SlotAgreement]:
-    """Agreement of each slot: all, and apart by whether the slots before it agree; contexts are the units."""
+def by_slot(taken: drawing.Sample) -> list[drawing.SlotAgreement]:
+    """Agreement of each slot: all, and by whether the slots before it agree; contexts are the independent units."""
     hits, rows = taken.teacher == taken.student, []
     for j in range(hits.shape[2]):
         before = hits[:, :, :j].all(axis=2)
-        split = [_share(hits[:, :, j] & where, where) if j else None for where in (before, ~before)]
-        rows.append(SlotAgreement(j, intervals.share(hits[:, :, j].sum(axis=1), _ones(hits)), *split))
+        everywhere, after_exact, after_wrong = (
+            intervals.share((hits[:, :, j] & where).sum(axis=1), where.sum(axis=1)) if where.any() else None
+            for where in (np.ones_like(before), before, ~before)
+        )
+        rows.append(drawing.SlotAgreement(j, everywhere, after_exact if j else None, after_wrong))
     return rows
 
 
-def agreement_by(taken: Sample, name: str) -> AgreementBy:
+def agreement_by(taken: drawing.Sample, name: str) -> drawing.AgreementBy:
     """Agreement by fifths of a quantity (a key of `QUANTITIES`)."""
     values, hits = getattr(taken, name), taken.teacher == taken.student
     edges = np.unique(np.quantile(values, np.linspace(0, 1, 6)))
     slots = [binned(values[..., j], hits[..., j], edges) for j in range(hits.shape[2])]
     flat = (len(values), -1)
-    return AgreementBy(QUANTITIES[name], slots, binned(values.reshape(flat), hits.reshape(flat), edges))
+    return drawing.AgreementBy(QUANTITIES[name], slots, binned(values.reshape(flat), hits.reshape(flat), edges))
 
 
-def areas(law: BlockLaw, found: Block) -> Areas:
+def areas(law: BlockLaw, found: Block) -> drawing.Areas:
     """Areas of pairs of slots 1 and 2, counted at evenly spread noise, against the law, all first tokens covered."""
     joint = np.zeros((len(law.marginal_1), len(law.marginal_1)))
     joint[law.first] = law.joint
@@ -114,10 +105,10 @@ def areas(law: BlockLaw, found: Block) -> Areas:
     shown = np.argwhere((counted[0] > 0) | (counted[1] > 0))
     shown = shown[np.argsort(-joint[tuple(shown.T)], kind="stable")]
     chosen = [values[tuple(shown.T)] for values in (joint, *counted)]
-    return Areas(shown, *chosen, len(found.u), *distances)
+    return drawing.Areas(shown, *chosen, len(found.u), *distances)
 
 
-def resolution(pair: Pair, taken: Sample, ids: Sequence[list[int]], steps: int = 512) -> Resolution:
+def resolution(pair: Pair, taken: drawing.Sample, ids: Sequence[list[int]], steps: int = 512) -> drawing.Resolution:
     """How finely the student tells noise apart: its encoder, cells by their width, borders of slot 1."""
     shifts = []
     for context in tqdm(ids, desc="borders", leave=False):
@@ -128,7 +119,7 @@ def resolution(pair: Pair, taken: Sample, ids: Sequence[list[int]], steps: int =
         shifts.append(places[0] - places[1])
     widths, hits = taken.width[..., 0], (taken.teacher == taken.student)[..., 0]
     edges = 2.0 ** np.arange(np.floor(np.log2(widths.min())), 1)
-    return Resolution(
+    return drawing.Resolution(
         APART, encoder_distances(pair.student, APART), binned(widths, hits, edges), np.concatenate(shifts)
     )
 
@@ -147,7 +138,7 @@ def encoder_distances(student: Student, apart: Floats, count: int = 512) -> Floa
     return np.array(found)
 
 
-def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> Reach:
+def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> drawing.Reach:
     """How often a slot's token changes where another's noise is drawn anew: one noise vector after each context."""
     slots = pair.student.config.block
     found = np.zeros((2, slots, slots))
@@ -155,22 +146,13 @@ def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> R
         u = noise.uniform(seed, [c], 0, slots)[0]
         for moved in sweeps(pair.prefill(context), u, list(range(slots)), steps):
             for which, tokens in enumerate((moved.block.exact, moved.block.learned)):
-                found[which, moved.slot] += [_differ(tokens[:, j]) for j in range(slots)]
-    return Reach(*(found / len(ids)))
+                found[which, moved.slot] += [1 - _collision(tokens[:, j]) for j in range(slots)]
+    return drawing.Reach(*(found / len(ids)))
 
 
-def _differ(tokens: np.ndarray) -> float:
-    """Chance that two steps drawn independently differ."""
-    shares = np.unique(tokens, return_counts=True)[1] / len(tokens)
-    return float(1 - (shares**2).sum())
-
-
-def _ones(hits: np.ndarray) -> np.ndarray:
-    return np.full(hits.shape[0], hits.shape[1])
-
-
-def _share(hits: np.ndarray, where: np.ndarray) -> Any:
-    return intervals.share(hits.sum(axis=1), where.sum(axis=1)) if where.any() else None
+def _collision(tokens: Ints) -> float:
+    """Probability that two steps drawn independently have the same token."""
+    return float(((np.unique(tokens, return_counts=True)[1] / len(tokens)) ** 2).sum())
 
 
 @dataclass(frozen=True)
@@ -179,13 +161,13 @@ class Study:
 
     prompt: str
     section: Grid
-    areas: Areas
-    taken: Sample
-    slots: list[SlotAgreement]
-    by: dict[str, AgreementBy]
+    areas: drawing.Areas
+    taken: drawing.Sample
+    slots: list[drawing.SlotAgreement]
+    by: dict[str, drawing.AgreementBy]
     """By the keys of `QUANTITIES`."""
-    resolution: Resolution
-    reach: Reach
+    resolution: drawing.Resolution
+    reach: drawing.Reach
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; the sample itself goes to the CSV file."""
@@ -237,21 +219,23 @@ def measure(
 
 def table(found: Study) -> str:
     """What is printed."""
-    lines = [f"{'slot':<6}{'exact':>8}{'after exact':>13}{'after wrong':>13}"]
-    for row in found.slots:
-        rest = "".join(
-            f"{'-' if e is None else format(e.value, '.1%'):>13}" for e in (row.after_exact, row.after_wrong)
-        )
-        lines.append(f"{row.slot + 1:<6}{row.all.value:>8.1%}{rest}")
-    lines += ["", f"{'by fifths of':<40}{'lowest':>8}{'highest':>9}"]
-    for by in found.by.values():
-        lines.append(f"{by.quantity:<40}{by.all[0].share.value:>8.1%}{by.all[-1].share.value:>9.1%}")
+
+    def per_cent(*estimates: Estimate | None) -> list[str]:
+        return ["-" if e is None else f"{e.value:.1%}" for e in estimates]
+
+    slots = [[str(row.slot + 1), *per_cent(row.all, row.after_exact, row.after_wrong)] for row in found.slots]
+    fifths = [[by.quantity, *per_cent(by.all[0].share, by.all[-1].share)] for by in found.by.values()]
     numbers = {
         "areas against probabilities, exact (TV)": found.areas.tv_exact,
         "areas against probabilities, learned (TV)": found.areas.tv_learned,
-        "middle shift of a border of slot 1 (u)": float(np.median(np.abs(found.resolution.shifts))),
+        "median shift of a border of slot 1 (u)": float(np.median(np.abs(found.resolution.shifts))),
     }
-    return "\n".join([*lines, "", *(f"{name:<44}{value:.4f}" for name, value in numbers.items())])
+    tables = (
+        text_table(["slot", "exact", "after exact", "after wrong"], slots),
+        text_table(["by fifths of", "lowest", "highest"], fifths),
+        "\n".join(f"{name:<44}{value:.4f}" for name, value in numbers.items()),
+    )
+    return "\n\n".join(tables)
 
 
 def figures(pair: Pair, found: Study, theme: Theme = "light") -> dict[str, Any]:
@@ -261,29 +245,27 @@ def figures(pair: Pair, found: Study, theme: Theme = "light") -> dict[str, Any]:
         return pair.texts([token])[0]
 
     return {
-        "section": section_figure(found.section, text, theme),
-        "areas": areas_figure(found.areas, text, theme),
-        "slots": slots_figure(found.slots, theme),
-        "by": by_figure(list(found.by.values()), theme),
-        "resolution": resolution_figure(found.resolution, theme),
-        "reach": reach_figure(found.reach, theme),
+        "section": grid_figure(found.section, text, theme),
+        "areas": drawing.areas_figure(found.areas, text, theme),
+        "slots": drawing.slots_figure(found.slots, theme),
+        "by": drawing.by_figure(list(found.by.values()), theme),
+        "resolution": drawing.resolution_figure(found.resolution, theme),
+        "reach": drawing.reach_figure(found.reach, theme),
     }
 
 
 def strip(pair: Pair, prompt: str, u: Sequence[float], steps: int = 128, height: int = 1300) -> str:
     """The app's scrub figure after a prompt as HTML that needs no server: one slider drags, its track is the map."""
     ids = pair.encode(prompt)[0]
-    held = pair.prefill(ids)
-    at = np.array(u)
-    payload = tables(
-        sweeps(held, at, list(range(len(at))), steps), block(held, at), ids, pair.texts, pair=pair.info.get("name", "")
-    )
+    held, at = pair.prefill(ids), np.array(u)
+    moved = sweeps(held, at, list(range(len(at))), steps)
+    payload = scrub_payload(moved, block(held, at), ids, pair.texts, pair=pair.info.get("name", ""))
     if len(at) > 1:
-        payload["grid"] = section(grid(held, at, (0, 1), steps // 2), pair.texts)
+        payload["grid"] = grid_payload(grid(held, at, (0, 1), steps // 2), pair.texts)
     return standalone_html(payload, height)
 
 
-def tidy(taken: Sample) -> Iterator[dict[str, Any]]:
+def tidy(taken: drawing.Sample) -> Iterator[dict[str, Any]]:
     """One row a slot: context, noise vector, slot, and every array of the sample."""
     columns = asdict(taken)
     for context, vector, slot in np.ndindex(taken.u.shape):
@@ -296,22 +278,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default=DEFAULT_PAIR)
     parser.add_argument("--prompt", default="He looked at", help="of the section and its areas")
-    parser.add_argument("--text", type=Path, default=None, help="file or folder, a context a line")
+    parser.add_argument("--text", type=Path, default=None, help="file or folder, one context per line")
     parser.add_argument("--contexts", type=int, default=60)
     parser.add_argument("--each", type=int, default=64, help="noise vectors after each context")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/noise_maps"), help="folder of the files")
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
-    texts = lines(asked.text)
-    found = measure(pair, asked.prompt, prefixes(pair, texts, asked.seed, asked.contexts), asked.each, asked.seed)
+    ids = prefixes(pair, lines(asked.text), asked.seed, asked.contexts)
+    found = measure(pair, asked.prompt, ids, asked.each, asked.seed)
     print(table(found))
-    settings = {name: getattr(asked, name) for name in ("pair", "prompt", "contexts", "each", "seed")}
-    settings["text"] = asked.text.name if asked.text else "own sentences"
     write_study(
         "noise_maps",
         "kfexplore: maps over noise",
-        settings,
+        study_settings(asked),
         found.as_json(),
         lambda theme: figures(pair, found, theme),
         asked.out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from kfexplore.results import PUBLISHED_AGREEMENT, Estimate
@@ -19,7 +19,7 @@ SOURCES: Final[dict[Source, str]] = {
 AGREEMENT: Final = "exact tokens"
 GEN_PPL: Final = "Gen-PPL"
 WIN_RATE: Final = "win rate against AR"
-SPEED: Final = "tokens a second"
+SPEED: Final = "tokens per second"
 SPEED_UP: Final = "speed-up over AR"
 ENTROPY: Final = "unigram entropy"
 DISTINCT: Final = ("distinct-1", "distinct-2", "distinct-3")
@@ -39,7 +39,7 @@ UNITS: Final = {
 BLOCK: Final = "block of 4"
 BATCHES: Final = (4, 16, 128)
 _PAPER: Final = (
-    # task, decoder, Gen-PPL, win rate; thousands of tokens a second and speed-up at each of BATCHES
+    # task, decoder, Gen-PPL, win rate; thousands of tokens per second and speed-up at each of BATCHES
     ("lm1b", "AR", 104.8, None, (0.54, 2.03, 15.4), (None, None, None)),
     ("lm1b", "K = 2", 107.2, 50.2, (0.84, 3.48, 24.7), (1.56, 1.71, 1.60)),
     ("lm1b", "K = 3", 117.1, 45.1, (1.27, 4.99, 35.6), (2.35, 2.46, 2.31)),
@@ -78,18 +78,13 @@ PUBLISHED: Final = _table()
 class Compared:
     """One number of ours beside the published ones, all in the unit in which those are published."""
 
-    task: str
-    """lm1b or owt."""
+    task: str  # lm1b or owt
     part: Part
     quantity: str
-    of: str
-    """The decoder, or the slot."""
-    ours: Estimate
-    """With its 95 % interval; of a timing, with the extremes of its repeats, which are no such interval."""
-    batch: int | None = None
-    """Of a timing."""
-    unlike: str | None = None
-    """Why ours is no measurement of the same thing; None: it is, as far as the sources tell."""
+    of: str  # the decoder, or the slot
+    ours: Estimate  # with its 95 % interval; of a timing, with the extremes of its repeats, which are no such interval
+    batch: int | None = None  # of a timing
+    unlike: str | None = None  # why ours does not measure the same thing; None: it does, as far as the sources say
 
     @property
     def unit(self) -> str:
@@ -109,7 +104,7 @@ class Compared:
 
     @property
     def against(self) -> tuple[Source, float] | None:
-        """What ours is held against: the paper's number, or where it has none the replication's."""
+        """What ours is compared with: the paper's number, or where it has none the replication's."""
         return next(iter(self.published.items()), None)
 
     @property
@@ -119,26 +114,18 @@ class Compared:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether that number lies in our interval; None: there is none, or it is of something else.
+        """Whether that number lies in our interval; None: there is none, or it measures something else.
 
-        The published ones come without intervals, so a number of ours that is not consistent need not be at odds.
+        The published ones come without intervals, so a number of ours that is not consistent need not contradict them.
         """
         if self.against is None or self.unlike is not None:
             return None
         return "consistent" if self.ours.low <= self.against[1] <= self.ours.high else "not consistent"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values in one level, what is worked out among them."""
-        values = asdict(self)
-        ours = values.pop("ours")
-        return {
-            **{name: values[name] for name in ("task", "part", "quantity", "of", "batch")},
-            "unit": self.unit,
-            "ours": ours["value"],
-            "low": ours["low"],
-            "high": ours["high"],
-            **{source: self.published.get(source) for source in SOURCES},
-            "difference": self.difference,
-            "verdict": self.verdict,
-            "unlike": self.unlike,
-        }
+        """Plain values in one level, derived ones included."""
+        own = {name: getattr(self, name) for name in ("task", "part", "quantity", "of", "batch", "unit")}
+        interval = {"ours": self.ours.value, "low": self.ours.low, "high": self.ours.high}
+        sources = {source: self.published.get(source) for source in SOURCES}
+        derived = {name: getattr(self, name) for name in ("difference", "verdict", "unlike")}
+        return {**own, **interval, **sources, **derived}

@@ -2,8 +2,8 @@
 
 After the first tokens of our own sentences (or of a text), all decoders under the same noise: the teacher's loss
 against the variety of samples, over temperature, K, penalty and dither; what perplexity alone would have said; where
-the texts part; and what a block costs the teacher, by how much of it is exact. Prints tables and writes quality.json,
-quality.csv, quality.html and one PNG a figure.
+the texts diverge; and what a block costs the teacher, by how much of it is exact. Prints tables and writes
+quality.json, quality.csv, quality.html and one PNG per figure.
 """
 
 from __future__ import annotations
@@ -18,19 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from analysis.quality_figures import (
-    AtVariety,
-    Frontier,
-    Leading,
-    SlotLosses,
-    Survival,
-    frontier_figure,
-    leading_figure,
-    perplexity_figure,
-    slot_losses_figure,
-    survival_figure,
-)
-from analysis.writing import write_study
+from analysis import quality_figures as drawing
+from analysis.writing import study_settings, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.errors import KfError, told
@@ -46,7 +35,6 @@ TEACHER_TAUS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.15)
 STUDENT_TAUS = (0.5, 0.75, 1.0, 1.25)
 PENALTIES = (0.0, 0.2, 0.5, 1.0)
 DITHERS = (None, 2, 6)
-_SETTINGS = ("pair", "prompt_tokens", "new_tokens", "seed", "gen_ppl")
 
 
 def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
@@ -61,10 +49,10 @@ def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
 
 
 def prompts(pair: Pair, texts: Sequence[str], length: int) -> Ints:
-    """The first tokens of each text; (S, length).
+    """(S, length) first tokens of each text that has so many.
 
     Raises:
-        KfError: fewer than two texts are so long.
+        KfError: fewer than two texts do.
     """
     coded = [pair.encode(text)[0] for text in texts if text]
     long = [ids[:length] for ids in coded if len(ids) >= length]
@@ -73,38 +61,37 @@ def prompts(pair: Pair, texts: Sequence[str], length: int) -> Ints:
     return np.array(long)
 
 
-def at_variety(row: SampleQuality, own: Sequence[SampleQuality]) -> AtVariety:
+def at_variety(row: SampleQuality, own: Sequence[SampleQuality]) -> drawing.AtVariety:
     """The teacher's loss at the entropy of a decoder's samples, between neighbours among its own temperatures."""
     for low, high in itertools.pairwise(sorted(own, key=lambda each: each.tau)):
         rise = high.entropy.value - low.entropy.value
-        share = (row.entropy.value - low.entropy.value) / rise if rise else -1.0
-        if 0 <= share <= 1:
-            dearer = high.teacher_nll.value - low.teacher_nll.value
-            loss = low.teacher_nll.value + share * dearer
-            half = float(np.hypot(row.teacher_nll.half, dearer / rise * row.entropy.half))
+        at = (row.entropy.value - low.entropy.value) / rise if rise else -1.0
+        if 0 <= at <= 1:
+            increase = high.teacher_nll.value - low.teacher_nll.value
+            loss = low.teacher_nll.value + at * increase
+            half = float(np.hypot(row.teacher_nll.half, increase / rise * row.entropy.half))
             lost = row.teacher_nll.value - loss
-            return AtVariety(
-                row, low.tau + share * (high.tau - low.tau), loss, Estimate(lost, lost - half, lost + half)
-            )
-    return AtVariety(row, None, None, None)
+            tau = low.tau + at * (high.tau - low.tau)
+            return drawing.AtVariety(row, tau, loss, Estimate(lost, lost - half, lost + half))
+    return drawing.AtVariety(row, None, None, None)
 
 
-def survival(written: Written, own: Written) -> Survival:
-    """How long the tokens of a decoder are those of the teacher's under the same noise."""
+def survival(written: Written, own: Written) -> drawing.ByPosition:
+    """Fractions of samples whose first 1 .. n tokens are all the teacher's under the same noise."""
     same = np.cumprod(written.tokens == own.tokens, axis=1).mean(axis=0)
     shares = [intervals.wilson(float(share), len(own.tokens)) for share in same]
-    return Survival(name(written.decoder), written.decoder.k or 1, shares)
+    return drawing.ByPosition(name(written.decoder), written.decoder.k or 1, shares)
 
 
-def slot_losses(written: Written, losses: Floats, own: Floats) -> SlotLosses:
-    """Excess of each slot over the mean of the teacher's own sample after the same prompt; losses (S, n) in nats."""
+def slot_losses(written: Written, losses: Floats, own: Floats) -> drawing.ByPosition:
+    """Excess of each slot over the mean of the teacher's own sample after the same prompt; losses (S, n), nats."""
     k = written.decoder.k or 1
     excess = [intervals.mean(losses[:, slot::k].mean(axis=1) - own.mean(axis=1)) for slot in range(k)]
-    return SlotLosses(name(written.decoder), k, excess)
+    return drawing.ByPosition(name(written.decoder), k, excess)
 
 
-def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[Leading]:
-    """Blocks of both maps after contexts (C, N), `each` noise vectors a context, by how many first slots are exact."""
+def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[drawing.Leading]:
+    """Blocks of both maps after contexts (C, N), `each` noise vectors per context, by leading exact slots."""
     slots = pair.student.config.block
     groups, excess = np.empty((len(contexts), each)), np.empty((len(contexts), each, slots))
     for c, context in enumerate(tqdm(contexts, desc="blocks", leave=False)):
@@ -121,7 +108,7 @@ def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[Leading]:
             continue
         share = intervals.share(where.sum(1), np.full(len(groups), each))
         by_slot = [intervals.ratio((excess[..., j] * where).sum(1), where.sum(1)) for j in range(slots)]
-        found.append(Leading(count, share, by_slot))
+        found.append(drawing.Leading(count, share, by_slot))
     return found
 
 
@@ -129,12 +116,12 @@ def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[Leading]:
 class Study:
     """Everything that the script and the notebook show."""
 
-    frontiers: list[Frontier]
-    at_variety: list[AtVariety]
+    frontiers: list[drawing.Frontier]
+    at_variety: list[drawing.AtVariety]
     """Of the student's plain argmax at every K."""
-    survival: list[Survival]
-    slots: list[SlotLosses]
-    leading: list[Leading]
+    survival: list[drawing.ByPosition]
+    slots: list[drawing.ByPosition]
+    leading: list[drawing.Leading]
     texts: dict[str, str]
     """By decoder, what follows the first prompt."""
 
@@ -149,8 +136,8 @@ class Study:
         return {
             "frontiers": [asdict(frontier) for frontier in self.frontiers],
             "at_variety": [{**asdict(a), "row": a.row.decoder} for a in self.at_variety],
-            "survival": {s.decoder: [asdict(share) for share in s.shares] for s in self.survival},
-            "slot_excess": {s.decoder: [asdict(found) for found in s.excess] for s in self.slots},
+            "survival": {s.decoder: [asdict(share) for share in s.values] for s in self.survival},
+            "slot_excess": {s.decoder: [asdict(found) for found in s.values] for s in self.slots},
             "leading": [asdict(found) for found in self.leading],
         }
 
@@ -178,7 +165,9 @@ def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16
         texts = (continued(tokenizer, before, each.tokens) for each in written)
         rows = [replace(row, gen_ppl=gen_ppl(judge, text)) for row, text in zip(rows, texts, strict=True)]
     row_of, of = dict(zip(chosen, rows, strict=True)), dict(zip(chosen, written, strict=True))
-    frontiers = [Frontier(what, [_value(d) for d in plan], [row_of[d] for d in plan]) for what, plan in plans.items()]
+    frontiers = [
+        drawing.Frontier(what, [_value(d) for d in plan], [row_of[d] for d in plan]) for what, plan in plans.items()
+    ]
     own, plain = written[0], [of[decoder] for decoder in plans["student over K"]]
     losses_of = dict(zip(chosen, losses, strict=True))
     read = np.concatenate([before, own.tokens[:, : new_tokens // 2]], axis=1)
@@ -201,38 +190,44 @@ def _value(decoder: DecodeConfig) -> str:
 
 def table(found: Study) -> str:
     """What is printed."""
-    lines = [f"{'decoder':<24}{'nats':>7}{'over AR':>9}{'entropy':>9}{'dist-2':>8}{'rep-4':>8}{'self-BLEU':>11}"]
-    for row in found.rows:
-        lines.append(
-            f"{row.decoder:<24}{row.teacher_nll.value:>7.2f}{row.teacher_nll_ratio.value:>9.2f}{row.entropy.value:>9.2f}"
-            f"{row.distinct_2.value:>8.1%}{row.repeated_4.value:>8.1%}{row.self_bleu.value:>11.3f}"
-        )
-    lines += ["", f"{'at the same entropy':<24}{'nats':>7}{'AR':>7}{'at tau':>8}{'lost':>8}"]
+    head = ["decoder", "nats", "over AR", "entropy", "dist-2", "rep-4", "self-BLEU"]
+    rows = [
+        [
+            row.decoder,
+            *(f"{e.value:.2f}" for e in (row.teacher_nll, row.teacher_nll_ratio, row.entropy)),
+            *(f"{e.value:.1%}" for e in (row.distinct_2, row.repeated_4)),
+            f"{row.self_bleu.value:.3f}",
+        ]
+        for row in found.rows
+    ]
+    beside = []
     for at in found.at_variety:
         known = at.loss is not None and at.lost is not None
-        beside = f"{at.loss:>7.2f}{at.tau:>8.2f}{at.lost.value:>+8.2f}" if known else f"{'-':>7}{'-':>8}{'-':>8}"
-        lines.append(f"{at.row.decoder:<24}{at.row.teacher_nll.value:>7.2f}{beside}")
-    slots = "".join(f"{f'slot {j + 1}':>8}" for j in range(len(found.leading[0].excess)))
-    lines += ["", f"{'first slots exact':<24}{'share':>8}{slots}  (learned less exact, nats)"]
-    for group in found.leading:
-        excess = "".join(f"{e.value:>+8.2f}" for e in group.excess)
-        lines.append(f"{group.slots:<24}{group.share.value:>8.1%}{excess}")
-    return "\n".join(lines)
+        values = [f"{at.loss:.2f}", f"{at.tau:.2f}", f"{at.lost.value:+.2f}"] if known else ["-"] * 3
+        beside.append([at.row.decoder, f"{at.row.teacher_nll.value:.2f}", *values])
+    groups = [[str(g.slots), f"{g.share.value:.1%}", *(f"{e.value:+.2f}" for e in g.excess)] for g in found.leading]
+    slots = [f"slot {j + 1}" for j in range(len(found.leading[0].excess))]
+    tables = (
+        text_table(head, rows),
+        text_table(["at the same entropy", "nats", "AR", "at tau", "lost"], beside),
+        "Learned less exact, nats\n" + text_table(["first slots exact", "share", *slots], groups),
+    )
+    return "\n\n".join(tables)
 
 
 def figures(found: Study, theme: Theme = "light") -> dict[str, Any]:
     """All figures by name."""
     return {
-        "frontiers": frontier_figure(found.frontiers, found.at_variety, theme),
-        "perplexity": perplexity_figure(found.rows, theme),
-        "survival": survival_figure(found.survival, theme),
-        "slots": slot_losses_figure(found.slots, theme),
-        "leading": leading_figure(found.leading, theme),
+        "frontiers": drawing.frontier_figure(found.frontiers, found.at_variety, theme),
+        "perplexity": drawing.perplexity_figure(found.rows, theme),
+        "survival": drawing.survival_figure(found.survival, theme),
+        "slots": drawing.slot_losses_figure(found.slots, theme),
+        "leading": drawing.leading_figure(found.leading, theme),
     }
 
 
 def tidy(rows: Sequence[SampleQuality]) -> Iterator[dict[str, Any]]:
-    """One row a decoder; an estimate has three columns: its name, and that with _low and _high."""
+    """One row per decoder; an estimate has three columns: its name, and that with _low and _high."""
     for row in rows:
         columns: dict[str, Any] = {}
         for key, value in asdict(row).items():
@@ -247,7 +242,9 @@ def main() -> None:
     """Measures one pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default=DEFAULT_PAIR)
-    parser.add_argument("--text", type=Path, default=None, help="file or folder, a prompt from the first tokens a line")
+    parser.add_argument(
+        "--text", type=Path, default=None, help="file or folder; the first tokens per line are a prompt"
+    )
     parser.add_argument("--prompt-tokens", type=int, default=12)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -258,12 +255,10 @@ def main() -> None:
     before = prompts(pair, lines(asked.text), asked.prompt_tokens)
     found = measure(pair, before, asked.new_tokens, asked.seed, ppl=asked.gen_ppl)
     print(table(found))
-    settings = {name: getattr(asked, name) for name in _SETTINGS}
-    settings["text"] = asked.text.name if asked.text else "own sentences"
     write_study(
         "quality",
         "kfexplore: samples of the teacher and the student",
-        settings,
+        study_settings(asked),
         found.as_json(),
         lambda theme: figures(found, theme),
         asked.out,

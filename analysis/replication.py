@@ -2,8 +2,8 @@
 
 Agreement under the same noise, Gen-PPL with the variety of the samples, the win rate against AR (with --judge), and
 throughput, each beside what the paper and an independent replication have. Checkpoints and texts are fetched from the
-hub where they are not named. Prints a table and writes replication.json, replication.csv, replication.html and one PNG
-a figure. What has been measured stays in OUT/parts: a run that was cut off goes on with the same command.
+hub where they are not named. Prints a table and writes replication.json, .csv, .html and one PNG per figure. What has
+been measured stays in OUT/parts: a run that was cut off continues with the same command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from analysis import published
 from analysis.case import PENALTIES, Case, Settings, decoder_name
 from analysis.published import SOURCES, Compared, Part
 from analysis.replication_figures import SHOWN, part_figure
-from analysis.writing import write_document, write_figures, write_rows
+from analysis.writing import text_table, write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
 from kfexplore.bench.throughput import RaceSettings, bench_throughput
 from kfexplore.checkpoints.registry import PairParts, pair_parts, usable_device
@@ -42,7 +42,7 @@ JUDGED_BY = "gpt2-large"
 """The paper's model for Gen-PPL; its judge is a Qwen."""
 
 Found = tuple[list[Compared], list[str]]
-"""What a part has measured, and what it has left out, and why."""
+"""What a part has measured, and what it left out and why."""
 
 
 def agreement_part(case: Case) -> Found:
@@ -93,7 +93,7 @@ def judge_part(case: Case) -> Found:
 
 
 def throughput_part(case: Case) -> Found:
-    """Tokens a second at each batch, and over AR's."""
+    """Tokens per second at each batch, and over AR's."""
     prefix, new = case.lengths
     race = RaceSettings(
         batches=case.settings.batches,
@@ -138,7 +138,7 @@ PARTS: dict[Part, tuple[Callable[[Case], Found], Callable[[Case], dict[str, Any]
         },
     ),
 }
-"""How each part is measured, and what it hangs on besides models and device."""
+"""How each part is measured, and its settings besides models and device."""
 
 
 def measured(case: Case, part: Part) -> Found:
@@ -155,25 +155,25 @@ def measured(case: Case, part: Part) -> Found:
 
 def table(rows: Sequence[Compared]) -> str:
     """What is printed."""
-    lines = [
-        f"{'task':<5} {'quantity':<29} {'of':<10} {'batch':>5} {'ours':>8} {'interval':>19} {'paper':>8} "
-        f"{'replication':>11} {'difference':>10}"
-    ]
     reasons = list(dict.fromkeys(row.unlike for row in rows if row.unlike and row.against))
+    cells = []
     for row in rows:
-        quantity = f"{row.quantity} ({row.unit})" if row.unit else row.quantity
-        interval = f"{row.ours.low:.{row.digits}f} to {row.ours.high:.{row.digits}f}"
-        beside = [f"{row.published[source]:g}" if source in row.published else "-" for source in SOURCES]
-        difference = "-" if row.difference is None else f"{row.difference:+.{row.digits}f}"
-        verdict: str = row.verdict or ""
-        if row.against and row.unlike:
-            verdict = f"not comparable [{reasons.index(row.unlike) + 1}]"
-        line = (
-            f"{row.task:<5} {quantity:<29} {row.of:<10} {row.batch or '':>5} {row.ours.value:>8.{row.digits}f} "
-            f"{interval:>19} {beside[0]:>8} {beside[1]:>11} {difference:>10}  {verdict}"
+        verdict = f"not comparable [{reasons.index(row.unlike) + 1}]" if row.against and row.unlike else row.verdict
+        cells.append(
+            [
+                row.task,
+                f"{row.quantity} ({row.unit})" if row.unit else row.quantity,
+                row.of,
+                str(row.batch or ""),
+                f"{row.ours.value:.{row.digits}f}",
+                f"{row.ours.low:.{row.digits}f} to {row.ours.high:.{row.digits}f}",
+                *(f"{row.published[source]:g}" if source in row.published else "-" for source in SOURCES),
+                "-" if row.difference is None else f"{row.difference:+.{row.digits}f}",
+                verdict or "",
+            ]
         )
-        lines.append(line.rstrip())
-    return "\n".join([*lines, *(f"[{n}] {reason}" for n, reason in enumerate(reasons, 1))])
+    head = ["task", "quantity", "of", "batch", "ours", "interval", "paper", "replication", "difference", ""]
+    return "\n".join([text_table(head, cells), *(f"[{n}] {reason}" for n, reason in enumerate(reasons, 1))])
 
 
 def figures(rows: Sequence[Compared], theme: Theme = "light") -> dict[str, go.Figure]:
@@ -197,7 +197,7 @@ def _rows(
 
 
 def _per_cent(share: Estimate) -> Estimate:
-    """A share in per cent; a normal interval that reaches beyond is cut."""
+    """A fraction in per cent; a normal interval that reaches beyond is cut."""
     return Estimate(100 * share.value, 100 * max(0.0, share.low), 100 * min(1.0, share.high))
 
 
@@ -222,26 +222,14 @@ def main() -> None:
     parser.add_argument("--judge", default="", help="model or folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("runs/replication"))
+    parser.add_argument("--out", type=Path, default=Path("runs/replication"), help="folder of the files")
     asked = parser.parse_args()
+    same = ("samples", "windows", "repeats", "seed", "new_tokens", "text", "prefixes", "gen_ppl", "judge")
     settings = Settings(
         ks=tuple(dict.fromkeys(numbers(asked.k, int, "--k"))),
         batches=tuple(dict.fromkeys(numbers(asked.batch, int, "--batch"))),
         prefix=asked.prefix_len,
-        **{
-            name: getattr(asked, name)
-            for name in (
-                "samples",
-                "windows",
-                "repeats",
-                "seed",
-                "new_tokens",
-                "text",
-                "prefixes",
-                "gen_ppl",
-                "judge",
-            )
-        },
+        **{name: getattr(asked, name) for name in same},
     )
     chosen, device = asked.parts.split(","), usable_device(asked.device)
     if unknown := [part for part in chosen if part not in PARTS]:
@@ -254,13 +242,8 @@ def main() -> None:
     texts: dict[str, str] = {}
     for task in ("lm1b", "owt") if asked.task == "both" else (asked.task,):
         named = PairParts(*files, None, asked.tokenizer, {}) if files else pair_parts(task)
-        case = Case(
-            task,
-            dataclasses.replace(named, tokenizer=asked.tokenizer or named.tokenizer),
-            settings,
-            device,
-            asked.out / "parts",
-        )
+        parts = dataclasses.replace(named, tokenizer=asked.tokenizer or named.tokenizer)
+        case = Case(task, parts, settings, device, asked.out / "parts")
         texts[task] = case.text_name
         for part in PARTS:
             if part in chosen:
@@ -284,10 +267,8 @@ def main() -> None:
     write_rows((row.as_json() for row in rows), asked.out / "replication.csv")
     words = ", ".join(f"{name} {value}" for name, value in about.items() if value not in (None, ""))
     read = "".join(f"; {task} on {text}" for task, text in texts.items())
-    foot = f"{words}{read}; {document['device_name']}, float32. " + ". ".join(
-        f"{k.title()}: {v}" for k, v in SOURCES.items()
-    )
-    foot += "".join(f". Left out: {remark}" for remark in remarks)
+    foot = f"{words}{read}; {document['device_name']}, float32. "
+    foot += ". ".join([*(f"{k.title()}: {v}" for k, v in SOURCES.items()), *(f"Left out: {left}" for left in remarks)])
     write_figures("replication", lambda theme: figures(rows, theme), asked.out, "kfexplore: replication", foot)
 
 

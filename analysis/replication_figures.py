@@ -17,7 +17,7 @@ from analysis.published import (
     Compared,
     Source,
 )
-from kfexplore.figures.page import axis_style, blank, titled, whiskers
+from kfexplore.figures.page import axis_style, blank, dotted, titled, whiskers
 from kfexplore.figures.palette import Theme, colours
 
 NAMES: Final = {"lm1b": "LM1B", "owt": "OpenWebText"}
@@ -40,29 +40,29 @@ _NOTES: Final = {
 
 
 def part_figure(rows: Sequence[Compared], theme: Theme = "light") -> go.Figure:
-    """A panel for each quantity, or batch, of one part of one task; a line in it for each decoder or slot.
+    """One panel per quantity or batch of one part of one task, one row per decoder or slot.
 
     Args:
         rows: At least one of a quantity that is shown.
         theme: light or dark.
     """
-    look, rows = colours(theme), [row for row in rows if row.quantity in SHOWN]
-    figure = blank(look, _finding(rows), _reading(rows))
+    palette, rows = colours(theme), [row for row in rows if row.quantity in SHOWN]
+    figure = blank(palette, _finding(rows), _reading(rows))
     names = list(dict.fromkeys(row.of for row in rows))
     panels = list(dict.fromkeys((row.quantity, row.batch) for row in rows))
     for n, (quantity, batch) in enumerate(panels):
         inside, axis = [row for row in rows if (row.quantity, row.batch) == (quantity, batch)], str(n + 1) if n else ""
         shared = {"xaxis": f"x{axis}", "yaxis": "y", "cliponaxis": False}
-        colour = [look.exact if row.of == "AR" else look.learned for row in inside]
+        colour = [palette.exact if row.of == "AR" else palette.learned for row in inside]
         figure.add_scatter(
             x=[row.ours.value for row in inside],
             y=[row.of for row in inside],
-            error_x=whiskers([row.ours for row in inside], look.learned),
+            error_x=whiskers([row.ours for row in inside], palette.learned),
             mode="markers+text",
             marker={"size": 11, "color": colour},
             text=[f"{row.ours.value:.{row.digits}f}" for row in inside],
             textposition="top center",
-            textfont={"color": look.muted, "size": 12},
+            textfont={"color": palette.muted, "size": 12},
             name="ours",
             showlegend=n == 0,
             hovertemplate="%{y}: %{text}<extra>ours</extra>",
@@ -74,7 +74,12 @@ def part_figure(rows: Sequence[Compared], theme: Theme = "light") -> go.Figure:
                 x=[row.published[source] for row in known],
                 y=[row.of for row in known],
                 mode="markers",
-                marker={"size": 12, "symbol": symbol, "color": look.differ, "line": {"width": 2, "color": look.differ}},
+                marker={
+                    "size": 12,
+                    "symbol": symbol,
+                    "color": palette.differ,
+                    "line": {"width": 2, "color": palette.differ},
+                },
                 name=name,
                 showlegend=bool(known) and not any(trace.name == name and trace.showlegend for trace in figure.data),
                 hovertemplate="%{y}: %{x}<extra>" + name + "</extra>",
@@ -82,7 +87,7 @@ def part_figure(rows: Sequence[Compared], theme: Theme = "light") -> go.Figure:
             )
         if quantity in _LINES:
             at = {"x0": _LINES[quantity], "x1": _LINES[quantity], "y0": 0, "y1": 1, "yref": "y domain"}
-            figure.add_shape(type="line", xref=f"x{axis}", line={"color": look.muted, "dash": "dot", "width": 1}, **at)
+            figure.add_shape(type="line", xref=f"x{axis}", line=dotted(palette), **at)
         width, unit = 1 / len(panels), f" ({inside[0].unit})" if inside[0].unit else ""
         figure.update_layout(
             {
@@ -104,23 +109,23 @@ def part_figure(rows: Sequence[Compared], theme: Theme = "light") -> go.Figure:
 
 def _finding(rows: Sequence[Compared]) -> str:
     task, part, last = NAMES[rows[0].task], rows[0].part, rows[-1].of
-    of = {(row.quantity, row.of): _told(row) for row in rows}
+    of = {(row.quantity, row.of): _beside(row) for row in rows}
     if part == "agreement":
-        first, block = _told(rows[0]), _told(rows[-1])
+        first, block = _beside(rows[0]), _beside(rows[-1])
         return f"{task}: the student gives the exact token of {rows[0].of} on {first}, of a {last} on {block}"
     if part == "judge":
         return f"{task}: {last} is preferred to AR on {of[WIN_RATE, last]} of prefixes"
     if part == "throughput":
-        told = [f"{_told(row)} at batch {row.batch}" for row in rows if row.of == last]
-        return f"{task}: speed of {last} over AR's: {', '.join(told)}"
+        gains = [f"{_beside(row)} at batch {row.batch}" for row in rows if row.of == last]
+        return f"{task}: speed of {last} over AR's: {', '.join(gains)}"
     variety = f"distinct-2 {of[DISTINCT[1], 'AR']} and {of[DISTINCT[1], last]}"
     if (GEN_PPL, last) not in of:
         return f"{task}: of AR's and {last}'s samples, {variety}"
     return f"{task}: Gen-PPL is {of[GEN_PPL, 'AR']} for AR and {of[GEN_PPL, last]} at {last}; {variety}"
 
 
-def _told(row: Compared) -> str:
-    """A number, and the one that it is held against."""
+def _beside(row: Compared) -> str:
+    """A number, and the published one that it is compared with."""
     unit = " %" if row.unit == "%" else ""
     beside = f" ({_BESIDE[row.against[0]][0]}: {row.against[1]:g}{unit})" if row.against else ""
     return f"{row.ours.value:.{row.digits}f}{unit}{beside}"

@@ -1,10 +1,11 @@
-"""What a study leaves in its folder: a JSON document, rows as CSV, a page in both themes, and an image a figure."""
+"""What the studies share: options, tables, and files: a JSON document, rows as CSV, a page, an image per figure."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,21 @@ Draw = Callable[[Theme], Mapping[str, go.Figure]]
 """All figures of a study by name, in one theme."""
 
 
+def study_settings(asked: argparse.Namespace) -> dict[str, Any]:
+    """All options but --out, paths by their names; --text is our own sentences where none is given."""
+    values = {name: value.name if isinstance(value, Path) else value for name, value in vars(asked).items()}
+    del values["out"]
+    return values | ({"text": values["text"] or "own sentences"} if "text" in values else {})
+
+
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left, all others to the right."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+
+
 def write_study(
     name: str,
     title: str,
@@ -31,12 +47,12 @@ def write_study(
     device: torch.device,
     rows: Iterable[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Writes all that a study of one pair leaves: NAME.json, NAME.csv where it has rows, NAME.html and its images.
+    """Writes all files of a study of one pair: NAME.json, NAME.csv where it has rows, NAME.html and its images.
 
     Args:
         name: Of the study and its files.
         title: Of the page.
-        settings: What it hangs on; they stand in the document and below the figures.
+        settings: Conditions of the numbers; they stand in the document and below the figures.
         found: The document's own values.
         draw: Its figures.
         folder: Of the files; made.
@@ -55,20 +71,12 @@ def write_study(
 
 
 def write_document(name: str, document: Mapping[str, Any], folder: Path) -> None:
-    """Writes folder/NAME.json; the folder is made.
-
-    Raises:
-        KfError: it cannot be written.
-    """
+    """Writes folder/NAME.json; raises as `write_study`."""
     write(json.dumps(document, indent=2, allow_nan=False) + "\n", folder / f"{name}.json")
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Writes rows of one form as CSV; the first row's keys are the head.
-
-    Raises:
-        KfError: it cannot be written.
-    """
+    """Writes rows of one form as CSV, the first row's keys as the head; raises as `write_study`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -82,7 +90,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 
 def write_figures(name: str, draw: Draw, folder: Path, title: str, foot: str) -> None:
-    """Writes folder/NAME.html and folder/FIGURE.png for each figure; without a browser, a word instead of images.
+    """Writes folder/NAME.html and folder/FIGURE.png for each figure; without a browser, says so instead of images.
 
     Raises:
         KfError: the folder cannot be written.

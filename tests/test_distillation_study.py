@@ -1,4 +1,4 @@
-"""The study of distillation on a small pair: a corpus of the teacher's own, a run that learns, and the files."""
+"""The study of distillation on a small pair: a corpus of the teacher's own, a run that learns, figures and files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from helpers import written_pair
 from analysis import distillation as module
 from analysis import writing
 from analysis.distillation import SMALL, arms, blind, distil, figures, legs, own_corpus, table, versions
-from analysis.distillation_figures import Blind, Progress
+from analysis.distillation_figures import Blind, Progress, arms_figure
 from kfexplore.errors import KfError
 from kfexplore.figures.page import THEMES
 from kfexplore.pair import Pair
@@ -31,6 +32,10 @@ def pair() -> Pair:
     return written_pair(TEXTS)
 
 
+def words(figure: Any) -> str:
+    return str(figure.layout.title.text.replace("<br>", " "))
+
+
 def test_corpus_is_the_teachers_after_the_first_tokens(pair: Pair) -> None:
     corpus = own_corpus(pair, TEXTS[:3], 12, 0).reshape(3, -1)
     assert corpus[:, 0].tolist() == [pair.encode(text)[0][0] for text in TEXTS[:3]]
@@ -40,7 +45,7 @@ def test_corpus_is_the_teachers_after_the_first_tokens(pair: Pair) -> None:
     assert not np.array_equal(corpus.ravel(), own_corpus(pair, TEXTS[:3], 12, 1))
 
 
-def test_student_learns_and_the_run_goes_on_where_it_was(pair: Pair) -> None:
+def test_student_learns_and_the_run_continues_where_it_was(pair: Pair) -> None:
     corpus = own_corpus(pair, TEXTS[:3], 20, 0)
     whole, parts = (distil(pair, corpus, ["".join(TEXTS)], 12, every, 0, TINY) for every in (20, 5))
     assert [point.step for point in whole] == [0, 12]
@@ -52,7 +57,7 @@ def test_student_learns_and_the_run_goes_on_where_it_was(pair: Pair) -> None:
         distil(pair, corpus, TEXTS, 12, 0, 0, TINY)
 
 
-def test_baseline_is_the_likeliest_token_of_the_teachers_law(pair: Pair) -> None:
+def test_baseline_is_the_likeliest_token_of_the_teacher(pair: Pair) -> None:
     found = blind(pair, ["".join(TEXTS)])
     assert 1 / pair.teacher.config.vocab_size < found.share < 1
     assert 0 < found.nats < np.log(pair.teacher.config.vocab_size)
@@ -72,18 +77,40 @@ def test_figures_say_what_they_find() -> None:
         drawn = figures(RUN, BLIND, theme)
         assert set(drawn) == {"progress", "legs", "versions", "entropy", "ablation"}
     progress = drawn["progress"]
-    found = progress.layout.title.text.replace("<br>", " ")
-    assert found == (
-        "In 5 steps slot 1 goes from 25% to 50% exact tokens; a student that knew the teacher's law and never read its "
-        "noise would have 40%"
+    assert words(progress) == (
+        "In 5 steps slot 1 goes from 25% to 50% exact tokens; a student that knew the teacher's distribution and never "
+        "read its noise would have 40%"
     )
-    assert [list(line.y) for line in progress.data] == [[3, 2], [25, 50], [4, 3.5], [12.5, 25]]
+    lines = {(line.name, line.yaxis): list(line.y) for line in progress.data}
+    assert lines == {
+        ("slot 1", "y"): [3, 2],
+        ("slot 2", "y"): [4, 3.5],
+        ("slot 1", "y2"): [25, 50],
+        ("slot 2", "y2"): [12.5, 25],
+    }
     assert [(line.y0, line.yref) for line in progress.layout.shapes] == [(2.5, "y"), (40, "y2")]
-    assert list(progress.data[1].error_y.array) == [10, 10]
+    assert [list(line.error_y.array) for line in progress.data if line.yaxis == "y2"] == [[10, 10]] * 2
     last = versions()[-1]
     bars = drawn["versions"].data[len(versions()) - 1]
     assert list(bars.y) == pytest.approx([100 * share for share in (*last.agreement_by_slot, last.agreement_block)])
     assert [len(line.x) for line in drawn["legs"].data] == [sum(len(leg.steps) for leg in legs())] * 4
+
+
+def test_arms_stand_in_the_order_of_their_mean_over_seeds() -> None:
+    rows = [
+        {"arm": arm, "what": what, "seed": seed}
+        | {"agreement_by_slot": [value, 0.1], "agreement_by_slot_interval": [0.02, 0]}
+        for arm, what, seed, value in (("A", "apart", 0, 0.2), ("B", "causal", 0, 0.15), ("B", "causal", 1, 0.27))
+    ]
+    figure = arms_figure(rows, blind=0.4)
+    assert words(figure) == (
+        "At equal compute slot 1 is exact for 21 % (causal) to 20 % (apart); knowing the teacher's distribution "
+        "without reading the noise would give 40%"
+    )
+    assert list(figure.layout.yaxis.categoryarray) == ["causal", "apart"]
+    assert list(figure.data[0].x) == [20.0, 15.0, 27.0]
+    assert list(figure.data[0].error_x.array) == [2.0] * 3
+    assert [line.x0 for line in figure.layout.shapes] == [40]
 
 
 def test_script_writes_its_files(
@@ -95,7 +122,8 @@ def test_script_writes_its_files(
     monkeypatch.setattr(writing, "write_stills", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["distillation", "--out", str(tmp_path), "--length", "8"])
     module.main()
-    assert json.loads((tmp_path / "distillation.json").read_text())["run"][1]["losses"] == [2.0, 3.5]
+    document = json.loads((tmp_path / "distillation.json").read_text())
+    assert (document["length"], document["run"][1]["losses"]) == (8, [2.0, 3.5])
     with (tmp_path / "distillation.csv").open() as file:
         assert [row["loss"] for row in csv.DictReader(file)] == ["3", "4", "2", "3.5"]
     assert table(RUN) in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The study of joint against marginal on a small pair: classes of tokens, means over contexts, table and page."""
+"""The study of joint against marginal on a small pair: classes, means over contexts, figures, table and page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from helpers import masked, student, teacher
 from analysis import joint_vs_marginal as module
 from analysis import writing
 from analysis.joint_vs_marginal import by_class, contexts, differences, measure, over_contexts, table, token_class
+from analysis.joint_vs_marginal_figures import (
+    ClassInformation,
+    SamplerError,
+    classes_figure,
+    information_figure,
+    passes_figure,
+)
 from kfexplore.laws.exact import pair_law
 from kfexplore.pair import Pair
+from kfexplore.results import Distance, Estimate, exactly
 from kfexplore.training.data import train_tokenizer
 
 TEXT = "The old owl said: go home! Rain fell on the old house, and the rain went on. " * 6
@@ -85,3 +93,35 @@ def test_measures_add_up_and_the_page_is_written(
     assert document["study"] == "joint_vs_marginal"
     assert len(document["contexts"]) == 3
     assert "Plotly" in (tmp_path / "out" / "joint_vs_marginal.html").read_text()
+
+
+def test_passes_show_limits_and_which_are_lower_bounds() -> None:
+    zero = Estimate(0, 0, 0)
+    rows = [
+        SamplerError(name, nfe, tv, 0.2, 0.05, zero, zero)
+        for name, nfe, tv in (
+            ("teacher", 2, exactly(0.0)),
+            ("student", 1, Distance(0.4, 0.3, 0.5, "quadrature")),
+            ("ideal MDLM", 1, exactly(0.3)),
+            ("MDLM, 2 passes", 2, Distance(0.6, 0.55, None, "lower_bound")),
+        )
+    ]
+    figure = passes_figure(rows)
+    assert [round(mark.x[0]) for mark in figure.data] == [2, 1, 1, 2]
+    assert [mark.y[0] for mark in figure.data] == [0, 0.4, 0.3, 0.55]  # a lower bound by its limit
+    assert figure.data[1].error_y.array[0] == pytest.approx(0.1)
+    bound = figure.data[3]
+    assert (bound.error_y.array[0], bound.error_y.arrayminus[0]) == pytest.approx((0, 0))  # no upper end
+    assert bound.name == "MDLM, 2 passes (lower bound)"
+    assert bound.marker.symbol.endswith("-open")
+    assert len(figure.layout.annotations) == 1
+    title = figure.layout.title.text.replace("<br>", " ")
+    assert "perfect marginals are 0.300 from the teacher's distribution, the student 0.400" in title
+
+
+def test_information_and_classes() -> None:
+    assert "1.00 nats" in information_figure(np.linspace(0, 2, 21)).layout.title.text
+    classes = [ClassInformation("a", 0.2, Estimate(1, 0.5, 2)), ClassInformation("b", 0.8, Estimate(3, 2, 4))]
+    bars = classes_figure(classes).data[0]
+    assert list(bars.y) == [3, 1]
+    assert list(bars.x) == ["b (80%)", "a (20%)"]

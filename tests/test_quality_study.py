@@ -1,4 +1,4 @@
-"""The study of samples on a small pair: numbers held against their definitions, and the files that it writes."""
+"""The study of samples on a small pair: numbers against their definitions, what the figures draw, and the files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,17 @@ from helpers import student, written_pair
 from analysis import quality as module
 from analysis import writing
 from analysis.quality import Study, at_variety, figures, leading, measure, prompts, slot_losses, survival, table
+from analysis.quality_figures import (
+    AtVariety,
+    ByPosition,
+    Frontier,
+    Leading,
+    frontier_figure,
+    leading_figure,
+    perplexity_figure,
+    slot_losses_figure,
+    survival_figure,
+)
 from kfexplore import noise
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
@@ -60,16 +72,15 @@ def test_teacher_is_interpolated_between_neighbouring_temperatures_and_not_beyon
 
 def test_texts_survive_until_their_first_other_token() -> None:
     own = Written(DecodeConfig("ar"), np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), 4)
-    other = Written(
-        DecodeConfig("pflm", 2), np.array([[1, 2, 9, 4], [5, 9, 7, 8]]), 2
-    )  # equal tokens after do not count
-    assert [share.value for share in survival(other, own).shares] == [1, 0.5, 0, 0]
+    later = np.array([[1, 2, 9, 4], [5, 9, 7, 8]])  # equal tokens after the first other one do not count
+    other = Written(DecodeConfig("pflm", 2), later, 2)
+    assert [found.value for found in survival(other, own).values] == [1, 0.5, 0, 0]
 
 
-def test_slots_are_told_apart_by_their_place_in_the_block() -> None:
+def test_losses_are_split_by_slot() -> None:
     written = Written(DecodeConfig("pflm", 2), np.zeros((3, 4), dtype=np.int64), 2)
     losses, own = np.array([[1.0, 5, 3, 7]] * 3), np.array([[2.0, 2, 2, 2]] * 3)
-    assert [e.value for e in slot_losses(written, losses, own).excess] == [0, 4]
+    assert [e.value for e in slot_losses(written, losses, own).values] == [0, 4]
 
 
 def test_blocks_are_grouped_by_their_first_exact_slots(pair: Pair) -> None:
@@ -132,3 +143,82 @@ def test_script_writes_its_files(
     assert [row["decoder"] for row in rows] == [row.decoder for row in found.rows]
     assert float(rows[0]["entropy_low"]) < float(rows[0]["entropy"]) < float(rows[0]["entropy_high"])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "quality.html")
+
+
+def about(value: float) -> Estimate:
+    return Estimate(value, value - 0.25, value + 0.5)
+
+
+def quality(name: str, loss: float, entropy: float, k: int = 1, tau: float = 1.0) -> SampleQuality:
+    found = about(loss)
+    return SampleQuality(name, k, 0.0, None, tau, 8, found, found, about(entropy), *[about(0.5)] * 4, about(loss / 10))
+
+
+OWN = [quality("AR, tau 0.5", 1.0, 3.0, tau=0.5), quality("AR", 2.0, 3.5)]
+STUDENT = [quality("K = 1", 1.5, 3.25), quality("K = 2", 4.0, 3.125, k=2)]
+FRONTIERS = [
+    Frontier("AR over temperature", ["tau 0.5", "tau 1"], OWN),
+    Frontier("over K", ["K = 1", "K = 2"], STUDENT),
+]
+
+
+def words(figure: Any) -> str:
+    return str(figure.layout.title.text.replace("<br>", " "))
+
+
+def test_frontier_has_one_mark_per_decoder_and_the_aim_is_the_teachers_own() -> None:
+    figure = frontier_figure(FRONTIERS, [AtVariety(STUDENT[1], 0.6, 1.25, about(2.75))])
+    own, student = figure.data
+    assert (list(own.x), list(own.y)) == ([3.0, 3.5], [1.0, 2.0])
+    assert list(student.text) == ["K = 1", "K = 2"]
+    assert (list(student.error_y.array), list(student.error_y.arrayminus)) == ([0.5, 0.5], [0.25, 0.25])
+    assert [(shape.y0, shape.x0) for shape in figure.layout.shapes] == [(2.0, 0), (0, 3.5)]
+    assert words(figure) == (
+        "K = 2 costs the teacher 4.00 nats per token, its own samples of the same entropy (3.12 nats, tau 0.60) 1.25; "
+        "its own at tau 1 cost 2.00"
+    )
+    none = frontier_figure(FRONTIERS, [AtVariety(STUDENT[1], None, None, None)])
+    assert words(none) == "K = 2 costs the teacher 4.00 nats per token; its own at tau 1 cost 2.00"
+
+
+def test_perplexity_ranks_and_names_the_best_student() -> None:
+    figure = perplexity_figure([OWN[1], OWN[0], *STUDENT])
+    ranked, alike = figure.data
+    assert list(ranked.y) == ["K = 2", "AR", "K = 1", "AR, tau 0.5"]  # drawn from below
+    assert list(ranked.x) == pytest.approx(np.exp([4, 2, 1.5, 1]))
+    assert list(ranked.error_x.array) == pytest.approx(np.exp([4.5, 2.5, 2, 1.5]) - np.exp([4, 2, 1.5, 1]))
+    assert list(alike.x) == pytest.approx([0.4, 0.2, 0.15, 0.1])
+    assert words(figure) == (
+        "K = 1 has a perplexity of 4.5, the teacher that it imitates 7.4; its samples are less alike, self-BLEU 0.15 "
+        "against 0.20"
+    )
+
+
+def test_lines_by_position_have_intervals_and_their_finding() -> None:
+    kept = [[about(1.0), about(0.75)], [about(0.5), about(0.0)]]
+    figure = survival_figure([ByPosition(f"K = {k}", k, values) for k, values in zip((1, 2), kept, strict=True)])
+    assert [list(line.y) for line in figure.data] == [[100, 75], [50, 0]]
+    assert list(figure.data[0].error_y.array) == [50, 50]
+    assert words(figure) == (
+        "From the same noise 100% of the texts begin with the teacher's token; after 2 tokens 0% are still its own "
+        "with K = 2, 75% with K = 1"
+    )
+    losses = [ByPosition("K = 1", 1, [about(-0.5)]), ByPosition("K = 2", 2, [about(0.25), about(1.5)])]
+    figure = slot_losses_figure(losses)
+    assert [list(line.y) for line in figure.data] == [[-0.5], [0.25, 1.5]]
+    assert words(figure).startswith("In blocks of 2 the words of slot 1 cost the teacher +0.25 nats")
+
+
+def test_blocks_are_split_by_their_first_wrong_slot() -> None:
+    groups = [
+        Leading(0, about(0.75), [about(-0.5), about(2.0)]),
+        Leading(1, about(0.125), [about(0), about(3.0)]),
+        Leading(2, about(0.125), [about(0), about(0)]),  # nothing is wrong: not drawn
+    ]
+    figure = leading_figure(groups)
+    assert [list(line.y) for line in figure.data] == [[-0.5, 2], [3]]
+    assert figure.data[1].name == "slot 2 is the first wrong one (12%)"
+    assert words(figure) == (
+        "Where slot 1 is wrong (75% of blocks), it costs the teacher -0.5 nats against the exact token, and the slots "
+        "after it +2.0 to +2.0"
+    )
