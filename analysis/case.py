@@ -1,4 +1,4 @@
-"""One task of the paper: its models, texts and samples, each there when it is needed; what was measured is kept."""
+"""One task of the paper: its models, texts and samples, each loaded on demand; measurements are kept on disk."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ SPLITS = {"lm1b": "test", "owt": "train"}
 """Of the recipe's dataset on the hub; of OpenWebText, there is no other."""
 UNCHECKED = ("lm1b", "owt")
 """Tasks on whose published checkpoints this study has not been run. Their publication does not say how documents are
-framed in the measured windows and prefixes, nor what becomes of special tokens in the judged texts. Take a task out
-once its numbers have been reproduced."""
+framed in the measured windows and prefixes, nor how special tokens are treated in the judged texts. Remove a task once
+its numbers have been reproduced."""
 HUB_ROWS = 5_000
 TIMED_ON = "H100"
 """The paper's device."""
@@ -60,17 +60,12 @@ class Settings:
     windows: int
     repeats: int
     seed: int
-    prefix: int | None
-    """Tokens; None: the paper's."""
-    new_tokens: int | None
-    """None: as many as the paper's samples have."""
-    text: Path | None
-    """None: the hub's dataset."""
-    prefixes: Path | None
-    """JSON lines; None: taken from the text."""
-    gen_ppl: str
-    judge: str
-    """Models; empty: none."""
+    prefix: int | None  # tokens; None: the paper's
+    new_tokens: int | None  # None: as many as in the paper's samples
+    text: Path | None  # None: the hub's dataset
+    prefixes: Path | None  # JSON lines; None: from the text
+    gen_ppl: str  # a model; empty: none
+    judge: str  # a model; empty: none
 
     def __post_init__(self) -> None:
         RaceSettings(batches=self.batches, ks=self.ks, repeats=self.repeats)  # refuses what cannot be timed
@@ -95,11 +90,11 @@ class Case:
         return pair_from_files(self.parts.teacher, self.parts.student, tokenizer, str(self.device))
 
     @cached_property
-    def hangs_on(self) -> dict[str, Any]:
-        """What every number hangs on."""
+    def conditions(self) -> dict[str, Any]:
+        """Conditions of every number: weights, device, versions."""
         about = environment(self.device)
         if not all(locate(part).is_file() for part in (self.parts.teacher, self.parts.student)):
-            _ = self.pair  # says what is missing
+            _ = self.pair  # raises for what is missing
         return {"weights": fingerprint(self.parts), **{name: about[name] for name in ("device_name", "versions")}}
 
     @cached_property
@@ -110,7 +105,7 @@ class Case:
 
     @property
     def hub(self) -> DataConfig:
-        """The dataset and split that are read where no text is given."""
+        """The dataset and split where no text is given."""
         return dataclasses.replace(load_recipe(self.task).data, split=SPLITS[self.task])
 
     @property
@@ -121,12 +116,12 @@ class Case:
 
     @property
     def text_key(self) -> str:
-        """Tells one text from another."""
+        """Identifies the text."""
         return _digest("".join(self.texts).encode()) if self.settings.text else self.text_name
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """Tokens of a prefix, and of what is written after it."""
+        """Tokens of a prefix, and of the sample after it."""
         prefix = self.settings.prefix or PREFIX[self.task]
         return prefix, self.settings.new_tokens or TASKS[self.task].total - prefix
 
@@ -153,7 +148,7 @@ class Case:
 
     @cached_property
     def sampling(self) -> dict[str, Any]:
-        """What samples hang on."""
+        """Settings of the samples."""
         file = self.settings.prefixes
         after = self.text_key if file is None else _digest(file.read_bytes()) if file.is_file() else str(file)
         names = ("samples", "seed")
@@ -185,15 +180,15 @@ class Case:
         return [continued(self.pair.need_tokenizer(), self.prefixes, each.tokens) for each in self.written]
 
     def kept(self, name: str, settings: dict[str, Any], measure: Callable[[], Any]) -> Any:
-        """What was measured with the same settings before, or is now; saved as soon as it is known."""
+        """The result of an earlier measurement with the same settings, else of `measure`, which is saved."""
         path = self.folder / f"{self.task}-{name}.json"
-        key = json.loads(json.dumps({**self.hangs_on, **settings}))
+        key = json.loads(json.dumps({**self.conditions, **settings}))
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
             if held["settings"] == key:
                 return held["found"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there, or no file of this script
+            pass  # not there, or not a file of this script
         found = measure()
         text = json.dumps({"settings": key, "found": found})
         try:
@@ -204,7 +199,7 @@ class Case:
         return found
 
     def unlike(self, part: Part) -> str | None:
-        """Why no number of a part is one of the published; None: no reason is known."""
+        """Why no number of a part measures what was published; None: no reason is known."""
         config, task, settings = self.pair.teacher.config, self.task, self.settings
         names = ("vocab_size", "width", "depth", "heads", "mask_id", "context")
         if tuple(getattr(config, name) for name in names) != SIZES[task]:
@@ -213,7 +208,7 @@ class Case:
         if part != "agreement" and self.lengths != usual:
             return "{} tokens after {}, in the paper {} after {}".format(*self.lengths[::-1], *usual[::-1])
         if part == "throughput":
-            here = self.hangs_on["device_name"]
+            here = self.conditions["device_name"]
             return None if TIMED_ON in here else f"timed on another device than the paper's {TIMED_ON}"
         if settings.text or (settings.prefixes and part != "agreement"):
             return "the text is not the paper's"
@@ -226,7 +221,7 @@ class Case:
 
 
 def decoder_name(decoder: DecodeConfig) -> str:
-    """As the paper's tables have it, the penalty left out."""
+    """As in the paper's tables, without the penalty."""
     return "AR" if decoder.decoder == "ar" else f"K = {decoder.k}"
 
 

@@ -1,4 +1,4 @@
-"""The ablation: every kind of arm trains within its budget, and another order of the CDF is the same teacher."""
+"""The ablation: every kind of arm trains within its budget; another order of the CDF leaves the teacher unchanged."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Pair:
     return Pair(teacher(), student(), None, tokenizer)
 
 
-@pytest.mark.parametrize(
-    "name", ["A", "B", "C", "exact", "exact progressive", "octaves", "next-token loss", "own words", "deeper"]
-)
+@pytest.mark.parametrize("name", ["A", "C", "exact progressive", "octaves", "next-token loss", "own words", "deeper"])
 def test_every_arm_spends_its_budget_and_starts_from_the_teacher(name: str, small: Pair, tmp_path: Path) -> None:
     arm = ablation.ARMS[name]
     budget = 4 * sum(token_passes(ablation.BASE))
@@ -79,7 +77,7 @@ def test_slot_1_by_the_own_law_is_exact_for_the_teacher_s_own_weights(small: Pai
     assert ablation.exact_first(twin, small.teacher, TOKENS) == 1.0
 
 
-def test_a_row_a_slot_and_a_figure_are_written(
+def test_a_row_per_slot_and_a_figure_are_written(
     small: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("train.npy", "held_out.npy"):
@@ -97,9 +95,9 @@ def test_a_row_a_slot_and_a_figure_are_written(
     assert capsys.readouterr().out.endswith("\nablation\n")
     document = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert [row["arm"] for row in document["rows"]] == ["B", "exact"]
-    told = {name: document[name] for name in ("pair", "data", "text", "dtype", "base", "evaluation", "noise_blind")}
+    settings = {name: document[name] for name in ("pair", "data", "text", "dtype", "base", "evaluation", "noise_blind")}
     share, nats = noise_blind(small, [(tmp_path / "text.txt").read_text()], 24, 128, 0)
-    assert told == {
+    assert settings == {
         "pair": DEFAULT_PAIR,
         "data": tmp_path.name,
         "text": "text.txt",

@@ -32,6 +32,7 @@ from analysis.published import (
     Compared,
 )
 from analysis.replication_figures import part_figure
+from kfexplore.checkpoints.registry import PairParts
 from kfexplore.errors import KfError
 from kfexplore.evaluate.text import text_ids
 from kfexplore.results import Estimate
@@ -50,7 +51,7 @@ def test_published_speed_ups_are_those_of_the_published_speeds() -> None:
         assert gain == pytest.approx(paper[task, SPEED, of, batch] / paper[task, SPEED, "AR", batch], rel=5e-3)
 
 
-def test_ours_is_held_against_the_paper_first() -> None:
+def test_ours_is_compared_with_the_paper_first() -> None:
     assert PERPLEXITY.published == {"paper": 127.6, "replication": 215.7}
     assert PERPLEXITY.difference == pytest.approx(2.4)
     assert PERPLEXITY.verdict == "consistent"
@@ -184,43 +185,33 @@ def hub(script: Script, texts: list[str], asked: list[Any]) -> None:
     script.patch.setattr(case_module, "hub_rows", rows)
 
 
-def test_a_verdict_needs_the_published_setting(script: Script) -> None:
-    rows = len(json.loads((script.files / "tokenizer.json").read_text())["model"]["vocab"]) + 1
-    hub(script, [TEXT[:800]] * 9, [])
-    steps = (script.out / str(n) for n in range(9))
+def test_a_verdict_needs_the_published_setting(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = len(json.loads((files / "tokenizer.json").read_text())["model"]["vocab"]) + 1
+    parts = PairParts(files / "ar.ckpt", files / "pflm.ckpt", None, files / "tokenizer.json", {})
+    asked = case_module.Settings((2,), (4,), 6, 4, 1, 0, 6, 10, None, None, "", "")
 
-    def reasons(**options: str | None) -> dict[str, str | None]:
-        script.out = next(steps)  # every run measures anew
-        found = script.run(batch="4", k="2", **options)["rows"]
-        held = [row for row in found if row["of"] in ("K = 2", "slot 1")]
-        assert not [row for row in held if row["unlike"] and row["verdict"]]
-        return {row["quantity"]: row["unlike"] for row in held}
+    def reason(part: Any, **changes: Any) -> str | None:
+        return case_module.Case("lm1b", parts, replace(asked, **changes), torch.device("cpu"), files).unlike(part)
 
-    script.patch.setitem(case_module.SIZES, "lm1b", (rows, 16, 2, 2, rows - 1, 40))
-    unchecked = reasons(text=None, parts="agreement,throughput")
-    assert "not checked on the published checkpoints yet" in str(unchecked[AGREEMENT])
-    assert "published checkpoints" not in str(unchecked[SPEED])
-    script.patch.setattr(case_module, "UNCHECKED", ())
+    assert reason("agreement") == "the models are not of the published size"
+    monkeypatch.setitem(case_module.SIZES, "lm1b", (rows, 16, 2, 2, rows - 1, 40))
+    assert "not checked on the published checkpoints yet" in str(reason("agreement"))
+    monkeypatch.setattr(case_module, "UNCHECKED", ())
     short = "10 tokens after 6, in the paper 122 after 6"
-    found = reasons(text=None, parts="agreement,quality,throughput")
-    assert found[AGREEMENT] is None
-    assert {found[each] for each in (GEN_PPL, SPEED, SPEED_UP)} == {short}
-    script.patch.setitem(case_module.TASKS, "lm1b", replace(case_module.TASKS["lm1b"], total=16))
-    found = reasons(text=None, parts="quality,judge,throughput")
-    assert found[GEN_PPL] is None
-    assert found[WIN_RATE] == "the paper's judge is a Qwen"
-    assert {found[each] for each in (SPEED, SPEED_UP)} == {"timed on another device than the paper's H100"}
-    found = reasons(parts="agreement,quality,judge")
-    assert {found[each] for each in (AGREEMENT, GEN_PPL, WIN_RATE)} == {"the text is not the paper's"}
-    found = reasons(text=None, prefixes=f"{script.files}/prefixes.jsonl", parts="agreement,quality")
-    assert (found[AGREEMENT], found[GEN_PPL]) == (None, "the text is not the paper's")
+    assert [reason(part) for part in ("agreement", "quality", "throughput")] == [None, short, short]
+    monkeypatch.setitem(case_module.TASKS, "lm1b", replace(case_module.TASKS["lm1b"], total=16))
+    assert [reason(part) for part in ("quality", "judge")] == [None, None]
+    assert reason("throughput") == "timed on another device than the paper's H100"
+    other_text = "the text is not the paper's"
+    assert {reason(part, text=files / "text") for part in ("agreement", "quality", "judge")} == {other_text}
+    prefixes = files / "prefixes.jsonl"
+    assert [reason(part, prefixes=prefixes) for part in ("agreement", "quality")] == [None, other_text]
     there = {**case_module.environment(torch.device("cpu")), "device_name": "NVIDIA H100 80GB HBM3"}
-    script.patch.setattr(case_module, "environment", lambda _: there)
-    found = reasons(parts="throughput")
-    assert {found[each] for each in (SPEED, SPEED_UP)} == {None}
+    monkeypatch.setattr(case_module, "environment", lambda _: there)
+    assert reason("throughput") is None
 
 
-def test_a_run_that_was_cut_off_goes_on(script: Script, files: Path) -> None:
+def test_a_run_that_was_cut_off_continues(script: Script, files: Path) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
@@ -245,20 +236,18 @@ def test_prefixes_of_a_file_and_parts_without_a_model(script: Script, files: Pat
     assert {row["unlike"] for row in found["rows"]} == {"the models are not of the published size"}
 
 
-def test_what_the_models_are_judged_by_is_said_of_gen_ppl_alone(script: Script) -> None:
+def test_other_judges_than_the_papers_are_named(script: Script) -> None:
     script.patch.setattr(case_module.Case, "unlike", lambda *_: None)
-    for model, reason in (
-        ("", None),
-        (f"{script.files}/gpt2-large", None),
-        (f"{script.files}/gpt2-small", "gpt2-small"),
-    ):
-        found = {row["quantity"]: row["unlike"] for row in script.run(parts="quality", gen_ppl=model)["rows"]}
+    for model, reason in (("", None), ("gpt2-large", None), ("gpt2-small", "gpt2-small")):
+        rows = script.run(parts="quality", gen_ppl=model and f"{script.files}/{model}")["rows"]
+        found = {row["quantity"]: row["unlike"] for row in rows}
         said = found.pop(GEN_PPL, None)
         assert (said is None) if reason is None else (said is not None and reason in said)
         assert set(found.values()) == {None}
+    assert {row["unlike"] for row in script.run(parts="judge")["rows"]} == {"the paper's judge is a Qwen"}
 
 
-def test_texts_of_the_hub_are_begun_where_they_begin(script: Script) -> None:
+def test_prefixes_are_the_beginnings_of_the_hubs_documents(script: Script) -> None:
     asked: list[Any] = []
     texts = [TEXT[n : n + 60] for n in range(9)]
     hub(script, ["a", *texts], asked)  # the first is too short for a prefix
