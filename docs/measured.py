@@ -19,7 +19,7 @@ from kfexplore.pair import load_pair
 from kfexplore.ui.app import FIRST_SCREEN
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "TOUR.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "TOUR.md", ROOT / "docs" / "COMMANDS.md"]
 MARKED = re.compile(r"<!--([a-z][\w.]*)-->(.*?)<!--/-->", re.DOTALL)
 COUNTS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
@@ -39,9 +39,9 @@ def over(name: str, above: str, below: str) -> str:
     return joined(speed[above, batch] / speed[below, batch] for batch in (1, 4, 16))
 
 
-def gains(decoder: str, k: int) -> str:
-    """Speed over AR with the pair `stories`, batch by batch."""
-    rows = [row for row in document("throughput-stories-cpu")["rows"] if (row["decoder"], row["k"]) == (decoder, k)]
+def gains(decoder: str, k: int, pair: str = "stories") -> str:
+    """Speed over AR with a pair, batch by batch."""
+    rows = [row for row in document(f"throughput-{pair}-cpu")["rows"] if (row["decoder"], row["k"]) == (decoder, k)]
     found = {row["batch"]: row["speedup"]["value"] for row in rows}
     return joined(found[batch] for batch in (1, 4, 16))
 
@@ -60,6 +60,8 @@ def of_pair(name: str) -> dict[str, str]:
         if model is not None
     }
     found |= {"vocabulary": f"{pair.teacher.config.vocab_size - 1}", "nll": f"{measured['teacher_nll']:.2f}"}
+    samples = next(row for row in measured["samples"] if row["decoder"] == "K = 4")
+    found |= {"quality_4": f"{samples['teacher_nll_ratio']['value']:.1f}"}
     found |= {"first_slots": joined(slots[:4]), "last_slots": joined(slots[4:])}
     found |= {f"block_{k}": f"{100 * share:.1f}" for k, share in blocks.items()}
     return {f"{name}.{what}": text for what, text in found.items()}
@@ -82,6 +84,7 @@ def numbers() -> dict[str, str]:
         "race.pflm": over("throughput-owt-size-cpu", "pflm", "ar"),
         "stories.pflm_4": gains("pflm", 4),
         "stories.pflm_8": gains("pflm", 8),
+        "tales.pflm_4": gains("pflm", 4, "tales"),
         "stories.verified_8": gains("verified", 8),
         "permutation.tv": f"{toy_law('permutation').schedules[0].best:g}",
         "xor.passes": COUNTS[min(len(schedule.sizes) for schedule in xor if schedule.best < 1e-12)],

@@ -48,8 +48,9 @@ from kfexplore.training.config import Recipe
 from kfexplore.ui.service import Service
 
 TOUR, FIGURES, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API"))
+MORE = [ROOT / "docs" / f"{name}.md" for name in ("README", "METHOD", "COMMANDS", "TRAINING", "SERVING", "SECURITY")]
 OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
-DOCUMENTS = [TOUR, FIGURES, EXTENDING, API, *OTHERS]
+DOCUMENTS = [TOUR, FIGURES, EXTENDING, API, *MORE, *OTHERS]
 LINKED = [*DOCUMENTS, ROOT / "docs" / "LOG.md", *(bundled_folder(pair) / "MODEL_CARD.md" for pair in bundled_pairs())]
 WITHOUT_NUMBERS = [TOUR, FIGURES, EXTENDING, *OTHERS[:2]]
 PLAIN = KNOWN | {"95 %", "100 %", "2.0", "1.0"}
