@@ -23,7 +23,7 @@ from kfexplore.training.recipes import names as recipes
 
 ROOT = Path(__file__).parents[1]
 EXTENDING = ROOT / "docs" / "EXTENDING.md"
-OURS = ("kfexplore", "analysis", "tests", "notebooks", "docs")
+OURS = ("kfexplore", "analysis", "tools", "tests", "notebooks", "docs")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
 QUOTED = re.compile(r"`([^`]+)`")
@@ -38,7 +38,10 @@ OUTSIDE = {
     *("MODEL_CARD.md", "tokenizer.json", "samples.jsonl", "throughput.json"),
 }
 """Paths of what a user has, a hub holds or a command writes."""
-WORDS = {*(*DECODERS, *NAMED, *TOYS, *recipes()), *("slow", "full", "browser", "accelerate", "transformers")}
+WORDS = {
+    *(*DECODERS, *NAMED, *TOYS, *recipes()),
+    *("slow", "full", "browser", "accelerate", "transformers", "gradio_client"),
+}
 """Words that no code defines: values of options, marks of tests, libraries."""
 
 

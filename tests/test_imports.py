@@ -87,7 +87,7 @@ def wrong(room: str, source: str) -> list[str]:
         elif (
             (top in ONLY and room not in ONLY[top])
             or (room == "figures" and top in NOT_IN_FIGURES)
-            or top in {"analysis", "tests"}
+            or top in {"analysis", "tests", "tools"}
         ):
             found.append(name)
     return found + [name for name in at_import_time(tree) if name.split(".")[0] in OPTIONAL]

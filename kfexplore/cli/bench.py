@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from functools import partial
@@ -19,7 +18,7 @@ from kfexplore.errors import KfError
 
 if TYPE_CHECKING:
     from kfexplore.bench.throughput import Progress
-    from kfexplore.decoding.generate import Networks
+    from kfexplore.pair import Pair
 
 bench = typer.Typer(help="Timing, as tables and as JSON.", no_args_is_help=True)
 SizeOption = Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")]
@@ -30,24 +29,19 @@ def bench_scrub_command(
     pair: PairOption = None,
     size: SizeOption = None,
     context: Annotated[int, typer.Option(help="Tokens of the context.")] = 64,
-    page: Annotated[bool, typer.Option(help="Also the app in a headless Chromium (needs playwright).")] = False,
+    page: Annotated[bool, typer.Option(help="Moved: `python -m tools.page` times the app in a Chromium.")] = False,
     repeats: Annotated[int, typer.Option(help="Timed repeats.")] = 5,
     device: DeviceOption = None,
     json_file: JsonFileOption = None,
 ) -> None:
-    """Times what dragging a slider asks for: a context held, blocks, and unless --size is given, sweeps and grids."""
-    from kfexplore.bench.page import bench_page
+    """Times what dragging a slider asks for: prefill, blocks, and unless --size is given, sweeps and grids."""
     from kfexplore.bench.scrub import bench_scrub
-    from kfexplore.bench.setting import random_pair
 
-    if size and (pair or page):
-        raise KfError("Random weights are timed without a pair or page.", "--size alone, or --pair with --page")
-    chosen = random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
-    _say(SCRUB_HEAD)
-    result = bench_scrub(chosen, context, repeats, tables=size is None, report=_tell_scrub)
     if page:
-        result["rows"] += bench_page(pair or DEFAULT_PAIR, device or "cpu", report=_tell_scrub)
-    _publish(result, json_file)
+        raise KfError("The page is timed by a tool of its own, in the repository.", run="python -m tools.page --help")
+    chosen = _models(pair, size, device)
+    _say(f"{'what':<14}{'steps':>6}{'median ms':>12}{'least':>12}{'largest':>12}")
+    _publish(bench_scrub(chosen, context, repeats, tables=size is None, report=_show_scrub), json_file)
 
 
 @bench.command("train")
@@ -64,8 +58,8 @@ def bench_train_command(
 
     chosen = load_recipe(recipe)
     teacher, student = (chosen.shape(kind, vocab_size, vocab_size - 1) for kind in ("teacher", "student"))
-    _say(TRAIN_HEAD)
-    _publish(bench_train(teacher, student, chosen.students[-1], repeats, device, report=_tell_train), json_file)
+    _say(f"{'model':<9}{'k':>3}{'ms/step':>10}{'tokens/s':>10}{'/teacher':>10}{'of peak':>9}")
+    _publish(bench_train(teacher, student, chosen.students[-1], repeats, device, report=_show_train), json_file)
 
 
 @bench.command("throughput")
@@ -75,17 +69,17 @@ def bench_throughput_command(
     decoders: Annotated[
         str | None,
         typer.Option(
-            help=f"{','.join(DECODERS)}, or some of them; by default ar,pflm, those whose models the pair has."
+            help=f"{','.join(DECODERS)}, or some of them; by default those of ar,pflm whose models the pair has."
         ),
     ] = None,
     batch: Annotated[str, typer.Option(help="Samples at once: 1,4,16.")] = "1,4,16",
-    k: Annotated[str, typer.Option("--k", "--K", help="Tokens, or guesses, a pass: 4, or 2,4.")] = "4",
-    max_new_tokens: Annotated[int, typer.Option(help="New tokens a sample.")] = 64,
+    k: Annotated[str, typer.Option("--k", "--K", help="Tokens, or guesses, per pass: 4, or 2,4.")] = "4",
+    max_new_tokens: Annotated[int, typer.Option(help="New tokens per sample.")] = 64,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt, with random weights.")] = 32,
     prompt: Annotated[str, typer.Option(help="The prompt, with a pair.")] = "Once upon a time",
     repeats: Annotated[int, typer.Option(help="Timed repeats, after one that is not counted.")] = 5,
-    seed: Annotated[int, typer.Option(help="Keys the noise.")] = 0,
-    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
     roofline: Annotated[
         bool, typer.Option(help="Only the least times that this device allows, by batch and K.")
     ] = False,
@@ -93,21 +87,20 @@ def bench_throughput_command(
     device: DeviceOption = None,
     json_file: JsonFileOption = None,
 ) -> None:
-    """Times decoders against each other: tokens a second, passes, and the share of what the device allows."""
-    from kfexplore.bench.setting import in_dtype, random_pair
+    """Times decoders against each other: tokens per second, passes, and the fraction of what the device allows."""
+    from kfexplore.bench.setting import in_dtype
     from kfexplore.bench.throughput import RaceSettings, bench_roofline, bench_throughput
     from kfexplore.checkpoints.tokenizers import end_of_text
     from kfexplore.decoding.generate import Networks
 
-    if size and pair:
-        raise KfError("The models are named in two ways.", "--size, or --pair")
-    chosen = random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
-    parts = [model for model in (chosen.teacher, chosen.student, chosen.masked) if model is not None]
-    for model in parts:
-        in_dtype(model, _dtype(dtype))
+    chosen = _models(pair, size, device)
+    for model in (chosen.teacher, chosen.student, chosen.masked):
+        if model is not None:
+            in_dtype(model, _dtype(dtype))
     networks = Networks(chosen.teacher, chosen.student, chosen.masked)
+    usual = tuple(name for name in RaceSettings.decoders if name in networks.decoders)
     settings = RaceSettings(
-        decoders=_usual(networks) if decoders is None else tuple(name.strip() for name in decoders.split(",")),
+        decoders=usual if decoders is None else tuple(name.strip() for name in decoders.split(",")),
         batches=tuple(numbers(batch, int, "--batch")),
         ks=tuple(numbers(k, int, "--k")),
         prompt=prompt_tokens,
@@ -118,12 +111,12 @@ def bench_throughput_command(
     name = size or pair or DEFAULT_PAIR
     if roofline:
         result = bench_roofline(networks, settings, name)
-        _tell_roofline(result["limits"], result["gains"])
+        _show_roofline(result["limits"], result["gains"])
     else:
         ids = chosen.encode(prompt)[0] if chosen.tokenizer is not None else None
         eos = end_of_text(chosen.tokenizer) if chosen.tokenizer is not None else None
         recheck = False if size else None  # distributions of random weights are flat: everything would be a near tie
-        result = bench_throughput(networks, settings, name, ids, eos, recheck, partial(_tell, [HEAD]))
+        result = bench_throughput(networks, settings, name, ids, eos, recheck, partial(_show_race, [HEAD]))
         if all(row["error"] for row in result["rows"]):
             raise KfError(f"No decoder could be timed. {result['rows'][0]['error']}")
     if figures:
@@ -134,32 +127,19 @@ def bench_throughput_command(
         write_text(json_file, _document(result))
 
 
-@bench.command("load")
-def bench_load_command(
-    pair: PairOption = None,
-    clients: Annotated[int, typer.Option(help="Pages that are open, each with a prompt of its own.")] = 50,
-    seconds: Annotated[float, typer.Option(help="How long they go on.")] = 600,
-    writing: Annotated[int, typer.Option(help="Of them, those that have texts written; the others scrub.")] = 4,
-    timing: Annotated[int, typer.Option(help="Of them, those that race decoders.")] = 1,
-    url: Annotated[str | None, typer.Option(help="A running app with that pair; by default one of its own.")] = None,
-    restart: Annotated[bool, typer.Option(help="Kill the app at half time, and start it again.")] = False,
-    seed: Annotated[int, typer.Option(help="Keys what the clients do.")] = 0,
-    json_file: JsonFileOption = None,
-) -> None:
-    """Drives the app with many clients at once, checks every answer, and watches times and memory."""
-    from kfexplore.bench.load import LoadSettings, bench_load
-    from kfexplore.ui.limits import limits_from
-
-    settings, limits = LoadSettings(clients, seconds, writing, timing, restart, seed), limits_from()
-    result = bench_load(load_chosen(pair, None, None, None, None), pair or DEFAULT_PAIR, settings, url)
-    _publish({**result, "limits": None if url else dataclasses.asdict(limits)}, json_file)
+@bench.command("load", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def bench_load_command() -> None:
+    """Moved: `python -m tools.load` in the repository drives the app with many clients at once."""
+    raise KfError("The load test is a tool of its own, in the repository.", run="python -m tools.load --help")
 
 
-def _usual(networks: Networks) -> tuple[str, ...]:
-    """The decoders that are raced by default, of those whose models are there."""
-    from kfexplore.bench.throughput import RaceSettings
+def _models(pair: str | None, size: str | None, device: str | None) -> Pair:
+    """A pair, or random weights of a published size."""
+    from kfexplore.bench.setting import random_pair
 
-    return tuple(name for name in RaceSettings.decoders if name in networks.decoders)
+    if size and pair:
+        raise KfError("The models are named in two ways.", "--size, or --pair")
+    return random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
 
 
 def _say(line: str) -> None:
@@ -170,20 +150,12 @@ def _print(line: str) -> None:
     tqdm.write(line, file=sys.stdout)
 
 
-SCRUB_HEAD = f"{'what':<14}{'steps':>6}{'median ms':>12}{'least':>12}{'largest':>12}{'p95':>12}"
+def _show_scrub(row: dict[str, Any]) -> None:
+    times = "".join(f"{1e3 * row[name]:>12,.2f}" for name in ("seconds", "least", "largest"))
+    _say(f"{row['what']:<14}{row.get('resolution', ''):>6}{times}")
 
 
-def _tell_scrub(row: dict[str, Any]) -> None:
-    times = [1e3 * row[name] if name in row else None for name in ("seconds", "least", "largest")]
-    times[0] = row.get("p50_ms", times[0])  # of the page's moves
-    cells = "".join(f"{'' if time is None else f'{time:,.2f}':>12}" for time in (*times, row.get("p95_ms")))
-    _say(f"{row['what']:<14}{row.get('resolution', ''):>6}{cells}".rstrip())
-
-
-TRAIN_HEAD = f"{'model':<9}{'k':>3}{'ms/step':>10}{'tokens/s':>10}{'/teacher':>10}{'of peak':>9}"
-
-
-def _tell_train(row: dict[str, Any]) -> None:
+def _show_train(row: dict[str, Any]) -> None:
     _say(
         f"{row['model']:<9}{row['k'] or '':>3}{row['ms_per_step']:>10.1f}{row['tokens_per_second']:>10,.0f}"
         f"{row['relative']:>10.2f}{row['share_of_peak']:>9.0%}"
@@ -197,8 +169,8 @@ HEAD = (
 """At limit: over ar if both ran at the device's limit, a model of bytes and FLOPs."""
 
 
-def _tell(head: list[str], progress: Progress) -> None:
-    """A row on stdout, below the head that is not printed yet; on stderr what could not be timed."""
+def _show_race(head: list[str], progress: Progress) -> None:
+    """A row on stdout, below the head if that is not printed yet; what could not be timed on stderr."""
     from kfexplore.figures.timing import over_ar
 
     row = progress.row
@@ -217,10 +189,10 @@ def _tell(head: list[str], progress: Progress) -> None:
     )
 
 
-def _tell_roofline(limits: dict[str, float], gains: list[dict[str, Any]]) -> None:
+def _show_roofline(peaks: dict[str, float], gains: list[dict[str, Any]]) -> None:
     _print(
-        f"if both ran at this device's limit, {limits['bytes_per_second'] / 1e9:.1f} GB/s and "
-        f"{limits['flops_per_second'] / 1e9:.0f} GFLOP/s, by bytes and FLOPs counted:\n"
+        f"if both ran at this device's limit, {peaks['bytes_per_second'] / 1e9:.1f} GB/s and "
+        f"{peaks['flops_per_second'] / 1e9:.0f} GFLOP/s, by bytes and FLOPs counted:\n"
         f"{'batch':>6}{'k':>4}{'ar ms':>9}{'pflm ms':>9}{'gain':>7}  pflm bound by"
     )
     for gain in gains:

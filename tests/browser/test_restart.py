@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, expect
 from shell import write_pair
 
 from browser.test_app import PROMPT, assert_true_tokens, chips, noise, opened, settled
-from kfexplore.bench.child import Child
 from kfexplore.pair import load_pair
+from tools.served import App
 
 pytestmark = pytest.mark.browser
 
@@ -34,7 +34,7 @@ def test_a_page_outlives_its_server_and_its_link_opens_again(own_page: Page, tmp
     page = own_page
     write_pair(tmp_path)
     pair, name = load_pair(tmp_path), str(tmp_path)
-    with Child(name) as app:
+    with App(name) as app:
         app.start()
         root = opened(page, app.url + "?" + urlencode({"prompt": TEXT, "u": "0.1,0.7123,0.4,0.9"}))
         expect(root.locator(".kfs-prompt")).to_contain_text("owl")
