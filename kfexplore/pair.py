@@ -41,7 +41,7 @@ class Pair(
 ):
     """A teacher, and where there are any, its student, a masked model and a tokenizer.
 
-    A teacher alone has exact maps, laws and AR; whatever needs the student is a KfError.
+    A teacher alone has exact maps, distributions and AR; whatever needs the student is a KfError.
 
     `save_pretrained(folder)` and `push_to_hub("owner/name")` are those of huggingface_hub's mixin.
     """

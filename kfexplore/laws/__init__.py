@@ -1,1 +1,1 @@
-"""Exact laws of a block: of real models under the teacher, and toys in closed form."""
+"""Exact distributions of a block: of real models under the teacher, and toys in closed form."""

@@ -1,9 +1,9 @@
 """Total correlation of a block: what a product of marginals loses, however good the marginals are.
 
-TC = sum over slots of H(m_j) - H(x_j | x_<j) = sum of I(x_j; x_<j). Slot 1 has none, slot 2 is exact where the law of
-two tokens is; later slots are means over the teacher's own blocks. There the marginal is Rao-Blackwellised, m_j = mean
-of p(. | x_<j), whole laws instead of the tokens drawn. Its entropy is still too small by O(1 / samples); the jackknife
-over groups of blocks takes that off and gives the interval (Student's t with groups - 1 degrees of freedom).
+TC = sum over slots of H(m_j) - H(x_j | x_<j) = sum of I(x_j; x_<j). Slot 1 has none; slot 2 is exact if the pair's
+distribution is; later slots are means over the teacher's own blocks. There the marginal is Rao-Blackwellised, m_j =
+mean of p(. | x_<j), whole distributions instead of the tokens drawn. Its entropy is still too small by O(1 / samples);
+the jackknife over groups of blocks corrects that and gives the interval (Student's t, groups - 1 degrees of freedom).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from kfexplore.laws.exact import TeacherTree
 from kfexplore.results import BlockLaw, Correlation, Estimate, Floats, Ints, ProductError
 
 GROUPS = 32
-"""Of blocks, left out one after another."""
+"""Groups of blocks in the jackknife."""
 
 
 @dataclass(frozen=True)
 class SlotMeans:
-    """Means over G groups of teacher's blocks, slot by slot; an exact slot has the same in every group."""
+    """Means over G groups of the teacher's blocks, slot by slot; an exact slot is the same in every group."""
 
     laws: list[Floats]
-    """K arrays (G, V): mean law of slot j given the slots before."""
+    """K arrays (G, V): mean distribution of slot j given the slots before."""
     surprise: Floats
-    """(K, G) mean entropy of those laws, nats."""
+    """(K, G) mean entropy of those distributions, nats."""
     samples: int
     law: BlockLaw | None
-    """The exact law behind slot 2, where there is one."""
+    """The exact distribution behind slot 2, where there is one."""
 
     def correlation(self) -> Correlation:
-        """Total correlation with its interval; for two exact slots with the limits that the exact law sets."""
+        """Total correlation with its interval; for two exact slots, the bounds of the exact distribution."""
         information = self._information()
         by_slot, total = [_jackknife(values) for values in information], _jackknife(information.sum(axis=0))
         if self.law is not None:
@@ -51,12 +51,13 @@ class SlotMeans:
         )
 
     def against(self, wrong: Floats) -> ProductError:
-        """The two error sources of a sampler that draws the slots apart from laws `wrong` (K, V).
+        """The two error sources of a sampler that draws the slots independently from `wrong` (K, V).
 
-        Both are jackknifed over the same groups, so their sum is the mean of -log prod q_j less the block's entropy.
+        Both use the same jackknife groups, so their sum is the mean of -log prod q_j less the block's entropy.
         """
         information = self._information()
-        parts = [_leave_out(laws, _divergence_from(q)) for laws, q in zip(self.laws, wrong, strict=True)]
+        slots = zip(self.laws, wrong, strict=True)
+        parts = [_leave_out(laws, lambda mean, q=q: float(rel_entr(mean, q).sum())) for laws, q in slots]
         return ProductError(_jackknife(information.sum(axis=0)).value, [_jackknife(part).value for part in parts])
 
     @property
@@ -70,7 +71,7 @@ class SlotMeans:
         return np.stack([laws.mean(axis=0) for laws in self.laws])
 
     def _information(self) -> Floats:
-        """I(x_j; x_<j) of each slot over all groups, then with each left out; (K, 1 + G), nothing for slot 1."""
+        """I(x_j; x_<j) of each slot over all groups, then with each left out: (K, 1 + G), zero for slot 1."""
         both = zip(self.laws[1:], self.surprise[1:], strict=True)
         later = [_leave_out(laws, lambda mean: float(entr(mean).sum())) - _leave_out(own, float) for laws, own in both]
         return np.stack([np.zeros_like(later[0]), *later])
@@ -84,7 +85,7 @@ def slot_means(tree: TeacherTree, k: int, blocks: Ints, law: BlockLaw | None = N
         k: Slots K >= 2.
         blocks: (S, >= k - 1) independent blocks of the teacher, S a multiple of the groups; read from slot 3 on where
             `law` is given.
-        law: The exact law of two tokens; used for slot 2 where it covers all first tokens.
+        law: The exact distribution of two tokens; used for slot 2 where it covers all first tokens.
         groups: G.
     """
     root = tree.root
@@ -112,7 +113,7 @@ def slot_means(tree: TeacherTree, k: int, blocks: Ints, law: BlockLaw | None = N
 
 
 def _means_after(tree: TeacherTree, prefixes: Ints, groups: int) -> tuple[Floats, Floats]:
-    """Mean law (G, V) and mean entropy (G,) after prefixes (S, j), group by group."""
+    """Mean distribution (G, V) and mean entropy (G,) after prefixes (S, j), group by group."""
     size = len(prefixes) // groups
     distinct, member = np.unique(prefixes[: size * groups], axis=0, return_inverse=True)
     share = np.zeros((groups, len(distinct)))
@@ -125,10 +126,6 @@ def _means_after(tree: TeacherTree, prefixes: Ints, groups: int) -> tuple[Floats
     return mean, own
 
 
-def _divergence_from(wrong: Floats) -> Callable[[Floats], float]:
-    return lambda law: float(rel_entr(law, wrong).sum())
-
-
 def _leave_out(groups: Floats, statistic: Callable[[Any], float]) -> Floats:
     """A statistic of the mean over all groups (G, ..), then of the means with each group left out; (1 + G,)."""
     whole = groups.mean(axis=0)
@@ -139,7 +136,7 @@ def _leave_out(groups: Floats, statistic: Callable[[Any], float]) -> Floats:
 
 
 def _jackknife(values: Floats) -> Estimate:
-    """Bias taken off and the 95 % interval, from (1 + G,) values as `_leave_out` gives them; one value is exact."""
+    """Bias-corrected value and 95 % interval from the (1 + G,) values of `_leave_out`; a single value is exact."""
     whole, left = float(values[0]), values[1:]
     if not len(left):
         return Estimate(whole, whole, whole)

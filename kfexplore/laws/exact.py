@@ -1,18 +1,18 @@
-"""The teacher's exact law of the next two tokens after a context, with bounds on what a truncation leaves open.
+"""The teacher's exact distribution of the next two tokens after a context, with bounds where it is truncated.
 
-Write A for the M first tokens that are considered, 1 - delta for their probability, m_A for the law of the second token
-given A, I_A for the mutual information given A, and t_A = 1/2 sum over a in A of p(a) |p(.|a) - m_A|_1. Nothing is
-known of the second token after the others. Then, with Z = [x1 in A] and the chain rule,
+Write A for the M first tokens that are considered, 1 - delta for their probability, m_A for the distribution of the
+second token given A, I_A for the mutual information given A, and t_A = 1/2 sum over a in A of p(a) |p(.|a) - m_A|_1.
+Nothing is known of the second token after the others. Then, with Z = [x1 in A] and the chain rule,
 
     I(X1; X2) = I(Z; X2) + (1 - delta) I_A + delta I_rest
 
-lies between (1 - delta) I_A, reached where the rest has the law m_A whatever its first token, and the smaller of
+lies between (1 - delta) I_A, reached if the rest has the distribution m_A whatever its first token, and the smaller of
 h(delta) + (1 - delta) I_A + delta H(X1 | rest), as I(Z; X2) <= h(delta), and
-H* - sum over a in A of p(a) H(p(.|a)), where H* is the largest entropy of any law (1 - delta) m_A + delta q.
+H* - sum over a in A of p(a) H(p(.|a)), where H* is the largest entropy of any (1 - delta) m_A + delta q.
 
 The distance TV(joint, product) is at least t_A: the marginal's shift by the rest takes from the sum over A no more than
 the rest must itself give. It is at most (1 - delta) t_A + delta (1 - delta) by convexity of the sum over A, and
-delta - sum of p(a)^2 over the rest for the others, as p(a) of a token's own law is part of the marginal.
+delta - sum of p(a)^2 over the rest for the others, as p(a) of a token's own distribution is part of the marginal.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from kfexplore.results import BlockLaw, Bounded, Floats, Ints
 SMALL_VOCABULARY = 4096
 """Rows of the embedding up to which all first tokens are considered by default."""
 MOST_UNCOVERED = 0.02
-"""Beyond, the fewest that leave so much at most."""
+"""Probability left out above that: the fewest first tokens that leave no more."""
 LARGEST_LAW = 2**28
-"""Most entries of a (M, V) law: 1 GiB."""
+"""Most entries (M, V) of float32: 1 GiB."""
 ENTRIES_AT_ONCE = 2**21
 """Probabilities of one tile, float64."""
 ROWS_AT_ONCE = 1024
 NOT_A_LAW = 1e-4
-"""A sum further than this from 1 is refused."""
+"""Probabilities whose sum is further than this from 1 are refused."""
 
 
 class TeacherTree:
@@ -107,7 +107,7 @@ class TeacherTree:
 
 
 def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: TeacherTree | None = None) -> BlockLaw:
-    """The exact law of the next two tokens after a context.
+    """The exact distribution of the next two tokens after a context.
 
     Args:
         pair: Its teacher is asked.
@@ -117,8 +117,8 @@ def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: Teacher
         tree: The context, where it is held already, maybe at another temperature than 1.
 
     Raises:
-        KfError: the context is empty, too long for the pair or has unknown ids; M is 0 or above V; the law has more
-            entries than are held at once; the teacher's laws are no laws (broken weights).
+        KfError: the context is empty, too long or has unknown ids; M is 0 or above V; the distribution has more
+            entries than are held at once; the teacher's distributions are no distributions (broken weights).
     """
     pair.check_ids(ids)
     context = np.array(ids, dtype=np.int64)
@@ -133,16 +133,16 @@ def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: Teacher
 
 
 def law_from(context: Ints, marginal_1: Floats, first: Ints, given: Floats | np.ndarray) -> BlockLaw:
-    """The law of two tokens from its parts, with what joint and product differ by.
+    """The distribution of two tokens from its parts, with what joint and product differ by.
 
     Args:
         context: (N,) token ids.
-        marginal_1: (V,) law of the first token.
+        marginal_1: (V,) distribution of the first token.
         first: (M,) first tokens that are covered.
-        given: (M, V) law of the second after each.
+        given: (M, V) distribution of the second after each.
 
     Raises:
-        KfError: one of the laws has negative entries or does not sum to one.
+        KfError: one of the distributions has negative entries or does not sum to one.
     """
     check_sums(marginal_1)
     check_sums(given)
@@ -162,13 +162,13 @@ def check_sums(law: np.ndarray) -> None:
     wrong = np.argmax(np.abs(totals - 1)) if np.isfinite(totals).all() else np.argmin(np.isfinite(totals))
     total = totals.flat[wrong]
     if not abs(total - 1) <= NOT_A_LAW:
-        raise KfError(f"A law sums to {total:g}.", "probabilities that sum to 1; are the weights whole?")
+        raise KfError(f"A distribution sums to {total:g}.", "probabilities that sum to 1; are the weights whole?")
     if law.min() < 0:
-        raise KfError(f"A law has a probability of {law.min():g}.", "0 to 1")
+        raise KfError(f"A distribution has a probability of {law.min():g}.", "0 to 1")
 
 
 def _how_many(sorted_law: Floats, first: int | None) -> int:
-    """M, from the first token's law, most likely first."""
+    """M, from the first token's distribution, most likely first."""
     rows = len(sorted_law)
     if first is not None:
         if not 1 <= first <= rows:
@@ -182,7 +182,8 @@ def _how_many(sorted_law: Floats, first: int | None) -> int:
     if first is None:
         return min(count, most)  # what is left uncovered is in the bounds
     if count > most:
-        raise KfError(f"The law of {count} first tokens has {count * rows:,} entries.", f"at most {most} first tokens")
+        entries = f"{count * rows:,} entries"
+        raise KfError(f"The distribution of {count} first tokens has {entries}.", f"at most {most} first tokens")
     return count
 
 
@@ -212,7 +213,7 @@ def _bounds(weights: Floats, given: np.ndarray, rest: Floats) -> tuple[Bounded, 
 
 
 def largest_entropy(mass: Floats, more: float) -> float:
-    """The largest entropy of a law that is `mass` (V,) plus `more` probability wherever one likes: water filling."""
+    """The largest entropy of `mass` (V,) plus `more` probability anywhere, by water filling."""
     rising = np.sort(mass)
     count = np.arange(1, len(rising) + 1)
     levels = (rising.cumsum() + more) / count  # the level where the `count` lowest are filled up to it

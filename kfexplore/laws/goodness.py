@@ -1,10 +1,9 @@
-"""Blocks of a sampler against the teacher's law: G-test, a lower bound on total variation, all but impossible blocks.
+"""Blocks of a sampler against the teacher's distribution: G-test, lower bound on total variation, rare blocks.
 
-A test needs a partition of the blocks (`Cells`) that is chosen from the law alone. Blocks that are expected five times
-or more are a cell each. What is left is pooled so that every pool, too, is expected five times or more: for two tokens,
-where the whole law is at hand, in order of the pointwise mutual information, so that pairs that a product of marginals
-gives too often lie apart from those that it gives too rarely; for more tokens, by the longest beginning that is likely
-enough.
+The test's partition of the blocks (`Cells`) is chosen from the distribution alone. Blocks expected five times or more
+are a cell each; the rest is pooled so that every pool is expected five times or more as well. Two tokens, whose whole
+distribution is known, are pooled in order of pointwise mutual information, so that pairs that a product of marginals
+gives too often are apart from those it gives too rarely; more tokens by their longest beginning that is likely enough.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ EXPECTED = 5.0
 MOST_POOLS = 32
 """Of rare pairs."""
 LARGEST_SORTED = 2**23
-"""Entries of a law of two tokens that are sorted into pools; larger ones are pooled by their beginnings."""
+"""Entries of a distribution of two tokens that are sorted into pools; larger ones are pooled by their beginnings."""
 RARE = 1e-3
 """Share of the teacher's own blocks that are rarer than what counts as all but impossible."""
 UNUSUAL = 0.05
@@ -42,7 +41,7 @@ Start = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Tail:
-    """Blocks that are rare under the teacher's law."""
+    """Blocks that are rare under the teacher's distribution."""
 
     below: float
     """Their log-probabilities are less."""
@@ -62,10 +61,10 @@ class Partition:
 
 
 def partition(tree: TeacherTree, law: BlockLaw, k: int, size: int) -> Partition:
-    """Cells for `size` blocks of k tokens, chosen from the teacher's law alone.
+    """Cells for `size` blocks of k tokens, chosen from the teacher's distribution alone.
 
     Raises:
-        KfError: the law does not sum to one.
+        KfError: the distribution does not sum to one.
     """
     if k == 2 and law.given.size <= LARGEST_SORTED:
         return pair_partition(law, size)
@@ -166,7 +165,7 @@ def g_test(counts: Ints, probability: Floats) -> tuple[float, int, float]:
 
 
 def expected_tv(probability: Floats, size: int) -> float:
-    """Mean plug-in distance of `size` blocks of the law itself: half the binomial mean deviations (de Moivre)."""
+    """Mean plug-in distance of `size` blocks from their own distribution: half the binomial mean deviations."""
     m = np.floor(size * probability)
     choose = gammaln(size + 1) - gammaln(m + 2) - gammaln(np.maximum(size - m, 1))
     log_term = choose + xlogy(m + 1, probability) + xlog1py(size - m, -probability)
@@ -175,7 +174,7 @@ def expected_tv(probability: Floats, size: int) -> float:
 
 
 def plug_in_tv(counts: Ints, probability: Floats) -> float:
-    """Distance of shares over cells (C,) from the law's: biased upwards, and blind to what is wrong within cells."""
+    """TV of the frequencies over cells (C,): biased upwards, and blind to errors within cells."""
     return float(np.maximum(counts / counts.sum() - probability, 0).sum())
 
 
@@ -190,9 +189,9 @@ class _Set:
     singles: npt.NDArray[np.bool_]
     """(n,) which of them are in the set."""
     probability: float
-    """Of the set under the law, or more."""
+    """Of the set under the distribution, or more."""
     score: float
-    """Expected excess of the sampler's probability over the law's, each block left out of the choice in turn."""
+    """Expected excess of the sampler's probability over the teacher's, each block left out of the choice in turn."""
 
     def holds(self, cells: Ints, numbers: Ints) -> npt.NDArray[np.bool_]:
         """Which blocks are in the set, given the cell and the number of each (N,)."""
@@ -206,27 +205,27 @@ class _Set:
 def tv_lower_bound(
     blocks: Ints, cells: Ints, probability: Floats, named: int, known: Floats, tails: Sequence[Tail] = ()
 ) -> Distance:
-    """A lower bound on the total variation distance of the whole laws, cross-fitted.
+    """A lower bound on the total variation distance of the whole distributions, cross-fitted.
 
-    The distance is the most that a set of blocks has more often under the sampler than under the law. One half of the
-    blocks chooses a set, the other half counts it, and the other way round: the mean is right on average for the two
-    sets, so it is not biased upwards, and it says nothing from above. A set is made of
+    The distance is the largest excess of any set's probability under the sampler over the exact one. One half of the
+    blocks chooses a set, the other half counts it, and vice versa: the mean is unbiased for the two sets, so it is not
+    biased upwards, but gives no upper bound. A set is made of
 
     - cells that one block has to itself,
-    - single blocks of the pools that the choosing half has seen, each with its own probability under the law,
-    - what is left of each pool, whose share under the sampler is estimated by the blocks seen once (Good and Turing),
-    - maybe a tail T of rare blocks. As P(A or T) <= P(A) + P(T), it is one more cell, which the others lose while their
-      own probability stays.
+    - single blocks of the pools that the choosing half has seen, each with its exact probability,
+    - what is left of each pool; its frequency under the sampler is estimated by the blocks seen once (Good-Turing),
+    - maybe a tail T of rare blocks. As P(A or T) <= P(A) + P(T), it is one more cell, whose blocks leave the other
+      cells while their exact probabilities stay.
 
-    `low` takes Wilson's lower limit of both counts.
+    `low` uses Wilson's lower limit of both counts.
 
     Args:
         blocks: (N, K), N >= 2, independent.
         cells: (N,) cell of each block.
-        probability: (C,) of the law.
+        probability: (C,) of the distribution.
         named: The first so many cells are one block each; the others are pools.
-        known: (N,) log-probabilities of the blocks under the law.
-        tails: Of the law.
+        known: (N,) log-probabilities of the blocks under the distribution.
+        tails: Of the distribution.
     """
     size, bins = len(blocks), len(probability)
     numbers = np.unique(blocks, axis=0, return_inverse=True)[1].ravel()
@@ -244,7 +243,7 @@ def tv_lower_bound(
 
 
 def _chosen(cells: Ints, numbers: Ints, law: Floats, named: int, bins: int, known: Floats) -> _Set:
-    """The set in which these blocks are more often than the law has them; cells from `named` to `bins` are pools."""
+    """The set where these blocks are more frequent than expected; cells from `named` to `bins` are pools."""
     size, pools = len(cells), np.zeros(len(law), dtype=bool)
     pools[named:bins] = True
     pooled = pools[cells]
@@ -279,7 +278,7 @@ def rarest(law: BlockLaw, k: int, own: Floats, shares: Sequence[float] = (RARE, 
 
 
 def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:
-    """Natural-log probabilities of blocks (N, K) under the teacher, looked up where the law of two tokens has them."""
+    """Natural-log probabilities of blocks (N, K) under the teacher, from the distribution of two tokens if possible."""
     if blocks.shape[1] > 2:
         return tree.log_probs(blocks)
     row = np.full(len(law.marginal_1), -1)
@@ -301,7 +300,7 @@ def judged(
         drawn: Independent blocks.
         parts: Cells that were chosen for N blocks.
         known: (N,) their log-probabilities under the teacher.
-        tails: Of the teacher's law, that of all but impossible blocks first.
+        tails: Of the teacher's distribution, that of all but impossible blocks first.
         tv: The distance, where it is known otherwise; None: a lower bound is taken from the blocks.
         plain: What is known otherwise: sampler, nfe, kl, seconds.
     """
@@ -326,4 +325,5 @@ def judged(
 
 def _check_total(total: float) -> None:
     if not abs(total - 1) <= NOT_A_LAW:
-        raise KfError(f"The law of a block sums to {total:g}.", "probabilities that sum to 1; are the weights whole?")
+        valid = "probabilities that sum to 1; are the weights whole?"
+        raise KfError(f"The distribution of a block sums to {total:g}.", valid)

@@ -6,7 +6,7 @@
   pass of two or more positions errs.
 - For random or data-dependent orders neither proves anything: the errors of the orders can cancel in the mixture
   (`toy.not_all_equal`). Such a sampler is exact if and only if the average of the distributions of its orders is the
-  law, which only restates the claim.
+  distribution, which only restates the claim.
 - The support condition: given every value of every visible set, two hidden positions never take all combinations of
   their values. It proves that every schedule with a pass of two or more positions errs, also where the order is random
   or chosen from the tokens that are visible. Proof: before the first such pass every pass fills one position, so the
@@ -15,7 +15,7 @@
   order gives a negative probability. The proof does not cover an order that is chosen from the tokens of the same pass
   (most confident first).
 
-L positions of V values; a law is a (V,) * L array of probabilities. Positions count from 0.
+L positions of V values; a distribution is a (V,) * L array of probabilities. Positions count from 0.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from kfexplore.errors import KfError
 from kfexplore.results import Floats, FullSupport, Independence
 
 TOLERANCE = 1e-9
-"""Total variation distance up to which two conditional laws count as equal."""
+"""Total variation distance up to which two conditional distributions count as equal."""
 
 
 def checked_law(law: npt.ArrayLike) -> Floats:
-    """The law as float64.
+    """The distribution as float64.
 
     Raises:
         KfError: fewer than two positions, unequal numbers of values, a negative or not finite entry, or a sum that is
@@ -43,13 +43,14 @@ def checked_law(law: npt.ArrayLike) -> Floats:
     try:
         array = np.asarray(law, dtype=np.float64)
     except (TypeError, ValueError):
-        raise KfError("The law is not an array of numbers.", "probabilities of shape (V,) * L") from None
+        raise KfError("The distribution is not an array of numbers.", "probabilities of shape (V,) * L") from None
     if array.ndim < 2 or len(set(array.shape)) > 1 or not array.size:
-        raise KfError(f"The law has shape {array.shape}.", "(V,) * L: V values at each of L >= 2 positions")
+        raise KfError(f"The distribution has shape {array.shape}.", "(V,) * L: V values at each of L >= 2 positions")
     if not np.isfinite(array).all() or array.min() < 0:
-        raise KfError(f"The law has an entry {array[~(array >= 0) | np.isinf(array)][0]}.", "0 or more, and finite")
+        wrong = array[~(array >= 0) | np.isinf(array)][0]
+        raise KfError(f"The distribution has an entry {wrong}.", "0 or more, and finite")
     if abs(array.sum() - 1) > 1e-9:
-        raise KfError(f"The law sums to {array.sum():.9g}.", "1")
+        raise KfError(f"The distribution sums to {array.sum():.9g}.", "1")
     return array
 
 
@@ -63,17 +64,17 @@ def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False, toler
     Args:
         law: (V,) * L probabilities.
         strong: The second condition.
-        tolerance: Two positions whose conditional law is within this total variation distance of the product of its
-            marginals count as independent.
+        tolerance: Total variation distance from the product of the marginals up to which two positions count as
+            independent.
 
     Raises:
-        KfError: `law` is not a law, or the tolerance is outside [0, 1).
+        KfError: `law` is not a distribution, or the tolerance is outside [0, 1).
     """
     return witness(law, strong, tolerance) is None
 
 
 def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERANCE) -> Independence | None:
-    """The first independence that makes a law reducible, fewest seen first; None where the law is irreducible.
+    """The first independence that makes a distribution reducible, fewest visible first; None if it is irreducible.
 
     Pairs of positions are enough. Where two groups are independent given U, so are one position of each given U
     (the stronger definition), and given U and the rest of both groups (the paper's: all other positions).
@@ -93,13 +94,13 @@ def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERAN
 def support_witness(law: npt.ArrayLike) -> FullSupport | None:
     """The first two positions that take all combinations of their values, given what is visible, fewest seen first.
 
-    None where the law meets the support condition.
+    None where the distribution meets the support condition.
 
     Args:
         law: (V,) * L probabilities.
 
     Raises:
-        KfError: `law` is not a law.
+        KfError: `law` is not a distribution.
     """
     law = checked_law(law)
     for left, right, given in _pairs(law.ndim, range(law.ndim - 1)):

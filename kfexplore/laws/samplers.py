@@ -51,7 +51,7 @@ class Sampler:
     draw: Callable[[int, range], Ints]
     """Seed and sample numbers -> (N, K) tokens."""
     marginals: Floats | None = None
-    """(K, V), where its law is their product."""
+    """(K, V), where its distribution is their product."""
     most: int | None = None
     """Blocks beyond which it takes long; None: no limit."""
 
@@ -93,7 +93,7 @@ def _most_blocks(masked: MaskedModel, context: int, first: Floats, passes: int) 
     Args:
         masked: The masked model.
         context: Its tokens.
-        first: (K, V) laws of the first pass: rows of two slots repeat, as one token alone is filled in.
+        first: (K, V) distributions of the first pass: rows of two slots repeat, as one token alone is filled in.
         passes: Of the schedule.
     """
     if masked.device.type != "cpu":
@@ -143,14 +143,14 @@ def student_blocks(tree: TeacherTree, k: int, seed: int, samples: range) -> Ints
 
 
 def product_blocks(marginals: Floats, seed: int, samples: range) -> Ints:
-    """Every slot from its own law (K, V), apart from the others: all that marginals allow in one pass."""
+    """Every slot from its own distribution (K, V), apart from the others: all that marginals allow in one pass."""
     u = torch.from_numpy(noise.uniform(seed, samples, 0, len(marginals)))
     return invert(torch.from_numpy(marginals).cumsum(dim=-1), u.t()).t().contiguous().numpy()
 
 
 @torch.inference_mode()
 def masked_marginals(masked: MaskedModel, ids: list[int], k: int) -> Floats:
-    """(K, V) float64 laws of k masked tokens after a context, from one pass over both."""
+    """(K, V) float64 distributions of k masked tokens after a context, from one pass over both."""
     row = torch.tensor([[*ids, *[masked.config.mask_id] * k]], device=masked.device)
     return masked(row, read=k)[0].double().softmax(dim=-1).cpu().numpy()
 
@@ -161,7 +161,7 @@ def masked_blocks(
     """The masked model in several passes, as even as can be with larger ones first; float64 inverse CDF throughout.
 
     random: the slots are filled in an order drawn for each sample. confident: every pass draws a token for each slot
-    that is still masked and keeps those that are likeliest under their own laws.
+    that is still masked and keeps those that are likeliest under their own distributions.
 
     Raises:
         KfError: no masked model; passes are not 1 .. k.
@@ -231,7 +231,7 @@ class _Pass:
 
 @torch.inference_mode()
 def _masked_laws(masked: MaskedModel, ids: list[int], blocks: Ints) -> Iterator[tuple[slice, Tensor]]:
-    """Laws (r, K, V) float64 of the slots of partly masked blocks (R, K) after a context, a tile of rows at a time."""
+    """Distributions (r, K, V) float64 of the slots of partly masked blocks (R, K), a tile of rows at a time."""
     k = blocks.shape[1]
     context = torch.tensor(ids, device=masked.device)
     tile = max(1, min(TOKENS_AT_ONCE // (len(ids) + k), ENTRIES_AT_ONCE // (k * masked.config.vocab_size)))
@@ -247,7 +247,7 @@ def draw(cumulative: Tensor, member: Ints, u: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         cumulative: (r, V) float64 running sums.
-        member: (n,) which of the r laws each draw is from.
+        member: (n,) which of the r distributions each draw is from.
         u: (n,) noise.
     """
     index = torch.from_numpy(member).to(cumulative.device)

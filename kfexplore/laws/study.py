@@ -68,7 +68,7 @@ def study_steps(
     first: int | None = None,
     temperature: float = 1.0,
 ) -> StudySteps:
-    """The exact law of the next two tokens, the total correlation of the next k, and what every sampler makes of them.
+    """The exact distribution of the next two tokens, total correlation of the next k, and every sampler compared.
 
     `finished(study_steps(...))` has it all at once.
 
@@ -95,7 +95,7 @@ def study_steps(
         raise KfError(f"{blocks} blocks were asked for.", f"{FEWEST_BLOCKS} to {MOST_BLOCKS}")
     pair.check_ids(ids)
     whole, pair = pair, pair if temperature == 1.0 else dataclasses.replace(pair, masked=None)
-    yield 0.0, "the exact law of two tokens"
+    yield 0.0, "the exact distribution of two tokens"
     tree = TeacherTree(pair.teacher, np.array(ids, dtype=np.int64), temperature, pair.student)
     law = pair_law(pair, ids, first, tree)
     known = k == 2 and not law.uncovered
@@ -152,7 +152,7 @@ def study_steps(
 
 
 def _divergence(sampler: Sampler, correlation: Correlation, error: ProductError | None) -> float | None:
-    """KL(teacher || sampler), where the sampler's law is known."""
+    """KL(teacher || sampler), where the sampler's distribution is known."""
     if sampler.name == "teacher":
         return 0.0
     if sampler.marginals is None:
@@ -164,7 +164,7 @@ def _divergence(sampler: Sampler, correlation: Correlation, error: ProductError 
 
 
 def _distance(sampler: Sampler, law: BlockLaw, k: int) -> Distance | None:
-    """Total variation distance of the whole laws, where both are known: of the teacher, and of products for K = 2."""
+    """Total variation distance if both distributions are known: for the teacher, and for products if K = 2."""
     if sampler.name == "teacher":
         return exactly(0.0)
     if sampler.marginals is None or k > 2 or law.uncovered:

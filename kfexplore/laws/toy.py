@@ -1,6 +1,6 @@
-"""Toy laws in closed form, and the exact error of unmasking them by marginals.
+"""Toy distributions in closed form, and the exact error of unmasking them by marginals.
 
-L positions of V values; a law is a (V,) * L array of probabilities. Positions count from 0. Nothing is sampled.
+L positions of V values; a distribution is a (V,) * L array. Positions count from 0. Nothing is sampled.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from kfexplore.results import Floats, ToyLaw, Unmasking
 Schedule = tuple[tuple[int, ...], ...]
 """An ordered partition of the positions: those unmasked in each pass."""
 Given = Callable[[int, frozenset[int]], Floats]
-"""A position and those that are visible -> its law given them, as `marginal` lays it out."""
+"""A position and those that are visible -> its distribution given them, as `marginal` lays it out."""
 LONGEST: Final = 6
-"""Positions of a law whose schedules are enumerated: 4,683 of them; for 8 it would be half a million."""
+"""Positions of a distribution whose schedules are enumerated: 4,683 of them; for 8 it would be half a million."""
 
 
 def permutation(length: int = 2) -> Floats:
@@ -88,7 +88,7 @@ def not_all_equal() -> Floats:
 
 
 def total_variation(p: Floats, q: Floats) -> float:
-    """Total variation distance of two laws, 0 to 1: half the sum of |p - q|."""
+    """Total variation distance of two distributions, 0 to 1: half the sum of |p - q|."""
     return float(abs(p - q).sum()) / 2
 
 
@@ -96,7 +96,7 @@ def marginal(law: Floats, position: int, visible: frozenset[int]) -> Floats:
     """p(x_j | visible positions): axes of j and of what is visible have length V, the others 1.
 
     Where the visible values have probability 0 it is uniform. No distance hangs on that: every block that holds such
-    values has probability 0 under the law, so all that falls on them is error, however it is spread.
+    values has probability 0 under the distribution, so all that falls on them is error, however it is spread.
     """
     hidden = tuple(j for j in range(law.ndim) if j != position and j not in visible)
     joint = law.sum(axis=hidden, keepdims=True)
@@ -105,12 +105,12 @@ def marginal(law: Floats, position: int, visible: frozenset[int]) -> Floats:
 
 
 def unmasked(law: Floats, schedule: Schedule, given: Given | None = None) -> Floats:
-    """Law of the blocks that an ideal masked diffusion model draws: perfect marginals, independent within a pass.
+    """Distribution of an ideal masked diffusion model: perfect marginals, independent within a pass.
 
     Args:
         law: (V,) * L probabilities.
         schedule: The positions of each pass, each position once.
-        given: `marginal` of this law where its answers are kept; None computes each anew.
+        given: `marginal` of this distribution where its answers are kept; None computes each anew.
 
     Returns:
         (V,) * L probabilities.
@@ -142,17 +142,17 @@ def splits(length: int) -> list[tuple[int, ...]]:
 
 
 def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
-    """Exact distance of marginal unmasking from the law, for every split: best and worst fixed order, and random order.
+    """Exact distance of marginal unmasking for every split: best and worst fixed order, and random order.
 
     In a random order every assignment of the positions to the passes is equally likely, drawn anew for each block: its
     distribution is the average over the orders. Orders chosen from the tokens drawn so far are not included.
 
     Raises:
-        KfError: `law` is not a law, or has more than 6 positions.
+        KfError: `law` is not a distribution, or has more than 6 positions.
     """
     law = checked_law(law)
     if law.ndim > LONGEST:
-        raise KfError(f"The law has {law.ndim} positions.", f"2 to {LONGEST}, so that all schedules can be tried")
+        raise KfError(f"The distribution has {law.ndim} positions.", f"2 to {LONGEST}, so that all schedules fit")
     given, found = cache(partial(marginal, law)), []
     for sizes in splits(law.ndim):
         orders = list(schedules(sizes, range(law.ndim)))
@@ -167,7 +167,7 @@ def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number of a toy law."""
+    """One number of a toy distribution."""
 
     default: float
     low: float
@@ -177,7 +177,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Toy:
-    """A toy law on offer."""
+    """A toy distribution on offer."""
 
     title: str
     make: Callable[..., Floats]
@@ -196,17 +196,17 @@ TOYS: Final = {
 
 
 def toy_law(name: str, **given: float) -> ToyLaw:
-    """A toy law with all that is shown of it.
+    """A toy distribution with all that is shown of it.
 
     Args:
         name: A key of `TOYS`.
-        given: length, eps, rho, where the law takes them; what is left out has its default.
+        given: length, eps, rho, where the distribution takes them; what is left out has its default.
 
     Raises:
-        KfError: no such law, a parameter that it does not take, or one outside its range.
+        KfError: no such distribution, a parameter that it does not take, or one outside its range.
     """
     if name not in TOYS:
-        raise KfError(f"There is no toy law {name!r}.", ", ".join(TOYS))
+        raise KfError(f"There is no toy distribution {name!r}.", ", ".join(TOYS))
     toy = TOYS[name]
     for option in given:
         if option not in toy.parameters:

@@ -79,7 +79,7 @@ class Student(Backbone):
             keep_noise: Noise slots that the cache keeps too (only without `tokens`): a sweep of slot j reuses
                 those before j, by causality.
             also: Logits of the last so many tokens come before those of the slots: a student that was trained with
-                `ntp_loss_weight` has the law of the next token there.
+                `ntp_loss_weight` has the distribution of the next token there.
 
         Returns:
             Logits (B, also + k, V), float32.

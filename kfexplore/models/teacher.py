@@ -1,4 +1,4 @@
-"""The autoregressive teacher: tokens in, the law of the next token out."""
+"""The autoregressive teacher: tokens in, the distribution of the next token out."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class Teacher(Backbone):
         return logits
 
     def log_probs(self, ids: Tensor) -> Tensor:
-        """Natural-log law of the next token at every position: ids (B, N) int64 -> (B, N, V) float32."""
+        """Natural-log distribution of the next token at every position: ids (B, N) int64 -> (B, N, V) float32."""
         return self(ids).log_softmax(dim=-1)

@@ -24,7 +24,7 @@ def no_student() -> KfError:
     """The error for a pair without a student where one is needed."""
     return KfError(
         "This pair has no student.",
-        "a pair with a student; exact maps, laws and AR need the teacher alone",
+        "a pair with a student; exact maps, distributions and AR need the teacher alone",
         "use a bundled pair, or name a student beside the teacher (--student FILE)",
     )
 

@@ -128,7 +128,7 @@ def test_contexts_that_the_pair_cannot_read_are_refused(ids: list[int]) -> None:
 def test_what_does_not_sum_to_one_is_no_law() -> None:
     half = np.full(2, 0.5)
     for first, given in ((half, [[0.5, 0.4], half]), ([0.5, 0.6], [half, half]), (half, [[1.5, -0.5], half])):
-        with pytest.raises(KfError, match="law"):
+        with pytest.raises(KfError, match="distribution"):
             law_from(np.array(IDS), np.array(first), np.arange(2), np.array(given))
     pair = tiny()
     with torch.no_grad():

@@ -320,7 +320,7 @@ def test_defaults_and_json() -> None:
         (lambda: chain(3, -0.1), "eps is -0.1"),
         (lambda: noisy_xor(float("nan")), "eps is nan"),
         (lambda: correlation(1.1), "rho is 1.1"),
-        (lambda: toy_law("xor"), "no toy law 'xor'"),
+        (lambda: toy_law("xor"), "no toy distribution 'xor'"),
         (lambda: toy_law("correlation", eps=0.1), "correlation takes no eps"),
         (lambda: toy_law("not-all-equal", length=3), "not-all-equal takes no length"),
         (lambda: unmasking(np.full((2,) * 7, 2.0**-7)), "7 positions"),

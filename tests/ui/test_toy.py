@@ -108,7 +108,7 @@ def test_of_the_other_splits_that_of_the_title_stands_out() -> None:
     assert re.findall(r'class="kf-prose-other"><td[^>]*>\d</td><td>([\d+]+)', meaning(toy_law("noisy-xor"))) == ["1+2"]
 
 
-@pytest.mark.parametrize(("asked", "said"), [(("chain", 7.0), "eps is 7.0"), (("gone", 0.1), "no toy law")])
+@pytest.mark.parametrize(("asked", "said"), [(("chain", 7.0), "eps is 7.0"), (("gone", 0.1), "no toy distribution")])
 def test_a_value_out_of_range_changes_no_figure(asked: tuple[str, float], said: str) -> None:
     told, *rest = _told(asked[0], 2, 3, 0.5, asked[1], False)
     assert said in told

@@ -109,7 +109,9 @@ def _told(*fields: Any) -> Any:
     try:
         return show(*fields)
     except (KfError, KeyError) as error:
-        mistake = error if isinstance(error, KfError) else KfError(f"There is no toy law {error}.", ", ".join(TOYS))
+        mistake = (
+            error if isinstance(error, KfError) else KfError(f"There is no toy distribution {error}.", ", ".join(TOYS))
+        )
         return [failed(mistake), *[gr.skip()] * 5]
 
 
