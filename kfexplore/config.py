@@ -85,11 +85,11 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     raise KfError(f"{name} is {value!r}.", f"a value of type {getattr(hint, '__name__', hint) if not kind else hint}")
 
 
-def differences(held: Any, now: Any) -> dict[str, str]:
+def differences(before: Any, now: Any) -> dict[str, str]:
     """The settings in which two configs of one class differ: dotted names, each with both values, `was (now is)`."""
-    before, after = dict(_flat(dataclasses.asdict(held))), dict(_flat(dataclasses.asdict(now)))
-    names = [name for name in before | after if before.get(name) != after.get(name)]
-    return {name: f"{name} {before.get(name)} (now {after.get(name)})" for name in names}
+    old, new = dict(_flat(dataclasses.asdict(before))), dict(_flat(dataclasses.asdict(now)))
+    names = [name for name in old | new if old.get(name) != new.get(name)]
+    return {name: f"{name} {old.get(name)} (now {new.get(name)})" for name in names}
 
 
 def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel
 
 ENTRIES_AT_ONCE = 2**24
-"""Probabilities in float64 held at once."""
+"""Most probabilities in float64 at once."""
 
 
 @torch.inference_mode()

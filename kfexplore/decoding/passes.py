@@ -52,7 +52,7 @@ def _renew_lock() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)  # a thread that held it does not exist there
+    os.register_at_fork(after_in_child=_renew_lock)  # the thread that owns it does not exist there
 
 
 class Passes:
@@ -147,12 +147,12 @@ class Passes:
         def check() -> str:
             # Recorded on other values than it is replayed with, none before a row's end: what the graph keeps as a
             # constant differs then.
-            held = (torch.full_like(start, reach - fed), *map(torch.zeros_like, inputs))
-            replay, out = record(lambda: placed(*held), self.network.device)
+            fixed = (torch.full_like(start, reach - fed), *map(torch.zeros_like, inputs))
+            replay, out = record(lambda: placed(*fixed), self.network.device)
             expected, places = placed(*given), cache.places
             keys = cache.written(places)
             cache.erase(places)
-            graphs[key] = replay, held, out
+            graphs[key] = replay, fixed, out
             return difference((*self._replayed(key, given), *cache.written(places)), (*expected, *keys))
 
         if key in graphs:
@@ -166,8 +166,8 @@ class Passes:
         return None
 
     def _replayed(self, key: Hashable, inputs: Tensors) -> Tensors:
-        replay, held, out = self._buffers.graphs[key]
-        for mine, given in zip(held, inputs, strict=True):
+        replay, fixed, out = self._buffers.graphs[key]
+        for mine, given in zip(fixed, inputs, strict=True):
             mine.copy_(given)
         replay()
         return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class SlotMeans:
         """
         information = self._information()
         slots = zip(self.laws, wrong, strict=True)
-        parts = [_leave_out(laws, lambda mean, q=q: float(rel_entr(mean, q).sum())) for laws, q in slots]
+        parts = [_leave_out(laws, partial(_divergence, q)) for laws, q in slots]
         return ProductError(_jackknife(information.sum(axis=0)).value, [_jackknife(part).value for part in parts])
 
     @property
@@ -124,6 +125,10 @@ def _means_after(tree: TeacherTree, prefixes: Ints, groups: int) -> tuple[Floats
         mean += (part @ laws).cpu().numpy()
         own += (part @ torch.special.entr(laws).sum(dim=1)).cpu().numpy()
     return mean, own
+
+
+def _divergence(wrong: Floats, mean: Floats) -> float:
+    return float(rel_entr(mean, wrong).sum())
 
 
 def _leave_out(groups: Floats, statistic: Callable[[Any], float]) -> Floats:

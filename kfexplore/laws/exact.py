@@ -114,11 +114,11 @@ def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: Teacher
         ids: N token ids.
         first: M, how many first tokens are considered; None: all of a small vocabulary (up to 4,096 rows), else the
             fewest that leave at most 2 % uncovered.
-        tree: The context, where it is held already, maybe at another temperature than 1.
+        tree: The prefilled context, maybe at another temperature than 1.
 
     Raises:
         KfError: the context is empty, too long or has unknown ids; M is 0 or above V; the distribution has more
-            entries than are held at once; the teacher's distributions are no distributions (broken weights).
+            entries than `LARGEST_LAW`; the teacher's probabilities do not sum to 1 (broken weights).
     """
     pair.check_ids(ids)
     context = np.array(ids, dtype=np.int64)

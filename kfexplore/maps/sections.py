@@ -68,7 +68,7 @@ def sweep(context: PrefilledContext, u: Floats, slot: int, resolution: int = 512
 def grid(
     context: PrefilledContext, u: Floats, slots: tuple[int, int], resolution: int = 128, temperature: float = 1.0
 ) -> Grid:
-    """The tokens of slots i < j as both move over R x R steps, the other noise of u (k,) held.
+    """The tokens of slots i < j as both move over R x R steps, the other noise of u (k,) fixed.
 
     Slots after j cannot matter, by causality, and are not evaluated.
     """

@@ -8,10 +8,8 @@ from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
 from kfexplore.models.causal import CausalConfig, CausalLM, causal_network, place_weights, window
 from kfexplore.models.cpu_fast_path import cpu_blocks
-from kfexplore.models.masked import MaskedModel
+from kfexplore.models.networks import MaskedModel, Student, Teacher
 from kfexplore.models.static_cache import StaticCache
-from kfexplore.models.student import Student
-from kfexplore.models.teacher import Teacher
 
 Model = Teacher | Student | MaskedModel
 """Of this package's own layout."""

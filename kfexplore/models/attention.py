@@ -149,17 +149,17 @@ class KVCache:
             if layer == len(self._layers):
                 shape = (*k.shape[:2], self.capacity, k.shape[3])
                 self._layers.append((k.new_zeros(shape), v.new_zeros(shape)))
-            held_k, held_v = self._layers[layer]
-            held_k[:, :, self.length : end] = k
-            held_v[:, :, self.length : end] = v
-            k, v = held_k[:, :, :end], held_v[:, :, :end]
+            all_k, all_v = self._layers[layer]
+            all_k[:, :, self.length : end] = k
+            all_v[:, :, self.length : end] = v
+            k, v = all_k[:, :, :end], all_v[:, :, :end]
         else:
             if layer == len(self._layers):
                 self._layers.append((k, v))
             elif self.length:
-                held_k, held_v = self._layers[layer]
-                k = torch.cat([held_k[:, :, : self.length], k], dim=2)
-                v = torch.cat([held_v[:, :, : self.length], v], dim=2)
+                all_k, all_v = self._layers[layer]
+                k = torch.cat([all_k[:, :, : self.length], k], dim=2)
+                v = torch.cat([all_v[:, :, : self.length], v], dim=2)
             self._layers[layer] = (k, v)
         own = Segment(k, v, causal=not self.alone, alone=self.alone)
         return [own] if self.prefix is None else [self.prefix.as_segment(layer, self.visible, self._memo), own]

@@ -18,7 +18,7 @@ from kfexplore.errors import KfError
 from kfexplore.models.attention import Cache, KVCache, attend
 
 ATTENTION = "kfexplore"
-"""Name of `attend_held` in the registry of transformers."""
+"""Name of `attend_cached` in the registry of transformers."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class CausalLM(nn.Module):
         positions = cache.positions(count, ids.device)
         if (last := int(positions.max())) >= self.config.context:
             raise KfError(f"The text has {last + 1} tokens.", f"at most {self.config.context} for this model")
-        answer = self.network(ids, position_ids=positions, use_cache=False, logits_to_keep=read or 0, held=cache)
+        answer = self.network(ids, position_ids=positions, use_cache=False, logits_to_keep=read or 0, kv_cache=cache)
         cache.commit(count)
         logits: Tensor = answer.logits.float()
         if not bool(logits.isfinite().all()):
@@ -89,7 +89,7 @@ class CausalLM(nn.Module):
         return self(ids).log_softmax(dim=-1)
 
 
-def attend_held(
+def attend_cached(
     module: Any,
     q: Tensor,
     k: Tensor,
@@ -97,19 +97,19 @@ def attend_held(
     _mask: Tensor | None,
     *,
     scaling: float,
-    held: Cache,
+    kv_cache: Cache,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer as transformers calls it: q (B, h, t, d), k and v (B, g, t, d) -> (B, t, h, d).
 
-    Fewer heads of keys than of queries (g divides h) are repeated. `held` is what `CausalLM.forward` hands through,
+    Fewer heads of keys than of queries (g divides h) are repeated. `kv_cache` comes from `CausalLM.forward`,
     `softcap` what Gemma 2 bounds its scores by. A window needs no mask: no text is longer (`CausalConfig.context`).
     """
     repeated = q.shape[1] // k.shape[1]
     k, v = (part.repeat_interleave(repeated, dim=1) if repeated > 1 else part for part in (k, v))
     scaled = q * (scaling * q.shape[-1] ** 0.5)  # `attend` divides by the root of d
-    return attend(scaled, held.extend(module.layer_idx, k, v), softcap).transpose(1, 2), None
+    return attend(scaled, kv_cache.extend(module.layer_idx, k, v), softcap).transpose(1, 2), None
 
 
 def window(config: Any) -> int | None:
@@ -126,7 +126,7 @@ def causal_network(config: Any) -> Any:
         config: A config of that library.
     """
     transformers = importlib.import_module("transformers")  # slow to import, needed for such teachers only
-    transformers.AttentionInterface.register(ATTENTION, attend_held)
+    transformers.AttentionInterface.register(ATTENTION, attend_cached)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
 

@@ -32,10 +32,10 @@ def cpu_blocks(network: Backbone, allow_bf16: bool = False) -> CpuBlocks | None:
         return None
     bf16 = allow_bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     state = [version(parameter) for parameter in network.blocks.parameters()]
-    held = _held.setdefault(network, {})
-    if bf16 not in held or held[bf16][0] != state:
-        held[bf16] = state, CpuBlocks(network, torch.bfloat16 if bf16 else torch.float32)
-    return held[bf16][1]
+    prepared = _prepared.setdefault(network, {})
+    if bf16 not in prepared or prepared[bf16][0] != state:
+        prepared[bf16] = state, CpuBlocks(network, torch.bfloat16 if bf16 else torch.float32)
+    return prepared[bf16][1]
 
 
 class CpuBlocks:
@@ -111,5 +111,5 @@ class _Product:
         return F.gelu(out, approximate="tanh") if gelu else out
 
 
-_held: weakref.WeakKeyDictionary[Backbone, dict[bool, tuple[list[tuple[int, int]], CpuBlocks]]]
-_held = weakref.WeakKeyDictionary()
+_prepared: weakref.WeakKeyDictionary[Backbone, dict[bool, tuple[list[tuple[int, int]], CpuBlocks]]]
+_prepared = weakref.WeakKeyDictionary()

@@ -69,8 +69,8 @@ class Linear(nn.Linear):
     def packed(self) -> Tensor:
         """The weight, packed."""
         state = version(self.weight)
-        held = _packed.get(self)
-        if held is None or held[0] != state:
-            held = state, pack(self.weight)
-            _packed[self] = held
-        return held[1]
+        kept = _packed.get(self)
+        if kept is None or kept[0] != state:
+            kept = state, pack(self.weight)
+            _packed[self] = kept
+        return kept[1]

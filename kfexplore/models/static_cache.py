@@ -78,12 +78,12 @@ class StaticCache:
         if layer == len(self._layers):
             batch, _, _, heads, width = keys_and_values.shape
             self._layers.append(keys_and_values.new_zeros((batch, self.capacity, 2, heads, width)))
-        held = self._layers[layer]
+        stored = self._layers[layer]
         if self._rows is None:
-            held[:, self._span] = keys_and_values
+            stored[:, self._span] = keys_and_values
         else:
-            held[self._rows, self._positions] = keys_and_values
-        return held[:, : self._reach]
+            stored[self._rows, self._positions] = keys_and_values
+        return stored[:, : self._reach]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
         """Writes keys and values (B, h, t, d) in their places; returns what the queries see."""
@@ -93,12 +93,12 @@ class StaticCache:
 
     def written(self, places: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Copies of the keys and values in rows and positions (`places`), layer by layer."""
-        return tuple(held[places] for held in self._layers)
+        return tuple(stored[places] for stored in self._layers)
 
     def erase(self, places: tuple[Tensor, Tensor]) -> None:
         """Sets the keys and values in rows and positions to zero."""
-        for held in self._layers:
-            held[places] = 0
+        for stored in self._layers:
+            stored[places] = 0
 
     @property
     def places(self) -> tuple[Tensor, Tensor]:

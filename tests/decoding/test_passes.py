@@ -24,7 +24,7 @@ from kfexplore.decoding.generate import Networks, decode, keyed_noise, resolve_k
 from kfexplore.decoding.passes import Tensors
 from kfexplore.models import StaticCache
 from kfexplore.models.fast_paths import GRAPHS
-from kfexplore.models.student import _radians as frequencies
+from kfexplore.models.networks import _radians as frequencies
 
 WAYS = [
     DecodeConfig("ar", temperature=0.7),

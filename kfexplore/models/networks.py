@@ -1,4 +1,4 @@
-"""The push-forward student: K uniform noise variables to K tokens in one pass (paper, section 3)."""
+"""The three kinds of models on one backbone: teacher, push-forward student (paper, section 3) and masked model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,39 @@ from kfexplore.errors import KfError
 from kfexplore.models.attention import Cache, KVCache
 from kfexplore.models.layers import Backbone
 from kfexplore.models.onednn_linear import Linear
-from kfexplore.models.teacher import MASK_LOGIT
+
+MASK_LOGIT = -1000.0
+"""Logit of the mask token, which is never produced (value of the published code)."""
+SIGMA_FEATURES = 256
+"""Features of the masked model's noise level."""
+
+
+class Teacher(Backbone):
+    """Autoregressive model: tokens in, the distribution of the next token out."""
+
+    def forward(self, ids: Tensor, cache: Cache | None = None, read: int | None = None) -> Tensor:
+        """Next-token logits float32 after the last `read` of ids (B, T), all by default: (B, read or T, V).
+
+        `cache`, if given, comes before ids and keeps them.
+        """
+        return self.read(self.run_blocks(self.vocab_embed(ids), cache or KVCache(), keep=ids.shape[1], read=read))
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Next-token logits float32 (B, T, V) of hidden states (B, T, H)."""
+        logits = self.output_layer(hidden)
+        logits[..., self.config.mask_id] = MASK_LOGIT
+        return logits
+
+    def log_probs(self, ids: Tensor) -> Tensor:
+        """Natural-log distribution of the next token at every position: ids (B, N) int64 -> (B, N, V) float32."""
+        return self(ids).log_softmax(dim=-1)
 
 
 class NoiseEncoder(nn.Module):
-    """A noise variable u in [0, 1) and a temperature tau to one input vector.
+    """From a noise value u in [0, 1) and a temperature tau to one input vector.
 
     Features of s: cos(2 pi s f_i), sin(2 pi s f_i) with f_i = 10000^(-i / half), half = H / 2, in float64. Never under
-    autocast: bf16 tells 256 values of u apart.
+    autocast: bf16 resolves only 256 values of u.
     """
 
     def __init__(self, width: int) -> None:
@@ -46,7 +71,7 @@ class NoiseEncoder(nn.Module):
             return x + self.mlp(self.norm(x))
 
 
-@cache  # never evicted: recorded CUDA graphs read the tensor at its address
+@cache  # never evicted: CUDA graphs read the tensor at its address
 def _radians(frequencies: tuple[float, ...], device: torch.device) -> Tensor:
     """2 pi f in float64: no buffer of the module, whose dtype follows the weights'."""
     with torch.inference_mode(False):
@@ -75,11 +100,11 @@ class Student(Backbone):
             tokens: (B, t) chosen tokens to append, which the cache keeps; None for none.
             noise: (B, k) in [0, 1).
             cache: What came before.
-            tau: Temperature given to the noise encoder; 1 in all published results.
-            keep_noise: Noise slots that the cache keeps too (only without `tokens`): a sweep of slot j reuses
-                those before j, by causality.
-            also: Logits of the last so many tokens come before those of the slots: a student that was trained with
-                `ntp_loss_weight` has the distribution of the next token there.
+            tau: Temperature, an input of the noise encoder; 1 in all published results.
+            keep_noise: Noise slots that the cache keeps too (only without `tokens`): a sweep of slot j reuses those
+                before j, by causality.
+            also: Number of last tokens whose logits come before those of the slots; trained with `ntp_loss_weight`,
+                a student gives the distribution of the next token there.
 
         Returns:
             Logits (B, also + k, V), float32.
@@ -127,8 +152,8 @@ class Student(Backbone):
             ends: (B, G) int64, 1 .. N: tokens of the context that each group sees.
             tau: Temperature.
             given: (B, G, t) tokens placed between the prefix and the noise (second round of self-forcing).
-            cache: The prefilled context, where it is held already.
-            causal: A slot sees the slots before it; false: the context and itself only.
+            cache: The prefilled context, if there is one.
+            causal: A slot sees the slots before it; False: the context and itself only.
 
         Returns:
             (B, G, k, V) float32.
@@ -137,3 +162,51 @@ class Student(Backbone):
         rows = cache.branch(visible=ends.flatten(), alone=not causal)
         tokens = None if given is None else given.flatten(0, 1)
         return self(tokens, noise.flatten(0, 1), rows, tau).unflatten(0, ends.shape)
+
+
+class SigmaMap(nn.Module):
+    """Noise level sigma (B,) to conditioning (B, C); f_i = 10000^(-i / 128), cos then sin of sigma f_i."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(SIGMA_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        half = SIGMA_FEATURES // 2
+        frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=sigma.device) / half)
+        angles = sigma[:, None].float() * frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(next(self.parameters()).dtype))
+
+
+class MaskedModel(Backbone):
+    """Masked diffusion model (MDLM): bidirectional, fills mask tokens, each from its own marginal; sigma = 0."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.sigma_map = SigmaMap(config.cond_width)
+
+    def forward(self, ids: Tensor, read: int | None = None) -> Tensor:
+        """Logits float32 for partly masked ids (B, N), the mask token's at -1e6: (B, N, V), or the last `read` of N."""
+        hidden = self.hidden(ids)
+        return self.read(hidden if read is None else hidden[:, -read:])
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Hidden states (B, N, H) of partly masked ids (B, N)."""
+        return self.run_blocks(self.vocab_embed(ids), None, cond=self._condition(len(ids)))
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Logits float32 (B, T, V) of hidden states (B, T, H), the mask token's at -1e6."""
+        logits = self.output_layer(hidden, self._condition(len(hidden)))
+        logits[..., self.config.mask_id] = -1e6
+        return logits
+
+    def _condition(self, batch: int) -> Tensor:
+        """(B, C) at sigma = 0."""
+        return nn.functional.silu(self.sigma_map(torch.zeros(batch, device=self.device)))
+
+    def log_probs(self, ids: Tensor) -> Tensor:
+        """Natural-log marginals at every position: ids (B, N) int64 -> (B, N, V) float32.
+
+        Meant for masked positions only.
+        """
+        return self(ids).log_softmax(dim=-1)
