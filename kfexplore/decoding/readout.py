@@ -42,7 +42,7 @@ DECODING: Final = NearTie(5e-6, 1e-4)
 def draw(logits: Tensor, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Inverse CDF of softmax(logits / temperature): logits (B, t, V), u (B, t) -> tokens and near ties (B, t)."""
     tokens, edge = choose(cdf(logits, temperature), u[..., None])
-    return tokens[..., 0], edge[..., 0] < DECODING.edge
+    return tokens[..., 0], edge[..., 0] < DECODING.edge_at(temperature)
 
 
 def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:

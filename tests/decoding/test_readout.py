@@ -39,6 +39,8 @@ def test_near_ties_are_seen() -> None:
     tokens, near_tie = draw(even, u)
     assert tokens.tolist() == [[2, 1, 2]]
     assert near_tie.tolist() == [[True, True, False]]
+    farther = torch.tensor([[0.5 + 2e-5]], dtype=torch.float64)  # below temperature 1 rounding counts for more
+    assert [draw(even[:, :1], farther, temperature)[1].item() for temperature in (1.0, 0.1)] == [False, True]
 
 
 def test_dither_draws_by_the_bits_below_the_first() -> None:
