@@ -1,4 +1,4 @@
-"""A teacher and its push-forward student, if it has one, their tokenizer, and both maps of the two."""
+"""A teacher and its push-forward student, if it has one, with their tokenizer and both maps."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts, u
 from kfexplore.checkpoints.saving import card_text, save_pair, stored_info
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, slow_only, token_texts
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.decoders import Kind
+from kfexplore.decoders import MODELS, Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import PrefilledContext, block
 from kfexplore.maps.context import block_limit
-from kfexplore.models import AnyTeacher, CausalLM, MaskedModel, Model, Student, Teacher
+from kfexplore.models import AnyTeacher, CausalLM, MaskedModel, Model, Student
 from kfexplore.results import Block, no_student
 
 CARD = "---\n{{ card_data }}\n---\n\n{{ card }}\n"
 """README.md of a pair's repository, as a Jinja template."""
-UNTOLD = "A teacher and its push-forward student (K-Forcing), for kfexplore. What they are worth was not measured."
+WITHOUT_CARD = "A teacher and its push-forward student (K-Forcing), for kfexplore. Not evaluated."
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Pair(
     pipeline_tag="text-generation",
     model_card_template=CARD,
 ):
-    """A teacher, and where there are any, its student, a masked model and a tokenizer.
+    """A teacher and, optionally, its student, a masked model and a tokenizer.
 
-    A teacher alone has exact maps, distributions and AR; whatever needs the student is a KfError.
+    A teacher alone has exact maps, distributions and AR; anything else raises KfError.
 
-    `save_pretrained(folder)` and `push_to_hub("owner/name")` are those of huggingface_hub's mixin.
+    `save_pretrained(folder)` and `push_to_hub("owner/name")` come from huggingface_hub's mixin.
     """
 
     teacher: AnyTeacher
@@ -53,7 +53,7 @@ class Pair(
     info: dict[str, Any] = field(default_factory=dict)
 
     def __new__(cls, *_: Any, **__: Any) -> Pair:
-        """Passes the mixin by, which would keep the arguments as a config: a pair is not made from one."""
+        """Bypasses the mixin, which would keep the arguments as a config."""
         return object.__new__(cls)
 
     @classmethod
@@ -85,24 +85,22 @@ class Pair(
         save_pair(save_directory, there, self.tokenizer, self.info)
 
     def generate_model_card(self, **more: Any) -> ModelCard:
-        """README.md of the pair's repository: the card that lies beside its models, with the hub's header."""
-        told = card_text(self.info.get("folder")) or f"# Pair `{self.info.get('name', '')}`\n\n{UNTOLD}"
-        return super().generate_model_card(card=told, **more)
+        """README.md of the pair's repository: the model card beside its models, with the hub's header."""
+        text = card_text(self.info.get("folder")) or f"# Pair `{self.info.get('name', '')}`\n\n{WITHOUT_CARD}"
+        return super().generate_model_card(card=text, **more)
 
     def block(self, ids: Tensor | npt.ArrayLike, noise: Tensor | npt.ArrayLike, temperature: float = 1.0) -> Block:
-        """The K tokens that noise gives after each context, exact (G*) and learned.
-
-        Each row's answer is that of the row alone: it does not depend on the others.
+        """The k tokens that noise gives after each context, exact (G*) and learned. Rows do not affect each other.
 
         Args:
             ids: (B, N) int64 contexts.
             noise: (B, k) in [0, 1), 1 <= k <= `k_max`.
-            temperature: The teacher's logits are divided by it; the student is given it (see `temperatures`).
+            temperature: Divides the teacher's logits; an input of the student (see `temperatures`).
 
         Returns:
             Integer arrays `exact` and `learned` (B, k), the student's logit `margins` (B, k) and the `edges` (B, k),
-            the distance of each u from the edge of its exact cell. Without a student, asking for `learned` or
-            `margins` is a KfError.
+            the distance of each u from the edge of its exact cell. Without a student, `learned` and `margins` raise
+            KfError.
 
         Raises:
             KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K, a
@@ -116,10 +114,8 @@ class Pair(
             )
         distinct, member = np.unique(contexts, axis=0, return_inverse=True)
         rows = [np.flatnonzero(member.ravel() == n) for n in range(len(distinct))]
-        parts = [
-            block(self.prefill(context.tolist()), u[at], temperature)
-            for context, at in zip(distinct, rows, strict=True)
-        ]
+        each = zip(distinct, rows, strict=True)
+        parts = [block(self.prefill(context.tolist()), u[at], temperature) for context, at in each]
         return Block.join(parts).take(np.argsort(np.concatenate(rows)))
 
     def prefill(self, ids: list[int]) -> PrefilledContext:
@@ -145,11 +141,7 @@ class Pair(
 
     @property
     def temperatures(self) -> tuple[float, float]:
-        """Least and greatest temperature that the student is known to be trained with.
-
-        They are read from `student_temperatures` in training.json; (1, 1) where nothing is said, as in all published
-        results.
-        """
+        """Range of temperatures in the student's training: `student_temperatures` of training.json, or (1, 1)."""
         training = self.info.get("training")
         found = training.get("student_temperatures") if isinstance(training, dict) else None
         numbers = isinstance(found, list) and len(found) == 2 and all(isinstance(t, int | float) for t in found)
@@ -157,7 +149,7 @@ class Pair(
 
     @property
     def untrained(self) -> str:
-        """What to say where the student is used at a temperature outside `temperatures`."""
+        """A warning for temperatures outside `temperatures`."""
         low, high = self.temperatures
         trained = f"at temperature {low:g} only" if low == high else f"at temperatures {low:g} to {high:g}"
         return f"The student was trained {trained}: expect its tokens to be worse at this one."
@@ -214,14 +206,8 @@ def load_pair(name_or_folder: str | Path = DEFAULT_PAIR, device: str | torch.dev
     if is_repository(name_or_folder):
         return Pair.from_pretrained(name_or_folder, device=device)
     parts = pair_parts(name_or_folder)
-    tokenizer = load_tokenizer(parts.tokenizer) if parts.tokenizer else None
-    return _checked(
-        _load_teacher(parts.teacher, device),
-        _load(parts.student, Student, device),
-        _load(parts.masked, MaskedModel, device),
-        tokenizer,
-        parts.info | stored_info(parts.info.get("folder")),
-    )
+    info = parts.info | stored_info(parts.info.get("folder"))
+    return _loaded(parts.teacher, {"student": parts.student, "masked": parts.masked}, parts.tokenizer, device, info)
 
 
 def pair_from_files(
@@ -235,9 +221,8 @@ def pair_from_files(
     Raises:
         KfError: as `load_pair`.
     """
-    loaded = load_tokenizer(tokenizer) if tokenizer else None
     info = {"name": " and ".join(Path(file).stem for file in (teacher, student) if file)}
-    return _checked(_load_teacher(teacher, device), _load(student, Student, device), None, loaded, info)
+    return _loaded(teacher, {"student": student}, tokenizer, device, info)
 
 
 def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -251,25 +236,20 @@ def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
     return found
 
 
-def _load(path: str | Path | None, cls: type[Any], device: str | torch.device | None) -> Any:
-    """A model of one kind; None where there is no path."""
-    kinds: dict[type[Any], Kind] = {Teacher: "teacher", Student: "student", MaskedModel: "masked"}
-    return load_model(path, device=device, kind=kinds[cls]) if path else None
-
-
-def _load_teacher(path: str | Path, device: str | torch.device | None) -> AnyTeacher:
-    """A teacher of the published layout, or one of transformers."""
-    found: AnyTeacher = load_causal(path, usable_device(device)) if is_causal(path) else _load(path, Teacher, device)
-    return found
-
-
-def _checked(
-    teacher: AnyTeacher,
-    student: Student | None,
-    masked: MaskedModel | None,
-    tokenizer: AnyTokenizer | None,
+def _loaded(
+    teacher: str | Path,
+    others: dict[Kind, str | Path | None],
+    tokenizer: str | Path | None,
+    device: str | torch.device | None,
     info: dict[str, Any],
 ) -> Pair:
-    others = {"student": student, "masked model": masked}
-    check_pair(teacher.config, {name: model.config for name, model in others.items() if model}, tokenizer)
-    return Pair(teacher, student, masked, tokenizer, info)
+    """A pair from its files; the teacher has the published layout or is a model of transformers."""
+    read = load_tokenizer(tokenizer) if tokenizer else None
+    first: Any = (
+        load_causal(teacher, usable_device(device))
+        if is_causal(teacher)
+        else load_model(teacher, device=device, kind="teacher")
+    )
+    rest: dict[str, Any] = {kind: load_model(path, device=device, kind=kind) for kind, path in others.items() if path}
+    check_pair(first.config, {MODELS[kind]: rest[kind].config for kind in others if kind in rest}, read)
+    return Pair(first, tokenizer=read, info=info, **rest)
