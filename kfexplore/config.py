@@ -17,7 +17,7 @@ ConfigT = TypeVar("ConfigT")
 DEFAULT_PAIR = "stories"
 """The bundled pair that everything uses unless another is named."""
 STUDY_BLOCKS = 1024
-"""Blocks that each sampler of a distribution draws, where nobody says how many."""
+"""Default number of blocks that each sampler draws."""
 TEMPERATURES = (0.01, 10.0)
 """Least and greatest temperature of a map. Below, logits / temperature leave the range of float32; above, the mask
 token, whose logit is -1000, gets a probability."""

@@ -1,8 +1,8 @@
 """The only place that draws random numbers, each keyed by what it is for.
 
 The noise of a token depends on (seed, sample, position) alone, so it does not change with the batch around it, the
-order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1. (The dice
-of the page are the reader's own.)
+order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1. (The page's
+dice button draws in the browser.)
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load(path: Path) -> Array:
     """Noise (steps, B, k) of a .npy file.
 
     Raises:
-        KfError: the file is missing, is no array of numbers, has another shape, or values outside [0, 1).
+        KfError: a missing file, values that are not numbers or not in [0, 1), another shape.
     """
     try:
         values = np.load(path, allow_pickle=False)
@@ -81,7 +81,7 @@ def load(path: Path) -> Array:
 
 
 def checked(values: object, slots: int | None = None) -> Array:
-    """Noise that a person or a file gave, as float64 in [0, 1).
+    """Noise from a user or a file, as float64 in [0, 1).
 
     Raises:
         KfError: not numbers, not in [0, 1), or not `slots` of them along the last axis.
@@ -95,7 +95,7 @@ def checked(values: object, slots: int | None = None) -> Array:
         raise KfError(f"Noise {values!r} is not a list of numbers.", "numbers from 0 up to, not including, 1") from None
     if slots is not None and (u.ndim == 0 or u.shape[-1] != slots):
         count = u.shape[-1] if u.ndim else 1
-        raise KfError(f"{count} noise values were given for {slots} slots.", f"{slots} numbers, one a slot")
+        raise KfError(f"{count} noise values were given for {slots} slots.", f"{slots} numbers, one per slot")
     outside = u[~((u >= 0) & (u < 1))]
     if outside.size:
         raise KfError(f"Noise value {outside.flat[0]} is outside [0, 1).", "numbers from 0 up to, not including, 1")

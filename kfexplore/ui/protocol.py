@@ -51,7 +51,7 @@ class Question:
         if self.fits and u.ndim == 1:
             u = np.concatenate([u, np.full(slots, 0.5)])[:slots]
         if u.ndim != 1 or not 1 <= len(u) <= slots:
-            raise KfError(f"The noise has the shape {u.shape}.", f"a list of 1 to {slots} numbers, one a slot")
+            raise KfError(f"The noise has the shape {u.shape}.", f"a list of 1 to {slots} numbers, one per slot")
         return u
 
     @property
