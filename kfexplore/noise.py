@@ -1,8 +1,8 @@
 """The only place that draws random numbers, each keyed by what it is for.
 
 The noise of a token depends on (seed, sample, position) alone, so it does not change with the batch around it, the
-order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1. (The page's
-dice button draws in the browser.)
+order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1. (The dice
+button of the page draws in the browser.)
 """
 
 from __future__ import annotations
