@@ -296,10 +296,3 @@ def test_no_launcher_takes_an_option_of_ours_for_its_own() -> None:
     options = [option for command in commands for parameter in command.params for option in parameter.opts]
     assert {"--recipe", "--devices"} <= set(options)
     assert not [(option, theirs) for option in options for theirs in launcher if theirs.startswith(option)]
-
-
-def test_a_race_in_which_all_fail_is_an_error(shell: Shell) -> None:
-    code, _, err = shell.run("bench throughput --pair FOLDER --decoders ar --batch 1 --max-new-tokens 9999 --repeats 1")
-    assert code == 2
-    assert "No decoder could be timed" in err
-    assert "exceed the context" in err

@@ -80,11 +80,3 @@ def test_the_two_errors_of_a_masked_model_add_up_to_its_divergence(exact: bool) 
         [divergence(m, q) for m, q in zip(margins, wrong, strict=True)], abs=tolerance
     )
     assert error.total == error.product + sum(error.wrong_marginals)
-
-
-def test_the_sum_of_both_errors_is_the_plain_mean_over_the_blocks() -> None:
-    blocks = teacher_blocks(TREE, 3, 3, range(320))
-    means = slot_means(TREE, 3, blocks)
-    wrong = np.random.default_rng(1).dirichlet(np.ones(ROWS), size=3)
-    plain = -means.surprise.mean(axis=1).sum() - (means.marginals * np.log(wrong)).sum()
-    assert means.against(wrong).total == pytest.approx(plain, abs=1e-9)

@@ -29,7 +29,7 @@ from kfexplore.laws.goodness import (
     tree_partition,
     tv_lower_bound,
 )
-from kfexplore.laws.samplers import product_blocks, teacher_blocks
+from kfexplore.laws.samplers import teacher_blocks
 from kfexplore.results import Distance, Floats, Ints, exactly
 
 from .brute import FULL, IDS, ROWS, block_law, product, tiny
@@ -76,13 +76,6 @@ def test_g_test_s_p_values_are_uniform_on_the_teacher_s_own_blocks(k: int, size:
         found = np.array([g_test(np.bincount(run, minlength=len(law)), law)[2] for run in cells])
         assert binom.ppf(1e-3, runs, 0.05) <= (found < 0.05).sum() <= binom.ppf(1 - 1e-3, runs, 0.05)
         assert kstest(found, "uniform").pvalue > 1e-3
-
-
-def test_g_test_sees_the_product_and_another_seed_s_law() -> None:
-    ideal = np.stack([LAW.marginal_1, LAW.marginal_2])
-    part = pair_partition(LAW, 1000)
-    counts = np.bincount(part.index(product_blocks(ideal, 0, range(1000))), minlength=len(part.cells.probability))
-    assert g_test(counts, part.cells.probability)[2] < 1e-6
 
 
 def test_g_test_of_cases_worked_out_by_hand() -> None:
@@ -244,11 +237,6 @@ def test_a_large_law_is_pooled_by_beginnings(monkeypatch: pytest.MonkeyPatch) ->
     assert "know of each other" in partition(TREE, LAW, 2, 1000).cells.pools[0]
     monkeypatch.setattr(goodness, "LARGEST_SORTED", 3)
     assert partition(TREE, LAW, 2, 1000).cells.pools[-1] == "all others"
-
-
-def test_product_s_law_is_no_accident_of_the_test() -> None:
-    whole = block_law(PAIR.teacher, IDS, 2)
-    assert np.abs(whole - product(whole)).sum() / 2 > 0.1
 
 
 def test_pools_of_a_law_with_one_pair_that_is_nearly_sure_hold_enough_each() -> None:

@@ -107,14 +107,6 @@ def test_json_is_plain_and_has_the_promised_keys() -> None:
     assert values["correlation_samples"] == module.REFERENCE_BLOCKS
 
 
-def test_seeds_give_other_blocks_and_the_same_law() -> None:
-    pair = tiny()
-    one, same, two = (finished(study_steps(pair, IDS, blocks=200, seed=seed)) for seed in (0, 0, 1))
-    assert (one.samplers[0].blocks == same.samplers[0].blocks).all()
-    assert (one.samplers[0].blocks != two.samplers[0].blocks).any()
-    assert one.law.mutual_information == two.law.mutual_information
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -164,19 +164,6 @@ def test_noisy_xor_takes_two_passes_though_it_meets_the_papers_definition() -> N
     assert by_schedule(law)["1+2"] == pytest.approx((0.4, 0.4))
 
 
-def test_chain_by_hand() -> None:
-    # One pass is uniform: 2 x (0.405 - 0.125). Two bits at once, then the third: neighbours are equal with 0.9, the
-    # ends with 0.82, the product with 0.5. The middle first is exact; an end first, then two: 2 x 0.072.
-    found = by_schedule(chain(3, 0.1))
-    assert found["3"] == pytest.approx((0.56, 0.56))
-    assert found["2+1"] == pytest.approx((0.32, 0.4))
-    assert found["1+2"] == pytest.approx((0, 0.144))
-    assert found["1+1+1"] == (0, 0)
-    best = next(s for s in unmasking(chain(3, 0.1)) if s.name == "1+2")
-    assert best.best_order == ((1,), (0, 2))
-    assert best.worst_order == ((0,), (1, 2))
-
-
 @pytest.mark.parametrize("name", LAWS)
 def test_every_schedule_agrees_with_passes_done_one_by_one(name: str) -> None:
     law = LAWS[name]
@@ -239,27 +226,6 @@ def test_passes_are_as_even_as_can_be_and_larger_first() -> None:
     assert [s.name for s in toy_law("chain", length=5).passes] == ["5", "3+2", "2+2+1", "2+1+1+1", "1+1+1+1+1"]
 
 
-@pytest.mark.parametrize(
-    ("law", "paper", "strong"),
-    [
-        (permutation(), True, True),
-        (permutation(4), True, True),
-        (correlation(0.5), True, True),
-        (correlation(0.0), False, False),
-        (noisy_xor(0.1), True, False),
-        (noisy_xor(0.0), True, False),
-        (noisy_xor(0.5), False, False),
-        (chain(2, 0.1), True, True),
-        (chain(3, 0.1), False, False),
-        (np.full((2, 2, 2), 1 / 8), False, False),
-        (not_all_equal(), True, True),
-    ],
-)
-def test_irreducibility_of_known_laws(law: Floats, paper: bool, strong: bool) -> None:
-    assert is_conditionally_irreducible(law) is paper
-    assert is_conditionally_irreducible(law, strong=True) is strong
-
-
 @pytest.mark.parametrize("strong", [False, True])
 @pytest.mark.parametrize("name", LAWS)
 def test_irreducibility_agrees_with_the_definition_word_for_word(name: str, strong: bool) -> None:
@@ -295,11 +261,6 @@ def test_every_visible_set_is_tried() -> None:
     law[..., 1] = product_law[..., None] * third
     assert witness(law) is None
     assert witness(law, strong=True) == Independence(0, 1, (3,), (1,))
-
-
-def test_tolerance_is_a_distance() -> None:
-    assert is_conditionally_irreducible(correlation(0.2), tolerance=0.09)
-    assert not is_conditionally_irreducible(correlation(0.2), tolerance=0.11)
 
 
 def test_defaults_and_json() -> None:

@@ -121,15 +121,6 @@ def test_same_noise_gives_the_same_tokens_alone_and_in_any_batch(
     assert np.array_equal(alone(tokens_of, u[some]), together[some])
 
 
-def test_one_context_serves_all_temperatures_in_any_order() -> None:
-    here, u = held(), random_noise(40)
-    fresh = {temperature: held().exact(u, temperature)[0] for temperature in (1.0, 0.5)}
-    for temperature in (1.0, 0.5, 1.0):
-        assert np.array_equal(here.exact(u, temperature)[0], fresh[temperature])
-        assert np.array_equal(alone(partial(here.exact, temperature=temperature), u), fresh[temperature])
-    assert not np.array_equal(fresh[1.0], fresh[0.5])
-
-
 def test_fewer_slots_give_the_first_tokens_of_the_whole_block() -> None:
     here, u = held(), random_noise(60)
     for of in (here.exact, here.learned):

@@ -75,14 +75,6 @@ def test_grid_point_is_the_block_of_its_two_noise_values(held: PrefilledContext,
         assert square.margins[a, b] == pytest.approx(single.margins[0, [i, j]], abs=1e-4)
 
 
-def test_grid_and_sweep_give_the_same_tokens_where_they_meet(held: PrefilledContext) -> None:
-    square, points = grid(held, U, (1, 2), 48), steps(48)
-    for a in (0, 17, 47):
-        line = sweep(held, at(U, u1=points[a]), 2, 48)
-        assert np.array_equal(square.exact[a], line.block.exact[:, [1, 2]])
-        assert np.array_equal(square.learned[a], line.block.learned[:, [1, 2]])
-
-
 def test_slots_after_a_grid_do_not_matter(held: PrefilledContext) -> None:
     one, other = grid(held, U, (0, 1), 16), grid(held, at(U, u2=0.9, u3=0.1), (0, 1), 16)
     assert np.array_equal(one.teacher, other.teacher)
