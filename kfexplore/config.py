@@ -103,7 +103,7 @@ def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a model; everything here can be told from the tensors of a checkpoint except `context` and `block`."""
+    """Shape of a model. All but `context` and `block` can be inferred from the tensors of a checkpoint."""
 
     kind: Kind
     """teacher (autoregressive), student (push-forward) or masked (diffusion)."""
@@ -126,7 +126,7 @@ class ModelConfig:
 
     @property
     def block_weights(self) -> int:
-        """Weights of all blocks, those of norms and biases left out."""
+        """Weights of all blocks, without norms and biases."""
         return 12 * self.width**2 * self.depth
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Forward passes over the ends of rows, with one static cache a network.
+"""Forward passes over the ends of rows, with one static cache per network.
 
 On CUDA every shape of a pass is recorded once as a graph, its readout included, and replayed: a step then costs no
-more Python than copying its inputs. Elsewhere a pass is run as it is written, which is also the graph's slow twin.
-Buffers and graphs outlive a batch: the next one of the same shape takes them over.
+more Python than copying its inputs. Elsewhere a pass runs eagerly, which is also the graph's slow twin. Buffers and
+graphs outlive a batch: the next batch of the same shape reuses them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRAPH_STRIDE = 128
 """Keys read by a recorded pass are a multiple of this, so that few shapes are recorded."""
 WARM_UPS = 3
 KEPT = 2
-"""Unused sets of buffers that a network keeps; the oldest goes first."""
+"""Unused sets of buffers kept per network; the oldest is dropped first."""
 
 Tensors = tuple[Tensor, ...]
 Network = AnyTeacher | Student
@@ -32,7 +32,7 @@ Network = AnyTeacher | Student
 
 @dataclass
 class _Buffers:
-    """What a batch of one shape needs on a device."""
+    """Cache and graphs for batches of one shape on one device."""
 
     shape: Hashable
     cache: StaticCache
@@ -62,7 +62,7 @@ class Passes:
         network: Teacher or student.
         sequences: The samples; all but the last token of each is read at once here.
         slots: The most noise slots, or guesses, that follow a row's end.
-        use_cuda_graphs: Whether passes are recorded as CUDA graphs; None: where a network of ours is on CUDA.
+        use_cuda_graphs: Whether passes are recorded as CUDA graphs; None: on CUDA, for models of the published layout.
         allow_bf16: Whether products can be in bf16 on a CPU: only for guesses that are checked.
     """
 
@@ -108,14 +108,14 @@ class Passes:
         extra: Tensors,
         tail: Tensor | None = None,
     ) -> Tensors:
-        """One pass over the last `count` tokens of each row and `after` positions behind them.
+        """One pass over the last `count` tokens of each row and `after` positions after them.
 
         Args:
-            name: Tells what `run` does, its settings included, from whatever else is recorded of this network.
+            name: Identifies `run` and its settings among the recorded passes of this network.
             run: (tokens (B, count), *extra) -> tensors; passes the tokens through the network with `self.cache`. It
                 changes none of its arguments, and gives no tensor that a later pass may not overwrite.
             count: Tokens fed again or for the first time.
-            after: Noise slots or guesses fed behind them.
+            after: Noise slots or guesses fed after them.
             extra: More inputs, of one shape at each call by this name.
             tail: The last tokens of each row, where they are at hand.
         """
@@ -174,7 +174,7 @@ class Passes:
 
 
 def record(run: Callable[[], Tensors], device: torch.device) -> tuple[Callable[[], None], Tensors]:
-    """Records a pass on a CUDA device; returns what replays it, and the results that a replay overwrites."""
+    """Records a pass on a CUDA device; returns a function that replays it and the results it overwrites."""
     with _recording, torch.cuda.device(device):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

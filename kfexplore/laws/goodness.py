@@ -23,15 +23,15 @@ from kfexplore.laws.exact import NOT_A_LAW, TeacherTree
 from kfexplore.results import BlockLaw, Cells, Distance, Floats, Ints, SamplerLaw
 
 EXPECTED = 5.0
-"""Fewest blocks that a cell is expected to have."""
+"""Least expected number of blocks per cell."""
 MOST_POOLS = 32
-"""Of rare pairs."""
+"""Most pools of rare pairs."""
 LARGEST_SORTED = 2**23
 """Entries of a distribution of two tokens that are sorted into pools; larger ones are pooled by their beginnings."""
 RARE = 1e-3
-"""Share of the teacher's own blocks that are rarer than what counts as all but impossible."""
+"""Fraction of the teacher's own blocks that count as all but impossible."""
 UNUSUAL = 0.05
-"""Share of a longer tail. A distance over it shows most of what is wrong inside cells: 0.79 of 0.90 for a product of
+"""Fraction of a longer tail. A distance over it finds most errors inside cells: 0.79 of 0.90 for a product of
 marginals of three tokens, where cells alone had 0.31."""
 
 
@@ -44,11 +44,11 @@ class Tail:
     """Blocks that are rare under the teacher's distribution."""
 
     below: float
-    """Their log-probabilities are less."""
+    """Their log-probabilities are below this."""
     share: float
-    """Of the teacher's own blocks; of an estimated tail on average."""
+    """Fraction of the teacher's own blocks in the tail; if the tail is estimated, its mean."""
     most: float
-    """That of an estimated tail is no more, with 97.5 %."""
+    """Upper limit (97.5 %) of the fraction, if the tail is estimated."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def pair_partition(law: BlockLaw, size: int) -> Partition:
     flat = joint.ravel()
     named = np.flatnonzero(flat >= least)
     named = named[np.argsort(-flat[named], kind="stable")]
-    others = law.uncovered if law.uncovered >= least else 0.0  # a cell of their own, or part of a pool
+    others = law.uncovered if law.uncovered >= least else 0.0  # a cell of their own, or in a pool
     while len(named) and 1 - flat[named].sum() - others < least:
         named = named[:-1]  # the least likely one fills up the pool
     rare = np.ones(len(flat), dtype=bool)

@@ -55,7 +55,7 @@ def checked_law(law: npt.ArrayLike) -> Floats:
 
 
 def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERANCE) -> bool:
-    """Whether no group of positions can be split into two that are independent given what is visible.
+    """Whether no group of positions can be split into two that are independent given the visible ones.
 
     The paper's definition: for every S of two positions or more, every split of it and every value of positive
     probability of *all positions outside S*, the two parts are dependent. The strong condition asks for it given *every
@@ -92,7 +92,7 @@ def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERAN
 
 
 def support_witness(law: npt.ArrayLike) -> FullSupport | None:
-    """The first two positions that take all combinations of their values, given what is visible, fewest seen first.
+    """The first two positions that take all combinations of their values, given the visible positions, fewest first.
 
     None where the distribution meets the support condition.
 

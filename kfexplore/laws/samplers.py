@@ -1,4 +1,4 @@
-"""Samplers of one block of K tokens after a context, all with the same call: (seed, sample numbers) -> blocks (N, K).
+"""Samplers of one block of k tokens after a context, all called alike: (seed, sample numbers) -> blocks (N, k).
 
 Slot j in pass p reads noise at position p K + j of its sample, so the teacher, the student and every one-pass sampler
 see the same noise, and a block depends neither on how many others are drawn nor on the batch. As in the maps, near ties
@@ -32,11 +32,11 @@ LARGEST_BLOCK = 4
 ORDER_NOISE = 32
 """Noise positions from which the order of unmasking is drawn."""
 REFERENCE_NOISE = 64
-"""Noise positions of the teacher's blocks that means and quantiles are taken over, apart from those that are tested."""
+"""Noise positions of the teacher's blocks for means and quantiles, distinct from those of tested blocks."""
 TOKENS_AT_ONCE = 2**13
 """Tokens of one forward pass of many rows."""
 LARGEST_WORK = 2e11
-"""Multiplications that a masked model's later passes may take on a CPU: some four seconds on two cores."""
+"""Most multiplications in a masked model's later passes on a CPU: about four seconds on two cores."""
 FEWEST_BLOCKS, MOST_BLOCKS = 100, 2**17
 """Sizes of a study's sample."""
 
@@ -47,13 +47,13 @@ class Sampler:
 
     name: str
     nfe: int
-    """Forward passes a block."""
+    """Forward passes per block."""
     draw: Callable[[int, range], Ints]
     """Seed and sample numbers -> (N, K) tokens."""
     marginals: Floats | None = None
-    """(K, V), where its distribution is their product."""
+    """(K, V) if its distribution is their product."""
     most: int | None = None
-    """Blocks beyond which it takes long; None: no limit."""
+    """Number of blocks that takes a reasonable time; None: no limit."""
 
 
 def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal: Floats) -> list[Sampler]:
@@ -143,7 +143,7 @@ def student_blocks(tree: TeacherTree, k: int, seed: int, samples: range) -> Ints
 
 
 def product_blocks(marginals: Floats, seed: int, samples: range) -> Ints:
-    """Every slot from its own distribution (K, V), apart from the others: all that marginals allow in one pass."""
+    """Every slot independently from its own distribution (K, V): all that marginals allow in one pass."""
     u = torch.from_numpy(noise.uniform(seed, samples, 0, len(marginals)))
     return invert(torch.from_numpy(marginals).cumsum(dim=-1), u.t()).t().contiguous().numpy()
 
@@ -219,7 +219,7 @@ class _Pass:
         by_key = np.argsort(key, axis=1, kind="stable")
         taken = np.zeros_like(open_slots)
         np.put_along_axis(taken, by_key[:, : self.size], True, axis=1)
-        # A token of the confident order counts even where it is not kept: its probability decides what is.
+        # In confident order a token that is not kept matters as well: its probability decides which one is.
         read = open_slots if self.order == "confident" else taken
         near = (read & (gaps < SAMPLERS.edge)).any(axis=1)
         if self.order == "confident" and self.size < key.shape[1]:

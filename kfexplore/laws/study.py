@@ -37,26 +37,25 @@ from kfexplore.results import (
 )
 
 Report = Callable[[float, str], object]
-"""Told the share of the work that is done, about, and what comes next."""
+"""Called with the fraction done and what comes next."""
 StudySteps = Generator[tuple[float, str], None, ContextStudy]
-"""A study at work: yields what a report is told, and returns what it found."""
+"""A running study: yields the fraction done and what comes next, and returns the result."""
 REFERENCE_BLOCKS = 4096
-"""Teacher's own blocks over which marginals of later slots are means."""
+"""The teacher's own blocks over which marginals of later slots are averaged."""
 
 
 def silent(_share: float, _what: str) -> None:
-    """Reports to nobody."""
+    """No report."""
 
 
 def finished(steps: StudySteps, report: Report = silent) -> ContextStudy:
-    """What a study finds, run to its end; `report` is told how far it is, and may end it by an error of its own."""
+    """The result of a study, run to its end. `report` can raise to stop it."""
     while True:
         try:
-            told = next(steps)
+            report(*next(steps))
         except StopIteration as end:
             found: ContextStudy = end.value
             return found
-        report(*told)
 
 
 def study_steps(
@@ -70,24 +69,23 @@ def study_steps(
 ) -> StudySteps:
     """The exact distribution of the next two tokens, total correlation of the next k, and every sampler compared.
 
-    `finished(study_steps(...))` has it all at once.
+    Run it to the end with `finished(study_steps(...))`.
 
     Args:
-        pair: Teacher, and maybe student and masked model; samplers of those it has not are left out, which `notes`
-            says.
+        pair: Teacher, and maybe student and masked model; `notes` of the result name missing samplers.
         ids: The context.
         k: Slots, 2 to 4 and no more than the pair's.
         blocks: N of each sampler.
         seed: Keys all noise, with the sample number.
         first: M, see `pair_law`.
-        temperature: The teacher's logits are divided by it and the student reads it. The masked model has none, so its
-            samplers are left out unless it is 1.
+        temperature: Divides the teacher's logits; an input of the student. The masked model has none, so its samplers
+            are left out unless it is 1.
 
     Yields:
-        What a report is told; 0 comes first.
+        Fraction done (0 first) and what comes next.
 
     Raises:
-        KfError: as `pair_law`; k, N or the temperature outside what is allowed.
+        KfError: as `pair_law`; k, N or the temperature out of range.
     """
     started = time.perf_counter()
     check_slots(pair, k)

@@ -95,8 +95,8 @@ def total_variation(p: Floats, q: Floats) -> float:
 def marginal(law: Floats, position: int, visible: frozenset[int]) -> Floats:
     """p(x_j | visible positions): axes of j and of what is visible have length V, the others 1.
 
-    Where the visible values have probability 0 it is uniform. No distance hangs on that: every block that holds such
-    values has probability 0 under the distribution, so all that falls on them is error, however it is spread.
+    Uniform where the visible values have probability 0. This affects no distance: every block with such values has
+    probability 0, so all probability on them is error, however it is spread.
     """
     hidden = tuple(j for j in range(law.ndim) if j != position and j not in visible)
     joint = law.sum(axis=hidden, keepdims=True)
@@ -110,7 +110,7 @@ def unmasked(law: Floats, schedule: Schedule, given: Given | None = None) -> Flo
     Args:
         law: (V,) * L probabilities.
         schedule: The positions of each pass, each position once.
-        given: `marginal` of this distribution where its answers are kept; None computes each anew.
+        given: A cached `marginal` of this distribution; None computes each one.
 
     Returns:
         (V,) * L probabilities.
@@ -125,7 +125,7 @@ def unmasked(law: Floats, schedule: Schedule, given: Given | None = None) -> Flo
 
 
 def schedules(sizes: Sequence[int], positions: Sequence[int]) -> Iterator[Schedule]:
-    """Every way to deal the positions out to passes of these sizes; the order within a pass makes no difference."""
+    """Every assignment of the positions to passes of these sizes; the order within a pass does not matter."""
     if not sizes:
         yield ()
         return
@@ -144,7 +144,7 @@ def splits(length: int) -> list[tuple[int, ...]]:
 def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
     """Exact distance of marginal unmasking for every split: best and worst fixed order, and random order.
 
-    In a random order every assignment of the positions to the passes is equally likely, drawn anew for each block: its
+    In a random order every assignment of the positions to the passes is equally likely, drawn for each block: its
     distribution is the average over the orders. Orders chosen from the tokens drawn so far are not included.
 
     Raises:
@@ -200,7 +200,7 @@ def toy_law(name: str, **given: float) -> ToyLaw:
 
     Args:
         name: A key of `TOYS`.
-        given: length, eps, rho, where the distribution takes them; what is left out has its default.
+        given: length, eps or rho, if the distribution takes them; defaults otherwise.
 
     Raises:
         KfError: no such distribution, a parameter that it does not take, or one outside its range.

@@ -2,7 +2,7 @@
 
 A *segment* is a stretch of keys and values. Its batch G may divide the batch B of the queries: then row r reads the
 keys of row r // (B / G), so a thousand noise vectors over one context share one copy of that context's keys. The same
-path serves a prompt, a decoding step, a sweep over noise and the training pass (one group of noise slots a position),
+path serves a prompt, a decoding step, a sweep over noise and the training pass (one group of noise slots per position),
 whose cost is therefore linear in the number of slots: groups never attend to each other.
 """
 
@@ -95,7 +95,7 @@ def attend_reference(q: Tensor, segments: list[Segment]) -> Tensor:
 
 
 class Cache(Protocol):
-    """Where a pass finds the keys before it and leaves its own."""
+    """Where a pass reads earlier keys and writes its own."""
 
     def positions(self, count: int, device: torch.device) -> Tensor:
         """Positions (1 or B, count) of the next tokens."""

@@ -1,8 +1,7 @@
 """A causal language model of transformers as a teacher: its weights and layers, over the caches of this package.
 
-Only its attention is exchanged, through the library's own registry: queries are attended over what our caches list
-(attention.py). So a context is shared by a thousand prefixes, branches are selected and joined, and decoding writes
-where it likes, as with a `Teacher`.
+Only its attention is replaced, through the library's own registry: it runs over our caches (attention.py). So a context
+is shared by a thousand prefixes, and branches are selected and joined, as with a `Teacher`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ ATTENTION = "kfexplore"
 
 @dataclass(frozen=True)
 class CausalConfig:
-    """What is asked of the shape of a model of transformers."""
+    """Shape of a model of transformers."""
 
     family: str
     """Its `model_type`."""
@@ -40,7 +39,7 @@ class CausalConfig:
 
 
 class CausalLM(nn.Module):
-    """Asked as a `Teacher` is; it has no mask token, so no logit is put aside.
+    """Has the interface of `Teacher`; without a mask token, so no logit is masked.
 
     Args:
         network: A causal model of transformers whose attention is `ATTENTION`.
@@ -132,7 +131,7 @@ def causal_network(config: Any) -> Any:
 
 
 def place_weights(network: Any, tensors: dict[str, Tensor]) -> None:
-    """Gives a network of the meta device its weights, all of them."""
+    """Gives a network on the meta device all its weights."""
     network.load_state_dict(tensors, strict=True, assign=True)
     for name, module in list(network.named_modules()):
         if hasattr(module, "scalar_embed_scale"):  # of Gemma's embedding

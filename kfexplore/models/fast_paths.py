@@ -37,9 +37,9 @@ class FastPath:
     """One fast path and the verdicts on it.
 
     Args:
-        name: What documents call it.
+        name: Its name in documents.
         about: What it does.
-        missing: Returns what is missing to use it here; empty where nothing is.
+        missing: Returns what is missing to use it here; empty if nothing.
         advice: What it needs.
         checked: Whether it is checked where it runs. A path of the CPU is compared with its slow twin in the tests.
     """
@@ -62,7 +62,7 @@ class FastPath:
             key: Tells the case from all others.
             case: The case in words.
             check: Returns how the fast path differs from the plain one; empty where it does not.
-            part: What of the case is checked, where there are several checks.
+            part: Which part of the case is checked, if there are several checks.
 
         Returns:
             Whether the fast path can be used.
@@ -110,7 +110,7 @@ class FastPath:
 
 
 def difference(fast: Sequence[Tensor], plain: Sequence[Tensor]) -> str:
-    """How the results of two paths differ, in words; empty where they agree.
+    """How the results of two paths differ, in words; empty if they agree.
 
     Integers must be equal, floating point numbers within `NEAR`.
     """

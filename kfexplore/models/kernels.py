@@ -33,7 +33,7 @@ class Segment:
         causal: Query i of t sees keys 0 .. n - t + i only (the queries are the last t of the n).
         visible: (B,) row r sees its first `visible[r]` keys only; None: all.
         alone: Query i of t sees key n - t + i only.
-        memo: What is worked out once for all layers of a pass.
+        memo: Values shared by all layers of a pass.
         mask: (1 or B, 1, t, n) bool, the keys that each query sees; None: as the others say.
         ends: (1 or B,) int64, where each row ends, if the mask is nothing but causal up to there.
     """

@@ -1,4 +1,4 @@
-"""The one causal Transformer behind teacher, student and masked model (METHOD: pre-norm, rotary, untied head).
+"""The Transformer of teacher, student and masked model (METHOD: pre-norm, rotary, untied head).
 
 Parameter names are those of the published checkpoints; B batch, T tokens, H width, h heads, d head width, V rows.
 """
@@ -115,7 +115,7 @@ class OutputLayer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Embedding, blocks, head: what all three kinds share."""
+    """Embedding, blocks and head, shared by all three kinds."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Backbone(nn.Module):
             cache: Read and extended; None for bidirectional attention over x alone.
             keep: How many of the T tokens the cache keeps afterwards.
             cond: (B, C) conditioning of the masked model.
-            read: How many of the last tokens are asked for; None: all.
+            read: How many of the last tokens to return; None: all.
         """
         count = x.shape[1]
         read = count if read is None else read
@@ -157,11 +157,11 @@ class Backbone(nn.Module):
         return x[:, count - read :]
 
     def prefill(self, ids: Tensor, capacity: int | None = None) -> KVCache:
-        """The cache of a context ids (B, N), without reading the head."""
+        """The cache of contexts ids (B, N); skips the head."""
         cache = KVCache(capacity=capacity)
         self.fill(ids, cache)
         return cache
 
     def fill(self, ids: Tensor, cache: Cache) -> None:
-        """Reads ids (B, N) into a cache, which keeps them; the head is not asked."""
+        """Reads ids (B, N) into a cache, which keeps them; skips the head."""
         self.run_blocks(self.vocab_embed(ids), cache, keep=ids.shape[1])
