@@ -12,7 +12,7 @@ import torch
 from helpers import DATA, built, masked, student, teacher
 
 from kfexplore import noise
-from kfexplore.config import DecodeConfig, ModelConfig
+from kfexplore.config import DecodeConfig, ModelConfig, from_dict
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding import buffers, passes, readout
 from kfexplore.decoding.generate import (
@@ -280,6 +280,11 @@ def test_what_cannot_be_decoded_is_refused(message: str) -> None:
     values = np.full((len(prompts), max(new, 1) + 8), 0.5)
     with pytest.raises(KfError, match=message):
         generate(config, networks, prompts, values, new)
+
+
+def test_old_names_of_settings_are_read() -> None:
+    old = {"decoder": "pflm", "tau": 0.5, "penalty": 2.0}
+    assert from_dict(DecodeConfig, old) == DecodeConfig("pflm", temperature=0.5, frequency_penalty=2.0)
 
 
 def test_a_masked_model_whose_numbers_overflow_is_refused() -> None:
