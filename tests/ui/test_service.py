@@ -266,8 +266,8 @@ def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pyt
 def test_a_context_counts_about_what_it_takes(pair: Pair) -> None:
     ids = pair.encode(PROMPT * 8)[0]
     context = _Context(pair.prefill(ids), 0)
-    caches = (context.held._root[1].prefix, context.held._learned.cache)
-    keys = sum(k.nbytes + v.nbytes for cache in caches if cache is not None for k, v in cache._layers)
+    caches = (context.held._cache, context.held._learned.cache)
+    keys = sum(k.nbytes + v.nbytes for cache in caches for k, v in cache._layers)
     assert keys <= context.nbytes <= 1.2 * keys + 64 * 8 * pair.teacher.config.vocab_size
 
 
