@@ -8,11 +8,11 @@ if find_spec("spaces"):
     import_module("spaces")  # before torch, which kfexplore imports: ZeroGPU stands in for its CUDA
 
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import told
+from kfexplore.errors import reported
 from kfexplore.ui.server import free_port
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
         port = free_port(host)  # before Gradio is imported
         from kfexplore.ui.app import launch

@@ -24,7 +24,7 @@ from kfexplore import noise
 from kfexplore.bench.setting import environment
 from kfexplore.bench.train import token_passes
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import told
+from kfexplore.errors import reported
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.text import read_text
 from kfexplore.models import Student, Teacher, begin_from
@@ -239,5 +239,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

@@ -31,7 +31,7 @@ from analysis.distillation_figures import (
 from analysis.quality import prompts
 from analysis.writing import study_settings, text_table, write_study
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
-from kfexplore.errors import KfError, told
+from kfexplore.errors import KfError, reported
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.samples import write
 from kfexplore.figures.evaluate import entropy_figure
@@ -188,5 +188,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

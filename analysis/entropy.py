@@ -23,7 +23,7 @@ from analysis.ablation import tidy
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.tokenizers import load_tokenizer
-from kfexplore.errors import told
+from kfexplore.errors import reported
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.text import read_text
 from kfexplore.figures.page import blank, titled
@@ -199,5 +199,5 @@ def _made(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

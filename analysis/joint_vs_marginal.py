@@ -20,7 +20,7 @@ from analysis import joint_vs_marginal_figures as drawing
 from analysis.writing import study_settings, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import told
+from kfexplore.errors import reported
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
 from kfexplore.evaluate.text import prefixes, read_text, stretches, text_ids
@@ -214,5 +214,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

@@ -23,7 +23,7 @@ from analysis.grid_figures import grid_figure
 from analysis.writing import study_settings, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import told
+from kfexplore.errors import reported
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
 from kfexplore.evaluate.text import prefixes
@@ -301,5 +301,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

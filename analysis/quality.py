@@ -22,7 +22,7 @@ from analysis import quality_figures as drawing
 from analysis.writing import study_settings, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
-from kfexplore.errors import KfError, told
+from kfexplore.errors import KfError, reported
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.judges import continued, gen_ppl, load_judge
 from kfexplore.evaluate.samples import Written, name, quality, token_losses, write_all
@@ -268,5 +268,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

@@ -30,7 +30,7 @@ from kfexplore.checkpoints.registry import PairParts, pair_parts, usable_device
 from kfexplore.cli.options import numbers, pair_files
 from kfexplore.config import from_dict
 from kfexplore.decoding.generate import Networks
-from kfexplore.errors import KfError, told
+from kfexplore.errors import KfError, reported
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.judges import gen_ppl, load_judge, win_rate
@@ -273,5 +273,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

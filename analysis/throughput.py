@@ -28,7 +28,7 @@ from kfexplore.config import DecodeConfig, ModelConfig
 from kfexplore.decoding.buffers import Step
 from kfexplore.decoding.cdf import inverse_cdf
 from kfexplore.decoding.generate import Networks, decode, keyed_noise
-from kfexplore.errors import told
+from kfexplore.errors import reported
 from kfexplore.figures.timing import TITLE, timing_figures, timing_foot
 from kfexplore.models import KVCache, Teacher
 from kfexplore.models.onednn_linear import Linear
@@ -230,5 +230,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

@@ -10,9 +10,9 @@ from io import TextIOWrapper
 from typing import Final
 
 IN_ASCII: Final = {"≠": "!", "≥": ">", "±": "~", "✕": "x", "…": "."}
-"""Signs of our tables in one character, so that columns stay in place."""
+"""ASCII for the signs in our tables, one character each, so that columns stay aligned."""
 COMMANDS: Final = ("kfexplore", "git", "make", "pip", "playwright", "python")
-"""What a command that puts something right begins with."""
+"""First words of a command, as opposed to an action in words."""
 
 
 class KfError(Exception):
@@ -23,7 +23,7 @@ class KfError(Exception):
     Args:
         failed: What failed, with the offending value.
         valid: What would have been accepted.
-        run: A command (or an action) that puts it right.
+        run: A command (or an action) that fixes it.
     """
 
     def __init__(self, failed: str, valid: str = "", run: str = "") -> None:
@@ -32,8 +32,8 @@ class KfError(Exception):
 
     @property
     def is_command(self) -> bool:
-        """Whether `run` is a command; else it is an action in words."""
-        words = [word for word in self.run.split() if "=" not in word]  # settings of the environment stand before it
+        """Whether `run` is a command rather than an action in words."""
+        words = [word for word in self.run.split() if "=" not in word]  # environment variables may come first
         return bool(words) and words[0] in COMMANDS
 
     def __str__(self) -> str:
@@ -46,10 +46,10 @@ class KfError(Exception):
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Around a command: a user error is printed, and the process ends with 2.
+def reported() -> Iterator[None]:
+    """Prints a user error of a command and exits with 2.
 
-    What the encoding of the terminal or the pipe lacks is written in ASCII: no text ends a command.
+    Characters that the output encoding lacks are written in ASCII, so that no text can abort a command.
     """
     codecs.register_error("kfexplore", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
@@ -63,7 +63,7 @@ def told() -> Iterator[None]:
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Our own signs by ones that every encoding has, other characters as escapes."""
+    """Our own signs by their ASCII ones, other characters as escapes."""
     if isinstance(error, UnicodeEncodeError) and (sign := IN_ASCII.get(error.object[error.start])):
         return sign, error.start + 1
     return codecs.backslashreplace_errors(error)

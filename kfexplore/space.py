@@ -1,4 +1,4 @@
-"""What a Hugging Face Space is made of: the app, the package, the bundled pairs, and what a Space must be told."""
+"""Assembles a Hugging Face Space: the app, the package, the bundled pairs, requirements and README."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
 
 PYTHON: Final = "3.12"
-"""Of the Space: ZeroGPU has this one."""
+"""Python of the Space: the version of ZeroGPU."""
 TORCH: Final = "2.11.0"
-"""Of the Space: ZeroGPU has no later one yet; elsewhere it is as in requirements.txt."""
+"""torch of the Space: ZeroGPU has no later one yet; elsewhere requirements.txt sets it."""
 MARK: Final = "Assembled by `kfexplore export space`."
-"""In README.md of an export, which may be written over."""
+"""Marks the README.md of an export, which may be overwritten."""
 README: Final = f"""---
 title: kfexplore
 emoji: 🎲
@@ -36,32 +36,32 @@ tags:
 # kfexplore
 
 K-Forcing ([arXiv 2606.10820](https://arxiv.org/abs/2606.10820)) turns an autoregressive teacher into a student that
-maps K uniform noise numbers to K tokens in one pass. Move the numbers and watch the tokens: exact, as the teacher would
+maps K uniform noise values to K tokens in one pass. Move the values and watch the tokens: exact, as the teacher would
 choose them one after another, beside learned, as the student chooses them all at once.
 
 The bundled pairs need no GPU. On hardware that has one, set the variable `KFEXPLORE_DEVICE` to `cuda`; on ZeroGPU leave
-it: a GPU is lent for what large pairs are asked. `KFEXPLORE_PAIR` names the pair that is shown first: `stories`,
+it unset: large pairs get a GPU per request. `KFEXPLORE_PAIR` names the pair that is shown first: `stories`,
 `tales`, `owt`, `lm1b`, or `owner/name` of a pair on the hub.
 
 {MARK} Code and weights: MIT.
 """
-"""Of a Space; the repository's own has no such header, which GitHub would show as a table above its title."""
+"""README.md of a Space; the repository's own has no such header, which GitHub would show as a table."""
 
 Part = tuple[str, list[Path]]
-"""A name in the folder, and the files that it stands for."""
+"""A name in the folder, and its files."""
 
 
 def write_space(folder: Path) -> list[Part]:
-    """Writes exactly what a Space needs, in place of an earlier export if there is one.
+    """Writes exactly what a Space needs; replaces an earlier export.
 
     Args:
-        folder: New, empty, or an earlier export; what an export does not have, such as .git, is left there.
+        folder: New, empty, or an earlier export; other files there, such as .git, are kept.
 
     Returns:
-        What was written.
+        The written parts.
 
     Raises:
-        KfError: the folder holds something else or cannot be written, or this is no whole working copy.
+        KfError: the folder holds something else or cannot be written, or this is not a complete working copy.
     """
     sources = {name: PACKAGE.parent / name for name in ("app.py", "LICENSE", "requirements.txt")}
     pairs = {DEFAULT_PAIR, *bundled_pairs()}
@@ -100,9 +100,9 @@ def space_readme(requirements: str) -> str:
 
 
 def summary(folder: Path, parts: list[Part]) -> str:
-    """What was written, with sizes, and how it is pushed."""
+    """The written parts with sizes, and the commands that push them."""
     rows = [(name, len(files), sum(file.stat().st_size for file in files)) for name, files in parts]
-    rows.append(("together", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     table = [
         f"  {name:<20} {count:>4} file{'s' if count > 1 else ' '} {size / 1e3:>8,.0f} kB" for name, count, size in rows
     ]
@@ -128,7 +128,7 @@ def _check_target(folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file, or a folder without what Python compiled; what was there before goes."""
+    """Copies a file, or a folder without Python's compiled files; replaces what was there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_file():
         shutil.copyfile(source, target)

@@ -149,7 +149,7 @@ def test_laws_of_a_toy(shell: Shell) -> None:
     ):
         assert shell.json(f"laws --toy {line}") == json.loads(json.dumps(law.as_json()))
     code, out, err = shell.run("laws --toy permutation --eps 0.1 --json")
-    assert (code, err) == (0, "kfexplore: permutation takes no eps; it is left out.\n")
+    assert (code, err) == (0, "kfexplore: permutation takes no eps; it is ignored.\n")
     assert json.loads(out)["tv_by_passes"] == {"1": {"best": 0.5, "worst": 0.5}, "2": {"best": 0, "worst": 0}}
 
 
@@ -209,11 +209,11 @@ ERRORS = {
     f"map {FILES} {IDS} --noise 0.1 --device tpu": "The device 'tpu' cannot be used.\nValid: cpu",
     "eval FOLDER --text FOLDER/none.txt": "no text in",
     "eval FOLDER --text FOLDER/text.txt --judge FOLDER/student": "cannot be loaded",
-    "laws": "No law is named",
+    "laws": "No distribution is named",
     "laws --toy noisy-xor --eps 1.5": "eps is 1.5",
     "laws --toy chain --prompt a": "named in two ways",
     "laws --toy chain --temperature 0.5": "--temperature cannot be used with --toy",
-    f"laws --pair FOLDER {IDS} --eps 0.2": "Only a toy law takes --eps",
+    f"laws --pair FOLDER {IDS} --eps 0.2": "--eps can only be used with a toy",
     "bench scrub --size huge": "no size 'huge'",
     "bench train --recipe huge": "no recipe 'huge'",
     "train pair --recipe tales-cpo --out FOLDER/run": "did you mean tales-cpu",

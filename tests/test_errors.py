@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kfexplore import KfError
-from kfexplore.errors import told
+from kfexplore.errors import reported
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_only_a_command_is_to_be_run(run: str, told: str) -> None:
 def test_signs_that_an_encoding_lacks_are_written_in_one_character(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
-    with told():
+    with reported():
         print("a ≠ b ≥ c", "é€", end="")
     assert written.getvalue() == b"a ! b > c \\xe9\\u20ac"
 

@@ -31,7 +31,7 @@ from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
-from kfexplore.errors import KfError, told
+from kfexplore.errors import KfError, reported
 from kfexplore.laws.ranking import own_sentences
 from kfexplore.pair import Pair, load_pair
 from kfexplore.ui.limits import limits_from
@@ -331,5 +331,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

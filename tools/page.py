@@ -23,7 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 from kfexplore import noise
 from kfexplore.bench.setting import environment
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import told
+from kfexplore.errors import reported
 from tools.served import App
 
 ARGUMENTS: Final = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -100,5 +100,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told():
+    with reported():
         main()

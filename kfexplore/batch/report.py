@@ -1,4 +1,4 @@
-"""The two files of a run: samples.jsonl, and throughput.json with the keys of the published script and more."""
+"""The two files of a run: samples.jsonl, and throughput.json with the published script's keys and more."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Batch:
     """A batch of completions."""
 
     samples: range
-    """Their numbers among all B."""
+    """Their numbers; B of them."""
     tokens: Ints
     """(B, n) new tokens."""
     lengths: Ints
     """(B,) new tokens up to the end of each text, that token included."""
     nfe: int
-    """Forward passes over the batch; reading the prompts is not among them."""
+    """Forward passes over the batch, prefill excluded."""
     right: tuple[int, int]
-    """Of `right_guesses`."""
+    """Result of `right_guesses`."""
     seconds: float
     """Prefill included."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one process has written."""
+    """Batches of one process."""
 
     batches: list[Batch]
     warmed: int
@@ -52,12 +52,12 @@ class Part:
 
 
 def right_guesses(kept: Ints, new_tokens: int) -> tuple[int, int]:
-    """Right guesses of a decoder that checks them, and the rounds that they are counted over.
+    """Correct guesses of a decoder that checks them, and the number of rounds.
 
-    A row's last round is left out: it is cut where the row is full.
+    A row's last round is not counted, as it ends where the row is full.
 
     Args:
-        kept: (steps, B) tokens that each row gained, a round's right guesses and the token after them.
+        kept: (steps, B) tokens per row and round: its correct guesses and the token after them.
         new_tokens: Tokens of a full row.
     """
     whole = (kept > 0) & (kept.cumsum(axis=0) < new_tokens)
@@ -65,27 +65,27 @@ def right_guesses(kept: Ints, new_tokens: int) -> tuple[int, int]:
 
 
 def acceptance(right: int, rounds: int, k: int) -> float | None:
-    """Share of the k guesses a round that were right; None: no round was whole."""
+    """Fraction of the k guesses per round that were correct; None: no complete round."""
     return right / (rounds * k) if rounds else None
 
 
 def document(
     request: Request, name: str, form: Shape, k: int, parts: list[Part], place: torch.device, cut: int
 ) -> dict[str, Any]:
-    """What throughput.json holds: the published keys with their published meaning, then keys of our own.
+    """The contents of throughput.json: the published keys with their published meaning, then keys of our own.
 
-    Differences: `total_elapsed_sec` leaves out text decoding and writing files, and is that of the slowest process;
-    `throughput_tok_per_sec_avg_batch` counts the tokens that a batch has on average, a last smaller one included;
-    `n_warmup_batches` are those that were run.
+    Differences: `total_elapsed_sec` excludes text decoding and writing files, and is that of the slowest process;
+    `throughput_tok_per_sec_avg_batch` uses the mean number of tokens per batch, a smaller last one included;
+    `n_warmup_batches` counts the batches that were run.
 
     Args:
-        request: What was asked for.
-        name: Of the task, or of the models.
+        request: The request.
+        name: Name of the task or the models.
         form: Lengths, in tokens.
-        k: Tokens or guesses a pass.
-        parts: One a process.
+        k: Tokens or guesses per pass.
+        parts: One per process.
         place: Device of the first process.
-        cut: Prefixes that were longer.
+        cut: Number of prefixes that were cut.
     """
     batches = [batch for part in parts for batch in part.batches]
     decoder, seconds = request.decoder, [batch.seconds for batch in batches]
@@ -135,11 +135,7 @@ def document(
 
 
 def prepare(folder: Path) -> None:
-    """Makes the folder, and tries it before hours are spent.
-
-    Raises:
-        KfError: nothing can be written there.
-    """
+    """Makes the folder, and raises KfError if it cannot be written to, before hours are spent."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -151,7 +147,7 @@ def prepare(folder: Path) -> None:
 def write_files(
     folder: Path, tokenizer: AnyTokenizer, prefixes: list[list[int]], parts: list[Part], throughput: dict[str, Any]
 ) -> None:
-    """Writes both files, each whole; if one cannot be written, neither is there.
+    """Writes both files whole, or neither.
 
     Raises:
         KfError: the folder cannot be written, or the disk is full.
@@ -169,7 +165,7 @@ def write_files(
 
     def both(samples: Path) -> None:
         samples.write_text("".join(rows), encoding="utf-8")
-        # Within: the samples get their name only once the other file has been written.
+        # Nested: the samples get their name only after the other file was written.
         write_whole(folder / THROUGHPUT_FILE, text)
 
     try:

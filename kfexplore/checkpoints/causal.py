@@ -1,7 +1,7 @@
-"""A repository of transformers as a teacher: config.json of a known family, weights from safetensors alone.
+"""A transformers model as a teacher: config.json of a known family, weights from safetensors only.
 
-The library builds what the config says, so of a config.json only the settings of `FAMILIES` are handed on, each of a
-known range, and weights must be exactly those of the network that follows. No code comes from a repository.
+The library builds what the config says, so only the settings in `FAMILIES` are passed on, each checked for its range,
+and the weights must be exactly those of the resulting network. No code comes from a repository.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 _PLAIN = re.compile(r"\w[\w.-]*\.safetensors")
 HEAD = "lm_head.weight"
 LEFT_OUT = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
-"""Masks and frequencies that earlier versions of the library saved; they follow from the config."""
+"""Masks and frequencies saved by earlier versions of the library; they follow from the config."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
 ROPE_TYPES = ("default", "linear", "llama3")
-"""Angles of a position that depend on the position alone."""
+"""Kinds whose rotary angles depend only on the position."""
 LAYER_TYPES = ("full_attention", "sliding_attention")
 _ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 _ROPE |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
@@ -60,12 +60,12 @@ _SIZES |= {"max_position_embeddings": "context"}
 
 @dataclass(frozen=True)
 class Family:
-    """Models that differ in size and weights alone."""
+    """Models that differ only in size and weights."""
 
     settings: str
-    """Names in a config.json that decide what is computed, apart from the common ones."""
+    """Names of the settings in config.json that affect what is computed."""
     tied: bool = False
-    """Whether the head is the embedding, where a config.json does not say."""
+    """Default of `tie_word_embeddings`."""
 
 
 COMMON = "vocab_size tie_word_embeddings "
@@ -73,11 +73,11 @@ ROTARY = COMMON + (
     "max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
     "attention_bias rope_parameters rope_scaling partial_rotary_factor original_max_position_embeddings "
 )
-"""Of families whose positions turn queries and keys."""
+"""Families with rotary positions."""
 GROUPED = ROTARY + "num_key_value_heads head_dim rms_norm_eps rope_theta "
-"""Of those among them that share keys between heads."""
+"""Families that share keys between heads."""
 WINDOWED = GROUPED + "use_sliding_window sliding_window max_window_layers layer_types "
-"""Of those whose layers may see only the last tokens (`models.causal.window`)."""
+"""Families whose layers may see only the last tokens (`models.causal.window`)."""
 GEMMA = WINDOWED + "hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping "
 FAMILIES = {
     "gpt2": Family(
@@ -97,21 +97,21 @@ FAMILIES = {
 
 
 def is_causal(path: str | Path) -> bool:
-    """Whether a path is the folder of a model of transformers: its config.json has a `model_type`."""
+    """Whether a path is the folder of a transformers model: its config.json has a `model_type`."""
     file = given(path) / CONFIG_FILE
     return file.is_file() and "model_type" in read_json_object(file, MAX_CONFIG_BYTES)
 
 
 def load_causal(path: str | Path, device: torch.device) -> CausalLM:
-    """The model of a folder of transformers, in float32 and without gradients.
+    """Loads a transformers model from a folder, in float32 and without gradients.
 
     Args:
-        path: The folder, for which `is_causal` holds.
-        device: Where it goes.
+        path: A folder for which `is_causal` holds.
+        device: Its device.
 
     Raises:
-        KfError: a family that is not known here, code of its own, weights that are missing, pickled, unsound or not
-            those of the config, or settings that are out of range.
+        KfError: an unknown family, custom code, weights that are missing, pickled, unsound or do not match the config,
+            or settings out of range.
     """
     folder = given(path)
     stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
@@ -120,7 +120,7 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
     tied = settings.pop("tie_word_embeddings", None)
     tied = FAMILIES[family].tied if tied is None else tied
     try:
-        # The head is a weight of its own here; where the file has none, it is the embedding's.
+        # The head has a weight of its own here; if the file has none, it is the embedding's.
         config = importlib.import_module("transformers").AutoConfig.for_model(
             family, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **settings
         )
@@ -133,33 +133,33 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
         place_weights(network, {name: tensor.float() for name, tensor in named.items()})
         model = CausalLM(network, shape).to(device)
         with torch.inference_mode():
-            model(torch.zeros(1, 2, dtype=torch.int64, device=device))  # heads that divide nothing and the like
+            model(torch.zeros(1, 2, dtype=torch.int64, device=device))  # finds head counts that do not divide
     except KfError:
         raise
-    except Exception as error:  # whatever the library says of settings that make no network
+    except Exception as error:  # whatever the library raises for invalid settings
         raise KfError(
-            f"{folder / CONFIG_FILE} describes no {family} model that can be built: {shown(error, 300).rstrip('.')}.",
+            f"{folder / CONFIG_FILE} does not describe a valid {family} model: {shown(error, 300).rstrip('.')}.",
             "the config.json that was saved with these weights",
         ) from error
     return model
 
 
 def _settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The family, and those settings of a config.json that decide what is computed."""
+    """The family, and the settings of a config.json that affect what is computed."""
     family = stated["model_type"]
     if not isinstance(family, str) or family not in FAMILIES:
         raise KfError(
-            f"{folder} has a model of transformers of the type {shown(repr(family))}.",
+            f"{folder} has a transformers model of the type {shown(repr(family))}.",
             f"a causal language model of the type {', '.join(FAMILIES)}",
         )
     for name, what in _UNREAD.items():
         if stated.get(name):
-            raise KfError(f"{folder} asks for {what} ({name}).", "a model that transformers has the code of, in floats")
+            raise KfError(f"{folder} asks for {what} ({name}).", "a model with code in transformers, in floats")
     taken = {name: stated[name] for name in FAMILIES[family].settings.split() if name in stated}
     for name, value in taken.items():
         if not _is_plain(name, value):
             raise KfError(f"{folder / CONFIG_FILE}: {name} is {shown(repr(value))}.", _valid(name))
-        # The library builds lists as long as these say, before weights show that they are wrong.
+        # The library builds lists of these lengths before weights show that they are wrong.
         size = _SIZES.get(name)
         if size and value is not None and not 0 < value <= MOST[size]:
             raise KfError(f"{folder}: {size} is {value}.", f"1 to {MOST[size]}")
@@ -167,7 +167,7 @@ def _settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, A
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    """Whether a setting has a value that may be handed to the library; null is for the library to judge."""
+    """Whether a setting's value may be passed to the library; null always may."""
     if value is None:
         return True
     if name in LAYER_TYPES:
@@ -205,7 +205,7 @@ def _valid(name: str) -> str:
 
 
 def _named(folder: Path, network: Any, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Tensor]:
-    """The weights under the names of the network: earlier files leave the body's prefix out, or name the head anew."""
+    """The weights under the network's names: some files omit the body's prefix or name the head differently."""
     body = f"{network.base_model_prefix}."
     named = {}
     for name, tensor in tensors.items():
@@ -225,13 +225,12 @@ def read_folder(folder: Path, left_out: re.Pattern[str]) -> dict[str, Tensor]:
     """The tensors of `model.safetensors`, else of the files that the index names, else of the only set of shards.
 
     Args:
-        folder: As `save_pretrained` wrote it, or as the hub holds it. Files that belong to none of the three are
-            not read: earlier models leave shards behind.
-        left_out: As of `read_tensors`.
+        folder: As `save_pretrained` writes it. Other files are not read: earlier models may leave shards behind.
+        left_out: As in `read_tensors`.
 
     Raises:
-        KfError: a file is missing (it is named), two sets of shards and no index, a tensor in two files, an index
-            that names other files than its tensors are in; as `read_tensors`.
+        KfError: a file is missing, there are two sets of shards and no index, a tensor is in two files, or the index
+            names a wrong file for a tensor; as `read_tensors`.
     """
     places = {} if (folder / WEIGHTS_FILE).is_file() else _weight_map(folder)
     files = sorted(set(places.values())) or _unindexed(folder)
@@ -257,7 +256,7 @@ def read_folder(folder: Path, left_out: re.Pattern[str]) -> dict[str, Tensor]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """File by tensor, as the index says; {} without an index."""
+    """File by tensor, from the index; {} without an index."""
     path = folder / INDEX_FILE
     if not path.exists():
         return {}
@@ -279,7 +278,7 @@ def _unindexed(folder: Path) -> list[str]:
     if not counts:
         raise KfError(
             f"{folder} has no {WEIGHTS_FILE}; it has {shortened(there) or 'no weights'}.",
-            "a model of transformers in safetensors; pickled weights are not read",
+            "a transformers model in safetensors; pickled weights are not read",
             "save it with save_pretrained, which writes safetensors",
         )
     if len(counts) > 1:

@@ -32,8 +32,8 @@ from kfexplore.errors import KfError
 
 PATIENCE: Final = 5.0
 """Seconds to wait for the hub. The libraries retry six times per address, for a minute or two."""
-MODELS = ("teacher", "student", "masked")
-FETCHED = [f"{role}{rest}" for role in MODELS for rest in ("/*", ".*")]
+ROLES = ("teacher", "student", "masked")
+FETCHED = [f"{role}{rest}" for role in ROLES for rest in ("/*", ".*")]
 FETCHED += [TOKENIZER_FILE, TRAINING_FILE, INFO_FILE, *CARD_FILES]
 FETCHED += [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors", "model.safetensors-*-of-*.safetensors"]
 FETCHED += SLOW_FILES

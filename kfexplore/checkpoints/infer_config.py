@@ -1,4 +1,4 @@
-"""What model a checkpoint holds, told from its tensors and from a config.json beside them."""
+"""Infers the config of a checkpoint from its tensors and from a config.json beside them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kfexplore.models import build
 
 MAX_CONFIG_BYTES = 1 << 20
 MOST = {"depth": 256, "context": 1 << 20, "block": 64}
-"""Largest settings that are believed: a small file can claim any, and each costs time and memory later."""
+"""Largest accepted settings: a small file can claim any, and each costs time and memory later."""
 OWT_ROWS, LM1B_ROWS = 50258, 30522
 """Embedding rows of the published models: gpt2 and one mask token, and bert-base-uncased."""
 
@@ -29,7 +29,7 @@ KIND_NAMES: dict[Kind, str] = {
     "student": "student (push-forward)",
     "masked": "masked (diffusion)",
 }
-_TOLD = ("kind", "vocab_size", "width", "depth", "heads", "cond_width")
+_INFERRED = ("kind", "vocab_size", "width", "depth", "heads", "cond_width")
 _PUBLISHED_MASK = {OWT_ROWS: 50257, LM1B_ROWS: 103}
 _PUBLISHED_CONTEXT = {OWT_ROWS: 1024, LM1B_ROWS: 128}
 _PUBLISHED_BLOCK = 4
@@ -38,40 +38,40 @@ _PUBLISHED_BLOCK = 4
 def describe(
     tensors: Mapping[str, Tensor], stated: Mapping[str, Any] | None = None, where: str = "the checkpoint"
 ) -> ModelConfig:
-    """The config of the model that these tensors are the whole state of.
+    """The config of the model whose whole state these tensors are.
 
-    Kind, sizes and depth are told from names and shapes. The mask token is that of the published models where
-    the vocabulary has their size (50258 rows: 50257; 30522 rows: 103), else the last row. Context (1024, or
-    128 for 30522 rows) and block (4 for students) are those of the published models unless stated.
+    Kind, sizes and depth follow from names and shapes. The mask token is that of the published models if the vocabulary
+    has their size (50258 rows: 50257; 30522 rows: 103), else the last row. Context (1024, or 128 for 30522 rows) and
+    block (4 for students) are those of the published models unless stated.
 
     Args:
-        tensors: Name to tensor, as `reading.read_tensors` returns them.
+        tensors: Name to tensor, from `reading.read_tensors`.
         stated: Values of a config.json (`stated_settings`); any part of a ModelConfig.
         where: The checkpoint's name for error messages.
 
     Raises:
-        KfError: names or shapes are not those of one of the three kinds (each is named), a stated value
-            disagrees with the tensors (both are named) or is no setting.
+        KfError: names or shapes fit none of the three kinds, a stated value contradicts the tensors, or is not a
+            setting. The message names them.
     """
-    told = _told(tensors, where)
-    rows = told["vocab_size"]
+    inferred = _inferred(tensors, where)
+    rows = inferred["vocab_size"]
     defaults = {
         "mask_id": _PUBLISHED_MASK.get(rows, rows - 1),
         "context": _PUBLISHED_CONTEXT.get(rows, 1024),
-        "block": _PUBLISHED_BLOCK if told["kind"] == "student" else 0,
+        "block": _PUBLISHED_BLOCK if inferred["kind"] == "student" else 0,
     }
     stated = stated or {}
     try:
-        config = from_dict(ModelConfig, {**told, **defaults, **stated})
+        config = from_dict(ModelConfig, {**inferred, **defaults, **stated})
     except KfError as error:
         raise KfError(f"{where}: {error.failed}", error.valid, error.run) from error
     for name, most in MOST.items():
         if getattr(config, name) > most:
             raise KfError(f"{where}: {name} is {getattr(config, name)}.", f"at most {most}")
-    for name in _TOLD:
-        if getattr(config, name) != told[name]:
+    for name in _INFERRED:
+        if getattr(config, name) != inferred[name]:
             raise KfError(
-                f"{CONFIG_FILE} states {name} {getattr(config, name)}, the tensors of {where} have {told[name]}.",
+                f"{CONFIG_FILE} states {name} {getattr(config, name)}, the tensors of {where} have {inferred[name]}.",
                 "a config.json that belongs to the weights beside it",
                 f"remove {CONFIG_FILE} or put the right one there",
             )
@@ -80,42 +80,39 @@ def describe(
             f"{CONFIG_FILE} states block {config.block} for a {KIND_NAMES[config.kind]} model.",
             "at least 1 for a student, 0 for the others",
         )
-    _check_state(tensors, config, where)
+    with torch.device("meta"):  # names and shapes of the module, without memory for it
+        expected = {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+    check_shapes(tensors, expected, where, f"{KIND_NAMES[config.kind]} checkpoint")
     return config
 
 
 def stated_settings(weights: Path) -> dict[str, Any]:
-    """Settings of the config.json beside a weights file; {} where there is none, or one of transformers.
+    """Settings of the config.json beside a weights file; {} without one, or with one of transformers.
 
     Raises:
-        KfError: it is not a JSON object, a key is no setting (the near ones are named), or a value has a
-            wrong type.
+        KfError: it is not a JSON object, or a value has a wrong type.
     """
     path = weights.parent / CONFIG_FILE
     if not os.path.lexists(path):
         return {}
     stated = read_json_object(path, MAX_CONFIG_BYTES)
-    # As beside the published masked model: it describes a class of that library, not these tensors.
+    # For example beside the published masked model: it describes a transformers class, not these tensors.
     if "model_type" in stated:
         return {}
-    # Unknown keys are refused by from_dict in `describe`; types are checked here, as JSON brings any.
-    for name, value in stated.items():
+    # `describe` refuses unknown keys; types are checked here.
+    for name in stated.keys() & {field.name for field in dataclasses.fields(ModelConfig)}:
+        value = stated[name]
         if name == "kind" and value not in get_args(Kind):
             raise KfError(f"{path}: kind is {shown(repr(value))}.", ", ".join(get_args(Kind)))
-        if name != "kind" and name in _field_names() and not (type(value) is int and abs(value) < 1 << 31):
+        if name != "kind" and not (type(value) is int and abs(value) < 1 << 31):
             raise KfError(f"{path}: {name} is {shown(repr(value))}.", "a whole number below 2^31")
     return stated
 
 
-def _field_names() -> set[str]:
-    return {field.name for field in dataclasses.fields(ModelConfig)}
-
-
-def _told(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """The settings that a few tensors tell; `_check_state` holds all others against them."""
-    embedding = _shape(tensors, "vocab_embed.embedding", 2, where)
+def _inferred(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """The settings that follow from a few tensors; `describe` checks all others against them."""
+    rows, width = _shape(tensors, "vocab_embed.embedding", 2, where)
     (frequencies,) = _shape(tensors, "rotary_emb.inv_freq", 1, where)
-    rows, width = embedding
     if frequencies == 0 or width % (2 * frequencies):
         raise KfError(
             f"{where}: {frequencies} frequencies in rotary_emb.inv_freq give no whole number of heads "
@@ -130,7 +127,7 @@ def _told(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     elif any(name.startswith("sigma_map.") for name in tensors):
         kind = "masked"
     cond_width = _shape(tensors, "sigma_map.mlp.0.weight", 2, where)[0] if kind == "masked" else 0
-    # Blocks are counted, so that one far index does not make a deep model: the missing ones are then named.
+    # Blocks are counted, so that one high index does not make a deep model: the missing blocks are then named.
     depth = len({found[1] for name in tensors if (found := re.match(r"blocks\.(\d{1,6})\.", name))})
     return {
         "kind": kind,
@@ -154,22 +151,8 @@ def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, where: str
     return shape
 
 
-def _check_state(tensors: Mapping[str, Tensor], config: ModelConfig, where: str) -> None:
-    """Names and shapes must be exactly those of the module, which is built without memory to ask it."""
-    with torch.device("meta"):
-        expected = {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
-    check_shapes(tensors, expected, where, f"{KIND_NAMES[config.kind]} checkpoint")
-
-
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str, what: str) -> None:
-    """Raises KfError unless tensors have exactly the expected names and shapes.
-
-    Args:
-        tensors: As read.
-        expected: Shape by name.
-        where: The checkpoint's name for the message.
-        what: What it looks like.
-    """
+    """Raises KfError unless tensors have exactly the expected names and shapes; `where` and `what` describe them."""
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected]
     wrong = [

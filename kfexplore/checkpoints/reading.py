@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint file: nothing in it is executed, and sizes are checked before memory is taken."""
+"""Reads the tensors of a checkpoint file: executes nothing, and checks sizes before it allocates memory."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from kfexplore.errors import KfError
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_PICKLE_BYTES = 64 << 20
-"""Of the pickle alone, without the elements of tensors, which lie beside it."""
+"""Size of the pickle, without the elements of tensors, which lie beside it."""
 MAX_HEADER_BYTES = 1 << 20
-"""Of a safetensors file: the names and places of some 10,000 tensors."""
+"""Header of a safetensors file: names and offsets of some 10,000 tensors."""
 MAX_DIRECTORY_BYTES = 2 << 20
 """Of a zip file's list of entries: some 10,000 tensors. Each entry becomes an object of a kilobyte."""
 MAX_TENSORS = 10_000
-"""Of a state dictionary; the deepest model that is read has fewer than half as many."""
+"""Entries of a state dictionary; the deepest accepted model has fewer than half as many."""
 MAX_WEIGHT = 1e4
-"""Largest size of a weight. No trained one comes near it, and every type that a model can be held in has it."""
+"""Largest absolute weight. No trained weight comes near it, and every accepted dtype can hold it."""
 
 _WRAPPERS = re.compile(r"(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 _PREFIXES = re.compile(r"((module|model|backbone)\.)+")
@@ -43,7 +43,7 @@ Fetch = Callable[[StorageRef], bytearray]
 
 
 class _Damaged(Exception):
-    """The file is not what it says it is; the message completes 'FILE cannot be read: ...'."""
+    """The file is damaged or of another format; the message completes 'FILE cannot be read: ...'."""
 
 
 # What zipfile raises on a damaged file is not BadZipFile alone: names that are not UTF-8, offsets before the start.
@@ -63,21 +63,20 @@ _BROKEN = (
 def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> dict[str, Tensor]:
     """The named tensors of a `.safetensors` file or of one that torch.save wrote (zip, or the older format).
 
-    Of a file with training state the tensors under `state_dict` are taken, and those of nothing else: an
-    average under `ema`, optimizer moments and the like are not even read. A file without `state_dict` is
-    itself the state dictionary. Names are those of `bare_name`.
+    From a file with training state only the tensors under `state_dict` are read: no average under `ema`, no optimizer
+    moments. A file without `state_dict` is itself the state dictionary. Names are those of `bare_name`.
 
     Args:
-        path: The file; what it is is told from its content.
-        left_out: Names of tensors of safetensors that do not matter, whatever they hold.
+        path: The file; its format is recognised by content.
+        left_out: Names of safetensors tensors to ignore, whatever they hold.
 
     Returns:
-        Tensors on the CPU in the type they were saved in (float32, bfloat16, float16 or float64), their values
-        sound (`check_values`).
+        Tensors on the CPU in their saved dtype (float32, bfloat16, float16 or float64), their values sound
+        (`check_values`).
 
     Raises:
-        KfError: the file is missing, damaged, no checkpoint, names something dangerous (see `pickles`),
-            declares tensors that do not fit in it or into memory, or has weights that are no sound numbers.
+        KfError: the file is missing, damaged, not a checkpoint, names something dangerous (see `pickles`), declares
+            tensors that do not fit in it or into memory, or has weights that are not sound.
     """
     path = given(path)
     try:
@@ -107,7 +106,7 @@ def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> d
 
 
 def check_values(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raises KfError that names the first tensor with a NaN, an infinity, or a value beyond `MAX_WEIGHT`."""
+    """Raises KfError for the first tensor with a NaN, an infinity, or a value beyond `MAX_WEIGHT`."""
     for name, tensor in tensors.items():
         if not tensor.numel():
             continue
@@ -136,7 +135,7 @@ def _check_is_file(path: Path) -> None:
 
 
 def _read(path: Path, left_out: re.Pattern[str] | None) -> dict[str, Tensor]:
-    """Tells the format from the content, as suffixes are given freely."""
+    """Recognises the format by content, as any suffix may be used."""
     with path.open("rb") as stream:
         head = stream.read(len(_LFS_POINTER))
     if head == _LFS_POINTER:
@@ -145,13 +144,15 @@ def _read(path: Path, left_out: re.Pattern[str] | None) -> dict[str, Tensor]:
         return _read_zip(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         _check_header(path)
-        held = load_file(path)
-        return _checked_types({n: t for n, t in held.items() if left_out is None or not left_out.search(n)})
+        tensors = {n: t for n, t in load_file(path).items() if left_out is None or not left_out.search(n)}
+        for name, tensor in tensors.items():
+            _check_type(name, tensor.dtype)
+        return tensors
     return _read_legacy(path)
 
 
 def _check_header(path: Path) -> None:
-    """What the library lets pass: a header of 100 MB, and two tensors of one name."""
+    """Refuses what the library accepts: a header of 100 MB, and two tensors of one name."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > MAX_HEADER_BYTES:
@@ -180,7 +181,11 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
         stream.most = math.inf
         entries = {info.filename: info for info in archive.infolist()}
         root = _checked_root(entries)
-        _check_entries(archive.infolist(), path.stat().st_size)
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise _Damaged(f"its entry {shown(info.filename)} is compressed, which torch.save never does")
+        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+            raise _Damaged("its entries declare more bytes than the file has")
         if entries[root + "data.pkl"].file_size > MAX_PICKLE_BYTES:
             raise _Damaged(f"its pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB")
         if root + "byteorder" in entries and archive.read(root + "byteorder") != b"little":
@@ -199,7 +204,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
 
 
 def _checked_root(entries: Mapping[str, zipfile.ZipInfo]) -> str:
-    """The folder, with its slash, that torch put everything in."""
+    """The folder, with its slash, that contains everything."""
     roots = [name.removesuffix("data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise _Damaged("it is a zip file that torch.save did not write (no data.pkl)")
@@ -208,18 +213,9 @@ def _checked_root(entries: Mapping[str, zipfile.ZipInfo]) -> str:
     return roots[0]
 
 
-def _check_entries(infos: list[zipfile.ZipInfo], file_size: int) -> None:
-    """torch.save stores without compression, so honest sizes add up to less than the file."""
-    for info in infos:
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise _Damaged(f"its entry {shown(info.filename)} is compressed, which torch.save never does")
-    if sum(info.file_size for info in infos) > file_size:
-        raise _Damaged("its entries declare more bytes than the file has")
-
-
 def _read_legacy(path: Path) -> dict[str, Tensor]:
     """The format before torch 1.6: pickles of magic, version, system, value, storage keys; then storages."""
-    # A map rather than a stream: reading a declared length allocates no more than there is.
+    # A memory map: reading a declared length allocates no more than the file has.
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if read_pickle(data) != _LEGACY_MAGIC:
             raise _Damaged("it was not written by torch.save")
@@ -238,7 +234,7 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
 
 
 def _legacy_places(data: mmap.mmap, keys: list[Any], declared: Mapping[str, StorageRef]) -> dict[str, slice]:
-    """Where each storage's elements lie: after the pickles, in the order of `keys`, each after its count."""
+    """Each storage's elements: after the pickles, in the order of `keys`, each after its count."""
     places: dict[str, slice] = {}
     if len(keys) != len(declared) or not all(isinstance(key, str) for key in keys) or set(keys) != set(declared):
         raise _Damaged("its list of storages is not that of its tensors")
@@ -254,7 +250,7 @@ def _legacy_places(data: mmap.mmap, keys: list[Any], declared: Mapping[str, Stor
 
 
 def _weights(value: Any) -> dict[str, TensorRef]:
-    """The state dictionary of what was saved."""
+    """The state dictionary of a saved value."""
     state = value.get("state_dict", value) if isinstance(value, dict) else value
     if not isinstance(state, dict) or not any(isinstance(v, TensorRef) for v in state.values()):
         keys = f"; its keys are {shortened(map(str, value))}" if isinstance(value, dict) and value else ""
@@ -281,21 +277,21 @@ def _materialise(weights: Mapping[str, TensorRef], fetch: Fetch, file_size: int)
             storages[key] = torch.frombuffer(fetch(ref.storage), dtype=ref.storage.dtype)
         tensor = storages[key].as_strided(ref.size, ref.stride, ref.offset)
         whole = tensor.is_contiguous() and tensor.numel() == ref.storage.numel
-        # No two tensors of the result share memory.
+        # No two resulting tensors share memory.
         tensors[name] = tensor if whole and not seen else tensor.clone(memory_format=torch.contiguous_format)
     return tensors
 
 
 def _check_view(name: str, ref: TensorRef) -> None:
     """A tensor must lie within its storage, and not repeat its elements (stride 0)."""
-    name, storage = shown(name), ref.storage
-    if storage.dtype not in FLOAT_TYPES:
-        raise _Damaged(_wrong_type(name, storage.dtype))
+    storage = ref.storage
+    _check_type(name, storage.dtype)
+    name = shown(name)
     size, stride = ref.size, ref.stride
     if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 8):
         raise _Damaged(f"{name} has no proper shape")
     for number in (ref.offset, *size, *stride):
-        # The upper bound also keeps the products below from growing without end.
+        # The upper bound also bounds the products below.
         if type(number) is not int or not 0 <= number <= storage.numel:
             raise _Damaged(f"{name} has a shape, stride or offset that does not fit its storage")
     last = ref.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -303,20 +299,14 @@ def _check_view(name: str, ref: TensorRef) -> None:
         raise _Damaged(f"{name} of shape {size} does not fit its storage of {storage.numel} elements")
 
 
-def _checked_types(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for name, tensor in tensors.items():
-        if tensor.dtype not in FLOAT_TYPES:
-            raise _Damaged(_wrong_type(name, tensor.dtype))
-    return tensors
-
-
-def _wrong_type(name: str, dtype: torch.dtype) -> str:
-    valid = ", ".join(str(t).removeprefix("torch.") for t in FLOAT_TYPES)
-    return f"{shown(name)} has type {str(dtype).removeprefix('torch.')}, weights are {valid}"
+def _check_type(name: str, dtype: torch.dtype) -> None:
+    if dtype not in FLOAT_TYPES:
+        valid = ", ".join(str(t).removeprefix("torch.") for t in FLOAT_TYPES)
+        raise _Damaged(f"{shown(name)} has type {str(dtype).removeprefix('torch.')}, weights are {valid}")
 
 
 def bare_name(name: str) -> str:
-    """A tensor's name without what training code puts around a model: torch.compile, DDP, FSDP, Lightning."""
+    """A tensor's name without the prefixes of torch.compile, DDP, FSDP and Lightning."""
     name = _WRAPPERS.sub("", name)
     prefix = _PREFIXES.match(name)
     return name[prefix.end() :] if prefix else name

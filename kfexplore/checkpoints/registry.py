@@ -1,4 +1,4 @@
-"""From a path, a hub id or the name of a pair to models: where files are, and that they fit together."""
+"""Finds and loads models from a path, a hub id or the name of a pair, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kfexplore.checkpoints.files import (
     shortened,
     weight_files,
 )
-from kfexplore.checkpoints.hub import fetch_file
+from kfexplore.checkpoints.hub import ROLES, fetch_file
 from kfexplore.checkpoints.infer_config import KIND_NAMES, describe, stated_settings
 from kfexplore.checkpoints.reading import read_tensors
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, highest_id
@@ -40,19 +40,16 @@ DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository of the hub, at one commit."""
+    """A repository of the hub, `owner/name`, at one commit, and its checkpoint files."""
 
     name: str
-    """owner/name."""
     revision: str
-    """The commit that files are taken from."""
     files: tuple[str, ...]
-    """Its checkpoint files."""
 
 
 @dataclass(frozen=True)
 class NamedPair:
-    """A pair that can be asked for by name."""
+    """A pair that can be loaded by name."""
 
     teacher: str
     """File in the repository, or folder in the bundled pair."""
@@ -64,9 +61,9 @@ class NamedPair:
     repository: HubRepository | None = None
     """None: bundled with the package."""
     about: str = ""
-    """A few words beside the name, in lists."""
+    """A few words for lists."""
     info: dict[str, Any] = field(default_factory=dict)
-    """Data, licence and the like, for those who show them."""
+    """Data, licence and the like."""
 
 
 K_FORCING = HubRepository(
@@ -76,22 +73,19 @@ K_FORCING = HubRepository(
 )
 MDLM = HubRepository("kuleshov-group/mdlm-owt", "25ce5c5910fcbc5435ce208a27a5c75308eab4d2", ("model.safetensors",))
 REPOSITORIES = {repository.name: repository for repository in (K_FORCING, MDLM)}
-"""Repositories of which a bare 'owner/name' is enough, where they have one file."""
+"""Repositories that may be named as 'owner/name' if they have one file."""
 
+LICENCE = "MIT (model card of the hub repository)"
 NAMED = {
-    "stories": NamedPair(
-        "teacher", "student", "masked", about="simple stories", info={"data": "generated simple stories"}
-    ),
-    "tales": NamedPair(
-        "teacher", "student", "masked", about="real books: harder", info={"data": "the bundled corpus of tales"}
-    ),
+    "stories": NamedPair(*ROLES, about="simple stories", info={"data": "generated simple stories"}),
+    "tales": NamedPair(*ROLES, about="real books: harder", info={"data": "the bundled corpus of tales"}),
     "owt": NamedPair(
         K_FORCING.files[0],
         K_FORCING.files[1],
         tokenizer="gpt2",
         repository=K_FORCING,
         about="web texts (hub)",
-        info={"data": "OpenWebText", "licence": "MIT (model card of the hub repository)"},
+        info={"data": "OpenWebText", "licence": LICENCE},
     ),
     "lm1b": NamedPair(
         K_FORCING.files[2],
@@ -99,17 +93,17 @@ NAMED = {
         tokenizer="bert-base-uncased",
         repository=K_FORCING,
         about="news (hub)",
-        info={"data": "LM1B", "licence": "MIT (model card of the hub repository)"},
+        info={"data": "LM1B", "licence": LICENCE},
     ),
 }
 
 
 @dataclass(frozen=True)
 class PairParts:
-    """Where the parts of a pair are: models for `load_model`, a tokenizer for `load_tokenizer`."""
+    """Paths of a pair: models for `load_model`, a tokenizer for `load_tokenizer`."""
 
     teacher: Path
-    """Or the folder of a model of transformers, for `load_causal`."""
+    """Or the folder of a transformers model, for `load_causal`."""
     student: Path | None
     masked: Path | None
     tokenizer: Path | str | None
@@ -122,20 +116,22 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     kind: Kind | None = None,
 ) -> Model:
-    """A teacher, student or masked model, told from the checkpoint's own tensors; without gradients.
+    """Loads a teacher, student or masked model, recognised by the checkpoint's tensors; without gradients.
 
     Args:
         path_or_id: A checkpoint file, a folder with one (as `saving.save_model` writes), a hub id
-            `owner/name/file`, or `owner/name` of a repository known here to have one file.
+            `owner/name/file`, or `owner/name` of a known repository with one file.
         device: None: the CPU.
         dtype: None: float32, whatever the file has; the rotary frequencies keep the file's type.
         kind: What the checkpoint must hold; None: any.
 
     Raises:
-        KfError: nothing is there, it cannot be read safely (`reading.read_tensors`), it is no such model
-            (`infer_config.describe`) or not of the kind asked for, or the device or dtype is not to be had.
+        KfError: nothing is there, it cannot be read safely (`reading.read_tensors`), it is not a model of this kind
+            (`infer_config.describe`), or the device or dtype is not available.
     """
-    target, number = usable_device(device), _dtype(dtype)
+    target, number = usable_device(device), DTYPES.get(str(dtype or torch.float32).removeprefix("torch."))
+    if number is None:
+        raise KfError(f"A model cannot be held as {dtype}.", ", ".join(DTYPES))
     path = locate(path_or_id)
     tensors = read_tensors(path)
     config = describe(tensors, stated_settings(path), str(path))
@@ -144,7 +140,7 @@ def load_model(
             f"{path} is a {KIND_NAMES[config.kind]} checkpoint, a {KIND_NAMES[kind].split()[0]} was asked for.",
             f"a {KIND_NAMES[kind]} checkpoint",
         )
-    with torch.device("meta"):  # the tensors become the parameters: no weights are drawn to be thrown away
+    with torch.device("meta"):  # the tensors become the parameters; no weights are initialised
         model = build(config)
     placed = {
         name: tensor.to(target) if name.endswith("inv_freq") else tensor.to(target, number)
@@ -155,7 +151,7 @@ def load_model(
 
 
 def locate(path_or_id: str | Path) -> Path:
-    """The checkpoint file that a path or a hub id means; fetched if need be.
+    """The checkpoint file of a path or a hub id; fetched if need be.
 
     Raises:
         KfError: a folder without one clear checkpoint; a hub file that is not here and cannot be fetched.
@@ -165,19 +161,19 @@ def locate(path_or_id: str | Path) -> Path:
         return _file_in(path)
     name = str(path_or_id)
     if path.exists() or isinstance(path_or_id, Path) or not _is_hub_id(name):
-        return path  # a missing file is `read_tensors`' to report
+        return path  # `read_tensors` reports a missing file
     owner, repository, *file = name.split("/", 2)
     return _hub_file(f"{owner}/{repository}", file[0] if file else None)
 
 
 def pair_parts(name_or_folder: str | Path) -> PairParts:
-    """Where the models and the tokenizer of a pair are; published ones are fetched on first use.
+    """Paths of the models and the tokenizer of a pair; published ones are fetched on first use.
 
     Args:
         name_or_folder: A name of `NAMED`, or a folder with `teacher` and optionally `student` and `masked`:
             each a folder that `save_model` wrote or a checkpoint file (teacher.ckpt); and optionally a
-            tokenizer.json and a training.json. Without `teacher`, a folder may itself be a model of transformers.
-            A name wins over a folder of that name, which `./tales` means.
+            tokenizer.json and a training.json. A folder without `teacher` may be a transformers model.
+            A name takes precedence over a folder of that name; write `./tales` for the folder.
 
     Raises:
         KfError: no such name (near ones are named) or folder, a part is missing, or the hub cannot be
@@ -200,7 +196,7 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
 
 
 def fingerprint(parts: PairParts) -> str:
-    """Of the weights of teacher and student: sha256 of their files, in hexadecimal."""
+    """sha256 of the weight files of teacher and student, in hexadecimal."""
     files = [locate(path) for path in (parts.teacher, parts.student) if path]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -208,7 +204,7 @@ def fingerprint(parts: PairParts) -> str:
 def check_pair(
     teacher: ModelConfig | CausalConfig, others: Mapping[str, ModelConfig], tokenizer: AnyTokenizer | None = None
 ) -> None:
-    """Raises KfError unless models and tokenizer share one vocabulary; a model of transformers has no mask token."""
+    """Raises KfError unless models and tokenizer share one vocabulary; a transformers model has no mask token."""
     for name, config in others.items():
         for setting in ("vocab_size", "mask_id"):
             ours, theirs = getattr(teacher, setting, None), getattr(config, setting)
@@ -217,7 +213,7 @@ def check_pair(
                     f"teacher and {name} do not fit together: {setting} is {ours} and {theirs}.",
                     "models of one vocabulary",
                 )
-    # An added token above the rows (to fill up batches) may stay unused: a prompt that has it is refused.
+    # An added token above the rows (such as a padding token) may stay unused: a prompt with it is refused.
     if tokenizer is not None and (highest := highest_id(tokenizer, added=False)) >= teacher.vocab_size:
         raise KfError(
             f"The tokenizer does not fit the model: its highest id is {highest}, "
@@ -227,26 +223,19 @@ def check_pair(
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
-    """A device that is there: a first number is read from it, as only that tells."""
+    """The device, if it works: checked by reading a number from it."""
     try:
         found = torch.device("cpu" if device is None else device)
-        if found.type not in ("cpu", "cuda"):  # MPS has no float64, which distributions are summed up in
+        if found.type not in ("cpu", "cuda"):  # MPS has no float64, in which distributions are summed
             raise RuntimeError("it is not supported.")
         torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         why = str(error).splitlines()[0]
-        listed = why.startswith("Expected one of")  # all devices that torch knows: twenty
+        listed = why.startswith("Expected one of")  # lists all twenty devices that torch knows
         raise KfError(
             f"The device {str(device)!r} cannot be used" + ("." if listed else f": {why}"),
             "cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is seen here)"),
         ) from error
-    return found
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    found = DTYPES.get(str(torch.float32 if dtype is None else dtype).removeprefix("torch."))
-    if found is None:
-        raise KfError(f"A model cannot be held as {dtype}.", ", ".join(DTYPES))
     return found
 
 
@@ -263,7 +252,7 @@ def _file_in(folder: Path) -> Path:
 
 
 def _is_hub_id(name: str) -> bool:
-    """`owner/name`, or `owner/name/file` of a checkpoint; not a local path that happens to be missing."""
+    """Whether it is `owner/name` or `owner/name/file` of a checkpoint, not a missing local path."""
     parts = name.split("/")
     if not all(re.fullmatch(r"[\w-][\w.-]*", part) for part in parts) or Path(parts[0]).exists():
         return False
@@ -294,16 +283,15 @@ def _published(name: str, pair: NamedPair, info: dict[str, Any]) -> PairParts:
 
 
 def bundled_pairs() -> list[str]:
-    """Names of the bundled pairs whose folders are here."""
+    """Names of the bundled pairs whose folders exist."""
     return [name for name, pair in NAMED.items() if pair.repository is None and any(map(Path.is_dir, _places(name)))]
 
 
 def bundled_folder(name: str) -> Path:
-    """A bundled pair: beside the package in a working copy, inside it where it was packed so."""
+    """Folder of a bundled pair: beside the package in a working copy, or packed inside it."""
     places = _places(name)
-    for place in places:
-        if place.is_dir():
-            return place
+    if found := next(filter(Path.is_dir, places), None):
+        return found
     raise KfError(
         f"The bundled pair {name} is not where it should be, in {places[0]}.",
         "a whole working copy of the repository, installed with pip install -e .",
@@ -319,27 +307,18 @@ def _in_folder(folder: Path, info: dict[str, Any]) -> PairParts:
     tokenizer, training = folder / TOKENIZER_FILE, folder / TRAINING_FILE
     if os.path.lexists(training):
         info = {**info, "training": read_json_object(training, 1 << 16)}
-    return PairParts(
-        _teacher_in(folder),
-        _part(folder, "student"),
-        _part(folder, "masked"),
-        tokenizer if os.path.lexists(tokenizer) else None,
-        {**info, "folder": str(folder)},
-    )
-
-
-def _teacher_in(folder: Path) -> Path:
-    found = _part(folder, "teacher")
-    if found is None and is_causal(folder):
-        return folder
-    if found is None:
+    teacher, student, masked = (_part(folder, role) for role in ROLES)
+    if teacher is None and is_causal(folder):
+        teacher = folder
+    if teacher is None:
         there = sorted(f.name for f in folder.iterdir())
         raise KfError(
             f"The pair in {folder} has no teacher.",
-            "a folder teacher/ or a file teacher.safetensors, teacher.ckpt, ...; or a model of transformers",
+            "a folder teacher/ or a file teacher.safetensors, teacher.ckpt, ...; or a transformers model",
             f"add it; the folder has: {shortened(there) or 'nothing'}",
         )
-    return found
+    words = tokenizer if os.path.lexists(tokenizer) else None
+    return PairParts(teacher, student, masked, words, {**info, "folder": str(folder)})
 
 
 def _part(folder: Path, role: str) -> Path | None:

@@ -21,22 +21,22 @@ MAX_TOKENIZER_BYTES = 40 << 20
 FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama: BPE, WordPiece or WordLevel"
 END_OF_TEXT = "<|endoftext|>"
 FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
-"""What opens and closes a document in training, by the family of the tokenizer: GPT-2's, BERT's, Llama's."""
+"""First and last token of a document in training, by tokenizer family: GPT-2, BERT, Llama."""
 ENDS_OF_TEXT = ("<|end_of_text|>", "<eos>", *(closing for _, closing in FRAMES))
-"""What ends a text: Llama 3's, Gemma's, and those above."""
+"""Tokens that end a text: Llama 3's, Gemma's, and those above."""
 REVISIONS = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
 }
 """Commits from which the tokenizers of the published pairs are taken; any other name means its newest."""
 LONGEST_CHARACTER = 4
-"""Bytes, so tokens that one character can be spread over."""
+"""Bytes of a character, and so the most tokens that it can be split into."""
 REMEMBERED = 2**16
-"""Pieces that a `Spelling` keeps."""
+"""Pieces that a `Spelling` caches."""
 
 
 class AnyTokenizer(Protocol):
-    """What `tokenizers.Tokenizer` and the tokenizers of transformers have in common."""
+    """Common interface of `tokenizers.Tokenizer` and the tokenizers of transformers."""
 
     def encode(self, text: Any, /, *, add_special_tokens: bool = True) -> Any: ...
 
@@ -46,7 +46,7 @@ class AnyTokenizer(Protocol):
 
 
 def document_frame(tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
-    """Ids that open and close a document in training; both empty where the tokenizer has no such tokens."""
+    """Ids before and after a document in training; both empty if the tokenizer has no such tokens."""
     vocabulary = tokenizer.get_vocab()
     for opening, closing in FRAMES:
         if closing in vocabulary and (not opening or opening in vocabulary):
@@ -57,12 +57,12 @@ def document_frame(tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
 def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     """A tokenizer from a tokenizer.json, a folder that has one, or a hub name such as `gpt2`.
 
-    A hub name is looked up in the folder for files put there by hand first (`files.by_hand`), and then
-    fetched by transformers, without remote code.
+    A hub name is looked up in the folder for files downloaded by hand (`files.by_hand`), then fetched by transformers,
+    without remote code.
 
     Raises:
-        KfError: the file is missing, too large, not a tokenizer or one that asks for too much (`tokenizer_checks`);
-            the hub has none or cannot be reached.
+        KfError: the file is missing, too large, not a tokenizer, or refused by `tokenizer_checks`; the hub has none or
+            cannot be reached.
     """
     path = given(path_or_name)
     if path.is_dir():
@@ -80,7 +80,7 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
 
 
 def slow_only(folder: Path) -> KfError | None:
-    """The error for a folder whose tokenizer is of the slow kind of transformers; None: it has none of these either."""
+    """The error for a folder that has only a slow tokenizer of transformers; None: it has none."""
     found = [name for name in SLOW_FILES if (folder / name).is_file()]
     if not found:
         return None
@@ -95,7 +95,7 @@ def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
     """Token ids of a text, with no special tokens added."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # an argument in another encoding, or half of a pair of surrogates
+    except UnicodeEncodeError as error:  # an argument in another encoding, or half a surrogate pair
         place = f"character {error.start + 1} is {text[error.start]!a}"
         raise KfError(f"The text is not valid Unicode: {place}.", "text in UTF-8") from None
     with _refused("The tokenizer cannot encode this text", f"another text, or a sound {TOKENIZER_FILE}"):
@@ -104,7 +104,7 @@ def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
 
 
 def decode_ids(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
-    """The text of token ids, special tokens shown, spaces as they are."""
+    """The text of token ids with special tokens, spaces unchanged."""
     options = {"skip_special_tokens": False}
     if not isinstance(tokenizer, Tokenizer):
         options["clean_up_tokenization_spaces"] = False
@@ -113,14 +113,9 @@ def decode_ids(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
 
 
 def continuation(tokenizer: AnyTokenizer, ids: Iterable[int], before: Sequence[int]) -> str:
-    """The text that token ids add to what stands before them: a space that begins it is kept.
+    """The text of token ids `ids` after the token ids `before`, with its leading space.
 
-    Decoders of the sentence-piece and BERT families drop the space that begins a text.
-
-    Args:
-        tokenizer: Any.
-        ids: What is added.
-        before: Token ids; [] at a beginning.
+    Decoders of the SentencePiece and BERT families drop the space at the beginning of a text.
     """
     ids, last = list(ids), list(before[-1:])
     held, whole = decode_ids(tokenizer, last), decode_ids(tokenizer, [*last, *ids])
@@ -128,15 +123,15 @@ def continuation(tokenizer: AnyTokenizer, ids: Iterable[int], before: Sequence[i
 
 
 def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:
-    """Each token's own text, leading space included; `<id>` for one that the tokenizer has not (the mask).
+    """Each token's own text with its leading space; `<id>` for an unknown one (the mask).
 
-    A token that is part of a character has the replacement character U+FFFD for it.
+    Part of a character becomes the replacement character U+FFFD.
     """
     return [_token_text(tokenizer, int(i)) for i in ids]
 
 
 def plain_text(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
-    """The text of token ids without special tokens; a space stands between documents that one of them separates."""
+    """The text of token ids without special tokens; documents that these separate are joined by a space."""
     special, documents = _special_ids(tokenizer), list[list[int]]([[]])
     for token in map(int, ids):
         if token in special:
@@ -147,17 +142,16 @@ def plain_text(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
 
 
 def end_of_text(tokenizer: AnyTokenizer) -> int | None:
-    """The token that ends a text; None: the tokenizer has none of `ENDS_OF_TEXT`."""
+    """The first of `ENDS_OF_TEXT` that the tokenizer has; None: it has none."""
     vocabulary = tokenizer.get_vocab()
     return next((vocabulary[name] for name in ENDS_OF_TEXT if name in vocabulary), None)
 
 
 class Spelling:
-    """Each token's part of a running text, which is not always the token's own text.
+    """Each token's part of a running text, which may differ from the token's own text.
 
-    A character may be spread over tokens, none of which can be read alone, and tokenizers of the BERT family write a
-    space before a word only where something stands before it. What was found is kept: a page asks for the same text
-    again and again while it grows.
+    A character may be split into tokens that cannot be read alone, and tokenizers of the BERT family write a space
+    before a word only after other text. Pieces are cached: the app spells the same text repeatedly while it grows.
     """
 
     def __init__(self, tokenizer: AnyTokenizer) -> None:
@@ -165,12 +159,7 @@ class Spelling:
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {}
 
     def pieces(self, ids: list[int], before: list[int]) -> list[str]:
-        """One a token; "" for one whose character the next tokens complete.
-
-        Args:
-            ids: The text.
-            before: What stands before it; [] at a beginning.
-        """
+        """One piece per token of `ids` after the token ids `before`; "" if later tokens complete its character."""
         pieces: list[str] = []
         last, held = tuple(before[-1:]), tuple[int, ...]()
         for n, token in enumerate(ids):
@@ -195,12 +184,7 @@ class Spelling:
 
 
 def highest_id(tokenizer: AnyTokenizer, added: bool = True) -> int:
-    """The largest token id.
-
-    Args:
-        tokenizer: Any with a fast version.
-        added: With those of added tokens, such as the one that fills up a batch.
-    """
+    """The largest token id of a tokenizer with a fast version; with `added`, also of added tokens such as padding."""
     fast: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
     return max((tokenizer.get_vocab() if added else fast.get_vocab(with_added_tokens=False)).values())
 
@@ -211,12 +195,11 @@ def _token_text(tokenizer: Any, token: int) -> str:
     if piece is None:
         return f"<{token}>"
     text = decode_ids(tokenizer, [token])
-    # Decoders of the sentence-piece family drop the space that begins a text.
+    # SentencePiece decoders drop the space at the beginning of a text.
     return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 
 
 def _special_ids(tokenizer: Any) -> set[int]:
-    """Ids of special tokens, such as those that frame a document."""
     if not isinstance(tokenizer, Tokenizer):
         return {int(token) for token in tokenizer.all_special_ids}
     return {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
@@ -224,7 +207,7 @@ def _special_ids(tokenizer: Any) -> set[int]:
 
 @contextmanager
 def _refused(failed: str, valid: str) -> Iterator[None]:
-    """Turns whatever the library raises into a KfError: plain Exceptions, and panics, which are none."""
+    """Turns whatever the library raises into a KfError: also panics, which are not Exceptions."""
     try:
         yield
     except BaseException as error:
@@ -238,7 +221,7 @@ def _from_file(path: Path) -> AnyTokenizer:
     with _refused(f"{path} is not a tokenizer that can be used", f"a {TOKENIZER_FILE} of {FAMILIES}"):
         check_pipeline(json_object(text))
         tokenizer = Tokenizer.from_str(text)
-    # A prompt is never filled up or cut by its tokenizer: a file can ask for 10^12 tokens of filling.
+    # A tokenizer never pads or truncates a prompt here: a file can ask for 10^12 tokens of padding.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return _without_cleanup(tokenizer)
@@ -264,7 +247,7 @@ def _from_hub(name: str) -> AnyTokenizer:
 
 
 def _without_cleanup(tokenizer: Any) -> AnyTokenizer:
-    """Tells the decoder of the BERT family to leave the space before a full stop, which no option of decode does."""
+    """Makes BERT decoders keep the space before a full stop, for which decode has no option."""
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", tokenizer), "decoder", None)
     if decoder is not None and hasattr(decoder, "cleanup"):
         decoder.cleanup = False

@@ -1,4 +1,4 @@
-"""`kfexplore doctor`: devices, versions and fast paths of this machine, each path checked where it can run."""
+"""`kfexplore doctor`: devices, versions and fast paths of this machine; checks every path that can run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PACKAGES: Final = ("torch", "transformers", "tokenizers", "numpy", "gradio", "pl
 
 
 def doctor(as_json: JsonFlag = False) -> None:
-    """Show devices, versions and fast paths; check every path that can run here, and say what the others need."""
+    """Show devices, versions and fast paths; check every path that can run, and show what the others need."""
     found = examine()
     print(json.dumps(found, indent=2) if as_json else _report(found))
 
 
 def examine() -> dict[str, Any]:
-    """Checks the fast paths on every CUDA device; returns what `kfexplore doctor --json` prints."""
+    """Checks the fast paths on every CUDA device; returns the document of `kfexplore doctor --json`."""
     places = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     devices = [{"device": "cpu", "name": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}]
     for place in places:
@@ -59,10 +59,10 @@ def examine() -> dict[str, Any]:
 
 
 def probe(place: torch.device) -> str:
-    """Decodes and trains with tiny models on a device, so that every fast path there is checked.
+    """Decodes and trains with tiny models on a device, which checks every fast path there.
 
     Returns:
-        What was raised outside of the fast paths; empty if nothing was.
+        The error raised outside of the fast paths; "" if there was none.
     """
     shape = {"vocab_size": 64, "width": 128, "depth": 2, "heads": 2, "mask_id": 63, "context": 64}  # head size 64
     try:
@@ -82,7 +82,7 @@ def probe(place: torch.device) -> str:
             student.requires_grad_(True)
             logits = student.group_logits(ids, torch.full((1, 2, 4), 0.3, device=place), ends)
             logits.square().mean().backward()
-    except Exception as error:  # of a driver or a library: it is what is reported
+    except Exception as error:  # from a driver or a library; it is reported
         return f"{type(error).__name__}: {error}"
     return ""
 

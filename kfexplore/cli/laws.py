@@ -1,4 +1,4 @@
-"""`kfexplore laws`: the exact law of a block beside what marginals give."""
+"""`kfexplore laws`: the exact distribution of a block beside its marginals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kfexplore.cli.options import DeviceOption, IdsOption, PairOption, PromptOption, read_context
+from kfexplore.cli.options import DeviceOption, IdsOption, JsonFlag, PairOption, PromptOption, read_context
 from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS
 from kfexplore.errors import KfError
 
@@ -20,30 +20,30 @@ def laws(
     toy: Annotated[
         str | None, typer.Option(help="permutation, correlation, noisy-xor, chain or not-all-equal.")
     ] = None,
-    eps: Annotated[float | None, typer.Option(help="noisy-xor, chain: probability of a flip (0.1).")] = None,
-    rho: Annotated[float | None, typer.Option(help="correlation: of the two bits (0.5).")] = None,
-    length: Annotated[int | None, typer.Option(help="permutation (2), chain (3): tokens, 2 to 6.")] = None,
+    eps: Annotated[float | None, typer.Option(help="noisy-xor, chain: flip probability; default 0.1.")] = None,
+    rho: Annotated[float | None, typer.Option(help="correlation: correlation of the two bits; default 0.5.")] = None,
+    length: Annotated[int | None, typer.Option(help="permutation, chain: tokens, 2 to 6; default 2 and 3.")] = None,
     pair: PairOption = None,
     prompt: PromptOption = None,
     token_ids: IdsOption = None,
-    k: Annotated[int, typer.Option("--k", "--K", help="Tokens of a block, 2 to 4.")] = 2,
-    blocks: Annotated[int, typer.Option(help="Blocks that each sampler draws.")] = STUDY_BLOCKS,
-    seed: Annotated[int, typer.Option(help="Keys the noise, with the sample's number.")] = 0,
+    k: Annotated[int, typer.Option("--k", "--K", help="Tokens per block, 2 to 4.")] = 2,
+    blocks: Annotated[int, typer.Option(help="Blocks drawn by each sampler.")] = STUDY_BLOCKS,
+    seed: Annotated[int, typer.Option(help="Random seed; noise is keyed by seed and sample.")] = 0,
     first: Annotated[
-        int | None, typer.Option(help="First tokens considered; by default all, of a large vocabulary 98 %.")
+        int | None, typer.Option(help="First tokens considered; default: all, of a large vocabulary 98 %.")
     ] = None,
     temperature: Annotated[
-        float, typer.Option(help="Of teacher and student; the masked model is left out unless it is 1.")
+        float, typer.Option(help="Temperature of teacher and student; other than 1 excludes the masked model.")
     ] = 1.0,
     device: DeviceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
-    """What marginals lose: of the next tokens after a prompt, exactly and by sampler, or of a toy law (--toy)."""
+    """Show what marginals lose for the next tokens after a prompt, exactly and by sampler, or for a toy (--toy)."""
     if toy is not None and (pair or prompt is not None or token_ids is not None):
-        raise KfError("A law is named in two ways.", "--toy NAME, or --pair with --prompt or --token-ids")
+        raise KfError("A distribution is named in two ways.", "--toy NAME, or --pair with --prompt or --token-ids")
     own = [option for option, value in {"--eps": eps, "--rho": rho, "--length": length}.items() if value is not None]
     if toy is None and own:
-        raise KfError(f"Only a toy law takes {' and '.join(own)}.", "--toy NAME with it, or --pair without")
+        raise KfError(f"{' and '.join(own)} can only be used with a toy.", "--toy NAME with it, or --pair without")
     if toy is not None and temperature != 1.0:
         raise KfError("--temperature cannot be used with --toy.", "--pair with --prompt or --token-ids")
     if toy is not None:
@@ -51,30 +51,16 @@ def laws(
         return
     if pair is None and prompt is None and token_ids is None:
         raise KfError(
-            "No law is named.",
+            "No distribution is named.",
             "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
         )
-    _context(pair or DEFAULT_PAIR, prompt, token_ids, k, blocks, seed, first, temperature, device, as_json)
-
-
-def _context(
-    name: str,
-    prompt: str | None,
-    token_ids: str | None,
-    k: int,
-    blocks: int,
-    seed: int,
-    first: int | None,
-    temperature: float,
-    device: str | None,
-    as_json: bool,
-) -> None:
     from kfexplore.laws.study import finished, study_steps
     from kfexplore.pair import load_pair
 
-    pair = load_pair(name, device=device)
-    ids = read_context(pair, prompt, token_ids)
-    measured = finished(study_steps(pair, ids, k, blocks, seed, first, temperature))
+    name = pair or DEFAULT_PAIR
+    chosen = load_pair(name, device=device)
+    ids = read_context(chosen, prompt, token_ids)
+    measured = finished(study_steps(chosen, ids, k, blocks, seed, first, temperature))
     print(json.dumps({"pair": name, **measured.as_json()}, allow_nan=False) if as_json else _summary(measured))
 
 
@@ -116,7 +102,7 @@ def _toy(name: str, options: dict[str, float | None], as_json: bool) -> None:
 
     given = {option: value for option, value in options.items() if value is not None}
     for option in [option for option in given if name in TOYS and option not in TOYS[name].parameters]:
-        print(f"kfexplore: {name} takes no {option}; it is left out.", file=sys.stderr)
+        print(f"kfexplore: {name} takes no {option}; it is ignored.", file=sys.stderr)
         del given[option]
     measured = toy_law(name, **given)
     if as_json:

@@ -12,7 +12,7 @@ from kfexplore.cli.generate import generate
 from kfexplore.cli.laws import laws
 from kfexplore.cli.map import map_command
 from kfexplore.cli.train import train
-from kfexplore.errors import told
+from kfexplore.errors import reported
 
 app = typer.Typer(
     help="Explore K-Forcing: K uniform noise variables to K tokens in one pass.",
@@ -33,5 +33,5 @@ app.add_typer(export, name="export")
 
 def main() -> None:
     """Runs the command line; a user error is printed and exits with 2."""
-    with told():
+    with reported():
         app()
