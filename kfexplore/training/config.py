@@ -29,22 +29,22 @@ class TrainConfig:
     steps: int
     """Optimizer steps."""
     batch: int = 16
-    """Contexts a step, over all processes."""
+    """Contexts per step, over all processes."""
     accumulate: int = 1
-    """Equal parts in which a process takes its contexts of a step, one after another: less memory, the same step."""
+    """Gradient accumulation: equal parts of a step's contexts, one after another. Less memory, the same step."""
     context: int = 0
-    """Tokens per context; 0: as many as the recipe's models have."""
+    """Tokens per context; 0: the context length of the recipe's models."""
     block: int = 1
-    """Student: noise slots K a group."""
+    """Student: noise slots per group, the k it is trained for."""
     groups: int = 128
-    """Student: random positions a context at which a group of noise slots stands."""
+    """Student: random positions per context at which groups of noise slots are placed."""
     noises: int = 1
-    """Student: groups (noise vectors) at each of these positions."""
+    """Student: groups (noise vectors) per position."""
     targets: Literal["exact", "self", "inversion"] = "exact"
-    """Student: what it learns. exact: the teacher unrolled; self: a frozen student of half the slots, in two rounds
+    """Student: its targets. exact: the teacher unrolled; self: a frozen student of half the slots, in two rounds
     (progressive self-forcing); inversion: the text itself, under noise drawn from its cells."""
     causal: bool = True
-    """Student: a slot sees the slots before it; false: itself and the context only (multi-token heads)."""
+    """Student: a slot sees the slots before it; false: only itself and the context (multi-token heads)."""
     ntp_loss_weight: float = 0.0
     """Student: weight of the next-token loss at the context's positions, added to the loss of the map."""
     on_policy_fraction: float = 0.0
@@ -61,26 +61,26 @@ class TrainConfig:
     lr: float = 1e-3
     """Peak learning rate of AdamW; Muon's is scaled to updates of the same size."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Of AdamW."""
+    """Betas of AdamW."""
     eps: float = 1e-8
-    """Of AdamW."""
+    """Epsilon of AdamW."""
     warmup: int = 100
-    """Steps of linear rise."""
+    """Steps of linear warm-up."""
     decay: float = 0.3
-    """Last share of the steps over which the learning rate falls linearly to zero; constant before."""
+    """Fraction of the steps, at the end, over which the learning rate falls linearly to zero."""
     weight_decay: float = 0.01
-    """Of the matrices of the blocks."""
+    """Weight decay of the matrices in the blocks."""
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Gradient clipping: largest norm."""
     ema: float = 0.0
-    """Decay a step of the running mean of the weights that is saved as the model; 0: the weights themselves."""
+    """Decay per step of the moving average of the weights, which is saved as the model; 0: the weights themselves."""
     wise_ft_alpha: float = 0.0
     """Weight interpolation (WiSE-FT, arXiv 2109.01903): saves alpha * initial + (1 - alpha) * trained weights. Brief
     continued training can forget more than it gains; the mean keeps both."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products of the pass with gradient under autocast. Targets are always computed in fp32."""
     seed: int = 0
-    """Keys all random numbers, with the step."""
+    """Keys all random numbers, together with the step."""
     save_every: float = 120.0
     """Seconds between saved states."""
 
@@ -111,7 +111,7 @@ class TrainConfig:
 
     @property
     def places(self) -> int:
-        """Student: positions of a context at which a group of noise slots can stand.
+        """Student: positions of a context at which a group of noise slots can be placed.
 
         One after every token; for noise inversion the text must hold the block as well.
         """
@@ -125,16 +125,16 @@ class StoriesConfig:
     count: int = 40_000
     """Stories to train on."""
     held_out: int = 2_000
-    """Stories that are kept back, of another seed."""
+    """Held-out stories, from another seed."""
     seed: int = 0
-    """Keys the stories to train on; those kept back have the next one."""
+    """Seed of the training stories; held-out stories use the next one."""
     richness: float = 1.0
     """How evenly choices are made: near 0 every story is the same, at 1 options have weights 1 / sqrt(rank)."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the tokens of a recipe are made of. A document is a text file, or a row of a hub dataset."""
+    """The data of a recipe. A document is a text file, or a row of a hub dataset."""
 
     vocab_size: int = 0
     """Tokens of a tokenizer that is trained on the documents, the mask excluded; 0: `tokenizer` names one."""
@@ -143,11 +143,11 @@ class DataConfig:
     dataset: str | None = None
     """Hub dataset; None: a folder of texts is given when the data are prepared."""
     split: str = "train"
-    """Of the hub dataset."""
+    """Split of the hub dataset."""
     column: str = "text"
-    """Of the hub dataset: where its texts are."""
+    """Column of the hub dataset with the texts."""
     stories: StoriesConfig | None = None
-    """Generated stories instead of texts of others; they need neither a folder nor a network."""
+    """Generated stories instead of texts; they need neither a folder nor a network."""
     held_out: tuple[str, ...] = ()
     """Beginnings of the names of documents that are held out. A file has its own name, a row of a hub dataset its
     number in eight digits, from 00000000: `00000` holds out the first thousand. Not for generated stories."""
@@ -155,11 +155,11 @@ class DataConfig:
     """Hold out this fraction of the documents, chosen by a hash of their names, instead of those in `held_out`;
     0: by name, and 5 % where no name matches."""
     whole_documents: bool = False
-    """Training contexts begin where a document begins; otherwise anywhere."""
+    """Whether training contexts start at the beginning of a document; otherwise anywhere."""
 
     def __post_init__(self) -> None:
         if (self.vocab_size > 0) == (self.tokenizer is not None):
-            raise KfError("The tokenizer is named in two ways, or in none.", "vocab_size to train one, or tokenizer")
+            raise KfError("The recipe needs one tokenizer.", "vocab_size to train one, or tokenizer to name one")
         if self.tokenizer is None and self.vocab_size < MIN_VOCAB:
             raise KfError(f"vocab_size is {self.vocab_size}.", f"at least {MIN_VOCAB}: bytes and the end of a text")
         if not 0 <= self.held_out_fraction < 1:
@@ -177,9 +177,9 @@ class Recipe:
     name: str
     """What `--recipe` takes: the name of a bundled recipe, or the path of a file."""
     about: str
-    """A sentence for those who choose."""
+    """One sentence for those who choose."""
     data: DataConfig
-    """What the tokens are made of."""
+    """The data."""
     width: int
     """Residual width H of all models."""
     depth: int
@@ -191,7 +191,7 @@ class Recipe:
     teacher: TrainConfig
     """The autoregressive stage."""
     students: tuple[TrainConfig, ...]
-    """Stages AR -> PFLM(k) -> PFLM(more): each student begins with the weights of the stage before."""
+    """Stages AR -> PFLM(k) -> PFLM(larger k): each student starts from the weights of the stage before."""
     student_depth: int = 0
     """Blocks of the students, at least `depth`; 0: as many. Blocks beyond the teacher's begin as the identity."""
     masked: TrainConfig | None = None

@@ -185,8 +185,8 @@ def test_an_unknown_name_names_the_near_ones(name: str, near: str) -> None:
         ({"students__0__targets": "inversion", "students__0__groups": 8}, "groups is 8 in student1", "1 to 7"),
         ({"cond_width": 4}, "cond_width is 4", "masked"),
         ({"masked": {"steps": 1, "context": 8, "groups": 1}}, "cond_width is 0", "at least 1"),
-        ({"data__tokenizer": "gpt2"}, "named in two ways", ""),
-        ({"data__vocab_size": 0}, "or in none", ""),
+        ({"data__tokenizer": "gpt2"}, "needs one tokenizer", ""),
+        ({"data__vocab_size": 0}, "needs one tokenizer", ""),
         ({"data__vocab_size": 100}, "vocab_size is 100", "257"),
     ],
 )
