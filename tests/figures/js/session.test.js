@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { beforeEach, mock, test } from "node:test";
 
 import { REFINE, SETTLE, ask } from "../../../kfexplore/figures/assets/session.js";
-import { activated, busy, diced, gridChanged, heated, lockToggled, picked, reset, shortened, slid, slidByKey, typed }
+import { openQuestion } from "../../../kfexplore/figures/assets/decisions.js";
+import { activated, busy, gridChanged, heated, picked, reset, shortened, slid, slidByKey, typed }
   from "../../../kfexplore/figures/assets/state.js";
 import { K, START, STEPS, Server, arrived, sessionOn, tokens } from "./played.js";
 
@@ -51,6 +52,12 @@ test("a slider that the reader points at gets its sweep before it moves", async 
   session.move(slid(session.state, 0, 0.4));
   assertTrue(session);
   assert.ok(!server.names.includes("point"));
+  session.update(activated(session.state, 1));
+  await settle();
+  server.asked = [];
+  session.move(typed(session.state, 0, "0.2"), true);
+  await arrived();
+  assert.deepEqual(server.sweeps, [[1], [2]], "one question for slot 1, which is active and whose track has changed");
 });
 
 test("what the page does not hold is a point, one in flight, and the newest wins", async () => {
@@ -68,8 +75,8 @@ test("what the page does not hold is a point, one in flight, and the newest wins
   assertTrue(session);
 });
 
-test("a late answer does not replace a newer one", async () => {
-  const server = new Server();
+for (const failing of [[], ["point"]]) test(`a late answer does not replace a newer one ${failing}`, async () => {
+  const server = Object.assign(new Server(), { failing });
   const session = sessionOn(server);
   let answer;
   server.hold = new Promise((resolve) => (answer = resolve));
@@ -79,7 +86,7 @@ test("a late answer does not replace a newer one", async () => {
   assert.equal(session.state.point.source, "table");
   answer();
   await arrived();
-  assert.equal(session.state.point.source, "table");
+  assert.deepEqual([session.state.point.source, session.state.message], ["table", null]);
   assertTrue(session);
   assert.equal(server.names.filter((name) => name === "point").length, 1);
 });
@@ -93,24 +100,13 @@ test("a GPU is asked for all tracks at once, and once more after it was busy", a
   assert.deepEqual(server.sweeps, [[1, 2]]);
   assert.equal(session.state.isBusy, true);
   assert.equal(session.state.said, "The server is busy. Asking again…");
+  session.move(slid(session.state, 0, 0.4)); // the question is then for this noise
   await pass(1000);
-  assert.deepEqual([session.state.isBusy, session.state.said], [false, ""]);
-  assert.deepEqual(server.sweeps, [[1, 2], [1, 2]]);
-  assert.ok(session.state.tracks.every(({ status }) => status === "known"));
-});
-
-test("a question that a server was too busy for is asked again for the noise by then", async () => {
-  const server = Object.assign(new Server(), { device: "cuda" });
-  const session = sessionOn(server);
-  server.busy = 1;
-  session.move(slid(session.state, 0, 0.9));
   await settle();
-  session.move(slid(session.state, 0, 0.4));
-  await pass(1000);
-  await arrived();
+  assert.deepEqual([session.state.isBusy, session.state.said, session.state.message], [false, "", null]);
   assert.deepEqual(server.sweeps, [[1, 2], [1, 2]]);
   assert.deepEqual(server.asked.at(-1).u, session.state.u);
-  assert.equal(session.state.message, null);
+  assert.ok(session.state.tracks.every(({ status }) => status === "known"));
 });
 
 test("where sweeps are coarse, a slider goes to the steps that they hold, and refines at rest", async () => {
@@ -158,6 +154,7 @@ test("a temperature moves points, tracks and the grid; a refused one goes back",
   await arrived();
   server.asked = [];
   session.move(heated(session.state, 0.3));
+  assert.ok(!server.names.includes("grid"), "not while it moves");
   await settle();
   await arrived();
   assertTrue(session);
@@ -191,6 +188,8 @@ test("what the server refuses is not asked again before the reader acts", async 
   session.update(gridChanged(session.state, { slots: [1, 2] }));
   await arrived();
   assert.deepEqual(session.state.grid.slots, [0, 1], "as what is drawn");
+  session.update(activated(session.state, 2));
+  await arrived();
   const asked = server.asked.length;
   await pass(10_000);
   assert.equal(server.asked.length, asked);
@@ -218,17 +217,6 @@ test("a typed number is asked for exactly; another text is a message until the n
   assert.ok(session.state.message.isTyped);
   session.move(slid(session.state, 2, 0.2));
   assert.equal(session.state.message, null);
-});
-
-test("dice and reset leave locked slots alone", async () => {
-  const session = sessionOn();
-  session.update(lockToggled(session.state, 1));
-  session.move(diced(session.state, () => 0.99), true);
-  await arrived();
-  assert.deepEqual(session.state.u, [1 - 0.5 / STEPS, START[1], 1 - 0.5 / STEPS]);
-  session.update(lockToggled(session.state, 0));
-  session.move(reset(session.state), true);
-  assert.deepEqual(session.state.u, [1 - 0.5 / STEPS, ...START.slice(1)]);
 });
 
 test("fewer slots need no question, more are a context of their own", async () => {
@@ -259,6 +247,15 @@ test("another prompt keeps temperature and noise, and a move made meanwhile; a r
   assert.equal(await session.load({ prompt: "Thrice" }), false);
   assert.deepEqual([session.state.context, session.state.u], [context, u]);
   assert.deepEqual([session.state.message.failed, session.state.message.shown], ["No tables.", context]);
+});
+
+test("a question for another context asks for what was asked, and for as many slots as are shown", () => {
+  const { state } = sessionOn();
+  const ask = (change) => openQuestion({ ...state, k: 2 }, change);
+  assert.deepEqual([ask({}).k, ask({}).u], [2, START.slice(0, 2)]);
+  assert.deepEqual([ask({ pair: "other" }).k, ask({ pair: "other" }).fits], [undefined, true]);
+  assert.deepEqual([ask({ u: [0.5] }).k, ask({ u: [0.5] }).u], [undefined, [0.5]]);
+  assert.deepEqual([ask({ k: 1, prompt: undefined }).u, ask({ k: 1 }).prompt], [START.slice(0, 1), "Once"]);
 });
 
 test("only the newest of two questions for another context counts", async () => {
