@@ -5,9 +5,9 @@ import { beforeEach, mock, test } from "node:test";
 
 import { REFINE, SETTLE, ask } from "../../../kfexplore/figures/assets/session.js";
 import { openQuestion } from "../../../kfexplore/figures/assets/decisions.js";
-import { activated, busy, gridChanged, heated, picked, reset, shortened, slid, slidByKey, typed }
+import { activated, busy, diced, gridChanged, heated, lockToggled, picked, reset, shortened, slid, slidByKey, typed }
   from "../../../kfexplore/figures/assets/state.js";
-import { K, START, STEPS, Server, arrived, sessionOn, tokens } from "./played.js";
+import { START, STEPS, Server, arrived, sessionOn, tokens } from "./played.js";
 
 beforeEach(() => {
   mock.timers.reset();
@@ -80,15 +80,35 @@ for (const failing of [[], ["point"]]) test(`a late answer does not replace a ne
   const session = sessionOn(server);
   let answer;
   server.hold = new Promise((resolve) => (answer = resolve));
-  session.move(slid(session.state, 0, 0.9));
-  session.move(slid(session.state, 1, 0.1));
-  session.move(slid(session.state, 1, START[1]));
-  assert.equal(session.state.point.source, "table");
+  session.move(picked(session.state, [0, 1], 0.9, 0.1));
+  session.move(picked(session.state, [0, 1], START[0], START[1]));
   answer();
   await arrived();
-  assert.deepEqual([session.state.point.source, session.state.message], ["table", null]);
+  assert.deepEqual([session.state.point.source, session.state.message], ["stored", null]);
   assertTrue(session);
-  assert.equal(server.names.filter((name) => name === "point").length, 1);
+  assert.deepEqual(server.names, ["point"]);
+});
+
+test("a reply for another prompt, or for slots that are no longer chosen, is dropped", async () => {
+  const server = new Server();
+  const session = sessionOn(server);
+  let answer;
+  server.hold = new Promise((resolve) => (answer = resolve));
+  session.update(gridChanged(session.state, { isVisible: true }));
+  session.update(gridChanged(session.state, { slots: [1, 2] }));
+  const drawn = [];
+  session.onChange = (_, { grid }) => drawn.push(`${grid.data?.slots}`);
+  answer();
+  await arrived();
+  assert.deepEqual([...new Set(drawn)], ["undefined", "1,2"]);
+  server.hold = new Promise((resolve) => (answer = resolve));
+  session.move(slid(session.state, 1, 0.9), true);
+  server.hold = null;
+  await session.load({ prompt: "Twice" });
+  answer();
+  await arrived();
+  session.move(slid(session.state, 2, 0.3));
+  assertTrue(session);
 });
 
 test("a GPU is asked for all tracks at once, and once more after it was busy", async () => {
@@ -219,6 +239,16 @@ test("a typed number is asked for exactly; another text is a message until the n
   assert.equal(session.state.message, null);
 });
 
+test("dice and reset leave locked slots alone", () => {
+  const session = sessionOn();
+  session.move(slid(lockToggled(session.state, 1), 1, 0.9), true);
+  const { u } = session.state;
+  session.move(diced(session.state, () => 0.99), true);
+  assert.deepEqual(session.state.u, [1 - 0.5 / STEPS, u[1], 1 - 0.5 / STEPS]);
+  session.move(reset(session.state), true);
+  assert.deepEqual(session.state.u, [START[0], u[1], START[2]]);
+});
+
 test("fewer slots need no question, more are a context of their own", async () => {
   const server = new Server();
   const session = sessionOn(server, server.first({ k: 2, u: START.slice(0, 2) }));
@@ -293,13 +323,16 @@ test("without a server a slider moves through the noise of the first reply, and 
   assert.equal(answer.teacher[2], null);
 });
 
-test("a busy server is asked ever less often, until something else is asked", async () => {
+test("a busy server is asked ever less often, until something else is asked", async (context) => {
+  context.mock.method(Math, "random", () => 0.5);
   const told = [];
   let isOver = false;
   const reply = ask(async () => ({ ok: false, busy: true }), { seq: 1 }, { isOver: () => isOver, onBusy: (each) => told.push(each) });
   await arrived();
-  for (let n = 0; n < 5; n++) await pass(10_000);
-  assert.equal(told.length, 6);
+  for (const [wait, asked] of [[249, 1], [1, 2], [499, 2], [1, 3], [1000, 4], [2000, 5], [4000, 6], [4000, 7]]) {
+    await pass(wait);
+    assert.equal(told.length, asked);
+  }
   isOver = true;
   await pass(10_000);
   assert.deepEqual(await reply, { ok: false, busy: true });
