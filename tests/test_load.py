@@ -184,7 +184,7 @@ def test_a_busy_server_is_asked_again() -> None:
         (None, "lost", ""),
     ],
 )
-def test_swapped_refused_and_lost_answers_are_told(fault: Json | None, how: str, why: str) -> None:
+def test_swapped_refused_and_lost_answers_are_recorded(fault: Json | None, how: str, why: str) -> None:
     found = scrubbed(lambda *asked: None if fault is None else {**reply_to(*asked), **fault})
     assert set(found["counts"]) == {("tables", how)}
     assert all(event["why"].startswith(why) for event in found["events"])
@@ -207,13 +207,13 @@ def test_kept_answers_are_compared_with_the_exact_ones(pair: Pair) -> None:
     right = Answer("The owl", u, block.exact[0].tolist(), block.learned[0].tolist())
     other = dataclasses.replace(right, student=[token + 1 for token in right.student])
     assert wrong_answers(pair, [right, right]) == []
-    (told,) = wrong_answers(pair, [right, other])
-    assert "after 'The owl' at [0.1" in told
+    (wrong,) = wrong_answers(pair, [right, other])
+    assert "after 'The owl' at [0.1" in wrong
 
 
 def test_texts_are_compared_with_what_the_seed_gives_alone(pair: Pair) -> None:
-    (told,) = wrong_texts(pair, [Text("The owl", "pflm", 3, 8, [])])
-    tokens = json.loads(told.rpartition("it is ")[2])
+    (wrong,) = wrong_texts(pair, [Text("The owl", "pflm", 3, 8, [])])
+    tokens = json.loads(wrong.rpartition("it is ")[2])
     assert 0 < len(tokens) <= 8
     assert wrong_texts(pair, [Text("The owl", "pflm", 3, 8, tokens)]) == []
     assert len(wrong_texts(pair, [Text("The owl", "pflm", 4, 8, tokens)])) == 1

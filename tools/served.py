@@ -13,7 +13,7 @@ from typing import Final
 
 from kfexplore.errors import KfError
 
-READY_AFTER: Final = 120.0
+READY_AFTER: Final = 300.0
 """Seconds in which an app must answer."""
 
 

@@ -59,10 +59,10 @@ def test_every_repeat_of_a_block_has_noise_of_its_own(monkeypatch: pytest.Monkey
     assert len(set(seen)) == 5
 
 
-def test_each_row_is_told_when_it_is_there_and_each_run_outside_its_clock() -> None:
-    told: list[Any] = []
-    document = bench_scrub(small_pair(), context_length=6, repeats=2, tables=False, report=told.append)
-    assert told == document["rows"]
+def test_each_row_is_reported_when_known_and_each_run_outside_its_clock() -> None:
+    reported: list[Any] = []
+    document = bench_scrub(small_pair(), context_length=6, repeats=2, tables=False, report=reported.append)
+    assert reported == document["rows"]
     order: list[str] = []
     scrub._timed("job", {}, lambda: order.append("job"), 2, torch.device("cpu"), lambda: order.append("ran"))
     assert order == ["job", "ran"] * 3

@@ -46,7 +46,7 @@ def rows_of(chosen: RaceSettings, **options: Any) -> list[TimingRow]:
     return [progress.row for progress in found if progress.row is not None]
 
 
-def test_times_are_the_clocks_without_the_warm_up() -> None:
+def test_times_and_speed_ups_are_the_clocks_without_the_warm_up() -> None:
     ar, pflm = rows_of(settings(), clock=clock_of(99, 99, 4.0, 1.0, 2.0, 1.5, 3.0, 0.5))
     assert ar.seconds is not None
     assert (ar.seconds.value, ar.seconds.low, ar.seconds.high) == (3.0, 2.0, 4.0)
@@ -54,11 +54,7 @@ def test_times_are_the_clocks_without_the_warm_up() -> None:
     assert ar.ms_per_step == pytest.approx(750)
     assert ar.tokens_per_second == pytest.approx(2 * 4 / 3)
     assert (pflm.nfe, pflm.tokens_per_pass, pflm.ms_per_step) == (2, 2.0, pytest.approx(500))
-
-
-def test_the_speed_up_has_the_extremes_of_both() -> None:
-    ar, pflm = rows_of(settings(), clock=clock_of(99, 99, 4.0, 1.0, 2.0, 1.5, 3.0, 0.5))
-    assert pflm.speedup is not None
+    assert pflm.speedup is not None  # with the extremes of both
     assert dataclasses.astuple(pflm.speedup) == pytest.approx((3.0, 2.0 / 1.5, 4.0 / 0.5))
     assert (ar.speedup, ar.roofline_speedup) == (None, None)
     assert pflm.roofline_speedup == pytest.approx(ar.least_ms * ar.nfe / (pflm.least_ms * pflm.nfe))
@@ -117,7 +113,7 @@ def test_decoders_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("repeats", "rate"), [(1, 1.0), (3, 0.1), (5, 2 / 252)])
-def test_equally_fast_decoders_are_apart_at_the_stated_rate(repeats: int, rate: float) -> None:
+def test_equally_fast_decoders_are_conclusive_at_the_stated_rate(repeats: int, rate: float) -> None:
     """Of all orders of the runs of two decoders, those that separate them."""
     orders = list(itertools.combinations(range(2 * repeats), repeats))
     apart = sum(max(own) < repeats or min(own) >= repeats for own in orders)
@@ -160,18 +156,18 @@ def test_rounds_that_keep_and_rows_that_wait_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("networks", "ks", "told"),
+    ("networks", "ks", "why"),
     [
         (NETWORKS, (9,), "1 to 4, the block this student was trained on"),
         (dataclasses.replace(NETWORKS, student=None), (2,), "needs a student"),
     ],
 )
-def test_a_decoder_that_cannot_says_why_and_the_rest_go_on(networks: Networks, ks: tuple[int, ...], told: str) -> None:
+def test_a_decoder_that_fails_says_why_and_the_rest_go_on(networks: Networks, ks: tuple[int, ...], why: str) -> None:
     chosen = settings(decoders=("ar", "pflm", "mdlm"), ks=ks, repeats=1)
     found = list(race(networks, chosen, PEAKS, "small", PROMPT))
     rows = [p.row for p in found if p.row]
     assert [(row.decoder, row.error is None) for row in rows] == [("ar", True), ("pflm", False), ("mdlm", True)]
-    assert told in str(rows[1].error)
+    assert why in str(rows[1].error)
     assert (rows[1].tokens_per_second, rows[1].speedup, rows[1].nfe) == (None, None, 0)
     assert [p.done for p in found] == sorted(p.done for p in found)
     assert (found[-1].done, found[-1].total) == (6, 6)
@@ -205,7 +201,7 @@ def test_a_row_without_memory_says_so_and_the_rest_go_on(error: Exception, monke
     assert found[3].speedup is None  # nothing of another batch stands in for AR
 
 
-def test_a_fault_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Iterator[Step]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -239,7 +235,7 @@ def test_the_order_puts_ar_first_and_names_each_race_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "why"),
     [
         ({"decoders": ("fast",)}, "no decoder 'fast'"),
         ({"decoders": ()}, "No decoder is chosen"),
@@ -249,8 +245,8 @@ def test_the_order_puts_ar_first_and_names_each_race_once() -> None:
         ({"repeats": 0}, "repeats is 0"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(KfError, match=told):
+def test_invalid_settings_are_refused(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(KfError, match=why):
         settings(**wrong)
 
 
@@ -273,7 +269,7 @@ def test_the_document_has_limits_load_and_rows(monkeypatch: pytest.MonkeyPatch) 
         (3.0, 1.0, LEAST_SECONDS / 2, 3.0, True),  # too short to tell: the larger one
     ],
 )
-def test_others_at_work_are_told_from_what_ran_before(
+def test_other_work_is_separated_from_what_ran_before(
     before: float, after: float, seconds: float, during: float, busy: bool
 ) -> None:
     load = Load(before, after, seconds, own=2)

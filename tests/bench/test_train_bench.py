@@ -19,9 +19,11 @@ CONFIG = TrainConfig(steps=1, batch=2, context=16, groups=4)
 
 
 def test_one_row_a_stage_with_every_setting() -> None:
-    told: list[Any] = []
-    document = json.loads(json.dumps(bench_train(SHAPE, DEEPER, CONFIG, repeats=3, slots=(1, 2), report=told.append)))
-    assert told == document["rows"]
+    reported: list[Any] = []
+    document = json.loads(
+        json.dumps(bench_train(SHAPE, DEEPER, CONFIG, repeats=3, slots=(1, 2), report=reported.append))
+    )
+    assert reported == document["rows"]
     assert (document["bench"], document["device"], document["width"]) == ("train", "cpu", 16)
     assert document["peak_flops_per_second"] > 1e6
     rows = document["rows"]

@@ -111,7 +111,7 @@ def test_bars_keep_their_places_while_rows_come_in() -> None:
     assert "No decoder is timed yet" in race_figure([], "light", RACES).layout.title.text
 
 
-def test_decoders_are_told_apart_without_colour_and_ks_by_strength() -> None:
+def test_decoders_differ_without_colour_and_ks_by_strength() -> None:
     rows = [row(d, 1, k, (1.0, 1.0, 1.0)) for d in ("pflm", "mdlm", "verified", "jacobi") for k in (2, 4)]
     found = [t for t in race_figure([AR[0], *rows]).data if t.type == "bar"]
     assert len({t.marker.pattern.shape for t in found}) == 5
@@ -213,7 +213,7 @@ def test_a_mark_of_the_roofline_is_said_to_be_a_model_that_a_timing_can_be_above
     assert gain_figure(GAINS).layout.yaxis.title.text == "speed-up at the device's limit (× AR)"
 
 
-def test_gains_are_told_by_what_bounds_them() -> None:
+def test_gains_show_what_bounds_them() -> None:
     figure = gain_figure(GAINS)
     found = traces(figure)
     assert list(found["K = 4"].x) == [1, 8, 64]
