@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -163,7 +164,10 @@ kfexplore.cli.main.main()
 
 
 def test_a_fresh_process_imports_no_page_and_no_plots_and_needs_none_for_doctor() -> None:
-    ended = subprocess.run([sys.executable, "-c", CLEAN], capture_output=True, text=True, timeout=120, check=False)
+    # What our own imports may have set here would hide what they set there.
+    clean = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    command = [sys.executable, "-c", CLEAN]
+    ended = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[0]) == [[], True]
     assert "cuda_graphs" in ended.stdout
