@@ -31,7 +31,7 @@ from kfexplore.figures.palette import Theme
 from kfexplore.figures.payload import grid_payload, scrub_payload
 from kfexplore.figures.scrub import standalone_html
 from kfexplore.laws.exact import TeacherTree, pair_law
-from kfexplore.laws.quadrature import lattice, shares, tv_of_areas
+from kfexplore.laws.quadrature import block_areas, lattice, tv_of_areas
 from kfexplore.laws.ranking import lines
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.models import Student
@@ -97,7 +97,7 @@ def areas(law: BlockLaw, found: Block) -> drawing.Areas:
     """Areas of pairs of slots 1 and 2, counted at evenly spread noise, against the law, all first tokens covered."""
     joint = np.zeros((len(law.marginal_1), len(law.marginal_1)))
     joint[law.first] = law.joint
-    both = [shares(tokens) for tokens in (found.exact, found.learned)]
+    both = [block_areas(tokens) for tokens in (found.exact, found.learned)]
     distances = [tv_of_areas(share, joint[tuple(tokens.T)]) for tokens, share in both]
     counted = [np.zeros_like(joint), np.zeros_like(joint)]
     for area, (tokens, share) in zip(counted, both, strict=True):

@@ -92,7 +92,7 @@ def replayed_noise(values: Floats, config: DecodeConfig, networks: Networks, new
     width = new_tokens if config.draws_anew else resolve_k(config, networks)
     if values.shape[2] < width:
         what = "one for each new token" if config.draws_anew else "the tokens of a pass"
-        raise KfError(f"The noise has {values.shape[2]} slots a step.", f"{width}, {what}")
+        raise KfError(f"The noise has {values.shape[2]} slots per step.", f"{width}, {what}")
     length = needed_noise(config, networks, new_tokens)
     if len(values) * width < length:
         raise KfError(f"The noise ends after {len(values)} steps.", "one row a step; fewer new tokens, or more rows")

@@ -117,11 +117,11 @@ def _means_after(tree: TeacherTree, prefixes: Ints, groups: int) -> tuple[Floats
     """Mean distribution (G, V) and mean entropy (G,) after prefixes (S, j), group by group."""
     size = len(prefixes) // groups
     distinct, member = np.unique(prefixes[: size * groups], axis=0, return_inverse=True)
-    share = np.zeros((groups, len(distinct)))
-    np.add.at(share, (np.arange(size * groups) // size, member.ravel()), 1 / size)
+    weight = np.zeros((groups, len(distinct)))
+    np.add.at(weight, (np.arange(size * groups) // size, member.ravel()), 1 / size)
     mean, own = np.zeros((groups, len(tree.root))), np.zeros(groups)
     for rows, laws in tree.after(distinct):
-        part = torch.from_numpy(share[:, rows]).to(laws.device)
+        part = torch.from_numpy(weight[:, rows]).to(laws.device)
         mean += (part @ laws).cpu().numpy()
         own += (part @ torch.special.entr(laws).sum(dim=1)).cpu().numpy()
     return mean, own

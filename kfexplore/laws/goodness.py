@@ -45,7 +45,7 @@ class Tail:
 
     below: float
     """Their log-probabilities are below this."""
-    share: float
+    fraction: float
     """Fraction of the teacher's own blocks in the tail; if the tail is estimated, its mean."""
     most: float
     """Upper limit (97.5 %) of the fraction, if the tail is estimated."""
@@ -236,8 +236,8 @@ def tv_lower_bound(
         sets = [_chosen(cell[choosing], numbers[choosing], law, named, bins, known[choosing]) for cell, law in ways]
         best = max(range(len(sets)), key=lambda way: sets[way].score)
         chosen, counted = sets[best], ways[best][0][counting]
-        share = intervals.wilson(float(chosen.holds(counted, numbers[counting]).mean()), len(counted))
-        found.append((share.value - chosen.probability, share.low - chosen.probability))
+        fraction = intervals.wilson(float(chosen.holds(counted, numbers[counting]).mean()), len(counted))
+        found.append((fraction.value - chosen.probability, fraction.low - chosen.probability))
     value, low = np.maximum(np.mean(found, axis=0), 0).tolist()
     return Distance(value, low, None, "lower_bound")
 
@@ -249,32 +249,32 @@ def _chosen(cells: Ints, numbers: Ints, law: Floats, named: int, bins: int, know
     pooled = pools[cells]
     seen, at, count = np.unique(numbers[pooled], return_index=True, return_counts=True)
     home, own = cells[pooled][at], np.exp(known[pooled][at])
-    share = np.bincount(cells[~pooled], minlength=len(law)) / size
-    share += np.bincount(home[count == 1], minlength=len(law)) / size
+    fraction = np.bincount(cells[~pooled], minlength=len(law)) / size
+    fraction += np.bincount(home[count == 1], minlength=len(law)) / size
     rest = np.where(pools, np.maximum(law - np.bincount(home, own, len(law)), 0), law)
-    inside, singles = share > rest, count / size > own
+    inside, singles = fraction > rest, count / size > own
     left_out = np.where(count > 1, count / size, 0)  # a block that was seen once would not be seen without itself
-    score = float((share - rest)[inside].sum() + (left_out - own)[singles].sum())
+    score = float((fraction - rest)[inside].sum() + (left_out - own)[singles].sum())
     return _Set(inside, seen, singles, float(rest[inside].sum() + own[singles].sum()), score)
 
 
-def rarest(law: BlockLaw, k: int, own: Floats, shares: Sequence[float] = (RARE, UNUSUAL)) -> list[Tail]:
-    """For each share, the blocks that are rarer than all but that share of the teacher's own.
+def rarest(law: BlockLaw, k: int, own: Floats, fractions: Sequence[float] = (RARE, UNUSUAL)) -> list[Tail]:
+    """For each fraction, the blocks that are rarer than all but that fraction of the teacher's own.
 
     Args:
         law: Of two tokens: the tails are exact for k = 2 where all first tokens are covered.
         k: Slots.
         own: (S,) log-probabilities of the teacher's own blocks, used otherwise: an estimate.
-        shares: Of the teacher's own.
+        fractions: Of the teacher's own.
     """
     if k == 2 and not law.uncovered:
         rising = np.sort(law.joint, axis=None)
-        ends = np.minimum(np.searchsorted(rising.cumsum(), shares, side="right"), len(rising) - 1)
+        ends = np.minimum(np.searchsorted(rising.cumsum(), fractions, side="right"), len(rising) - 1)
         masses = [float(rising[rising < rising[end]].sum()) for end in ends]
         return [Tail(float(np.log(rising[end])), mass, mass) for end, mass in zip(ends, masses, strict=True)]
     rising = np.sort(own)
-    limits = [float(rising[max(0, int(share * len(own)) - 1)]) for share in shares]
-    return [Tail(b, s, intervals.wilson(s, len(own)).high) for b, s in zip(limits, shares, strict=True)]
+    limits = [float(rising[max(0, int(fraction * len(own)) - 1)]) for fraction in fractions]
+    return [Tail(b, s, intervals.wilson(s, len(own)).high) for b, s in zip(limits, fractions, strict=True)]
 
 
 def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:

@@ -36,15 +36,15 @@ def lattice(points: int, each: int = 1) -> Floats:
     return np.stack([first, (n * (np.sqrt(5) - 1) / 2 + 0.5) % 1], axis=1)
 
 
-def shares(tokens: Ints) -> tuple[Ints, Floats]:
+def block_areas(tokens: Ints) -> tuple[Ints, Floats]:
     """Distinct blocks (P, k) of the tokens (N, k) at evenly spread points, and the area of each (P,)."""
     distinct, count = np.unique(tokens, axis=0, return_counts=True)
     return distinct, count / len(tokens)
 
 
-def tv_of_areas(share: Floats, probability: Floats) -> float:
+def tv_of_areas(area: Floats, probability: Floats) -> float:
     """TV of areas (P,) from a distribution that gives these blocks the probabilities (P,); others have no area."""
-    return float(np.abs(share - probability).sum() + 1 - probability.sum()) / 2
+    return float(np.abs(area - probability).sum() + 1 - probability.sum()) / 2
 
 
 def student_distance(tree: TeacherTree, law: BlockLaw) -> Distance | None:
@@ -78,5 +78,5 @@ def student_distance(tree: TeacherTree, law: BlockLaw) -> Distance | None:
 
 
 def _distance(tree: TeacherTree, law: BlockLaw, tokens: Ints) -> float:
-    distinct, share = shares(tokens)
-    return tv_of_areas(share, np.exp(log_probs(tree, law, distinct)))
+    distinct, area = block_areas(tokens)
+    return tv_of_areas(area, np.exp(log_probs(tree, law, distinct)))

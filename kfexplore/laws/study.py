@@ -140,7 +140,7 @@ def study_steps(
         error=error,
         samplers=rows,
         impossible_below=tails[0].below,
-        impossible_expected=tails[0].share,
+        impossible_expected=tails[0].fraction,
         seed=seed,
         notes=_notes(whole, law, k, known, blocks, rows, temperature),
         seconds=time.perf_counter() - started,

@@ -173,7 +173,7 @@ def test_noise_of_a_file_is_used_step_by_step(k: int) -> None:
     assert len(replayed_noise(values, DecodeConfig("ar"), ALL, 3)[0]) == 3
     with pytest.raises(KfError, match="ends after 5 steps"):
         replayed_noise(values, config, ALL, 5 * k + 1)
-    with pytest.raises(KfError, match="4 slots a step"):
+    with pytest.raises(KfError, match="4 slots per step"):
         replayed_noise(values, DecodeConfig("jacobi", 5, guess="nothing"), ALL, 5)
 
 
@@ -211,7 +211,7 @@ def test_every_pass_of_the_confident_order_reads_fresh_noise() -> None:
     assert any(not torch.equal(a.tokens, b.tokens) for a, b in zip(rest, others, strict=True))
     file = np.arange(3 * 2 * 6).reshape(3, 2, 6) / 64
     assert replayed_noise(file, config, ALL, 5).tolist() == [[*file[:, row, :5].ravel()] for row in (0, 1)]
-    with pytest.raises(KfError, match="6 slots a step"):
+    with pytest.raises(KfError, match="6 slots per step"):
         replayed_noise(file, config, ALL, 7)
 
 

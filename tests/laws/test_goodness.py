@@ -211,7 +211,7 @@ def test_what_is_rare_inside_cells_is_in_the_distance(sampler: str) -> None:
 def test_all_but_impossible_is_one_in_a_thousand_of_the_teacher_s_own() -> None:
     whole = block_law(PAIR.teacher, IDS, 2)
     found, _ = rarest(LAW, 2, np.empty(0))
-    below, share = found.below, found.share
+    below, share = found.below, found.fraction
     assert share == found.most <= 1e-3
     assert whole[whole < np.exp(below) * (1 - 1e-4)].sum() == pytest.approx(share, abs=1e-6)
     next_one = whole[whole >= np.exp(below) * (1 - 1e-4)].min()
@@ -219,8 +219,8 @@ def test_all_but_impossible_is_one_in_a_thousand_of_the_teacher_s_own() -> None:
     own = TREE.log_probs(teacher_blocks(TREE, 3, 5, range(4000)))
     found, unusual = rarest(LAW, 3, own)
     below = found.below
-    assert (own < below).mean() <= found.share == 1e-3 < found.most
-    assert (own < unusual.below).mean() <= unusual.share == UNUSUAL < unusual.most
+    assert (own < below).mean() <= found.fraction == 1e-3 < found.most
+    assert (own < unusual.below).mean() <= unusual.fraction == UNUSUAL < unusual.most
     three = block_law(PAIR.teacher, IDS, 3)
     assert three[three < np.exp(below) * (1 - 1e-4)].sum() < 3e-3
 

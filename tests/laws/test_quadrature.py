@@ -8,7 +8,7 @@ from scipy.stats import qmc
 
 from kfexplore.laws import goodness, quadrature
 from kfexplore.laws.exact import TeacherTree, pair_law
-from kfexplore.laws.quadrature import EACH, lattice, shares, student_distance, tv_of_areas
+from kfexplore.laws.quadrature import EACH, block_areas, lattice, student_distance, tv_of_areas
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw
@@ -44,7 +44,7 @@ def test_points_are_spread_evenly_and_share_their_first_noise() -> None:
 
 
 def test_a_distance_by_hand() -> None:
-    tokens, share = shares(np.array([[0, 1], [2, 2], [0, 1], [0, 1]]))
+    tokens, share = block_areas(np.array([[0, 1], [2, 2], [0, 1], [0, 1]]))
     assert (tokens.tolist(), share.tolist()) == ([[0, 1], [2, 2]], [0.75, 0.25])
     # (|0.75 - 0.5| + |0.25 - 0.1| + 0.4 where there is no area) / 2
     assert tv_of_areas(share, np.array([0.5, 0.1])) == pytest.approx(0.4)
@@ -65,7 +65,7 @@ def test_a_student_that_is_its_teacher_is_close() -> None:
     """Slot 1 of the exact map, counted at the same points: the quadrature itself adds next to nothing."""
     pair = tiny()
     tokens = pair.prefill(IDS).exact(lattice(2**13, EACH))[0]
-    distinct, share = shares(tokens)
+    distinct, share = block_areas(tokens)
     assert tv_of_areas(share, block_law(pair.teacher, IDS, 2)[tuple(distinct.T)]) < quadrature.LEAST_ERROR
     assert len(distinct) <= ROWS**2
 
