@@ -107,19 +107,6 @@ class Team:
         return every
 
 
-def share(batches: int, rank: int, count: int) -> range:
-    """The batches of one process: every `count`-th, so the processes' numbers of batches differ by at most one.
-
-    Raises:
-        KfError: some process would have none.
-    """
-    if batches < count:
-        raise KfError(
-            f"{batches} batches cannot occupy {count} devices.", f"1 to {batches} devices", "a smaller --batch_size"
-        )
-    return range(rank, batches, count)
-
-
 def check_devices(devices: int, device: str) -> None:
     """Raises KfError unless that many processes can be started, or were launched."""
     if count() > 1 and devices != count():

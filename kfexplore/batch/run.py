@@ -74,15 +74,17 @@ def in_team(request: Request, team: distributed.Team) -> dict[str, Any] | None:
     return found
 
 
-def share_batches(samples: int, batch_size: int, rank: int, processes: int) -> list[range]:
-    """The batches of one process, as ranges of sample numbers; the last of all may be smaller.
+def share_batches(samples: int, batch_size: int, rank: int, count: int) -> list[range]:
+    """The batches of one process, every `count`-th, as ranges of sample numbers; the last of all may be smaller.
 
     Raises:
-        KfError: see `distributed.share`.
+        KfError: some process would have none.
     """
     firsts = range(0, samples, batch_size)
-    mine = distributed.share(len(firsts), rank, processes)
-    return [range(firsts[n], min(firsts[n] + batch_size, samples)) for n in mine]
+    if len(firsts) < count:
+        failed = f"{len(firsts)} batches cannot occupy {count} devices."
+        raise KfError(failed, f"1 to {len(firsts)} devices", "a smaller --batch_size")
+    return [range(first, min(first + batch_size, samples)) for first in firsts[rank::count]]
 
 
 def write_batch(

@@ -9,6 +9,7 @@ import json
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,18 +208,15 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+@dataclass(frozen=True)
 class _Keeper:
     """state.pt: written whole or not at all, resumed only with the same settings."""
 
-    def __init__(
-        self,
-        folder: Path,
-        model: nn.Module,
-        mean: nn.Module | None,
-        optimizers: list[torch.optim.Optimizer],
-        config: TrainConfig,
-    ) -> None:
-        self.folder, self.model, self.mean, self.optimizers, self.config = folder, model, mean, optimizers, config
+    folder: Path
+    model: nn.Module
+    mean: nn.Module | None
+    optimizers: list[torch.optim.Optimizer]
+    config: TrainConfig
 
     def save(self, step: int) -> None:
         """Saves the state after `step` steps; the earlier one stays if this fails."""

@@ -13,21 +13,21 @@ import pytest
 from kfexplore.batch.request import Request, Source
 from kfexplore.batch.run import in_team, share_batches
 from kfexplore.config import DecodeConfig
-from kfexplore.distributed import Team, check_devices, share
+from kfexplore.distributed import Team, check_devices
 from kfexplore.errors import KfError
 
 
 @pytest.mark.parametrize(("batches", "count"), [(1, 1), (7, 1), (7, 2), (7, 3), (8, 4), (5, 5)])
 def test_every_batch_has_one_process_and_none_has_much_more(batches: int, count: int) -> None:
-    shares = [list(share(batches, rank, count)) for rank in range(count)]
-    assert sorted(n for each in shares for n in each) == list(range(batches))
+    shares = [share_batches(batches, 1, rank, count) for rank in range(count)]
+    assert sorted(batch.start for each in shares for batch in each) == list(range(batches))
     sizes = [len(each) for each in shares]
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_process_without_work_is_refused() -> None:
     with pytest.raises(KfError, match="3 batches cannot occupy 4 devices"):
-        share(3, 0, 4)
+        share_batches(12, 4, 0, 4)
 
 
 def test_batches_are_shared_whole_and_the_last_may_be_smaller() -> None:
