@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,6 +14,15 @@ from kfexplore.errors import KfError
 
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
+
+
+_RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+    ("steps batch accumulate block groups noises", "a whole number of at least 1", lambda value: value >= 1),
+    ("on_policy_fraction prefix_fraction ema decay wise_ft_alpha", "0 to 1", lambda value: 0 <= value <= 1),
+    ("lr eps clip", "a number above 0", lambda value: 0 < value < math.inf),
+    ("warmup weight_decay ntp_loss_weight", "0 or more", lambda value: 0 <= value < math.inf),
+)
+"""Settings of a stage, what is valid, and the check."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +63,9 @@ class TrainConfig:
     """Masked: fraction of the steps in which the text is cut at a random place and only its last 1 to 64 tokens may be
     masked, as when a prompt is continued."""
     tau_min: float = 1.0
-    """Student: least temperature; a step draws one from tau_min .. tau_max."""
+    """Student: lowest temperature; each step draws one from tau_min .. tau_max."""
     tau_max: float = 1.0
-    """Student: greatest temperature."""
+    """Student: highest temperature."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon orthogonalises the updates of the blocks' matrices (torch 2.9 or newer); the rest stays with AdamW."""
     lr: float = 1e-3
@@ -78,7 +88,7 @@ class TrainConfig:
     """Weight interpolation (WiSE-FT, arXiv 2109.01903): saves alpha * initial + (1 - alpha) * trained weights. Brief
     continued training can forget more than it gains; the mean keeps both."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products of the pass with gradient under autocast. Targets are always computed in fp32."""
+    """bf16: autocast for the pass with gradient. Targets are always computed in fp32."""
     seed: int = 0
     """Keys all random numbers, together with the step."""
     save_every: float = 120.0
@@ -86,9 +96,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # a list in YAML
-        for name in ("steps", "batch", "accumulate", "block", "groups", "noises"):
-            if getattr(self, name) < 1:
-                raise KfError(f"{name} is {getattr(self, name)}.", "a whole number of at least 1")
+        for names, valid, accepts in _RANGES:
+            for name in names.split():
+                if not accepts(getattr(self, name)):
+                    raise KfError(f"{name} is {getattr(self, name)}.", valid)
         if self.context < 0:
             raise KfError(f"context is {self.context}.", "a whole number of at least 1, or 0 for the recipe's own")
         if self.batch % self.accumulate:
@@ -97,15 +108,6 @@ class TrainConfig:
             raise KfError(f"block is {self.block} for targets self.", "an even number, twice the block before")
         if not 0 < self.tau_min <= self.tau_max:
             raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
-        for name in ("on_policy_fraction", "prefix_fraction", "ema", "decay", "wise_ft_alpha"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise KfError(f"{name} is {getattr(self, name)}.", "0 to 1")
-        for name in ("lr", "eps", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise KfError(f"{name} is {getattr(self, name)}.", "a number above 0")
-        for name in ("warmup", "weight_decay", "ntp_loss_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise KfError(f"{name} is {getattr(self, name)}.", "0 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise KfError(f"betas is {self.betas}.", "two numbers from 0 to 1, 1 left out")
 
@@ -113,14 +115,14 @@ class TrainConfig:
     def places(self) -> int:
         """Student: positions of a context at which a group of noise slots can be placed.
 
-        One after every token; for noise inversion the text must hold the block as well.
+        One after every token; for noise inversion the text must contain the block as well.
         """
         return self.context - self.block if self.targets == "inversion" else self.context
 
 
 @dataclass(frozen=True)
 class StoriesConfig:
-    """Stories that are generated while the data are prepared (`training/stories.py`)."""
+    """Stories generated while the data are prepared (`training/stories.py`)."""
 
     count: int = 40_000
     """Stories to train on."""
@@ -129,7 +131,7 @@ class StoriesConfig:
     seed: int = 0
     """Seed of the training stories; held-out stories use the next one."""
     richness: float = 1.0
-    """How evenly choices are made: near 0 every story is the same, at 1 options have weights 1 / sqrt(rank)."""
+    """How evenly choices are made: near 0 all stories are equal, at 1 options have weights 1 / sqrt(rank)."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class DataConfig:
     """The data of a recipe. A document is a text file, or a row of a hub dataset."""
 
     vocab_size: int = 0
-    """Tokens of a tokenizer that is trained on the documents, the mask excluded; 0: `tokenizer` names one."""
+    """Size of a tokenizer to train on the documents, without the mask; 0: `tokenizer` names one."""
     tokenizer: str | None = None
     """Hub name of a tokenizer, or a folder with its tokenizer.json."""
     dataset: str | None = None
@@ -149,8 +151,8 @@ class DataConfig:
     stories: StoriesConfig | None = None
     """Generated stories instead of texts; they need neither a folder nor a network."""
     held_out: tuple[str, ...] = ()
-    """Beginnings of the names of documents that are held out. A file has its own name, a row of a hub dataset its
-    number in eight digits, from 00000000: `00000` holds out the first thousand. Not for generated stories."""
+    """Beginnings of the names of held-out documents. A file has its own name, a row of a hub dataset its number in
+    eight digits, from 00000000: `00000` holds out the first thousand. Not for generated stories."""
     held_out_fraction: float = 0.0
     """Hold out this fraction of the documents, chosen by a hash of their names, instead of those in `held_out`;
     0: by name, and 5 % where no name matches."""
@@ -172,10 +174,10 @@ def _with_context(stage: TrainConfig, context: int) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A pair to be trained: its data, its shape and its stages."""
+    """A pair to train: its data, its shape and its stages."""
 
     name: str
-    """What `--recipe` takes: the name of a bundled recipe, or the path of a file."""
+    """Value of `--recipe`: the name of a bundled recipe, or the path of a file."""
     about: str
     """One sentence for those who choose."""
     data: DataConfig
@@ -193,18 +195,20 @@ class Recipe:
     students: tuple[TrainConfig, ...]
     """Stages AR -> PFLM(k) -> PFLM(larger k): each student starts from the weights of the stage before."""
     student_depth: int = 0
-    """Blocks of the students, at least `depth`; 0: as many. Blocks beyond the teacher's begin as the identity."""
+    """Blocks of the students, at least `depth`; 0: as many. Blocks beyond the teacher's start as the identity."""
     masked: TrainConfig | None = None
     """The masked diffusion model's stage; None: the pair has none."""
     cond_width: int = 0
-    """Width C of the masked model's conditioning; 0 where there is none."""
+    """Width C of the masked model's conditioning; 0 without one."""
 
     def __post_init__(self) -> None:
         self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
         if self.student_depth and self.student_depth < self.depth:
             raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
         if self.teacher.wise_ft_alpha:
-            raise KfError(f"wise_ft_alpha of the teacher is {self.teacher.wise_ft_alpha}.", "0: it begins as noise")
+            raise KfError(
+                f"wise_ft_alpha of the teacher is {self.teacher.wise_ft_alpha}.", "0: it starts from random weights"
+            )
         object.__setattr__(self, "teacher", _with_context(self.teacher, self.context))
         object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
         object.__setattr__(self, "masked", self.masked and _with_context(self.masked, self.context))

@@ -176,10 +176,9 @@ class _Writer:
         """One of `count` options, by inverse CDF of the next noise value."""
         if count == 1:
             return 0
-        *cumulative, _ = law = _cumulative(count, self.richness)
-        u = next(self.values)
-        chosen = sum(u >= bound for bound in cumulative)
-        self.nats -= math.log(law[chosen] - (law[chosen - 1] if chosen else 0.0))
+        bounds, u = _cumulative(count, self.richness), next(self.values)
+        chosen = sum(u >= bound for bound in bounds[:-1])
+        self.nats -= math.log(bounds[chosen] - (bounds[chosen - 1] if chosen else 0.0))
         return chosen
 
     def expand(self, template: str) -> str:

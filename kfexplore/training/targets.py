@@ -71,9 +71,9 @@ def inverted_noise(
     Returns:
         Noise (B, G, k) float64 in [0, 1) and tokens (B, G, k) int64.
     """
-    law = cdf(teacher(ids)[:, :-1] / tau)  # (B, N - 1, V): F of the token at position 1, 2, ..
-    upper = law.gather(2, ids[:, 1:, None])[..., 0]
-    lower = law.gather(2, (ids[:, 1:, None] - 1).clamp_min(0))[..., 0] * (ids[:, 1:] > 0)
+    cumulative = cdf(teacher(ids)[:, :-1] / tau)  # (B, N - 1, V): F of the token at position 1, 2, ..
+    upper = cumulative.gather(2, ids[:, 1:, None])[..., 0]
+    lower = cumulative.gather(2, (ids[:, 1:, None] - 1).clamp_min(0))[..., 0] * (ids[:, 1:] > 0)
     places = ends[..., None] + torch.arange(within.shape[-1], device=ids.device)  # (B, G, k)
 
     def at(values: Tensor, shift: int) -> Tensor:

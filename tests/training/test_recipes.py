@@ -158,7 +158,7 @@ def test_an_unknown_name_names_the_near_ones(name: str, near: str) -> None:
         ({"name": "mine"}, "or sets a name", ""),
         ({"teacher": 3}, "Recipe.teacher is 3", "TrainConfig"),
         ({"students": 3}, "Recipe.students is 3", "tuple"),
-        ({"teacher__start_share": 0.5}, "wise_ft_alpha of the teacher is 0.5", "begins as noise"),
+        ({"teacher__start_share": 0.5}, "wise_ft_alpha of the teacher is 0.5", "random weights"),
         ({"teacher__start_share": 2.0}, "wise_ft_alpha is 2.0", "0 to 1"),
         ({"teacher__steps": "many"}, "TrainConfig.steps is 'many'", "int"),
         ({"teacher__steps": True}, "TrainConfig.steps is True", "int"),
