@@ -47,7 +47,7 @@ def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> st
             stands for u = (r + 0.5) / resolution. `u` has K values in [0, 1), `point` is the answer at just
             that noise, `texts` the decoded text of every id. A key `grid` (a grid reply) adds the map of two
             slots.
-        height: Of the frame, in CSS pixels, until the page inside has told its own; None for the bare
+        height: Of the frame, in CSS pixels, until the page inside reports its own; None for the bare
             fragment.
 
     Returns:

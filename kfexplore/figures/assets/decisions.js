@@ -73,7 +73,8 @@ function staleTracks(state) {
   if (!state.isSettled) return [];
   const active = neededSweep(state);
   const isStale = ({ status }, slot) => status === "pending" || (status === "known" && state.refine.includes(slot));
-  return state.tracks.slice(0, state.k).flatMap((track, slot) => (slot !== active && isStale(track, slot) ? [slot] : []));
+  const shown = state.tracks.slice(0, state.k);
+  return shown.flatMap((track, slot) => (slot !== active && isStale(track, slot) ? [slot] : []));
 }
 
 function sweepRequest(kind, state, slots, k) {

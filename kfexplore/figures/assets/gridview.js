@@ -70,14 +70,16 @@ export class GridView {
     if (!isNew) return;
     parts.mapbody.hidden = !isShown;
     parts.alone.hidden = isShown;
-    setText(parts.alone, k > 1 ? "This page holds no map of two slots." : "A map needs two slots: choose K of 2 or more.");
+    const why = k > 1 ? "This page holds no map of two slots." : "A map needs two slots: choose K of 2 or more.";
+    setText(parts.alone, why);
     parts.mapbody.ariaBusy = isShown && grid.isVisible && grid.status === "pending";
     if (!isShown) return;
     fillSelect(parts.across, 0, k - 1, grid.slots[0]);
     fillSelect(parts.up, grid.slots[0] + 1, k, grid.slots[1]);
     parts.mapbody.classList.toggle("kfs-stale", Boolean(data) && grid.status !== "known");
     this.showWords();
-    if (before.grid.data !== data || before.grid.marksDifferences !== grid.marksDifferences || before.k !== k) this.paint();
+    const isSame = before.grid.data === data && before.grid.marksDifferences === grid.marksDifferences;
+    if (!isSame || before.k !== k) this.paint();
   }
 
   // Whether other slots are chosen than are drawn.
@@ -89,11 +91,12 @@ export class GridView {
     const [i, j] = this.drawn;
     const { data } = this.grid;
     setText(this.parts.meaning, meaningOfArea(this.drawn));
-    const percent = data && Math.round(data.agreement * 100);
-    const share = data && data.student ? `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} % of the grid` : "";
+    const percent = `${Math.round((data?.agreement ?? 0) * 100)} %`;
+    const share = data?.student ? `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} of the grid` : "";
     setText(this.parts.mapshare, this.isOutdated ? "computing…" : share);
     for (const [name, slot] of [["x", i], ["y", j]]) {
-      for (const axis of this.parts.maps.querySelectorAll(`.kfs-${name}name`)) setText(axis, `noise of slot ${slot + 1} →`);
+      const axes = this.parts.maps.querySelectorAll(`.kfs-${name}name`);
+      for (const axis of axes) setText(axis, `noise of slot ${slot + 1} →`);
     }
     for (const { name, plane } of this.planes) {
       plane.ariaLabel = `${name} map of slots ${i + 1} and ${j + 1}; arrow keys move both sliders`;

@@ -1,7 +1,7 @@
 // One widget's dealings with the server: holds the state, sends what decisions.js says is due, and hands replies to
 // state.js. It knows no page, so it runs under Node as well.
 //
-// transport: {tables, point, grid}, functions from a question to a promise of a reply, or null without a server. A reply
+// transport: {tables, point, grid}, functions from a question to a promise of a reply; null without a server. A reply
 // is {ok: true, ...}, {ok: false, busy, failed, valid, run, is_command} or, where the server raised, undefined.
 
 import { due, isSuperseded, openQuestion } from "./decisions.js";
@@ -82,7 +82,7 @@ export class Session {
     this.state = asked(this.state, request);
     const reply = await ask(this.transport[FUNCTIONS[request.kind]], request.question, {
       isOver: () => isSuperseded(this.state, request),
-      onBusy: (told) => this.update(busy(this.state, told)),
+      onBusy: (reply) => this.update(busy(this.state, reply)),
     });
     const { u } = this.state;
     this.update(answered(this.state, request, reply));
@@ -100,7 +100,7 @@ export class Session {
     const reply = await ask(this.transport.tables, question, {
       patience: LOAD_PATIENCE,
       isOver: () => loads !== this.state.loads,
-      onBusy: (told) => this.update(busy(this.state, told)),
+      onBusy: (reply) => this.update(busy(this.state, reply)),
     });
     if (loads !== this.state.loads) return false;
     clearTimeout(this.patience);

@@ -24,7 +24,7 @@ export function initialState(hasServer) {
     locked: [],
     initialNoise: [],
     tracks: [], // [{status, sweep}], one for each slot of the context
-    point: { status: "pending", answer: null, source: null, seq: -1, u: [], temperature: 1 }, // the tokens that are drawn
+    point: { status: "pending", answer: null, source: null, seq: -1, u: [], temperature: 1 }, // the drawn tokens
     grid: { status: "pending", slots: [0, 1], data: null, isVisible: false, marksDifferences: false },
     activeSlot: null, // whose slider the reader holds or points at
     lastMovedSlot: null, // where a slider was the last to move
@@ -47,7 +47,7 @@ function next(state, changes) {
   const made = { ...state, ...changes };
   if (!made.context) return made;
   const tracks = made.tracks.map((track, slot) => withStatus(track, made, slot, trackFits(track.sweep, made)));
-  if (tracks.some((track, slot) => track !== made.tracks[slot])) made.tracks = tracks; // or else what is drawn of them stays
+  if (tracks.some((track, slot) => track !== made.tracks[slot])) made.tracks = tracks; // views compare
   made.grid = nextGrid(made);
   if (made.point.seq !== made.seq) {
     const found = lookUp(made);

@@ -1,10 +1,11 @@
-// Decoding, look-ups and runs of equal tokens: codec.js.
+// Decoding, look-ups and runs of equal tokens (codec.js), and what an area of the grid means (gridview.js).
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { compareRuns, gridFits, readSweeps, runAt, snapped, stepOf, sweepAt, sweepFits, trackFits, trackRuns }
   from "../../../kfexplore/figures/assets/codec.js";
+import { meaningOfArea } from "../../../kfexplore/figures/assets/gridview.js";
 import { START, STEPS, Server, tokens } from "./played.js";
 
 const sweeps = (every = 1) => readSweeps(Object.assign(new Server(), { every }).first());
@@ -69,4 +70,15 @@ test("runs cover a track, and where two differ is found", () => {
   const learned = [{ from: 0, to: 6, id: 1 }, { from: 6, to: 8, id: 2 }];
   assert.deepEqual(compareRuns(exact, learned).map(({ from, to, same }) => [from, to, same]),
     [[0, 4, true], [4, 6, false], [6, 8, true]]);
+});
+
+test("the meaning of an area of the grid is explained in words", () => {
+  for (const [slots, words] of [
+    [[0, 1], "of its pair."],
+    [[1, 2], "given the exact token before them."],
+    [[2, 3], "given the exact tokens before them."],
+    [[0, 2], "The noise of slot 2 is fixed"],
+    [[0, 3], "The noise of slots 2 and 3 is fixed"],
+    [[1, 5], "The noise of slots 3 to 5 is fixed"],
+  ]) assert.ok(meaningOfArea(slots).includes(words));
 });

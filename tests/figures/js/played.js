@@ -66,16 +66,17 @@ export class Server {
     const k = question.k ?? question.u.length;
     const u = [...question.u, ...START].slice(0, k);
     const slots = question.slots ?? u.map((_, slot) => slot);
-    const known = Array.from({ length: resolution / every }, (_, at) => (Math.floor(every / 2) + at * every + 0.5) / resolution);
+    const middle = (at) => (Math.floor(every / 2) + at * every + 0.5) / resolution;
+    const known = Array.from({ length: resolution / every }, (_, at) => middle(at));
     const cells = slots.flatMap((slot) => known.map((value) => u.map((old, at) => (at === slot ? value : old))));
     const [teacher, student] = MODELS.map((model) =>
       packed(Uint16Array.from(cells.flatMap((noise) => tokens(model, prompt, noise, temperature)))));
     const numbers = packed(Float32Array.from(cells.flat(), () => 0.5));
     const point = this.point({ prompt, u, temperature });
-    const about = { pair, prompt, prompt_tokens: prompt.split(" ").map((word, id) => [id, word]), device, dtype: "float32" };
+    const prompt_tokens = prompt.split(" ").map((word, id) => [id, word]);
     const trained = { low: 0.5, high: 1, note: "Not trained there." };
-    return { ...about, trained, k, k_max: K, u, temperature, resolution, slots, every, teacher, student, margin: numbers,
-      edge: numbers, point };
+    const about = { pair, prompt, prompt_tokens, device, dtype: "float32", trained, k, k_max: K, u, temperature };
+    return { ...about, resolution, slots, every, teacher, student, margin: numbers, edge: numbers, point };
   }
 
   grid({ slots, prompt, u, temperature }) {

@@ -260,7 +260,7 @@ test("fewer slots need no question, more are a context of their own", async () =
   assertTrue(session);
 });
 
-test("another prompt keeps temperature and noise, and a move made meanwhile; a refused one changes nothing", async () => {
+test("another prompt keeps noise, temperature and a move made meanwhile; a refused one changes nothing", async () => {
   const server = new Server();
   const session = sessionOn(server);
   session.move(heated(session.state, 0.5), true);
@@ -327,7 +327,8 @@ test("a busy server is asked ever less often, until something else is asked", as
   context.mock.method(Math, "random", () => 0.5);
   const told = [];
   let isOver = false;
-  const reply = ask(async () => ({ ok: false, busy: true }), { seq: 1 }, { isOver: () => isOver, onBusy: (each) => told.push(each) });
+  const options = { isOver: () => isOver, onBusy: (each) => told.push(each) };
+  const reply = ask(async () => ({ ok: false, busy: true }), { seq: 1 }, options);
   await arrived();
   for (const [wait, asked] of [[249, 1], [1, 2], [499, 2], [1, 3], [1000, 4], [2000, 5], [4000, 6], [4000, 7]]) {
     await pass(wait);
