@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from helpers import written_pair
+from studies import finding, run
 
 from analysis import distillation as module
-from analysis import writing
 from analysis.distillation import SMALL, arms, blind, distil, figures, legs, own_corpus, table, versions
 from analysis.distillation_figures import Blind, Progress, arms_figure
 from kfexplore.errors import KfError
@@ -30,10 +28,6 @@ BLIND = Blind(0.4, 2.5)
 @pytest.fixture(scope="module")
 def pair() -> Pair:
     return written_pair(TEXTS)
-
-
-def words(figure: Any) -> str:
-    return str(figure.layout.title.text.replace("<br>", " "))
 
 
 def test_corpus_is_the_teachers_after_the_first_tokens(pair: Pair) -> None:
@@ -77,7 +71,7 @@ def test_figures_say_what_they_find() -> None:
         drawn = figures(RUN, BLIND, theme)
         assert set(drawn) == {"progress", "legs", "versions", "entropy", "ablation"}
     progress = drawn["progress"]
-    assert words(progress) == (
+    assert finding(progress) == (
         "In 5 steps slot 1 goes from 25% to 50% exact tokens; a student that knew the teacher's distribution and never "
         "read its noise would have 40%"
     )
@@ -103,7 +97,7 @@ def test_arms_stand_in_the_order_of_their_mean_over_seeds() -> None:
         for arm, what, seed, value in (("A", "apart", 0, 0.2), ("B", "causal", 0, 0.15), ("B", "causal", 1, 0.27))
     ]
     figure = arms_figure(rows, blind=0.4)
-    assert words(figure) == (
+    assert finding(figure) == (
         "At equal compute slot 1 is exact for 21 % (causal) to 20 % (apart); knowing the teacher's distribution "
         "without reading the noise would give 40%"
     )
@@ -116,13 +110,9 @@ def test_arms_stand_in_the_order_of_their_mean_over_seeds() -> None:
 def test_script_writes_its_files(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "load_pair", lambda _: pair)
     monkeypatch.setattr(module, "distil", lambda *_: RUN)
     monkeypatch.setattr(module, "blind", lambda *_: BLIND)
-    monkeypatch.setattr(writing, "write_stills", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["distillation", "--out", str(tmp_path), "--length", "8"])
-    module.main()
-    document = json.loads((tmp_path / "distillation.json").read_text())
+    document = run(module, monkeypatch, pair, tmp_path, "--length", 8)
     assert (document["length"], document["run"][1]["losses"]) == (8, [2.0, 3.5])
     with (tmp_path / "distillation.csv").open() as file:
         assert [row["loss"] for row in csv.DictReader(file)] == ["3", "4", "2", "3.5"]

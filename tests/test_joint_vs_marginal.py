@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import masked, student, teacher
+from studies import finding, run
 
 from analysis import joint_vs_marginal as module
-from analysis import writing
 from analysis.joint_vs_marginal import by_class, contexts, differences, measure, over_contexts, table, token_class
 from analysis.joint_vs_marginal_figures import (
     ClassInformation,
@@ -83,16 +81,10 @@ def test_measures_add_up_and_the_page_is_written(
     assert apart[0].finding in table(results)
     assert [row["sampler"] for row in results["differences"]] == ["student", "MDLM, 1 pass"]
     (tmp_path / "text.txt").write_text(TEXT)
-    monkeypatch.setattr(module, "load_pair", lambda _: pair)
-    monkeypatch.setattr(writing, "write_stills", lambda *_: [])
-    words = f"x --text {tmp_path / 'text.txt'} --contexts 3 --studies 2 --blocks 200 --out {tmp_path / 'out'}"
-    monkeypatch.setattr(sys, "argv", words.split())
-    module.main()
+    words = ("--text", tmp_path / "text.txt", "--contexts", 3, "--studies", 2, "--blocks", 200)
+    document = run(module, monkeypatch, pair, tmp_path / "out", *words)
     assert "inside a word" in capsys.readouterr().out
-    document = json.loads((tmp_path / "out" / "joint_vs_marginal.json").read_text())
-    assert document["study"] == "joint_vs_marginal"
-    assert len(document["contexts"]) == 3
-    assert "Plotly" in (tmp_path / "out" / "joint_vs_marginal.html").read_text()
+    assert (len(document["contexts"]), document["text"]) == (3, "text.txt")
 
 
 def test_passes_show_limits_and_which_are_lower_bounds() -> None:
@@ -115,8 +107,7 @@ def test_passes_show_limits_and_which_are_lower_bounds() -> None:
     assert bound.name == "MDLM, 2 passes (lower bound)"
     assert bound.marker.symbol.endswith("-open")
     assert len(figure.layout.annotations) == 1
-    title = figure.layout.title.text.replace("<br>", " ")
-    assert "perfect marginals are 0.300 from the teacher's distribution, the student 0.400" in title
+    assert "perfect marginals are 0.300 from the teacher's distribution, the student 0.400" in finding(figure)
 
 
 def test_information_and_classes() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import written_pair
+from studies import TEXTS, about, finding, run
 
 from analysis import noise_maps as module
-from analysis import writing
 from analysis.grid_figures import closed_form_figure, closed_form_grid, grid_figure
 from analysis.noise_maps import (
     agreement_by,
@@ -49,9 +46,8 @@ from kfexplore.figures.palette import colours
 from kfexplore.laws.exact import pair_law
 from kfexplore.maps import block
 from kfexplore.pair import Pair
-from kfexplore.results import Bin, Estimate, Grid, Learned
+from kfexplore.results import Bin, Grid, Learned
 
-TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on.", "go"]
 SIDE = 40
 EXACT = np.zeros((SIDE, SIDE, 2), dtype=np.int64)
 EXACT[10:, :, 0], EXACT[10:, 20:, 1] = 1, 2
@@ -141,32 +137,19 @@ def test_files_figures_and_strip(
             assert figure.layout.paper_bgcolor == colours(theme).surface
     assert "<iframe" in strip(pair, "The old", [0.5] * 4, 16)
     (tmp_path / "text.txt").write_text("\n".join(TEXTS))
-    monkeypatch.setattr(module, "load_pair", lambda _: pair)
-    monkeypatch.setattr(writing, "write_stills", lambda *_: [])
-    words = f"x --prompt The --text {tmp_path / 'text.txt'} --contexts 3 --each 4 --out {tmp_path / 'out'}"
-    monkeypatch.setattr(sys, "argv", words.split())
-    module.main()
+    words = ("--prompt", "The", "--text", tmp_path / "text.txt", "--contexts", 3, "--each", 4)
+    document = run(module, monkeypatch, pair, tmp_path / "out", *words)
     assert "borders" not in capsys.readouterr().out
-    document = json.loads((tmp_path / "out" / "noise_maps.json").read_text())
-    assert (document["study"], document["text"], document["each"]) == ("noise_maps", "text.txt", 4)
+    assert (document["text"], document["each"]) == ("text.txt", 4)
     assert len(document["agreement_by_slot"]) == 4
     with (tmp_path / "out" / "noise_maps.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 4 * 4
     assert {"context", "vector", "slot", "margin", "edge", "entropy"} <= set(rows[0])
-    assert "Plotly" in (tmp_path / "out" / "noise_maps.html").read_text()
-
-
-def around(value: float) -> Estimate:
-    return Estimate(value, value - 0.05, value + 0.05)
 
 
 def fifths(*values: float) -> list[Bin]:
-    return [Bin(float(n), float(n + 1), 50, around(value)) for n, value in enumerate(values)]
-
-
-def words(figure: Any) -> str:
-    return str(figure.layout.title.text.replace("<br>", " "))
+    return [Bin(float(n), float(n + 1), 50, about(value)) for n, value in enumerate(values)]
 
 
 def test_areas_stand_on_their_probability_and_none_on_the_floor() -> None:
@@ -175,15 +158,15 @@ def test_areas_stand_on_their_probability_and_none_on_the_floor() -> None:
     inexact, exact = figure.data[1:]
     assert list(exact.y) == list(exact.x) == [0.7, 0.3]
     assert list(inexact.y) == [1.0, 0.005]
-    assert "TV 0.30" in words(figure)
+    assert "TV 0.30" in finding(figure)
     assert "they hold 30% of" in figure.layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_bars_of_slots_are_split_by_those_before() -> None:
-    rows = [SlotAgreement(0, around(0.6), None, None), SlotAgreement(1, around(0.3), around(0.5), around(0.1))]
+    rows = [SlotAgreement(0, about(0.6), None, None), SlotAgreement(1, about(0.3), about(0.5), about(0.1))]
     figure = slots_figure(rows)
     assert [list(trace.y) for trace in figure.data] == [[60, 30], [50], [10]]
-    assert "slot 2 for 30%: 50% where all slots before it are, 10% where one is not" in words(figure)
+    assert "slot 2 for 30%: 50% where all slots before it are, 10% where one is not" in finding(figure)
     assert len({trace.marker.pattern.shape for trace in figure.data}) == 3  # told apart without colour
 
 
@@ -191,27 +174,27 @@ def test_quantities_are_ranked_by_what_they_tell() -> None:
     flat = AgreementBy("flat (nats)", [fifths(0.4, 0.5), fifths(0.4, 0.5)], fifths(0.4, 0.5))
     steep = AgreementBy("steep (u)", [fifths(0.9, 0.1), fifths(0.9, 0.1)], fifths(0.9, 0.1))
     figure = by_figure([flat, steep])
-    assert words(figure).startswith("What tells most is the steep: 90% exact in its lowest fifth, 10% in its highest")
-    assert "the flat (40%, 50%)" in words(figure)
+    assert finding(figure).startswith("What tells most is the steep: 90% exact in its lowest fifth, 10% in its highest")
+    assert "the flat (40%, 50%)" in finding(figure)
     assert [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2")] == ["steep (u)", "flat (nats)"]
 
 
 def test_resolution_names_the_median_shift_and_reach_writes_every_cell() -> None:
     found = Resolution(np.array([0.5, 0.25]), np.array([1.0, 0.5]), fifths(0.1, 0.9), np.array([-0.02, 0.03, 0.04]))
     figure = resolution_figure(found)
-    assert "moved by 0.030 of the slider" in words(figure)
+    assert "moved by 0.030 of the slider" in finding(figure)
     assert list(figure.data[-1].x) == [0.03, 0.03]
     figure = reach_figure(Reach(np.array([[0.8, 0.7], [0, 0.6]]), np.array([[0.5, 0.2], [0, 0.4]])))
     cells = [text for trace in figure.data if trace.type == "scatter" for text in trace.text]
     assert sorted(cells) == sorted(["80", "70", "0", "60", "50", "20", "0", "40"])
-    assert "token 2 in 70% of draws in the exact map, in 20% in the learned" in words(figure)
+    assert "token 2 in 70% of draws in the exact map, in 20% in the learned" in finding(figure)
 
 
 def test_every_region_with_room_is_named_with_its_area() -> None:
     figure = closed_form_figure(EXACT, "abc".__getitem__)
     named = [trace.text for trace in figure.data if trace.type == "scatter" and trace.mode == "text"]
     assert named == ["a a<br>area 0.2500", "b a<br>area 0.3750", "b c<br>area 0.3750"]
-    assert "3 regions" in words(figure)
+    assert "3 regions" in finding(figure)
 
 
 def test_crosses_stand_where_the_maps_differ_and_tokens_are_not_read_as_tags() -> None:
@@ -220,7 +203,7 @@ def test_crosses_stand_where_the_maps_differ_and_tokens_are_not_read_as_tags() -
     assert len(crosses.x) == SIDE * 8
     assert max(crosses.y) < 8 / SIDE
     assert crosses.marker.color == colours("light").differ
-    assert words(figure).startswith("On 80% of this square")
+    assert finding(figure).startswith("On 80% of this square")
     named = [trace.text for trace in figure.data if trace.type == "scatter" and trace.mode == "text"]
     assert set(named) == {"&lt;b&gt; &lt;b&gt;"}
 

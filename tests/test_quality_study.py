@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import student, written_pair
+from studies import TEXTS, about, finding, run
 
 from analysis import quality as module
-from analysis import writing
 from analysis.quality import Study, at_variety, figures, leading, measure, prompts, slot_losses, survival, table
 from analysis.quality_figures import (
     AtVariety,
@@ -34,8 +31,6 @@ from kfexplore.evaluate.samples import Written
 from kfexplore.figures.page import THEMES
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, SampleQuality
-
-TEXTS = ["The old owl said: go home!", "Rain fell on the old house.", "The rain went on and on.", "go"]
 
 
 @pytest.fixture(scope="module")
@@ -130,23 +125,14 @@ def test_table_and_figures_show_the_study(found: Study) -> None:
 def test_script_writes_its_files(
     pair: Pair, found: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "load_pair", lambda _: pair)
     monkeypatch.setattr(module, "measure", lambda *_, **__: found)
-    monkeypatch.setattr(writing, "write_stills", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["quality", "--out", str(tmp_path), "--prompt-tokens", "5"])
-    module.main()
-    document = json.loads((tmp_path / "quality.json").read_text())
-    assert document["study"] == "quality"
+    document = run(module, monkeypatch, pair, tmp_path, "--prompt-tokens", 5)
     assert len(document["frontiers"]) == 5
     with (tmp_path / "quality.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["decoder"] for row in rows] == [row.decoder for row in found.rows]
     assert float(rows[0]["entropy_low"]) < float(rows[0]["entropy"]) < float(rows[0]["entropy_high"])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "quality.html")
-
-
-def about(value: float) -> Estimate:
-    return Estimate(value, value - 0.25, value + 0.5)
 
 
 def quality(name: str, loss: float, entropy: float, k: int = 1, tau: float = 1.0) -> SampleQuality:
@@ -162,10 +148,6 @@ FRONTIERS = [
 ]
 
 
-def words(figure: Any) -> str:
-    return str(figure.layout.title.text.replace("<br>", " "))
-
-
 def test_frontier_has_one_mark_per_decoder_and_the_aim_is_the_teachers_own() -> None:
     figure = frontier_figure(FRONTIERS, [AtVariety(STUDENT[1], 0.6, 1.25, about(2.75))])
     own, student = figure.data
@@ -173,12 +155,12 @@ def test_frontier_has_one_mark_per_decoder_and_the_aim_is_the_teachers_own() -> 
     assert list(student.text) == ["K = 1", "K = 2"]
     assert (list(student.error_y.array), list(student.error_y.arrayminus)) == ([0.5, 0.5], [0.25, 0.25])
     assert [(shape.y0, shape.x0) for shape in figure.layout.shapes] == [(2.0, 0), (0, 3.5)]
-    assert words(figure) == (
+    assert finding(figure) == (
         "K = 2 costs the teacher 4.00 nats per token, its own samples of the same entropy (3.12 nats, tau 0.60) 1.25; "
         "its own at tau 1 cost 2.00"
     )
     none = frontier_figure(FRONTIERS, [AtVariety(STUDENT[1], None, None, None)])
-    assert words(none) == "K = 2 costs the teacher 4.00 nats per token; its own at tau 1 cost 2.00"
+    assert finding(none) == "K = 2 costs the teacher 4.00 nats per token; its own at tau 1 cost 2.00"
 
 
 def test_perplexity_ranks_and_names_the_best_student() -> None:
@@ -188,7 +170,7 @@ def test_perplexity_ranks_and_names_the_best_student() -> None:
     assert list(ranked.x) == pytest.approx(np.exp([4, 2, 1.5, 1]))
     assert list(ranked.error_x.array) == pytest.approx(np.exp([4.5, 2.5, 2, 1.5]) - np.exp([4, 2, 1.5, 1]))
     assert list(alike.x) == pytest.approx([0.4, 0.2, 0.15, 0.1])
-    assert words(figure) == (
+    assert finding(figure) == (
         "K = 1 has a perplexity of 4.5, the teacher that it imitates 7.4; its samples are less alike, self-BLEU 0.15 "
         "against 0.20"
     )
@@ -199,14 +181,14 @@ def test_lines_by_position_have_intervals_and_their_finding() -> None:
     figure = survival_figure([ByPosition(f"K = {k}", k, values) for k, values in zip((1, 2), kept, strict=True)])
     assert [list(line.y) for line in figure.data] == [[100, 75], [50, 0]]
     assert list(figure.data[0].error_y.array) == [50, 50]
-    assert words(figure) == (
+    assert finding(figure) == (
         "From the same noise 100% of the texts begin with the teacher's token; after 2 tokens 0% are still its own "
         "with K = 2, 75% with K = 1"
     )
     losses = [ByPosition("K = 1", 1, [about(-0.5)]), ByPosition("K = 2", 2, [about(0.25), about(1.5)])]
     figure = slot_losses_figure(losses)
     assert [list(line.y) for line in figure.data] == [[-0.5], [0.25, 1.5]]
-    assert words(figure).startswith("In blocks of 2 the words of slot 1 cost the teacher +0.25 nats")
+    assert finding(figure).startswith("In blocks of 2 the words of slot 1 cost the teacher +0.25 nats")
 
 
 def test_blocks_are_split_by_their_first_wrong_slot() -> None:
@@ -218,7 +200,7 @@ def test_blocks_are_split_by_their_first_wrong_slot() -> None:
     figure = leading_figure(groups)
     assert [list(line.y) for line in figure.data] == [[-0.5, 2], [3]]
     assert figure.data[1].name == "slot 2 is the first wrong one (12%)"
-    assert words(figure) == (
+    assert finding(figure) == (
         "Where slot 1 is wrong (75% of blocks), it costs the teacher -0.5 nats against the exact token, and the slots "
         "after it +2.0 to +2.0"
     )

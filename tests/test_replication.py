@@ -175,24 +175,18 @@ def test_all_parts_on_a_tiny_published_pair(script: Script, capsys: pytest.Captu
     assert re.search(r"lm1b +exact tokens \(%\) +slot 1 .* - +59.1 .*not comparable \[1\]", said)
 
 
-def hub(script: Script, texts: list[str], asked: list[Any]) -> None:
-    """Makes texts the hub's dataset of every task."""
-
-    def rows(config: Any) -> Iterator[tuple[str, str]]:
-        asked.append((config.dataset, config.split))
-        yield from (("", text) for text in texts)
-
-    script.patch.setattr(case_module, "hub_rows", rows)
-
-
-def test_a_verdict_needs_the_published_setting(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = len(json.loads((files / "tokenizer.json").read_text())["model"]["vocab"]) + 1
-    parts = PairParts(files / "ar.ckpt", files / "pflm.ckpt", None, files / "tokenizer.json", {})
+def case(files: Path, folder: Path, tokenizer: Path | None = None, **changes: Any) -> case_module.Case:
+    """The tiny pair as a task of the paper."""
+    parts = PairParts(files / "ar.ckpt", files / "pflm.ckpt", None, tokenizer or files / "tokenizer.json", {})
     asked = case_module.Settings((2,), (4,), 6, 4, 1, 0, 6, 10, None, None, "", "")
+    return case_module.Case("lm1b", parts, replace(asked, **changes), torch.device("cpu"), folder)
 
+
+def test_a_verdict_needs_the_published_setting(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(part: Any, **changes: Any) -> str | None:
-        return case_module.Case("lm1b", parts, replace(asked, **changes), torch.device("cpu"), files).unlike(part)
+        return case(files, tmp_path, **changes).unlike(part)
 
+    rows = len(json.loads((files / "tokenizer.json").read_text())["model"]["vocab"]) + 1
     assert reason("agreement") == "the models are not of the published size"
     monkeypatch.setitem(case_module.SIZES, "lm1b", (rows, 16, 2, 2, rows - 1, 40))
     assert "not checked on the published checkpoints yet" in str(reason("agreement"))
@@ -247,47 +241,45 @@ def test_other_judges_than_the_papers_are_named(script: Script) -> None:
     assert {row["unlike"] for row in script.run(parts="judge")["rows"]} == {"the paper's judge is a Qwen"}
 
 
-def test_prefixes_are_the_beginnings_of_the_hubs_documents(script: Script) -> None:
+def test_prefixes_are_the_beginnings_of_the_hubs_documents(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Any] = []
     texts = [TEXT[n : n + 60] for n in range(9)]
-    hub(script, ["a", *texts], asked)  # the first is too short for a prefix
-    write, given = case_module.write, []
-    script.patch.setattr(case_module, "write", lambda pair, ids, *rest: given.append(ids) or write(pair, ids, *rest))
-    found = script.run(parts="quality", text=None, gen_ppl="")
+
+    def rows(config: Any) -> Iterator[tuple[str, str]]:
+        asked.append((config.dataset, config.split))
+        yield from (("", text) for text in ["a", *texts])  # the first is too short for a prefix
+
+    monkeypatch.setattr(case_module, "hub_rows", rows)
+    found = case(files, tmp_path)
+    tokenizer = Tokenizer.from_file(str(files / "tokenizer.json"))
+    assert found.prefixes.tolist() == [tokenizer.encode(text).ids[:6] for text in texts[:6]]
     assert asked == [("dvruette/lm1b", "test")]
-    assert found["texts"] == {"lm1b": "the first 5,000 rows of dvruette/lm1b, split test"}
-    assert "lm1b on the first 5,000 rows of dvruette/lm1b, split test" in (script.out / "replication.html").read_text()
-    tokenizer = Tokenizer.from_file(str(script.files / "tokenizer.json"))
-    assert given[0].tolist() == [tokenizer.encode(text).ids[:6] for text in texts[:6]]
+    assert found.text_name == "the first 5,000 rows of dvruette/lm1b, split test"
 
 
-def test_documents_are_framed_as_in_training(script: Script, tmp_path: Path) -> None:
+def test_documents_are_framed_as_in_training(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tokenizer of BERT's family, whose documents begin with [CLS] and end with [SEP]."""
-    held = json.loads((script.files / "tokenizer.json").read_text())
-    for added in held["added_tokens"]:
+    values = json.loads((files / "tokenizer.json").read_text())
+    for added in values["added_tokens"]:
         added["content"] = "[SEP]"
-    vocabulary = held["model"]["vocab"]
+    vocabulary = values["model"]["vocab"]
     vocabulary["[SEP]"] = vocabulary.pop("<|endoftext|>")
-    rare = next(token for token in vocabulary if token == "Ā")
-    vocabulary["[CLS]"] = vocabulary.pop(rare)
-    held["added_tokens"].append({**held["added_tokens"][0], "id": vocabulary["[CLS]"], "content": "[CLS]"})
-    (tmp_path / "tokenizer.json").write_text(json.dumps(held))
+    vocabulary["[CLS]"] = vocabulary.pop("Ā")
+    values["added_tokens"].append({**values["added_tokens"][0], "id": vocabulary["[CLS]"], "content": "[CLS]"})
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(values))
     opening, closing = vocabulary["[CLS]"], vocabulary["[SEP]"]
-    texts = [TEXT[n : n + 60] for n in range(9)]
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    hub(script, texts, [])
-    write, given, shown = case_module.write, [], []
-    script.patch.setattr(case_module, "write", lambda pair, ids, *rest: given.append(ids) or write(pair, ids, *rest))
-    plain = replication.gen_ppl
-    script.patch.setattr(replication, "gen_ppl", lambda judge, text: shown.extend(text) or plain(judge, text))
-    script.run(parts="quality", text=None, tokenizer=str(tmp_path / "tokenizer.json"))
-    assert given[0].tolist() == [[opening, *tokenizer.encode(text).ids[:5]] for text in texts[:6]]
-    assert not [text for text in shown if "[CLS]" in text.prefix + text.new or "[SEP]" in text.prefix + text.new]
-    script.out = script.out / "file"
-    lines = script.files / "prefixes.jsonl"
-    script.run(parts="quality", prefixes=str(lines), tokenizer=str(tmp_path / "tokenizer.json"), gen_ppl="")
-    assert {tuple(row[:1]) for row in given[-1].tolist()} == {(opening,)}
-    assert given[-1].shape == given[0].shape
+    texts, tokenizer = [TEXT[n : n + 60] for n in range(9)], Tokenizer.from_file(str(path))
+    monkeypatch.setattr(case_module, "hub_rows", lambda _: (("", text) for text in texts))
+    found = case(files, tmp_path, path)
+    assert found.prefixes.tolist() == [[opening, *tokenizer.encode(text).ids[:5]] for text in texts[:6]]
+    judged = [text.prefix + text.new for sampled in found.continuations for text in sampled]
+    assert not [text for text in judged if "[CLS]" in text or "[SEP]" in text]
+    from_file = case(files, tmp_path, path, prefixes=files / "prefixes.jsonl").prefixes
+    assert from_file.shape == found.prefixes.shape
+    assert set(from_file[:, 0].tolist()) == {opening}
     pair: Any = SimpleNamespace(need_tokenizer=lambda: tokenizer)
     coded = text_ids(pair, texts[:2])[0].tolist()
     assert coded == [i for text in texts[:2] for i in (opening, *tokenizer.encode(text).ids, closing)]

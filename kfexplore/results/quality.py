@@ -62,10 +62,6 @@ class Agreement:
     """(K,) fraction of blocks whose first k tokens are all exact, k = 1 .. K; empty in older documents."""
     agreement_by_length_interval: list[float] = field(default_factory=list)  # (K,)
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Agreement:
         """From a document of `kfexplore eval`, whose other values are ignored."""

@@ -20,11 +20,6 @@ class Line:
     shared: int | None = None  # first tokens that the exact map also gives for this noise; None: nothing to compare
     parted: bool = False  # whether a token that differs follows them
 
-    @property
-    def filled(self) -> int:
-        """Tokens that are there."""
-        return sum(step > 0 for step in self.steps)
-
 
 @dataclass(frozen=True)
 class Written:
@@ -41,7 +36,7 @@ class Written:
     @property
     def tokens(self) -> int:
         """Tokens of all lines."""
-        return sum(line.filled for line in self.lines)
+        return sum(step > 0 for line in self.lines for step in line.steps)
 
     @property
     def loss(self) -> float | None:

@@ -48,12 +48,9 @@ class Gain:
 
     batch: int
     k: int
-    ar_ms: float
-    """Least milliseconds of an AR pass."""
-    pflm_ms: float
-    """Least milliseconds of a push-forward pass, k tokens per sample."""
-    bound: str
-    """What limits the push-forward pass: memory or arithmetic."""
+    ar_ms: float  # least milliseconds of an AR pass
+    pflm_ms: float  # least milliseconds of a push-forward pass, k tokens per sample
+    bound: str  # what limits the push-forward pass: memory or arithmetic
 
     @property
     def speedup(self) -> float:
@@ -89,56 +86,39 @@ class TimingRow:
 
     decoder: str
     batch: int
-    k: int
-    """Tokens, or guesses, per pass."""
-    size: str
-    """Name of the pair, or of a published size with random weights."""
-    prompt: int
-    """Tokens of each prompt, read before the clock starts."""
-    new_tokens: int
-    """Tokens of each sample."""
+    k: int  # tokens, or guesses, per pass
+    size: str  # name of the pair, or of a published size with random weights
+    prompt: int  # tokens of each prompt, read before the clock starts
+    new_tokens: int  # tokens of each sample
     repeats: int
-    nfe: int = 0
-    """Forward passes over the batch."""
-    seconds: Spread | None = None
-    """Of decoding alone."""
-    ms_per_step: float | None = None
-    """Milliseconds per forward pass, at the median."""
-    tokens_per_second: float | None = None
-    """New tokens of all samples, at the median."""
-    tokens_after_eos: int = 0
-    """How many of those come after the end of a text."""
+    nfe: int = 0  # forward passes over the batch
+    seconds: Spread | None = None  # of decoding alone
+    ms_per_step: float | None = None  # milliseconds per forward pass, at the median
+    tokens_per_second: float | None = None  # new tokens of all samples, at the median
+    tokens_after_eos: int = 0  # how many of those come after the end of a text
     speedup: Spread | None = None
     """Tokens per second over those of `ar` at the same batch in the same run; low and high from the extremes of both.
     None for `ar` itself, the baseline."""
     false_positive_rate: float | None = None
     """How often this comparison with `ar` is conclusive where both are equally fast: see the function of that name. It
     holds for exchangeable runs: interleaved ones, under a load that does not follow the turns."""
-    tokens_per_pass: float | None = None
-    """Tokens that a sample gains per forward pass."""
-    kept_per_round: float | None = None
-    """verified, jacobi: mean tokens kept per round; 1 to k + 1."""
+    tokens_per_pass: float | None = None  # tokens that a sample gains per forward pass
+    kept_per_round: float | None = None  # verified, jacobi: mean tokens kept per round; 1 to k + 1
     idle_share: float | None = None
     """verified, jacobi: fraction of row-rounds in which a row that is done waits for others in its batch."""
-    bytes_per_second: float | None = None
-    """Bytes that the passes must move, over the time."""
-    flops_per_second: float | None = None
-    """Operations that they must do, over the time."""
-    least_ms: float | None = None
-    """The roofline's milliseconds per forward pass on this device."""
-    share_of_roofline: float | None = None
-    """Least time over measured time."""
+    bytes_per_second: float | None = None  # bytes that the passes must move, over the time
+    flops_per_second: float | None = None  # operations that they must do, over the time
+    least_ms: float | None = None  # the roofline's milliseconds per forward pass on this device
+    share_of_roofline: float | None = None  # least time over measured time
     roofline_speedup: float | None = None
     """The roofline's own ratio to `ar`: the speed-up if both ran at the device's limit, bytes and operations counted by
     hand. What is measured can be above it, where `ar` is the further from that limit."""
     peak_memory: int | None = None
     """Bytes: allocated on the accelerator; on a CPU, the largest resident set of the process so far."""
-    near_choices_settled: bool = False
-    """Whether near ties were rechecked by the single-row pass."""
+    near_choices_settled: bool = False  # whether near ties were rechecked by the single-row pass
     load_average: float | None = None
     """Of the machine over the minute before; above the threads used, others were at work."""
-    error: str | None = None
-    """Why there is no time."""
+    error: str | None = None  # why there is no time
 
     @property
     def is_conclusive(self) -> bool:
