@@ -1,1 +1,1 @@
-"""One script a study: computes, prints a table, writes its results, draws with kfexplore.figures."""
+"""One script per study: computes, prints tables, writes its results; NAME_figures holds what only it draws."""

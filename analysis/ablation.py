@@ -55,19 +55,14 @@ class Heads(Student):
 class Arm:
     """One row of the table."""
 
-    what: str
-    """What it is, in words."""
-    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Settings other than BASE's."""
-    progressive: bool = False
-    """In stages of 1, 2 and 4 slots, each from the one before."""
+    what: str  # what it is, in words
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings other than BASE's
+    progressive: bool = False  # in stages of 1, 2 and 4 slots, each from the one before
     student: type[Student] = Student
     frequencies: Callable[[int], list[float]] | None = None
     """Noise features other than the published ones: half the width to periods over [0, 1]."""
-    deeper: int = 0
-    """Blocks on top of the teacher's, which begin as the identity."""
-    order: str = "token id"
-    """Order of the vocabulary in the CDF."""
+    deeper: int = 0  # blocks on top of the teacher's, which begin as the identity
+    order: str = "token id"  # order of the vocabulary in the CDF
 
 
 def octaves(half: int) -> list[float]:

@@ -164,8 +164,7 @@ class Study:
     areas: drawing.Areas
     taken: drawing.Sample
     slots: list[drawing.SlotAgreement]
-    by: dict[str, drawing.AgreementBy]
-    """By the keys of `QUANTITIES`."""
+    by: dict[str, drawing.AgreementBy]  # by the keys of `QUANTITIES`
     resolution: drawing.Resolution
     reach: drawing.Reach
 
@@ -201,14 +200,14 @@ def measure(
         few: Contexts on which borders and reach are measured.
     """
     context = pair.encode(prompt)[0]
-    held = pair.prefill(context)
-    section = grid(held, np.full(held.k_max, 0.5), (0, 1), side)
+    prefilled = pair.prefill(context)
+    section = grid(prefilled, np.full(prefilled.k_max, 0.5), (0, 1), side)
     law = pair_law(pair, context, first=pair.teacher.config.vocab_size)
     taken = sample(pair, ids, each, seed)
     return Study(
         prompt,
         section,
-        areas(law, block(held, lattice(POINTS))),
+        areas(law, block(prefilled, lattice(POINTS))),
         taken,
         by_slot(taken),
         {name: agreement_by(taken, name) for name in QUANTITIES},
@@ -257,11 +256,11 @@ def figures(pair: Pair, found: Study, theme: Theme = "light") -> dict[str, Any]:
 def strip(pair: Pair, prompt: str, u: Sequence[float], steps: int = 128, height: int = 1300) -> str:
     """The app's scrub figure after a prompt as HTML that needs no server: one slider drags, its track is the map."""
     ids = pair.encode(prompt)[0]
-    held, at = pair.prefill(ids), np.array(u)
-    moved = sweeps(held, at, list(range(len(at))), steps)
-    payload = scrub_payload(moved, block(held, at), ids, pair.texts, pair=pair.info.get("name", ""))
+    prefilled, at = pair.prefill(ids), np.array(u)
+    moved = sweeps(prefilled, at, list(range(len(at))), steps)
+    payload = scrub_payload(moved, block(prefilled, at), ids, pair.texts, pair=pair.info.get("name", ""))
     if len(at) > 1:
-        payload["grid"] = grid_payload(grid(held, at, (0, 1), steps // 2), pair.texts)
+        payload["grid"] = grid_payload(grid(prefilled, at, (0, 1), steps // 2), pair.texts)
     return standalone_html(payload, height)
 
 

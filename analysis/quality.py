@@ -117,13 +117,11 @@ class Study:
     """Everything that the script and the notebook show."""
 
     frontiers: list[drawing.Frontier]
-    at_variety: list[drawing.AtVariety]
-    """Of the student's plain argmax at every K."""
+    at_variety: list[drawing.AtVariety]  # of the student's plain argmax at every K
     survival: list[drawing.ByPosition]
     slots: list[drawing.ByPosition]
     leading: list[drawing.Leading]
-    texts: dict[str, str]
-    """By decoder, what follows the first prompt."""
+    texts: dict[str, str]  # by decoder, what follows the first prompt
 
     @property
     def rows(self) -> list[SampleQuality]:

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "images"
 WIDTH = 1180
 """Pixels."""
 COLOURS = 256
-"""Of a picture: the commonest; the page has few, and a picture of a third of the size looks the same."""
+"""The commonest of a picture: the page has few, and a picture of a third of the size looks the same."""
 BELOW = 16
 """Pixels that are shown under the last part."""
 STILL = 500
@@ -33,7 +33,7 @@ LONGEST = 180_000
 
 
 def scrub(page: Page) -> str:
-    """The first screen; returns what is shown last."""
+    """The first screen; returns the selector of the last part shown."""
     page.locator("[data-tables=ready]").wait_for()
     return "#scrub"
 
@@ -51,7 +51,7 @@ def generate(page: Page) -> str:
 
 
 def joint(page: Page) -> str:
-    """The law after the first prompt."""
+    """The distribution after the first prompt."""
     page.get_by_role("tab", name="Joint vs marginal").click()
     expect(page.locator("#joint-samplers table")).to_contain_text("teacher")
     expect(page.locator("#joint-counts .bars")).not_to_have_count(0)
@@ -59,7 +59,7 @@ def joint(page: Page) -> str:
 
 
 def toys(page: Page) -> str:
-    """The law that meets the theorem's condition."""
+    """The distribution that meets the theorem's condition."""
     page.get_by_role("tab", name="Joint vs marginal").click()
     page.get_by_role("tab", name="Toy laws").click()
     page.get_by_text("Noisy XOR", exact=True).click()
@@ -80,7 +80,7 @@ SCENES: dict[str, Callable[[Page], str]] = {each.__name__: each for each in (scr
 
 
 def main() -> None:
-    """Takes all pictures, or those that are named."""
+    """Takes all pictures, or the named ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENES))
     names = parser.parse_args().names or list(SCENES)
@@ -125,7 +125,7 @@ def _shot(page: Page, last: str) -> bytes:
 
 
 def _smaller(picture: bytes) -> bytes:
-    """The picture in its commonest colours, which stay exactly as they are; each other becomes the nearest of them."""
+    """The picture in its commonest colours, unchanged; every other colour becomes the nearest of them."""
     pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=np.int64)
     codes, places, counts = np.unique(pixels @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True)
     colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)

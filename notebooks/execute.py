@@ -2,7 +2,7 @@
 
 What is committed has the outputs of one run from top to bottom, but no execution counts, times, warnings or machine
 paths. Plotly figures become still images, as code hosts run no scripts; opened in JupyterLab and run, they are
-interactive again. The scrub strip stays as it is (it needs no server), with a still image after it.
+interactive again. The scrub figure stays as it is (it needs no server), with a still image after it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def clean(book: NotebookNode, camera: Camera) -> NotebookNode:
 
 
 def stamp(book: NotebookNode) -> dict[str, str]:
-    """Fingerprints of what the outputs hang on: with another one of these they are out of date."""
+    """Fingerprints of weights, source and documents: outputs are out of date where one differs."""
     cells = "\0".join(cell.source for cell in book.cells)
     pair = re.search(r'^PAIR = "(\w+)"', "\n".join(cell.source for cell in book.cells), re.MULTILINE)
     named = [(path.name.encode(), path.read_bytes()) for path in documents(book)]

@@ -12,33 +12,8 @@ from helpers import written_pair
 from studies import TEXTS, about, finding, run
 
 from analysis import noise_maps as module
+from analysis import noise_maps_figures as drawing
 from analysis.grid_figures import closed_form_figure, closed_form_grid, grid_figure
-from analysis.noise_maps import (
-    agreement_by,
-    areas,
-    by_slot,
-    encoder_distances,
-    figures,
-    lattice,
-    measure,
-    reach,
-    sample,
-    strip,
-    table,
-)
-from analysis.noise_maps_figures import (
-    AgreementBy,
-    Areas,
-    Reach,
-    Resolution,
-    Sample,
-    SlotAgreement,
-    areas_figure,
-    by_figure,
-    reach_figure,
-    resolution_figure,
-    slots_figure,
-)
 from kfexplore.errors import KfError
 from kfexplore.evaluate.text import prefixes
 from kfexplore.figures.page import THEMES
@@ -67,7 +42,7 @@ def contexts(pair: Pair) -> list[list[int]]:
 
 
 def test_what_describes_a_slot_is_the_teachers(pair: Pair, contexts: list[list[int]]) -> None:
-    taken = sample(pair, contexts, 6, 0)
+    taken = module.sample(pair, contexts, 6, 0)
     for c, context in enumerate(contexts):
         for m in range(6):
             before = list(context)
@@ -79,15 +54,15 @@ def test_what_describes_a_slot_is_the_teachers(pair: Pair, contexts: list[list[i
                 before.append(token)
 
 
-def made(teacher_tokens: list[list[int]], student_tokens: list[list[int]]) -> Sample:
+def made(teacher_tokens: list[list[int]], student_tokens: list[list[int]]) -> drawing.Sample:
     """Two contexts with the same noise vectors."""
     exact, learned = (np.array([tokens, tokens]) for tokens in (teacher_tokens, student_tokens))
     value = np.broadcast_to(np.linspace(0, 1, exact[0].size).reshape(exact[0].shape), exact.shape)
-    return Sample(value, exact, learned, value, value, value, value, value)
+    return drawing.Sample(value, exact, learned, value, value, value, value, value)
 
 
 def test_agreement_is_split_by_the_slots_before() -> None:
-    first, second = by_slot(made([[1, 1]] * 4, [[1, 1], [1, 2], [1, 1], [2, 2]]))
+    first, second = module.by_slot(made([[1, 1]] * 4, [[1, 1], [1, 2], [1, 1], [2, 2]]))
     assert (first.all.value, first.after_exact, first.after_wrong) == (0.75, None, None)
     assert second.all.value == 0.5
     assert second.after_exact is not None
@@ -97,7 +72,7 @@ def test_agreement_is_split_by_the_slots_before() -> None:
 
 
 def test_fifths_hold_all_slots_once() -> None:
-    found = agreement_by(made([[1, 1]] * 5, [[1, 1], [1, 1], [2, 2], [2, 2], [2, 2]]), "margin")
+    found = module.agreement_by(made([[1, 1]] * 5, [[1, 1], [1, 1], [2, 2], [2, 2], [2, 2]]), "margin")
     assert [b.blocks for b in found.all] == [4, 4, 4, 4, 4]
     assert [b.share.value for b in found.all] == [1, 1, 0, 0, 0]
     assert sum(b.blocks for bins in found.slots for b in bins) == 20
@@ -105,7 +80,7 @@ def test_fifths_hold_all_slots_once() -> None:
 
 def test_exact_areas_are_probabilities(pair: Pair, contexts: list[list[int]]) -> None:
     law = pair_law(pair, contexts[0], first=pair.teacher.config.vocab_size)
-    found = areas(law, block(pair.prefill(contexts[0]), lattice(4096)))
+    found = module.areas(law, block(pair.prefill(contexts[0]), module.lattice(4096)))
     assert found.tv_exact < 0.15
     assert found.tv_learned > 2 * found.tv_exact
     assert (found.exact.sum(), found.learned.sum()) == pytest.approx((1, 1))
@@ -116,12 +91,12 @@ def test_exact_areas_are_probabilities(pair: Pair, contexts: list[list[int]]) ->
 def test_no_noise_reaches_an_earlier_slot_and_near_noise_has_near_encodings(
     pair: Pair, contexts: list[list[int]]
 ) -> None:
-    found = reach(pair, contexts, 0, 16)
+    found = module.reach(pair, contexts, 0, 16)
     for values in (found.exact, found.learned):
         assert (np.tril(values, -1) == 0).all()
         assert (np.diag(values) > 0).all()
         assert values.max() < 1
-    distances = encoder_distances(pair.student, module.APART)
+    distances = module.encoder_distances(pair.student, module.APART)
     assert (np.diff(distances) < 0).all()
     assert distances[-1] < 0.01
 
@@ -129,13 +104,13 @@ def test_no_noise_reaches_an_earlier_slot_and_near_noise_has_near_encodings(
 def test_files_figures_and_strip(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = measure(pair, "The old", prefixes(pair, TEXTS, 0), 8, 0, 16, 2)
-    assert "after wrong" in table(found)
+    found = module.measure(pair, "The old", prefixes(pair, TEXTS, 0), 8, 0, 16, 2)
+    assert "after wrong" in module.table(found)
     for theme in THEMES:
-        for figure in figures(pair, found, theme).values():
+        for figure in module.figures(pair, found, theme).values():
             assert figure.layout.title.text
             assert figure.layout.paper_bgcolor == colours(theme).surface
-    assert "<iframe" in strip(pair, "The old", [0.5] * 4, 16)
+    assert "<iframe" in module.strip(pair, "The old", [0.5] * 4, 16)
     (tmp_path / "text.txt").write_text("\n".join(TEXTS))
     words = ("--prompt", "The", "--text", tmp_path / "text.txt", "--contexts", 3, "--each", 4)
     document = run(module, monkeypatch, pair, tmp_path / "out", *words)
@@ -154,7 +129,9 @@ def fifths(*values: float) -> list[Bin]:
 
 def test_areas_stand_on_their_probability_and_none_on_the_floor() -> None:
     probability, learned = np.array([0.7, 0.3]), np.array([1.0, 0.0])
-    figure = areas_figure(Areas(np.array([[0, 1], [1, 0]]), probability, probability, learned, 100, 0.0, 0.3))
+    figure = drawing.areas_figure(
+        drawing.Areas(np.array([[0, 1], [1, 0]]), probability, probability, learned, 100, 0.0, 0.3)
+    )
     inexact, exact = figure.data[1:]
     assert list(exact.y) == list(exact.x) == [0.7, 0.3]
     assert list(inexact.y) == [1.0, 0.005]
@@ -163,28 +140,33 @@ def test_areas_stand_on_their_probability_and_none_on_the_floor() -> None:
 
 
 def test_bars_of_slots_are_split_by_those_before() -> None:
-    rows = [SlotAgreement(0, about(0.6), None, None), SlotAgreement(1, about(0.3), about(0.5), about(0.1))]
-    figure = slots_figure(rows)
+    rows = [
+        drawing.SlotAgreement(0, about(0.6), None, None),
+        drawing.SlotAgreement(1, about(0.3), about(0.5), about(0.1)),
+    ]
+    figure = drawing.slots_figure(rows)
     assert [list(trace.y) for trace in figure.data] == [[60, 30], [50], [10]]
     assert "slot 2 for 30%: 50% where all slots before it are, 10% where one is not" in finding(figure)
     assert len({trace.marker.pattern.shape for trace in figure.data}) == 3  # told apart without colour
 
 
 def test_quantities_are_ranked_by_what_they_tell() -> None:
-    flat = AgreementBy("flat (nats)", [fifths(0.4, 0.5), fifths(0.4, 0.5)], fifths(0.4, 0.5))
-    steep = AgreementBy("steep (u)", [fifths(0.9, 0.1), fifths(0.9, 0.1)], fifths(0.9, 0.1))
-    figure = by_figure([flat, steep])
+    flat = drawing.AgreementBy("flat (nats)", [fifths(0.4, 0.5), fifths(0.4, 0.5)], fifths(0.4, 0.5))
+    steep = drawing.AgreementBy("steep (u)", [fifths(0.9, 0.1), fifths(0.9, 0.1)], fifths(0.9, 0.1))
+    figure = drawing.by_figure([flat, steep])
     assert finding(figure).startswith("What tells most is the steep: 90% exact in its lowest fifth, 10% in its highest")
     assert "the flat (40%, 50%)" in finding(figure)
     assert [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2")] == ["steep (u)", "flat (nats)"]
 
 
 def test_resolution_names_the_median_shift_and_reach_writes_every_cell() -> None:
-    found = Resolution(np.array([0.5, 0.25]), np.array([1.0, 0.5]), fifths(0.1, 0.9), np.array([-0.02, 0.03, 0.04]))
-    figure = resolution_figure(found)
+    found = drawing.Resolution(
+        np.array([0.5, 0.25]), np.array([1.0, 0.5]), fifths(0.1, 0.9), np.array([-0.02, 0.03, 0.04])
+    )
+    figure = drawing.resolution_figure(found)
     assert "moved by 0.030 of the slider" in finding(figure)
     assert list(figure.data[-1].x) == [0.03, 0.03]
-    figure = reach_figure(Reach(np.array([[0.8, 0.7], [0, 0.6]]), np.array([[0.5, 0.2], [0, 0.4]])))
+    figure = drawing.reach_figure(drawing.Reach(np.array([[0.8, 0.7], [0, 0.6]]), np.array([[0.5, 0.2], [0, 0.4]])))
     cells = [text for trace in figure.data if trace.type == "scatter" for text in trace.text]
     assert sorted(cells) == sorted(["80", "70", "0", "60", "50", "20", "0", "40"])
     assert "token 2 in 70% of draws in the exact map, in 20% in the learned" in finding(figure)

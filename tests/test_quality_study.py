@@ -12,18 +12,7 @@ from helpers import student, written_pair
 from studies import TEXTS, about, finding, run
 
 from analysis import quality as module
-from analysis.quality import Study, at_variety, figures, leading, measure, prompts, slot_losses, survival, table
-from analysis.quality_figures import (
-    AtVariety,
-    ByPosition,
-    Frontier,
-    Leading,
-    frontier_figure,
-    leading_figure,
-    perplexity_figure,
-    slot_losses_figure,
-    survival_figure,
-)
+from analysis import quality_figures as drawing
 from kfexplore import noise
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
@@ -39,14 +28,14 @@ def pair() -> Pair:
 
 
 @pytest.fixture(scope="module")
-def found(pair: Pair) -> Study:
-    return measure(pair, prompts(pair, TEXTS, 5), 8, 0, each=6)
+def found(pair: Pair) -> module.Study:
+    return module.measure(pair, module.prompts(pair, TEXTS, 5), 8, 0, each=6)
 
 
 def test_prompts_are_first_tokens_and_short_texts_are_left_out(pair: Pair) -> None:
-    assert prompts(pair, TEXTS, 5).tolist() == [pair.encode(text)[0][:5] for text in TEXTS[:3]]
+    assert module.prompts(pair, TEXTS, 5).tolist() == [pair.encode(text)[0][:5] for text in TEXTS[:3]]
     with pytest.raises(KfError, match=r"0 texts have 99 tokens"):
-        prompts(pair, TEXTS, 99)
+        module.prompts(pair, TEXTS, 99)
 
 
 def row(entropy: float, loss: float, tau: float = 1.0) -> SampleQuality:
@@ -56,41 +45,41 @@ def row(entropy: float, loss: float, tau: float = 1.0) -> SampleQuality:
 
 def test_teacher_is_interpolated_between_neighbouring_temperatures_and_not_beyond_its_own() -> None:
     own = [row(3.0, 1.0, 0.5), row(4.0, 3.0, 1.0), row(3.5, 2.0, 0.7), row(3.75, 9.0, 1.5)]  # entropy falls at last
-    at = at_variety(row(3.25, 9.0), own)
+    at = module.at_variety(row(3.25, 9.0), own)
     assert (at.loss, at.tau) == (pytest.approx(1.5), pytest.approx(0.6))
     assert at.lost is not None
     assert at.lost.value == pytest.approx(7.5)
     assert at.lost.half == pytest.approx(np.hypot(0.1, 2 * 0.1))  # its own, and two nats a nat of entropy
-    assert at_variety(row(3.8, 9.0), own).tau == pytest.approx(0.88)
-    assert at_variety(row(4.1, 9.0), own).loss is None
+    assert module.at_variety(row(3.8, 9.0), own).tau == pytest.approx(0.88)
+    assert module.at_variety(row(4.1, 9.0), own).loss is None
 
 
 def test_texts_survive_until_their_first_other_token() -> None:
     own = Written(DecodeConfig("ar"), np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), 4)
     later = np.array([[1, 2, 9, 4], [5, 9, 7, 8]])  # equal tokens after the first other one do not count
     other = Written(DecodeConfig("pflm", 2), later, 2)
-    assert [found.value for found in survival(other, own).values] == [1, 0.5, 0, 0]
+    assert [found.value for found in module.survival(other, own).values] == [1, 0.5, 0, 0]
 
 
 def test_losses_are_split_by_slot() -> None:
     written = Written(DecodeConfig("pflm", 2), np.zeros((3, 4), dtype=np.int64), 2)
     losses, own = np.array([[1.0, 5, 3, 7]] * 3), np.array([[2.0, 2, 2, 2]] * 3)
-    assert [e.value for e in slot_losses(written, losses, own).values] == [0, 4]
+    assert [e.value for e in module.slot_losses(written, losses, own).values] == [0, 4]
 
 
 def test_blocks_are_grouped_by_their_first_exact_slots(pair: Pair) -> None:
-    contexts = prompts(pair, TEXTS, 5)
-    groups = leading(pair, contexts, 40, 0)
+    contexts = module.prompts(pair, TEXTS, 5)
+    groups = module.leading(pair, contexts, 40, 0)
     assert sum(group.share.value for group in groups) == pytest.approx(1)
     for group in groups:
         assert [e.value for e in group.excess[: group.slots]] == [0] * group.slots  # the same tokens
         assert all(e.value for e in group.excess[group.slots : group.slots + 1])
     blind = Pair(pair.teacher, student(12, vocab_size=pair.teacher.config.vocab_size), tokenizer=pair.tokenizer)
-    assert leading(blind, contexts, 3, 0)[0].slots == 0
+    assert module.leading(blind, contexts, 3, 0)[0].slots == 0
 
 
 def test_excess_of_a_slot_is_the_teachers_loss_of_the_learned_less_the_exact_token(pair: Pair) -> None:
-    contexts, slots = prompts(pair, TEXTS, 5), pair.student.config.block
+    contexts, slots = module.prompts(pair, TEXTS, 5), pair.student.config.block
     total, each = np.zeros(slots), 3
     for c, context in enumerate(contexts):
         u = noise.uniform(0, range(c * each, (c + 1) * each), 5, slots)  # beyond the positions of the context's own
@@ -100,13 +89,13 @@ def test_excess_of_a_slot_is_the_teachers_loss_of_the_learned_less_the_exact_tok
                 ids = [*context.tolist(), *tokens]
                 law = pair.teacher.log_probs(torch.tensor([ids]))[0]
                 total -= sign * np.array([float(law[at - 1, ids[at]]) for at in range(5, len(ids))])
-    groups = leading(pair, contexts, each, 0)
+    groups = module.leading(pair, contexts, each, 0)
     assert sum(g.share.value for g in groups) == pytest.approx(1)  # no group was left out
     mean = sum(group.share.value * np.array([e.value for e in group.excess]) for group in groups)
     assert mean == pytest.approx(total / len(contexts) / each, abs=1e-4)
 
 
-def test_study_has_every_decoder_once_with_the_teacher_first(pair: Pair, found: Study) -> None:
+def test_study_has_every_decoder_once_with_the_teacher_first(pair: Pair, found: module.Study) -> None:
     names = [row.decoder for row in found.rows]
     assert names[0] == "AR"
     assert len(set(names)) == len(names) == 18
@@ -114,16 +103,16 @@ def test_study_has_every_decoder_once_with_the_teacher_first(pair: Pair, found: 
     assert [s.k for s in found.slots] == list(range(1, pair.student.config.block + 1))
 
 
-def test_table_and_figures_show_the_study(found: Study) -> None:
-    assert table(found).splitlines()[1].startswith("AR ")
+def test_table_and_figures_show_the_study(found: module.Study) -> None:
+    assert module.table(found).splitlines()[1].startswith("AR ")
     for theme in THEMES:
-        drawn = figures(found, theme)
+        drawn = module.figures(found, theme)
         assert set(drawn) == {"frontiers", "perplexity", "survival", "slots", "leading"}
         assert all(figure.layout.title.text and figure.layout.title.subtitle.text for figure in drawn.values())
 
 
 def test_script_writes_its_files(
-    pair: Pair, found: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: Pair, found: module.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "measure", lambda *_, **__: found)
     document = run(module, monkeypatch, pair, tmp_path, "--prompt-tokens", 5)
@@ -143,13 +132,13 @@ def quality(name: str, loss: float, entropy: float, k: int = 1, tau: float = 1.0
 OWN = [quality("AR, tau 0.5", 1.0, 3.0, tau=0.5), quality("AR", 2.0, 3.5)]
 STUDENT = [quality("K = 1", 1.5, 3.25), quality("K = 2", 4.0, 3.125, k=2)]
 FRONTIERS = [
-    Frontier("AR over temperature", ["tau 0.5", "tau 1"], OWN),
-    Frontier("over K", ["K = 1", "K = 2"], STUDENT),
+    drawing.Frontier("AR over temperature", ["tau 0.5", "tau 1"], OWN),
+    drawing.Frontier("over K", ["K = 1", "K = 2"], STUDENT),
 ]
 
 
 def test_frontier_has_one_mark_per_decoder_and_the_aim_is_the_teachers_own() -> None:
-    figure = frontier_figure(FRONTIERS, [AtVariety(STUDENT[1], 0.6, 1.25, about(2.75))])
+    figure = drawing.frontier_figure(FRONTIERS, [drawing.AtVariety(STUDENT[1], 0.6, 1.25, about(2.75))])
     own, student = figure.data
     assert (list(own.x), list(own.y)) == ([3.0, 3.5], [1.0, 2.0])
     assert list(student.text) == ["K = 1", "K = 2"]
@@ -159,12 +148,12 @@ def test_frontier_has_one_mark_per_decoder_and_the_aim_is_the_teachers_own() -> 
         "K = 2 costs the teacher 4.00 nats per token, its own samples of the same entropy (3.12 nats, tau 0.60) 1.25; "
         "its own at tau 1 cost 2.00"
     )
-    none = frontier_figure(FRONTIERS, [AtVariety(STUDENT[1], None, None, None)])
+    none = drawing.frontier_figure(FRONTIERS, [drawing.AtVariety(STUDENT[1], None, None, None)])
     assert finding(none) == "K = 2 costs the teacher 4.00 nats per token; its own at tau 1 cost 2.00"
 
 
 def test_perplexity_ranks_and_names_the_best_student() -> None:
-    figure = perplexity_figure([OWN[1], OWN[0], *STUDENT])
+    figure = drawing.perplexity_figure([OWN[1], OWN[0], *STUDENT])
     ranked, alike = figure.data
     assert list(ranked.y) == ["K = 2", "AR", "K = 1", "AR, tau 0.5"]  # drawn from below
     assert list(ranked.x) == pytest.approx(np.exp([4, 2, 1.5, 1]))
@@ -178,26 +167,28 @@ def test_perplexity_ranks_and_names_the_best_student() -> None:
 
 def test_lines_by_position_have_intervals_and_their_finding() -> None:
     kept = [[about(1.0), about(0.75)], [about(0.5), about(0.0)]]
-    figure = survival_figure([ByPosition(f"K = {k}", k, values) for k, values in zip((1, 2), kept, strict=True)])
+    figure = drawing.survival_figure(
+        [drawing.ByPosition(f"K = {k}", k, values) for k, values in zip((1, 2), kept, strict=True)]
+    )
     assert [list(line.y) for line in figure.data] == [[100, 75], [50, 0]]
     assert list(figure.data[0].error_y.array) == [50, 50]
     assert finding(figure) == (
         "From the same noise 100% of the texts begin with the teacher's token; after 2 tokens 0% are still its own "
         "with K = 2, 75% with K = 1"
     )
-    losses = [ByPosition("K = 1", 1, [about(-0.5)]), ByPosition("K = 2", 2, [about(0.25), about(1.5)])]
-    figure = slot_losses_figure(losses)
+    losses = [drawing.ByPosition("K = 1", 1, [about(-0.5)]), drawing.ByPosition("K = 2", 2, [about(0.25), about(1.5)])]
+    figure = drawing.slot_losses_figure(losses)
     assert [list(line.y) for line in figure.data] == [[-0.5], [0.25, 1.5]]
     assert finding(figure).startswith("In blocks of 2 the words of slot 1 cost the teacher +0.25 nats")
 
 
 def test_blocks_are_split_by_their_first_wrong_slot() -> None:
     groups = [
-        Leading(0, about(0.75), [about(-0.5), about(2.0)]),
-        Leading(1, about(0.125), [about(0), about(3.0)]),
-        Leading(2, about(0.125), [about(0), about(0)]),  # nothing is wrong: not drawn
+        drawing.Leading(0, about(0.75), [about(-0.5), about(2.0)]),
+        drawing.Leading(1, about(0.125), [about(0), about(3.0)]),
+        drawing.Leading(2, about(0.125), [about(0), about(0)]),  # nothing is wrong: not drawn
     ]
-    figure = leading_figure(groups)
+    figure = drawing.leading_figure(groups)
     assert [list(line.y) for line in figure.data] == [[-0.5, 2], [3]]
     assert figure.data[1].name == "slot 2 is the first wrong one (12%)"
     assert finding(figure) == (

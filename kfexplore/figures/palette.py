@@ -1,8 +1,7 @@
 """The one palette: one token, one colour; exact, learned and "differ" look the same in every figure.
 
-Twelve hues, 30 degrees apart, at one OKLCH lightness and chroma a role, so that no token looks more
-important than another. Colour alone never carries a fact: figures add the token's text and a hairline or a
-sign.
+Twelve hues, 30 degrees apart, at one OKLCH lightness and chroma per role, so that no token looks more important than
+another. Colour alone never carries a fact: figures add the token's text and a hairline or a sign.
 
 OKLCH to sRGB follows Björn Ottosson's definition of Oklab (2020); lightness 0 to 1, chroma 0 to about 0.4,
 hue in degrees.
@@ -25,36 +24,22 @@ _MULTIPLIER: Final = 2654435761
 
 @dataclass(frozen=True)
 class Colours:
-    """The colours of one theme, as "#rrggbb"; a tuple has one entry a hue index, 0 to 11."""
+    """The colours of one theme, as "#rrggbb"; a tuple has one entry per hue index, 0 to 11."""
 
-    fills: tuple[str, ...]
-    """Exact tokens: solid bands, chips, cells. Text in `ink` on it has a contrast of at least 4.5."""
-    tints: tuple[str, ...]
-    """Ground of learned tokens, under the hatching."""
-    lines: tuple[str, ...]
-    """Hatching and outlines of learned tokens, underlines, plot lines."""
-    surface: str
-    """The page behind a figure."""
-    raised: str
-    """Boxes on the page: tooltips, buttons."""
-    ink: str
-    """Text and hairlines."""
-    muted: str
-    """Text of second rank; still a contrast of at least 4.5 on `surface`."""
-    rule: str
-    """Borders and axes."""
-    edge: str
-    """Border of what can be written into or chosen; a contrast of at least 3 on `surface` and `raised`."""
-    accent: str
-    """The one accent: focus, chosen options, what can be acted on."""
-    on_accent: str
-    """Text on the accent."""
-    exact: str
-    """Lines and bars that stand for the exact map (teacher)."""
-    learned: str
-    """Lines and bars that stand for the learned map (student)."""
-    differ: str
-    """Where the two differ; always together with the sign of inequality or a hatching."""
+    fills: tuple[str, ...]  # exact tokens: solid bands, chips, cells; `ink` on them has a contrast of at least 4.5
+    tints: tuple[str, ...]  # ground of learned tokens, under the hatching
+    lines: tuple[str, ...]  # hatching and outlines of learned tokens, underlines, plot lines
+    surface: str  # the page behind a figure
+    raised: str  # boxes on the page: tooltips, buttons
+    ink: str  # text and hairlines
+    muted: str  # text of second rank; still a contrast of at least 4.5 on `surface`
+    rule: str  # borders and axes
+    edge: str  # border of what can be written into or chosen; a contrast of at least 3 on `surface` and `raised`
+    accent: str  # the one accent: focus, chosen options, what can be acted on
+    on_accent: str  # text on the accent
+    exact: str  # lines and bars that stand for the exact map (teacher)
+    learned: str  # lines and bars that stand for the learned map (student)
+    differ: str  # where the two differ; always together with the sign of inequality or a hatching
 
     def series(self, n: int) -> str:
         """The colour of the n-th of several lines, from 0: neighbours have hues far apart."""
