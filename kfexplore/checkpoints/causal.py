@@ -138,7 +138,7 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
         raise
     except Exception as error:  # whatever the library raises for invalid settings
         raise KfError(
-            f"{folder / CONFIG_FILE} does not describe a valid {family} model: {shown(error, 300).rstrip('.')}.",
+            f"{folder / CONFIG_FILE} describes no {family} model that can be built: {shown(error, 300).rstrip('.')}.",
             "the config.json that was saved with these weights",
         ) from error
     return model
