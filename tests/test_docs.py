@@ -45,7 +45,7 @@ from kfexplore.pair import Pair
 from kfexplore.results import Block, Learned
 from kfexplore.training import stories
 from kfexplore.training.config import Recipe
-from kfexplore.ui.service import Service
+from kfexplore.ui.service import local_service
 
 TOUR, FIGURES, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API"))
 MORE = [ROOT / "docs" / f"{name}.md" for name in ("README", "METHOD", "COMMANDS", "TRAINING", "SERVING", "SECURITY")]
@@ -197,7 +197,7 @@ def test_the_figure_is_drawn() -> None:
 
 
 def test_the_tab_is_built_and_answers() -> None:
-    service = Service({"bare": lambda: Pair(teacher(), student())})
+    service = local_service({"bare": lambda: Pair(teacher(), student())})
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Tokens") as tab:
         example("The tab")["build_tokens_tab"](service, [gr.Textbox("bare"), gr.Textbox("a")], tab)
     (event,) = demo.fns.values()

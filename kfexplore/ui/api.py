@@ -15,7 +15,6 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_function_description
 
-from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.config import STUDY_BLOCKS, DecodeConfig, check_temperature
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
@@ -144,7 +143,7 @@ class Api:
     """
 
     def __init__(self, service: Service) -> None:
-        self._explorer = service
+        self._service = service
 
     def map(self, prompt: str, u: list[float], pair: str | None = None, temperature: float = 1.0) -> MapAnswer:
         """Maps K uniform random numbers to the K tokens that follow a prompt, in two ways at the same numbers.
@@ -166,10 +165,10 @@ class Api:
         """
         with _told():
             name = self._name(pair)
-            told = self._explorer.point({"pair": name, "prompt": prompt, "u": u, "temperature": temperature})
+            told = self._service.point({"pair": name, "prompt": prompt, "u": u, "temperature": temperature})
             if not told["ok"]:
                 raise KfError(told["failed"], told["valid"], told["run"])
-            models = self._explorer.pair(name)
+            models = self._service.models.pair(name)
             unknown = [None] * len(told["u"])  # without a student
             columns = (
                 told["u"],
@@ -222,7 +221,7 @@ class Api:
             notes: what was left out
         """
         with _told():
-            name, limits = self._name(pair), self._explorer.limits
+            name, limits = self._name(pair), self._service.limits
             sizes = (
                 whole("K", k),
                 whole("The number of blocks", blocks),
@@ -230,10 +229,13 @@ class Api:
                 check_temperature(temperature),
             )
             limits.check("blocks", sizes[1], "study_blocks", FEWEST_BLOCKS)
-            try:
-                measured, models, _ = self._explorer.study(name, prompt, *sizes, stop=CancelToken(limits.run_seconds))
-            except Cancelled:
-                raise KfError(f"Stopped after {limits.run_seconds} s, the most on this page.", "fewer blocks") from None
+            job = self._service.study(name, prompt, *sizes)
+            for _ in job.run():
+                pass
+            measured = job.snapshot
+            if not isinstance(measured, ContextStudy):
+                raise KfError(f"Stopped after {limits.run_seconds} s, the most on this page.", "fewer blocks")
+            models = self._service.models.pair(name)
             return LawsAnswer(
                 pair=name,
                 prompt_tokens=measured.law.context.tolist(),
@@ -286,7 +288,7 @@ class Api:
         with _told():
             name = self._name(pair)
             if k is None:
-                slots = self._explorer.slots(self._explorer.pair(name))
+                slots = self._service.models.slots(self._service.models.pair(name))
             else:
                 slots = whole("K", k)
                 DecodeConfig(decoder, slots)  # refuses a K for ar; the page has one K for all decoders
@@ -300,8 +302,8 @@ class Api:
                 temperature=check_temperature(temperature),
                 seed=whole("The seed", seed),
             )
-            writing = self._explorer.writing(config)
-            for _ in writing.steps():
+            writing = self._service.writing(config)
+            for _ in writing.job.run():
                 pass
             (written,) = writing.written()
             (line,) = written.lines
@@ -321,7 +323,7 @@ class Api:
 
     def _name(self, pair: str | None) -> str:
         """The pair asked for, or the one that the page opens with."""
-        return next(iter(self._explorer.loaders)) if pair is None else str(pair)
+        return next(iter(self._service.models.loaders)) if pair is None else str(pair)
 
 
 def add_api(demo: gr.Blocks, service: Service) -> None:

@@ -22,17 +22,18 @@ from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.probe import load_untrusted
 from kfexplore.ui.api import add_api
-from kfexplore.ui.components import boxed, failed, html, told
+from kfexplore.ui.components import boxed, failed, html, message
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
+from kfexplore.ui.protocol import Json, Request
 from kfexplore.ui.server import DEFAULT_PORT, ROOT_VARIABLE, exempt_loopback, few_arenas, root_path
-from kfexplore.ui.service import Json, Service
-from kfexplore.ui.tabs.generate import build_generate_tab
-from kfexplore.ui.tabs.joint import build_joint_tab
+from kfexplore.ui.service import Service, local_service
+from kfexplore.ui.tabs.generate import GenerateTab
+from kfexplore.ui.tabs.joint import JointTab
 from kfexplore.ui.tabs.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
-from kfexplore.ui.tabs.timing import build_timing_tab
+from kfexplore.ui.tabs.timing import TimingTab
 from kfexplore.ui.theme import STYLE, theme
-from kfexplore.ui.zero import LentService, is_zero
+from kfexplore.ui.zero import is_zero, zero_service
 
 INTRO = """# kfexplore
 Move K random numbers and watch the K tokens that they choose. **Exact**: the teacher, token by token. **Learned**: the
@@ -72,7 +73,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
                 placeholder="Press Enter to continue another text.",
             )
             pair = gr.Dropdown(
-                [(_described(each), each) for each in service.loaders],
+                [(_described(each), each) for each in service.models.loaders],
                 value=name,
                 label="Models",
                 info="Or a folder, or an id of the hub." if service.limits.other_checkpoints else None,
@@ -82,7 +83,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
                 elem_id="pair",
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")
-        loading, wanted = told("", visible=False, elem_id="loading"), gr.State({})
+        loading, wanted = message("", visible=False, elem_id="loading"), gr.State({})
         examples = gr.Examples([[text] for text in opening(name).prompts], [prompt], label="Try", elem_id="examples")
         asked = [prompt.submit, go.click, examples.load_input_event.then]
         chosen = pair.input(  # before other listeners, which wait until it is loaded
@@ -97,17 +98,17 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             with gr.Tab("Scrub", id="scrub") as scrub:
                 scrub_view(service, first, [pair, prompt])
             with gr.Tab("Generate", id="generate") as generate:
-                build_generate_tab(service, [pair, prompt], generate, first["k_max"])
+                GenerateTab(service, [pair, prompt], generate, first["k_max"])
             with gr.Tab("Joint vs marginal", id="joint") as joint:
                 pass  # filled below: it closes when any other tab is opened
             with gr.Tab("Timing", id="timing") as timing:
-                build_timing_tab(service, [pair, prompt], timing, first["k_max"])
+                TimingTab(service, [pair, prompt], timing, first["k_max"])
             with joint:
                 open_on(asked, [pair, prompt])  # before the study's: listeners of an event run one after another
                 open_on([pair.input], [pair, prompt], CHOOSE)
                 others = [scrub, generate, timing]
-                study = build_joint_tab(service, [*asked, pair.input], [pair, prompt], (joint, others))
-                open_on(study, [pair, prompt])
+                study = JointTab(service, [*asked, pair.input], [pair, prompt], joint, others)
+                open_on(study.follows, [pair, prompt])
         footer = html(_footer(), elem_id="facts")
         demo.load(_footer, None, footer, queue=False, show_progress="hidden")  # paths are checked once models run
 
@@ -115,7 +116,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
             link = request.query_params
             name, text = link.get("pair", ""), link.get("prompt", gr.skip())
-            known = service.offers(name)
+            known = service.models.offers(name)
             return [name, text, announced(service, name, waiting)] if known else [gr.skip(), text, gr.skip()]
 
         for event in (prompt.submit, go.click):
@@ -133,7 +134,7 @@ def announced(service: Service, name: str, wanted: Wanted) -> dict[str, Any]:
 
     A dropdown fires again when it loses the focus, by then perhaps with the pair that is shown: the line stays.
     """
-    if service.holds(name):
+    if service.models.holds(name):
         return gr.skip()
     wanted.setdefault(name, False)
     from_hub = name in NAMED and NAMED[name].repository is not None
@@ -148,7 +149,7 @@ def load(service: Service, wanted: Wanted) -> dict[str, Any]:
         return gr.skip()
     wanted[name] = True
     try:
-        service.pair(name)
+        service.models.pair(name)
     except KfError as error:
         return gr.update(value=failed(error), visible=True)
     finally:
@@ -186,17 +187,18 @@ def fresh_first_payload(service: Service, name: str) -> Json:
     Raises:
         KfError: the pair cannot be loaded.
     """
-    service.loaders[name]()  # the page would be told no more than that it cannot be loaded
-    limits, pair, first = service.limits, service.pair(name), opening(name)
-    question = {"seq": 0, "pair": name, "prompt": first.prompts[0], "resolution": min(512, limits.sweep_steps)}
-    slots = service.slots(pair) if pair.student else min(limits.slots, len(first.steps))
+    service.models.loaders[name]()  # the page would be told no more than that it cannot be loaded
+    limits, pair, first = service.limits, service.models.pair(name), opening(name)
+    question: Request = {"seq": 0, "pair": name, "prompt": first.prompts[0], "resolution": min(512, limits.sweep_steps)}
+    slots = service.models.slots(pair) if pair.student else min(limits.slots, len(first.steps))
     question["u"] = [*((0.5 + step) / 512 for step in first.steps[:slots]), *[0.5] * (slots - len(first.steps))]
     tables = service.tables(question)
     if not tables["ok"]:
         raise KfError(tables["failed"], tables["valid"], tables["run"])
+    payload: Json = {**tables}
     if slots > 1:
-        tables["grid"] = service.grid({**question, "slots": [0, 1], "resolution": min(64, limits.grid_steps)})
-    return tables
+        payload["grid"] = service.grid({**question, "slots": [0, 1], "resolution": min(64, limits.grid_steps)})
+    return payload
 
 
 def make_service(
@@ -219,7 +221,7 @@ def make_service(
     loaders |= {each: partial(load_pair, each, device) for each in limits.pairs if each != name}
     untrusted = partial(load_untrusted, device=device, max_bytes=limits.download_bytes)
     other = untrusted if limits.other_checkpoints else None
-    return (LentService if is_zero() else Service)(loaders, limits, other), name
+    return (zero_service if is_zero() else local_service)(loaders, limits, other), name
 
 
 def _footer() -> str:

@@ -1,4 +1,4 @@
-"""Things that are dear to make, kept while there is room and somebody uses them."""
+"""What is kept while there is room and somebody uses it: a bounded LRU cache, and Gradio's sessions."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Key, Value]):
-    """Values by key, of which the least recently used go first: where there are too many, or when nobody uses them.
+    """Bounded LRU cache with idle expiry; the newest value stays whatever its size.
 
-    The newest stays whatever its size. Values go when any is put or got, so that nothing needs to run beside.
+    Values expire when any is put or got, so nothing needs to run beside.
 
     Args:
         most: Values.
-        seconds: After which one that was not used goes.
+        seconds: After which an unused value goes.
         most_bytes: Of all values.
         size: Bytes of one.
-        dropped: Told of each value that goes.
         pinned: A key whose value never goes.
         clock: Seconds.
     """
@@ -34,64 +33,61 @@ class LRUCache(Generic[Key, Value]):
         seconds: float,
         most_bytes: float = math.inf,
         size: Callable[[Value], int] = lambda _: 0,
-        dropped: Callable[[Value], None] = lambda _: None,
         pinned: Key | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most, self._seconds, self._most_bytes = most, seconds, most_bytes
-        self._size, self._dropped, self._pinned, self._clock = size, dropped, pinned, clock
+        self._size, self._pinned, self._clock = size, pinned, clock
         self._values: OrderedDict[Key, tuple[Value, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
         """The value, now the most recently used; None where there is none."""
-        gone = self._expired()
         with self._lock:
-            found = self._values.get(key)
-            if found is not None:
-                self._values[key] = found[0], self._clock()
-                self._values.move_to_end(key)
-        self._tell(gone)
-        return found[0] if found is not None else None
+            self._expire()
+            if key not in self._values:
+                return None
+            value, _ = self._values.pop(key)
+            self._values[key] = value, self._clock()
+            return value
 
     def put(self, key: Key, value: Value) -> Value:
         """Keeps a value in place of the key's former one; returns it."""
-        gone = self._expired()
         with self._lock:
-            if key in self._values:
-                gone.append(self._values.pop(key)[0])
+            self._expire()
+            self._values.pop(key, None)
             self._values[key] = value, self._clock()
-            for other in self._oldest():
-                if other == key or not self._is_over():
+            for other in [each for each in self._values if each not in (key, self._pinned)]:
+                held = sum(self._size(each) for each, _ in self._values.values())
+                if len(self._values) <= self._most and held <= self._most_bytes:
                     break
-                gone.append(self._values.pop(other)[0])
-        self._tell(gone)
+                del self._values[other]
         return value
-
-    def pop(self, key: Key) -> None:
-        """Lets a value go, if there is one."""
-        with self._lock:
-            gone = [self._values.pop(key)[0]] if key in self._values else []
-        self._tell(gone)
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def _expired(self) -> list[Value]:
-        """Takes out what nobody used for long."""
-        with self._lock:
-            since = self._clock() - self._seconds
-            old = [key for key in self._oldest() if self._values[key][1] < since]
-            return [self._values.pop(key)[0] for key in old]
+    def _expire(self) -> None:
+        since = self._clock() - self._seconds
+        for key in [key for key, (_, used) in self._values.items() if used < since and key != self._pinned]:
+            del self._values[key]
 
-    def _oldest(self) -> Iterator[Key]:
-        """Keys that may go, the least recently used first."""
-        return iter([key for key in self._values if key != self._pinned])
 
-    def _is_over(self) -> bool:
-        held = sum(self._size(value) for value, _ in self._values.values())
-        return len(self._values) > self._most or held > self._most_bytes
+class Sessions(OrderedDict[str, Any]):
+    """Sessions by hash, for Gradio's `StateHolder`, which drops the first one where there are too many.
 
-    def _tell(self, gone: list[Value]) -> None:
-        for value in gone:
-            self._dropped(value)
+    A session whose event runs or waits never goes. If all others are at work, the newcomer goes, and its event fails.
+
+    Args:
+        events: Those in Gradio's queue, each with a `session_hash`, until they have run.
+    """
+
+    def __init__(self, events: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._events = events
+
+    def popitem(self, last: bool = True) -> tuple[str, Any]:
+        """Takes out a session and its hash; `last` is as for `OrderedDict`."""
+        busy = {event.session_hash for event in list(self._events.values())}
+        idle = None if last else next((key for key in self if key not in busy), None)
+        return super().popitem() if idle is None else (idle, self.pop(idle))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as markup
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,7 +14,11 @@ from kfexplore.decoders import DECODERS, MODELS, Kind, possible
 from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling, inlined
 from kfexplore.pair import Pair
+from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.server import PLOTLY
+
+Shown = dict[gr.blocks.Block, Any]
+"""What a handler changes, by component; everything else stays."""
 
 CSS: Final = """
 .kf-prose { line-height: 1.5; --kf-prose-second: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
@@ -65,9 +70,29 @@ def html(text: str, **options: Any) -> gr.HTML:
     return gr.HTML(text, css_template=CSS, apply_default_css=False, **options)
 
 
-def told(text: str, **options: Any) -> gr.HTML:
+def message(text: str, **options: Any) -> gr.HTML:
     """As `html`; what is new in it is read out to those who do not see it."""
     return html(text, html_template='<div role="status">${value}</div>', **options)
+
+
+def status_line(text: str, elem_id: str) -> gr.HTML:
+    """How far a job of a tab is."""
+    return message(boxed(text), elem_id=elem_id, elem_classes="kf-told", head=READABLE)
+
+
+def session_state(limits: ServerLimits) -> gr.State:
+    """What one session holds in a tab: something with a `job`, which ends when it is let go."""
+    return gr.State(None, time_to_live=limits.idle_seconds, delete_callback=lambda held: held and held.job.stop())
+
+
+def progress_bar(done: float, total: float, label: str) -> str:
+    """A bar as wide as what is done."""
+    return (
+        f'<div role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuenow="{done}" '
+        f'aria-valuemax="{total}" style="height: 8px; margin: 0 0 .5rem; border-radius: 4px; overflow: hidden; '
+        f'background: var(--border-color-primary)"><div style="height: 100%; width: {100 * done / total:.1f}%; '
+        'background: var(--button-primary-background-fill)"></div></div>'
+    )
 
 
 def boxed(text: str, more: str = "") -> str:
@@ -90,6 +115,12 @@ def heading(finding: str, reading: str, beside: bool = False) -> str:
     finding, reading = map(markup.escape, (finding, reading))
     words = f'<h2>{finding}</h2><p class="kf-prose-reading">{reading}</p>'
     return boxed(words, "kf-prose-beside" if beside else "")
+
+
+def empty_figure(height: int) -> str:
+    """A figure before the first answer, as JSON."""
+    axis = {"visible": False}
+    return json.dumps({"data": [], "layout": {"height": height, "xaxis": axis, "yaxis": axis}})
 
 
 def plot(figure: str, **options: Any) -> gr.HTML:

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kfexplore.checkpoints.files import shortened, shown
 from kfexplore.figures.page import plotly_script
 from kfexplore.ui.api import Api, answers_in_json
+from kfexplore.ui.cache import Sessions
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.server import PLOTLY
 
@@ -160,11 +161,12 @@ def serving(limits: ServerLimits) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _running(app: Any) -> AsyncIterator[None]:
-    """While the server runs: MCP tools answer in JSON, and no origin is allowed to send credentials.
+    """While the server runs: MCP tools answer in JSON, sessions at work stay, and no origin may send credentials.
 
     Gradio allows them to any origin, in a middleware of its own around all others. The page has none to protect, but
     an operator's proxy may have.
     """
+    app.state_holder.session_data = Sessions(app.get_blocks()._queue.event_ids_to_events)
     inner = app.middleware_stack
 
     async def outermost(scope: Scope, receive: Receive, send: Send) -> None:

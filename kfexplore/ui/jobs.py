@@ -1,27 +1,32 @@
-"""Turns at what one page after the other must do: given in the order of asking, to a bounded number who wait."""
+"""Work and its turns: workers that give turns by priority and time of asking, and the one lifecycle of a job."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 import torch
 
-from kfexplore.cancel import Cancelled
+from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 
-ASKED_EVERY: Final = 0.05
-"""Seconds between two looks at whether one that waits was called off."""
+CHECK_EVERY: Final = 0.05
+"""Seconds between two checks whether work that waits was cancelled."""
 RECENT: Final = 5.0
-"""Seconds that a line is remembered for."""
+"""Seconds for which the length of a queue is remembered."""
 SMALL: Final = 32_000_000
 """Weights of a teacher's blocks below which one thread is enough."""
+
+Snapshot = TypeVar("Snapshot")
+State = Literal["waiting", "running", "done", "cancelled", "late", "failed"]
 
 
 class Busy(KfError):
@@ -31,87 +36,163 @@ class Busy(KfError):
         super().__init__("The server is busy.", "the same again in a moment")
 
 
-@dataclass(eq=False)
-class _Place:
-    """In a line."""
+class Priority(IntEnum):
+    """What runs first; among equals, what was asked first."""
 
-    yields: bool
+    INTERACTIVE = 0
+    """A user waits for it while moving a slider."""
+    BACKGROUND = 1
 
 
-class Turns:
-    """A lock that is given in the order of asking.
+class Worker:
+    """Does one thing at a time, in the order of priority and time of asking. Each runs in its caller's own thread.
 
     Args:
-        waiting: Most who wait before one is sent away; None: any number. Who can be called off is never sent away: it
-            has a place in the queue of the page.
+        waiting: Bound on what waits; None: none. Work that can be cancelled is always let in, because it already has a
+            place in the page's queue.
         clock: Seconds.
     """
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting, self._clock = waiting, clock
-        self._line: list[_Place] = []  # whoever has it, then those who wait
+        self._is_busy = False
+        self._queue: list[tuple[Priority, int]] = []
+        self._numbers = itertools.count()
         self._lengths: deque[tuple[float, int]] = deque()
-        self._moved = threading.Condition()
+        self._changed = threading.Condition()
 
-    def longest(self) -> int:
-        """The longest that the line was within the last seconds: who had it and those who waited."""
-        with self._moved:
-            self._remember(len(self._line))
+    def recent_length(self) -> int:
+        """The most that ran and waited together within the last seconds."""
+        with self._changed:
+            self._remember()
             return max(length for _, length in self._lengths)
 
     @contextmanager
-    def held(self, stopped: Callable[[], bool] | None = None, yields: bool = False) -> Iterator[None]:
-        """Holds it.
-
-        Args:
-            stopped: Asked before and while it waits.
-            yields: Lets everybody go first who does not, also those who come later.
+    def turn(
+        self, priority: Priority = Priority.INTERACTIVE, cancel: Callable[[], bool] | None = None
+    ) -> Iterator[None]:
+        """Waits for a turn and holds it.
 
         Raises:
             Busy: too many wait.
-            Cancelled: `stopped` said so.
+            Cancelled: `cancel` returned true before the turn came.
         """
-        if stopped and stopped():
+        if cancel and cancel():
             raise Cancelled
-        mine = _Place(yields)
-        with self._moved:
-            self._remember(len(self._line) + 1)
-            if stopped is None and self._waiting is not None and len(self._line) > self._waiting:
+        with self._changed:
+            if cancel is None and self._waiting is not None and self._is_busy + len(self._queue) > self._waiting:
                 raise Busy
-            behind = (n for n, other in enumerate(self._line) if n and other.yields and not yields)
-            self._line.insert(next(behind, len(self._line)), mine)
+            mine = (priority, next(self._numbers))
+            insort(self._queue, mine)
+            self._remember()
             try:
-                while self._line[0] is not mine:
-                    self._moved.wait(ASKED_EVERY if stopped else None)
-                    if stopped and self._line[0] is not mine and stopped():
+                while self._is_busy or self._queue[0] != mine:
+                    self._changed.wait(CHECK_EVERY if cancel else None)
+                    if cancel and cancel():
                         raise Cancelled
-            except BaseException:
-                self._leave(mine)
-                raise
+                self._is_busy = True
+            finally:
+                self._queue.remove(mine)
+                self._changed.notify_all()
         try:
             yield
         finally:
-            with self._moved:
-                self._leave(mine)
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
 
-    def _remember(self, length: int) -> None:
+    def _remember(self) -> None:
         now = self._clock()
-        self._lengths.append((now, length))
+        self._lengths.append((now, self._is_busy + len(self._queue)))
         while self._lengths[0][0] < now - RECENT:
             self._lengths.popleft()
 
-    def _leave(self, mine: _Place) -> None:
-        self._line.remove(mine)
-        self._moved.notify_all()
+
+class Job(Generic[Snapshot]):
+    """Work from the time it is asked for to its end. One thread runs it; others may look at it and cancel it.
+
+    Args:
+        stream: Starts the work, given the token that ends it, and yields snapshots: values that nobody changes later.
+        cancel: Ends the work; its time runs once the work does.
+        first: The snapshot before the first one.
+        is_remote: Whether another process does the work.
+    """
+
+    def __init__(
+        self,
+        stream: Callable[[CancelToken], Iterator[Snapshot]],
+        cancel: CancelToken,
+        first: Snapshot | None = None,
+        is_remote: bool = False,
+    ) -> None:
+        self.state: State = "waiting"
+        self.snapshot = first
+        self.cancel, self.is_remote = cancel, is_remote
+        self.stream, self._lock = stream, threading.Lock()
+
+    def run(self) -> Generator[Snapshot, None, None]:
+        """Runs the work, once. Closing this, or `stop`, leaves the last snapshot: a step under way is thrown away.
+
+        Raises:
+            KfError: the work failed.
+        """
+        with self._lock:
+            if not self.is_waiting:
+                return
+            self.state = "running"
+        stream = self.stream(self.cancel)
+        try:
+            for snapshot in stream:
+                with self._lock:
+                    if self.is_over:
+                        return
+                    self.snapshot = snapshot
+                yield snapshot
+            self._end("done")
+        except Cancelled:
+            self.stop()
+        except Exception:
+            self._end("failed")
+            raise
+        finally:
+            self.stop()
+            stream.close()  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        """Cancels the work, unless it is over."""
+        self._end("late" if self.cancel.is_late else "cancelled")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has not run yet."""
+        return self.state == "waiting"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be no other snapshot."""
+        return self.state not in ("waiting", "running")
+
+    def _end(self, state: State) -> None:
+        with self._lock:
+            self.cancel.set()
+            self.state = self.state if self.is_over else state
 
 
-@contextmanager
-def held(turns: Sequence[Turns], stopped: Callable[[], bool] | None = None) -> Iterator[None]:
-    """Holds several, one after the other; lets others go first in each."""
-    with ExitStack() as stack:
-        for each in turns:
-            stack.enter_context(each.held(stopped, yields=True))
-        yield
+class Executor(Protocol):
+    """Where models are asked: in this process, or with a GPU that is lent."""
+
+    races_at_once: int
+    """Races that the page's queue lets in; those that run in this process still run one after another."""
+
+    def job(self, task: str, pair: str, *given: Any, first: Any = None) -> Job[Any]:
+        """A job that waits: a task of `LocalExecutor` by its name, its pair, and more arguments, all plain values."""
+
+    def ask(self, task: str, pair: str, question: Any) -> Any:
+        """The answer to a question of the sliders, as soon as it is its turn.
+
+        Raises:
+            Busy: too many wait.
+        """
 
 
 def is_small(pair: Pair) -> bool:
@@ -121,7 +202,7 @@ def is_small(pair: Pair) -> bool:
 
 @contextmanager
 def few_threads(pair: Pair) -> Iterator[None]:
-    """Within it this thread works alone, if the models are small; others keep what they have."""
+    """Runs small models on this thread alone: their passes gain little from a second one, and others need it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if is_small(pair) else before)
     try:

@@ -1,8 +1,13 @@
-"""What the sliders of a page ask, checked: a request may have been made by hand, and hold anything."""
+"""What the scrub widget asks and is answered: requests, checked, because one may be made by hand; and replies.
+
+Replies carry arrays as base64 little-endian strings, because large lists in JSON are slow on both sides: tokens as
+uint16, margins and edges as float32. Below, K is the number of slots and R that of steps.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -13,34 +18,135 @@ from kfexplore.results import Floats
 from kfexplore.ui.components import whole
 from kfexplore.ui.limits import ServerLimits
 
+Json = dict[str, Any]
+
+
+class Request(TypedDict, total=False):
+    """A question of the widget; all of it may be missing or wrong."""
+
+    seq: int
+    """Comes back with the reply."""
+    pair: str
+    prompt: str
+    u: list[float] | None
+    """Noise values; None: 1/2 everywhere."""
+    k: int | None
+    """Slots; None: those of the pair."""
+    slots: list[int] | None
+    """Sliders whose rows are wanted and nothing else, None: all, with what a widget needs to show them; the two of a
+    grid, the earlier one first."""
+    resolution: int | None
+    """Steps; None: as many as are allowed."""
+    temperature: float | None
+    """Of both maps; None: 1."""
+    yields: bool
+    """Whether questions that do not yield go first."""
+    fits: bool
+    """Whether noise for a pair of another K is cut, or filled up with 1/2, to the slots of this pair."""
+
+
+class Failure(TypedDict):
+    """The reply to a question that cannot be answered."""
+
+    ok: Literal[False]
+    seq: int | None
+    busy: bool
+    """Whether the same question may be asked again a little later."""
+    failed: str
+    valid: str
+    run: str
+    is_command: bool
+    """Whether `run` is a command."""
+
+
+class _Point(TypedDict):
+    teacher: list[int]
+    edge: list[float]
+    student: NotRequired[list[int]]
+    margin: NotRequired[list[float]]
+
+
+class PointReply(_Point):
+    """Both maps at one noise; without a student, the exact one."""
+
+    ok: Literal[True]
+    seq: int | None
+    u: list[float]
+    texts: dict[str, str]
+    """Of each token that occurs, by its id."""
+
+
+class RowsReply(TypedDict):
+    """What every slot becomes as some sliders move, each alone: arrays of (sliders, R / every, K)."""
+
+    ok: Literal[True]
+    seq: int | None
+    pair: str
+    prompt: str
+    temperature: float
+    slots: list[int]
+    k: int
+    u: list[float]
+    resolution: int
+    every: int
+    """Steps of a slider for each that was evaluated, the middle one of them."""
+    teacher: str
+    edge: str
+    student: NotRequired[str]
+    margin: NotRequired[str]
+    texts: dict[str, str]
+
+
+class TablesReply(RowsReply):
+    """The rows of all sliders, and what a widget shows with them."""
+
+    prompt_tokens: list[list[Any]]
+    """Id and text of each token of the prompt."""
+    note: str
+    k_max: int
+    trained: dict[str, Any] | None
+    """Temperatures that the student was trained with, `low` to `high`, and a `note` for others."""
+    point: _Point
+    device: str
+    dtype: str
+    stored: bool
+    seconds: float
+
+
+class GridReply(TypedDict):
+    """Both maps over two sliders: arrays of (R, R, 2)."""
+
+    ok: Literal[True]
+    seq: int | None
+    slots: list[int]
+    resolution: int
+    u: list[float]
+    teacher: str
+    student: NotRequired[str]
+    agreement: NotRequired[float]
+    texts: dict[str, str]
+
 
 @dataclass(frozen=True)
 class Question:
-    """Of a pair after a prompt. A value of the wrong kind is told when it is needed."""
+    """A request whose form is right; what depends on the pair is checked with it."""
 
     pair: str
     prompt: str
     given: object
     """The noise, as it came."""
     k: int | None
-    """Slots; None: as many as the pair has."""
     slots: tuple[int, ...] | None
-    """Those that move; None: none is named."""
     resolution: int
-    """Steps."""
     yields: bool
-    """Whether those who do not say so go first."""
     temperature: float
-    """Of both maps."""
     fits: bool
-    """Whether noise, given for a pair of another K, is cut or filled up with 1/2 to as many values as this pair has
-    slots."""
 
     def noise(self, slots: int) -> Floats:
-        """The noise (k,); the middle of [0, 1) where none is given.
+        """The noise (k,) for a pair with so many slots.
 
         Raises:
-            KfError: k beyond `slots`; noise that is no list of numbers in [0, 1), or not k of them where k is named.
+            KfError: k beyond `slots`; noise that is not a list of numbers in [0, 1), or not k of them where k is named.
         """
         k = slots if self.k is None else self.k
         if not 1 <= k <= slots:
@@ -55,7 +161,7 @@ class Question:
         return u
 
     @property
-    def square(self) -> tuple[int, int]:
+    def axes(self) -> tuple[int, int]:
         """The two slots of a grid.
 
         Raises:
@@ -72,10 +178,10 @@ def read(request: object, limits: ServerLimits, most: str) -> Question:
     Args:
         request: As it came.
         limits: What may be asked.
-        most: The limit of its steps, which are as many where none are named.
+        most: The limit that bounds the steps; without a resolution there are as many.
 
     Raises:
-        KfError: no object, no prompt, or numbers or a temperature that are none or beyond the limits.
+        KfError: expected an object, a prompt, or numbers within the limits.
     """
     if not isinstance(request, dict):
         raise KfError("The question is not an object.", "pair, prompt, u, ...")
@@ -85,15 +191,14 @@ def read(request: object, limits: ServerLimits, most: str) -> Question:
     moving = None if slots is None else tuple(whole("A slot", slot) for slot in slots)
     if moving and len(set(moving)) < len(moving):
         raise KfError(f"The slots that move are {slots!r}.", "each slot once")
+    steps = getattr(limits, most) if resolution is None else whole("The resolution", resolution)
     return Question(
         str(request.get("pair")),
         limits.check_prompt(request.get("prompt") or ""),
         request.get("u"),
         None if k is None else whole("K", k, least=1),
         moving,
-        limits.check(
-            "steps", getattr(limits, most) if resolution is None else whole("The resolution", resolution), most
-        ),
+        limits.check("steps", steps, most),
         bool(request.get("yields")),
         check_temperature(1.0 if request.get("temperature") is None else request["temperature"]),
         bool(request.get("fits")),

@@ -1,4 +1,4 @@
-"""A race of decoders for the page: one at a time, apart from other heavy work, and it can be stopped at any step."""
+"""A race of decoders for the page: apart from other heavy work while a clock runs, and cancellable at any step."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import csv
 import io
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-from kfexplore.bench.setting import Load, measure_peaks, own_threads
+from kfexplore.bench.setting import Load, own_threads
 from kfexplore.bench.throughput import (
     Clock,
     Progress,
@@ -24,26 +24,24 @@ from kfexplore.bench.throughput import (
     setting,
     throughput_document,
 )
-from kfexplore.cancel import Cancelled, CancelToken
+from kfexplore.cancel import CancelToken
 from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks, Gain, TimingRow
-from kfexplore.ui.jobs import Turns, held
+from kfexplore.ui.jobs import Job
 from kfexplore.ui.limits import ServerLimits
 
-Stage = Literal["waiting", "measuring", "racing", "done", "stopped"]
-Seconds = dict[tuple[str, int], tuple[int, float]]
-"""Of a decoder and K: the batch it was timed at last, and how long a run took."""
-News = tuple[tuple[Stage, list[TimingRow], Progress, DevicePeaks | None, Load, Seconds, dict[str, Any]], bool]
-"""Of a race: how far it is, its rows, the device's limits, what it hangs on; and whether its time is over."""
+Alone = Callable[[], AbstractContextManager[None]]
+"""Waits until no other heavy work runs, and keeps it waiting."""
+Measure = Callable[[torch.device, torch.dtype], DevicePeaks]
 
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """What a page asks to be timed."""
+    """What a user asks to be timed."""
 
     pair: str
     prompt: str
@@ -54,14 +52,35 @@ class RaceConfig:
     repeats: int
 
     def check(self, limits: ServerLimits) -> None:
-        """Raises KfError where a page may not ask for so much."""
+        """Raises KfError for more than the page allows."""
         offered = batches_offered(limits)
         if not all(batch in offered for batch in self.batches):
             raise KfError(f"The batches are {_listed(self.batches)}.", f"of {_listed(offered)} on this page")
         limits.check("new tokens", self.new_tokens, "race_tokens")
         limits.check("repeats", self.repeats, "race_repeats")
         for k in self.ks:
-            limits.check("tokens a pass, K,", k, "slots")
+            limits.check("tokens per pass, K,", k, "slots")
+
+    def settings(self, pair: Pair, prompt: int) -> RaceSettings:
+        """The settings of the race, after a prompt of so many tokens.
+
+        Raises:
+            KfError: nothing is chosen, or more tokens than the context holds.
+        """
+        settings = RaceSettings(
+            self.decoders,
+            tuple(sorted(self.batches)),
+            tuple(sorted(self.ks)) or (1,),
+            prompt,
+            self.new_tokens,
+            self.repeats,
+        )
+        if not self.ks and any(DECODERS[name].takes_k for name in self.decoders):
+            raise KfError("No K is chosen.", "one or more, or only decoders that write one token per pass")
+        room = pair.teacher.config.context - prompt
+        if self.new_tokens > room:
+            raise KfError(f"{self.new_tokens} new tokens do not fit the context.", f"1 to {room} of them")
+        return settings
 
 
 def batches_offered(limits: ServerLimits) -> tuple[int, ...]:
@@ -69,153 +88,99 @@ def batches_offered(limits: ServerLimits) -> tuple[int, ...]:
     return tuple(2**n for n in range(limits.race_batch.bit_length()))
 
 
-class Racing:
-    """One race, as it waits, runs and has run. One thread runs it; others may look at it and stop it.
+@dataclass(frozen=True)
+class Standing:
+    """A snapshot of a race."""
+
+    setting: dict[str, Any]
+    """Conditions that affect the timing."""
+    load: Load
+    """Of the machine, from the first timing to the last."""
+    progress: Progress
+    rows: tuple[TimingRow, ...] = ()
+    peaks: DevicePeaks | None = None
+    """What the device can do; measured first."""
+    seconds: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
+    """For each decoder and K: the batch of its last run, and how long that took."""
+
+
+def before_race(pair: Pair, settings: RaceSettings) -> Standing:
+    """The snapshot of a race that has not begun."""
+    load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
+    return Standing(setting(pair.teacher), load, Progress(0, len(settings.runs)))
+
+
+def run_race(
+    pair: Pair,
+    ids: list[int],
+    settings: RaceSettings,
+    name: str,
+    cancel: CancelToken,
+    alone: Alone,
+    measure: Measure,
+    clock: Clock = time.perf_counter,
+) -> Iterator[Standing]:
+    """Runs a race; a snapshot at every change.
 
     Args:
         pair: The models.
         ids: The prompt's tokens.
-        config: What is timed.
-        note: What else is to be said of the prompt.
-        stopped: Ends it; its time runs from its turn.
-        turn: Held from the first timing to the last, so that no two races overlap.
-        quiet: Held while a clock runs, so that other heavy work waits for its end.
-        measure: Finds the device's limits.
+        settings: What is timed.
+        name: Of the pair.
+        cancel: Checked at every step of a decoder.
+        alone: Held while a clock runs, so that other heavy work waits.
+        measure: Finds what the device can do.
+        clock: Seconds.
 
     Raises:
-        KfError: nothing is chosen, a k beyond the trained one, more tokens than the context holds.
+        Cancelled: `cancel` returned true.
     """
+    teacher = pair.teacher
+    now = before_race(pair, settings)
+    yield now
+    with alone():
+        before, begun = os.getloadavg()[0], clock()
+        now = replace(now, peaks=measure(teacher.device, teacher.dtype))
+    yield now
+    networks = Networks(teacher, pair.student, pair.masked)
+    eos = end_of_text(pair.tokenizer) if pair.tokenizer is not None else None
+    assert now.peaks is not None
+    runs = race(networks, settings, now.peaks, name, ids, eos, stopped=cancel, clock=clock)
+    while True:
+        with alone():
+            start = clock()
+            progress = next(runs, None)
+            seconds = clock() - start
+        if progress is None:
+            return
+        load = Load(before, os.getloadavg()[0], clock() - begun, now.load.own)
+        now = replace(now, progress=progress, load=load)
+        if progress.row is not None:
+            now = replace(now, rows=(*now.rows, progress.row))
+        else:
+            batch, decoder, k = settings.runs[progress.done - 1]
+            now = replace(now, seconds={**now.seconds, (decoder, k): (batch, seconds)})
+        yield now
 
-    def __init__(
-        self,
-        pair: Pair,
-        ids: list[int],
-        config: RaceConfig,
-        note: str,
-        stopped: CancelToken,
-        turn: Turns,
-        quiet: Sequence[Turns],
-        measure: Callable[[torch.device, torch.dtype], DevicePeaks] = measure_peaks,
-    ) -> None:
-        self.settings = RaceSettings(
-            config.decoders,
-            tuple(sorted(config.batches)),
-            tuple(sorted(config.ks)) or (1,),
-            len(ids),
-            config.new_tokens,
-            config.repeats,
-        )
-        if not config.ks and any(DECODERS[name].takes_k for name in config.decoders):
-            raise KfError("No K is chosen.", "one or more, or only decoders that write a token a pass")
-        room = pair.teacher.config.context - len(ids)
-        if config.new_tokens > room:
-            raise KfError(f"{config.new_tokens} new tokens do not fit the context.", f"1 to {room} of them")
-        self.pair, self.ids, self.config, self.note = pair, ids, config, note
-        self.networks = Networks(pair.teacher, pair.student, pair.masked)
-        self.rows: list[TimingRow] = []
-        self.progress = Progress(0, len(self.settings.runs))
-        self.limits: DevicePeaks | None = None
-        self.stage: Stage = "waiting"
-        self.elsewhere: Callable[[RaceConfig], Iterator[News]] | None = None
-        """Has the race run by another process, and gives its news; None: it runs here. One that was called off ends at
-        its next news."""
-        self._stopped, self._turn, self._quiet, self._measure = stopped, turn, quiet, measure
-        self._load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
-        self._setting = setting(pair.teacher)
-        self._seconds: Seconds = {}
-        self._lock = threading.Lock()
 
-    def steps(self, clock: Clock = time.perf_counter) -> Iterator[None]:
-        """Waits for its turn and runs; a turn for every change. Closing it, or `stop`, leaves the rows that are there.
+@dataclass(frozen=True)
+class Racing:
+    """One race, as it waits, runs and has run."""
 
-        Args:
-            clock: Seconds.
-        """
-        try:
-            yield from self._run(clock) if self.elsewhere is None else self._follow(self.elsewhere(self.config))
-        except Cancelled:
-            pass
-        finally:
-            self.stop()
-
-    def _run(self, clock: Clock) -> Iterator[None]:
-        begun = 0.0
-        try:
-            with self._turn.held(self._stopped):
-                self._stopped.begin()
-                self.stage = "measuring"
-                yield
-                network = self.pair.teacher
-                with held(self._quiet, self._stopped):
-                    self._load = Load(os.getloadavg()[0], 0.0, 0.0, self._load.own)
-                    begun = clock()
-                    self.limits = self._measure(network.device, network.dtype)
-                self.stage = "racing"
-                yield
-                yield from self._race(clock)
-                self.stage = "done"
-        finally:
-            self._load = Load(self._load.before, os.getloadavg()[0], clock() - begun, self._load.own)
-
-    def _follow(self, told: Iterator[News]) -> Iterator[None]:
-        for news, late in told:
-            with self._lock:
-                if self._stopped():
-                    return
-                self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting = news
-                if late:
-                    self._stopped.expire()
-            yield
+    pair: Pair
+    ids: list[int]
+    """The prompt's tokens."""
+    config: RaceConfig
+    settings: RaceSettings
+    job: Job[Standing]
+    note: str
+    """What else is to be said about the prompt."""
 
     @property
-    def news(self) -> News:
-        """Everything that changes in a race."""
-        now = self.stage, self.rows, self.progress, self.limits, self._load, self._seconds, self._setting
-        return now, self._stopped.is_late
-
-    def _race(self, clock: Clock) -> Iterator[None]:
-        assert self.limits is not None
-        eos = end_of_text(self.pair.tokenizer) if self.pair.tokenizer is not None else None
-        runs = race(
-            self.networks,
-            self.settings,
-            self.limits,
-            self.config.pair,
-            self.ids,
-            eos,
-            stopped=self._stopped,
-            clock=clock,
-        )
-        while True:
-            with held(self._quiet, self._stopped):
-                start = clock()
-                progress = next(runs, None)
-                seconds = clock() - start
-            if progress is None:
-                return
-            if progress.row is None:
-                batch, decoder, k = self.settings.runs[progress.done - 1]
-                self._seconds[decoder, k] = batch, seconds
-            else:
-                self.rows.append(progress.row)
-            self.progress = progress
-            yield
-
-    def stop(self) -> None:
-        """Calls it off; a decoder ends at its next step."""
-        with self._lock:
-            self._stopped.set()
-            self.stage = "done" if self.stage == "done" else "stopped"
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will be timed."""
-        return self.stage in ("done", "stopped")
-
-    @property
-    def is_late(self) -> bool:
-        """Whether it was stopped because its time was over."""
-        return self.stage == "stopped" and self._stopped.is_late
+    def now(self) -> Standing:
+        """The last snapshot."""
+        assert self.job.snapshot is not None
+        return self.job.snapshot
 
     @property
     def seconds_left(self) -> float | None:
@@ -224,30 +189,24 @@ class Racing:
         A decoder that was timed at another batch is taken to grow with the root of the batch, between what reading the
         weights does (nothing) and arithmetic (as the batch).
         """
-        if not self._seconds:
+        if not self.now.seconds:
             return None
-        left, last = 0.0, list(self._seconds.values())[-1]
-        for batch, decoder, k in self.settings.runs[self.progress.done :]:
-            known, seconds = self._seconds.get((decoder, k), last)
-            left += seconds * math.sqrt(batch / known)
+        left, last = 0.0, list(self.now.seconds.values())[-1]
+        for batch, decoder, k in self.settings.runs[self.now.progress.done :]:
+            timed, seconds = self.now.seconds.get((decoder, k), last)
+            left += seconds * math.sqrt(batch / timed)
         return left
-
-    @property
-    def load(self) -> Load:
-        """Of the machine, from the first timing to the last."""
-        return self._load
 
     def gains(self) -> list[Gain]:
         """The gain at the device's limits, by batch and K; nothing before they are known, or without a student."""
-        if self.limits is None or self.networks.student is None:
+        if self.now.peaks is None or self.pair.student is None:
             return []
-        return gains_at_limit(self.networks, self.settings, self.limits)
+        return gains_at_limit(Networks(self.pair.teacher, self.pair.student), self.settings, self.now.peaks)
 
     def document(self) -> dict[str, Any] | None:
         """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""
-        if self.limits is None:
-            return None
-        return throughput_document(self._setting, self.limits, self._load, self.rows)
+        now = self.now
+        return None if now.peaks is None else throughput_document(now.setting, now.peaks, now.load, now.rows)
 
 
 def rows_csv(rows: Sequence[TimingRow]) -> str:

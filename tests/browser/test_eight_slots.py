@@ -15,7 +15,7 @@ from browser.conftest import watched
 from kfexplore.maps import grid
 from kfexplore.pair import Pair
 from kfexplore.ui.app import serve
-from kfexplore.ui.service import Service
+from kfexplore.ui.service import local_service
 
 pytestmark = pytest.mark.browser
 
@@ -42,7 +42,7 @@ def app() -> Iterator[App]:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     pair = Pair(teacher(peaky=2), student(11, peaky=2, block=K), masked(), tokenizer)
     four = Pair(teacher(peaky=2), student(11, peaky=2), masked(), tokenizer)
-    service = Service({"eight": lambda: pair, "four": lambda: four})
+    service = local_service({"eight": lambda: pair, "four": lambda: four})
     demo = serve(service, "eight", server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield App(pair, demo.local_url)
     demo.close()

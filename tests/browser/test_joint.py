@@ -119,7 +119,7 @@ def test_progress_stands_below_what_is_being_done(page: Page, app_url: str, widt
     page.locator("#joint-k input[type=range]").fill("4" if width == 390 else "3")  # what is kept has no progress
     words, bar, head = page.wait_for_function(
         """() => {
-            const names = ["#joint-status [role=status] p", "#joint-status .progress-level", "#joint-head"];
+            const names = ["#joint-status [role=status] p", "#joint-status [role=progressbar]", "#joint-head"];
             const parts = names.map((name) => document.querySelector(name));
             return parts[1] && parts.map((part) => [part.innerText, part.getBoundingClientRect().toJSON()]);
         }"""

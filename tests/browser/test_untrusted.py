@@ -22,9 +22,9 @@ from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.ui.app import serve
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.service import Service
+from kfexplore.ui.service import Service, local_service
 from kfexplore.ui.tabs.scrub import EXAMPLES
-from kfexplore.ui.writing import Writing
+from kfexplore.ui.writing import DecoderRun
 
 pytestmark = pytest.mark.browser
 
@@ -60,7 +60,7 @@ def app() -> Iterator[App]:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     pair = Pair(teacher(context=320), student(context=320), masked(context=320), tokenizer)
     limits = ServerLimits(questions=1, queue=1)
-    service = Service({"odd": lambda: pair, "gone": gone}, limits)
+    service = local_service({"odd": lambda: pair, "gone": gone}, limits)
     demo = serve(service, "odd", server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield App(service, demo.local_url)
     demo.close()
@@ -69,8 +69,8 @@ def app() -> Iterator[App]:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """No text grows until it is set."""
-    let_go, step = threading.Event(), Writing._step
-    monkeypatch.setattr(Writing, "_step", lambda *given: step(*given) if let_go.wait(0.02) else None)
+    let_go, step = threading.Event(), DecoderRun.step
+    monkeypatch.setattr(DecoderRun, "step", lambda *given: step(*given) if let_go.wait(0.02) else None)
     yield let_go
     let_go.set()
 
@@ -185,7 +185,7 @@ def test_a_study_is_called_off_and_the_next_is_drawn(page: Page, app: App) -> No
     tab(page, "Joint vs marginal")
     status = page.locator("#joint-status")
     expect(status).to_contain_text("mutual information of the first two")
-    with app.service._studying.held():
+    with app.service.local.studies.turn():
         page.locator("#joint-seed input").fill("5")
         page.locator("#joint-go").click()
         expect(status.locator(".progress-text, .eta-bar").first).to_be_attached()
@@ -201,7 +201,7 @@ def test_a_busy_server_is_told_and_asked_again(page: Page, app: App) -> None:
     root = page.locator("[data-source]")
     expect(root).to_have_attribute("data-tables", "ready")
     with ExitStack() as stack:
-        stack.enter_context(app.service._heavy.held())
+        stack.enter_context(app.service.local.work.turn())
         waiting = threading.Thread(target=app.service.tables, args=({"pair": "odd", "prompt": "a", "k": 1},))
         waiting.start()
         before = root.get_attribute("data-u")

@@ -9,7 +9,7 @@ from kfexplore.figures.payload import grid_payload, scrub_payload
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.pair import Pair
 from kfexplore.training.data import train_tokenizer
-from kfexplore.ui.service import Service
+from kfexplore.ui.service import local_service
 
 PROMPT = "The owl went"
 
@@ -21,7 +21,7 @@ def test_payload_is_what_the_app_answers() -> None:
     ids, u = pair.encode(PROMPT)[0], np.array([0.2, 0.4, 0.6, 0.8])
     held = pair.prefill(ids)
     made = scrub_payload(sweeps(held, u, [0, 1, 2, 3], 16), block(held, u), ids, pair.texts, pair="small")
-    app = Service({"small": lambda: pair})
+    app = local_service({"small": lambda: pair})
     request = {"pair": "small", "prompt": PROMPT, "u": u.tolist(), "resolution": 16}
     reply = app.tables(request)
     assert {**made, "seq": None, "seconds": reply["seconds"], "trained": reply["trained"]} == reply

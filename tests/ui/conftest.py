@@ -9,7 +9,7 @@ from helpers import masked, student, teacher
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.pair import Pair
-from kfexplore.ui.service import Service
+from kfexplore.ui.service import Service, local_service
 
 WORDS = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvw")}
 
@@ -24,4 +24,4 @@ def pair() -> Pair:
 @pytest.fixture
 def service(pair: Pair) -> Service:
     """The pair as "small", and without its masked model as "bare"."""
-    return Service({"small": lambda: pair, "bare": lambda: dataclasses.replace(pair, masked=None)})
+    return local_service({"small": lambda: pair, "bare": lambda: dataclasses.replace(pair, masked=None)})

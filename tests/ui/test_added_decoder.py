@@ -73,8 +73,7 @@ def test_the_page_offers_writes_and_draws_it(pair: Pair, service: Service) -> No
     assert decoder_choices()[-1] == decoder_choices(missing=["student", "masked"])[-1] == ("Greedy", "greedy")
     assert (takers("temperature"), takers("frequency_penalty")) == ("Not of MDLM, Greedy.", "PFLM only.")
     writing = service.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, temperature=0.5))
-    for _ in writing.steps():
-        pass
+    assert list(writing.job.run())
     exact, written = writing.written()
     (line,) = written.lines
     assert (exact.decoder, written.decoder, written.nfe) == ("ar", "greedy", 6)

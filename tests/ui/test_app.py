@@ -7,7 +7,7 @@ import pytest
 
 from kfexplore import KfError, Pair
 from kfexplore.ui.app import Wanted, announced, load
-from kfexplore.ui.service import Service
+from kfexplore.ui.service import Service, local_service
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def service(pair: Pair) -> Service:
     def lost() -> Pair:
         raise KfError("gone")
 
-    return Service({"small": lambda: pair, "owt": lost, "<b>": lambda: pair})
+    return local_service({"small": lambda: pair, "owt": lost, "<b>": lambda: pair})
 
 
 def test_a_load_is_announced_until_the_pair_is_there(service: Service) -> None:
@@ -53,4 +53,4 @@ def test_a_pair_announced_twice_is_loaded_once(service: Service) -> None:
     wanted: Wanted = {"small": True}  # an earlier event is loading it
     announced(service, "small", wanted)
     assert load(service, wanted) == gr.skip()
-    assert not service.holds("small")
+    assert not service.models.holds("small")

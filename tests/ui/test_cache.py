@@ -1,10 +1,14 @@
-"""What is kept: so many, so many bytes, so long; the least recently used goes first."""
+"""What is kept: so many values, so many bytes, so long; the least recently used goes first. Sessions at work stay."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
-from kfexplore.ui.cache import LRUCache
+import pytest
+from gradio.state_holder import StateHolder
+
+from kfexplore.ui.cache import LRUCache, Sessions
 
 
 class Clock:
@@ -14,63 +18,67 @@ class Clock:
         return self.now
 
 
-def kept(gone: list[str] | None = None, **changes: Any) -> LRUCache[str, str]:
-    told = gone.append if gone is not None else lambda _: None
-    return LRUCache(**{"most": 2, "seconds": 10.0, "size": len, "dropped": told, "clock": Clock(), **changes})
+def cache(**changes: Any) -> LRUCache[str, str]:
+    return LRUCache(**{"most": 2, "seconds": 10.0, "size": len, "clock": Clock(), **changes})
+
+
+def kept(values: LRUCache[str, str], names: str) -> str:
+    return "".join(name for name in names if values.get(name) is not None)
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    gone: list[str] = []
-    held = kept(gone)
-    held.put("a", "A")
-    held.put("b", "B")
-    assert held.get("a") == "A"
-    held.put("c", "C")
-    assert (held.get("b"), held.get("a"), held.get("c"), gone) == (None, "A", "C", ["B"])
+    values = cache()
+    for name in "ab":
+        assert values.put(name, name.upper()) == name.upper()
+    assert values.get("a") == "A"
+    values.put("c", "C")
+    assert kept(values, "abc") == "ac"
+    values.put("a", "again")
+    assert (values.get("a"), len(values)) == ("again", 2)
 
 
 def test_bytes_are_bounded_but_the_newest_stays() -> None:
-    gone: list[str] = []
-    held = kept(gone, most=9, most_bytes=4)
-    for key in ("aa", "bb", "cc"):
-        held.put(key, key)
-    assert gone == ["aa"]
-    held.put("d", "ddddddd")
-    assert (gone, len(held)) == (["aa", "bb", "cc"], 1)
+    values = cache(most=9, most_bytes=4)
+    for name in "abc":
+        values.put(name, 2 * name)
+    assert kept(values, "abc") == "bc"
+    values.put("d", "ddddddd")
+    assert kept(values, "abcd") == "d"
 
 
-def test_what_nobody_uses_goes_after_its_time() -> None:
-    gone: list[str] = []
+def test_an_unused_value_goes_after_its_time() -> None:
     clock = Clock()
-    held = kept(gone, clock=clock)
-    held.put("a", "A")
-    held.put("b", "B")
+    values = cache(clock=clock)
+    for name in "ab":
+        values.put(name, name)
     clock.now = 9
-    assert held.get("a") == "A"
+    assert values.get("a") == "a"
     clock.now = 11
-    assert held.get("other") is None  # whoever asks, for whatever
-    assert gone == ["B"]
+    assert values.get("other") is None
+    assert len(values) == 1
     clock.now = 19
-    assert held.get("a") == "A"
+    assert kept(values, "ab") == "a"
 
 
 def test_what_is_pinned_stays() -> None:
-    gone: list[str] = []
     clock = Clock()
-    held = kept(gone, most=1, pinned="a", clock=clock)
-    held.put("a", "A")
-    held.put("b", "B")
-    assert (held.get("a"), held.get("b"), gone) == ("A", "B", [])  # the newest stays too
-    held.put("c", "C")
+    values = cache(most=1, pinned="a", clock=clock)
+    for name in "ab":
+        values.put(name, name)
+    assert kept(values, "ab") == "ab"  # the newest stays too
+    values.put("c", "c")
     clock.now = 99
-    assert (held.get("a"), held.get("c"), gone) == ("A", None, ["B", "C"])
+    assert kept(values, "abc") == "a"
 
 
-def test_what_is_replaced_or_let_go_is_told() -> None:
-    gone: list[str] = []
-    held = kept(gone)
-    held.put("a", "A")
-    held.put("a", "B")
-    held.pop("a")
-    held.pop("a")
-    assert (gone, len(held)) == (["A", "B"], 0)
+def test_sessions_at_work_stay_and_the_newcomer_is_refused() -> None:
+    events, holder = {"1": SimpleNamespace(session_hash="first")}, StateHolder()
+    holder.capacity, holder.session_data = 2, Sessions(events)
+    holder.blocks = SimpleNamespace(default_config=SimpleNamespace(blocks={}), blocks={})  # type: ignore[assignment]
+    for name in ("first", "second", "third"):
+        assert holder[name]
+    assert list(holder.session_data) == ["first", "third"]  # the least recently used that is idle went
+    events["2"] = SimpleNamespace(session_hash="third")
+    with pytest.raises(KeyError):
+        holder["fourth"]
+    assert list(holder.session_data) == ["first", "third"]

@@ -18,7 +18,7 @@ from kfexplore.ui.app import build_app, fresh_first_payload
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.server import PLOTLY
-from kfexplore.ui.service import Service
+from kfexplore.ui.service import local_service
 
 LIMITS = ServerLimits(request_bytes=4000, prompt_characters=100)
 API = "/gradio_api"
@@ -28,7 +28,7 @@ FILES = ["/etc/passwd", "../../etc/passwd", str(REPOSITORY / "pyproject.toml"), 
 
 @pytest.fixture(scope="module")
 def demo(pair: Pair) -> gr.Blocks:
-    service = Service({"small": lambda: pair}, LIMITS)
+    service = local_service({"small": lambda: pair}, LIMITS)
     return build_app(service, "small", fresh_first_payload(service, "small"))
 
 
@@ -193,12 +193,8 @@ def called(client: TestClient, demo: gr.Blocks, name: str, *data: Any) -> Any:
 
 
 def test_the_queue_cannot_be_passed_by(client: TestClient, demo: gr.Blocks) -> None:
-    queued = {
-        fn.api_name
-        for fn in demo.fns.values()
-        if fn.fn is not None and fn.queue and all(event != "unload" for _, event in fn.targets)
-    }
-    assert {name.rstrip("_0123456789") for name in queued} == {"run", "underline", "answer", "laws", "generate"}
+    queued = {fn.api_name for fn in demo.fns.values() if fn.fn is not None and fn.queue}
+    assert {name.rstrip("_0123456789") for name in queued} == {"run", "underline", "laws", "generate"}
     for name in queued:
         assert called(client, demo, name).status_code == 404
 

@@ -1,32 +1,41 @@
-"""Turns: in the order of asking, to a bounded number who wait, and who waits may be called off."""
+"""Turns by priority and time of asking, and the one lifecycle of a job."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
+import torch
 
 from kfexplore.cancel import Cancelled, CancelToken
-from kfexplore.ui.jobs import RECENT, Busy, Turns
+from kfexplore.errors import KfError
+from kfexplore.pair import Pair
+from kfexplore.ui import jobs
+from kfexplore.ui.jobs import RECENT, Busy, Job, Priority, Worker, few_threads
 
 
 def asked(
-    turns: Turns, name: str, log: list[str], stopped: Callable[[], bool] | None = None, yields: bool = False
+    worker: Worker,
+    name: str,
+    log: list[str],
+    cancel: Callable[[], bool] | None = None,
+    priority: Priority = Priority.INTERACTIVE,
 ) -> threading.Thread:
-    """A thread that waits in line when this returns."""
+    """A thread that waits for its turn when this returns."""
 
     def wait() -> None:
         try:
-            with turns.held(stopped, yields):
+            with worker.turn(priority, cancel):
                 log.append(name)
         except (Busy, Cancelled) as error:
             log.append(f"{name}: {type(error).__name__}")
 
-    before = len(turns._line)
+    before = len(worker._queue)
     thread = threading.Thread(target=wait)
     thread.start()
-    while len(turns._line) == before and thread.is_alive():
+    while len(worker._queue) == before and thread.is_alive():
         thread.join(0.001)
     return thread
 
@@ -37,91 +46,157 @@ def joined(*threads: threading.Thread) -> None:
         assert not thread.is_alive()
 
 
-def test_turns_come_in_the_order_of_asking() -> None:
-    turns, log = Turns(), []
-    with turns.held():
-        threads = [asked(turns, name, log) for name in "abcde"]
+@pytest.mark.parametrize(("asking", "served"), [("abcde", "abcde"), ("ABabA", "abABA")])
+def test_turns_come_by_priority_and_time_of_asking(asking: str, served: str) -> None:
+    worker, log = Worker(), []
+    with worker.turn():
+        threads = [asked(worker, name, log, priority=Priority(name.isupper())) for name in asking]
         assert log == []
     joined(*threads)
-    assert log == list("abcde")
+    assert log == list(served)
 
 
-def test_beyond_the_bound_one_is_sent_away_at_once_unless_it_can_be_called_off() -> None:
-    turns, log = Turns(1), []
-    with turns.held():
-        threads = [asked(turns, "a", log)]
-        joined(asked(turns, "b", log))
+def test_a_full_queue_refuses_all_but_what_can_be_cancelled() -> None:
+    worker, log = Worker(1), []
+    with worker.turn():
+        threads = [asked(worker, "a", log)]
+        joined(asked(worker, "b", log))
         assert log == ["b: Busy"]
-        threads.append(asked(turns, "c", log, stopped=lambda: False))
-        assert len(turns._line) == 3
+        threads.append(asked(worker, "c", log, cancel=lambda: False))
     joined(*threads)
     assert log == ["b: Busy", "a", "c"]
-    with turns.held():
+    with worker.turn():
         pass
 
 
-def test_who_waits_is_called_off_and_the_next_moves_up() -> None:
-    turns, log, stop = Turns(), [], CancelToken()
-    with turns.held():
-        first, second = asked(turns, "a", log, stop), asked(turns, "b", log)
-        stop.set()
+def test_what_waits_is_cancelled_and_the_next_moves_up() -> None:
+    worker, log, cancel = Worker(), [], CancelToken()
+    with worker.turn():
+        first, second = asked(worker, "a", log, cancel), asked(worker, "b", log)
+        cancel.set()
         joined(first)
         assert log == ["a: Cancelled"]
     joined(second)
     assert log == ["a: Cancelled", "b"]
-    with pytest.raises(Cancelled), turns.held(stop):
+    with pytest.raises(Cancelled), worker.turn(cancel=cancel):
         pass
 
 
-def test_a_turn_is_given_back_after_an_error() -> None:
-    turns = Turns(1)
-    with pytest.raises(ZeroDivisionError), turns.held():
+def test_a_turn_ends_with_an_error() -> None:
+    worker = Worker(1)
+    with pytest.raises(ZeroDivisionError), worker.turn():
         raise ZeroDivisionError
-    with turns.held():
+    with worker.turn():
         pass
 
 
-def test_work_ends_when_its_time_is_over_and_is_late_then() -> None:
+def test_the_length_of_a_queue_is_remembered_for_a_while() -> None:
     now = [0.0]
-    stop = CancelToken(10, lambda: now[0])
-    now[0] = 100
-    assert not stop()  # it has not begun
-    stop.begin()
-    now[0] = 109
-    assert not stop()
-    now[0] = 110
-    assert stop()
-    stop.set()
-    assert stop.is_late
-
-
-def test_work_that_was_called_off_is_never_late() -> None:
-    now = [0.0]
-    stop = CancelToken(10, lambda: now[0])
-    stop.begin()
-    stop.set()
-    now[0] = 99
-    assert stop()
-    assert not stop.is_late
-
-
-def test_who_yields_goes_last_and_keeps_its_place_among_its_like() -> None:
-    turns, log = Turns(), []
-    with turns.held():
-        threads = [asked(turns, name, log, yields=name.islower()) for name in "abABc"]
-    joined(*threads)
-    assert log == list("ABabc")
-
-
-def test_a_line_is_remembered_for_a_while() -> None:
-    now = [0.0]
-    turns, log = Turns(clock=lambda: now[0]), []
-    assert turns.longest() == 0
-    with turns.held():
-        threads = [asked(turns, name, log) for name in "ab"]
-        assert turns.longest() == 3
+    worker, log = Worker(clock=lambda: now[0]), []
+    assert worker.recent_length() == 0
+    with worker.turn():
+        threads = [asked(worker, name, log) for name in "ab"]
+        assert worker.recent_length() == 3
     joined(*threads)
     now[0] = RECENT
-    assert turns.longest() == 3
+    assert worker.recent_length() == 3
     now[0] = 2 * RECENT + 0.1
-    assert turns.longest() == 0
+    assert worker.recent_length() == 0
+
+
+def counting(cancel: CancelToken) -> Iterator[int]:
+    """Snapshots 1, 2, 3."""
+    cancel.begin()
+    for n in (1, 2, 3):
+        if cancel():
+            raise Cancelled
+        yield n
+
+
+def test_a_job_runs_once_and_keeps_its_last_snapshot() -> None:
+    job = Job(counting, CancelToken(), first=0)
+    assert (job.state, job.snapshot, job.is_waiting, job.is_over) == ("waiting", 0, True, False)
+    seen = []
+    for n in job.run():
+        seen.append(n)
+        assert (job.state, job.snapshot) == ("running", n)
+    assert seen == [1, 2, 3]
+    assert (job.state, job.snapshot, job.is_over) == ("done", 3, True)
+    job.stop()
+    assert job.state == "done"
+    assert list(job.run()) == []
+
+
+@pytest.mark.parametrize("end", ["stop", "close"])
+def test_a_job_that_is_cancelled_keeps_what_it_has_and_ends_its_stream(end: str) -> None:
+    closed = []
+
+    def stream(cancel: CancelToken) -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(cancel())
+
+    job = Job(stream, CancelToken())
+    running = job.run()
+    assert next(running) == 1
+    if end == "stop":
+        job.stop()
+        assert list(running) == []  # the step under way is thrown away
+    else:
+        running.close()
+    assert (job.state, job.snapshot, closed) == ("cancelled", 1, [True])
+
+
+def test_a_job_that_is_cancelled_before_it_runs_never_runs() -> None:
+    job = Job(counting, CancelToken())
+    job.stop()
+    assert list(job.run()) == []
+    assert (job.state, job.snapshot) == ("cancelled", None)
+
+
+def test_a_job_whose_time_is_over_is_late() -> None:
+    now = [0.0]
+    job = Job(counting, CancelToken(10, lambda: now[0]))
+    now[0] = 100.0  # it has not begun
+    running = job.run()
+    assert [next(running), next(running)] == [1, 2]
+    now[0] = 110.0
+    assert list(running) == []
+    assert (job.state, job.snapshot) == ("late", 2)
+
+
+def test_a_job_that_fails_says_so_and_raises() -> None:
+    def stream(_: CancelToken) -> Iterator[int]:
+        yield 1
+        raise KfError("No.", "yes")
+
+    job = Job(stream, CancelToken())
+    with pytest.raises(KfError, match="No"):
+        list(job.run())
+    assert (job.state, job.snapshot) == ("failed", 1)
+
+
+def test_a_cancelled_token_is_never_late() -> None:
+    now = [0.0]
+    token = CancelToken(10, lambda: now[0])
+    token.begin()
+    token.set()
+    now[0] = 99
+    assert token()
+    assert not token.is_late
+
+
+@pytest.mark.parametrize(("small", "within"), [(10**12, 1), (0, 2)])
+def test_small_models_work_on_one_thread(pair: Pair, monkeypatch: pytest.MonkeyPatch, small: int, within: int) -> None:
+    monkeypatch.setattr(jobs, "SMALL", small)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with suppress(ZeroDivisionError), few_threads(pair):
+            assert torch.get_num_threads() == within
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

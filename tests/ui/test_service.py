@@ -20,7 +20,8 @@ from kfexplore.maps import block, grid, sweep
 from kfexplore.results import steps
 from kfexplore.ui.app import first_payload, fresh_first_payload, make_service
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.service import Service, _Context
+from kfexplore.ui.models import Context
+from kfexplore.ui.service import Service, local_service
 
 PROMPT = "The little bird sang"
 U = [0.2, 0.9, 0.4, 0.6]
@@ -34,7 +35,7 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="module")
 def service(pair: Pair) -> Service:
-    return Service({"tales": lambda: pair})
+    return local_service({"tales": lambda: pair})
 
 
 def asked(**more: Any) -> Json:
@@ -71,8 +72,8 @@ def test_rows_of_some_sliders_are_those_of_the_whole(service: Service) -> None:
 def test_where_many_ask_answers_are_coarser(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, asking: int, every: int, side: int
 ) -> None:
-    service = Service({"tales": lambda: pair})
-    monkeypatch.setattr(service._heavy, "longest", lambda: asking)
+    service = local_service({"tales": lambda: pair})
+    monkeypatch.setattr(service.local.work, "recent_length", lambda: asking)
     reply = service.tables(asked(slots=[3], resolution=512))
     assert (reply["resolution"], reply["every"]) == (512, every)
     fine = sweep(pair.prefill(pair.encode(PROMPT)[0]), np.array(U), 3, 512).block
@@ -117,7 +118,7 @@ def test_every_answer_is_of_the_temperature_asked_for(service: Service, pair: Pa
 
 def test_a_reply_says_what_the_student_was_trained_with(pair: Pair) -> None:
     trained = Pair(pair.teacher, pair.student, None, pair.tokenizer, {"training": {"student_temperatures": [0.3, 1]}})
-    service = Service({"tales": lambda: trained, "alone": lambda: Pair(pair.teacher, tokenizer=pair.tokenizer)})
+    service = local_service({"tales": lambda: trained, "alone": lambda: Pair(pair.teacher, tokenizer=pair.tokenizer)})
     told = service.tables(asked())["trained"]
     assert (told["low"], told["high"]) == (0.3, 1)
     assert "trained at temperatures 0.3 to 1:" in told["note"]
@@ -135,7 +136,7 @@ def test_noise_of_a_pair_with_another_k_is_made_to_fit(service: Service) -> None
 def test_eight_slots_fill_tables_of_eight() -> None:
     words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(23)}, unk_token="w0"))
     eight = Pair(teacher(1, peaky=2), student(11, peaky=2, block=8), tokenizer=words)
-    service, u = Service({"eight": lambda: eight}), [0.1 * (slot + 1) for slot in range(8)]
+    service, u = local_service({"eight": lambda: eight}), [0.1 * (slot + 1) for slot in range(8)]
     request = {"seq": 1, "pair": "eight", "prompt": "w1", "u": u}
     reply = service.tables(request)
     assert (reply["k"], reply["k_max"], reply["resolution"]) == (8, 8, 512)
@@ -200,7 +201,7 @@ def test_a_slow_load_keeps_no_other_pair_waiting(pair: Pair) -> None:
         assert release.wait(30)
         raise KfError("gone")
 
-    service = Service({"slow": slow, "tales": lambda: pair})
+    service = local_service({"slow": slow, "tales": lambda: pair})
     waiting = threading.Thread(target=service.point, args=(asked(pair="slow"),))
     waiting.start()
     assert started.wait(30)
@@ -246,7 +247,7 @@ def test_a_bad_grid_is_answered_with_what_failed(service: Service, change: Json,
 
 
 def test_slots_beyond_the_limit_are_not_shown(pair: Pair) -> None:
-    service = Service({"tales": lambda: pair}, ServerLimits(slots=2))
+    service = local_service({"tales": lambda: pair}, ServerLimits(slots=2))
     reply = service.tables(asked(u=None))
     assert (reply["k"], reply["k_max"]) == (2, 2)
     assert "K is 3" in service.tables(asked(k=3))["failed"]
@@ -257,7 +258,7 @@ def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pyt
     held: list[list[int]] = []
     counting = Pair(pair.teacher, pair.student, None, pair.tokenizer)
     monkeypatch.setattr(Pair, "prefill", lambda self, ids, prefill=Pair.prefill: held.append(ids) or prefill(self, ids))
-    service = Service({"one": lambda: counting, "two": lambda: counting}, ServerLimits(contexts=1))
+    service = local_service({"one": lambda: counting, "two": lambda: counting}, ServerLimits(contexts=1))
     for name, prompt in (("one", "a"), ("two", "a"), ("one", "a"), ("one", "b"), ("two", "a"), ("one", "a")):
         assert service.point(asked(pair=name, prompt=prompt))["ok"]
     assert len(held) == 4  # "one": a, b, a again; "two": a, which the other pair's prompts do not push out
@@ -265,8 +266,8 @@ def test_contexts_are_kept_and_dropped_pair_by_pair(pair: Pair, monkeypatch: pyt
 
 def test_a_context_counts_about_what_it_takes(pair: Pair) -> None:
     ids = pair.encode(PROMPT * 8)[0]
-    context = _Context(pair.prefill(ids), 0)
-    caches = (context.held._cache, context.held._learned.cache)
+    context = Context(pair.prefill(ids), "")
+    caches = (context.prefilled._cache, context.prefilled._learned.cache)
     keys = sum(k.nbytes + v.nbytes for cache in caches for k, v in cache._layers)
     assert keys <= context.nbytes <= 1.2 * keys + 64 * 8 * pair.teacher.config.vocab_size
 
@@ -280,30 +281,30 @@ def counted(pair: Pair) -> tuple[list[str], dict[str, Any]]:
 
 def test_the_least_used_pair_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
     loads, loaders = counted
-    service = Service(loaders, ServerLimits(loaded_pairs=2))
+    service = local_service(loaders, ServerLimits(loaded_pairs=2))
     for name in ("first", "second", "third", "third", "first", "second", "first"):
-        service.pair(name)
+        service.models.pair(name)
     assert loads == ["first", "second", "third", "second"]
 
 
 def test_what_nobody_uses_goes_but_never_the_first(counted: tuple[list[str], dict[str, Any]]) -> None:
     loads, loaders = counted
     now = [0.0]
-    service = Service(loaders, ServerLimits(idle_seconds=10), clock=lambda: now[0])
+    service = local_service(loaders, ServerLimits(idle_seconds=10), clock=lambda: now[0])
     for time, name in ((0, "first"), (0, "second"), (9, "second"), (18, "second"), (40, "first"), (41, "second")):
         now[0] = time
-        service.pair(name)
+        service.models.pair(name)
     assert loads == ["first", "second", "second"]
 
 
 def test_other_checkpoints_are_refused_unless_the_operator_lets_them_be_named(pair: Pair) -> None:
     named: list[str] = []
-    closed = Service({"tales": lambda: pair})
+    closed = local_service({"tales": lambda: pair})
     assert closed.point(asked(pair="/etc"))["failed"] == "There is no pair '/etc'."
-    assert not closed.offers("/etc")
-    opened = Service({"tales": lambda: pair}, other=lambda name: named.append(name) or pair)
-    assert opened.offers("runs/mine")
-    assert not opened.offers("")  # a link that names none
+    assert not closed.models.offers("/etc")
+    opened = local_service({"tales": lambda: pair}, other=lambda name: named.append(name) or pair)
+    assert opened.models.offers("runs/mine")
+    assert not opened.models.offers("")  # a link that names none
     assert opened.point(asked(pair="runs/mine"))["ok"]
     assert opened.point(asked(pair="runs/mine"))["ok"]
     assert named == ["runs/mine"]
@@ -313,7 +314,7 @@ def test_why_a_pair_cannot_be_loaded_is_told_in_the_log_alone(capsys: pytest.Cap
     def missing() -> Pair:
         raise KfError("It is not in /secret/place.", "put it there")
 
-    reply = Service({"gone": missing}).point(asked(pair="gone"))
+    reply = local_service({"gone": missing}).point(asked(pair="gone"))
     assert "'gone' cannot be loaded" in reply["failed"]
     assert "/secret" not in json.dumps(reply)
     assert "/secret/place" in capsys.readouterr().err
@@ -327,7 +328,7 @@ def test_a_hub_out_of_reach_is_told_and_not_asked_again_for_a_minute(capsys: pyt
         asked_for.append(now[0])
         raise Unreachable("It is not in /secret/place: huggingface.co could not be reached.", "put it there")
 
-    service = Service({"gone": lost}, clock=lambda: now[0])
+    service = local_service({"gone": lost}, clock=lambda: now[0])
     for now[0] in (0, 30, 59, 61, 100, 122):
         reply = service.point(asked(pair="gone"))
         assert "huggingface.co, where it is fetched from, could not be reached" in reply["failed"]
@@ -345,15 +346,15 @@ def test_a_pair_that_came_after_all_is_there_at_once(pair: Pair) -> None:
             raise error
         return pair
 
-    service = Service({"late": late})
+    service = local_service({"late": late})
     assert not service.point(asked(pair="late"))["ok"]
-    assert not service.holds("late")
+    assert not service.models.holds("late")
     assert service.point(asked(pair="late"))["ok"]
-    assert service.holds("late")
+    assert service.models.holds("late")
 
 
 def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Service({"tales": lambda: pair}, ServerLimits(questions=1))
+    service = local_service({"tales": lambda: pair}, ServerLimits(questions=1))
     service.point(asked())
     started, release = threading.Event(), threading.Event()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import gradio as gr
 import pytest
 from helpers import written_pair
 
@@ -12,9 +13,9 @@ from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair
 from kfexplore.ui.app import fresh_first_payload
 from kfexplore.ui.racing import RaceConfig
-from kfexplore.ui.service import Service
-from kfexplore.ui.tabs.generate import fit
-from kfexplore.ui.tabs.joint import show
+from kfexplore.ui.service import Service, local_service
+from kfexplore.ui.tabs.generate import GenerateTab
+from kfexplore.ui.tabs.joint import JointTab
 from kfexplore.ui.writing import WriteConfig
 
 PROMPT = "a b"
@@ -33,7 +34,7 @@ def alone(whole: Pair) -> Pair:
 
 @pytest.fixture(scope="module")
 def service(whole: Pair, alone: Pair) -> Service:
-    return Service({"alone": lambda: alone, "whole": lambda: whole})
+    return local_service({"alone": lambda: alone, "whole": lambda: whole})
 
 
 def test_tables_point_and_grid_are_the_exact_part_of_the_pair_s(service: Service) -> None:
@@ -55,7 +56,10 @@ def test_the_page_opens_with_four_slots_of_eight(service: Service) -> None:
 
 
 def test_decoders_that_need_a_student_are_not_offered(service: Service) -> None:
-    offered, k, _ = fit(service, "alone", ["ar", "pflm"], 2, 10)
+    with gr.Blocks(), gr.Tab() as place:
+        tab = GenerateTab(service, [gr.Textbox(), gr.Textbox()], place, 4)
+    shown = tab.fit("alone", ["ar", "pflm"], 2, 10)
+    offered, k = shown[tab.decoders], shown[tab.k]
     assert offered["value"] == ["ar"]
     assert [name for _, name in offered["choices"]] == ["ar"]
     assert "no student and no masked model" in offered["info"]
@@ -64,17 +68,17 @@ def test_decoders_that_need_a_student_are_not_offered(service: Service) -> None:
 
 def test_ar_is_written_and_raced_alone(service: Service) -> None:
     writing = service.writing(WriteConfig("alone", PROMPT, ("ar",), 4, 6))
-    for _ in writing.steps():
-        pass
+    assert list(writing.job.run())
     assert len(writing.written()[0].lines[0].tokens) == 6
     racing = service.racing(RaceConfig("alone", PROMPT, ("ar",), (1,), (4,), 16, 1))
-    for _ in racing.steps():
-        pass
-    assert [(row.decoder, row.error) for row in racing.rows] == [("ar", None)]
+    assert list(racing.job.run())
+    assert [(row.decoder, row.error) for row in racing.now.rows] == [("ar", None)]
     assert racing.gains() == []
 
 
-def test_the_study_is_shown_without_the_student(alone: Pair) -> None:
-    shown = show(finished(study_steps(alone, alone.encode(PROMPT)[0], blocks=200)), alone)
-    assert "This pair has no student: its samplers are left out." in shown[0]
-    assert "<b>student</b>" not in shown[-1]
+def test_the_study_is_shown_without_the_student(service: Service, alone: Pair) -> None:
+    with gr.Blocks(), gr.Tab() as place:
+        tab = JointTab(service, [], [gr.Textbox(), gr.Textbox()], place, [])
+    shown = tab.show(finished(study_steps(alone, alone.encode(PROMPT)[0], blocks=200)), alone)
+    assert "This pair has no student: its samplers are left out." in shown[tab.status]
+    assert "<b>student</b>" not in shown[tab.samplers]

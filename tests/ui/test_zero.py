@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,23 +20,23 @@ import pytest
 from gradio.context import LocalContext
 
 from kfexplore.bench.setting import SIZES
-from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.config import ModelConfig
 from kfexplore.decoding import passes
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import DevicePeaks
+from kfexplore.results import ContextStudy, DevicePeaks
 from kfexplore.ui import jobs, zero
 from kfexplore.ui import service as service_of_page
 from kfexplore.ui import writing as writing_of_page
 from kfexplore.ui.app import make_service
 from kfexplore.ui.jobs import is_small
+from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.racing import RaceConfig
-from kfexplore.ui.service import Service
-from kfexplore.ui.tabs.generate import run
-from kfexplore.ui.tabs.timing import build_timing_tab
+from kfexplore.ui.service import LocalExecutor, Service
+from kfexplore.ui.tabs.generate import GenerateTab
+from kfexplore.ui.tabs.timing import TimingTab
 from kfexplore.ui.writing import WriteConfig
-from kfexplore.ui.zero import LentService, gpu, is_zero
+from kfexplore.ui.zero import ZeroExecutor, gpu, is_zero, zero_service
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAND_IN = '''
@@ -99,7 +98,7 @@ def GPU(task, *, duration):
     return lent
 '''
 U = [0.1, 0.7, 0.3, 0.9]
-ASKED = {"seq": 1, "pair": "small", "prompt": "a b c", "u": U, "resolution": 8}
+ASKED: Any = {"seq": 1, "pair": "small", "prompt": "a b c", "u": U, "resolution": 8}
 MEASURED = DevicePeaks(1e10, 1e11)
 
 
@@ -119,13 +118,13 @@ def spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 
 
 @pytest.fixture
-def lent(spaces: ModuleType, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[LentService]:
+def lent(spaces: ModuleType, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The pair as "small", which counts as large, asked by a visitor."""
     monkeypatch.setattr(jobs, "SMALL", 0)
     monkeypatch.setattr(service_of_page, "measure_peaks", lambda *_: MEASURED)
     assert not spaces.calls
     asking = LocalContext.request.set(object())  # type: ignore[arg-type]
-    yield LentService({"small": lambda: pair}, device="cpu")
+    yield zero_service({"small": lambda: pair}, device="cpu")
     LocalContext.request.reset(asking)
 
 
@@ -152,11 +151,11 @@ def held_by_others(locks: Sequence[AbstractContextManager[Any]]) -> Iterator[Non
 
 
 @pytest.fixture
-def spoken(lent: LentService) -> Iterator[None]:
-    """Others hold all turns of the service that work on a prompt takes."""
-    ready = lent._ready("small")
-    turns = [lent._heavy, lent._pointing, lent._timing, lent._studying, lent._loading["small"], ready.turn]
-    with held_by_others([each.held() for each in turns]):
+def spoken(lent: Service) -> Iterator[None]:
+    """Others hold all workers of this process that work on a prompt asks."""
+    local, loaded = lent.local, lent.models._loaded("small")
+    workers = [local.work, local.points, local.studies, lent.models._loading["small"], loaded.prefilling]
+    with held_by_others([each.turn() for each in workers]):
         yield
 
 
@@ -164,6 +163,14 @@ def spoken(lent: LentService) -> Iterator[None]:
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of a text is a turn of its own."""
     monkeypatch.setattr(writing_of_page, "TURN", 0)
+
+
+def text(service: Service, *decoders: str, k: int = 4, new_tokens: int = 8) -> Any:
+    return service.writing(WriteConfig("small", "a b c", decoders, k, new_tokens))
+
+
+def race(service: Service, *decoders: str, batches: tuple[int, ...] = (1,), repeats: int = 1) -> Any:
+    return service.racing(RaceConfig("small", "a b c", decoders, batches, (4,), 8, repeats))
 
 
 def count(what: str, end: int) -> Iterator[Any]:
@@ -201,7 +208,7 @@ def test_mistakes_come_through_and_the_next_question_is_answered(spaces: ModuleT
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (
             gr.Error('You have exceeded your quota. <a href="https://x">Sign up</a>'),
@@ -210,26 +217,36 @@ def test_mistakes_come_through_and_the_next_question_is_answered(spaces: ModuleT
         (RuntimeError("ZeroGPU API /schedule error"), "."),
     ],
 )
-def test_a_refusal_is_told_in_words(spaces: ModuleType, lent: LentService, error: Exception, told: str) -> None:
+def test_a_refusal_is_given_in_words(spaces: ModuleType, lent: Service, error: Exception, message: str) -> None:
     spaces.refused.append(error)
-    answer = lent.tables(ASKED)
+    answer: Any = lent.tables(ASKED)
     assert not answer["ok"]
-    assert answer["failed"] == f"No answer from a GPU{told}"
+    assert answer["failed"] == f"No answer from a GPU{message}"
     assert lent.point(ASKED)["ok"]
 
 
-def test_few_questions_wait_for_a_gpu(lent: LentService) -> None:
-    places = [lent._places.acquire(blocking=False) for _ in range(lent.limits.questions)]
-    assert all(places)
-    assert lent.tables(ASKED)["busy"]
-    lent._places.release()
+@pytest.mark.usefixtures("spaces")
+def test_few_questions_wait_for_a_gpu(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SMALL", 0)
+    asking = LocalContext.request.set(object())  # type: ignore[arg-type]
+    lent = zero_service({"small": lambda: pair}, ServerLimits(questions=1), device="cpu")
+    replies: list[Any] = []
+
+    def work(*_: Any) -> Iterator[Any]:
+        replies.append(lent.tables(ASKED))
+        yield {}
+
+    monkeypatch.setattr(lent.executor, "_lent", work)
     assert lent.tables(ASKED)["ok"]
+    assert replies[0]["busy"]
+    assert lent.tables(ASKED)["ok"]
+    LocalContext.request.reset(asking)
 
 
 @pytest.mark.usefixtures("spoken")
 @pytest.mark.parametrize(("name", "more"), [("tables", {}), ("tables", {"slots": [2]}), ("grid", {"slots": [0, 1]})])
 def test_sliders_are_answered_in_a_process_whose_locks_nobody_holds(
-    spaces: ModuleType, lent: LentService, service: Service, name: str, more: dict[str, Any]
+    spaces: ModuleType, lent: Service, service: Service, name: str, more: dict[str, Any]
 ) -> None:
     plain, other = (getattr(each, name)({**ASKED, **more}) for each in (service, lent))
     for answer in (plain, other):
@@ -240,159 +257,151 @@ def test_sliders_are_answered_in_a_process_whose_locks_nobody_holds(
 
 
 @pytest.mark.usefixtures("spoken", "stepwise")
-def test_texts_grow_as_without_it(spaces: ModuleType, lent: LentService, service: Service) -> None:
-    config = WriteConfig("small", "a b c", ("ar", "pflm", "mdlm"), 4, 24)
+def test_texts_grow_as_without_it(spaces: ModuleType, lent: Service, service: Service) -> None:
     texts = {}
     for name, each in (("here", service), ("lent", lent)):
-        writing = each.writing(config)
-        assert writing.is_waiting
-        grown = [writing.written()[0].lines[0].filled for _ in writing.steps()]
+        writing = text(each, "ar", "pflm", "mdlm", new_tokens=24)
+        assert writing.job.is_waiting
+        grown = [writing.written()[0].lines[0].filled for _ in writing.job.run()]
         assert grown[0] < 3 < len(set(grown))
-        assert writing.is_over
+        assert writing.job.state == "done"
         texts[name] = [dataclasses.replace(written, seconds=0.0) for written in writing.written()]
         assert all(written.seconds > 0 for written in writing.written())
-        assert writing.as_json()["environment"]["device"] == "cpu"
     assert texts["lent"] == texts["here"]
     assert spaces.calls == [("texts", 70)]
-    assert writing.environment["threads"] == 1, "it tells where the texts were written, which is not here"
+    assert writing.as_json()["environment"]["threads"] == 1, "where the texts were written, which is not here"
 
 
-def test_the_tab_says_that_a_gpu_is_asked_for(lent: LentService, service: Service) -> None:
+def test_the_tabs_say_that_a_gpu_is_asked_for(lent: Service, service: Service) -> None:
     for each, is_asked in ((lent, True), (service, False)):
-        shown = run(each.writing(WriteConfig("small", "a b c", ("ar",), 4, 8)))
-        assert ("A GPU is asked for." in next(shown)[0]) is is_asked
-        assert "A GPU" not in list(shown)[-1][0]
+        with gr.Blocks(), gr.Tab() as place:
+            tab = GenerateTab(each, [gr.Textbox(), gr.Textbox()], place, 4)
+        shown = list(tab.run(text(each, "ar")))
+        assert ("A GPU is asked for." in shown[0][tab.status]) is is_asked
+        assert "A GPU" not in shown[-1][tab.status]
 
 
-def test_no_lock_of_decoding_is_met_there(lent: LentService) -> None:
-    writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8))
+def test_no_lock_of_decoding_is_met_there(lent: Service) -> None:
+    writing = text(lent, "ar")
     with held_by_others([passes._lock]):
-        assert list(writing.steps())
+        assert list(writing.job.run())
     assert writing.written()[0].stage == "done"
 
 
 @pytest.mark.usefixtures("stepwise")
-def test_a_text_can_be_stopped(spaces: ModuleType, lent: LentService) -> None:
-    writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 24))
-    steps = writing.steps()
+@pytest.mark.parametrize("made", [text, race])
+def test_a_job_can_be_stopped_and_the_next_runs(spaces: ModuleType, lent: Service, made: Any) -> None:
+    job = made(lent, "ar").job
+    steps = job.run()
     next(steps)
-    writing.stop()
+    job.stop()
     assert list(steps) == []
-    assert [written.stage for written in writing.written()] == ["stopped"]
-    assert not writing.is_late
-    again = lent.writing(WriteConfig("small", "a b c", ("pflm",), 4, 8))
-    assert list(again.steps())
+    assert job.state == "cancelled"
+    again = text(lent, "pflm")
+    assert list(again.job.run())
     assert [len(written.lines[0].tokens) for written in again.written()] == [8]
     assert len(spaces.processes) == 1
 
 
-def test_its_surprises_are_asked_for_here(spaces: ModuleType, lent: LentService) -> None:
-    writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8))
-    assert list(writing.steps())
+def test_surprises_are_asked_for_here(spaces: ModuleType, lent: Service) -> None:
+    writing = text(lent, "ar")
+    assert list(writing.job.run())
     assert list(writing.surprises())
     assert len(writing.written()[0].lines[0].surprise or []) == 8
     assert [what for what, _ in spaces.calls] == ["texts"]
 
 
-def test_a_mistake_in_the_other_process_is_told_here(spaces: ModuleType, lent: LentService) -> None:
-    told = lent.tables({**ASKED, "u": [2.0, 0, 0, 0]})
-    assert not told["ok"]
-    assert told["failed"]
+def test_a_mistake_in_the_other_process_is_told_here(spaces: ModuleType, lent: Service) -> None:
+    answer: Any = lent.tables({**ASKED, "u": [2.0, 0, 0, 0]})
+    assert not answer["ok"]
+    assert answer["failed"]
     assert lent.tables(ASKED)["ok"]
-    assert [what for what, _ in spaces.calls] == ["rows", "rows"]
+    assert [what for what, _ in spaces.calls] == ["tables", "tables"]
 
 
-@pytest.mark.usefixtures("stepwise")
-def test_time_is_over_there_and_told_here(lent: LentService) -> None:
-    lent.limits = dataclasses.replace(lent.limits, run_seconds=1)
-    ticks = itertools.count()
-    lent._clock = lambda: 0.4 * next(ticks)  # of the forked process; here the time never begins
-    writing = lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 24))
-    assert list(writing.steps())
-    assert writing.is_late
-    assert writing.written()[0].stage == "stopped"
-    race = lent.racing(RaceConfig("small", "a b c", ("ar",), (1,), (), 24, 5))
-    assert list(race.steps())
-    assert race.is_late
+@pytest.mark.usefixtures("stepwise", "lent")
+@pytest.mark.parametrize("made", [text, race])
+def test_time_is_over_there_and_the_job_is_late_here(pair: Pair, made: Any) -> None:
+    ticks = itertools.count()  # of the forked process; here the time never begins
+    limits, clock = ServerLimits(run_seconds=1), lambda: 0.05 * next(ticks)
+    late = made(zero_service({"small": lambda: pair}, limits, clock=clock, device="cpu"), "ar")
+    assert list(late.job.run())
+    assert late.job.state == "late"
 
 
 @pytest.mark.usefixtures("spoken")
-def test_studies_are_the_same_and_kept(spaces: ModuleType, lent: LentService, service: Service) -> None:
-    reports: list[str] = []
-    for _ in range(2):
-        found, _, _ = lent.study("small", "a b c", 2, 128, 0, report=lambda _, what: reports.append(what))
-    told: list[str] = []
-    plain, _, _ = service.study("small", "a b c", 2, 128, 0, report=lambda _, what: told.append(what))
-    assert found.law.mutual_information == plain.law.mutual_information
-    assert [row.tv for row in found.samplers] == [row.tv for row in plain.samplers]
-    assert reports == ["a GPU that is asked for", *told]
-    assert spaces.calls == [("laws", 70)]
+def test_studies_are_the_same_and_kept(spaces: ModuleType, lent: Service, service: Service) -> None:
+    parts = [list(each.study("small", "a b c", 2, 128, 0).run()) for each in (lent, lent, service)]
+    first, again, plain = (found[-1] for found in parts)
+    assert isinstance(first, ContextStudy)
+    assert isinstance(plain, ContextStudy)
+    assert first is again
+    assert first.law.mutual_information == plain.law.mutual_information
+    assert [row.tv for row in first.samplers] == [row.tv for row in plain.samplers]
+    assert parts[0][0] == (0.0, "a GPU that is asked for")
+    assert parts[0][1:-1] == parts[2][:-1]
+    assert spaces.calls == [("study", 70)]
 
 
-def test_a_study_can_be_called_off(spaces: ModuleType, lent: LentService) -> None:
-    stop = CancelToken()
-    with pytest.raises(Cancelled):
-        lent.study("small", "a b c", 2, 128, 0, report=lambda share, _: stop.set() if share else None, stop=stop)
-    assert lent.study("small", "a b c", 2, 128, 0)[0].samplers
+def test_a_study_can_be_cancelled(spaces: ModuleType, lent: Service) -> None:
+    job = lent.study("small", "a b c", 2, 128, 0)
+    for share, _ in job.run():  # type: ignore[misc]
+        if share:
+            job.stop()
+    assert job.state == "cancelled"
+    assert isinstance(list(lent.study("small", "a b c", 2, 128, 0).run())[-1], ContextStudy)
     assert len(spaces.calls) == 2
 
 
 @pytest.mark.usefixtures("spoken")
-def test_a_race_waits_for_no_other(spaces: ModuleType, lent: LentService) -> None:
-    race = lent.racing(RaceConfig("small", "a b c", ("ar", "pflm"), (1, 2), (4,), 8, 1))
-    stages = [race.stage for _ in race.steps()]
-    assert stages[0] == "measuring"
-    assert race.stage == "done"
-    assert [(row.decoder, row.batch) for row in race.rows] == [("ar", 1), ("pflm", 1), ("ar", 2), ("pflm", 2)]
-    document = race.document()
-    assert document is not None
+def test_a_race_waits_for_no_work_of_this_process(spaces: ModuleType, lent: Service) -> None:
+    found = race(lent, "ar", "pflm", batches=(1, 2))
+    assert next(iter(found.job.run())).peaks is None
+    found = race(lent, "ar", "pflm", batches=(1, 2))
+    assert list(found.job.run())
+    assert found.job.state == "done"
+    assert [(row.decoder, row.batch) for row in found.now.rows] == [("ar", 1), ("pflm", 1), ("ar", 2), ("pflm", 2)]
+    document = found.document()
     assert document["limits"] == dataclasses.asdict(MEASURED)
     assert document["threads"] == 1
-    assert spaces.calls == [("race", 70)]
+    assert spaces.calls == [("race", 70)] * 2
 
 
-def test_a_race_on_a_gpu_of_its_own_is_let_in_beside_one_that_runs_here(lent: LentService, service: Service) -> None:
+def test_a_race_on_a_gpu_of_its_own_is_let_in_beside_one_that_runs_here(
+    lent: Service, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def let_in(of: Service) -> set[int | str | None]:
-        with gr.Blocks() as demo:
-            fields: list[gr.components.Component] = [gr.Textbox("small"), gr.Textbox("a b c")]
-            build_timing_tab(of, fields, gr.Tab("Timing"), 4)
+        with gr.Blocks() as demo, gr.Tab() as place:
+            TimingTab(of, [gr.Textbox("small"), gr.Textbox("a b c")], place, 4)
         return {event.concurrency_limit for event in demo.fns.values() if event.concurrency_id == "timing"}
 
     assert (let_in(service), let_in(lent)) == ({1}, {zero.RACES})
-    settings: tuple[Any, ...] = ("small", "a b c", ("ar",), (1,), (), 4, 1)
-    here = service.racing(RaceConfig(*settings)).steps()
-    next(here)  # it has its turn
-    other = service.racing(RaceConfig(*settings))
-    waits = threading.Thread(target=lambda: list(other.steps()))
+    monkeypatch.setattr(jobs, "SMALL", 10**9)
+    first, second = race(lent, "ar"), race(lent, "ar")
+    here = first.job.run()
+    next(here)
+    waits = threading.Thread(target=lambda: list(second.job.run()))
     waits.start()
-    assert list(lent.racing(RaceConfig(*settings)).steps())
-    assert other.stage == "waiting"
-    other.stop()
-    here.close()  # type: ignore[attr-defined]
+    monkeypatch.setattr(jobs, "SMALL", 0)
+    assert list(race(lent, "ar").job.run())
+    assert second.now.peaks is None  # of two races here, one waits for the end of the other
+    second.job.stop()
+    here.close()
     waits.join(30)
-
-
-def test_a_race_can_be_stopped(lent: LentService) -> None:
-    race = lent.racing(RaceConfig("small", "a b c", ("ar", "pflm"), (1, 2), (4,), 8, 3))
-    steps = race.steps()
-    next(steps)
-    race.stop()
-    assert list(steps) == []
-    assert race.stage == "stopped"
-    assert not race.is_late
 
 
 @pytest.mark.usefixtures("spaces")
 def test_a_pair_is_loaded_once_and_moved_in_the_other_process(pair: Pair) -> None:
     loads: list[str] = []
-    lent = LentService({"small": lambda: loads.append("small") or pair}, other=lambda name: loads.append(name) or pair)
+    loaders = {"small": lambda: loads.append("small") or pair}
+    models = zero_service(loaders, other=lambda name: loads.append(name) or pair).models
+    assert models.other is not None
     for _ in range(2):
-        for load in (lent.loaders["small"], partial(lent._other, "else")):  # type: ignore[arg-type]
-            assert load() is pair
+        assert models.loaders["small"]() is models.other("else") is pair
     assert loads == ["small", "else"]
     moved = zero._moved(lambda: copy.deepcopy(pair), "meta")
-    models = moved.teacher, moved.need_student(), moved.masked
-    assert [model.device.type for model in models if model is not None] == ["meta"] * 3
+    parts = moved.teacher, moved.need_student(), moved.masked
+    assert [model.device.type for model in parts if model is not None] == ["meta"] * 3
 
 
 def test_which_models_are_large() -> None:
@@ -402,7 +411,7 @@ def test_which_models_are_large() -> None:
 
 
 def test_small_models_points_and_what_no_visitor_asks_stay_here(
-    spaces: ModuleType, lent: LentService, monkeypatch: pytest.MonkeyPatch
+    spaces: ModuleType, lent: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lent.point(ASKED)["ok"]
     asking = LocalContext.request.set(None)
@@ -410,7 +419,7 @@ def test_small_models_points_and_what_no_visitor_asks_stay_here(
     LocalContext.request.reset(asking)
     monkeypatch.setattr(jobs, "SMALL", 10**9)
     assert lent.tables(ASKED)["ok"]
-    assert list(lent.writing(WriteConfig("small", "a b c", ("ar",), 4, 8)).steps())
+    assert list(text(lent, "ar").job.run())
     assert spaces.calls == []
     assert spaces.processes == []
 
@@ -418,10 +427,11 @@ def test_small_models_points_and_what_no_visitor_asks_stay_here(
 @pytest.mark.usefixtures("spaces")
 def test_the_app_has_gpus_lent_on_such_a_space_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     service, name = make_service("tales", device="cuda")
-    assert isinstance(service, LentService)
-    assert service.pair(name).teacher.device.type == "cpu"
+    assert isinstance(service.executor, ZeroExecutor)
+    assert service.models.pair(name).teacher.device.type == "cpu"
+    assert service.limits.run_seconds == zero.LONGEST
     monkeypatch.delenv("SPACES_ZERO_GPU")
-    assert type(make_service("tales")[0]) is Service
+    assert isinstance(make_service("tales")[0].executor, LocalExecutor)
 
 
 def test_the_app_imports_it_before_torch(tmp_path: Path) -> None:

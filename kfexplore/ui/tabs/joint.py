@@ -1,16 +1,15 @@
-"""The tab Joint vs marginal: the exact law of the next tokens, what drawing them apart costs, and toy laws."""
+"""The tab Joint vs marginal: the exact distribution of the next tokens, the cost of independent draws, and toy laws."""
 
 from __future__ import annotations
 
 import html as markup
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
 
-from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.registry import bundled_pairs
 from kfexplore.config import DEFAULT_PAIR, STUDY_BLOCKS, check_temperature
 from kfexplore.errors import KfError
@@ -19,19 +18,34 @@ from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme, colours, token_colour, token_label
 from kfexplore.laws.ranking import stored_contexts
 from kfexplore.laws.samplers import LARGEST_BLOCK
-from kfexplore.laws.study import Report
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, RankedContext, SamplerLaw
-from kfexplore.ui.cache import LRUCache
-from kfexplore.ui.components import READABLE, REFUSED, boxed, failed, heading, html, plot, scrolling, sent, told, whole
-from kfexplore.ui.service import Service
+from kfexplore.ui.components import (
+    REFUSED,
+    Shown,
+    boxed,
+    empty_figure,
+    failed,
+    heading,
+    html,
+    plot,
+    progress_bar,
+    scrolling,
+    sent,
+    session_state,
+    status_line,
+    whole,
+)
+from kfexplore.ui.jobs import Job
+from kfexplore.ui.models import cut_note
+from kfexplore.ui.service import Part, Service
 from kfexplore.ui.tabs.toy import build_toy_tab
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
-apart from the others. Here the teacher's law of the next tokens after the prompt is exact, so what drawing them apart
-costs is known, and every sampler is compared with it; heads that predict several tokens at once (MTP) are, at best,
-this same product. A push-forward model has no such cost in principle; what this
-student makes of it is shown beside."""
+independently of the others. Here the teacher's distribution of the next tokens after the prompt is exact, so the cost
+of independent draws is known, and every sampler is compared with it; heads that predict several tokens at once (MTP)
+are, at best, this same product. A push-forward model has no such cost in principle; what this student makes of it is
+shown beside."""
 
 PANELS: Final[tuple[Panel, ...]] = ("joint", "product", "difference")
 BLOCKS: Final = (512, 1024, 4096)
@@ -42,15 +56,7 @@ SAMPLES_SHOWN: Final = 8
 """Blocks written out for each sampler."""
 END_SHOWN: Final = 40
 """Characters of a context."""
-EMPTY: Final = '{"data": [], "layout": {"height": 340, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
-"""A figure before the first answer."""
 NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
-BELOW: Final = """<style>
-#joint-status { display: flex; flex-direction: column; }
-#joint-status > [data-testid="status-tracker"]:not(.hide) { order: 1; position: relative !important; }
-#joint-status > [data-testid="status-tracker"] svg { height: 49px; } /* what turns is as high as the bar that follows */
-</style>"""
-"""Gradio lays the progress over what it is of; here it has room below the words."""
 READING: Final = """<b>TV</b>: total variation distance from the teacher's distribution. 0: the same distribution; 1:
 nothing in common. <b>limits</b>: how the value was found. <i>exact</i>: both distributions are known. A range: by
 quadrature over the student's noise, with its error. <b>≥</b>: the 95 % lower limit from the sampled blocks; the
@@ -62,97 +68,207 @@ the ideal MDLM)."""
 """Of the table of samplers."""
 POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others: a pool is
 of blocks with one beginning, so p does not see what is wrong inside it."""
-CALLED_OFF: Final = "<p>Cancelled. Showing the previous result.</p>"
-COUNT: Final = 3 + 2 * (len(PANELS) + 2)
-"""Parts below the status, and itself: text is HTML, figures are JSON."""
+CANCELLED: Final = "<p>Cancelled. Showing the previous result.</p>"
 
 
-def build_joint_tab(
-    service: Service, asked: list[Callable[..., Any]], fields: list[gr.Component], tabs: tuple[gr.Tab, list[gr.Tab]]
-) -> list[Callable[..., Any]]:
-    """Fills the tab; returns the events of its own that ask for another prompt.
+@dataclass(frozen=True)
+class Study:
+    """What a session asks for last."""
+
+    pair: str
+    prompt: str
+    theme: Theme
+    """Of the page."""
+    job: Job[Part]
+
+
+class JointTab:
+    """Fills the tab, in the Gradio context that is open.
 
     Args:
         service: Answers for the models.
         asked: Events that ask for another prompt or pair.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
-        tabs: This tab, and those that stand beside it.
+        tab: This tab.
+        others: The tabs beside it.
     """
-    (pair, prompt), studies, most = fields, Studies(service), service.limits.study_blocks
-    sizes = [size for size in BLOCKS if size <= most] or [most]
-    with gr.Tabs():
-        with gr.Tab("After the prompt", id="prompt"):
-            html(boxed(f"<p>{INTRO}</p>"))
-            with gr.Row(equal_height=True):
-                k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Block size, K", elem_id="joint-k", scale=2)
-                blocks = gr.Radio(
-                    [(f"{size:,}", size) for size in sizes],
-                    value=STUDY_BLOCKS if STUDY_BLOCKS in sizes else sizes[-1],
-                    label="Blocks of each sampler",
-                    elem_id="joint-blocks",
-                    scale=4,
-                )
-                temperature = gr.Slider(
-                    *TEMPERATURES_SHOWN,
-                    1,
-                    step=0.05,
-                    label="Temperature",
-                    elem_id="joint-temperature",
-                    min_width=160,
-                    scale=2,
-                )
-                seed = gr.Number(0, label="Seed", elem_id="joint-seed", min_width=90)
-                go = gr.Button(
-                    "Draw", variant="primary", scale=0, min_width=90, elem_id="joint-go", elem_classes="kf-beside"
-                )
-                stop = gr.Button("Cancel", scale=0, min_width=90, elem_id="joint-cancel", elem_classes="kf-beside")
-            first = next(iter(service.loaders))
-            ranked_for = first if first in bundled_pairs() else DEFAULT_PAIR
-            stored = stored_contexts(ranked_for)
-            ranked = _contexts(stored, ranked_for) if stored else None
-            status = told(boxed(NOT_YET), elem_id="joint-status", elem_classes="kf-told", head=READABLE + BELOW)
-            shown: list[gr.components.Component] = [status, html("", elem_id="joint-head")]
-            with gr.Row():
-                for panel in PANELS:
-                    with gr.Column(min_width=300):
-                        shown += [html(""), plot(EMPTY, min_height=340, elem_id=f"joint-{panel}")]
-            for name, height in (("surprise", 240), ("counts", 380)):
-                shown += [html(""), plot(EMPTY, min_height=height, elem_id=f"joint-{name}")]
-            shown.append(html("", elem_id="joint-samplers"))
-        with gr.Tab("Toy laws", id="toys"):
-            build_toy_tab()
-    is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
 
-    own, others = tabs
-    opened = own.select(lambda: True, None, is_open, queue=False, show_progress="hidden")
-    for other in others:
-        other.select(lambda: False, None, is_open, queue=False, show_progress="hidden")
-    follows = []
-    if ranked is not None:
-        texts = [context.text for context in stored]
-        chosen = ranked.click(lambda index: texts[index], ranked, prompt, queue=False, show_progress="hidden")
-        follows.append(chosen.then)
-    settings, running = [pair, prompt, k, blocks, seed, temperature, is_open, dark], []
-    for event in (opened.then, go.click, k.input, blocks.input, temperature.input, seed.submit, *asked, *follows):
-        started = event(studies.start, settings, status, js=sent(settings), queue=False, show_progress="hidden")
-        running.append(
-            started.then(
-                studies.answer,
-                None,
-                shown,
-                show_progress_on=status,
-                trigger_mode="always_last",
-                concurrency_limit=1,
-                concurrency_id="joint",
+    follows: list[Callable[..., Any]]
+    """The events of this tab that ask for another prompt."""
+
+    def __init__(
+        self,
+        service: Service,
+        asked: list[Callable[..., Any]],
+        fields: list[gr.Component],
+        tab: gr.Tab,
+        others: list[gr.Tab],
+    ) -> None:
+        self.service, most = service, service.limits.study_blocks
+        with gr.Tabs():
+            with gr.Tab("After the prompt", id="prompt"):
+                html(boxed(f"<p>{INTRO}</p>"))
+                with gr.Row(equal_height=True):
+                    k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Block size, K", elem_id="joint-k", scale=2)
+                    sizes = [size for size in BLOCKS if size <= most] or [most]
+                    blocks = gr.Radio(
+                        [(f"{size:,}", size) for size in sizes],
+                        value=STUDY_BLOCKS if STUDY_BLOCKS in sizes else sizes[-1],
+                        label="Blocks of each sampler",
+                        elem_id="joint-blocks",
+                        scale=4,
+                    )
+                    temperature = gr.Slider(
+                        *TEMPERATURES_SHOWN,
+                        1,
+                        step=0.05,
+                        label="Temperature",
+                        elem_id="joint-temperature",
+                        min_width=160,
+                        scale=2,
+                    )
+                    seed = gr.Number(0, label="Seed", elem_id="joint-seed", min_width=90)
+                    go, halt = (
+                        gr.Button(name, variant=look, scale=0, min_width=90, elem_id=elem_id, elem_classes="kf-beside")
+                        for name, look, elem_id in (
+                            ("Draw", "primary", "joint-go"),
+                            ("Cancel", "secondary", "joint-cancel"),
+                        )
+                    )
+                first = next(iter(service.models.loaders))
+                ranked_for = first if first in bundled_pairs() else DEFAULT_PAIR
+                stored = stored_contexts(ranked_for)
+                ranked = _contexts(stored, ranked_for) if stored else None
+                self.status = status_line(NOT_YET, "joint-status")
+                self.head = html("", elem_id="joint-head")
+                self.figures: dict[str, tuple[gr.HTML, gr.HTML]] = {}
+                with gr.Row():
+                    for panel in PANELS:
+                        with gr.Column(min_width=300):
+                            self.figures[panel] = _figure(panel, 340)
+                self.figures |= {"surprise": _figure("surprise", 240), "counts": _figure("counts", 380)}
+                self.samplers = html("", elem_id="joint-samplers")
+            with gr.Tab("Toy laws", id="toys"):
+                build_toy_tab()
+        is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
+        self.held = session_state(service.limits)
+
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        opened = tab.select(lambda: True, None, is_open, **quiet)
+        for other in others:
+            other.select(lambda: False, None, is_open, **quiet)
+        self.follows = []
+        if ranked is not None:
+            texts = [context.text for context in stored]
+            self.follows = [ranked.click(lambda index: texts[index], ranked, fields[1], **quiet).then]
+        settings, running = [*fields, k, blocks, seed, temperature, self.held, is_open, dark], []
+        shown = [self.status, self.head, *(part for both in self.figures.values() for part in both), self.samplers]
+        changed = (k.input, blocks.input, temperature.input, seed.submit)
+        for event in (opened.then, go.click, *changed, *asked, *self.follows):
+            started = event(self.start, settings, [self.status, self.held], js=sent(settings), **quiet)
+            running.append(
+                started.then(
+                    self.run,
+                    self.held,
+                    shown,
+                    show_progress="full",
+                    show_progress_on=self.status,
+                    trigger_mode="always_last",
+                    concurrency_limit=1,
+                    concurrency_id="joint",
+                )
             )
-        )
-    for each in running:
-        each.failure(studies.refuse, None, status, queue=False, show_progress="hidden")
-    stop.click(studies.call_off, None, status, queue=False, cancels=running, show_progress="hidden")
-    if page := gr.context.Context.root_block:
-        page.load(linked_temperature, None, temperature, queue=False, show_progress="hidden")
-        page.unload(studies.leave)
-    return follows
+        for each in running:
+            each.failure(self.refuse, self.held, self.status, **quiet)
+        halt.click(self.cancel, self.held, self.status, cancels=running, **quiet)
+        if page := gr.context.Context.root_block:
+            page.load(linked_temperature, None, temperature, **quiet)
+
+    def start(
+        self,
+        pair: str,
+        prompt: str,
+        k: float,
+        blocks: float,
+        seed: float,
+        temperature: float,
+        held: Study | None,
+        is_open: bool,
+        dark: bool,
+    ) -> Shown:
+        """Cancels what the page asked for before, and sets up what it asks for now; `run` runs it.
+
+        While the tab is closed, nothing is asked.
+        """
+        if not is_open:
+            return {self.status: gr.skip()}
+        if held is not None:
+            held.job.stop()
+        try:
+            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
+            job = self.service.study(pair, prompt, *sizes, check_temperature(temperature))
+        except KfError as error:
+            return {self.status: failed(error)}
+        study = Study(pair, prompt, "dark" if dark else "light", job)
+        return {self.status: _progress(study), self.held: study}
+
+    def run(self, study: Study | None) -> Iterator[Shown]:
+        """What stands below the settings; after an error, all of it but the status stays."""
+        if study is None or not study.job.is_waiting:
+            yield {self.status: gr.skip()}
+            return
+        try:
+            with closing(study.job.run()) as parts:
+                for part in parts:
+                    if isinstance(part, ContextStudy):
+                        pair, _, cut = self.service.models.prompt(study.pair, study.prompt)
+                        yield self.show(part, pair, cut_note(cut), study.theme)
+                    else:
+                        yield {self.status: _progress(study, *part)}
+        except KfError as error:
+            yield {self.status: failed(error)}
+        if study.job.state == "late":
+            seconds = study.job.cancel.seconds
+            yield {self.status: failed(KfError(f"Stopped after {seconds} s, the most on this page.", "fewer blocks"))}
+
+    def cancel(self, study: Study | None) -> Shown:
+        """The page waits for its study no longer."""
+        if study is not None:
+            study.job.stop()
+        return {self.status: boxed(CANCELLED)}
+
+    def refuse(self, study: Study | None) -> Shown:
+        """The server did not let a study run: the queue was full, or the page gave its place up."""
+        return {self.status: boxed(CANCELLED) if study is not None and study.job.is_over else REFUSED}
+
+    def show(self, measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "light") -> Shown:
+        """A study, drawn.
+
+        Args:
+            measured: After one context.
+            models: The pair, for the tokens' texts.
+            note: What else is to be said.
+            theme: Of the page.
+        """
+
+        def text(token: int) -> str:
+            return models.texts([token])[0] if models.tokenizer else str(token)
+
+        found, shown = "", {self.status: _status(measured, note), self.samplers: _samplers(measured, text, theme)}
+        drawn: dict[str, Any] = {panel: bare(joint_figure(measured.law, panel, text, theme)) for panel in PANELS}
+        drawn["surprise"] = bare(surprise_figure(measured, theme), 240)
+        drawn["counts"] = bare(counts_figure(measured, text, theme), 380)
+        for name, ((finding, reading), figure) in drawn.items():
+            if name == "difference":
+                found, finding = finding, "Joint − product"
+            words, place = self.figures[name]
+            shown |= {words: heading(finding, reading, beside=name in PANELS), place: figure}
+        return {**shown, self.head: boxed(_headline(measured, models, found))}
+
+
+def _figure(name: str, height: int) -> tuple[gr.HTML, gr.HTML]:
+    """Words and figure."""
+    return html(""), plot(empty_figure(340), min_height=height, elem_id=f"joint-{name}")
 
 
 def linked_temperature(request: gr.Request) -> Any:
@@ -165,125 +281,13 @@ def linked_temperature(request: gr.Request) -> Any:
     return min(max(named, low), high)
 
 
-@dataclass(eq=False)
-class _Asked:
-    """What a page asks for last."""
-
-    settings: tuple[str, str, float, float, float, float]
-    """Pair, prompt, K, blocks, seed and temperature, as they came."""
-    theme: Theme
-    stop: CancelToken
-    taken: bool = False
-    """Whether a place in the queue has been used for it; there may be more, of what was asked before."""
-
-
-class Studies:
-    """What every page asks for, told apart by its session; a study that nobody waits for ends at its next part."""
-
-    def __init__(self, service: Service, clock: Callable[[], float] = time.monotonic) -> None:
-        self._explorer, self._clock, limits = service, clock, service.limits
-        self._pages: LRUCache[str, _Asked] = LRUCache(
-            limits.pages, limits.idle_seconds, dropped=lambda asked: asked.stop.set()
-        )
-
-    def start(
-        self,
-        pair: str,
-        prompt: str,
-        k: float,
-        blocks: float,
-        seed: float,
-        temperature: float,
-        is_open: bool,
-        dark: bool,
-        request: gr.Request,
-    ) -> Any:
-        """Calls off what the page asked for before; `answer` does what it asks for now. Returns the status.
-
-        While the tab is closed, nothing is asked.
-        """
-        if not is_open:
-            return gr.skip()
-        stop = CancelToken(self._explorer.limits.run_seconds, self._clock)
-        theme: Theme = "dark" if dark else "light"
-        self._pages.put(request.session_hash, _Asked((pair, prompt, k, blocks, seed, temperature), theme, stop))
-        return boxed(f"<p>Drawing what follows “{markup.escape(_end(prompt))}” …</p>")
-
-    def answer(
-        self,
-        request: gr.Request,
-        report: Report = gr.Progress(),  # noqa: B008 - Gradio reads it from the signature
-    ) -> Any:
-        """What stands below the settings: text is HTML, figures are JSON.
-
-        An error is told in the first of them, and all others stay.
-        """
-        asked = self._pages.get(request.session_hash)
-        if asked is None or asked.taken or asked.stop():
-            return [gr.skip()] * COUNT
-        asked.taken = True
-        pair, prompt, k, blocks, seed, temperature = asked.settings
-        try:
-            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
-            heat = check_temperature(temperature)
-            measured, models, note = self._explorer.study(pair, prompt, *sizes, heat, report, asked.stop)
-        except KfError as error:
-            return [failed(error), *[gr.skip()] * (COUNT - 1)]
-        except Cancelled:
-            late = KfError(f"Stopped after {asked.stop.seconds} s, the most on this page.", "fewer blocks")
-            return [failed(late) if asked.stop.is_late else gr.skip(), *[gr.skip()] * (COUNT - 1)]
-        return show(measured, models, note, asked.theme)
-
-    def call_off(self, request: gr.Request) -> str:
-        """The page waits for its study no longer."""
-        asked = self._pages.get(request.session_hash)
-        if asked is not None:
-            asked.stop.set()
-        return boxed(CALLED_OFF)
-
-    def refuse(self, request: gr.Request) -> str:
-        """The server did not let a study run: the queue had no place, or the page gave its place up."""
-        asked = self._pages.get(request.session_hash)
-        return boxed(CALLED_OFF) if asked is not None and asked.stop() else REFUSED
-
-    def leave(self, request: gr.Request) -> None:
-        """The page was closed."""
-        self._pages.pop(request.session_hash)
-
-
-def show(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "light") -> list[str]:
-    """The answer for a study, drawn.
-
-    Args:
-        measured: Of one context.
-        models: The pair, for the tokens' texts.
-        note: What else is to be said.
-        theme: Of the page.
-    """
-
-    def text(token: int) -> str:
-        return models.texts([token])[0] if models.tokenizer else str(token)
-
-    found, heads, figures = "", [], []
-    for panel in PANELS:
-        (finding, reading), figure = bare(joint_figure(measured.law, panel, text, theme))
-        if panel == "difference":
-            found, finding = finding, "Joint − product"
-        heads.append(heading(finding, reading, beside=True))
-        figures.append(figure)
-    parts = [part for pair in zip(heads, figures, strict=True) for part in pair]
-    for drawn, height in (
-        (surprise_figure(measured, theme), 240),
-        (counts_figure(measured, text, theme), 380),
-    ):
-        words, figure = bare(drawn, height)
-        parts += [heading(*words), figure]
-    return [
-        _status(measured, note),
-        boxed(_headline(measured, models, found)),
-        *parts,
-        _samplers(measured, text, theme),
-    ]
+def _progress(study: Study, share: float = 0.0, what: str = "") -> str:
+    """How far a study is; it is read out only once."""
+    words = f"Drawing what follows “{markup.escape(_end(study.prompt))}” …"
+    if not what:
+        return boxed(f"<p>{words}</p>")
+    bar = progress_bar(share, 1.0, "Study")
+    return boxed(f'<p aria-live="off">{words}</p>{bar}<p aria-live="off" class="kf-prose-reading">Now: {what}.</p>')
 
 
 def _headline(measured: ContextStudy, models: Pair, of_two: str) -> str:

@@ -11,7 +11,8 @@ import gradio as gr
 
 from kfexplore.figures.scripts import calling
 from kfexplore.figures.scrub import script, scrub_css, scrub_markup
-from kfexplore.ui.service import Json, Service
+from kfexplore.ui.protocol import Failure, GridReply, Json, PointReply, Request, RowsReply, TablesReply
+from kfexplore.ui.service import Service
 
 EXAMPLES = (
     "He looked at",
@@ -67,13 +68,13 @@ def scrub_view(service: Service, first: Json, fields: list[gr.Component]) -> gr.
         fields: The dropdown of pairs and the prompt: they follow the browser's way back.
     """
 
-    def tables(question: Json) -> Json:
+    def tables(question: Request) -> TablesReply | RowsReply | Failure:
         return service.tables(question)
 
-    def point(question: Json) -> Json:
+    def point(question: Request) -> PointReply | Failure:
         return service.point(question)
 
-    def grid(question: Json) -> Json:
+    def grid(question: Request) -> GridReply | Failure:
         return service.grid(question)
 
     view = gr.HTML(

@@ -6,6 +6,7 @@ import html as markup
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,24 +29,27 @@ from kfexplore.figures.timing import (
     speedup_figure,
 )
 from kfexplore.results import TimingRow
-from kfexplore.ui.cache import LRUCache
 from kfexplore.ui.components import (
     DARK,
-    READABLE,
     REFUSED,
+    Shown,
     boxed,
     decoder_choices,
+    empty_figure,
     failed,
     fitted,
     heading,
     html,
     offered_decoders,
     plot,
+    progress_bar,
     scrolling,
-    told,
+    session_state,
+    status_line,
     whole,
 )
-from kfexplore.ui.racing import RaceConfig, Racing, batches_offered, rows_csv
+from kfexplore.ui.jobs import Job
+from kfexplore.ui.racing import RaceConfig, Racing, Standing, batches_offered, rows_csv
 from kfexplore.ui.service import Service
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
@@ -54,7 +58,6 @@ so that a change of load meets all of them; the first round is a warm-up and is 
 after the other, and tables, studies and texts of other tabs wait while a clock runs."""
 NOT_YET: Final = "<p>Choose what to race, and press Start.</p>"
 LEAST_NEW_TOKENS: Final = 16
-EMPTY: Final = '{"data": [], "layout": {"height": 360, "xaxis": {"visible": false}, "yaxis": {"visible": false}}}'
 GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained}; other K show what one of the same shape
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
 operations of all products."""
@@ -83,26 +86,104 @@ COLUMNS: Final = (
     "after end",
 )
 
-Shown = list[Any]
-"""Status; the part below it; words and figure of tokens a second and of the speed-up; the table; the part of the gain,
-its words and figure; Start, Cancel, JSON, CSV."""
-COUNT: Final = 14
 
+@dataclass(frozen=True)
+class Race:
+    """The last race of a session."""
 
-@dataclass
-class _Page:
     racing: Racing
     theme: Theme
+    """Of the page."""
+
+    @property
+    def job(self) -> Job[Standing]:
+        """The race's job."""
+        return self.racing.job
 
 
-class Races:
-    """The last race of every page, told apart by its session; one that is let go is stopped."""
+class TimingTab:
+    """Fills the tab, in the Gradio context that is open.
 
-    def __init__(self, service: Service) -> None:
-        self._explorer, limits = service, service.limits
-        self._pages: LRUCache[str, _Page] = LRUCache(
-            limits.pages, limits.idle_seconds, dropped=lambda page: page.racing.stop()
+    Args:
+        service: Answers for the models.
+        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        tab: This tab.
+        k_max: The largest K of the first pair.
+    """
+
+    def __init__(self, service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
+        self.service, limits = service, service.limits
+        html(boxed(f"<p>{INTRO}</p>"))
+        self.decoders = gr.CheckboxGroup(
+            decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders"
         )
+        with gr.Row():
+            batches = gr.CheckboxGroup(
+                list(batches_offered(limits)),
+                value=[batch for batch in (1, 4, 16) if batch <= limits.race_batch],
+                label="Batch (samples at once)",
+                elem_id="timing-batches",
+                min_width=300,
+            )
+            self.ks = gr.CheckboxGroup(
+                list(range(1, k_max + 1)),
+                value=[k_max],
+                label="Tokens, or guesses, per pass, K",
+                elem_id="timing-ks",
+                min_width=300,
+            )
+        with gr.Row():
+            least, most = min(LEAST_NEW_TOKENS, limits.race_tokens), limits.race_tokens
+            self.length = gr.Slider(
+                least, most, min(64, most), step=1, label="New tokens", elem_id="timing-length", min_width=240
+            )
+            most = limits.race_repeats
+            repeats = gr.Slider(
+                1, most, min(5, most), step=1, label="Timed repeats", elem_id="timing-repeats", min_width=240
+            )
+        with gr.Row():
+            self.go = gr.Button("Start", variant="primary", elem_id="timing-go", min_width=110)
+            self.halt = gr.Button("Cancel", interactive=False, elem_id="timing-cancel", min_width=110)
+            self.save = gr.Button("Save JSON", interactive=False, elem_id="timing-json", min_width=110)
+            self.spreadsheet = gr.Button("Save CSV", interactive=False, elem_id="timing-csv", min_width=110)
+        self.status = status_line(NOT_YET, "timing-status")
+        with gr.Column(visible=False) as self.part:
+            self.race_words, self.race = html(""), plot(empty_figure(360), min_height=360, elem_id="timing-race")
+            self.speedup_words = html("")
+            self.speedup = plot(empty_figure(360), min_height=360, elem_id="timing-speedup")
+            self.table = html("", elem_id="timing-table")
+            with gr.Column(visible=False) as self.gain_part:
+                self.gain_words = html("", elem_id="timing-gain-words")
+                self.gain = plot(empty_figure(360), min_height=360, elem_id="timing-gain")
+        self.held, self.document = session_state(limits), gr.Textbox(visible=False)
+        dark = gr.Checkbox(visible=False)
+
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        shown = [self.status, self.part, self.race_words, self.race, self.speedup_words, self.speedup, self.table]
+        shown += [self.gain_part, self.gain_words, self.gain, self.held, self.go, self.halt]
+        shown += [self.save, self.spreadsheet]
+        settings = [*fields, self.decoders, batches, self.ks, self.length, repeats, self.held, dark]
+        asked = self.go.click(self.start, settings, shown, js=DARK, **quiet)
+        running = asked.then(
+            self.run,
+            self.held,
+            shown,
+            concurrency_limit=service.executor.races_at_once,
+            concurrency_id="timing",
+            show_progress="full",
+            show_progress_on=self.status,
+        )
+        running.failure(self.refuse, self.held, shown, **quiet)
+        self.halt.click(self.cancel, self.held, shown, cancels=[running], **quiet)
+        for button, made, name, kind in (
+            (self.save, document, "kfexplore-throughput.json", "application/json"),
+            (self.spreadsheet, table, "kfexplore-throughput.csv", "text/csv"),
+        ):
+            ready = button.click(made, self.held, self.document, **quiet)
+            ready.then(None, self.document, None, js=calling("fields.js", "saveText", name, kind))
+        fitting = [self.decoders, self.ks, self.length]
+        for event in (tab.select, fields[0].change):  # the pair of a copied link is never typed
+            event(self.fit, [fields[0], *fitting], fitting, **quiet)
 
     def start(
         self,
@@ -113,10 +194,10 @@ class Races:
         ks: list[int],
         new_tokens: float,
         repeats: float,
+        held: Race | None,
         dark: bool,
-        request: gr.Request,
     ) -> Shown:
-        """Sets a race up; `run` runs it. A mistake is told, and what was shown and held stays."""
+        """Sets a race up; `run` runs it. After a mistake, what was shown and held stays."""
         try:
             config = RaceConfig(
                 pair,
@@ -127,239 +208,136 @@ class Races:
                 whole("The number of new tokens", new_tokens),
                 whole("The number of repeats", repeats),
             )
-            racing = self._explorer.racing(config)
+            race = Race(self.service.racing(config), "dark" if dark else "light")
         except KfError as error:
-            return [failed(error), *[gr.skip()] * (COUNT - 1)]
-        page = _Page(racing, "dark" if dark else "light")
-        self._pages.put(request.session_hash, page)
-        return [_status(racing), gr.update(visible=True), *_figures(page), *_gains(page), *_buttons(racing)]
+            return {self.status: failed(error)}
+        if held is not None:
+            held.job.stop()
+        return {**self._shown(race), **self._gains(race), self.part: gr.update(visible=True), self.held: race}
 
-    def run(self, request: gr.Request) -> Iterator[Shown]:
+    def run(self, race: Race | None) -> Iterator[Shown]:
         """Runs the race that was set up, if it still waits; what changes is sent as it does."""
-        page = self._pages.get(request.session_hash)
-        if page is None or page.racing.stage != "waiting":
-            yield [gr.skip()] * COUNT
+        if race is None or not race.job.is_waiting:
+            yield {self.status: gr.skip()}
             return
-        racing, rows, told = page.racing, 0, ""
-        steps = racing.steps()
+        racing, rows, message = race.racing, 0, ""
         try:
-            for _ in steps:
-                new = len(racing.rows) > rows
-                rows = len(racing.rows)
-                gains = _gains(page) if racing.stage == "racing" and not racing.progress.done else [gr.skip()] * 3
-                figures = _figures(page) if new else [gr.skip()] * 5
-                yield [_status(racing), gr.skip(), *figures, *gains, *_buttons(racing)]
+            with closing(racing.job.run()) as standings:
+                for now in standings:
+                    shown = {self.status: _status(racing), **self._buttons(race)}
+                    if len(now.rows) > rows:
+                        shown |= self._figures(race)
+                    if now.peaks is not None and not now.progress.done:
+                        shown |= self._gains(race)
+                    rows = len(now.rows)
+                    yield shown
         except KfError as error:
-            told = failed(error)
-        finally:
-            steps.close()  # type: ignore[attr-defined]
-        yield [told or _status(racing), gr.skip(), *[gr.skip()] * 8, *_buttons(racing)]
+            message = failed(error)
+        yield {self.status: message or _status(racing), **self._buttons(race)}
 
-    def cancel(self, request: gr.Request) -> Shown:
-        """Calls the page's race off; its rows stay."""
-        page = self._pages.get(request.session_hash)
-        if page is None:
-            return [boxed(NOT_YET), *[gr.skip()] * 9, *_buttons(None)]
-        page.racing.stop()
-        return [_status(page.racing), gr.skip(), *_figures(page), *[gr.skip()] * 3, *_buttons(page.racing)]
+    def cancel(self, race: Race | None) -> Shown:
+        """Cancels the race; its rows stay."""
+        if race is None:
+            return {self.status: boxed(NOT_YET), **self._buttons(None)}
+        race.job.stop()
+        return self._shown(race)
 
-    def refuse(self, request: gr.Request) -> Shown:
-        """The server did not let a race run: the queue had no place, or the page gave its place up."""
-        page = self._pages.get(request.session_hash)
-        if page is None or page.racing.is_over:
-            return [gr.skip()] * COUNT
-        return [REFUSED, *self.cancel(request)[1:]]
+    def refuse(self, race: Race | None) -> Shown:
+        """The server did not let a race run: the queue was full, or the page gave its place up."""
+        if race is None or race.job.is_over:
+            return {self.status: gr.skip()}
+        return {**self.cancel(race), self.status: REFUSED}
 
-    def leave(self, request: gr.Request) -> None:
-        """The page was closed: its race ends, and nothing of it is kept."""
-        self._pages.pop(request.session_hash)
-
-    def document(self, request: gr.Request) -> str:
-        """The JSON file; "" where there is no race."""
-        page = self._pages.get(request.session_hash)
-        found = page.racing.document() if page is not None else None
-        return "" if found is None else json.dumps(found, indent=2, allow_nan=False) + "\n"
-
-    def table(self, request: gr.Request) -> str:
-        """The CSV file; "" where there is no race."""
-        page = self._pages.get(request.session_hash)
-        return rows_csv(page.racing.rows) if page is not None else ""
-
-    def fit(self, name: str, decoders: list[str], ks: list[int], new_tokens: float) -> list[Any]:
+    def fit(self, name: str, decoders: list[str], ks: list[int], new_tokens: float) -> Shown:
         """What a pair offers: decoders, K and new tokens; choices that it offers too are kept."""
         try:
-            pair = self._explorer.pair(name)
-        except KfError:
-            return [gr.skip()] * 3  # told above the tabs
-        most = self._explorer.slots(pair)
-        longest = min(self._explorer.limits.race_tokens, pair.teacher.config.context - 1)
+            pair = self.service.models.pair(name)
+        except KfError:  # the message stands above the tabs
+            return {self.ks: gr.skip()}
+        most = self.service.models.slots(pair)
+        longest = min(self.service.limits.race_tokens, pair.teacher.config.context - 1)
         least = min(LEAST_NEW_TOKENS, longest)
         fitting = max(least, min(new_tokens or least, longest))
-        return [
-            offered_decoders(pair, decoders),
-            fitted(ks, [k for k in ks if k <= most] or [most], choices=list(range(1, most + 1))),
-            fitted(new_tokens, fitting, minimum=least, maximum=longest),
-        ]
+        return {
+            self.decoders: offered_decoders(pair, decoders),
+            self.ks: fitted(ks, [k for k in ks if k <= most] or [most], choices=list(range(1, most + 1))),
+            self.length: fitted(new_tokens, fitting, minimum=least, maximum=longest),
+        }
+
+    def _shown(self, race: Race) -> Shown:
+        return {self.status: _status(race.racing), **self._figures(race), **self._buttons(race)}
+
+    def _buttons(self, race: Race | None) -> Shown:
+        over = race is None or race.job.is_over
+        saved = over and race is not None and bool(race.racing.now.rows)
+        able = {self.go: over, self.halt: not over, self.save: saved, self.spreadsheet: saved}
+        return {button: gr.update(interactive=on) for button, on in able.items()}
+
+    def _figures(self, race: Race) -> Shown:
+        """Tokens per second, the speed-up or what it lacks, and the table."""
+        rows, races = race.racing.now.rows, race.racing.settings.races
+        height = figure_height(races)
+        words, figure = bare(race_figure(rows, race.theme, races), height)
+        (finding, reading), ratios = bare(speedup_figure(rows, race.theme, races), height)
+        return {
+            self.race_words: heading(*words),
+            self.race: figure,
+            self.speedup_words: heading(finding, reading if compared_with_ar(rows) else ""),
+            self.speedup: ratios,
+            self.table: _table(rows),
+        }
+
+    def _gains(self, race: Race) -> Shown:
+        """The gain at the device's limit; nothing before that is known."""
+        gains = race.racing.gains()
+        if not gains:
+            return {self.gain_part: gr.update(visible=False)}
+        (finding, reading), figure = bare(gain_figure(gains, race.theme), 360)
+        note = GAIN_NOTE.format(trained=race.racing.pair.k_max)
+        words = heading(finding, f"{reading} {note}")
+        return {self.gain_part: gr.update(visible=True), self.gain_words: words, self.gain: figure}
 
 
-def build_timing_tab(service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
-    """Fills the tab, in the Gradio context that is open.
-
-    Args:
-        service: Answers for the models.
-        fields: The dropdown of pairs and the prompt, which stand above all tabs.
-        tab: This tab.
-        k_max: Tokens a pass of the first pair's student.
-    """
-    races, (pair, prompt), limits = Races(service), fields, service.limits
-    html(boxed(f"<p>{INTRO}</p>"))
-    decoders = gr.CheckboxGroup(decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders")
-    with gr.Row():
-        batches = gr.CheckboxGroup(
-            list(batches_offered(limits)),
-            value=[batch for batch in (1, 4, 16) if batch <= limits.race_batch],
-            label="Batch (samples at once)",
-            elem_id="timing-batches",
-            min_width=300,
-        )
-        ks = gr.CheckboxGroup(
-            list(range(1, k_max + 1)),
-            value=[k_max],
-            label="Tokens, or guesses, a pass, K",
-            elem_id="timing-ks",
-            min_width=300,
-        )
-    with gr.Row():
-        new_tokens = gr.Slider(
-            min(LEAST_NEW_TOKENS, limits.race_tokens),
-            limits.race_tokens,
-            min(64, limits.race_tokens),
-            step=1,
-            label="New tokens",
-            elem_id="timing-length",
-            min_width=240,
-        )
-        repeats = gr.Slider(
-            1,
-            limits.race_repeats,
-            min(5, limits.race_repeats),
-            step=1,
-            label="Timed repeats",
-            elem_id="timing-repeats",
-            min_width=240,
-        )
-    with gr.Row():
-        go = gr.Button("Start", variant="primary", elem_id="timing-go", min_width=110)
-        stop = gr.Button("Cancel", interactive=False, elem_id="timing-cancel", min_width=110)
-        save = gr.Button("Save JSON", interactive=False, elem_id="timing-json", min_width=110)
-        spreadsheet = gr.Button("Save CSV", interactive=False, elem_id="timing-csv", min_width=110)
-    status = told(boxed(NOT_YET), elem_id="timing-status", elem_classes="kf-told", head=READABLE)
-    with gr.Column(visible=False) as part:
-        drawn = []
-        for name in ("race", "speedup"):
-            drawn += [html(""), plot(EMPTY, min_height=360, elem_id=f"timing-{name}")]
-        drawn.append(html("", elem_id="timing-table"))
-        with gr.Column(visible=False) as gain_part:
-            gain = [html("", elem_id="timing-gain-words"), plot(EMPTY, min_height=360, elem_id="timing-gain")]
-    dark, document = gr.Checkbox(visible=False), gr.Textbox(visible=False)
-
-    shown = [status, part, *drawn, gain_part, *gain, go, stop, save, spreadsheet]
-    settings = [pair, prompt, decoders, batches, ks, new_tokens, repeats, dark]
-    asked = go.click(races.start, settings, shown, js=DARK, queue=False, show_progress="hidden")
-    running = asked.then(
-        races.run,
-        None,
-        shown,
-        concurrency_limit=service.races_at_once,
-        concurrency_id="timing",
-        show_progress="full",
-        show_progress_on=status,
-    )
-    running.failure(races.refuse, None, shown, queue=False, show_progress="hidden")
-    stop.click(races.cancel, None, shown, queue=False, cancels=[running], show_progress="hidden")
-    for button, made, script in (
-        (save, races.document, calling("fields.js", "saveText", "kfexplore-throughput.json", "application/json")),
-        (spreadsheet, races.table, calling("fields.js", "saveText", "kfexplore-throughput.csv", "text/csv")),
-    ):
-        ready = button.click(made, None, document, queue=False, show_progress="hidden")
-        ready.then(None, document, None, js=script)
-    for event in (tab.select, pair.change):  # the pair of a copied link is never typed
-        event(
-            races.fit,
-            [pair, decoders, ks, new_tokens],
-            [decoders, ks, new_tokens],
-            queue=False,
-            show_progress="hidden",
-        )
-    if page := gr.context.Context.root_block:
-        page.unload(races.leave)
+def document(race: Race | None) -> str:
+    """The JSON file; "" where there is no race."""
+    found = race.racing.document() if race is not None else None
+    return "" if found is None else json.dumps(found, indent=2, allow_nan=False) + "\n"
 
 
-def _buttons(racing: Racing | None) -> list[Any]:
-    """Start, Cancel, JSON and CSV, as they can be pressed."""
-    over = racing is None or racing.is_over
-    held = over and racing is not None and bool(racing.rows)
-    return [gr.update(interactive=on) for on in (over, not over, held, held)]
-
-
-def _figures(page: _Page) -> list[str]:
-    """Words and figure of tokens a second, of the speed-up or what it lacks, and the table."""
-    rows, races = page.racing.rows, page.racing.settings.races
-    height, is_compared = figure_height(races), bool(compared_with_ar(rows))
-    race, figure = bare(race_figure(rows, page.theme, races), height)
-    (finding, reading), ratios = bare(speedup_figure(rows, page.theme, races), height)
-    return [heading(*race), figure, heading(finding, reading if is_compared else ""), ratios, _table(rows)]
-
-
-def _gains(page: _Page) -> list[Any]:
-    """Words and figure of the gain at the device's limit; nothing before that is known."""
-    gains = page.racing.gains()
-    if not gains:
-        return [gr.update(visible=False), gr.skip(), gr.skip()]
-    (finding, reading), figure = bare(gain_figure(gains, page.theme), 360)
-    note = GAIN_NOTE.format(trained=page.racing.pair.k_max)
-    return [gr.update(visible=True), heading(finding, f"{reading} {note}"), figure]
+def table(race: Race | None) -> str:
+    """The CSV file; "" where there is no race."""
+    return "" if race is None else rows_csv(race.racing.now.rows)
 
 
 def _status(racing: Racing) -> str:
-    """How far a race is, and what its times hang on."""
-    config, settings, rows = racing.config, racing.settings, racing.rows
-    number = len(settings.races)
+    """How far a race is, and the conditions that affect its times."""
+    config, settings, job, now = racing.config, racing.settings, racing.job, racing.now
+    number, rows, bar = len(settings.races), now.rows, ""
     facts = (
         f"{config.pair}, {settings.prompt} tokens of prompt, {settings.new_tokens} new ones, "
         f"{settings.repeats} timed repeat{'' if settings.repeats == 1 else 's'}. {racing.note}"
     )
-    bar = ""
-    if racing.stage == "waiting":
-        told = "A GPU is asked for." if racing.elsewhere else "Waiting for its turn: no two timings overlap."
-    elif racing.stage == "measuring":
-        told = "Measuring what this device can do: a large copy and a large product …"
-    elif racing.stage == "racing":
-        done, total, left = racing.progress.done, racing.progress.total, racing.seconds_left
-        bar = _bar(done, total)
-        told = f"{done} of {total} runs{'' if left is None else f', about {_duration(left)} left'}"
+    if job.is_over and (found := racing.document()) is not None:
+        facts += f" {device_words(found)}"
+    is_racing = job.state == "running" and now.peaks is not None
+    if job.state == "done":
+        message = f"Done: {number - sum(row.error is not None for row in rows)} of {number} timed."
+    elif job.is_over:
+        why = "Out of time" if job.state == "late" else "Cancelled"
+        message = f"{why} after {len(rows)} of {number} rows" + ("; they stay." if rows else ".")
+    elif is_racing:
+        done, total, left = now.progress.done, now.progress.total, racing.seconds_left
+        bar = progress_bar(done, total, "Runs done")
+        message = f"{done} of {total} runs{'' if left is None else f', about {_duration(left)} left'}"
         if done < total:
             batch, decoder, k = settings.runs[done]
-            told += f"; now {_name(decoder, k)} at batch {batch}"
-    elif racing.stage == "done":
-        without = sum(row.error is not None for row in rows)
-        told = f"Done: {number - without} of {number} timed."
+            message += f"; now {_name(decoder, k)} at batch {batch}"
+    elif job.state == "running":
+        message = "Measuring what this device can do: a large copy and a large product …"
     else:
-        why = "Out of time" if racing.is_late else "Cancelled"
-        told = f"{why} after {len(rows)} of {number} rows" + ("; they stay." if rows else ".")
-    if racing.is_over and (document := racing.document()) is not None:
-        facts += f" {device_words(document)}"
-    quiet = ' aria-live="off"' if racing.stage == "racing" else ""  # or every run would be read out
-    return boxed(f'<p{quiet}><b>{told}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
-
-
-def _bar(done: int, total: int) -> str:
-    return (
-        f'<div role="progressbar" aria-label="Runs done" aria-valuemin="0" aria-valuenow="{done}" '
-        f'aria-valuemax="{total}" style="height: 8px; margin: 0 0 .5rem; border-radius: 4px; overflow: hidden; '
-        f'background: var(--border-color-primary)"><div style="height: 100%; width: {100 * done / total:.1f}%; '
-        'background: var(--button-primary-background-fill)"></div></div>'
-    )
+        message = "A GPU is asked for." if job.is_remote else "Waiting for its turn: no two timings overlap."
+    quiet = ' aria-live="off"' if is_racing else ""  # or every run would be read out
+    return boxed(f'<p{quiet}><b>{message}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
 
 
 def _duration(seconds: float) -> str:
