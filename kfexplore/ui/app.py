@@ -22,7 +22,7 @@ from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.probe import load_untrusted
 from kfexplore.ui.api import add_api
-from kfexplore.ui.components import boxed, failed, html, message
+from kfexplore.ui.components import QUIET, boxed, failed, html, message
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
 from kfexplore.ui.protocol import Json, Request
@@ -90,8 +90,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             partial(announced, service),
             [pair, wanted],
             loading,
-            queue=False,
-            show_progress="hidden",
+            **QUIET,
             trigger_mode="multiple",  # the next choice counts while this one is announced
         )
         with gr.Tabs():
@@ -110,7 +109,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
                 study = JointTab(service, [*asked, pair.input], [pair, prompt], joint, others)
                 open_on(study.follows, [pair, prompt])
         footer = html(_footer(), elem_id="facts")
-        demo.load(_footer, None, footer, queue=False, show_progress="hidden")  # paths are checked once models run
+        demo.load(_footer, None, footer, **QUIET)  # paths are checked once models run
 
         def linked(waiting: Wanted, request: gr.Request) -> list[Any]:
             """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
@@ -120,10 +119,10 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             return [name, text, announced(service, name, waiting)] if known else [gr.skip(), text, gr.skip()]
 
         for event in (prompt.submit, go.click):
-            event(closed, None, loading, queue=False, show_progress="hidden")
+            event(closed, None, loading, **QUIET)
         opened = demo.load(linked, wanted, [pair, prompt, loading], queue=False)
         for named in (chosen, opened):
-            named.then(partial(load, service), wanted, loading, queue=False, show_progress="hidden")
+            named.then(partial(load, service), wanted, loading, **QUIET)
         opened.then(None, [pair, prompt], [pair, prompt], js=LINKED)
         add_api(demo, service)
     return demo.queue(max_size=service.limits.queue, api_open=False)

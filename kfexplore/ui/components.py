@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as markup
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import gradio as gr
@@ -61,6 +61,9 @@ CSS: Final = """
 READABLE: Final = "<style>.kf-told .pending { opacity: 1; }</style>"
 """Gradio fades what waits in its queue; what has the class `kf-told` says what it waits for."""
 
+QUIET: Final[dict[str, Any]] = {"queue": False, "show_progress": "hidden"}
+"""Options of an event that is answered at once."""
+
 DARK: Final = calling("fields.js", "withTheme")
 """For an event's `js`: the last field says which theme the page has."""
 
@@ -78,6 +81,24 @@ def message(text: str, **options: Any) -> gr.HTML:
 def status_line(text: str, elem_id: str) -> gr.HTML:
     """How far a job of a tab is."""
     return message(boxed(text), elem_id=elem_id, elem_classes="kf-told", head=READABLE)
+
+
+def queued(started: Any, tab: Any, shown: list[gr.blocks.Block], name: str, limit: int, **options: Any) -> Any:
+    """Has a tab's job run in the page's queue; returns the event, to cancel it.
+
+    Args:
+        started: The event that sets the job up.
+        tab: Has `run` and `refuse`, which take what its `held` holds, and `status`.
+        shown: What they may change.
+        name: Jobs of one name share a place in the queue.
+        limit: Jobs of that name that run at once.
+        options: More of the event.
+    """
+    places = {"concurrency_id": name, "concurrency_limit": limit}
+    progress = {"show_progress": "full", "show_progress_on": tab.status}
+    running = started.then(tab.run, tab.held, shown, **places, **progress, **options)
+    running.failure(tab.refuse, tab.held, shown, **QUIET)
+    return running
 
 
 def session_state(limits: ServerLimits) -> gr.State:
@@ -108,6 +129,17 @@ def mistake(text: str) -> str:
 def scrolling(table: str, name: str) -> str:
     """A wide table that is scrolled sideways, by keys too; `name` is read out."""
     return f'<div class="kf-prose-scroll" role="region" aria-label="{markup.escape(name)}" tabindex="0">{table}</div>'
+
+
+def cells(values: Sequence[str], tag: str = "td") -> str:
+    """The cells of a table's row: a name, then numbers."""
+    return "".join(f"<{tag}{' class=kf-prose-number' if n else ''}>{value}</{tag}>" for n, value in enumerate(values))
+
+
+def table(columns: Sequence[str], rows: Iterable[str], name: str) -> str:
+    """A table of rows that `cells` makes; `name` is read out."""
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return scrolling(f"<table><tr>{cells(columns, 'th')}</tr>{body}</table>", name)
 
 
 def heading(finding: str, reading: str, beside: bool = False) -> str:

@@ -15,15 +15,7 @@ from typing import Any
 import torch
 
 from kfexplore.bench.setting import Load, own_threads
-from kfexplore.bench.throughput import (
-    Clock,
-    Progress,
-    RaceSettings,
-    gains_at_limit,
-    race,
-    setting,
-    throughput_document,
-)
+from kfexplore.bench.throughput import Clock, Progress, RaceSettings, gains_at_limit, race, setting, throughput_document
 from kfexplore.cancel import CancelToken
 from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.decoders import DECODERS

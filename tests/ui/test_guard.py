@@ -215,13 +215,7 @@ def sent(client: TestClient, body: bytes, **headers: str) -> Any:
     return client.post(f"{API}/component_server", content=body, headers={"Content-Type": "application/json"} | headers)
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"[" + b"[]," * 1_300 + b"[]]", 413),
-        (b"[" * 30 + b"]" * 30, 413),
-    ],
-)
+@pytest.mark.parametrize(("body", "status"), [(b"[" + b"[]," * 1_300 + b"[]]", 413), (b"[" * 30 + b"]" * 30, 413)])
 def test_json_of_many_values_is_refused_before_it_is_walked(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
 ) -> None:

@@ -28,7 +28,7 @@ from kfexplore.ui.jobs import Job
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.racing import RaceConfig, Racing, rows_csv, run_race
 from kfexplore.ui.service import Service, local_service
-from kfexplore.ui.tabs.timing import TimingTab, document, table
+from kfexplore.ui.tabs.timing import TimingTab, document, spreadsheet
 
 LIMITS = DevicePeaks(bytes_per_second=1e9, flops_per_second=1e10)
 ASKED = {"pair": "small", "prompt": "a b c", "decoders": ["ar", "pflm"], "batches": [2, 1], "ks": [2], "new_tokens": 4}
@@ -274,8 +274,8 @@ def test_the_tab_shows_rows_as_they_come(tab: TimingTab) -> None:
     rows = plain(latest(tab.table, shown))
     assert rows.count("PFLM") == rows.count("AR 1 ") == 2
     assert len(json.loads(document(race))["rows"]) == 4
-    assert table(race).count("\n") == 5
-    assert document(None) == table(None) == ""
+    assert spreadsheet(race).count("\n") == 5
+    assert document(None) == spreadsheet(None) == ""
     assert list(tab.run(race)) == list(tab.run(None)) == [{tab.status: gr.skip()}]  # it runs once
 
 

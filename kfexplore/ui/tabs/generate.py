@@ -14,6 +14,7 @@ from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling, inlined
 from kfexplore.figures.text import text_css, texts_html
 from kfexplore.ui.components import (
+    QUIET,
     REFUSED,
     Shown,
     boxed,
@@ -23,6 +24,7 @@ from kfexplore.ui.components import (
     html,
     number,
     offered_decoders,
+    queued,
     session_state,
     status_line,
     takers,
@@ -96,7 +98,6 @@ class GenerateTab:
         )
         self.held, self.document = session_state(limits), gr.Textbox(visible=False)
 
-        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         shown = [self.status, self.texts, self.held, self.go, self.halt, self.save]
         settings = [*fields, self.decoders, self.k, self.length, samples, temperature, penalty, seed, same]
         asked = self.go.click(
@@ -107,26 +108,17 @@ class GenerateTab:
             show_progress="minimal",
             show_progress_on=self.status,
         )
-        running = asked.then(
-            self.run,
-            self.held,
-            shown,
-            concurrency_limit=limits.at_once,
-            concurrency_id="generate",
-            show_progress="full",
-            show_progress_on=self.status,
-        )
-        running.failure(self.refuse, self.held, shown, **quiet)
+        running = queued(asked, self, shown, "generate", limits.at_once)
         drawn: dict[str, Any] = {"inputs": [self.held, underlined], "outputs": shown, "show_progress_on": self.texts}
-        halted = self.halt.click(self.stop, [self.held, underlined], shown, cancels=[running], **quiet)
+        halted = self.halt.click(self.stop, [self.held, underlined], shown, cancels=[running], **QUIET)
         halted.then(self.underline, **drawn)
         underlined.input(self.underline, **drawn, trigger_mode="always_last")
-        saved = self.save.click(self.download, self.held, [self.document, self.status], **quiet)
+        saved = self.save.click(self.download, self.held, [self.document, self.status], **QUIET)
         save = calling("fields.js", "saveText", "kfexplore-generate.json", "application/json")
         saved.then(None, self.document, None, js=save)
         fitting = [self.decoders, self.k, self.length]
         for event in (tab.select, fields[0].change):  # the pair of a copied link is never typed
-            event(self.fit, [fields[0], *fitting], fitting, **quiet)
+            event(self.fit, [fields[0], *fitting], fitting, **QUIET)
 
     def start(
         self,

@@ -21,19 +21,22 @@ from kfexplore.laws.samplers import LARGEST_BLOCK
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, RankedContext, SamplerLaw
 from kfexplore.ui.components import (
+    QUIET,
     REFUSED,
     Shown,
     boxed,
+    cells,
     empty_figure,
     failed,
     heading,
     html,
     plot,
     progress_bar,
-    scrolling,
+    queued,
     sent,
     session_state,
     status_line,
+    table,
     whole,
 )
 from kfexplore.ui.jobs import Job
@@ -153,36 +156,22 @@ class JointTab:
         is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
         self.held = session_state(service.limits)
 
-        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-        opened = tab.select(lambda: True, None, is_open, **quiet)
+        opened = tab.select(lambda: True, None, is_open, **QUIET)
         for other in others:
-            other.select(lambda: False, None, is_open, **quiet)
+            other.select(lambda: False, None, is_open, **QUIET)
         self.follows = []
         if ranked is not None:
             texts = [context.text for context in stored]
-            self.follows = [ranked.click(lambda index: texts[index], ranked, fields[1], **quiet).then]
+            self.follows = [ranked.click(lambda index: texts[index], ranked, fields[1], **QUIET).then]
         settings, running = [*fields, k, blocks, seed, temperature, self.held, is_open, dark], []
         shown = [self.status, self.head, *(part for both in self.figures.values() for part in both), self.samplers]
         changed = (k.input, blocks.input, temperature.input, seed.submit)
         for event in (opened.then, go.click, *changed, *asked, *self.follows):
-            started = event(self.start, settings, [self.status, self.held], js=sent(settings), **quiet)
-            running.append(
-                started.then(
-                    self.run,
-                    self.held,
-                    shown,
-                    show_progress="full",
-                    show_progress_on=self.status,
-                    trigger_mode="always_last",
-                    concurrency_limit=1,
-                    concurrency_id="joint",
-                )
-            )
-        for each in running:
-            each.failure(self.refuse, self.held, self.status, **quiet)
-        halt.click(self.cancel, self.held, self.status, cancels=running, **quiet)
+            started = event(self.start, settings, [self.status, self.held], js=sent(settings), **QUIET)
+            running.append(queued(started, self, shown, "joint", 1, trigger_mode="always_last"))
+        halt.click(self.cancel, self.held, self.status, cancels=running, **QUIET)
         if page := gr.context.Context.root_block:
-            page.load(linked_temperature, None, temperature, **quiet)
+            page.load(linked_temperature, None, temperature, **QUIET)
 
     def start(
         self,
@@ -331,21 +320,11 @@ def _status(measured: ContextStudy, note: str) -> str:
 
 def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) -> str:
     """Each sampler's numbers as a table, and its first blocks written out."""
-    number = ' class="kf-prose-number"'
-    head = "".join(
-        f"<th{'' if not n else number}>{name}</th>"
-        for n, name in enumerate(("sampler", "passes", "blocks", "TV", "limits", "✕", "p", "KL (nats)"))
-    )
-    rows = "".join(
-        f'<tr><td style="white-space: normal">{row.sampler}</td>'
-        + "".join(f"<td{number}>{value}</td>" for value in _numbers(row))
-        + "</tr>"
-        for row in measured.samplers
-    )
-    table = (
-        scrolling(f"<table><tr>{head}</tr>{rows}</table>", "Every sampler against the teacher")
-        + f'<p class="kf-prose-reading">{READING}{POOLED if measured.k > 2 else ""}</p>'
-    )
+    columns = ("sampler", "passes", "blocks", "TV", "limits", "✕", "p", "KL (nats)")
+    name = '<span style="white-space: normal">{}</span>'
+    rows = [cells([name.format(row.sampler), *_numbers(row)]) for row in measured.samplers]
+    reading = f'<p class="kf-prose-reading">{READING}{POOLED if measured.k > 2 else ""}</p>'
+    numbers = table(columns, rows, "Every sampler against the teacher") + reading
     cards = "".join(
         f"<div><p><b>{row.sampler}</b></p>"
         + "".join(_block(row, n, text, theme) for n in range(min(SAMPLES_SHOWN, row.size)))
@@ -353,7 +332,7 @@ def _samplers(measured: ContextStudy, text: Callable[[int], str], theme: Theme) 
         for row in measured.samplers
     )
     return boxed(
-        f"<h2>Every sampler against the teacher</h2>{table}<h2>The first blocks of each</h2>"
+        f"<h2>Every sampler against the teacher</h2>{numbers}<h2>The first blocks of each</h2>"
         '<p class="kf-prose-reading">Teacher, student and the one-pass samplers read the same noise in a row; ✕ marks '
         f'a block that the teacher finds all but impossible.</p><div class="kf-prose-cards">{cards}</div>'
     )

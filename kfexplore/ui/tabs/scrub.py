@@ -45,7 +45,7 @@ OPENINGS = {
             "Ben saw a small fox under a fern.",
         ),
         (138, 433, 238, 69, 333, 90, 99, 386),
-    ),
+    )
 }
 """By the name of a pair; others have the prompts of `Opening`."""
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import gradio as gr
 
@@ -31,9 +31,11 @@ from kfexplore.figures.timing import (
 from kfexplore.results import TimingRow
 from kfexplore.ui.components import (
     DARK,
+    QUIET,
     REFUSED,
     Shown,
     boxed,
+    cells,
     decoder_choices,
     empty_figure,
     failed,
@@ -43,9 +45,10 @@ from kfexplore.ui.components import (
     offered_decoders,
     plot,
     progress_bar,
-    scrolling,
+    queued,
     session_state,
     status_line,
+    table,
     whole,
 )
 from kfexplore.ui.jobs import Job
@@ -158,32 +161,22 @@ class TimingTab:
         self.held, self.document = session_state(limits), gr.Textbox(visible=False)
         dark = gr.Checkbox(visible=False)
 
-        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         shown = [self.status, self.part, self.race_words, self.race, self.speedup_words, self.speedup, self.table]
         shown += [self.gain_part, self.gain_words, self.gain, self.held, self.go, self.halt]
         shown += [self.save, self.spreadsheet]
         settings = [*fields, self.decoders, batches, self.ks, self.length, repeats, self.held, dark]
-        asked = self.go.click(self.start, settings, shown, js=DARK, **quiet)
-        running = asked.then(
-            self.run,
-            self.held,
-            shown,
-            concurrency_limit=service.executor.races_at_once,
-            concurrency_id="timing",
-            show_progress="full",
-            show_progress_on=self.status,
-        )
-        running.failure(self.refuse, self.held, shown, **quiet)
-        self.halt.click(self.cancel, self.held, shown, cancels=[running], **quiet)
+        asked = self.go.click(self.start, settings, shown, js=DARK, **QUIET)
+        running = queued(asked, self, shown, "timing", service.executor.races_at_once)
+        self.halt.click(self.cancel, self.held, shown, cancels=[running], **QUIET)
         for button, made, name, kind in (
             (self.save, document, "kfexplore-throughput.json", "application/json"),
-            (self.spreadsheet, table, "kfexplore-throughput.csv", "text/csv"),
+            (self.spreadsheet, spreadsheet, "kfexplore-throughput.csv", "text/csv"),
         ):
-            ready = button.click(made, self.held, self.document, **quiet)
+            ready = button.click(made, self.held, self.document, **QUIET)
             ready.then(None, self.document, None, js=calling("fields.js", "saveText", name, kind))
         fitting = [self.decoders, self.ks, self.length]
         for event in (tab.select, fields[0].change):  # the pair of a copied link is never typed
-            event(self.fit, [fields[0], *fitting], fitting, **quiet)
+            event(self.fit, [fields[0], *fitting], fitting, **QUIET)
 
     def start(
         self,
@@ -304,7 +297,7 @@ def document(race: Race | None) -> str:
     return "" if found is None else json.dumps(found, indent=2, allow_nan=False) + "\n"
 
 
-def table(race: Race | None) -> str:
+def spreadsheet(race: Race | None) -> str:
     """The CSV file; "" where there is no race."""
     return "" if race is None else rows_csv(race.racing.now.rows)
 
@@ -353,19 +346,14 @@ def _table(rows: Sequence[TimingRow]) -> str:
     """All rows, with the reason where one could not be timed."""
     if not rows:
         return ""
-    number = ' class="kf-prose-number"'
-    head = "".join(f"<th{number if n else ''}>{name}</th>" for n, name in enumerate(COLUMNS))
-    body = ""
+    lines = []
     for row in rows:
-        own = f"<td>{DECODERS[row.decoder].label}</td><td{number}>{row.k}</td><td{number}>{row.batch}</td>"
-        if row.error:
-            rest = f'<td colspan="{len(COLUMNS) - 3}" style="white-space: normal">✕ {markup.escape(row.error)}</td>'
-        else:
-            rest = "".join(f"<td{number}>{value}</td>" for value in _numbers(row))
-        body += f"<tr>{own}{rest}</tr>"
-    table = scrolling(f"<table><tr>{head}</tr>{body}</table>", "All rows")
+        own = [DECODERS[row.decoder].label, f"{row.k}", f"{row.batch}"]
+        why = f'<td colspan="{len(COLUMNS) - 3}" style="white-space: normal">✕ {markup.escape(row.error or "")}</td>'
+        lines.append(cells(own) + why if row.error else cells([*own, *_numbers(row)]))
     reading = READING.format(chance=chance_words(rows))
-    return boxed(f'<h2>All rows</h2>{table}<p class="kf-prose-reading">{reading}</p>')
+    all_rows = table(COLUMNS, lines, "All rows")
+    return boxed(f'<h2>All rows</h2>{all_rows}<p class="kf-prose-reading">{reading}</p>')
 
 
 def _numbers(row: TimingRow) -> list[str]:

@@ -14,7 +14,7 @@ from kfexplore.figures.palette import Theme
 from kfexplore.figures.toy import EXACT, blocks_figure, exact_at_random, fewest_exact, order_words, passes_figure
 from kfexplore.laws.toy import TOYS, toy_law
 from kfexplore.results import ToyLaw, Unmasking
-from kfexplore.ui.components import DARK, boxed, failed, heading, html, plot, scrolling, sent
+from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, plot, scrolling, sent
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
 what is visible. Here the marginals are perfect and every number is computed from the law itself, without sampling:
@@ -97,11 +97,11 @@ def build_toy_tab() -> None:
         visible = ("length" in takes and chosen != "chain", chosen == "chain", "rho" in takes, "eps" in takes)
         return [gr.update(visible=one) for one in visible]
 
-    name.input(sliders, name, [length, links, rho, eps], queue=False, show_progress="hidden")
+    name.input(sliders, name, [length, links, rho, eps], **QUIET)
     for event in (field.input for field in (name, length, links, rho, eps)):
-        event(_told, fields, shown, queue=False, show_progress="hidden", js=sent(fields), trigger_mode="always_last")
+        event(_told, fields, shown, **QUIET, js=sent(fields), trigger_mode="always_last")
     if page := gr.context.Context.root_block:
-        page.load(_told, fields, shown, queue=False, show_progress="hidden", js=DARK)  # in the page's own theme
+        page.load(_told, fields, shown, **QUIET, js=DARK)  # in the page's own theme
 
 
 def _told(*fields: Any) -> Any:
