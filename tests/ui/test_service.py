@@ -21,6 +21,7 @@ from kfexplore.results import steps
 from kfexplore.ui.app import first_payload, fresh_first_payload, make_service
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.models import Context
+from kfexplore.ui.protocol import Failure, GridReply, PointReply, RowsReply, TablesReply
 from kfexplore.ui.service import Service, local_service
 
 PROMPT = "The little bird sang"
@@ -46,26 +47,45 @@ def unpacked(text: str, dtype: str, *shape: int) -> np.ndarray[Any, Any]:
     return np.frombuffer(base64.b64decode(text), dtype=dtype).reshape(shape)
 
 
-def test_tables_are_the_sweeps_of_every_slot(service: Service, pair: Pair) -> None:
-    reply = service.tables(asked())
-    context = pair.prefill(pair.encode(PROMPT)[0])
-    teacher, student = (unpacked(reply[name], "<u2", 4, 32, 4) for name in ("teacher", "student"))
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_replies_are_what_both_maps_say(service: Service, pair: Pair, temperature: float) -> None:
+    context, u, request = pair.prefill(pair.encode(PROMPT)[0]), np.array(U), asked(temperature=temperature)
+    tables, rows = service.tables(request), service.tables({**request, "slots": [2, 0]})
     for slot in range(4):
-        block = sweep(context, np.array(U), slot, 32).block
-        assert (teacher[slot] == block.teacher).all()
-        assert (student[slot] == block.student).all()
-    assert unpacked(reply["margin"], "<f4", 4, 32, 4).min() >= 0
-    assert (reply["seq"], reply["k"], reply["u"], reply["resolution"]) == (7, 4, U, 32)
+        expected = sweep(context, u, slot, 32, temperature).block
+        for name, tokens in (("teacher", expected.exact), ("student", expected.student)):
+            assert (unpacked(tables[name], "<u2", 4, 32, 4)[slot] == tokens).all()
+            if slot in rows["slots"]:
+                assert (unpacked(rows[name], "<u2", 2, 32, 4)[rows["slots"].index(slot)] == tokens).all()
+    assert unpacked(tables["margin"], "<f4", 4, 32, 4).min() >= 0
+    assert (tables["seq"], tables["k"], tables["u"], tables["resolution"]) == (7, 4, U, 32)
+    assert (rows["slots"], rows["every"], rows["u"], rows["prompt"]) == ([2, 0], 1, U, PROMPT)
+    assert tables["temperature"] == rows["temperature"] == temperature
+    used = {int(i) for name in ("teacher", "student") for i in unpacked(tables[name], "<u2", 4 * 32 * 4)}
+    assert used <= {int(i) for i in tables["texts"]}
+    assert "".join(text for _, text in tables["prompt_tokens"]) == PROMPT
+    point = service.point({**request, "u": [U[0], steps(32)[5], *U[2:]]})  # the middle of a step
+    assert point["teacher"] == unpacked(tables["teacher"], "<u2", 4, 32, 4)[1, 5].tolist()
+    assert service.point(request)["edge"] == block(context, u, temperature).edges[0].tolist()
+    square = service.grid({**request, "slots": [1, 3], "resolution": 8})
+    section = grid(context, u, (1, 3), 8, temperature)
+    assert (unpacked(square["teacher"], "<u2", 8, 8, 2) == section.exact).all()
+    assert (unpacked(square["student"], "<u2", 8, 8, 2) == section.student).all()
+    assert square["agreement"] == section.agreement
 
 
-def test_rows_of_some_sliders_are_those_of_the_whole(service: Service) -> None:
-    whole, some = service.tables(asked()), service.tables(asked(slots=[2, 0]))
-    assert (some["slots"], some["every"], some["u"], some["prompt"]) == ([2, 0], 1, U, PROMPT)
-    for name, dtype in {"teacher": "<u2", "student": "<u2", "margin": "<f4", "edge": "<f4"}.items():
-        assert np.allclose(
-            unpacked(some[name], dtype, 2, 32, 4), unpacked(whole[name], dtype, 4, 32, 4)[[2, 0]], atol=1e-4
-        )
-    assert "prompt_tokens" not in some
+@pytest.mark.parametrize(
+    ("name", "more", "described"),
+    [
+        ("tables", {}, TablesReply),
+        ("tables", {"slots": [1]}, RowsReply),
+        ("point", {}, PointReply),
+        ("grid", {"slots": [0, 1], "resolution": 8}, GridReply),
+        ("point", {"pair": "none"}, Failure),
+    ],
+)
+def test_replies_have_the_keys_that_are_described(service: Service, name: str, more: Json, described: Any) -> None:
+    assert set(getattr(service, name)(asked(**more))) == set(described.__annotations__)
 
 
 @pytest.mark.parametrize(("asking", "every", "side"), [(3, 1, 128), (4, 4, 32), (6, 16, 32)])
@@ -80,40 +100,6 @@ def test_where_many_ask_answers_are_coarser(
     known = unpacked(reply["teacher"], "<u2", 1, 512 // every, 4)[0]
     assert (known == fine.teacher[every // 2 :: every]).all()
     assert service.grid(asked(slots=[0, 1], resolution=128))["resolution"] == side
-
-
-def test_a_table_holds_the_answer_at_the_middle_of_each_step(service: Service) -> None:
-    teacher = unpacked(service.tables(asked())["teacher"], "<u2", 4, 32, 4)
-    point = service.point(asked(u=[U[0], steps(32)[5], *U[2:]]))
-    assert point["teacher"] == teacher[1, 5].tolist()
-
-
-def test_every_token_that_is_told_has_a_text(service: Service) -> None:
-    reply = service.tables(asked())
-    told = {int(i) for name in ("teacher", "student") for i in unpacked(reply[name], "<u2", 4 * 32 * 4)}
-    assert told <= {int(i) for i in reply["texts"]}
-    assert "".join(text for _, text in reply["prompt_tokens"]) == PROMPT
-
-
-def test_grid_axes_are_the_slots_in_order(service: Service, pair: Pair) -> None:
-    reply = service.grid(asked(slots=[1, 3], resolution=8))
-    section = grid(pair.prefill(pair.encode(PROMPT)[0]), np.array(U), (1, 3), 8)
-    assert (unpacked(reply["teacher"], "<u2", 8, 8, 2) == section.teacher).all()
-    assert (unpacked(reply["student"], "<u2", 8, 8, 2) == section.student).all()
-    assert reply["agreement"] == section.agreement
-
-
-def test_every_answer_is_of_the_temperature_asked_for(service: Service, pair: Pair) -> None:
-    context, request = pair.prefill(pair.encode(PROMPT)[0]), asked(temperature=0.5)
-    reply, row, point = service.tables(request), service.tables({**request, "slots": [1]}), service.point(request)
-    expected = sweep(context, np.array(U), 1, 32, 0.5).block
-    assert (reply["temperature"], row["temperature"]) == (0.5, 0.5)
-    assert (unpacked(reply["teacher"], "<u2", 4, 32, 4)[1] == expected.teacher).all()
-    assert (unpacked(row["student"], "<u2", 1, 32, 4)[0] == expected.student).all()
-    assert (expected.teacher != sweep(context, np.array(U), 1, 32).block.teacher).any()
-    assert point["edge"] == block(context, np.array(U), 0.5).edges[0].tolist()
-    square = unpacked(service.grid({**request, "slots": [0, 1], "resolution": 8})["teacher"], "<u2", 8, 8, 2)
-    assert (square == grid(context, np.array(U), (0, 1), 8, 0.5).teacher).all()
 
 
 def test_a_reply_says_what_the_student_was_trained_with(pair: Pair) -> None:
@@ -223,12 +209,6 @@ def test_the_stored_first_screen_is_that_of_the_bundled_weights(name: str) -> No
     size = stored["k"] ** 2 * 512
     for model in ("teacher", "student"):  # another processor may turn a near tie
         assert (unpacked(stored[model], "<u2", size) == unpacked(fresh[model], "<u2", size)).mean() > 0.999
-
-
-@pytest.mark.parametrize("request_", [None, [], "tables", 1])
-def test_a_request_that_is_no_object_is_refused(service: Service, request_: Any) -> None:
-    for ask in (service.tables, service.point, service.grid):
-        assert "not an object" in ask(request_)["failed"]
 
 
 @pytest.mark.parametrize(
