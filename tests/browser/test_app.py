@@ -195,7 +195,7 @@ def test_a_bad_link_says_so_and_the_page_still_works(
 
 def test_a_prompt_that_is_too_long_is_told_and_not_cut(page: Page, app_url: str) -> None:
     root = opened(page, app_url)
-    page.evaluate(f"document.querySelector('{PROMPT}').focus()")
+    page.locator(PROMPT).focus()
     page.keyboard.insert_text("a" * 30_000)
     page.keyboard.press("Enter")
     expect(root.get_by_role("alert")).to_contain_text("characters. Valid: at most 20,000")
