@@ -1,6 +1,6 @@
-"""What programs may ask, and assistants by MCP: three functions, documented for those who know nothing of the page.
+"""Three functions for programs, and for assistants by MCP, documented for readers who have not seen the page.
 
-Unlike elsewhere, annotations are evaluated when they are read: Gradio takes the types of an answer from them.
+Unlike elsewhere, annotations are evaluated on import: Gradio takes the types of an answer from them.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from textwrap import shorten
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 import gradio as gr
 import numpy as np
@@ -27,22 +27,22 @@ from kfexplore.ui.service import Service
 from kfexplore.ui.writing import WriteConfig
 
 EXAMPLES: Final[dict[str, Any]] = {"prompt": "Once upon a time", "u": [0.1, 0.7, 0.3, 0.9]}
-"""Values, in the examples that Gradio writes, of parameters that have no default."""
+"""Example values for parameters without a default."""
 LIKELY_BLOCKS: Final = 10
-"""Of the exact law, told with the shares of every sampler."""
+"""Most likely blocks in an answer of `laws`."""
 LONGEST: Final = 300
-"""Characters of what failed: it may repeat what was asked."""
+"""Characters of an error, which may repeat what was asked."""
 
 
 class Token(TypedDict):
-    """An id of the pair's vocabulary, and the text that it stands for."""
+    """An id of the pair's vocabulary, and its text."""
 
     id: int
     text: str
 
 
 class Slot(TypedDict):
-    """One place of a block: what its noise becomes."""
+    """What a noise value becomes."""
 
     u: float
     exact: Token
@@ -77,7 +77,7 @@ class TotalVariation(TypedDict):
 
 
 class Sampler(TypedDict):
-    """Blocks of one sampler against the exact law."""
+    """Blocks of one sampler against the exact distribution."""
 
     name: str
     passes: int
@@ -90,7 +90,7 @@ class Sampler(TypedDict):
 
 
 class Likely(TypedDict):
-    """A block of tokens, its exact probability, and the share of it among each sampler's blocks."""
+    """A block, its exact probability, and its frequency among each sampler's blocks."""
 
     tokens: list[Token]
     probability: float
@@ -98,7 +98,7 @@ class Likely(TypedDict):
 
 
 class LawsAnswer(TypedDict):
-    """The law after a prompt, and samplers against it."""
+    """The distribution after a prompt, and samplers against it."""
 
     pair: str
     prompt_tokens: list[int]
@@ -113,7 +113,7 @@ class LawsAnswer(TypedDict):
 
 
 class WrittenToken(Token):
-    """A token of a text, and the step of the decoder that wrote it, from 1."""
+    """A token of a text, and the step that wrote it, from 1."""
 
     step: int
 
@@ -134,9 +134,9 @@ class GenerateAnswer(TypedDict):
 
 
 class Api:
-    """Answers by the service's own ways, so that limits, turns and errors are the page's.
+    """Answers by the page's own service, so limits, turns and errors are the same.
 
-    Strangers read the docstrings of its methods, as Gradio cuts them up: a description, and a line an argument.
+    Gradio shows the docstrings of its methods to users: a description, and one line per argument.
 
     Args:
         service: Answers for the models.
@@ -155,7 +155,7 @@ class Api:
             prompt: The text that is continued, such as "Once upon a time".
             u: K numbers from 0 up to, not including, 1, such as [0.1, 0.7, 0.3, 0.9]; most pairs take up to 4 or 8.
             pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
-            temperature: Of both maps: below 1 likely tokens get wider bands of u; most students know 1 alone.
+            temperature: Of both maps; below 1, likely tokens get wider bands of u. Most students know only 1.
 
         Returns:
             slots: for each number u the exact token and the learned one, with margin and edge
@@ -163,24 +163,18 @@ class Api:
             edge: how far u is from a border of the exact map
             prompt_tokens: the ids that were read, the last ones of a prompt longer than the context
         """
-        with _told():
+        with _refused():
             name = self._name(pair)
-            told = self._service.point({"pair": name, "prompt": prompt, "u": u, "temperature": temperature})
-            if not told["ok"]:
-                raise KfError(told["failed"], told["valid"], told["run"])
+            reply = self._service.point({"pair": name, "prompt": prompt, "u": u, "temperature": temperature})
+            if not reply["ok"]:
+                raise KfError(reply["failed"], reply["valid"], reply["run"])
             models = self._service.models.pair(name)
-            unknown = [None] * len(told["u"])  # without a student
-            columns = (
-                told["u"],
-                _tokens(models, told["teacher"]),
-                _tokens(models, told["student"]) if "student" in told else unknown,
-                told.get("margin", unknown),
-                told["edge"],
-            )
-            slots = [
-                Slot(u=at, exact=exact, learned=learned, margin=margin, edge=edge)
-                for at, exact, learned, margin, edge in zip(*columns, strict=True)
-            ]
+            unknown = [None] * len(reply["u"])  # without a student
+            exact = _tokens(models, reply["teacher"])
+            learned = _tokens(models, reply["student"]) if "student" in reply else unknown
+            columns = (reply["u"], exact, learned, reply.get("margin", unknown), reply["edge"])
+            keys = ("u", "exact", "learned", "margin", "edge")
+            slots = [cast(Slot, dict(zip(keys, values, strict=True))) for values in zip(*columns, strict=True)]
             return MapAnswer(pair=name, prompt_tokens=models.encode(prompt)[0], slots=slots)
 
     def laws(
@@ -192,35 +186,35 @@ class Api:
         pair: str | None = None,
         temperature: float = 1.0,
     ) -> LawsAnswer:
-        """Measures samplers of the next K tokens after a prompt against their exact joint law under the teacher.
-        A sampler that draws the tokens of a block apart, each from its own marginal, errs by what they know of each
-        other, however good the marginals are; the student, which draws them together in one pass, need not.
+        """Measures samplers of the next K tokens after a prompt against the teacher's exact joint distribution.
+        A sampler that draws the tokens of a block independently, each from its own marginal, loses their mutual
+        information, however good the marginals are; the student draws them together in one pass, and need not.
         Takes from a second to minutes.
 
         Args:
             prompt: The text that is continued, such as "Once upon a time".
             k: Tokens of a block, 2 to 4.
             blocks: How many blocks each sampler draws; more give narrower intervals and take longer.
-            seed: Keys all random numbers; the same seed gives the same answer.
+            seed: Random seed; the same seed gives the same answer.
             pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
-            temperature: Of teacher and student; most students know 1 alone, and mdlm is left out at any other.
+            temperature: Of teacher and student. Most students know only 1; mdlm is left out at any other.
 
         Returns:
             temperature: at which teacher and student were asked
-            total_correlation: what the K tokens know of each other, in nats
+            total_correlation: of the K tokens, in nats
             entropy: of the block, in nats
-            irreducible_tv: total variation distance (0 to 1) of the first two tokens' law from its marginals' product
-            samplers: for each its forward passes per block, and how far it is from the exact law
+            irreducible_tv: total variation distance (0 to 1) of two tokens from the product of their marginals
+            samplers: for each its forward passes per block, and its distance from the exact distribution
             tv: total variation distance; its kind is exact, quadrature (low and high are value and error), or
                 lower_bound (low is its 95 % limit, high is null)
-            tv_by_chance: what the plug-in distance of as many blocks of the teacher itself is on average; not of tv
+            tv_by_chance: mean plug-in distance of as many of the teacher's own blocks; not part of tv
             p_value: of a G-test
             kl: from teacher to sampler in nats, where it is known
-            impossible: share of blocks that the teacher all but never writes
-            likely: up to ten most probable blocks, each with its share among every sampler's blocks
+            impossible: fraction of blocks that the teacher almost never writes
+            likely: up to ten most probable blocks, each with its frequency among every sampler's blocks
             notes: what was left out
         """
-        with _told():
+        with _refused():
             name, limits = self._name(pair), self._service.limits
             sizes = (
                 whole("K", k),
@@ -263,29 +257,29 @@ class Api:
         pair: str | None = None,
         temperature: float = 1.0,
     ) -> GenerateAnswer:
-        """Continues a prompt with one decoder of a pair of language models, and tells which step wrote each token.
-        ar: the teacher, a token a pass. pflm: the student, K tokens a pass. mdlm: a masked diffusion model, where the
-        pair has one. verified and jacobi: guesses that the teacher checks, which write exactly the text of ar.
+        """Continues a prompt with one decoder of a pair of language models, and says which step wrote each token.
+        ar: the teacher, one token per pass. pflm: the student, K tokens per pass. mdlm: a masked diffusion model, where
+        the pair has one. verified and jacobi: guesses that the teacher checks, which write exactly the text of ar.
         Under one seed all decoders read the same random numbers.
 
         Args:
             prompt: The text that is continued, such as "Once upon a time".
             decoder: One of ar, pflm, mdlm, verified, jacobi.
-            k: Tokens a pass; ar takes 1 or null alone. null: as many as the student was trained on, for ar 1.
+            k: Tokens per pass; ar takes only 1 or null. null: as many as the student was trained on, for ar 1.
             new_tokens: Length of the text; it ends sooner where the decoder writes the end of the text.
-            seed: Keys all random numbers; the same seed gives the same text.
+            seed: Random seed; the same seed gives the same text.
             pair: Name of a teacher and its student, as in the page's list; null: the pair that the page opens with.
-            temperature: Of the decoder, mdlm left out; most students know 1 alone.
+            temperature: Of all decoders but mdlm. Most students know only 1.
 
         Returns:
             text: what follows the prompt
             tokens: its tokens, each with the step that wrote it
-            passes: forward passes, reading the prompt left out
+            passes: forward passes, without prefill
             seconds: of the decoder alone
             ended: whether the last token ends the text
             complete: false where the time for one answer was over before the text was done
         """
-        with _told():
+        with _refused():
             name = self._name(pair)
             if k is None:
                 slots = self._service.models.slots(self._service.models.pair(name))
@@ -327,9 +321,9 @@ class Api:
 
 
 def add_api(demo: gr.Blocks, service: Service) -> None:
-    """Adds the three to a page that is being built. Whatever it listens to already is its own affair, and not listed.
+    """Adds the three functions to a page that is being built, and hides its own listeners.
 
-    Points wait for each other as the sliders' do, outside the page's queue; what takes long has its place there.
+    Points wait for each other as the sliders' do, outside the page's queue; long work has its place there.
     """
     api = Api(service)
     for listener in demo.fns.values():
@@ -343,7 +337,7 @@ def add_api(demo: gr.Blocks, service: Service) -> None:
 
 
 def _describe(endpoint: Any) -> None:
-    """Has Gradio tell all that the docstring says; by itself it calls parameters "1st" and "2nd", and omits answers."""
+    """Has Gradio show the whole docstring; by itself it calls parameters "1st" and "2nd", and omits answers."""
     about, parameters, answer = get_function_description(endpoint.fn)
     endpoint.api_description = f"{about} The answer: {'; '.join(answer)}."
     for (name, words), component in zip(parameters.items(), endpoint.inputs, strict=True):
@@ -356,7 +350,7 @@ def _describe(endpoint: Any) -> None:
 
 
 def _list_decoders(types: dict[str, Any]) -> None:
-    """Has Gradio name the decoders that there are now; an annotation could name only those there were on import."""
+    """Has Gradio name the present decoders; an annotation could name only those on import."""
     if "decoder" in types:
         types["decoder"].clear()
         types["decoder"]["enum"] = list(DECODERS)
@@ -378,12 +372,12 @@ class Refused(gr.Error):
         super().__init__(message, print_exception=False)
 
     def __str__(self) -> str:
-        return str(self.message)  # an MCP client is told this; Gradio's own has quotes around it
+        return str(self.message)  # for MCP clients; Gradio's own has quotes around it
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A user error is told in one line; of any other the log alone tells more."""
+def _refused() -> Iterator[None]:
+    """Turns a user error into one line; only the log says more about any other."""
     try:
         yield
     except KfError as error:

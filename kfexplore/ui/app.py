@@ -186,7 +186,7 @@ def fresh_first_payload(service: Service, name: str) -> Json:
     Raises:
         KfError: the pair cannot be loaded.
     """
-    service.models.loaders[name]()  # the page would be told no more than that it cannot be loaded
+    service.models.loaders[name]()  # raises the reason, which the page's own error leaves to the log
     limits, pair, first = service.limits, service.models.pair(name), opening(name)
     question: Request = {"seq": 0, "pair": name, "prompt": first.prompts[0], "resolution": min(512, limits.sweep_steps)}
     slots = service.models.slots(pair) if pair.student else min(limits.slots, len(first.steps))

@@ -33,7 +33,7 @@ class ServerLimits:
     request_bytes: int = 2**18
     """Of the body of a request; a longer one is refused before it is read."""
     slots: int = 16
-    """K, tokens a pass, of students that were trained on more."""
+    """K, tokens per pass, of students that were trained on more."""
     sweep_steps: int = 512
     """Resolution of a slider's track."""
     grid_steps: int = 128
@@ -57,7 +57,7 @@ class ServerLimits:
     queue: int = 16
     """Pages that wait for Generate, a study or a race, all together."""
     questions: int = 24
-    """Questions of sliders that wait for one lock (tables, one context, one load); more are told to ask again."""
+    """Questions of sliders that wait for one lock (tables, one context, one load); more are refused with Busy."""
     pages: int = 200
     """Pages whose last texts, race and fields are kept; the least recently used goes first."""
     contexts: int = 64

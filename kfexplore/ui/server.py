@@ -75,7 +75,7 @@ def few_arenas(count: int = 2) -> bool:
     The server has some forty threads, each of which asks the models now and then: what they free would stay with each.
 
     Returns:
-        Whether it could be told (glibc; elsewhere nothing needs it, or nothing is known to help).
+        Whether it did (glibc; elsewhere nothing needs it, or nothing is known to help).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and mallopt(M_ARENA_MAX, count) == 1

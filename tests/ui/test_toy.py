@@ -10,7 +10,7 @@ import pytest
 
 from kfexplore.figures.palette import colours
 from kfexplore.laws.toy import TOYS, toy_law
-from kfexplore.ui.tabs.toy import _told, build_toy_tab, meaning, show
+from kfexplore.ui.tabs.toy import _answer, build_toy_tab, meaning, show
 
 
 def words(text: str) -> str:
@@ -110,7 +110,7 @@ def test_of_the_other_splits_that_of_the_title_stands_out() -> None:
 
 @pytest.mark.parametrize(("asked", "said"), [(("chain", 7.0), "eps is 7.0"), (("gone", 0.1), "no toy distribution")])
 def test_a_value_out_of_range_changes_no_figure(asked: tuple[str, float], said: str) -> None:
-    told, *rest = _told(asked[0], 2, 3, 0.5, asked[1], False)
+    told, *rest = _answer(asked[0], 2, 3, 0.5, asked[1], False)
     assert said in told
     assert rest == [gr.skip()] * 5
 

@@ -298,8 +298,8 @@ def _headline(measured: ContextStudy, models: Pair, of_two: str) -> str:
     if models.tokenizer:
         after = f"“{markup.escape(_end(''.join(models.texts(ids))))}”"
     heat = f" at temperature {measured.temperature:g}" if measured.temperature != 1.0 else ""
-    told = f"Everything below: K = {k} tokens after {after}{heat}.{squares}"
-    return f'<h2>{found}.</h2><p class="kf-prose-reading">{told}</p>'
+    about = f"Everything below: K = {k} tokens after {after}{heat}.{squares}"
+    return f'<h2>{found}.</h2><p class="kf-prose-reading">{about}</p>'
 
 
 def _status(measured: ContextStudy, note: str) -> str:
@@ -312,7 +312,7 @@ def _status(measured: ContextStudy, note: str) -> str:
     facts = (
         f"After {len(law.context)} tokens, over {covered}: mutual information of the first two: {known.value:.3f} "
         f"nats{limits}; "
-        f"{measured.seconds:.1f} s for law and samplers on {measured.device}, seed {measured.seed}."
+        f"{measured.seconds:.1f} s for distribution and samplers on {measured.device}, seed {measured.seed}."
     )
     notes = [markup.escape(each) for each in (note, *measured.notes) if each]
     return boxed(f'<p class="kf-prose-reading">{" ".join([facts, *notes])}</p>')

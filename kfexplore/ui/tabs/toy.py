@@ -17,8 +17,8 @@ from kfexplore.results import ToyLaw, Unmasking
 from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, plot, scrolling, sent
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
-what is visible. Here the marginals are perfect and every number is computed from the law itself, without sampling:
-all error is that independence."""
+what is visible. Here the marginals are perfect and every number is computed from the distribution itself, without
+sampling: all error is that independence."""
 
 ABOUT: Final = {
     "permutation": "All orderings of L different tokens, equally likely. With L = 2 it is the paper's own example, "
@@ -48,7 +48,7 @@ def show(name: str, length: float, links: float, rho: float, eps: float, dark: b
         dark: Whether the page is.
 
     Returns:
-        About the law, words and figure of the passes, words and figure of the blocks, and what it all means: text
+        About the distribution; words and figure of the passes; words and figure of the blocks; what it all means. Text
         is HTML, figures are JSON.
     """
     given = {"length": links if name == "chain" else length, "rho": rho, "eps": eps}
@@ -99,13 +99,13 @@ def build_toy_tab() -> None:
 
     name.input(sliders, name, [length, links, rho, eps], **QUIET)
     for event in (field.input for field in (name, length, links, rho, eps)):
-        event(_told, fields, shown, **QUIET, js=sent(fields), trigger_mode="always_last")
+        event(_answer, fields, shown, **QUIET, js=sent(fields), trigger_mode="always_last")
     if page := gr.context.Context.root_block:
-        page.load(_told, fields, shown, **QUIET, js=DARK)  # in the page's own theme
+        page.load(_answer, fields, shown, **QUIET, js=DARK)  # in the page's own theme
 
 
-def _told(*fields: Any) -> Any:
-    """As `show`; a value that no slider offers changes nothing and is told."""
+def _answer(*fields: Any) -> Any:
+    """As `show`; a value that no slider offers changes nothing but the first part."""
     try:
         return show(*fields)
     except (KfError, KeyError) as error:
