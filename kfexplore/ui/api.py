@@ -203,7 +203,7 @@ class Api:
             temperature: at which teacher and student were asked
             total_correlation: of the K tokens, in nats
             entropy: of the block, in nats
-            irreducible_tv: total variation distance (0 to 1) of two tokens from the product of their marginals
+            irreducible_tv: total variation distance (0 to 1) of the first two tokens from their marginals' product
             samplers: for each its forward passes per block, and its distance from the exact distribution
             tv: total variation distance; its kind is exact, quadrature (low and high are value and error), or
                 lower_bound (low is its 95 % limit, high is null)

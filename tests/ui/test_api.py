@@ -31,6 +31,7 @@ from kfexplore.pair import Pair
 from kfexplore.ui import api
 from kfexplore.ui.api import Api, Refused
 from kfexplore.ui.app import serve
+from kfexplore.ui.cache import Sessions
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.service import Service, local_service
 
@@ -143,6 +144,12 @@ def test_long_work_has_its_place_in_the_queue_of_the_page(demo: gr.Blocks) -> No
     queued = {place for name, place in places.items() if name and name.startswith("run")}
     assert queued == {(True, "joint", 1), (True, "generate", 1), (True, "timing", 1)}
     assert not places["map"][0]  # its turns are the sliders'
+
+
+def test_sessions_with_work_in_the_queue_are_kept(demo: gr.Blocks) -> None:
+    sessions = demo.app.state_holder.session_data
+    assert isinstance(sessions, Sessions)
+    assert sessions._events is demo._queue.event_ids_to_events
 
 
 # What is answered.
@@ -335,7 +342,7 @@ def test_an_assistant_finds_three_tools_that_say_what_they_do(url: str) -> None:
     assert [each.name for each in found.tools] == NAMES
     for each in found.tools:
         assert each.description.startswith(inspect.getdoc(getattr(Api, each.name)).splitlines()[0])
-        assert {"map": "margin: lead", "laws": "tv_by_chance: what", "generate": "complete: false"}[
+        assert {"map": "margin: lead", "laws": "tv_by_chance: mean", "generate": "complete: false"}[
             each.name
         ] in each.description
         assert all(len(argument["description"]) > 20 for argument in each.inputSchema["properties"].values())
