@@ -38,6 +38,7 @@ from test_readme import KNOWN, MEASURED
 
 import kfexplore
 from docs.measured import MARKED
+from docs.wording import found
 from kfexplore.checkpoints import causal
 from kfexplore.checkpoints.registry import bundled_folder, bundled_pairs
 from kfexplore.config import from_dict
@@ -149,6 +150,11 @@ def test_outputs_are_what_the_commands_print(text: str, shell: Shell) -> None:
     assert code == 0, err
     for told, printed in zip(shown.split(), out.split(), strict=True):
         assert told == printed or float(told) == pytest.approx(float(printed), abs=0.002)
+
+
+def test_a_phrase_is_found_across_lines_comments_and_strings() -> None:
+    text = 'It hangs\n    # on noise. "one token a "\n    f"pass", a token at a time; he told it that there is no list.'
+    assert [(line, words) for line, words, _ in found(text)] == [(1, "hangs # on"), (2, 'token a " f"pass')]
 
 
 @each

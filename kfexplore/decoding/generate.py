@@ -95,7 +95,7 @@ def replayed_noise(values: Floats, config: DecodeConfig, networks: Networks, new
         raise KfError(f"The noise has {values.shape[2]} slots per step.", f"{width}, {what}")
     length = needed_noise(config, networks, new_tokens)
     if len(values) * width < length:
-        raise KfError(f"The noise ends after {len(values)} steps.", "one row a step; fewer new tokens, or more rows")
+        raise KfError(f"The noise ends after {len(values)} steps.", "one row per step; fewer new tokens, or more rows")
     return values[:, :, :width].transpose(1, 0, 2).reshape(values.shape[1], -1)[:, :length]
 
 

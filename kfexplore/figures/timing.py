@@ -76,8 +76,8 @@ def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequen
         race_finding(rows),
         "A bar: new tokens of all samples per second, the median of the repeats. Its whisker goes from the slowest to "
         "the fastest repeat: extremes, not a confidence interval. The scale is logarithmic, so equal steps in height "
-        f"are equal factors. The line above a bar: that decoder at the device's limit, {WHAT_A_LIMIT_IS}. The fuller a "
-        "bar, the larger its K." + (" ✕: it could not be timed." if any(row.error for row in rows) else ""),
+        f"are equal factors. The line above a bar: that decoder at the device's limit, {WHAT_A_LIMIT_IS}. Denser "
+        "hatching means larger K." + (" ✕: it could not be timed." if any(row.error for row in rows) else ""),
     )
     for series in layout.series:
         own = [row for row in timed if series_of(row) == series]

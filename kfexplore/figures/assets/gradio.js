@@ -13,7 +13,7 @@ export function mountInPage(element, props, server, trigger) {
   window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
 }
 
-// What a copied link or the browser's way back says. What is no number there goes to the server, which says so.
+// What a copied link or the browser's way back says. The server reports a value that is not a number.
 async function openLink() {
   const link = new URLSearchParams(window.location.search);
   if (!["pair", "prompt", "k", "u", "temperature"].some((name) => link.has(name))) return undefined;
