@@ -28,7 +28,7 @@ python_version: "{PYTHON}"
 app_file: app.py
 suggested_hardware: cpu-basic
 license: mit
-short_description: "K-Forcing: random numbers in, tokens out, in one pass"
+short_description: "K-Forcing: noise values in, tokens out, in one pass"
 tags:
   - k-forcing
 ---
@@ -36,12 +36,13 @@ tags:
 # kfexplore
 
 K-Forcing ([arXiv 2606.10820](https://arxiv.org/abs/2606.10820)) turns an autoregressive teacher into a student that
-maps K uniform noise values to K tokens in one pass. Move the values and watch the tokens: exact, as the teacher would
-choose them one after another, beside learned, as the student chooses them all at once.
+maps K uniform noise values to K tokens in one pass. Move the noise values and watch the tokens: exact, as the teacher
+decodes token by token from your noise, beside learned, as the student predicts from the same noise in one forward
+pass.
 
-The bundled pairs need no GPU. On hardware that has one, set the variable `KFEXPLORE_DEVICE` to `cuda`; on ZeroGPU leave
-it unset: large pairs get a GPU per request. `KFEXPLORE_PAIR` names the pair that is shown first: `stories`,
-`tales`, `owt`, `lm1b`, or `owner/name` of a pair on the hub.
+The bundled pairs need no GPU. On hardware with a GPU, set the variable `KFEXPLORE_DEVICE` to `cuda`; on ZeroGPU leave
+it unset, since large pairs get a GPU per request. `KFEXPLORE_PAIR` is the pair that is shown first: `stories`, `tales`,
+`owt`, `lm1b`, or `owner/name` of a pair on the hub.
 
 {MARK} Code and weights: MIT.
 """
