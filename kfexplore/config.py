@@ -24,7 +24,7 @@ token, whose logit is -1000, gets a probability."""
 
 
 def check_temperature(value: object) -> float:
-    """The temperature, if it is one.
+    """The temperature as a float.
 
     Raises:
         KfError: not a number, or outside `TEMPERATURES`.
@@ -146,7 +146,7 @@ token of `tales` (512 tokens) that grid adds a TV of 0.0002 at 6 bits, 0.0024 at
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How a decoder writes."""
+    """Settings of a decoder."""
 
     RENAMED: ClassVar = {"tau": "temperature", "penalty": "frequency_penalty"}
     """Old names, still read from saved settings."""
@@ -198,7 +198,7 @@ class DecodeConfig:
 
     @property
     def draws_anew(self) -> bool:
-        """Whether every pass draws a token for each open position, and so needs noise of its own."""
+        """Whether every pass draws a token for each open position, and so needs its own noise."""
         return self.order == "confident"
 
     @property

@@ -123,6 +123,6 @@ def find_decoder(name: str) -> Decoder:
     Raises:
         KfError: there is none.
     """
-    if name not in list(DECODERS):  # what JSON names may not be hashable
+    if name not in list(DECODERS):  # a value from JSON may not be hashable
         raise KfError(f"There is no decoder {name!r}.", ", ".join(DECODERS))
     return DECODERS[name]

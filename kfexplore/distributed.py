@@ -57,7 +57,7 @@ def rows(batch: int, parts: int = 1) -> list[slice]:
     """The rows of a batch that belong to this process, in equal parts.
 
     Raises:
-        KfError: the batch cannot be divided so.
+        KfError: the batch cannot be divided equally.
     """
     whole = count() * parts
     if batch % whole:
@@ -73,17 +73,17 @@ def rows(batch: int, parts: int = 1) -> list[slice]:
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> None:
     """Replaces tensors by their mean over the processes, in one exchange."""
-    held = list(tensors)
-    if count() == 1 or not held:
+    tensors = list(tensors)
+    if count() == 1 or not tensors:
         return
-    flat = torch.cat([t.flatten() for t in held])
+    flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat)
-    for tensor, mean in zip(held, (flat / count()).split([t.numel() for t in held]), strict=True):
+    for tensor, mean in zip(tensors, (flat / count()).split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
 
 
 def wait() -> None:
-    """Waits until all processes are here."""
+    """Waits for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -110,14 +110,14 @@ class Team:
 def check_devices(devices: int, device: str) -> None:
     """Raises KfError unless that many processes can be started, or were launched."""
     if count() > 1 and devices != count():
-        raise KfError(f"--devices is {devices}, and {count()} processes were launched.", "one of the two")
+        raise KfError(f"--devices is {devices}, but {count()} processes were launched.", "one of the two")
     there = torch.cuda.device_count()
     least = devices if count() == 1 else 1  # launched processes may be on several machines
     if devices > 1 and device.startswith("cuda") and there < least:
-        valid = f"--devices 1 to {there}" if there else "--device cpu (no CUDA device is seen here)"
-        raise KfError(f"{devices} CUDA devices were asked for, and {there} can be seen.", valid)
+        valid = f"--devices 1 to {there}" if there else "--device cpu (no CUDA device is visible)"
+        raise KfError(f"{devices} CUDA devices were requested, but {there} are visible.", valid)
     if devices > 1 and ":" in device:
-        raise KfError(f"{devices} devices were asked for, and one is named: {device}.", "--device cuda")
+        raise KfError(f"{devices} devices were requested, but --device names one: {device}.", "--device cuda")
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def joined(name: str) -> Iterator[Team]:
 
 
 def in_processes(work: Callable[[Any], Any], request: Any, count: int) -> Any:
-    """Runs `work(request)` in `count` new processes that can be `joined`; returns the first one's result.
+    """Runs `work(request)` in `count` new processes, which call `joined`; returns the result of the first.
 
     Raises:
         KfError: the first that one of them raises, or a worker exited without reporting an error.
@@ -163,7 +163,7 @@ def in_processes(work: Callable[[Any], Any], request: Any, count: int) -> Any:
 
 
 def _process(rank: int, work: Callable[[Any], Any], request: Any, count: int, port: int, answers: Any) -> None:
-    """One of the new processes; a KfError goes to the parent."""
+    """Body of a new process; sends a KfError to the parent."""
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

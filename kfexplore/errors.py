@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Final
 
 IN_ASCII: Final = {"≠": "!", "≥": ">", "±": "~", "✕": "x", "…": "."}
@@ -60,6 +61,22 @@ def reported() -> Iterator[None]:
     except KfError as error:
         print(f"kfexplore: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def writing(place: Path, *kinds: type[Exception], run: str = "") -> Iterator[None]:
+    """Turns a failed write of a file or folder into a KfError.
+
+    Args:
+        place: The file or folder, for the message.
+        kinds: Exceptions of a failed write besides OSError.
+        run: See `KfError`.
+    """
+    failures: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except failures as error:
+        raise KfError(f"{place} cannot be written: {error}.", "a writable folder with enough space", run) from error
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -88,7 +88,7 @@ def checked(values: object, slots: int | None = None) -> Array:
     """
     try:
         given = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
-        if given.dtype.kind not in "fiu":  # words, yes and no, complex numbers
+        if given.dtype.kind not in "fiu":  # strings, booleans, complex numbers
             raise TypeError
         u = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -76,8 +76,8 @@ class Pair(
     def _save_pretrained(self, save_directory: Path) -> None:
         if isinstance(self.teacher, CausalLM):
             raise KfError(
-                "The teacher is a model of transformers.",
-                "a teacher of the published layout",
+                "The teacher is a transformers model.",
+                "a teacher in the published layout",
                 "copy the folder that it was loaded from",
             )
         models: dict[str, Model | None] = {"teacher": self.teacher, "student": self.student, "masked": self.masked}
@@ -124,7 +124,7 @@ class Pair(
         return PrefilledContext(self.teacher, self.student, torch.tensor(ids))
 
     def check_ids(self, ids: list[int]) -> None:
-        """Raises KfError unless ids are a context that the pair can read with a block after it."""
+        """Raises KfError unless ids are a context that leaves room for a block."""
         config = self.teacher.config
         if not ids:
             raise KfError("The prompt is empty.", "at least one token")
@@ -196,8 +196,8 @@ def load_pair(name_or_folder: str | Path = DEFAULT_PAIR, device: str | torch.dev
     """Loads a named pair (`stories`, `tales`: bundled; `owt`, `lm1b`: from the hub), a folder, or a repository.
 
     Args:
-        name_or_folder: A name, a folder, or the `owner/name` of a repository of the hub that is laid out as one. A
-            folder without a student, or one that holds a causal model of transformers, is a teacher alone.
+        name_or_folder: A name, a folder, or `owner/name` of a hub repository with the same layout. A folder without a
+            student, or of a causal transformers model, is a teacher alone.
         device: None: the CPU.
 
     Raises:
@@ -226,7 +226,7 @@ def pair_from_files(
 
 
 def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Token ids as an integer array, or a KfError: fractions, words, rows of several lengths, beyond 64 bits."""
+    """Token ids as an integer array; KfError for fractions, strings, ragged rows and numbers beyond 64 bits."""
     try:
         found = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
     except ValueError:
@@ -243,7 +243,7 @@ def _loaded(
     device: str | torch.device | None,
     info: dict[str, Any],
 ) -> Pair:
-    """A pair from its files; the teacher has the published layout or is a model of transformers."""
+    """A pair from its files; the teacher has the published layout or is a transformers model."""
     read = load_tokenizer(tokenizer) if tokenizer else None
     first: Any = (
         load_causal(teacher, usable_device(device))

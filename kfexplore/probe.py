@@ -1,7 +1,7 @@
-"""Pairs of strangers: loaded in a child process first, so that a crash there does not end the server.
+"""Untrusted pairs: loaded in a child process first, so that a crash there does not end the server.
 
-The checks of `checkpoints` refuse every file that is known to do harm. What they cannot refuse is a fault inside a
-library that no exception reports: an abort, or a file that is cut short while it is mapped into memory.
+The checks in `checkpoints` refuse every file that is known to do harm. They cannot refuse a fault inside a library that
+raises no exception: an abort, or a file that is truncated while it is mapped into memory.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair
 
 CPU_SECONDS: Final = 120
-"""Processor time of the child, its imports included."""
+"""Limit on the child's processor time, its imports included."""
 WALL_SECONDS: Final = 300
-"""After which a child that waits is ended."""
+"""Limit on the child's wall-clock time: a child that waits uses no processor time."""
 SPARE_BYTES: Final = 2 << 30
-"""Memory beyond what the process has after its imports and six times the size of the files."""
+"""Memory allowed beyond what the process uses after its imports and six times the size of the files."""
 TEXT: Final = "Once upon a time, 123 owls said “Hello”.\n" * 20
-"""What the tokenizer is tried on."""
+"""Sample text for the tokenizer."""
 
 
 def load_untrusted(name_or_folder: str, device: str | torch.device | None = None, max_bytes: int | None = None) -> Pair:
-    """As `load_pair`, for a pair that somebody else named: fetched within a size and tried in a child process.
+    """As `load_pair`, for an untrusted pair: limits the download and loads it in a child process first.
 
     Args:
-        name_or_folder: A folder, or the `owner/name` of a repository of the hub.
+        name_or_folder: A folder, or `owner/name` of a hub repository.
         device: None: the CPU.
         max_bytes: Largest download; None: any size.
 
@@ -54,7 +54,7 @@ def run_child(command: list[str], what: str, wall_seconds: float = WALL_SECONDS)
     Args:
         command: Prints the JSON list of a KfError's parts and exits with 2 where the files are refused.
         what: The files, for messages.
-        wall_seconds: After which it is ended.
+        wall_seconds: Time limit.
 
     Raises:
         KfError: what the command printed, or that it crashed.
@@ -72,17 +72,17 @@ def run_child(command: list[str], what: str, wall_seconds: float = WALL_SECONDS)
 
 
 def _limit(folder: Path) -> None:
-    """Limits this process from now on."""
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    """Limits memory and time of this process."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     files = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
-    most = held + 6 * files + SPARE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    limit = used + 6 * files + SPARE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main(folder: str) -> None:
-    """In the child: loads the pair, and spells a text with its tokenizer."""
+    """In the child: loads the pair, and encodes and decodes a text with its tokenizer."""
     torch.set_num_threads(1)
     if sys.platform == "linux":
         _limit(Path(folder))

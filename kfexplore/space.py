@@ -9,7 +9,7 @@ from typing import Final
 
 from kfexplore.checkpoints.registry import PACKAGE, bundled_folder, bundled_pairs
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 
 PYTHON: Final = "3.12"
 """Python of the Space: the version of ZeroGPU."""
@@ -76,18 +76,16 @@ def write_space(folder: Path) -> list[Part]:
     _check_target(folder)
     requirements = sources.pop("requirements.txt").read_text(encoding="utf-8")
     texts = {"requirements.txt": space_requirements(requirements), "README.md": space_readme(requirements)}
-    try:
+    with writing(folder):
         for name, source in sources.items():
             _copy(source, folder / name)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise KfError(f"The Space cannot be written to {folder}: {error}.", "a folder you may write to") from error
     return [(name, _files(folder / name)) for name in sorted({*sources, *texts})]
 
 
 def space_requirements(requirements: str) -> str:
-    """The requirements of a Space, which has a torch of its own."""
+    """The requirements of a Space, which has its own torch."""
     pins = [line for line in requirements.splitlines() if line and not line.startswith("#")]
     return "\n".join(f"torch=={TORCH}" if line.startswith("torch==") else line for line in pins) + "\n"
 

@@ -121,11 +121,11 @@ CAUSAL: dict[str, dict[str, Any]] = {
 }
 CAUSAL |= dict.fromkeys(("mistral", "qwen2"), CAUSAL["llama"])
 CAUSAL |= {family: CAUSAL["llama"] | {"head_dim": 16} for family in ("qwen3", "gemma2", "gemma3_text")}
-"""Tiny models of transformers, by family."""
+"""Tiny transformers models, by family."""
 
 
 def save_causal(folder: Path, family: str = "gpt2", **changes: Any) -> Any:
-    """Writes a tiny model of transformers whose laws are peaky, and returns it with that library's own attention."""
+    """Writes a tiny transformers model whose laws are peaky, and returns it with that library's own attention."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     context = {} if family == "gpt2" else {"max_position_embeddings": 48}

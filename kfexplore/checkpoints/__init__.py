@@ -1,1 +1,1 @@
-"""A file becomes a model: safe reading, telling what it is, named pairs, saving, tokenizers."""
+"""A file becomes a model: safe reading, config inference, named pairs, the hub, saving, tokenizers."""

@@ -138,7 +138,7 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
         raise
     except Exception as error:  # whatever the library raises for invalid settings
         raise KfError(
-            f"{folder / CONFIG_FILE} describes no {family} model that can be built: {shown(error, 300).rstrip('.')}.",
+            f"{folder / CONFIG_FILE}: no {family} model can be built from it: {shown(error, 300).rstrip('.')}.",
             "the config.json that was saved with these weights",
         ) from error
     return model
@@ -167,7 +167,7 @@ def _settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, A
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    """Whether a setting's value may be passed to the library; null always may."""
+    """Whether a setting's value may be passed to the library, as null always may."""
     if value is None:
         return True
     if name in LAYER_TYPES:

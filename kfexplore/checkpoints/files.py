@@ -1,4 +1,4 @@
-"""Files beside weights: their names, and how they are found, read, quoted in messages and written."""
+"""Files beside weights: names, paths, reading, quoting in messages, and writing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def by_hand(name: str) -> Path:
 
 
 def shown(text: object, most: int = 80) -> str:
-    """A text as a message may quote it: its first `most` characters on one line, unprintable ones escaped."""
+    """A text for quoting in a message: its first `most` characters on one line, unprintable ones escaped."""
     whole = str(text)
     cut = whole if len(whole) <= most else whole[: most - 3] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
@@ -65,7 +65,7 @@ def shortened(names: Iterable[str], most: int = 8) -> str:
 
 def unreadable(path: Path) -> KfError:
     """The error for a file or a folder without read permission."""
-    return KfError(f"{path} cannot be read: permission denied.", "a file that you may read", f"ls -l {path}; chmod u+r")
+    return KfError(f"{path} cannot be read: permission denied.", "a readable file", f"ls -l {path}; chmod u+r")
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -128,7 +128,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
-    """Writes beside `path`, a text in UTF-8 or whatever the function writes, and renames: no reader sees a part."""
+    """Writes a text in UTF-8, or by the function, beside `path` and renames: no reader sees a partial file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if isinstance(content, str):

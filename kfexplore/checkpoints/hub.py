@@ -1,4 +1,4 @@
-"""The hub: whether it answers, what is fetched from it, and the errors where that fails."""
+"""The hub: whether it can be reached, fetching files from it, and the errors where that fails."""
 
 from __future__ import annotations
 
@@ -118,18 +118,18 @@ def fetch_pair(repository: str, max_bytes: int | None = None, **options: Any) ->
 
     Args:
         repository: `owner/name` on the hub.
-        max_bytes: Largest download; the hub is asked for the size first. None: any size.
+        max_bytes: Largest download, checked before it starts. None: any size.
         options: As for `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
 
     Raises:
         KfError: it is not here and cannot be fetched, or it is larger than `max_bytes`.
     """
-    held = by_hand(repository)
-    if held.is_dir():
-        return held
+    folder = by_hand(repository)
+    if folder.is_dir():
+        return folder
     with fetching(
         f"There is no folder {repository}, and the hub's repository of that name cannot be fetched",
-        f"a folder, a repository of a pair and a connection to the hub, or its files in {held}",
+        f"a folder, a repository of a pair and a connection to the hub, or its files in {folder}",
         f"use the pair {DEFAULT_PAIR}, which needs no download",
     ) as local:
         options |= {"local_files_only": True} if local else {}
@@ -154,9 +154,9 @@ def fetch_file(repository: str, revision: str | None, file: str, folder: Path, n
     """A file downloaded by hand into `folder`, or else fetched into the hub's cache; a commit's files never change."""
     if (folder / file).is_file():
         return folder / file
-    held = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision) if revision else None
-    if isinstance(held, str):
-        return Path(held)
+    cached = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision) if revision else None
+    if isinstance(cached, str):
+        return Path(cached)
     with fetching(
         f"{file} of {repository} is not here and cannot be fetched",
         f"a connection to the hub (or HF_ENDPOINT, a mirror), or the files {', '.join(needed)} in the folder {folder}",

@@ -71,13 +71,13 @@ def describe(
     for name in _INFERRED:
         if getattr(config, name) != inferred[name]:
             raise KfError(
-                f"{CONFIG_FILE} states {name} {getattr(config, name)}, the tensors of {where} have {inferred[name]}.",
+                f"{CONFIG_FILE} has {name} {getattr(config, name)}, but the tensors of {where} have {inferred[name]}.",
                 "a config.json that belongs to the weights beside it",
                 f"remove {CONFIG_FILE} or put the right one there",
             )
     if (config.kind == "student") != (config.block > 0):
         raise KfError(
-            f"{CONFIG_FILE} states block {config.block} for a {KIND_NAMES[config.kind]} model.",
+            f"{CONFIG_FILE} has block {config.block} for a {KIND_NAMES[config.kind]} model.",
             "at least 1 for a student, 0 for the others",
         )
     with torch.device("meta"):  # names and shapes of the module, without memory for it
@@ -115,8 +115,7 @@ def _inferred(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     (frequencies,) = _shape(tensors, "rotary_emb.inv_freq", 1, where)
     if frequencies == 0 or width % (2 * frequencies):
         raise KfError(
-            f"{where}: {frequencies} frequencies in rotary_emb.inv_freq give no whole number of heads "
-            f"for width {width}.",
+            f"{where}: {frequencies} frequencies in rotary_emb.inv_freq do not divide width {width} into heads.",
             "half the width of a head, which divides the width",
         )
     if not bool(torch.isfinite(tensors["rotary_emb.inv_freq"]).all()):
@@ -164,6 +163,6 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int
     problems = [f"{how}: {shortened(names)}" for how, names in found if names]
     if problems:
         raise KfError(
-            f"{where} looks like a {what} but does not fit one. {'; '.join(problems)}.",
+            f"{where} looks like a {what} but does not match one. {'; '.join(problems)}.",
             f"exactly the {len(expected)} tensors of the model that its settings describe",
         )

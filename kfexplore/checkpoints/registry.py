@@ -131,13 +131,13 @@ def load_model(
     """
     target, number = usable_device(device), DTYPES.get(str(dtype or torch.float32).removeprefix("torch."))
     if number is None:
-        raise KfError(f"A model cannot be held as {dtype}.", ", ".join(DTYPES))
+        raise KfError(f"A model cannot be loaded as {dtype}.", ", ".join(DTYPES))
     path = locate(path_or_id)
     tensors = read_tensors(path)
     config = describe(tensors, stated_settings(path), str(path))
     if kind is not None and config.kind != kind:
         raise KfError(
-            f"{path} is a {KIND_NAMES[config.kind]} checkpoint, a {KIND_NAMES[kind].split()[0]} was asked for.",
+            f"{path} is a {KIND_NAMES[config.kind]} checkpoint, not a {KIND_NAMES[kind].split()[0]}.",
             f"a {KIND_NAMES[kind]} checkpoint",
         )
     with torch.device("meta"):  # the tensors become the parameters; no weights are initialised
@@ -210,20 +210,20 @@ def check_pair(
             ours, theirs = getattr(teacher, setting, None), getattr(config, setting)
             if ours != theirs:
                 raise KfError(
-                    f"teacher and {name} do not fit together: {setting} is {ours} and {theirs}.",
+                    f"The teacher and the {name} do not fit together: {setting} is {ours} and {theirs}.",
                     "models of one vocabulary",
                 )
     # An added token above the rows (such as a padding token) may stay unused: a prompt with it is refused.
     if tokenizer is not None and (highest := highest_id(tokenizer, added=False)) >= teacher.vocab_size:
         raise KfError(
             f"The tokenizer does not fit the model: its highest id is {highest}, "
-            f"the model has {teacher.vocab_size} tokens.",
+            f"but the model has {teacher.vocab_size} tokens.",
             f"a tokenizer with ids up to {teacher.vocab_size - 1}",
         )
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device, if it works: checked by reading a number from it."""
+    """The device, checked by reading a number from it; KfError if that fails."""
     try:
         found = torch.device("cpu" if device is None else device)
         if found.type not in ("cpu", "cuda"):  # MPS has no float64, in which distributions are summed
@@ -234,7 +234,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         listed = why.startswith("Expected one of")  # lists all twenty devices that torch knows
         raise KfError(
             f"The device {str(device)!r} cannot be used" + ("." if listed else f": {why}"),
-            "cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is seen here)"),
+            "cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is visible)"),
         ) from error
     return found
 
@@ -277,9 +277,9 @@ def _published(name: str, pair: NamedPair, info: dict[str, Any]) -> PairParts:
     assert repository is not None
     folder, needed = by_hand(name), [pair.teacher, pair.student]
     teacher, student = (fetch_file(repository.name, repository.revision, f, folder, needed) for f in needed)
-    held = folder / TOKENIZER_FILE
+    tokenizer = folder / TOKENIZER_FILE
     source = {"repository": repository.name, "revision": repository.revision, "files": needed}
-    return PairParts(teacher, student, None, held if held.is_file() else pair.tokenizer, {**info, **source})
+    return PairParts(teacher, student, None, tokenizer if tokenizer.is_file() else pair.tokenizer, {**info, **source})
 
 
 def bundled_pairs() -> list[str]:
@@ -293,7 +293,7 @@ def bundled_folder(name: str) -> Path:
     if found := next(filter(Path.is_dir, places), None):
         return found
     raise KfError(
-        f"The bundled pair {name} is not where it should be, in {places[0]}.",
+        f"The bundled pair {name} is missing from {places[0]}.",
         "a whole working copy of the repository, installed with pip install -e .",
         "git checkout checkpoints",
     )
@@ -317,8 +317,8 @@ def _in_folder(folder: Path, info: dict[str, Any]) -> PairParts:
             "a folder teacher/ or a file teacher.safetensors, teacher.ckpt, ...; or a transformers model",
             f"add it; the folder has: {shortened(there) or 'nothing'}",
         )
-    words = tokenizer if os.path.lexists(tokenizer) else None
-    return PairParts(teacher, student, masked, words, {**info, "folder": str(folder)})
+    found = tokenizer if os.path.lexists(tokenizer) else None
+    return PairParts(teacher, student, masked, found, {**info, "folder": str(folder)})
 
 
 def _part(folder: Path, role: str) -> Path | None:

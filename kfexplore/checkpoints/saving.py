@@ -1,4 +1,4 @@
-"""Saves models and pairs as files that are whole or absent, and reads back what a pair says about itself."""
+"""Saves models and pairs as files that are whole or absent, and reads a saved pair's info and card."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kfexplore.checkpoints.files import (
 )
 from kfexplore.checkpoints.reading import check_values
 from kfexplore.checkpoints.tokenizers import AnyTokenizer
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 from kfexplore.models import Model
 
 SAVED_TYPES = (torch.float32, torch.bfloat16)
@@ -66,12 +66,10 @@ def save_model(
     tensors = {name: _saved(name, tensor, dtype) for name, tensor in model.state_dict().items()}
     check_values("the model to be saved", tensors)
     folder = Path(folder)
-    try:
+    with writing(folder, SafetensorError):  # safetensors has its own error for a full disk
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         write_whole(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        raise KfError(f"The model cannot be written to {folder}: {error}.", "a folder you may write to") from error
     return folder
 
 
@@ -112,7 +110,7 @@ def save_pair(
 
 
 def stored_info(folder: str | None) -> dict[str, Any]:
-    """What `save_pair` stored of the info of a folder's pair; {} for other folders, or none."""
+    """The info that `save_pair` stored in a folder; {} for other folders, or none."""
     file = Path(folder or "") / INFO_FILE
     stored = read_json_object(file, 1 << 16) if folder and file.is_file() else {}
     stored.pop("folder", None)  # a file does not decide where a pair lies

@@ -32,7 +32,7 @@ MAX_DECODER_GROWTH = 8.0
 MAX_TOKEN = 1 << 10
 """Characters per token; the longest of Llama 3 and GPT-2 have 128."""
 MAX_ADDED_TEXT = 1 << 18
-"""Characters of all added tokens, which the library builds a table of."""
+"""Characters of all added tokens, from which the library builds a table."""
 MAX_WORD = 1 << 10
 """Characters of a word that WordPiece splits, in time that grows with the square; BERT's has 100."""
 
@@ -121,7 +121,7 @@ def check_pipeline(described: dict[str, Any]) -> None:
     """Checks a tokenizer.json as read.
 
     Raises:
-        ValueError: the message says what the file has and may not have; it completes "FILE is not a tokenizer ...:".
+        ValueError: the file has something that is not allowed; the message completes "FILE is not a tokenizer ...:".
     """
     _check_model(described.get("model"))
     added = [token.get("content") for token in described.get("added_tokens") or [] if isinstance(token, dict)]
@@ -150,13 +150,13 @@ def _check_model(model: Any) -> None:
         raise ValueError(f"its model is of the unknown kind {shown(kind)}")
     _check_names(f"its model, {kind},", model, {"type", "vocab", *_MODELS[kind].split()})
     if model.get("dropout"):
-        raise ValueError("its model drops merges at random, so a text has no tokens of its own")
+        raise ValueError("its model drops merges at random, so a text's tokens are not fixed")
     longest = model.get("max_input_chars_per_word", 100)
     if type(longest) is not int or not 0 < longest <= MAX_WORD:
-        raise ValueError(f"its model splits words of {shown(longest)} characters, where at most {MAX_WORD:,} are taken")
+        raise ValueError(f"its model splits words of {shown(longest)} characters; at most {MAX_WORD:,} are allowed")
     affixes = [model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")]
     if not all(isinstance(text, str) and len(text) <= MAX_STEP_STRING for text in affixes):
-        raise ValueError(f"a prefix or suffix of its words is no text of at most {MAX_STEP_STRING} characters")
+        raise ValueError(f"a prefix or suffix of its words is not a text of at most {MAX_STEP_STRING} characters")
     _check_tokens(model["vocab"])
 
 
@@ -201,5 +201,5 @@ def _growth(section: str, step: Step) -> float:
                 raise ValueError(f"a parameter of its step {kind} has more than {MAX_STEP_STRING} characters")
     pattern = step.get("pattern")
     if isinstance(pattern, dict) and "Regex" in pattern and pattern["Regex"] not in PATTERNS:
-        raise ValueError(f"it has a regular expression of its own, {shown(pattern['Regex'])}")
+        raise ValueError(f"it has an unknown regular expression, {shown(pattern['Regex'])}")
     return growth(step) if callable(growth) else growth

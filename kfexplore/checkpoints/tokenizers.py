@@ -17,7 +17,7 @@ from kfexplore.checkpoints.tokenizer_checks import check_pipeline
 from kfexplore.errors import KfError
 
 MAX_TOKENIZER_BYTES = 40 << 20
-"""Llama 3's has 17 MB, Gemma 3's 33 MB. What the library builds of a file is up to ten times its size."""
+"""Llama 3's has 17 MB, Gemma 3's 33 MB. The library's tables take up to ten times the file's size."""
 FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama: BPE, WordPiece or WordLevel"
 END_OF_TEXT = "<|endoftext|>"
 FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
@@ -75,8 +75,8 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     is_name = isinstance(path_or_name, str) and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)
     if path.suffix == ".json" or not is_name:
         raise KfError(f"There is no tokenizer file {path}.", f"a {TOKENIZER_FILE} or a hub name", "check the path")
-    held = by_hand(name) / TOKENIZER_FILE
-    return _from_file(held) if held.is_file() else _from_hub(name)
+    downloaded = by_hand(name) / TOKENIZER_FILE
+    return _from_file(downloaded) if downloaded.is_file() else _from_hub(name)
 
 
 def slow_only(folder: Path) -> KfError | None:
@@ -85,7 +85,7 @@ def slow_only(folder: Path) -> KfError | None:
     if not found:
         return None
     return KfError(
-        f"The tokenizer in {folder} is of the slow kind: {', '.join(found)} without a {TOKENIZER_FILE}.",
+        f"{folder} has only a slow tokenizer: {', '.join(found)} without a {TOKENIZER_FILE}.",
         f"a {TOKENIZER_FILE} of {FAMILIES}; or token ids instead of text",
         "convert it: transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
     )
@@ -98,7 +98,7 @@ def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
     except UnicodeEncodeError as error:  # an argument in another encoding, or half a surrogate pair
         place = f"character {error.start + 1} is {text[error.start]!a}"
         raise KfError(f"The text is not valid Unicode: {place}.", "text in UTF-8") from None
-    with _refused("The tokenizer cannot encode this text", f"another text, or a sound {TOKENIZER_FILE}"):
+    with _refused("The tokenizer cannot encode this text", f"another text, or an undamaged {TOKENIZER_FILE}"):
         encoded = tokenizer.encode(text, add_special_tokens=False)
     return [int(i) for i in getattr(encoded, "ids", encoded)]
 
@@ -108,7 +108,7 @@ def decode_ids(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
     options = {"skip_special_tokens": False}
     if not isinstance(tokenizer, Tokenizer):
         options["clean_up_tokenization_spaces"] = False
-    with _refused("The tokenizer cannot decode its own tokens", f"a sound {TOKENIZER_FILE}"):
+    with _refused("The tokenizer cannot decode its own tokens", f"an undamaged {TOKENIZER_FILE}"):
         return str(tokenizer.decode([int(i) for i in ids], **options))
 
 
@@ -118,8 +118,8 @@ def continuation(tokenizer: AnyTokenizer, ids: Iterable[int], before: Sequence[i
     Decoders of the SentencePiece and BERT families drop the space at the beginning of a text.
     """
     ids, last = list(ids), list(before[-1:])
-    held, whole = decode_ids(tokenizer, last), decode_ids(tokenizer, [*last, *ids])
-    return whole[len(held) :] if whole.startswith(held) else decode_ids(tokenizer, ids)
+    start, whole = decode_ids(tokenizer, last), decode_ids(tokenizer, [*last, *ids])
+    return whole[len(start) :] if whole.startswith(start) else decode_ids(tokenizer, ids)
 
 
 def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:
@@ -161,25 +161,25 @@ class Spelling:
     def pieces(self, ids: list[int], before: list[int]) -> list[str]:
         """One piece per token of `ids` after the token ids `before`; "" if later tokens complete its character."""
         pieces: list[str] = []
-        last, held = tuple(before[-1:]), tuple[int, ...]()
+        last, open_ids = tuple(before[-1:]), tuple[int, ...]()
         for n, token in enumerate(ids):
-            held = (*held, token)
-            piece = self._piece(last, held)
-            if piece.endswith("\ufffd") and len(held) < LONGEST_CHARACTER and n + 1 < len(ids):
+            open_ids = (*open_ids, token)
+            piece = self._piece(last, open_ids)
+            if piece.endswith("\ufffd") and len(open_ids) < LONGEST_CHARACTER and n + 1 < len(ids):
                 pieces.append("")
                 continue
             pieces.append(piece)
-            last, held = held, ()
+            last, open_ids = open_ids, ()
         return pieces
 
-    def _piece(self, last: tuple[int, ...], held: tuple[int, ...]) -> str:
-        key = last, held
+    def _piece(self, last: tuple[int, ...], ids: tuple[int, ...]) -> str:
+        key = last, ids
         if key not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            before, now = (decode_ids(self._tokenizer, ids) for ids in (last, last + held))
+            before, now = (decode_ids(self._tokenizer, each) for each in (last, last + ids))
             piece = now[len(before) :] if now.startswith(before) else ""
-            self._known[key] = piece or "".join(_token_text(self._tokenizer, token) for token in held)
+            self._known[key] = piece or "".join(_token_text(self._tokenizer, token) for token in ids)
         return self._known[key]
 
 
@@ -240,7 +240,7 @@ def _from_hub(name: str) -> AnyTokenizer:
         )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise KfError(f"The tokenizer {name!r} is of the slow kind, {type(tokenizer).__name__}.", f"one of {FAMILIES}")
+        raise KfError(f"The tokenizer {name!r} is slow ({type(tokenizer).__name__}).", f"a fast one, of {FAMILIES}")
     with _refused(f"The tokenizer {name!r} is refused", f"one of {FAMILIES}"):
         check_pipeline(json_object(backend.to_str()))
     return _without_cleanup(tokenizer)

@@ -40,5 +40,5 @@ def choose(cumulative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
-    """One token a row: logits (..., V), u (...) -> (...) int64."""
+    """One token per row: logits (..., V), u (...) -> (...) int64."""
     return invert(cdf(logits), u[..., None])[..., 0]

@@ -1,4 +1,4 @@
-"""Decoding as a generator of steps: `decode` starts one of any decoder, `collect` runs it to its end.
+"""Decoding as a generator of steps: `decode` starts any decoder, `collect` runs it to its end.
 
 Noise is data: (B, P) values in [0, 1), value p of a row for its new token p, keyed or read from a file. `ar`,
 `verified` and `jacobi` write the same text under the same noise. Only `mdlm` with order `confident` draws a position
@@ -216,7 +216,7 @@ def _models(config: DecodeConfig, networks: Networks) -> tuple[AnyModel, ...]:
     """
     first, *more = config.models
     if getattr(networks, first) is None:
-        what = f"{config.decoder} needs a {MODELS[first]}, and there is none."
+        what = f"{config.decoder} needs a {MODELS[first]}, but there is none."
         raise KfError(what, ", ".join(networks.decoders))
     for name in more:
         if getattr(networks, name) is None:
@@ -231,11 +231,11 @@ def check_prompts(config: DecodeConfig, networks: Networks, prompts: list[list[i
     if not prompts or not all(prompts):
         raise KfError("There is no prompt to continue.", "at least one sample, and at least one token")
     if new_tokens < 1:
-        raise KfError(f"{new_tokens} new tokens were asked for.", "at least 1")
+        raise KfError(f"{new_tokens} new tokens were requested.", "at least 1")
     longest = max(len(prompt) for prompt in prompts)
     if longest + new_tokens > shape.context:
         raise KfError(
-            f"{longest} tokens of prompt and {new_tokens} new ones exceed the context.",
+            f"{longest} prompt tokens and {new_tokens} new tokens exceed the context.",
             f"{shape.context} tokens in all",
         )
     if not all(0 <= token < shape.vocab_size for prompt in prompts for token in prompt):

@@ -92,7 +92,7 @@ def _rounds(batch: DecodeBatch, anew: bool) -> Iterator[Step]:
 def _rechecked(
     teacher: AnyTeacher, ids: Tensor, exact: Tensor, guesses: Tensor, near_tie: Tensor, u: Tensor, temperature: float
 ) -> int:
-    """Tokens of one row that hold, near ties among them decided again by the row alone; corrects `exact` in place."""
+    """Number of tokens that one row keeps after near ties are decided again by the row alone; corrects `exact`."""
     for position in range(len(exact)):
         if near_tie[position]:
             before = torch.cat([ids, exact[None, :position]], dim=1)

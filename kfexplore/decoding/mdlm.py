@@ -69,7 +69,7 @@ def _draws(masked: MaskedModel, ids: Tensor, at: Tensor, u: Tensor) -> tuple[Ten
     for part, values in zip(hidden.flatten(0, 1).split(tile), u.flatten().split(tile), strict=True):
         cumulative = cdf(masked.read(part[None])[0])
         if bool(cumulative[:, -1].isnan().any()):
-            raise KfError("The masked model's logits are not finite.", "sound weights")
+            raise KfError("The masked model's logits are not finite.", "undamaged weights")
         token, _ = choose(cumulative, values[:, None])
         below = cumulative.gather(1, (token - 1).clamp_min(0)) * (token > 0)
         tokens.append(token[:, 0])

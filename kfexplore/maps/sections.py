@@ -15,8 +15,8 @@ MAX_RESOLUTION = 1024
 
 
 def block(context: PrefilledContext, u: Floats, temperature: float = 1.0) -> Block:
-    """The tokens of noise vectors u (B, k), 1 <= k <= K, at a temperature: of the teacher's logits, and as the student
-    is given it.
+    """The tokens of noise vectors u (B, k), 1 <= k <= K; `temperature` divides the teacher's logits and is an input of
+    the student.
 
     Raises:
         KfError: k is 0 or beyond `context.k_max`, a value is outside [0, 1), or the temperature outside `TEMPERATURES`.
@@ -33,15 +33,15 @@ def sweeps(
     """One sweep for each of `slots`, all evaluated together.
 
     Args:
-        context: Held ready.
-        u: (k,) noise, where the sliders stand.
-        slots: From 0, each of them once or more.
+        context: The prefilled context.
+        u: (k,) noise, the sliders' values.
+        slots: From 0, each once or more.
         resolution: Steps R of a slider.
-        every: Only the middle step of so many is evaluated, R / every in all.
+        every: Evaluates only the middle one of every so many steps, R / every in all.
         temperature: As for `block`.
 
     Raises:
-        KfError: as `block`; a slot that u does not have; a resolution outside 1 .. 1024, or no multiple of `every`.
+        KfError: as `block`; a slot beyond u; a resolution outside 1 .. 1024, or not a multiple of `every`.
     """
     u = noise.checked(u)
     if not slots:
@@ -50,7 +50,7 @@ def sweeps(
         _check_slot(slot, len(u))
     points = _check_resolution(resolution)
     if every < 1 or resolution % every:
-        raise KfError(f"Every {every} of {resolution} steps were asked for.", f"a divisor of {resolution}")
+        raise KfError(f"Every {every} of {resolution} steps were requested.", f"a divisor of {resolution}")
     points = points[every // 2 :: every]
     rows = np.tile(u, (len(slots), len(points), 1))
     for row, slot in enumerate(slots):
@@ -61,7 +61,7 @@ def sweeps(
 
 
 def sweep(context: PrefilledContext, u: Floats, slot: int, resolution: int = 512, temperature: float = 1.0) -> Sweep:
-    """What all slots become as the noise of one moves over (r + 1/2) / R; see `sweeps`."""
+    """The tokens of all slots as the noise of one moves over (r + 1/2) / R; see `sweeps`."""
     return sweeps(context, u, [slot], resolution, temperature=temperature)[0]
 
 

@@ -12,7 +12,7 @@ from kfexplore.models.networks import MaskedModel, Student, Teacher
 from kfexplore.models.static_cache import StaticCache
 
 Model = Teacher | Student | MaskedModel
-"""Of this package's own layout."""
+"""Models in this package's own layout."""
 AnyTeacher = Teacher | CausalLM
 AnyModel = Model | CausalLM
 
@@ -44,9 +44,9 @@ def build(config: ModelConfig) -> Model:
 
 @torch.no_grad()
 def begin_from(model: Model, source: Model) -> None:
-    """Copies the weights of `source` wherever `model` has them; blocks on top of the source's begin as the identity.
+    """Copies the weights of `source` wherever `model` has them; blocks beyond the source's begin as the identity.
 
-    What only `model` has besides (noise encoder, conditioning) keeps its fresh weights. Both share one width.
+    Parts that only `model` has (noise encoder, conditioning) keep their fresh weights. Both have the same width.
     """
     model.load_state_dict({**model.state_dict(), **{name: w.cpu() for name, w in source.state_dict().items()}})
     for name, weights in model.blocks[source.config.depth :].named_parameters():

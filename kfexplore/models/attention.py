@@ -145,7 +145,7 @@ class KVCache:
         end = self.length + k.shape[2]
         if self.capacity is not None:
             if end > self.capacity:
-                raise ValueError(f"cache of {self.capacity} tokens asked to hold {end}")
+                raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}")
             if layer == len(self._layers):
                 shape = (*k.shape[:2], self.capacity, k.shape[3])
                 self._layers.append((k.new_zeros(shape), v.new_zeros(shape)))

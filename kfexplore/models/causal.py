@@ -1,7 +1,7 @@
-"""A causal language model of transformers as a teacher: its weights and layers, over the caches of this package.
+"""A causal transformers model as a teacher: its weights and layers over the caches of this package.
 
-Only its attention is replaced, through the library's own registry: it runs over our caches (attention.py). So a context
-is shared by a thousand prefixes, and branches are selected and joined, as with a `Teacher`.
+Only its attention is replaced, through the library's own registry: it runs over our caches (attention.py). A thousand
+prefixes can therefore share one context, and branches are selected and joined, as with a `Teacher`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ATTENTION = "kfexplore"
 
 @dataclass(frozen=True)
 class CausalConfig:
-    """Shape of a model of transformers."""
+    """Shape of a transformers model."""
 
     family: str
     """Its `model_type`."""
     vocab_size: int
-    """Tokens V that it gives logits of."""
+    """Number of logits V."""
     width: int
     """Residual width H."""
     depth: int
@@ -42,7 +42,7 @@ class CausalLM(nn.Module):
     """Has the interface of `Teacher`; without a mask token, so no logit is masked.
 
     Args:
-        network: A causal model of transformers whose attention is `ATTENTION`.
+        network: A causal transformers model whose attention is `ATTENTION`.
         config: Its shape.
     """
 
@@ -65,8 +65,8 @@ class CausalLM(nn.Module):
         """As `Teacher.forward`: next-token logits float32 (B, read or T, V).
 
         Raises:
-            KfError: the text is longer than the context, where a layer would no longer see all of it; the logits are
-                not finite, so noise would choose tokens that do not exist.
+            KfError: the text is longer than the context, so that a layer would not see all of it; the logits are not
+                finite, so that noise would choose tokens that do not exist.
         """
         cache, count = cache or KVCache(), ids.shape[1]
         positions = cache.positions(count, ids.device)
@@ -76,7 +76,7 @@ class CausalLM(nn.Module):
         cache.commit(count)
         logits: Tensor = answer.logits.float()
         if not bool(logits.isfinite().all()):
-            raise KfError("The model's logits are not finite.", "sound weights", "fetch the model again")
+            raise KfError("The model's logits are not finite.", "undamaged weights", "fetch the model again")
         return logits
 
     def fill(self, ids: Tensor, cache: Cache) -> None:
@@ -102,8 +102,8 @@ def attend_cached(
 ) -> tuple[Tensor, None]:
     """Attention of one layer as transformers calls it: q (B, h, t, d), k and v (B, g, t, d) -> (B, t, h, d).
 
-    Fewer heads of keys than of queries (g divides h) are repeated. `kv_cache` comes from `CausalLM.forward`,
-    `softcap` what Gemma 2 bounds its scores by. A window needs no mask: no text is longer (`CausalConfig.context`).
+    Where keys have fewer heads than queries (g divides h), they are repeated. `kv_cache` comes from `CausalLM.forward`;
+    `softcap` bounds the scores of Gemma 2. A window needs no mask: no text is longer (`CausalConfig.context`).
     """
     repeated = q.shape[1] // k.shape[1]
     k, v = (part.repeat_interleave(repeated, dim=1) if repeated > 1 else part for part in (k, v))
@@ -112,18 +112,14 @@ def attend_cached(
 
 
 def window(config: Any) -> int | None:
-    """Tokens that a sliding layer of a config of transformers sees, itself included; None: every layer sees all."""
+    """Tokens that a sliding-window layer sees, the query's included; None: every layer sees all."""
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     found: int | None = getattr(config, "sliding_window", None) if slides else None
     return found
 
 
 def causal_network(config: Any) -> Any:
-    """A causal model of transformers with the attention above, without memory for its weights (meta device).
-
-    Args:
-        config: A config of that library.
-    """
+    """The causal model of a transformers config with the attention above, on the meta device (without weights)."""
     transformers = importlib.import_module("transformers")  # slow to import, needed for such teachers only
     transformers.AttentionInterface.register(ATTENTION, attend_cached)
     with torch.device("meta"):
@@ -131,7 +127,7 @@ def causal_network(config: Any) -> Any:
 
 
 def place_weights(network: Any, tensors: dict[str, Tensor]) -> None:
-    """Gives a network on the meta device all its weights."""
+    """Sets all weights of a network on the meta device."""
     network.load_state_dict(tensors, strict=True, assign=True)
     for name, module in list(network.named_modules()):
         if hasattr(module, "scalar_embed_scale"):  # of Gemma's embedding

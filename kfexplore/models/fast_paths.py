@@ -155,14 +155,14 @@ def _no_bf16() -> str:
 
 
 _DEVICE = "a CUDA device, PyTorch built for it, and --device cuda"
-GRAPHS = FastPath("cuda_graphs", "decoding passes recorded and replayed", _no_cuda, _DEVICE)
+GRAPHS = FastPath("cuda_graphs", "decoding passes recorded once, then replayed", _no_cuda, _DEVICE)
 FLASH = FastPath(
     "flash_attention",
-    "attention of decoding in half precision",
+    "decoding attention in half precision",
     _no_flash,
     f"{_DEVICE}; the package of requirements-gpu.txt; {ATTENTION_VARIABLE} unset",
 )
-FLEX = FastPath("flex_attention", "attention of training without a matrix of scores", _no_flex, _DEVICE)
+FLEX = FastPath("flex_attention", "training attention without a score matrix", _no_flex, _DEVICE)
 ONEDNN = FastPath(
     "onednn_linear", "packed weights on a CPU", _no_onednn, "PyTorch built with oneDNN (its own wheels)", checked=False
 )

@@ -165,7 +165,7 @@ def _mask(q: Tensor, prefix: Segment, own: Segment) -> BlockMask:
 
 @functools.cache
 def _compiled_masker() -> Any:
-    return torch.compile(create_block_mask)  # as it is, it holds the whole mask of queries by keys
+    return torch.compile(create_block_mask)  # uncompiled, it allocates the whole mask of queries by keys
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""Linear maps without gradient on a CPU: weights packed once for oneDNN, and what follows the product done with it.
+"""Linear layers without gradient on a CPU: weights packed once for oneDNN, the GELU or sum fused with the product.
 
 A decoding step has few rows, and there the plain product reads its weights at half the speed that memory allows
-(docs/LOG.md). The packed weights are a second copy, kept as long as the layer and until its weights change.
+(docs/LOG.md). The packed weights are a second copy, kept until the layer is dropped or its weights change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALL = 2**20
-"""Entries of a weight that caches hold: a single row is then multiplied faster without packing."""
+"""Weights of fewer entries fit the CPU's caches: a single row is then multiplied faster without packing."""
 
 _packed: weakref.WeakKeyDictionary[nn.Linear, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
 

@@ -1,8 +1,8 @@
-"""The cache of decoding: keys and values of B rows in buffers that are allocated once.
+"""The KV cache of decoding: keys and values of B rows in buffers that are allocated once.
 
-A token's keys stand at its position, and a query sees the positions up to its own. So a pass may write anywhere: noise
-slots are overwritten by the tokens that take their place, rows may end at different positions, a prompt shorter than
-others may be followed by filling, and nothing has to be cleared.
+A token's keys are stored at its position, and a query sees the positions up to its own. So a pass may write anywhere:
+tokens overwrite the noise slots that they replace, rows may end at different positions, padding may follow a shorter
+prompt, and nothing has to be cleared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class StaticCache:
         self._reach = 0
 
     def place(self, start: int | Tensor, count: int, last: int | None = None) -> None:
-        """Says where the `count` tokens of the next pass stand.
+        """Sets the positions of the `count` tokens of the next pass.
 
         Args:
             start: Position of the first, one for all rows or (B,) int64.
@@ -45,7 +45,7 @@ class StaticCache:
         """
         highest = start if isinstance(start, int) else last
         if highest is None or highest + count > self.capacity:
-            raise ValueError(f"cache of {self.capacity} tokens asked to hold {count} from {highest}")
+            raise ValueError(f"{count} tokens from {highest} do not fit a cache of {self.capacity}")
         self._reach = min(self.capacity, -(-(highest + count) // self.stride) * self.stride)
         if isinstance(start, int):
             self._rows, self._span = None, slice(start, start + count)

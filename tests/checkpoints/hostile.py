@@ -171,9 +171,9 @@ TOKENIZERS = {
         json_tokenizer({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 30}}),
         "times as long",
     ),
-    "a pattern that searches for ever": Hostile(json_tokenizer(split(r"(\w+\s?)+$")), "regular expression of its own"),
+    "a pattern that searches for ever": Hostile(json_tokenizer(split(r"(\w+\s?)+$")), "unknown regular expression"),
     "such a pattern to replace": Hostile(
-        json_tokenizer(sequence([replace({"Regex": "(a|a)*b"}, "")])), "regular expression of its own"
+        json_tokenizer(sequence([replace({"Regex": "(a|a)*b"}, "")])), "unknown regular expression"
     ),
     "a compiled table": Hostile(
         json_tokenizer(sequence([{"type": "Precompiled", "precompiled_charsmap": TABLE}])), "Precompiled"
@@ -239,12 +239,12 @@ SOUND: dict[str, Build] = {
     "a folder": beside(context=64, block=config("student").block),
     "a tokenizer": json_tokenizer(),
     "a pair": in_pair(json_tokenizer()),
-    "a model of transformers": causal(),
+    "a transformers model": causal(),
     "one that turns by position": causal("llama"),
 }
 """What all the others were before something was changed."""
 
-SHORT = set(SOUND) - {"a model of transformers", "one that turns by position"} | {
+SHORT = set(SOUND) - {"a transformers model", "one that turns by position"} | {
     *("a call by REDUCE", "an attack beside weights", "a bare pickle", "a number of millions of digits"),
     *("an empty file", "an empty file", "one number shown many times", "a storage that climbs"),
     *("many aliases of one number", "600 tiny blocks", "logits that overflow", "a name that a terminal obeys"),

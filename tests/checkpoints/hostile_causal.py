@@ -1,4 +1,4 @@
-"""Hostile and broken folders of models of transformers by name."""
+"""Hostile and broken folders of transformers models by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of transformers as a teacher: its laws are that library's own, and its exact map is theirs unrolled."""
+"""A transformers model as a teacher: its laws are that library's own, and its exact map is theirs unrolled."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_folder_of_transformers_is_a_teacher_alone(tmp_path: Path) -> None:
     assert (parts.teacher, parts.student, parts.tokenizer) == (tmp_path, None, None)
     pair = load_pair(tmp_path)
     assert pair.block([IDS], [[0.1, 0.9]]).teacher.shape == (1, 2)
-    with pytest.raises(KfError, match="model of transformers"):
+    with pytest.raises(KfError, match="transformers model"):
         pair.save_pretrained(tmp_path / "copy")
     assert not is_causal(tmp_path / "copy")
 
@@ -256,7 +256,7 @@ def test_a_tokenizer_of_the_slow_kind_is_told_of_when_text_is_asked_for(tmp_path
     pair = load_pair(tmp_path)
     assert pair.block([IDS], [[0.1]]).teacher.shape == (1, 1)
     for asked in (lambda: pair.encode("a"), lambda: load_tokenizer(tmp_path)):
-        with pytest.raises(KfError, match=r"of the slow kind: tokenizer\.model"):
+        with pytest.raises(KfError, match=r"only a slow tokenizer: tokenizer\.model"):
             asked()
 
 

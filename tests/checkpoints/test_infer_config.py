@@ -81,7 +81,7 @@ def test_sizes_are_checked_against_each_other() -> None:
 
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_the_rotary_frequencies_must_give_whole_heads(count: int) -> None:
-    with pytest.raises(KfError, match="whole number of heads"):
+    with pytest.raises(KfError, match="do not divide width"):
         describe({**weights(), "rotary_emb.inv_freq": torch.ones(count)})
 
 
@@ -111,7 +111,7 @@ def test_context_block_and_mask_may_be_stated() -> None:
     [("kind", "student"), ("vocab_size", 41), ("width", 32), ("depth", 3), ("heads", 4), ("cond_width", 1)],
 )
 def test_a_config_that_disagrees_names_both_values(name: str, value: Any) -> None:
-    with pytest.raises(KfError, match=rf"states {name} {value}.* have {getattr(config(), name)}\."):
+    with pytest.raises(KfError, match=rf"has {name} {value}.* have {getattr(config(), name)}\."):
         describe(weights(), {name: value})
 
 

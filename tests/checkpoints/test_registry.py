@@ -98,7 +98,7 @@ def test_another_type_is_had_on_request(tmp_path: Path, dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int64, "float", "__class__"])
 def test_a_type_that_no_model_has_is_refused(tmp_path: Path, dtype: Any) -> None:
-    with pytest.raises(KfError, match="cannot be held as"):
+    with pytest.raises(KfError, match="cannot be loaded as"):
         load_model(tmp_path, dtype=dtype)
 
 
@@ -119,7 +119,7 @@ def test_rotary_frequencies_of_another_base_are_used_as_they_are(tmp_path: Path)
 
 
 def test_another_kind_than_asked_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KfError, match=r"is a student \(push-forward\) checkpoint, a teacher was asked for\."):
+    with pytest.raises(KfError, match=r"is a student \(push-forward\) checkpoint, not a teacher\."):
         load_model(save_model(model("student"), tmp_path), kind="teacher")
 
 
@@ -266,7 +266,7 @@ def test_the_bundled_pair_is_found_in_a_working_copy_and_in_a_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     monkeypatch.setattr(registry, "PACKAGE", tmp_path / "kfexplore")
-    with pytest.raises(KfError, match="bundled pair tales is not"):
+    with pytest.raises(KfError, match="bundled pair tales is missing"):
         pair_parts("tales")
     place = bundle(tmp_path / where, masked=True)
     parts = pair_parts("tales")
@@ -333,12 +333,12 @@ def test_a_folder_named_like_a_pair_needs_a_path(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("change", [{"vocab_size": 41}, {"mask_id": 3}])
 def test_models_of_two_vocabularies_are_refused(change: dict[str, int]) -> None:
     (name, value), *_ = change.items()
-    with pytest.raises(KfError, match=rf"teacher and student .*{name} is .* and {value}\."):
+    with pytest.raises(KfError, match=rf"teacher and the student .*{name} is .* and {value}\."):
         check_pair(config(), {"student": replace(config("student"), **change)})
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused() -> None:
     made = tokenizer()  # highest id 11
     check_pair(config(rows=12), {}, made)
-    with pytest.raises(KfError, match="tokenizer does not fit the model: its highest id is 11, the model has 11"):
+    with pytest.raises(KfError, match="tokenizer does not fit the model: its highest id is 11, but the model has 11"):
         check_pair(config(rows=11), {}, made)

@@ -269,7 +269,7 @@ REFUSED = {
     "pflm needs a student": (DecodeConfig("pflm", 4), Networks(teacher()), LEVEL, 8),
     "no prompt": (DecodeConfig("ar"), ALL, [[1], []], 8),
     "0 new tokens": (DecodeConfig("ar"), ALL, LEVEL, 0),
-    "62 new ones exceed": (DecodeConfig("ar"), ALL, LEVEL, 62),
+    "62 new tokens exceed": (DecodeConfig("ar"), ALL, LEVEL, 62),
     "not in the vocabulary": (DecodeConfig("ar"), ALL, [[1, 99999]], 8),
 }
 
