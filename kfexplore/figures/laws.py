@@ -1,4 +1,4 @@
-"""Figures of a block's exact distribution: joint beside product, parts of the surprise, samplers against it."""
+"""Figures of a block's exact distribution: joint and product, parts of the surprisal, samplers compared with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def joint_figure(
 
     Args:
         law: Distribution of the next two tokens.
-        panel: The joint distribution, the product of its marginals, or joint less product.
+        panel: The joint distribution, the product of its marginals, or joint minus product.
         text: A token id's text.
         theme: light or dark.
         most: Tokens on an axis.
@@ -56,7 +56,7 @@ def joint_figure(
         "difference": (
             f"Mutual information of the next two tokens: {law.mutual_information.value:.2f} nats. Sampling them "
             f"independently gives a total variation distance of {law.tv_product.value:.2f}",
-            "Joint less product, on that scale: + is given too rarely by the product, − too often.",
+            "Joint minus product, on that scale: the product gives + too rarely and − too often.",
             joint - product,
             -top,
             [[0, palette.differ], [0.5, palette.surface], [1, palette.accent]],
@@ -115,8 +115,8 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
         parts.append(("wrong marginals", [0.0, 0.0, wrong], palette.muted, "x"))
     figure = blank(
         palette,
-        f"A product of marginals pays {product:.2f} nats more for the teacher's next {measured.k} tokens than the "
-        f"{found.entropy:.2f} they have" + (f"; the masked model's wrong marginals add {wrong:.2f}" if error else ""),
+        f"A product of marginals adds {product:.2f} nats to the {found.entropy:.2f} of the teacher's next {measured.k} "
+        "tokens" + (f"; the masked model's wrong marginals add {wrong:.2f}" if error else ""),
         "A bar: mean surprisal of the teacher's own blocks under that distribution, in nats, split into parts that add "
         "up.",
     )

@@ -1,4 +1,4 @@
-"""What all figures share: titles that state the finding, axes, lines, whiskers; and a page of figures as one file."""
+"""Shared parts of all figures: titles that state the finding, axes, lines, whiskers; and a page of figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import plotly
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from kfexplore.errors import KfError
+from kfexplore.errors import writing
 from kfexplore.figures.palette import Colours, Theme, colours, token_label
 from kfexplore.results import Estimate, Spread
 
@@ -97,7 +97,7 @@ def axis_style(figure: go.Figure, letter: str) -> dict[str, Any]:
 
 
 def titled(words: str) -> dict[str, Any]:
-    """An axis title as those of `blank` are."""
+    """An axis title in the style of `blank`."""
     return {"text": words, "font": {"size": 14}}
 
 
@@ -109,11 +109,11 @@ def add_panel(
     y: Mapping[str, Any],
     up: tuple[float, float] = (0, 1),
 ) -> dict[str, str]:
-    """Gives a figure the axes of its n-th panel, counted from 0; returns the axes of a trace that is drawn in it.
+    """Adds the axes of a figure's n-th panel; returns the axes for traces in it.
 
     Args:
-        figure: One of `blank`.
-        n: Its first panel, 0, is the one of `blank`.
+        figure: From `blank`.
+        n: Number of the panel; 0 is the one that `blank` made.
         across: Left and right end of the panel, as fractions of the figure.
         x: Properties of the x axis beyond those of `blank`; y: those of the y axis.
         up: Lower and upper end.
@@ -139,7 +139,7 @@ def add_series(
 
     Args:
         figure: To draw into.
-        palette: Of its theme.
+        palette: Colours of the figure's theme.
         n: From 0.
         x: Positions.
         y: Values, or estimates, which get whiskers.
@@ -164,8 +164,8 @@ def add_cell_values(
 
     Args:
         figure: To draw into.
-        palette: Of its theme.
-        texts: (rows, columns); an empty one is left out.
+        palette: Colours of the figure's theme.
+        texts: (rows, columns); empty ones are left out.
         dark: (rows, columns) cells whose ground is dark in the light theme.
         trace: More properties: `size` of the text, the axes, and the names of the columns and rows as x and y.
     """
@@ -202,7 +202,7 @@ def whiskers(found: Sequence[Estimate | Spread], colour: str, scale: float = 1.0
 
 
 def half_widths(halves: Sequence[float], colour: str, scale: float = 1.0) -> dict[str, Any]:
-    """The same for intervals that are as wide on either side."""
+    """The same for symmetric intervals."""
     return {"array": [scale * half for half in halves], "color": colour, "thickness": 1.2, "width": 4}
 
 
@@ -257,11 +257,9 @@ def write(content: str | bytes, path: Path) -> Path:
     Raises:
         KfError: it cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
     return path
 
 
@@ -272,8 +270,8 @@ def plotly_script() -> Path:
 
 def _untitled(figure: go.Figure) -> dict[str, Any]:
     """The figure as JSON values, its title left to the page."""
-    bare = go.Figure(figure).update_layout(title=None, margin={"t": 16}, height=400)
-    return dict(json.loads(bare.to_json()))
+    plain = go.Figure(figure).update_layout(title=None, margin={"t": 16}, height=400)
+    return dict(json.loads(plain.to_json()))
 
 
 def _css() -> str:

@@ -34,8 +34,8 @@ class Colours:
     ink: str  # text and hairlines
     muted: str  # text of second rank; still a contrast of at least 4.5 on `surface`
     rule: str  # borders and axes
-    edge: str  # border of what can be written into or chosen; a contrast of at least 3 on `surface` and `raised`
-    accent: str  # the one accent: focus, chosen options, what can be acted on
+    edge: str  # border of inputs and options; a contrast of at least 3 on `surface` and `raised`
+    accent: str  # the one accent: focus, chosen options, active controls
     on_accent: str  # text on the accent
     exact: str  # lines and bars that stand for the exact map (teacher)
     learned: str  # lines and bars that stand for the learned map (student)
@@ -126,8 +126,8 @@ def shades(colour: str, count: int, palette: Colours) -> list[str]:
 
     Args:
         colour: "#rrggbb".
-        count: Of the strengths; one is the colour itself.
-        palette: Of its theme.
+        count: Number of strengths; one is the colour itself.
+        palette: Colours of its theme.
 
     Returns:
         Each with a contrast of at least 3 on the surface, and the same contrast between all neighbours.
@@ -156,7 +156,7 @@ def _parts(colour: str) -> list[int]:
 
 
 def _contrast(one: str, other: str) -> float:
-    """Of WCAG 2, 1 to 21."""
+    """Contrast ratio by WCAG 2, 1 to 21."""
     low, high = sorted(map(_luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
 

@@ -24,7 +24,7 @@ def scrub_payload(
         moved: One sweep per slot, in order, all with one resolution and the same fixed noise.
         point: Both maps at exactly that noise, one row.
         prompt: Token ids of the context.
-        texts: Of token ids.
+        texts: Gives the texts of token ids.
         every: As for `sweeps_payload`.
         about: More to show or to overwrite: pair, prompt (its text), temperature, device, dtype.
     """
@@ -50,9 +50,9 @@ def sweeps_payload(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every:
 
     Args:
         moved: Sweeps with one resolution and the same fixed noise, of any slots.
-        texts: Of token ids.
+        texts: Gives the texts of token ids.
         also: Blocks whose tokens need a text, too.
-        every: Steps of the slider for each that was evaluated, the middle one of them.
+        every: Slider steps per evaluated step, which is the middle one.
     """
     parts = [sweep.block for sweep in moved]
     learned = {}
@@ -73,7 +73,7 @@ def sweeps_payload(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every:
 
 
 def point_payload(answer: Block) -> dict[str, Any]:
-    """Both maps' answer at one noise vector; without a student, that of the exact one."""
+    """The tokens of both maps at one noise vector; without a student, of the exact map."""
     learned = {}
     if answer.has_student:
         learned = {"student": answer.learned[0].tolist(), "margin": answer.margins[0].tolist()}

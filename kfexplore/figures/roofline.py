@@ -25,7 +25,7 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
     """The roofline's gain of K tokens per pass, over the batch; where arithmetic bounds it, lines are dotted.
 
     Args:
-        gains: Of several batches and K, batches in rising order.
+        gains: For several batches and K, batches ascending.
         theme: Colours.
     """
     look, ks = colours(theme), sorted({gain.k for gain in gains})
@@ -41,7 +41,7 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
     for n, k in enumerate(ks):
         own = [gain for gain in gains if gain.k == k]
-        colour, symbol = look.lines[(8 + 5 * n) % len(look.lines)], _K_SYMBOLS[n % len(_K_SYMBOLS)]
+        colour, symbol = look.series(n), _K_SYMBOLS[n % len(_K_SYMBOLS)]
         for bound, dash in (("memory", "solid"), ("arithmetic", "dot")):
             steps = [(a, b) for a, b in pairwise(own) if b.bound == bound]
             figure.add_scatter(
@@ -93,7 +93,7 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
 
 
 def gain_words(gains: Sequence[Gain]) -> str:
-    """Where the gain ends, in a sentence: of K = 4 where there is one, or else of the largest K."""
+    """A sentence on where the gain ends: for K = 4 if present, else for the largest K."""
     ks = {gain.k for gain in gains}
     k = 4 if 4 in ks else max(ks)
     own = sorted((gain for gain in gains if gain.k == k), key=lambda gain: gain.batch)

@@ -120,7 +120,7 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
         "A mark: tokens per second over those of AR at the same batch in the same run; above the line at 1 it is "
         "faster. Whiskers go from the slowest repeat over AR's fastest to the reverse: extremes, not confidence "
         f"intervals. A comparison whose whisker contains 1 is inconclusive. {chance_words(compared)}The short line: "
-        f"the ratio if both ran at the device's limit, {WHAT_A_LIMIT_IS}. A mark above it says that AR is the further "
+        f"the ratio if both ran at the device's limit, {WHAT_A_LIMIT_IS}. A mark above it means that AR is further "
         "from its limit: it pays the overhead of a call for every token, not once for K.",
     )
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
@@ -173,7 +173,7 @@ def timing_foot(document: dict[str, Any]) -> str:
         rows = _rows(document)
         about = ", ".join(dict.fromkeys(row.size for row in rows))
         if rows:
-            about += f"; {rows[0].prompt} tokens of prompt, {rows[0].new_tokens} new ones, {rows[0].repeats} repeats"
+            about += f"; {rows[0].prompt} prompt tokens, {rows[0].new_tokens} new tokens, {rows[0].repeats} repeats"
             if not compared_with_ar(rows):
                 about += f". {speedup_finding(rows, {row.decoder for row in rows})}"
         failed = [f"{series_of(row).name} at batch {row.batch}: {row.error}" for row in rows if row.error]
@@ -208,7 +208,7 @@ def compared_with_ar(rows: Sequence[TimingRow]) -> list[TimingRow]:
 
 
 def over_ar(row: TimingRow) -> str:
-    """The speed-up with its spread, or that it is inconclusive; "" for what is not compared with AR."""
+    """The speed-up with its spread, or that it is inconclusive; "" without a comparison with AR."""
     if row.speedup is None or row.decoder == "ar":
         return ""
     if row.repeats == 1:
@@ -269,9 +269,9 @@ def speedup_finding(rows: Sequence[TimingRow], decoders: Collection[str]) -> str
     compared = compared_with_ar(rows)
     if not compared:
         if decoders and "ar" not in decoders:
-            return "No speed-up without AR in the race: choose it too"
+            return "No speed-up without AR: select it too"
         if set(decoders) == {"ar"}:
-            return "No speed-up: nothing but AR is in the race"
+            return "No speed-up: only AR is selected"
         failed = any(row.error for row in rows if row.decoder == "ar")
         return "No speed-up: AR could not be timed" if failed else "Nothing is timed against AR yet"
     learned = [row for row in compared if row.decoder == "pflm"] or compared
@@ -287,11 +287,11 @@ def device_words(document: dict[str, Any]) -> str:
     busy = ""
     if document.get("busy"):
         busy = (
-            f" The machine was busy: {document['load_during']:.1f} threads ran or waited on average, so times are "
-            "longer than they need be, and ratios uncertain."
+            f" The machine was busy: {document['load_during']:.1f} threads ran or waited on average, so times are too "
+            "long and ratios uncertain."
         )
     elif "busy" in document:
-        busy = f" Nothing else of note was running (load {document['load_during']:.1f})."
+        busy = f" The machine was otherwise idle (load {document['load_during']:.1f})."
     return (
         f"{document['device']} ({document['device_name']}), {threads} thread{'' if threads == 1 else 's'}, "
         f"{document['dtype']}, torch {document['versions']['torch']}; measured on it: copies "

@@ -19,7 +19,7 @@ _HUE: Final = 8
 
 
 def passes_words(toy: ToyLaw) -> tuple[str, str]:
-    """What the figure of passes finds, and how to read it."""
+    """The finding of the figure of passes, and how to read it."""
     first, least, mixed = toy.schedules[0], fewest_exact(toy), exact_at_random(toy)
     passes = len(least.sizes)
     if passes == 1:
@@ -88,7 +88,7 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
 
 
 def blocks_words(toy: ToyLaw) -> tuple[str, str]:
-    """What the figure of blocks finds, and how to read it."""
+    """The finding of the figure of blocks, and how to read it."""
     if toy.impossible:
         finding = f"{toy.impossible:.0%} of the blocks of one pass are impossible"
     elif toy.schedules[0].worst <= EXACT:
@@ -102,7 +102,7 @@ def blocks_words(toy: ToyLaw) -> tuple[str, str]:
     shown = _shown(toy)
     if left := toy.law.size - len(shown):
         exact, drawn = (1 - values.reshape(-1)[shown].sum() for values in (toy.law, toy.one_pass))
-        reading += f"; the {left} blocks not drawn hold {abs(exact):.0%} of the probability and {drawn:.0%} of one pass"
+        reading += f"; the {left} blocks not drawn have {abs(exact):.0%} of the probability and {drawn:.0%} of one pass"
     return finding, reading + "."
 
 

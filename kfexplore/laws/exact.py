@@ -2,7 +2,7 @@
 
 Write A for the M first tokens that are considered, 1 - delta for their probability, m_A for the distribution of the
 second token given A, I_A for the mutual information given A, and t_A = 1/2 sum over a in A of p(a) |p(.|a) - m_A|_1.
-Nothing is known of the second token after the others. Then, with Z = [x1 in A] and the chain rule,
+The second token after any other is unknown. Then, with Z = [x1 in A] and the chain rule,
 
     I(X1; X2) = I(Z; X2) + (1 - delta) I_A + delta I_rest
 
@@ -110,11 +110,11 @@ def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: Teacher
     """The exact distribution of the next two tokens after a context.
 
     Args:
-        pair: Its teacher is asked.
+        pair: Only its teacher is used.
         ids: N token ids.
         first: M, how many first tokens are considered; None: all of a small vocabulary (up to 4,096 rows), else the
             fewest that leave at most 2 % uncovered.
-        tree: The prefilled context, maybe at another temperature than 1.
+        tree: The prefilled context, at its own temperature; None: at 1.
 
     Raises:
         KfError: the context is empty, too long or has unknown ids; M is 0 or above V; the distribution has more
@@ -133,7 +133,7 @@ def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: Teacher
 
 
 def law_from(context: Ints, marginal_1: Floats, first: Ints, given: Floats | np.ndarray) -> BlockLaw:
-    """The distribution of two tokens from its parts, with what joint and product differ by.
+    """The distribution of two tokens from its parts, with the distances between joint and product.
 
     Args:
         context: (N,) token ids.
@@ -152,7 +152,7 @@ def law_from(context: Ints, marginal_1: Floats, first: Ints, given: Floats | np.
 
 
 def information_by_first(law: BlockLaw) -> Floats:
-    """(M,) what each first token says of the second: KL(p(.|x1) || marginal), nats; weighted by p(x1), it is the MI."""
+    """(M,) KL(p(.|x1) || marginal) of the second token after each first token, nats; its mean under p(x1) is the MI."""
     return np.asarray(rel_entr(law.given.astype(np.float64), law.marginal_2).sum(axis=1))
 
 
@@ -162,7 +162,7 @@ def check_sums(law: np.ndarray) -> None:
     wrong = np.argmax(np.abs(totals - 1)) if np.isfinite(totals).all() else np.argmin(np.isfinite(totals))
     total = totals.flat[wrong]
     if not abs(total - 1) <= NOT_A_LAW:
-        raise KfError(f"A distribution sums to {total:g}.", "probabilities that sum to 1; are the weights whole?")
+        raise KfError(f"A distribution sums to {total:g}.", "probabilities that sum to 1; are the weights damaged?")
     if law.min() < 0:
         raise KfError(f"A distribution has a probability of {law.min():g}.", "0 to 1")
 
@@ -172,7 +172,7 @@ def _how_many(sorted_law: Floats, first: int | None) -> int:
     rows = len(sorted_law)
     if first is not None:
         if not 1 <= first <= rows:
-            raise KfError(f"{first} first tokens were asked for.", f"1 to {rows}, the rows of the vocabulary")
+            raise KfError(f"{first} first tokens were requested.", f"1 to {rows}, the rows of the vocabulary")
         count = first
     elif rows <= SMALL_VOCABULARY:
         count = int((sorted_law > 0).sum())
@@ -180,7 +180,7 @@ def _how_many(sorted_law: Floats, first: int | None) -> int:
         count = int(np.searchsorted(sorted_law.cumsum(), 1 - MOST_UNCOVERED)) + 1
     most = LARGEST_LAW // rows
     if first is None:
-        return min(count, most)  # what is left uncovered is in the bounds
+        return min(count, most)  # the bounds account for the uncovered rest
     if count > most:
         entries = f"{count * rows:,} entries"
         raise KfError(f"The distribution of {count} first tokens has {entries}.", f"at most {most} first tokens")

@@ -95,7 +95,7 @@ def pair_partition(law: BlockLaw, size: int) -> Partition:
     cell[named], cell[tail] = np.arange(len(named)), len(named) + which
     cell[-1] = len(named) + (pools if others else pools // 2)
     probability = np.bincount(cell, np.append(flat, law.uncovered)).astype(np.float64)
-    names = [f"rare pairs, {p + 1} of {pools} by what their tokens know of each other" for p in range(pools)]
+    names = [f"rare pairs, pool {p + 1} of {pools} by pointwise mutual information" for p in range(pools)]
     row = np.full(len(law.marginal_1), len(joint))
     row[law.first] = np.arange(len(joint))
     width = len(second)
@@ -222,10 +222,10 @@ def tv_lower_bound(
     Args:
         blocks: (N, K), N >= 2, independent.
         cells: (N,) cell of each block.
-        probability: (C,) of the distribution.
-        named: The first so many cells are one block each; the others are pools.
+        probability: (C,) probabilities of the cells under the distribution.
+        named: Number of cells of one block each, which come first; the others are pools.
         known: (N,) log-probabilities of the blocks under the distribution.
-        tails: Of the distribution.
+        tails: Tails of the distribution.
     """
     size, bins = len(blocks), len(probability)
     numbers = np.unique(blocks, axis=0, return_inverse=True)[1].ravel()
@@ -259,13 +259,13 @@ def _chosen(cells: Ints, numbers: Ints, law: Floats, named: int, bins: int, know
 
 
 def rarest(law: BlockLaw, k: int, own: Floats, fractions: Sequence[float] = (RARE, UNUSUAL)) -> list[Tail]:
-    """For each fraction, the blocks that are rarer than all but that fraction of the teacher's own.
+    """For each fraction, the tail of blocks that are rarer than all but that fraction of the teacher's own.
 
     Args:
-        law: Of two tokens: the tails are exact for k = 2 where all first tokens are covered.
+        law: Distribution of two tokens: the tails are exact for k = 2 where all first tokens are covered.
         k: Slots.
-        own: (S,) log-probabilities of the teacher's own blocks, used otherwise: an estimate.
-        fractions: Of the teacher's own.
+        own: (S,) log-probabilities of the teacher's own blocks, for an estimate otherwise.
+        fractions: Fractions of the teacher's own blocks.
     """
     if k == 2 and not law.uncovered:
         rising = np.sort(law.joint, axis=None)
@@ -294,15 +294,15 @@ def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:
 def judged(
     drawn: Ints, parts: Partition, known: Floats, tails: Sequence[Tail], tv: Distance | None, **plain: Any
 ) -> SamplerLaw:
-    """All that is measured of the blocks (N, K) of one sampler.
+    """All measurements on the blocks (N, K) of one sampler.
 
     Args:
         drawn: Independent blocks.
         parts: Cells that were chosen for N blocks.
         known: (N,) their log-probabilities under the teacher.
         tails: Of the teacher's distribution, that of all but impossible blocks first.
-        tv: The distance, where it is known otherwise; None: a lower bound is taken from the blocks.
-        plain: What is known otherwise: sampler, nfe, kl, seconds.
+        tv: The distance, where it is known; None: a lower bound from the blocks.
+        plain: The other fields: sampler, nfe, kl, seconds.
     """
     law, cells = parts.cells.probability, parts.index(drawn)
     counts, impossible = np.bincount(cells, minlength=len(law)), known < tails[0].below
@@ -325,5 +325,5 @@ def judged(
 
 def _check_total(total: float) -> None:
     if not abs(total - 1) <= NOT_A_LAW:
-        valid = "probabilities that sum to 1; are the weights whole?"
+        valid = "probabilities that sum to 1; are the weights damaged?"
         raise KfError(f"The distribution of a block sums to {total:g}.", valid)

@@ -83,7 +83,7 @@ def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERAN
     """
     law = checked_law(law)
     if not 0 <= tolerance < 1:
-        raise KfError(f"The tolerance is {tolerance}.", "0 to 1, 1 left out")
+        raise KfError(f"The tolerance is {tolerance}.", "at least 0, below 1")
     for left, right, given in _pairs(law.ndim, range(law.ndim - 1) if strong else [law.ndim - 2]):
         found = np.argwhere(_dependence(law, left, right, given) <= tolerance)
         if len(found):
@@ -115,7 +115,7 @@ def support_witness(law: npt.ArrayLike) -> FullSupport | None:
 
 
 def _pairs(length: int, sizes: Iterable[int]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """Every pair of positions with every set of so many others, fewest first."""
+    """Every pair of positions with every set of others of the given sizes, smallest first."""
     for seen in sizes:
         for left, right in combinations(range(length), 2):
             others = [j for j in range(length) if j not in (left, right)]

@@ -1,6 +1,6 @@
-"""Contexts of a text, ranked by how much the next two tokens know of each other: where the product errs most.
+"""Contexts from a text, ranked by the mutual information of the next two tokens: where the product errs most.
 
-The sentences beside this file were written for the purpose, so no pair was trained on them.
+The sentences beside this file were written for this purpose, so no pair was trained on them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def own_sentences() -> list[str]:
 
 
 def lines(text: Path | None) -> list[str]:
-    """The lines of a file or folder of texts; our own sentences where none is named.
+    """The lines of a file or folder of texts; None: our own sentences.
 
     Raises:
         KfError: as `read_text`.
@@ -45,7 +45,7 @@ def lines(text: Path | None) -> list[str]:
 def rank_contexts(pair: Pair, sentences: Sequence[str], first: int | None = None) -> list[RankedContext]:
     """The context of each sentence with the largest mutual information of the next two tokens, largest first.
 
-    A context ends inside its sentence and is what the tokenizer makes of its own text, so that a prompt gives it.
+    A context ends inside its sentence, and encoding its text gives the same tokens, so that a prompt can reproduce it.
 
     Args:
         pair: Needs a tokenizer.
@@ -81,7 +81,7 @@ def store_contexts(name: str = DEFAULT_PAIR, text: Path | None = None) -> Path:
 
 
 def stored_contexts(name: str = DEFAULT_PAIR) -> list[RankedContext]:
-    """The ranked contexts of a bundled pair; [] where none are stored of its weights."""
+    """The ranked contexts of a bundled pair; [] where none are stored for its weights."""
     file = bundled_folder(name) / CONTEXTS
     if not file.is_file():
         return []

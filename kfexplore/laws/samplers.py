@@ -1,4 +1,4 @@
-"""Samplers of one block of k tokens after a context, all called alike: (seed, sample numbers) -> blocks (N, k).
+"""Samplers of one block of k tokens after a context, with one signature: (seed, sample numbers) -> blocks (N, k).
 
 Slot j in pass p reads noise at position p K + j of its sample, so the teacher, the student and every one-pass sampler
 see the same noise, and a block depends neither on how many others are drawn nor on the batch. As in the maps, near ties
@@ -53,7 +53,7 @@ class Sampler:
     marginals: Floats | None = None
     """(K, V) if its distribution is their product."""
     most: int | None = None
-    """Number of blocks that takes a reasonable time; None: no limit."""
+    """Largest number of blocks that takes a reasonable time; None: no limit."""
 
 
 def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal: Floats) -> list[Sampler]:
@@ -92,18 +92,18 @@ def _most_blocks(masked: MaskedModel, context: int, first: Floats, passes: int) 
 
     Args:
         masked: The masked model.
-        context: Its tokens.
+        context: Length of the context, in tokens.
         first: (K, V) distributions of the first pass: rows of two slots repeat, as one token alone is filled in.
-        passes: Of the schedule.
+        passes: Passes of the schedule.
     """
     if masked.device.type != "cpu":
         return None
-    a_token = sum(p.numel() for block in masked.blocks for name, p in block.named_parameters() if "adaLN" not in name)
+    per_token = sum(p.numel() for block in masked.blocks for name, p in block.named_parameters() if "adaLN" not in name)
     k = len(first)
 
     def work(blocks: int) -> float:
         rows = float((1 - (1 - first) ** (blocks / 2)).sum()) if k == 2 else blocks * (passes - 1)
-        return a_token * (context + k) * rows
+        return per_token * (context + k) * rows
 
     if work(MOST_BLOCKS) <= LARGEST_WORK:
         return None
@@ -143,7 +143,7 @@ def student_blocks(tree: TeacherTree, k: int, seed: int, samples: range) -> Ints
 
 
 def product_blocks(marginals: Floats, seed: int, samples: range) -> Ints:
-    """Every slot independently from its own distribution (K, V): all that marginals allow in one pass."""
+    """Draws every slot independently from its own distribution (K, V): all that marginals allow in one pass."""
     u = torch.from_numpy(noise.uniform(seed, samples, 0, len(marginals)))
     return invert(torch.from_numpy(marginals).cumsum(dim=-1), u.t()).t().contiguous().numpy()
 
@@ -168,7 +168,7 @@ def masked_blocks(
     """
     masked = need_masked(pair)
     if not 1 <= passes <= k:
-        raise KfError(f"{passes} passes were asked for.", f"1 to {k}, the tokens of a block")
+        raise KfError(f"{passes} passes were requested.", f"1 to {k}, the tokens of a block")
     draws = noise.uniform(seed, samples, 0, passes * k).reshape(len(samples), passes, k)
     rank = np.argsort(np.argsort(noise.uniform(seed, samples, ORDER_NOISE, k), axis=1, kind="stable"), axis=1)
     filled = np.full((len(samples), k), masked.config.mask_id, dtype=np.int64)
@@ -200,7 +200,7 @@ class _Pass:
     mask_id: int
 
     def fill(self, laws: Tensor, member: Ints, rows: Ints) -> tuple[Ints, np.ndarray]:
-        """The rows after the pass, and whether the rounding of a batch could have turned one.
+        """The rows after the pass, and whether batch rounding could have changed each.
 
         Args:
             laws: (r, K, V) float64, one for each distinct row.

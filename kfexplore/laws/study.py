@@ -44,11 +44,7 @@ REFERENCE_BLOCKS = 4096
 """The teacher's own blocks over which marginals of later slots are averaged."""
 
 
-def silent(_share: float, _what: str) -> None:
-    """No report."""
-
-
-def finished(steps: StudySteps, report: Report = silent) -> ContextStudy:
+def finished(steps: StudySteps, report: Report = lambda _fraction, _what: None) -> ContextStudy:
     """The result of a study, run to its end. `report` can raise to stop it."""
     while True:
         try:
@@ -75,7 +71,7 @@ def study_steps(
         pair: Teacher, and maybe student and masked model; `notes` of the result name missing samplers.
         ids: The context.
         k: Slots, 2 to 4 and no more than the pair's.
-        blocks: N of each sampler.
+        blocks: Blocks N per sampler.
         seed: Keys all noise, with the sample number.
         first: M, see `pair_law`.
         temperature: Divides the teacher's logits; an input of the student. The masked model has none, so its samplers
@@ -90,7 +86,7 @@ def study_steps(
     started = time.perf_counter()
     check_slots(pair, k)
     if not FEWEST_BLOCKS <= blocks <= MOST_BLOCKS:
-        raise KfError(f"{blocks} blocks were asked for.", f"{FEWEST_BLOCKS} to {MOST_BLOCKS}")
+        raise KfError(f"{blocks} blocks were requested.", f"{FEWEST_BLOCKS} to {MOST_BLOCKS}")
     pair.check_ids(ids)
     whole, pair = pair, pair if temperature == 1.0 else dataclasses.replace(pair, masked=None)
     yield 0.0, "the exact distribution of two tokens"
@@ -184,7 +180,7 @@ def _notes(
         notes.append(pair.untrained)
     if law.uncovered:
         notes.append(
-            f"{len(law.first)} first tokens are considered; the others have a probability of {law.uncovered:.2%}."
+            f"{len(law.first)} first tokens are considered; the others have a total probability of {law.uncovered:.2%}."
         )
     if not known:
         notes.append(f"Marginals of later slots are means over {REFERENCE_BLOCKS:,} blocks of the teacher.")
@@ -195,5 +191,5 @@ def _notes(
     fewer = [row for row in rows if row.size < blocks]
     if fewer:
         sizes = ", ".join(f"{row.size:,} ({row.sampler})" for row in fewer)
-        notes.append(f"Where each block takes passes over the whole context, fewer were drawn: {sizes}.")
+        notes.append(f"Fewer blocks were drawn where each takes passes over the whole context: {sizes}.")
     return notes

@@ -21,7 +21,7 @@ from kfexplore.results import Floats, ToyLaw, Unmasking
 Schedule = tuple[tuple[int, ...], ...]
 """An ordered partition of the positions: those unmasked in each pass."""
 Given = Callable[[int, frozenset[int]], Floats]
-"""A position and those that are visible -> its distribution given them, as `marginal` lays it out."""
+"""A position and the visible ones -> its distribution given them, with the axes of `marginal`."""
 LONGEST: Final = 6
 """Positions of a distribution whose schedules are enumerated: 4,683 of them; for 8 it would be half a million."""
 
@@ -152,7 +152,7 @@ def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
     """
     law = checked_law(law)
     if law.ndim > LONGEST:
-        raise KfError(f"The distribution has {law.ndim} positions.", f"2 to {LONGEST}, so that all schedules fit")
+        raise KfError(f"The distribution has {law.ndim} positions.", f"2 to {LONGEST}: all schedules are enumerated")
     given, found = cache(partial(marginal, law)), []
     for sizes in splits(law.ndim):
         orders = list(schedules(sizes, range(law.ndim)))
@@ -177,7 +177,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Toy:
-    """A toy distribution on offer."""
+    """A toy distribution that can be chosen."""
 
     title: str
     make: Callable[..., Floats]
@@ -196,7 +196,7 @@ TOYS: Final = {
 
 
 def toy_law(name: str, **given: float) -> ToyLaw:
-    """A toy distribution with all that is shown of it.
+    """A toy distribution with everything that is shown about it.
 
     Args:
         name: A key of `TOYS`.

@@ -1,4 +1,4 @@
-"""Distributions of a block: exact, toy and sampled ones, and how far apart they are."""
+"""Distributions of a block: exact, toy and sampled ones, and their distances."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Unmasking:
 
 @dataclass(frozen=True)
 class ToyLaw:
-    """A distribution of L tokens in closed form, and what marginal unmasking makes of it.
+    """A distribution of L tokens in closed form, and the result of marginal unmasking.
 
     The three conditions hold a counterexample: None where the distribution meets them.
     """
@@ -107,10 +107,10 @@ class ToyLaw:
 
 @dataclass(frozen=True)
 class Bounded:
-    """A quantity with certain limits, as a truncation leaves it open; all equal where nothing is left out."""
+    """A quantity with certain limits, the effect of a truncation; all equal where nothing is left out."""
 
     lower: float
-    value: float  # the estimate: what was left out behaves as the rest does
+    value: float  # the estimate: the left-out part behaves as the rest does
     upper: float
 
 
@@ -128,7 +128,7 @@ class BlockLaw:
 
     @property
     def marginal_2(self) -> Floats:
-        """(V,) second token, over the M first tokens; at most delta away from the complete one in TV."""
+        """(V,) second token, over the M first tokens; within a TV of delta of the complete one."""
         covered = self.marginal_1[self.first]
         return covered @ self.given.astype(np.float64) / covered.sum()
 
@@ -266,14 +266,13 @@ class ContextStudy:
     """Everything about the next K tokens after one context: exact distribution, total correlation, samplers."""
 
     k: int
-    law: BlockLaw  # of the first two of them
+    law: BlockLaw  # of the first two tokens
     correlation: Correlation
     error: ProductError | None  # None without a masked model
     samplers: list[SamplerLaw]  # the teacher first
     impossible_below: float  # log-probability of "all but impossible": rarer than 1 in 1,000 of the teacher's blocks
-    impossible_expected: (
-        float  # fraction of the teacher's blocks below it: exact for K = 2 if all is covered, else 0.001
-    )
+    impossible_expected: float
+    """Fraction of the teacher's blocks below it: exact for K = 2 if all is covered, else 0.001."""
     seed: int
     notes: list[str]  # what was left out, and why
     seconds: float

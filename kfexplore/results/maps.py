@@ -1,4 +1,4 @@
-"""Tokens under noise: blocks, sweeps, grids, and what a decoder wrote."""
+"""Tokens under noise: blocks, sweeps, grids, and a decoder's output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Learned(NamedTuple):
     """The learned map's part of an answer, shaped like the exact tokens beside it."""
 
     tokens: Ints  # tokens of the learned map
-    margins: Floats  # the student's largest logit less its second largest, nats
+    margins: Floats  # the student's largest logit minus its second largest, nats
 
     def take(self, where: Any) -> Learned:
         """Both at a NumPy index."""

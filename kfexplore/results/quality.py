@@ -1,4 +1,4 @@
-"""Estimates with intervals, and what `kfexplore eval` measures."""
+"""Estimates with intervals, and the measurements of `kfexplore eval`."""
 
 from __future__ import annotations
 

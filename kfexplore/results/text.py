@@ -1,4 +1,4 @@
-"""Texts as decoders write them, token by token, and when they are done."""
+"""Texts as decoders write them, token by token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Written:
-    """What one decoder has written so far, and what it took."""
+    """The texts of one decoder so far, and their cost."""
 
     decoder: str
     lines: list[Line]  # one per sample

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DevicePeaks:
-    """What a device can do, measured in the run that is compared with it."""
+    """A device's peak rates, measured in the run that is compared with them."""
 
     bytes_per_second: float
     """Of a copy between buffers far larger than any cache, counting bytes read and bytes written."""
@@ -17,7 +17,7 @@ class DevicePeaks:
     """Of a large square matrix product in the models' own dtype; a multiplication and an addition are two."""
 
     def best(self, other: DevicePeaks) -> DevicePeaks:
-        """The larger of each: what is measured beside other work is too small."""
+        """The larger of each: a measurement beside other work is too small."""
         return DevicePeaks(
             max(self.bytes_per_second, other.bytes_per_second), max(self.flops_per_second, other.flops_per_second)
         )
@@ -25,7 +25,7 @@ class DevicePeaks:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a forward pass, or several, must read and write, and compute."""
+    """Bytes moved and operations of one or several forward passes."""
 
     bytes: float
     flops: float
@@ -44,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Gain:
-    """What the roofline allows a push-forward pass over an autoregressive one."""
+    """Gain of a push-forward pass over an autoregressive one at the roofline."""
 
     batch: int
     k: int
@@ -64,7 +64,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median of some repeats, with the least and the largest: extremes, not a confidence interval."""
+    """Median of some repeats, with the smallest and the largest: extremes, not a confidence interval."""
 
     value: float
     low: float
@@ -100,8 +100,8 @@ class TimingRow:
     """Tokens per second over those of `ar` at the same batch in the same run; low and high from the extremes of both.
     None for `ar` itself, the baseline."""
     false_positive_rate: float | None = None
-    """How often this comparison with `ar` is conclusive where both are equally fast: see the function of that name. It
-    holds for exchangeable runs: interleaved ones, under a load that does not follow the turns."""
+    """How often this comparison with `ar` is conclusive if both are equally fast: see the function of that name. Valid
+    for exchangeable runs: interleaved, under a load that is not in step with them."""
     tokens_per_pass: float | None = None  # tokens that a sample gains per forward pass
     kept_per_round: float | None = None  # verified, jacobi: mean tokens kept per round; 1 to k + 1
     idle_share: float | None = None
@@ -111,13 +111,13 @@ class TimingRow:
     least_ms: float | None = None  # the roofline's milliseconds per forward pass on this device
     share_of_roofline: float | None = None  # least time over measured time
     roofline_speedup: float | None = None
-    """The roofline's own ratio to `ar`: the speed-up if both ran at the device's limit, bytes and operations counted by
-    hand. What is measured can be above it, where `ar` is the further from that limit."""
+    """The roofline's own ratio to `ar`: the speed-up if both ran at the device's limit, from counted bytes and
+    operations. A measured ratio exceeds it where `ar` is further from that limit."""
     peak_memory: int | None = None
     """Bytes: allocated on the accelerator; on a CPU, the largest resident set of the process so far."""
     near_choices_settled: bool = False  # whether near ties were rechecked by the single-row pass
     load_average: float | None = None
-    """Of the machine over the minute before; above the threads used, others were at work."""
+    """The machine's load over the minute before; above the threads used, other work was running."""
     error: str | None = None  # why there is no time
 
     @property

@@ -59,8 +59,7 @@ class ServerLimits:
     questions: int = 24
     """Questions of sliders that wait for one lock (tables, one context, one load); more are refused with Busy."""
     pages: int = 200
-    """Sessions whose last texts, race, study and fields are kept. The least recently used goes first, but none whose
-    work runs or waits: then a new one is refused."""
+    """Pages whose last texts, race and fields are kept; the least recently used goes first."""
     contexts: int = 64
     """Prompts of a pair held ready, within `held_bytes`: fewer than there are pages and each reads its own again."""
     studies: int = 16
@@ -106,7 +105,7 @@ class ServerLimits:
         """
         most = getattr(self, name)
         if not least <= value <= most:
-            raise KfError(f"{value:,} {what} were asked for.", f"{least} to {most:,} on this page")
+            raise KfError(f"{value:,} {what} were requested.", f"{least} to {most:,} on this page")
         return value
 
     def check_prompt(self, prompt: object) -> str:

@@ -179,9 +179,9 @@ def test_titles_say_the_finding() -> None:
     assert title(race_figure(once)) == "At batch 4 the fastest may be AR or PFLM, K = 4 (inconclusive)"
     assert title(speedup_figure(once)) == "Speed of PFLM, K = 4 over AR's: inconclusive (0.50 in one repeat) at batch 4"
     alone = [row("pflm", 1, 4, (1.0, 0.8, 2.0))]
-    assert title(speedup_figure(alone)) == "No speed-up without AR in the race: choose it too"
-    assert title(speedup_figure([], "light", [RACES[1]])) == "No speed-up without AR in the race: choose it too"
-    assert title(speedup_figure(AR)) == "No speed-up: nothing but AR is in the race"
+    assert title(speedup_figure(alone)) == "No speed-up without AR: select it too"
+    assert title(speedup_figure([], "light", [RACES[1]])) == "No speed-up without AR: select it too"
+    assert title(speedup_figure(AR)) == "No speed-up: only AR is selected"
     failed = TimingRow("ar", 1, 1, "small", 3, 16, 2, error="Out of memory.")
     assert title(speedup_figure([failed, *alone])) == "No speed-up: AR could not be timed"
     assert title(speedup_figure([AR[0]], "light", RACES)) == "Nothing is timed against AR yet"
@@ -290,7 +290,7 @@ def test_without_ar_there_is_no_empty_figure_of_a_speed_up() -> None:
     alone = [dataclasses.replace(PFLM[0], speedup=None, roofline_speedup=None).as_json()]
     document = documented(bench="throughput", rows=alone)
     assert list(timing_figures(document)) == ["race"]
-    assert "No speed-up without AR in the race: choose it too." in timing_page(document)
+    assert "No speed-up without AR: select it too." in timing_page(document)
     assert list(timing_figures(documented(bench="throughput", rows=[each.as_json() for each in ROWS]))) == [
         "race",
         "speedup",

@@ -97,7 +97,7 @@ def test_the_likeliest_of_many_blocks_are_drawn_and_the_rest_is_stated() -> None
     assert np.sum(exact.y) == pytest.approx(100)
     assert len(wrong.x) == MOST_BLOCKS - 24
     # 256 blocks, each 1/256 in one pass.
-    assert "the 224 blocks not drawn hold 0% of the probability and 88% of one pass" in blocks_words(LARGE)[1]
+    assert "the 224 blocks not drawn have 0% of the probability and 88% of one pass" in blocks_words(LARGE)[1]
 
 
 def test_fewest_passes_prefer_every_order_and_random_orders_are_named_where_they_need_fewer() -> None:

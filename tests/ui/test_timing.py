@@ -359,7 +359,7 @@ def test_ar_alone_needs_no_k(tab: TimingTab) -> None:
 
 @pytest.mark.parametrize(
     ("decoders", "message"),
-    [(["pflm"], "No speed-up without AR in the race: choose it too"), (["ar"], "nothing but AR is in the race")],
+    [(["pflm"], "No speed-up without AR: select it too"), (["ar"], "only AR is selected")],
 )
 def test_a_race_with_nothing_to_compare_says_so_over_the_empty_figure(
     tab: TimingTab, decoders: list[str], message: str
@@ -381,7 +381,7 @@ def test_a_speed_up_is_shown_once_something_is_compared_with_ar(tab: TimingTab) 
 
 
 @pytest.mark.parametrize(
-    ("during", "message"), [(9.0, "The machine was busy: 9.0 threads"), (0.5, "Nothing else of note")]
+    ("during", "message"), [(9.0, "The machine was busy: 9.0 threads"), (0.5, "The machine was otherwise idle")]
 )
 def test_the_page_says_whether_the_machine_was_busy(
     tab: TimingTab, monkeypatch: pytest.MonkeyPatch, during: float, message: str
