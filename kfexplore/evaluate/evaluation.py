@@ -18,7 +18,7 @@ USUAL_PREFIX, USUAL_NEW = 32, 64
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What to measure, and how much of it."""
+    """Settings of an evaluation."""
 
     windows: int = 64
     """Stretches of text for the agreement and for the distribution of slot 1."""
@@ -46,8 +46,8 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     """Measures a pair on held-out texts.
 
     Raises:
-        KfError: no student or tokenizer; a text too short for the windows or samples; samples that the context cannot
-            hold; a judge that cannot be loaded.
+        KfError: no student or tokenizer; a text too short for the windows or samples; samples longer than the context;
+            a judge that cannot be loaded.
     """
     started, student = time.perf_counter(), pair.need_student()
     context = student.config.context

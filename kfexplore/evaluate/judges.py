@@ -51,14 +51,14 @@ def continued(tokenizer: AnyTokenizer, prefixes: Ints, tokens: Ints) -> list[Con
     found = []
     for prefix, new in zip(prefixes.tolist(), tokens.tolist(), strict=True):
         whole = plain_text(tokenizer, prefix + new)
-        held = _shared(plain_text(tokenizer, prefix), whole)
-        found.append(Continued(whole[:held], whole[held:]))
+        start = _shared(plain_text(tokenizer, prefix), whole)
+        found.append(Continued(whole[:start], whole[start:]))
     return found
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A causal language model of transformers and its tokenizer."""
+    """A causal transformers model and its tokenizer."""
 
     name: str
     model: Any
@@ -85,7 +85,7 @@ class Judge:
         across the boundary belongs to the prefix: it is read, but not scored.
 
         Raises:
-            KfError: the tokenizer gives no positions of its tokens in the text.
+            KfError: the tokenizer does not give the positions of its tokens in the text.
         """
         if not getattr(self.tokenizer, "is_fast", False):
             raise KfError(f"The tokenizer of {self.name} has no fast version.", "a model with a tokenizer.json")
@@ -136,12 +136,12 @@ def load_judge(name_or_folder: str, device: str | torch.device = "cpu") -> Judge
         KfError: it is not here and cannot be fetched, or is not a causal model.
     """
     transformers = importlib.import_module("transformers")  # slow to import, needed here only
-    held = by_hand(name_or_folder)
-    place = str(held) if (held / "config.json").is_file() else name_or_folder
+    folder = by_hand(name_or_folder)
+    place = str(folder) if (folder / "config.json").is_file() else name_or_folder
     with fetching(
         f"The model {name_or_folder!r} is not here and cannot be loaded",
-        "a causal language model of the hub, or a folder with config.json, model.safetensors and a tokenizer",
-        f"put these files into {held}",
+        "a causal language model on the hub, or a folder with config.json, model.safetensors and a tokenizer",
+        f"put these files into {folder}",
         asks=not Path(place).exists(),
     ) as local:
         given = {"trust_remote_code": False, "local_files_only": local}

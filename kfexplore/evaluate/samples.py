@@ -58,7 +58,7 @@ def write(
         KfError: fewer than four new tokens, or more than the context holds; an invalid readout.
     """
     if new_tokens < FEWEST_NEW:
-        raise KfError(f"Samples of {new_tokens} tokens were asked for.", f"at least {FEWEST_NEW} new tokens")
+        raise KfError(f"Samples of {new_tokens} tokens were requested.", f"at least {FEWEST_NEW} new tokens")
     networks = Networks(pair.teacher, pair.student)
     parts, passes = [], 0
     for first in range(0, len(prefixes), batch):
@@ -153,15 +153,15 @@ def self_bleu(samples: Ints) -> Floats:
         counts = [_ngrams(sample, n) for sample in samples]
         # A count is clipped by the largest among the others: the largest of all, or the second if that is one's own.
         best: dict[tuple[int, ...], tuple[int, int]] = {}
-        for held in counts:
-            for gram, count in held.items():
+        for own in counts:
+            for gram, count in own.items():
                 first, second = best.get(gram, (0, 0))
                 best[gram] = (count, first) if count > first else (first, max(second, count))
-        for i, held in enumerate(counts):
-            hits = sum(min(c, best[g][1] if c == best[g][0] else best[g][0]) for g, c in held.items())
+        for i, own in enumerate(counts):
+            hits = sum(min(c, best[g][1] if c == best[g][0] else best[g][0]) for g, c in own.items())
             added = int(n > 1)
             with np.errstate(divide="ignore"):
-                logs[i] += np.log((hits + added) / (held.total() + added))
+                logs[i] += np.log((hits + added) / (own.total() + added))
     return np.exp(logs / BLEU_ORDER)
 
 

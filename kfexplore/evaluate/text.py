@@ -53,11 +53,12 @@ def stretches(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
         length: Tokens per stretch.
 
     Raises:
-        KfError: fewer than two were asked for, or fit.
+        KfError: fewer than two were requested, or fit.
     """
     if count < 2 or len(ids) < 2 * length:
         raise KfError(
-            f"{count} windows of {length} tokens were asked for, the text has {len(ids)}.", "at least 2, in the text"
+            f"{count} windows of {length} tokens were requested; the text has {len(ids)} tokens.",
+            "at least 2 that fit in the text",
         )
     starts = np.linspace(0, len(ids) - length, min(count, len(ids) // length)).astype(int)
     if len(ids) < length * len(begins):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from kfexplore.checkpoints.files import write_whole
 from kfexplore.config import from_dict
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 
 MANIFEST = Path(__file__).with_name("books.json")
 GUTENBERG = "https://www.gutenberg.org/cache/epub"
@@ -92,13 +92,9 @@ def fetch_books(folder: Path, url: str = GUTENBERG, pause: float = PAUSE, books:
             raise KfError(
                 f"{source} is not a text from Project Gutenberg.", "a file with lines *** START OF and *** END OF"
             )
-        try:
+        with writing(folder / book.file):
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / book.file, text)
-        except OSError as error:
-            raise KfError(
-                f"{book.file} cannot be written to {folder}: {error}.", "a folder you may write to, with room"
-            ) from error
     return len(missing)
 
 

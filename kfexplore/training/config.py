@@ -109,7 +109,7 @@ class TrainConfig:
         if not 0 < self.tau_min <= self.tau_max:
             raise KfError(f"tau_min is {self.tau_min}, tau_max {self.tau_max}.", "0 < tau_min <= tau_max")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise KfError(f"betas is {self.betas}.", "two numbers from 0 to 1, 1 left out")
+            raise KfError(f"betas is {self.betas}.", "two numbers of at least 0 and below 1")
 
     @property
     def places(self) -> int:
@@ -151,8 +151,8 @@ class DataConfig:
     stories: StoriesConfig | None = None
     """Generated stories instead of texts; they need neither a folder nor a network."""
     held_out: tuple[str, ...] = ()
-    """Beginnings of the names of held-out documents. A file has its own name, a row of a hub dataset its number in
-    eight digits, from 00000000: `00000` holds out the first thousand. Not for generated stories."""
+    """Prefixes of the names of held-out documents. A document is named by its file, or by its number among the rows of
+    a hub dataset in eight digits: `00000` holds out the first thousand. Not for generated stories."""
     held_out_fraction: float = 0.0
     """Hold out this fraction of the documents, chosen by a hash of their names, instead of those in `held_out`;
     0: by name, and 5 % where no name matches."""
@@ -179,7 +179,7 @@ class Recipe:
     name: str
     """Value of `--recipe`: the name of a bundled recipe, or the path of a file."""
     about: str
-    """One sentence for those who choose."""
+    """One sentence that helps to choose it."""
     data: DataConfig
     """The data."""
     width: int
@@ -225,8 +225,8 @@ class Recipe:
                 raise KfError(f"The students' blocks are {blocks[1:]}.", "each larger than the one before")
             if stage.targets == "self" and stage.block != 2 * before:
                 raise KfError(
-                    f"A student of block {stage.block} with targets self comes after block {before}.",
-                    "a stage before it of half its block, or targets exact",
+                    f"A student of block {stage.block} with targets self follows a stage of block {before}.",
+                    "half its block in the stage before, or targets exact",
                 )
         if (self.masked is None) != (self.cond_width == 0):
             raise KfError(f"cond_width is {self.cond_width}.", "at least 1 with a stage masked, 0 without")

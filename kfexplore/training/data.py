@@ -1,4 +1,4 @@
-"""Prepares a folder of texts or a hub dataset: a tokenizer, and token ids to train on and to hold out."""
+"""Prepares a folder of texts or a hub dataset: a tokenizer, and token ids for training and held out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kfexplore import noise
 from kfexplore.checkpoints.files import TOKENIZER_FILE, read_json_object
 from kfexplore.checkpoints.tokenizers import END_OF_TEXT, FRAMES, document_frame, highest_id, load_tokenizer
 from kfexplore.config import differences, from_dict
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 from kfexplore.training.config import DataConfig, StoriesConfig
 from kfexplore.training.stories import stories
 
@@ -50,17 +50,17 @@ Document = tuple[str, str]
 
 @dataclass(frozen=True)
 class DataInfo:
-    """data.json: what a folder of token files was made from, and how."""
+    """data.json: the source and settings of a folder of token files."""
 
     settings: DataConfig
     source: str
-    """The texts: a digest of a folder's, or where a dataset is."""
+    """The texts: a digest of a folder's texts, or the name of a dataset."""
     documents: int
     """Number of documents, held-out ones included."""
     tokens: int
-    """In train.npy."""
+    """Tokens in train.npy."""
     held_out_tokens: int
-    """In held_out.npy."""
+    """Tokens in held_out.npy."""
     held_out: tuple[str, ...]
     """Names of the held-out documents."""
     vocab_size: int
@@ -76,9 +76,9 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
     training documents only.
 
     Args:
-        config: The tokenizer, the dataset and what is held out.
+        config: The tokenizer, the dataset and the held-out part.
         out: Folder for the files; files made from the same texts and settings are kept.
-        least: Tokens that training needs.
+        least: Fewest tokens that training needs.
         text: Folder of `*.txt`, read instead of the config's dataset.
 
     Raises:
@@ -105,16 +105,12 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
     if (out / INFO).exists():
         return read_info(out, config, source)
     is_held_out = _selection(held_out, config.held_out_fraction, [file.name for file in files])
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
             info = _write(config, documents, is_held_out, source, Path(part), least)
             for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json, the last, marks the set as complete
                 (Path(part) / name).replace(out / name)
-    except OSError as error:
-        raise KfError(
-            f"The tokens cannot be written to {out}: {error}.", "a folder you may write to, with room"
-        ) from error
     return info
 
 
@@ -133,10 +129,10 @@ def read_info(folder: Path, config: DataConfig | None, source: str | None = None
     changed = {} if config is None else differences(info.settings, config)
     differ = [text for key, text in changed.items() if key not in REPLACED]
     if source is not None and source != info.source:
-        differ.append(f"made of {info.source} (now {source})")
+        differ.append(f"made from {info.source} (now {source})")
     if differ:
         raise KfError(
-            f"{folder} holds tokens of other settings or texts: {'; '.join(differ)}.",
+            f"{folder} holds tokens from other settings or texts: {'; '.join(differ)}.",
             "the recipe and the texts that it was prepared with, or a new folder",
         )
     return info
@@ -203,7 +199,7 @@ def _selection(names: tuple[str, ...], fraction: float, documents: Iterable[str]
     """Whether a document is held out, by its name.
 
     Args:
-        names: Beginnings of the names of held-out documents, unless `fraction` is given.
+        names: Prefixes of the names of held-out documents, unless `fraction` is given.
         fraction: 0, or the fraction of the documents to hold out.
         documents: Names of all documents if they are known, so that at least one is held out; else empty.
     """
@@ -244,23 +240,23 @@ def _write(
     (part / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
     begin, end = document_frame(tokenizer)
     if not end:
-        raise KfError("The tokenizer has no token that ends a text.", ", ".join(token for _, token in FRAMES))
+        raise KfError("The tokenizer has no end-of-text token.", ", ".join(token for _, token in FRAMES))
     top, mask = highest_id(tokenizer), tokenizer.token_to_id(MASK)
     dtype = np.uint16 if top <= np.iinfo(np.uint16).max else np.uint32
     count, held_out = 0, []
     rows = iter(tqdm(documents(), unit="text", mininterval=5, disable=None))
-    with closing(TokenFile(part / TRAIN, dtype)) as train, closing(TokenFile(part / HELD_OUT, dtype)) as held:
+    with closing(TokenFile(part / TRAIN, dtype)) as train, closing(TokenFile(part / HELD_OUT, dtype)) as other:
         while batch := list(islice(rows, BATCH)):
             encoded = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
             for (name, _), one in zip(batch, encoded, strict=True):
-                back = is_held_out(name)
-                (held if back else train).append([*begin, *one.ids, *end])
-                held_out += [name] * back
+                is_other = is_held_out(name)
+                (other if is_other else train).append([*begin, *one.ids, *end])
+                held_out += [name] * is_other
             count += len(batch)
     if not held_out or count == len(held_out):
         raise KfError(
             f"There are {count - len(held_out)} texts to train on and {len(held_out)} held-out texts.",
-            "at least two texts, one of them in each part",
+            "at least one text in each part",
             "the command with --held-out FRACTION, or a recipe of your own with held_out in its data",
         )
     if train.count < least:
@@ -270,7 +266,7 @@ def _write(
         source,
         documents=count,
         tokens=train.count,
-        held_out_tokens=held.count,
+        held_out_tokens=other.count,
         held_out=tuple(held_out),
         vocab_size=top + 2 if mask is None else top + 1,
         mask_id=top + 1 if mask is None else mask,
@@ -361,7 +357,7 @@ def hub_rows(config: DataConfig) -> Iterator[Document]:
     except Exception as error:  # no connection, no such dataset or split, a broken file
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise KfError(
-            f"The dataset {config.dataset} cannot be read beyond {number} rows of {config.split}: {reason}",
+            f"The dataset {config.dataset} cannot be read after {number} rows of {config.split}: {reason}",
             "a connection to the hub and the name of a dataset, or a folder of .txt files (--text FOLDER)",
-            "the same command again: what is already prepared or trained is kept",
+            "the same command again: prepared tokens and trained stages are kept",
         ) from error

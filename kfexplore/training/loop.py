@@ -40,11 +40,11 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
         loss_of: Maps a step number and rows of its batch to a loss, a scalar or one per slot, whose mean is minimised;
             all its randomness is keyed by the step number.
         config: The stage's settings.
-        folder: State and curve; a state of other settings is refused.
+        folder: State and curve; a state from other settings is refused.
 
     Raises:
-        KfError: a state of other settings or of more steps, a loss or gradient that is not finite (the last good state
-            is kept), no space on the disk.
+        KfError: a state from other settings or with more steps, a loss or gradient that is not finite (the last good
+            state is kept), no space on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = distributed.rows(config.batch, config.accumulate)
@@ -59,10 +59,10 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
     bar = tqdm(steps, folder.name, config.steps, initial=start, unit="step", mininterval=5, disable=quiet)
     saved = time.monotonic()
     for step in bar:
-        share = lr_share(step, config)
+        fraction = lr_fraction(step, config)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * share
+                group["lr"] = config.lr * fraction
         value = backward(loss_of, step, parts)
         parameters = [p for p in model.parameters() if p.grad is not None]
         distributed.average([value, *(p.grad for p in parameters if p.grad is not None)])
@@ -70,10 +70,10 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
         mean_loss = value.mean()
         if not torch.isfinite(mean_loss + norm):
             raise KfError(
-                f"The loss is {mean_loss.item()} and the gradient's norm {norm.item()} at step {step};"
+                f"The loss is {mean_loss.item()} and the gradient norm {norm.item()} at step {step};"
                 " the last good state is kept.",
                 "finite numbers",
-                f"again after removing {folder}, with a lower lr in the recipe",
+                f"a lower lr in the recipe, after removing {folder}",
             )
         for optimizer in optimizers:
             optimizer.step()
@@ -110,7 +110,7 @@ def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:
     return config.batch * (slots if isinstance(model, Student) else config.context)
 
 
-def lr_share(step: int, config: TrainConfig) -> float:
+def lr_fraction(step: int, config: TrainConfig) -> float:
     """Fraction of the peak learning rate: linear warmup, constant, linear decay."""
     rise = (step + 1) / max(config.warmup, 1)
     fall = (config.steps - step) / max(config.decay * config.steps, 1)
@@ -193,14 +193,14 @@ class _Curve:
 
 @contextlib.contextmanager
 def _room(path: Path, what: str) -> Iterator[None]:
-    """Turns a failed write into a KfError that says how to go on; the earlier file stays."""
+    """Turns a failed write into a KfError that says how to continue; the earlier file stays."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise KfError(
             f"The {what} cannot be saved: {_first_line(error)}.",
-            f"space in {path.parent}; what was saved before is kept",
-            "the same command again: it resumes from there",
+            f"space in {path.parent}; the earlier file is kept",
+            "the same command again, which resumes from it",
         ) from None
 
 
@@ -244,8 +244,8 @@ class _Keeper:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise KfError(
                 f"{path} cannot be read: {_first_line(error)}.",
-                "a whole state",
-                f"again after removing {path}: the stage starts over",
+                "a complete state file",
+                f"the same command after removing {path}: the stage starts over",
             ) from error
         changed = differences(from_dict(TrainConfig, state["config"]), self.config)
         differ = [text for name, text in changed.items() if name not in FREE]
@@ -259,6 +259,6 @@ class _Keeper:
         self.model.load_state_dict(state["model"])
         if self.mean is not None:
             self.mean.load_state_dict(state["mean"])
-        for optimizer, held in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(held)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         return int(state["step"])

@@ -1,6 +1,6 @@
-"""The loss of one step of each kind of model. All randomness is keyed by the settings' seed and the step.
+"""The loss of one step for each kind of model. All randomness is keyed by the settings' seed and the step.
 
-It is drawn for the whole batch, whichever `rows` are asked for, so the parts of a step and the processes add up to it.
+It is drawn for the whole batch, whatever `rows` are used, so the parts of a step and the processes add up to it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def student_loss(
     frozen: Student | None = None,
     starts: Tokens | None = None,
 ) -> Tensor:
-    """Cross-entropy of the target tokens of the noise, nats, by slot (K,); the mean is minimised.
+    """Cross-entropy on the noise's target tokens, nats, by slot (K,); the mean is minimised.
 
     The ideal is 0 for targets that the noise determines (exact, and self up to its teacher's errors). The term of
     `ntp_loss_weight` is added to every slot.

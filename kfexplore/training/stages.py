@@ -36,7 +36,7 @@ from kfexplore.checkpoints.registry import PairParts, fingerprint, load_model, p
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.config import ModelConfig, differences, from_dict
 from kfexplore.decoders import Kind
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 from kfexplore.models import Model, begin_from, build
 from kfexplore.training import losses
 from kfexplore.training.config import Recipe, TrainConfig
@@ -97,7 +97,7 @@ class Run:
             KfError: as `data.prepare`; or both are given.
         """
         if text is not None and dataset is not None:
-            raise KfError("The texts are named in two ways.", "--text FOLDER or --dataset NAME")
+            raise KfError("Both --text and --dataset were given.", "one of the two")
         data = self.recipe.data if dataset is None else dataclasses.replace(self.recipe.data, dataset=dataset)
         if (initial := self._initial) and isinstance(initial.tokenizer, Path):
             data = dataclasses.replace(data, vocab_size=0, tokenizer=str(initial.tokenizer.parent))
@@ -108,7 +108,7 @@ class Run:
         """Trains the teacher, or reads it where it is finished.
 
         Raises:
-            KfError: no data yet, data of other settings, or a teacher of other settings.
+            KfError: no data yet, or data or a teacher from other settings.
         """
         config = self.recipe.teacher
         if self.init_from is not None:
@@ -119,7 +119,7 @@ class Run:
         """Trains all students in their order; returns the last one.
 
         Raises:
-            KfError: no teacher yet, or a stage of other settings.
+            KfError: no teacher yet, or a stage from other settings.
         """
         data, origin, stages = self._data(), self._origin(), self.recipe.students
         self._need("teacher")
@@ -141,7 +141,7 @@ class Run:
         """Trains the masked diffusion model, starting from the teacher's weights.
 
         Raises:
-            KfError: the recipe has none, no teacher yet, or a stage of other settings.
+            KfError: the recipe has none, no teacher yet, or a stage from other settings.
         """
         config = self.recipe.masked
         if config is None:
@@ -190,7 +190,7 @@ class Run:
         if (made := data.settings.stories) is not None:
             nats = sum(story.nats for story in stories(made.held_out, made.seed + 1, made.richness))
             found["corpus"] += (
-                f" of {made.count:,} generated stories (richness {made.richness:g}); the grammar's choices have an"
+                f" from {made.count:,} generated stories (richness {made.richness:g}); the grammar's choices have an"
                 f" entropy of {nats / data.held_out_tokens:.3f} nats per token, an upper bound on the language's"
             )
         for name, stage in self.recipe.stages().items():
@@ -218,26 +218,26 @@ class Run:
         """
         found = {name: read_curve(self.folder / name) for name in self.recipe.stages()}
         if not any(found.values()):
-            raise KfError(f"No stage in {self.folder} has a curve yet.", f"one of {', '.join(found)}, begun")
+            raise KfError(f"No stage in {self.folder} has a curve yet.", f"one of {', '.join(found)} in training")
         return found
 
     def _initial_model(self, role: Kind) -> Model:
         """A model of the pair that training continues from."""
         initial = self._initial
         assert initial is not None
-        ours, theirs = self.folder / "data" / TOKENIZER_FILE, initial.tokenizer
-        if not isinstance(theirs, Path) or json.loads(theirs.read_bytes()) != json.loads(ours.read_bytes()):
+        prepared, original = self.folder / "data" / TOKENIZER_FILE, initial.tokenizer
+        if not isinstance(original, Path) or json.loads(original.read_bytes()) != json.loads(prepared.read_bytes()):
             raise KfError(
-                f"The tokens in {ours.parent} are not those of the pair {self.init_from}.",
+                f"The tokens in {prepared.parent} are from another tokenizer than that of {self.init_from}.",
                 "tokens made with the pair's own tokenizer, in a new folder",
                 self._command("data") + f" --init-from {self.init_from} --text FOLDER",
             )
         model = load_model(getattr(initial, role), device=self._place(), kind=role)
-        held, meant = model.config, self._shape(role)
-        if (held.width, held.heads) != (meant.width, meant.heads) or held.depth > meant.depth:
+        theirs, ours = model.config, self._shape(role)
+        if (theirs.width, theirs.heads) != (ours.width, ours.heads) or theirs.depth > ours.depth:
             raise KfError(
-                f"The {role} of {self.init_from} has width {held.width}, depth {held.depth} and {held.heads} heads;"
-                f" the recipe {self.recipe.name} has {meant.width}, {meant.depth} and {meant.heads}.",
+                f"The {role} of {self.init_from} has width {theirs.width}, depth {theirs.depth} and {theirs.heads}"
+                f" heads; the recipe {self.recipe.name} has {ours.width}, {ours.depth} and {ours.heads}.",
                 "the same width and heads, and at most the recipe's depth",
             )
         return model
@@ -253,8 +253,8 @@ class Run:
     ) -> Model:
         """The model of a stage: loaded if the stage is finished; else trained, saved and loaded.
 
-        It is saved as it will be published, in bf16, so that later stages (above all the student's targets) are built
-        on those weights and no finer ones.
+        It is saved as it will be published, in bf16, so that later stages (above all the student's targets) build on
+        exactly those weights.
         """
         folder, device = self.folder / name, self._place()
         self._claim(name, info)
@@ -279,16 +279,16 @@ class Run:
         path = folder / STAGE_FILE
         finished, started = _finished(folder), any((folder / f).exists() for f in (STATE_FILE, WEIGHTS_FILE))
         if started:
-            held = from_dict(StageInfo, read_json_object(path, 1 << 24)) if path.exists() else None
-            changed = differences(held, info) if held else {"": "there is no stage.json"}
+            stored = from_dict(StageInfo, read_json_object(path, 1 << 24)) if path.exists() else None
+            changed = differences(stored, info) if stored else {"": "there is no stage.json"}
             own = name if not info.students else f"students.{len(info.students) - 1}"
             # The loop lets a started run change some settings; how often it was saved never matters.
             free = {f"{own}.{key}" for key in FREE} if not finished else set()
             differ = [text for key, text in changed.items() if key not in free and not key.endswith(".save_every")]
             if differ:
                 raise KfError(
-                    f"{folder} holds a model of other settings or data: {'; '.join(differ)}.",
-                    "the settings that it was trained with, or a new folder (--out)",
+                    f"{folder} holds a model from other settings or data: {'; '.join(differ)}.",
+                    "the settings it was trained with, or a new folder (--out)",
                     f"remove {folder}, then: {self._command(name)}",
                 )
         if not finished and distributed.rank() == 0:
@@ -308,7 +308,7 @@ class Run:
             raise KfError(
                 f"Another run is training in {self.folder}.",
                 "one run per work folder",
-                "the command with another --out, or again when that run has ended",
+                "another --out, or the same command when that run has ended",
             ) from None
 
     def _data(self) -> DataInfo:
@@ -347,8 +347,6 @@ def _finished(folder: Path) -> bool:
 
 
 def _write(path: Path, content: str | Callable[[Path], object]) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-    except OSError as error:
-        raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to, with room") from error

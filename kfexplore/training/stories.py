@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from kfexplore import noise
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 
 GRAMMAR = Path(__file__).with_name("stories.yaml")
 MOST_STORIES = 1_000_000
@@ -127,21 +127,19 @@ def write_stories(folder: Path, count: int, seed: int, richness: float = 1.0) ->
 
     Args:
         folder: Made if need be; it may hold no other texts.
-        count, seed, richness: As `stories` has them.
+        count, seed, richness: As in `stories`.
 
     Raises:
         KfError: as `stories`; the folder holds texts already or cannot be written to.
     """
     words = nats = 0.0
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.glob("*.txt")):
-            raise KfError(f"{folder} holds texts already.", "a new folder")
+            raise KfError(f"{folder} already holds texts.", "a new folder")
         for number, story in enumerate(stories(count, seed, richness)):
             (folder / f"story-{number:06d}.txt").write_text(story.text, encoding="utf-8")
             words, nats = words + story.words, nats + story.nats
-    except OSError as error:
-        raise KfError(f"The stories cannot be written to {folder}: {error}.", "a folder you may write to") from error
     return f"{count:,} stories, {words:,.0f} words, entropy at most {nats / words:.3f} nats per word, in {folder}"
 
 

@@ -16,6 +16,7 @@ from kfexplore.evaluate import agreement as module
 from kfexplore.evaluate.agreement import agreement, binned, noise_blind
 from kfexplore.evaluate.text import text_ids
 from kfexplore.pair import Pair
+from kfexplore.results import Agreement
 from kfexplore.training.targets import exact_targets
 
 from .synthetic import TEXT
@@ -127,11 +128,11 @@ def test_the_same_seed_measures_the_same_and_another_does_not(pair: Pair) -> Non
     one, again, other = (agreement(pair, [TEXT], windows=3, groups=8, seed=seed) for seed in (0, 0, 1))
     assert one == again
     assert one.student_nll_by_slot != other.student_nll_by_slot
-    assert set(one.as_json()) == {field.name for field in dataclasses.fields(one)}
+    assert Agreement.from_json(dataclasses.asdict(one)) == one
 
 
 def test_a_text_shorter_than_a_context_is_refused(pair: Pair) -> None:
-    with pytest.raises(KfError, match="64 windows of 36 tokens were asked for, the text has 3"):
+    with pytest.raises(KfError, match="64 windows of 36 tokens were requested; the text has 3"):
         agreement(pair, ["go"])
 
 

@@ -283,7 +283,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_and_nothing_is_left(hub: list[
     hub += [{"text": OWL}, {"text": RAIN}, ConnectionError("no route to host\nmore")]
     for tokenizer in ({"vocab_size": 280}, {"tokenizer": _word_tokenizer(tmp_path / "named", 50)}):
         config = DataConfig(**tokenizer, dataset="some/tales", held_out=("00000000",))
-        with pytest.raises(KfError, match="cannot be read beyond 2 rows of train: no route to host\n") as caught:
+        with pytest.raises(KfError, match="cannot be read after 2 rows of train: no route to host\n") as caught:
             prepare(config, tmp_path / "out", 2)
         assert "--text FOLDER" in caught.value.valid
         assert names(tmp_path / "out") == []
@@ -350,7 +350,7 @@ def test_a_large_vocabulary_takes_four_bytes_a_token(tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path) -> None:
     named = _word_tokenizer(tmp_path / "named", 50, "<pad>")
-    with pytest.raises(KfError, match="no token that ends a text"):
+    with pytest.raises(KfError, match="no end-of-text token"):
         _numbers(tmp_path, DataConfig(tokenizer=named, held_out=("b",)))
 
 

@@ -123,5 +123,5 @@ def test_the_command_writes_a_file_per_story_and_reports_the_entropy(tmp_path: P
 
 def test_stories_are_not_mixed_with_other_texts(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(KfError, match="holds texts already"):
+    with pytest.raises(KfError, match="already holds texts"):
         write_stories(tmp_path, 2, seed=0)
