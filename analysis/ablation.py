@@ -1,8 +1,8 @@
-"""What each choice of the training recipe buys, at equal compute: `python -m analysis.ablation --data D --text T`.
+"""Effect of each choice in the training recipe at equal compute: `python -m analysis.ablation --data D --text T`.
 
-Every arm starts from the teacher's weights and may spend the same number of token passes (one token once through the
-teacher's blocks; a backward pass counts as two), its targets included. The paper's ablations are A, B and C. Prints a
-line per arm and writes ablation.json, anew after each arm, ablation.csv, ablation.html and a PNG.
+Every arm starts from the teacher's weights with the same budget of token passes (one token once through the teacher's
+blocks; a backward pass counts as two), its targets included. The paper's ablations are A, B and C. Prints a line per
+arm and writes ablation.json, which grows with each arm, ablation.csv, ablation.html and a PNG.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ BASE = TrainConfig(
 STAGES = ((1, 0.25), (2, 0.25), (4, 0.5))
 """Blocks of a progressive run, and the fraction of the compute that each gets."""
 WINDOWS, GROUPS, SEED = 24, 128, 0
-"""Stretches of text on which every arm is measured, prefixes of each, and the seed of these and their noise."""
+"""Text windows on which every arm is measured, prefixes per window, and the seed of these and their noise."""
 
 
 class Heads(Student):
-    """Slots that see the context and their own noise only, as heads of multi-token prediction do."""
+    """Slots that see only the context and their own noise, like multi-token prediction heads."""
 
     def group_logits(self, *given: Any, **named: Any) -> torch.Tensor:
         return super().group_logits(*given, **{**named, "causal": False})
@@ -55,7 +55,7 @@ class Heads(Student):
 class Arm:
     """One row of the table."""
 
-    what: str  # what it is, in words
+    what: str  # description for tables and figures
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings other than BASE's
     progressive: bool = False  # in stages of 1, 2 and 4 slots, each from the one before
     student: type[Student] = Student
@@ -89,9 +89,9 @@ ARMS = {
 
 
 def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folder: Path) -> tuple[Student, int]:
-    """A student trained with `budget` token passes from the teacher's weights, and the steps that it took."""
+    """A student trained with `budget` token passes from the teacher's weights, and the number of steps."""
     teacher, previous, taken = pair.teacher, None, 0
-    for block, share in STAGES if arm.progressive else ((4, 1.0),):
+    for block, fraction in STAGES if arm.progressive else ((4, 1.0),):
         settings = {**arm.changes, "block": block, "seed": seed}
         if block == 1 and settings.get("targets") == "self":
             settings["targets"] = "exact"  # the first stage has no student before it
@@ -99,7 +99,7 @@ def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folde
         depth = teacher.config.depth + arm.deeper
         own, targets = token_passes(config)
         passes = own * depth / teacher.config.depth + targets
-        config = dataclasses.replace(config, steps=max(1, int(budget * share / passes)))
+        config = dataclasses.replace(config, steps=max(1, int(budget * fraction / passes)))
         torch.manual_seed(seed)
         student = arm.student(dataclasses.replace(teacher.config, kind="student", depth=depth, block=block))
         if arm.frequencies is not None:
@@ -182,13 +182,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="token files (kfexplore train data)")
     parser.add_argument("--text", type=Path, required=True, help="held-out text, a file or folder")
     parser.add_argument("--budget", type=float, default=4e5, help="token passes per arm")
-    parser.add_argument("--seeds", default="0", help="0,1,..")
-    parser.add_argument("--arms", default=",".join(ARMS), help="which")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the files")
+    parser.add_argument("--seeds", default="0", help="random seeds: 0,1,..")
+    parser.add_argument("--arms", default=",".join(ARMS), help="arms to run")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="output folder")
     asked = parser.parse_args()
     plain, texts = load_pair(asked.pair), read_text(asked.text)
     tokens, held_out = load_tokens(asked.data), np.load(asked.data / "held_out.npy")
-    share, nats = noise_blind(plain, texts, WINDOWS, GROUPS, SEED)
+    best, nats = noise_blind(plain, texts, WINDOWS, GROUPS, SEED)
     rows = []
     document = {
         "study": "ablation",
@@ -200,7 +200,7 @@ def main() -> None:
         "stages": STAGES,
         "base": asdict(BASE),
         "evaluation": {"windows": WINDOWS, "groups": GROUPS, "seed": SEED, "dtype": "float32"},
-        "noise_blind": {"share": share, "nats": nats},
+        "noise_blind": {"share": best, "nats": nats},
         "rows": rows,
     }
     chosen = asked.arms.split(",")
@@ -227,9 +227,9 @@ def main() -> None:
     foot = (
         f"Pair {asked.pair}, text {document['text']}; {asked.budget:,.0f} token passes per arm; {document['device']}, "
         f"trained in {BASE.precision}, measured in float32. Without reading its noise, slot 1 would be exact on "
-        f"{share:.1%} at best, and its loss {nats:.2f} nats."
+        f"{best:.1%} at best, and its loss {nats:.2f} nats."
     )
-    title = "kfexplore: what each choice of the recipe buys"
+    title = "kfexplore: effect of each choice in the recipe"
     write_figures("ablation", lambda theme: {"ablation": arms_figure(rows, theme)}, asked.out, title, foot)
 
 

@@ -25,7 +25,7 @@ from kfexplore.checkpoints.registry import PairParts, fingerprint, locate
 from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, resolve_k
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 from kfexplore.evaluate.judges import Continued, continued
 from kfexplore.evaluate.samples import Written, write
 from kfexplore.evaluate.text import read_text, stretches, text_ids
@@ -52,7 +52,7 @@ TIMED_ON = "H100"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how much of it."""
+    """Settings of a replication."""
 
     ks: tuple[int, ...]
     batches: tuple[int, ...]
@@ -76,7 +76,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """One task of the paper: its models, loaded when they are needed, and where its parts are kept."""
+    """One task of the paper: its models, loaded on demand, and the folder of its measurements."""
 
     task: str
     parts: PairParts
@@ -127,9 +127,9 @@ class Case:
 
     @cached_property
     def prefixes(self) -> Ints:
-        """(S, N): of the file; the beginnings of the hub's documents; or from evenly spaced places of the text.
+        """(S, N) from the file, the beginnings of the hub's documents, or evenly spaced places in the text.
 
-        As in training, a document begins with the token that opens it ([CLS] of BERT's tokenizer), one of the N.
+        As in training, a document begins with its opening token ([CLS] in BERT's tokenizer), one of the N.
         """
         (length, new), count = self.lengths, self.settings.samples
         tokenizer = self.pair.need_tokenizer()
@@ -143,7 +143,7 @@ class Case:
             coded = ([*opening, *encode_ids(tokenizer, text)][:length] for text in self.texts)
             found = np.array(list(islice((ids for ids in coded if len(ids) == length), count)))
         if len(found) < 2:
-            raise KfError(f"There are {len(found)} prefixes of {length} tokens.", "at least 2")
+            raise KfError(f"There are {len(found)} prefixes of {length} tokens.", "at least two")
         return found
 
     @cached_property
@@ -156,7 +156,7 @@ class Case:
 
     @cached_property
     def written(self) -> list[Written]:
-        """AR's samples and those of every K, each kept as it ends."""
+        """Samples from AR and every K, each saved when it is complete."""
         penalties = PENALTIES[self.task]
         plans = [DecodeConfig("pflm", k, frequency_penalty=penalties.get(k, 0.0)) for k in self.settings.ks]
         for decoder in plans:
@@ -168,10 +168,9 @@ class Case:
                 new = write(self.pair, self.prefixes, self.lengths[1], decoder, self.settings.seed)
                 return {"tokens": new.tokens.tolist(), "nfe": new.nfe}
 
-            held = self.kept(
-                f"samples-{decoder.decoder}{decoder.k or ''}", {**self.sampling, "decoder": asdict(decoder)}, sample
-            )
-            found.append(Written(decoder, np.array(held["tokens"]), held["nfe"]))
+            settings = {**self.sampling, "decoder": asdict(decoder)}
+            saved = self.kept(f"samples-{decoder.decoder}{decoder.k or ''}", settings, sample)
+            found.append(Written(decoder, np.array(saved["tokens"]), saved["nfe"]))
         return found
 
     @cached_property
@@ -184,22 +183,20 @@ class Case:
         path = self.folder / f"{self.task}-{name}.json"
         key = json.loads(json.dumps({**self.conditions, **settings}))
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["settings"] == key:
-                return held["found"]
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            if saved["settings"] == key:
+                return saved["found"]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not there, or not a file of this script
         found = measure()
         text = json.dumps({"settings": key, "found": found})
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, text)
-        except OSError as error:
-            raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
         return found
 
     def unlike(self, part: Part) -> str | None:
-        """Why no number of a part measures what was published; None: no reason is known."""
+        """Why a part does not measure what was published; None: no reason is known."""
         config, task, settings = self.pair.teacher.config, self.task, self.settings
         names = ("vocab_size", "width", "depth", "heads", "mask_id", "context")
         if tuple(getattr(config, name) for name in names) != SIZES[task]:

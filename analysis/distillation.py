@@ -46,15 +46,15 @@ from kfexplore.training.losses import Tokens, student_loss
 
 BENCH = Path(__file__).parents[1] / "docs" / "bench"
 FEW = 1
-"""Tokens of a sentence after which the teacher writes: the corpus and the sentences have these alone in common."""
+"""Tokens per sentence that the teacher continues: the corpus shares only these with the sentences."""
 SMALL = TrainConfig(steps=1, batch=4, groups=32, block=4, context=64, optimizer="muon", lr=6e-3, warmup=10, decay=0.0)
 """Settings of the small run; a step is a fraction of a second on a CPU."""
 WINDOWS, GROUPS = 7, 64
-"""Of a measurement."""
+"""Text windows of a measurement, and prefixes per window."""
 
 
 def own_corpus(pair: Pair, sentences: Sequence[str], length: int, seed: int) -> Tokens:
-    """What the teacher writes after the first tokens of each sentence, one text after another: no data are needed."""
+    """The teacher's continuations of the first tokens of each sentence, concatenated: no data are needed."""
     before = prompts(pair, sentences, FEW)
     written = write(pair, before, length, DecodeConfig("ar"), seed).tokens
     return np.concatenate([before, written], axis=1).ravel().astype(np.uint32)
@@ -67,18 +67,18 @@ def distil(
 
     Args:
         pair: Teacher and tokenizer.
-        corpus: What contexts are cut from.
-        texts: What it is measured on.
-        steps: Of the run.
+        corpus: Tokens from which contexts are cut.
+        texts: Texts on which it is measured.
+        steps: Steps of the run.
         every: Steps between measurements.
-        seed: Keys contexts and noise, and the encoder's first weights.
-        config: The settings; its steps and seed are those given here.
+        seed: Keys contexts and noise, and the encoder's initial weights.
+        config: The settings, except for steps and seed.
 
     Raises:
         KfError: fewer than one step.
     """
     if steps < 1 or every < 1:
-        raise KfError(f"{steps} steps, measured every {every}, were asked for.", "at least 1 of each")
+        raise KfError(f"{steps} steps, measured every {every}, were requested.", "at least 1 for both")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = Student(dataclasses.replace(pair.teacher.config, kind="student", block=config.block))
@@ -91,7 +91,7 @@ def distil(
             def loss(step: int, rows: slice, now: TrainConfig = now) -> torch.Tensor:
                 return student_loss(student, pair.teacher, corpus, now, step, rows)
 
-            fit(student.requires_grad_(True), loss, now, Path(folder) / "student")  # goes on where it was
+            fit(student.requires_grad_(True), loss, now, Path(folder) / "student")  # continues from the last point
             found.append(_measured(end, pair, student.requires_grad_(False), texts))
     return found
 
@@ -129,7 +129,7 @@ def _document(name: str) -> dict[str, Any]:
 
 
 def table(run: Sequence[Progress]) -> str:
-    """What is printed of the small run."""
+    """The printed table of the small run."""
     slots = range(1, len(run[0].losses) + 1)
     head = ["step", *(f"loss {j}" for j in slots), *(f"exact {j}" for j in slots)]
     rows = [[str(p.step), *(f"{x:.2f}" for x in p.losses), *(f"{x:.1%}" for x in p.agreement)] for p in run]
@@ -137,7 +137,7 @@ def table(run: Sequence[Progress]) -> str:
 
 
 def blind(pair: Pair, texts: list[str]) -> Blind:
-    """Slot 1 of a student that never reads its noise, on the text and prefixes on which the run is measured."""
+    """Slot 1 of a student that never reads its noise, on the texts and prefixes of the run's measurements."""
     return Blind(*noise_blind(pair, texts, WINDOWS, GROUPS))
 
 
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=40, help="steps between measurements")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/distillation"), help="folder of the files")
+    parser.add_argument("--out", type=Path, default=Path("runs/distillation"), help="output folder")
     asked = parser.parse_args()
     pair, sentences = load_pair(asked.pair), own_sentences()
     corpus = own_corpus(pair, sentences, asked.length, asked.seed)

@@ -32,7 +32,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Leg:
-    """A stretch of a training run under one setting."""
+    """A part of a training run under one setting."""
 
     name: str  # what was trained, in words
     steps: list[int]  # (P,) counted over all legs

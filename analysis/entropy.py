@@ -1,10 +1,10 @@
-"""What decides whether a student can learn the map? The teacher's entropy: `python -m analysis.entropy --text BOOKS`.
+"""Agreement against the teacher's entropy: `python -m analysis.entropy --text BOOKS`.
 
-Two dials move the teacher's entropy per token: the richness of the grammar of stories (a small teacher is trained for
+Two settings change the teacher's entropy per token: the richness of the stories grammar (a small teacher is trained for
 each value), and the temperature of the bundled teacher of real books. For each value a student is trained from its
 teacher's weights with the same number of steps, contexts and noise vectors, and measured on held-out text. Prints a
-line per student and writes entropy.json, anew after each, entropy.csv, entropy.html and a PNG. A run that was cut off
-continues with the same command.
+line per student and writes entropy.json, which grows with each student, entropy.csv, entropy.html and a PNG. An
+interrupted run continues with the same command.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ STUDENT = TrainConfig(
     steps=400, batch=4, context=160, groups=32, block=8, optimizer="muon", lr=5e-3, decay=0.5, precision="bf16"
 )
 WINDOWS, GROUPS, SEED = 32, 128, 0
-"""Stretches of held-out text, prefixes of each, and what keys these and their noise."""
+"""Windows of held-out text, prefixes per window, and the seed of these and their noise."""
 HELD_OUT = 400
-"""Stories on which students are measured, of a seed of their own."""
+"""Stories on which students are measured, from their own seed."""
 PUBLISHED = {"entropy": 3.04, "slots": (0.591, 0.327, 0.197, 0.155), "block": 0.052}
 """LM1B, k = 4: the teacher's validation loss in nats (paper, ablation), and the agreement of the released checkpoint
 with the exact map, as an independent replication measured it."""
@@ -91,7 +91,7 @@ def train(pair: Pair, tokens: Any, starts: Any, temperature: float, seed: int, f
 
 
 def measured(pair: Pair, texts: list[str], temperature: float) -> dict[str, Any]:
-    """What the figure needs of one student."""
+    """The measurements of one student that the figure draws."""
     found = agreement(pair, texts, WINDOWS, GROUPS, SEED, temperature)
     return {
         "entropy": found.teacher_entropy,
@@ -141,11 +141,11 @@ def entropy_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light") ->
 
 
 def main() -> None:
-    """Trains what is missing, measures it and writes the documents."""
+    """Trains and measures the missing students, and writes the documents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, help="folder of the books of tales; without it only stories are measured")
-    parser.add_argument("--seeds", default="0", help="0,1,..")
-    parser.add_argument("--out", type=Path, default=Path("runs/entropy"), help="work folder, and folder of the files")
+    parser.add_argument("--seeds", default="0", help="random seeds: 0,1,..")
+    parser.add_argument("--out", type=Path, default=Path("runs/entropy"), help="work and output folder")
     asked = parser.parse_args()
     done = asked.out / "entropy.json"
     rows: list[dict[str, Any]] = json.loads(done.read_text())["rows"] if done.exists() else []
@@ -186,16 +186,12 @@ def main() -> None:
 
 
 def tales_tokens(pair: Pair, config: DataConfig, text: Path, out: Path) -> tuple[Any, list[str]]:
-    """Tokens of the books of the bundled pair that are trained on, and the texts of those that are held out."""
-    pair.tokenizer.save(str(_made(out / "tales") / "tokenizer.json"))
+    """Tokens of the bundled pair's training books, and the texts of its held-out books."""
+    (out / "tales").mkdir(parents=True, exist_ok=True)
+    pair.tokenizer.save(str(out / "tales" / "tokenizer.json"))
     prepare(config, out / "tales-data", STUDENT.context + 1, text)
     held_out = [file for file in sorted(text.glob("*.txt")) if file.name.startswith(config.held_out)]
     return load_tokens(out / "tales-data"), [read_text(file)[0] for file in held_out]
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from kfexplore.figures.palette import HUES, Colours, Theme, colours, hue_index
 from kfexplore.results import Grid, Ints, steps
 
 _LEAST_LABELLED: Final = 0.008
-"""Fraction of the grid; the label of a smaller region would not fit."""
+"""Fraction of the grid below which a region's label would not fit."""
 _FAINT: Final = 0.5
 _HATCHES: Final = 56
 

@@ -20,11 +20,11 @@ from kfexplore.errors import KfError
 from kfexplore.figures.page import plotly_script, write
 
 WIDTH: Final = 960
-"""Of every image, in CSS pixels."""
+"""Width of every image, in CSS pixels."""
 SCALE: Final = 1.25
 """Pixels per CSS pixel in a figure's image; a frame, which is long, has one."""
 COLOURS: Final = 128
-"""Of an image: figures have few, and an image of a quarter of the size looks the same."""
+"""Colours per image: figures have few, and the image looks the same at a quarter of the size."""
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS: Final = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _DRAW: Final = """async ([data, layout]) => {
@@ -45,14 +45,14 @@ class Camera:
         try:
             api = importlib.import_module("playwright.sync_api")
         except ImportError:
-            raise KfError("Images are taken in a browser.", "playwright", "make setup") from None
+            raise KfError("Images need playwright, which is not installed.", run="make setup") from None
         self._engine = api.sync_playwright().start()
         system = next(filter(None, map(shutil.which, _BROWSERS)), None)
         try:
             self._browser = self._engine.chromium.launch(executable_path=system, args=_ARGUMENTS)
         except api.Error:
             self._engine.stop()
-            raise KfError("Images are taken in a browser.", "a Chromium", "playwright install chromium") from None
+            raise KfError("Images need Chromium, which cannot be started.", run="playwright install chromium") from None
         self._plots: Any = None
         return self
 

@@ -1,4 +1,4 @@
-"""What marginals lose on real contexts: `python -m analysis.joint_vs_marginal --text runs/held-out --out runs/joint`.
+"""Loss from marginals on real contexts: `python -m analysis.joint_vs_marginal --text runs/held-out --out runs/joint`.
 
 Over contexts of a text that the pair was not trained on (by default our own sentences): the mutual information of the
 next two tokens, by context and by class of the first token; and on some of them the error of every sampler against its
@@ -51,7 +51,7 @@ def token_class(text: str, before: str) -> str:
 
 
 def contexts(pair: Pair, texts: list[str], count: int, seed: int) -> list[list[int]]:
-    """A random prefix of each of `count` evenly spaced stretches."""
+    """A random prefix of each of `count` evenly spaced windows."""
     found = []
     for c, stretch in enumerate(stretches(*text_ids(pair, texts), count, pair.room)):
         end = int(noise.generator(seed, c, _KEY).integers(FEWEST_BEFORE, pair.room + 1))
@@ -60,7 +60,7 @@ def contexts(pair: Pair, texts: list[str], count: int, seed: int) -> list[list[i
 
 
 def by_class(pair: Pair, laws: list[BlockLaw]) -> list[drawing.ClassInformation]:
-    """What first tokens of each class tell about the second; intervals over contexts."""
+    """Information of first tokens of each class about the second; intervals over contexts."""
     masses, amounts = (np.zeros((len(laws), len(CLASSES))) for _ in range(2))
     for n, law in enumerate(laws):
         before = "".join(pair.texts(law.context.tolist()[-8:]))
@@ -102,9 +102,9 @@ def _mean_distance(found: list[Distance]) -> Distance:
 
 
 def differences(studies: list[ContextStudy], reference: str = "ideal MDLM") -> list[drawing.SamplerDifference]:
-    """TV of each sampler less that of the reference, paired over contexts, with t intervals.
+    """TV of each sampler minus that of the reference, paired over contexts, with t intervals.
 
-    Only samplers whose distance is known after every context are compared: lower bounds miss by different amounts.
+    Only samplers whose distance is known after every context are compared: lower bounds have different gaps.
     """
     found = []
     for same in zip(*(s.samplers for s in studies), strict=True):
@@ -119,7 +119,7 @@ def differences(studies: list[ContextStudy], reference: str = "ideal MDLM") -> l
 def measure(
     pair: Pair, ids: list[list[int]], studied: int, k: int, blocks: int, seed: int
 ) -> tuple[dict[str, Any], list[BlockLaw], list[ContextStudy]]:
-    """The document's results over contexts, and what they are derived from; samplers on `studied` of them."""
+    """The document's results over contexts, with the distributions and studies behind them; `studied` contexts."""
     laws = [pair_law(pair, each) for each in tqdm(ids, desc="laws")]
     chosen = [ids[n] for n in np.linspace(0, len(ids) - 1, studied).astype(int)]
     studies = [finished(study_steps(pair, each, k, blocks, seed)) for each in tqdm(chosen, desc="samplers")]
@@ -141,7 +141,7 @@ def measure(
 
 
 def table(results: dict[str, Any]) -> str:
-    """What is printed."""
+    """The printed tables."""
     classes = [[c["name"], f"{c['share']:.1%}", f"{c['information']['value']:.3f}"] for c in results["classes"]]
     classes.append(["all", "", f"{results['mutual_information']['value']:.3f}"])
     samplers = []
@@ -150,12 +150,12 @@ def table(results: dict[str, Any]) -> str:
         limits = tv.limits if tv.high is None else f"{tv.low:.3f} to {tv.high:.3f}"
         samplers.append([row["sampler"], str(row["nfe"]), tv.words, limits, kl, f"{row['impossible']['value']:.2%}"])
     differences = [
-        f"TV of {row['sampler']} less that of {row['minus']}, paired over {row['contexts']} contexts: "
+        f"TV of {row['sampler']} minus that of {row['minus']}, paired over {row['contexts']} contexts: "
         f"{row['tv']['value']:+.3f} ({row['tv']['low']:+.3f} to {row['tv']['high']:+.3f}), {row['finding']}"
         for row in results["differences"]
     ]
     tables = (
-        text_table(["first token", "share", "nats"], classes),
+        text_table(["first token", "fraction", "nats"], classes),
         text_table(["sampler", "passes", "TV", "95 %", "KL", "impossible"], samplers),
         "\n".join(differences),
     )
@@ -184,14 +184,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default=DEFAULT_PAIR)
     parser.add_argument("--text", type=Path, default=None, help="held-out text, a file or folder")
-    parser.add_argument(
-        "--contexts", type=int, default=200, help="after which the distribution of two tokens is computed"
-    )
-    parser.add_argument("--studies", type=int, default=20, help="after how many of them samplers are drawn")
-    parser.add_argument("--k", type=int, default=2, help="tokens per block of the samplers")
-    parser.add_argument("--blocks", type=int, default=4096, help="blocks of each sampler")
+    parser.add_argument("--contexts", type=int, default=200, help="contexts for the distribution of two tokens")
+    parser.add_argument("--studies", type=int, default=20, help="contexts among them for the samplers")
+    parser.add_argument("--k", type=int, default=2, help="tokens per block")
+    parser.add_argument("--blocks", type=int, default=4096, help="blocks per sampler")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the files")
+    parser.add_argument("--out", type=Path, default=Path("."), help="output folder")
     asked = parser.parse_args()
     if not 2 <= asked.studies <= asked.contexts:
         parser.error(f"--studies is {asked.studies}: 2 to --contexts, {asked.contexts}")

@@ -20,7 +20,7 @@ _OTHER_SYMBOLS: Final = ("square", "triangle-up", "triangle-down", "cross", "x")
 
 @dataclass(frozen=True)
 class SamplerError:
-    """Means over contexts of how far one sampler is from the teacher's distribution."""
+    """Mean distance of one sampler from the teacher's distribution, over contexts."""
 
     sampler: str
     nfe: int  # forward passes per block
@@ -33,7 +33,7 @@ class SamplerError:
 
 @dataclass(frozen=True)
 class SamplerDifference:
-    """Distance of one sampler less that of another, paired over contexts."""
+    """Distance of one sampler minus that of another, paired over contexts."""
 
     sampler: str
     minus: str  # the other sampler
@@ -42,7 +42,7 @@ class SamplerDifference:
 
     @property
     def finding(self) -> str:
-        """What the interval says."""
+        """The interval in words."""
         if self.tv.low <= 0 <= self.tv.high:
             return "no difference established"
         return "nearer to the teacher" if self.tv.high < 0 else "farther from the teacher"
@@ -50,7 +50,7 @@ class SamplerDifference:
 
 @dataclass(frozen=True)
 class ClassInformation:
-    """What first tokens of one class tell about the second."""
+    """Information of first tokens of one class about the second."""
 
     name: str
     share: float  # probability of the class, mean over contexts
@@ -110,7 +110,7 @@ def information_figure(values: Floats, theme: Theme = "light") -> go.Figure:
 
 
 def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") -> go.Figure:
-    """Bars of what a first token tells about the second, by its class."""
+    """Bars of the first token's information about the second, by class."""
     palette, ranked = colours(theme), sorted(classes, key=lambda c: -c.information.value)
     figure = blank(
         palette,

@@ -1,4 +1,4 @@
-"""What the map over noise is, exact and learned: `python -m analysis.noise_maps --pair tales --out runs/noise_maps`.
+"""The exact and the learned map over noise: `python -m analysis.noise_maps --pair tales --out runs/noise_maps`.
 
 After random prefixes of our own sentences (or of a text): where and why the learned map differs from the exact one,
 how finely it resolves noise, how far each slot's noise reaches; and after one prompt the areas of the map against the
@@ -45,7 +45,7 @@ QUANTITIES = {
     "entropy": "entropy of the exact distribution (nats)",
     "frequency": "frequency of the exact token",
 }
-"""What may explain why the maps differ: attributes of `Sample`, in words."""
+"""Possible explanations for differences: attributes of `Sample`, in words."""
 POINTS = 2**14
 """Noise vectors from which areas are counted."""
 APART = 2.0 ** -np.arange(1, 13)
@@ -94,7 +94,7 @@ def agreement_by(taken: drawing.Sample, name: str) -> drawing.AgreementBy:
 
 
 def areas(law: BlockLaw, found: Block) -> drawing.Areas:
-    """Areas of pairs of slots 1 and 2, counted at evenly spread noise, against the law, all first tokens covered."""
+    """Areas of pairs of slots 1 and 2 at evenly spread noise, against the distribution with all first tokens."""
     joint = np.zeros((len(law.marginal_1), len(law.marginal_1)))
     joint[law.first] = law.joint
     both = [block_areas(tokens) for tokens in (found.exact, found.learned)]
@@ -139,7 +139,7 @@ def encoder_distances(student: Student, apart: Floats, count: int = 512) -> Floa
 
 
 def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> drawing.Reach:
-    """How often a slot's token changes where another's noise is drawn anew: one noise vector after each context."""
+    """How often a slot's token changes when another's noise is redrawn: one noise vector per context."""
     slots = pair.student.config.block
     found = np.zeros((2, slots, slots))
     for c, context in enumerate(tqdm(ids, desc="reach", leave=False)):
@@ -192,11 +192,11 @@ def measure(
 
     Args:
         pair: Teacher, student, tokenizer.
-        prompt: Of the section and its areas.
+        prompt: Context of the section and its areas.
         ids: Contexts of the sample.
-        each: Noise vectors after each.
+        each: Noise vectors per context.
         seed: Keys the noise.
-        side: Steps of a side of the section.
+        side: Steps per side of the section.
         few: Contexts on which borders and reach are measured.
     """
     context = pair.encode(prompt)[0]
@@ -217,7 +217,7 @@ def measure(
 
 
 def table(found: Study) -> str:
-    """What is printed."""
+    """The printed tables."""
 
     def per_cent(*estimates: Estimate | None) -> list[str]:
         return ["-" if e is None else f"{e.value:.1%}" for e in estimates]
@@ -265,7 +265,7 @@ def strip(pair: Pair, prompt: str, u: Sequence[float], steps: int = 128, height:
 
 
 def tidy(taken: drawing.Sample) -> Iterator[dict[str, Any]]:
-    """One row a slot: context, noise vector, slot, and every array of the sample."""
+    """One row per slot: context, noise vector, slot, and every array of the sample."""
     columns = asdict(taken)
     for context, vector, slot in np.ndindex(taken.u.shape):
         values = {name: f"{array[context, vector, slot]:.6g}" for name, array in columns.items()}
@@ -276,12 +276,12 @@ def main() -> None:
     """Measures one pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default=DEFAULT_PAIR)
-    parser.add_argument("--prompt", default="He looked at", help="of the section and its areas")
+    parser.add_argument("--prompt", default="He looked at", help="context of the section and its areas")
     parser.add_argument("--text", type=Path, default=None, help="file or folder, one context per line")
     parser.add_argument("--contexts", type=int, default=60)
-    parser.add_argument("--each", type=int, default=64, help="noise vectors after each context")
+    parser.add_argument("--each", type=int, default=64, help="noise vectors per context")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/noise_maps"), help="folder of the files")
+    parser.add_argument("--out", type=Path, default=Path("runs/noise_maps"), help="output folder")
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
     ids = prefixes(pair, lines(asked.text), asked.seed, asked.contexts)

@@ -30,12 +30,12 @@ _FEWEST_DRAWN: Final = 20
 
 @dataclass(frozen=True)
 class Sample:
-    """Both maps under one noise, M noise vectors after each of C contexts, and what describes each slot."""
+    """Both maps under the same noise, M noise vectors after each of C contexts, with attributes of each slot."""
 
     u: Floats  # (C, M, K) noise
     teacher: Ints  # (C, M, K) exact tokens
     student: Ints  # (C, M, K) learned tokens
-    margin: Floats  # (C, M, K) the student's largest logit less its second largest, nats
+    margin: Floats  # (C, M, K) the student's largest logit minus its second largest, nats
     edge: Floats  # (C, M, K) distance of u from the nearer edge of its exact cell, units of u
     width: Floats  # (C, M, K) of that cell: the probability of the exact token, given the exact tokens before it
     entropy: Floats  # (C, M, K) entropy of the distribution to which the cell belongs, nats
@@ -96,7 +96,7 @@ class Reach:
 
 
 def areas_figure(found: Areas, text: Text = str, theme: Theme = "light") -> go.Figure:
-    """Areas of the pairs' regions against their probabilities; a pair without area stands on the lowest line."""
+    """Areas of the pairs' regions against their probabilities; pairs without area are on the lowest line."""
     palette, floor = colours(theme), 0.5 / found.points
     missing = float(found.probability[found.learned == 0].sum())
     figure = blank(

@@ -35,7 +35,7 @@ UNITS: Final = {
     SPEED: "thousands",
     SPEED_UP: "times",
 }
-"""Of every quantity but Gen-PPL, which has none."""
+"""Units of all quantities but Gen-PPL, which has none."""
 BLOCK: Final = "block of 4"
 BATCHES: Final = (4, 16, 128)
 _PAPER: Final = (
@@ -88,7 +88,7 @@ class Compared:
 
     @property
     def unit(self) -> str:
-        """Of ours and of the published numbers."""
+        """Unit of ours and the published numbers."""
         return UNITS.get(self.quantity, "")
 
     @property
@@ -98,18 +98,18 @@ class Compared:
 
     @property
     def published(self) -> dict[Source, float]:
-        """What each source has, the paper first."""
+        """The published number by source, the paper first."""
         key = (self.task, self.quantity, self.of, self.batch)
         return {source: table[key] for source, table in PUBLISHED.items() if key in table}
 
     @property
     def against(self) -> tuple[Source, float] | None:
-        """What ours is compared with: the paper's number, or where it has none the replication's."""
+        """The number for comparison: the paper's, or else the replication's."""
         return next(iter(self.published.items()), None)
 
     @property
     def difference(self) -> float | None:
-        """Ours less that number."""
+        """Ours minus that number."""
         return None if self.against is None else self.ours.value - self.against[1]
 
     @property

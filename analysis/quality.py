@@ -1,8 +1,8 @@
-"""Samples of the teacher and of its student: `python -m analysis.quality --pair tales --out runs/quality`.
+"""Samples from the teacher and its student: `python -m analysis.quality --pair tales --out runs/quality`.
 
 After the first tokens of our own sentences (or of a text), all decoders under the same noise: the teacher's loss
-against the variety of samples, over temperature, K, penalty and dither; what perplexity alone would have said; where
-the texts diverge; and what a block costs the teacher, by how much of it is exact. Prints tables and writes
+against the variety of samples, over temperature, K, penalty and dither; the ranking by perplexity alone; where the
+texts diverge; and the teacher's loss on a block, by the number of its exact tokens. Prints tables and writes
 quality.json, quality.csv, quality.html and one PNG per figure.
 """
 
@@ -38,7 +38,7 @@ DITHERS = (None, 2, 6)
 
 
 def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
-    """What is varied, one setting at a time; every sweep of the student's has its plain argmax at K in it."""
+    """Decoders that vary one setting at a time; every sweep of the student includes its plain argmax at K."""
     return {
         "AR over temperature": [DecodeConfig("ar", temperature=tau) for tau in TEACHER_TAUS],
         "student over K": [DecodeConfig("pflm", k) for k in range(1, block + 1)],
@@ -84,7 +84,7 @@ def survival(written: Written, own: Written) -> drawing.ByPosition:
 
 
 def slot_losses(written: Written, losses: Floats, own: Floats) -> drawing.ByPosition:
-    """Excess of each slot over the mean of the teacher's own sample after the same prompt; losses (S, n), nats."""
+    """Excess loss of each slot over the teacher's own sample after the same prompt; losses (S, n), nats."""
     k = written.decoder.k or 1
     excess = [intervals.mean(losses[:, slot::k].mean(axis=1) - own.mean(axis=1)) for slot in range(k)]
     return drawing.ByPosition(name(written.decoder), k, excess)
@@ -146,10 +146,10 @@ def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16
     Args:
         pair: Teacher, student, tokenizer.
         before: (S, N) prompts.
-        new_tokens: That every decoder writes after each.
+        new_tokens: New tokens per prompt and decoder.
         seed: Keys the noise.
-        each: Noise vectors after each context of single blocks: a prompt and half of what the teacher wrote after it.
-        ppl: Another causal model, whose perplexity is shown; None: the teacher's own alone.
+        each: Noise vectors per context of single blocks: a prompt and half of the teacher's continuation.
+        ppl: Another causal model for the perplexity; None: only the teacher.
     """
     plans = sweeps(pair.student.config.block)
     chosen = list(dict.fromkeys(decoder for plan in plans.values() for decoder in plan))
@@ -187,7 +187,7 @@ def _value(decoder: DecodeConfig) -> str:
 
 
 def table(found: Study) -> str:
-    """What is printed."""
+    """The printed tables."""
     head = ["decoder", "nats", "over AR", "entropy", "dist-2", "rep-4", "self-BLEU"]
     rows = [
         [
@@ -208,7 +208,7 @@ def table(found: Study) -> str:
     tables = (
         text_table(head, rows),
         text_table(["at the same entropy", "nats", "AR", "at tau", "lost"], beside),
-        "Learned less exact, nats\n" + text_table(["first slots exact", "share", *slots], groups),
+        "Learned minus exact, nats\n" + text_table(["first slots exact", "fraction", *slots], groups),
     )
     return "\n\n".join(tables)
 
@@ -246,8 +246,8 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=12)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--gen-ppl", default=None, help="another causal model, a name or folder, for the perplexity")
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="folder of the files")
+    parser.add_argument("--gen-ppl", default=None, help="another causal model for the perplexity, a name or folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="output folder")
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
     before = prompts(pair, lines(asked.text), asked.prompt_tokens)
@@ -255,7 +255,7 @@ def main() -> None:
     print(table(found))
     write_study(
         "quality",
-        "kfexplore: samples of the teacher and the student",
+        "kfexplore: samples from the teacher and the student",
         study_settings(asked),
         found.as_json(),
         lambda theme: figures(found, theme),

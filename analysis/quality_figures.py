@@ -1,4 +1,4 @@
-"""Figures of what decoders write after the same prompts under the same noise, and the results that they draw."""
+"""Figures of decoders' samples after the same prompts under the same noise, and the results that they draw."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ByPosition:
 
 @dataclass(frozen=True)
 class Leading:
-    """The blocks of which exactly the first `slots` are exact."""
+    """The blocks in which exactly the first `slots` tokens are exact."""
 
     slots: int
     share: Estimate  # fraction of all blocks
@@ -178,7 +178,7 @@ def survival_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.F
 
 
 def slot_losses_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.Figure:
-    """What each slot of a block costs the teacher beyond its own samples, one line per decoder."""
+    """The teacher's loss on each slot beyond that on its own samples, one line per decoder."""
     palette, last = colours(theme), max(found, key=lambda each: each.k)
     figure = blank(
         palette,
@@ -195,7 +195,7 @@ def slot_losses_figure(found: Sequence[ByPosition], theme: Theme = "light") -> g
 
 
 def leading_figure(groups: Sequence[Leading], theme: Theme = "light") -> go.Figure:
-    """What each slot costs beyond the exact token for the same noise, one line per position of the first wrong slot."""
+    """The teacher's loss on each slot beyond the exact token's, one line per position of the first wrong slot."""
     palette, first, slots = colours(theme), groups[0], len(groups[0].excess)
     figure = blank(
         palette,

@@ -1,9 +1,9 @@
 """The paper's tables on the published checkpoints: `python -m analysis.replication --task lm1b --out runs/replication`.
 
 Agreement under the same noise, Gen-PPL with the variety of the samples, the win rate against AR (with --judge), and
-throughput, each beside what the paper and an independent replication have. Checkpoints and texts are fetched from the
-hub where they are not named. Prints a table and writes replication.json, .csv, .html and one PNG per figure. What has
-been measured stays in OUT/parts: a run that was cut off continues with the same command.
+throughput, each beside the numbers of the paper and of an independent replication. Checkpoints and texts come from the
+hub unless they are given. Prints a table and writes replication.json, .csv, .html and one PNG per figure. Measurements
+stay in OUT/parts: an interrupted run continues with the same command.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ JUDGED_BY = "gpt2-large"
 """The paper's model for Gen-PPL; its judge is a Qwen."""
 
 Found = tuple[list[Compared], list[str]]
-"""What a part has measured, and what it left out and why."""
+"""The measurements of a part, and remarks on those left out."""
 
 
 def agreement_part(case: Case) -> Found:
@@ -138,7 +138,7 @@ PARTS: dict[Part, tuple[Callable[[Case], Found], Callable[[Case], dict[str, Any]
         },
     ),
 }
-"""How each part is measured, and its settings besides models and device."""
+"""The function that measures each part, and its settings besides models and device."""
 
 
 def measured(case: Case, part: Part) -> Found:
@@ -154,7 +154,7 @@ def measured(case: Case, part: Part) -> Found:
 
 
 def table(rows: Sequence[Compared]) -> str:
-    """What is printed."""
+    """The printed table."""
     reasons = list(dict.fromkeys(row.unlike for row in rows if row.unlike and row.against))
     cells = []
     for row in rows:
@@ -197,7 +197,7 @@ def _rows(
 
 
 def _per_cent(share: Estimate) -> Estimate:
-    """A fraction in per cent; a normal interval that reaches beyond is cut."""
+    """A fraction in per cent; its interval is cut at 0 and 100."""
     return Estimate(100 * share.value, 100 * max(0.0, share.low), 100 * min(1.0, share.high))
 
 
@@ -210,19 +210,19 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=None, help="tokenizer.json; else the task's own")
     parser.add_argument("--text", type=Path, default=None, help="held-out text, a file or folder; else the hub's")
     parser.add_argument("--prefixes", type=Path, default=None, help="JSON lines with prefix; else from the text")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure")
     parser.add_argument("--k", default="2,3,4")
     parser.add_argument("--batch", default=",".join(map(str, published.BATCHES)))
     parser.add_argument("--samples", type=int, default=1024)
-    parser.add_argument("--windows", type=int, default=256, help="stretches of text for the agreement")
+    parser.add_argument("--windows", type=int, default=256, help="text windows for the agreement")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--prefix-len", type=int, default=None, help="tokens; else 6 (lm1b), 64 (owt)")
-    parser.add_argument("--new-tokens", type=int, default=None, help="else 122 (lm1b), 960 (owt)")
+    parser.add_argument("--prefix-len", type=int, default=None, help="tokens per prefix; else 6 (lm1b), 64 (owt)")
+    parser.add_argument("--new-tokens", type=int, default=None, help="tokens per sample; else 122 (lm1b), 960 (owt)")
     parser.add_argument("--gen-ppl", default=JUDGED_BY, help="model or folder; '' for none")
     parser.add_argument("--judge", default="", help="model or folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("runs/replication"), help="folder of the files")
+    parser.add_argument("--out", type=Path, default=Path("runs/replication"), help="output folder")
     asked = parser.parse_args()
     same = ("samples", "windows", "repeats", "seed", "new_tokens", "text", "prefixes", "gen_ppl", "judge")
     settings = Settings(

@@ -40,10 +40,10 @@ PRODUCTS: Final = ("aten::addmm", "aten::mm", "aten::bmm", "mkldnn::_linear_poin
 
 
 def peer_rows(teacher: Teacher, size: str, settings: RaceSettings, batch: int) -> list[TimingRow]:
-    """The same job by `transformers` and by the plain loop, prefill inside the clock where it cannot be apart.
+    """The same job by `transformers` and the plain loop; their times include prefill.
 
     Args:
-        teacher: Its shape is the peers', and the plain loop's weights.
+        teacher: Gives the shape of the peers, and the weights of the plain loop.
         size: Name of the models.
         settings: Prompt, new tokens and repeats.
         batch: Samples at once.
@@ -103,7 +103,7 @@ def gpt2(shape: ModelConfig, place: torch.device) -> Callable[[torch.Tensor, int
 
 @torch.inference_mode()
 def plain_loop(teacher: Teacher, prompts: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """AR as one would write it first: concatenated keys and values, PyTorch's own linear layers."""
+    """A straightforward AR: concatenated keys and values, PyTorch's own linear layers."""
     with patch.object(Linear, "_packs", lambda *_: False):
         cache, fed, written = KVCache(), prompts, []
         for values in u.t():
@@ -158,7 +158,7 @@ def table(document: dict[str, Any]) -> str:
     """Tokens per second, and their ratios to generate(), the plain loop and ar at the same batch."""
     lines = [
         f"{'decoder':<25}{'batch':>6}{'k':>3}{'ms/pass':>9}{'tokens/s':>10}{'/generate':>10}{'/plain':>8}{'/ar':>7}"
-        f"{'at limit':>9}{'share':>7}"
+        f"{'at limit':>9}{'of it':>7}"
     ]
     for row in document["rows"]:
         if row["seconds"] is None:
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,4,16")
     parser.add_argument("--k", default="4")
     parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--prompt", type=int, default=32, help="tokens")
+    parser.add_argument("--prompt", type=int, default=32, help="prompt length in tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"))

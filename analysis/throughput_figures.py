@@ -1,4 +1,4 @@
-"""What speed is made of: published passes beside their least times, ragged rounds, tokens that pay for training."""
+"""Figures on speed: published passes and their roofline, ragged rounds, tokens that pay for training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up")
 
 
 class StepTime(NamedTuple):
-    """A forward pass over a batch: how long it took, and the least that it could have taken."""
+    """A forward pass over a batch: its time, and the shortest possible one."""
 
     name: str
     batch: int
@@ -24,7 +24,7 @@ class StepTime(NamedTuple):
 
 
 class Payback(NamedTuple):
-    """How many generated tokens pay for training."""
+    """Number of generated tokens that pay for training."""
 
     name: str
     batch: int
@@ -36,7 +36,7 @@ def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure
     """Milliseconds per pass over the batch: filled as they were reported, open as the device would allow.
 
     Args:
-        steps: At several batches, in rising order for each name.
+        steps: At several batches, ascending for each name.
         theme: Colours.
     """
     look = colours(theme)
@@ -69,7 +69,7 @@ def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure
 
 
 def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
-    """How the rows of a verified batch grow apart, beside blocks of fixed length.
+    """Lengths of the rows of a verified batch over the rounds, beside blocks of fixed length.
 
     Args:
         kept: (rounds, B) tokens that each row keeps per round; 0 once it is done.
@@ -117,7 +117,7 @@ def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Fi
     """Tokens to generate until the time saved equals the time that training took.
 
     Args:
-        paybacks: At several batches, in rising order for each name; at least one pays.
+        paybacks: At several batches, ascending for each name; at least one pays.
         theme: Colours.
     """
     look = colours(theme)

@@ -1,4 +1,4 @@
-"""What the studies share: options, tables, and files: a JSON document, rows as CSV, a page, an image per figure."""
+"""Shared parts of the studies: options, tables, and files (JSON document, CSV rows, page, one image per figure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from analysis.images import write_stills
 from kfexplore.bench.setting import environment
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 from kfexplore.figures.page import page, themed, write
 from kfexplore.figures.palette import Theme
 
@@ -23,7 +23,7 @@ Draw = Callable[[Theme], Mapping[str, go.Figure]]
 
 
 def study_settings(asked: argparse.Namespace) -> dict[str, Any]:
-    """All options but --out, paths by their names; --text is our own sentences where none is given."""
+    """All options but --out, paths by their names; without --text: "own sentences"."""
     values = {name: value.name if isinstance(value, Path) else value for name, value in vars(asked).items()}
     del values["out"]
     return values | ({"text": values["text"] or "own sentences"} if "text" in values else {})
@@ -50,14 +50,14 @@ def write_study(
     """Writes all files of a study of one pair: NAME.json, NAME.csv where it has rows, NAME.html and its images.
 
     Args:
-        name: Of the study and its files.
-        title: Of the page.
-        settings: Conditions of the numbers; they stand in the document and below the figures.
+        name: Name of the study and its files.
+        title: Title of the page.
+        settings: Conditions of the numbers, for the document and below the figures.
         found: The document's own values.
-        draw: Its figures.
-        folder: Of the files; made.
-        device: Of the models.
-        rows: Of the CSV file.
+        draw: Draws the figures.
+        folder: Output folder; created.
+        device: Device of the models.
+        rows: Rows of the CSV file.
 
     Raises:
         KfError: the folder cannot be written.
@@ -76,8 +76,8 @@ def write_document(name: str, document: Mapping[str, Any], folder: Path) -> None
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Writes rows of one form as CSV, the first row's keys as the head; raises as `write_study`."""
-    try:
+    """Writes rows with the same keys as CSV; raises as `write_study`."""
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             for n, row in enumerate(rows):
@@ -85,12 +85,10 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
                     writer = csv.DictWriter(file, list(row))
                     writer.writeheader()
                 writer.writerow(row)
-    except OSError as error:
-        raise KfError(f"{path} cannot be written: {error}.", "a folder you may write to") from None
 
 
 def write_figures(name: str, draw: Draw, folder: Path, title: str, foot: str) -> None:
-    """Writes folder/NAME.html and folder/FIGURE.png for each figure; without a browser, says so instead of images.
+    """Writes folder/NAME.html, and folder/FIGURE.png for each figure; without a browser, a message instead of images.
 
     Raises:
         KfError: the folder cannot be written.

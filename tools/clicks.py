@@ -1,4 +1,4 @@
-"""Clients that click buttons of a served app: one generates texts in Generate, one races decoders in Timing."""
+"""Clients that click buttons in a served app: one generates texts in Generate, one races decoders in Timing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DECODERS: Final = ("ar", "pflm")
 BATCHES: Final = (1, 4)
 FAILED: Final = "kf-prose-failed"
 BUSY: Final = "The server is busy."
-"""In the status of a tab, where the server refused what was asked for."""
+"""Status of a tab after the server refused a request."""
 PATIENCE: Final = 180.0
-"""Seconds after which an answer is no longer waited for, as in the page's session.js."""
+"""Seconds to wait for an answer, as in the page's session.js."""
 REST: Final = 2.0
 """Seconds from one text or race to the next."""
 DRAWN: Final = 3
@@ -33,7 +33,7 @@ class Event:
     """Something that happened to a client."""
 
     what: str
-    """What it asked for: move, move_asked, point, tables, open, text, text_first or race."""
+    """Kind of request: move, move_asked, point, tables, open, text, text_first or race."""
     client: str
     at: float
     """Seconds since 1970."""
@@ -66,7 +66,7 @@ class Page:
 
     Args:
         url: Its address.
-        is_cut: Whether the app was down at a time.
+        is_cut: Whether the app was down at a given time.
 
     Raises:
         KfError: no app answers there.
@@ -82,7 +82,7 @@ class Page:
         self.ids = {part["props"]["elem_id"]: n for n, part in self._parts.items() if part["props"].get("elem_id")}
 
     def click(self, button: str, fields: Mapping[str, Any], drawn: Callable[[], None] = lambda: None) -> list[Any]:
-        """Clicks a button, with other fields as they are at first; returns the pictures that came back.
+        """Clicks a button, with all other fields at their defaults; returns the outputs.
 
         Args:
             button: Its elem_id.
@@ -124,7 +124,7 @@ class Page:
 
 
 def chain(events: list[dict[str, Any]], button: int) -> list[dict[str, Any]]:
-    """The server's part of what a click sets off, in order, without steps that follow only a failure."""
+    """The server's steps after a click, in order, without those that follow only a failure."""
     steps = [event for event in events if [button, "click"] in [list(target) for target in event["targets"]]]
     for step in steps:
         steps += [event for event in events if event["trigger_after"] == step["id"]]
@@ -133,7 +133,7 @@ def chain(events: list[dict[str, Any]], button: int) -> list[dict[str, Any]]:
 
 @dataclass
 class Clicker:
-    """Clicks the buttons of a tab, and checks in its download that what came back is its own."""
+    """Clicks the buttons of a tab, and checks in its download that the results are its own."""
 
     name: str
     pair: str
@@ -146,7 +146,7 @@ class Clicker:
     """The one that starts, and the one that downloads."""
 
     def run(self, opened: Callable[[], Page], until: float) -> None:
-        """Clicks until a time; what is running then is waited for. A page that lost its connection is opened anew."""
+        """Clicks until a time, then waits for the running job. Reopens a page that lost its connection."""
         page, n = None, 0
         while time.time() < until:
             try:
@@ -189,7 +189,7 @@ class Clicker:
 
 @dataclass
 class Writer(Clicker):
-    """Has its prompt continued, each time from another seed."""
+    """Continues its prompt, each time from another seed."""
 
     seed: int
     new_tokens: int = 64

@@ -62,19 +62,19 @@ Usage = tuple[float, int, float]
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """The clients, and for how long they run."""
+    """The clients, and the duration of the test."""
 
     clients: int = 50
-    """All of them; those that neither write nor time scrub."""
+    """Number of all clients; those that neither write nor time scrub."""
     seconds: float = 600.0
     writing: int = 4
-    """Clients that have texts generated."""
+    """Clients that generate texts."""
     timing: int = 1
     """Clients that race decoders."""
     restart: bool = False
     """Whether the server is killed and started again at half time."""
     seed: int = 0
-    """Random seed of the drags, and of which answers are checked."""
+    """Random seed of the drags and of the choice of checked answers."""
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
@@ -92,7 +92,7 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Answer:
-    """Tokens that the server gave, to compare with the exact ones."""
+    """Tokens from the server, to compare with the exact ones."""
 
     prompt: str
     u: list[float]
@@ -116,7 +116,7 @@ def load_test(pair: Pair, name: str, settings: LoadSettings, url: str | None = N
     """Drives an app, its own child process or the one at an address.
 
     Args:
-        pair: The models that the app has too: answers are compared with theirs.
+        pair: The same models as the app's, for comparison.
         name: Name of that pair, or its folder.
         settings: The clients.
         url: Address of an app that is running; its memory is not known, and it cannot be killed.
@@ -147,12 +147,12 @@ def load_test(pair: Pair, name: str, settings: LoadSettings, url: str | None = N
 
 
 def _run(pair: Pair, name: str, settings: LoadSettings, url: str, app: App | None) -> dict[str, Any]:
-    """Runs the clients, then checks what they kept; the measured part of the document."""
+    """Runs the clients, then checks their answers; returns the measured part of the document."""
     page, prompts = Page(url), client_prompts(settings.clients)
     try:  # returns when the server has its models in memory
         page.client.predict(api_name="/map", prompt=prompts[0], u=[0.5] * pair.k_max, pair=name)
     except AppError as error:
-        raise KfError(f"The app at {url} says: {error}") from None
+        raise KfError(f"The app at {url} reports: {error}") from None
     events: list[Event] = []
     outage = Outage()
     writers = [Writer(f"writer {n}", name, prompts.pop(), events.append, 1000 * n) for n in range(settings.writing)]
@@ -178,7 +178,7 @@ def _run(pair: Pair, name: str, settings: LoadSettings, url: str, app: App | Non
         thread.join(max(0.0, began + settings.seconds + GRACE - time.time()))
     seconds, own = time.time() - began, time.process_time() - own
     if node.returncode or any(thread.is_alive() for thread in threads):
-        raise KfError(f"Clients failed, or did not end within {GRACE:.0f} s; Node says more above.")
+        raise KfError(f"Clients failed, or did not end within {GRACE:.0f} s; see the output of Node above.")
     scrubbed = json.loads(printed)
     events += [Event(**each) for each in scrubbed["events"]]
     answers = [Answer(**each) for each in scrubbed["answers"]]
@@ -195,7 +195,7 @@ def _run(pair: Pair, name: str, settings: LoadSettings, url: str, app: App | Non
 
 
 def _watch(app: App | None, settings: LoadSettings, began: float, outage: Outage) -> list[Usage]:
-    """Waits for the end, and looks at the server once per second; kills and starts it at half time if asked for."""
+    """Samples the server once per second until the end; with `restart`, kills and starts it at half time."""
     used = []
     while (now := time.time() - began) < settings.seconds:
         if app is not None and (usage := app.usage()) is not None:
@@ -212,7 +212,7 @@ def _watch(app: App | None, settings: LoadSettings, began: float, outage: Outage
 def measured(
     events: Sequence[Event], settings: LoadSettings, outage: Outage, memory: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Rows, errors, recovery and verdicts from what happened to the clients and the server's memory."""
+    """Rows, errors, recovery and verdicts from the clients' events and the server's memory."""
     times, counts, errors = defaultdict(list), Counter[tuple[str, str]](), []
     again: dict[str, float] = {}
     for event in sorted(events, key=lambda event: event.at):
@@ -258,9 +258,9 @@ def measured(
 
 
 def spread(ms: Sequence[float]) -> dict[str, float | None]:
-    """Percentiles and the worst of some times; None for none."""
+    """Percentiles and maximum of some times; None without any."""
     names = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "worst_ms": 100}
-    return {name: round(float(np.percentile(ms, share)), 3) if ms else None for name, share in names.items()}
+    return {name: round(float(np.percentile(ms, level)), 3) if ms else None for name, level in names.items()}
 
 
 def memory_of(used: Sequence[Usage], seconds: float) -> dict[str, Any] | None:
@@ -278,7 +278,7 @@ def memory_of(used: Sequence[Usage], seconds: float) -> dict[str, Any] | None:
 
 
 def wrong_answers(pair: Pair, answers: Sequence[Answer]) -> list[str]:
-    """Answers that differ from what both maps give after that prompt under that noise, in words."""
+    """Answers that differ from both maps after that prompt under that noise, in words."""
     wrong, alike = [], defaultdict(list)
     for answer in answers:
         alike[answer.prompt, len(answer.u)].append(answer)
@@ -291,7 +291,7 @@ def wrong_answers(pair: Pair, answers: Sequence[Answer]) -> list[str]:
 
 
 def wrong_texts(pair: Pair, texts: Sequence[Text]) -> list[str]:
-    """Texts that differ from what the same decoder writes alone from the same seed, in words."""
+    """Texts that differ from the same decoder's text when run alone from the same seed, in words."""
     networks, eos = Networks(pair.teacher, pair.student, pair.masked), end_of_text(pair.need_tokenizer())
     wrong = []
     for text in texts:
@@ -304,7 +304,7 @@ def wrong_texts(pair: Pair, texts: Sequence[Text]) -> list[str]:
 
 
 def client_prompts(count: int) -> list[str]:
-    """A prompt of its own for each client: the first words of a sentence, and longer ones when all have been used."""
+    """A distinct prompt for each client: the first words of a sentence, longer ones when all have been used."""
     sentences = [sentence.split() for sentence in own_sentences()]
     return [" ".join([*sentences[n % len(sentences)][:WORDS], *["and"] * (n // len(sentences))]) for n in range(count)]
 
@@ -315,13 +315,13 @@ def main() -> None:
     usual = LoadSettings()
     parser.add_argument("--pair", default=DEFAULT_PAIR, help="name or folder")
     parser.add_argument("--clients", type=int, default=usual.clients, help="open pages, each with its own prompt")
-    parser.add_argument("--seconds", type=float, default=usual.seconds, help="how long they run")
+    parser.add_argument("--seconds", type=float, default=usual.seconds, help="duration of the test")
     parser.add_argument("--writing", type=int, default=usual.writing, help="clients that generate; the others scrub")
     parser.add_argument("--timing", type=int, default=usual.timing, help="clients that race decoders")
     parser.add_argument("--url", help="a running app with that pair; by default one is started")
     parser.add_argument("--restart", action="store_true", help="kill the app at half time, and start it again")
-    parser.add_argument("--seed", type=int, default=usual.seed, help="random seed of what the clients do")
-    parser.add_argument("--json", type=Path, help="file of the document")
+    parser.add_argument("--seed", type=int, default=usual.seed, help="random seed of the clients")
+    parser.add_argument("--json", type=Path, help="file for the document")
     args = vars(parser.parse_args())
     pair, url, file = args.pop("pair"), args.pop("url"), args.pop("json")
     document = json.dumps(load_test(load_pair(pair), pair, LoadSettings(**args), url), indent=2, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""How fast the page itself answers in a headless Chromium: `python -m tools.page --pair tales --json page.json`.
+"""Response times of the page in a headless Chromium: `python -m tools.page --pair tales --json page.json`.
 
 Rows: app_ready and first_screen in seconds; p50 and p95 in milliseconds of `table` (one slider dragged at 60 moves per
 second), `server` (two sliders in turn, so that each move is asked) and `server_busy` (the same while sweeps are
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--pair", default=DEFAULT_PAIR, help="name or folder")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--moves", type=int, default=150, help="slider moves of each kind")
-    parser.add_argument("--json", type=Path, help="file of the document")
+    parser.add_argument("--json", type=Path, help="file for the document")
     args = parser.parse_args()
     about = {"bench": "page", **environment(torch.device(args.device)), "pair": args.pair}
     document = json.dumps({**about, "rows": list(page_rows(args.pair, args.device, args.moves))}, indent=2) + "\n"

@@ -51,7 +51,7 @@ class App:
         raise KfError("The app did not start.", run="kfexplore app")
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """Kills it, as a crash would."""
         if self._process is not None:
             used = self.usage()
             self._past_seconds = used[1] if used else self._past_seconds
