@@ -75,7 +75,7 @@ def test_what_cannot_be_timed_is_no_row_of_the_table(shell: Shell) -> None:
 def test_a_roofline_is_said_to_be_a_model(shell: Shell) -> None:
     code, out, err = shell.run("bench throughput --pair FOLDER --roofline --batch 1 --k 2")
     assert (code, err) == (0, "")
-    assert out.startswith("if both ran at this device's limit, 1.0 GB/s and 10 GFLOP/s, by bytes and FLOPs counted:\n")
+    assert out.startswith("if both ran at this device's limit (1.0 GB/s, 10 GFLOP/s), from counted bytes and FLOPs:\n")
 
 
 @pytest.mark.parametrize(

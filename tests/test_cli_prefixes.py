@@ -298,7 +298,7 @@ ERRORS = {
     f"generate --model ar --pair FOLDER {RUN} --prompt a": "--prompt cannot be used with a file of prefixes",
     f"generate --model ar --pair FOLDER {RUN} --stop-at-eos": "--stop-at-eos cannot be used with a file",
     f"generate --model xyz --pair FOLDER {RUN}": "no model 'xyz'",
-    f"generate --model mdlm --pair FOLDER {RUN} --mdlm_greedy --order random": "--order random was asked for",
+    f"generate --model mdlm --pair FOLDER {RUN} --mdlm_greedy --order random": "--order random was given",
     f"generate --model ar --task wiki {TASK}": "no task 'wiki'",
     f"generate --model verified --task owt --ckpt_path FOLDER/teacher {TASK}": "needs a teacher and a student",
     f"generate --model mdlm --task lm1b {TASK}": "No masked model is published for lm1b",

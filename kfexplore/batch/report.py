@@ -15,7 +15,7 @@ from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.files import write_whole
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, continuation, decode_ids
 from kfexplore.decoders import DECODERS
-from kfexplore.errors import KfError
+from kfexplore.errors import writing
 from kfexplore.results import Ints
 
 SAMPLES_FILE, THROUGHPUT_FILE = "samples.jsonl", "throughput.json"
@@ -135,13 +135,11 @@ def document(
 
 
 def prepare(folder: Path) -> None:
-    """Makes the folder, and raises KfError if it cannot be written to, before hours are spent."""
-    try:
+    """Creates the folder; raises KfError if it cannot be written to, before hours of decoding."""
+    with writing(folder, run="--output_dir FOLDER"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise _unwritable(folder, error) from None
 
 
 def write_files(
@@ -168,11 +166,5 @@ def write_files(
         # Nested: the samples get their name only after the other file was written.
         write_whole(folder / THROUGHPUT_FILE, text)
 
-    try:
+    with writing(folder, run="--output_dir FOLDER"):
         write_whole(folder / SAMPLES_FILE, both)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-
-
-def _unwritable(folder: Path, error: OSError) -> KfError:
-    return KfError(f"{folder} cannot be written: {error.strerror}.", "a folder you may write to", "--output_dir FOLDER")

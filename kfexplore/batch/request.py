@@ -1,4 +1,4 @@
-"""What a command asks for: models, a decoder, and a file of prefixes to complete; and how these are read."""
+"""The request of a command: models, a decoder, and a file of prefixes to complete; and how these are read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Source:
         if self.task is not None and self.task not in TASKS:
             raise KfError(f"There is no task {self.task!r}.", ", ".join(TASKS), "--pair for models of your own")
         if sum(each is not None for each in (self.pair, self.files, self.ckpt)) > 1:
-            raise KfError("A model is named in two ways.", "--ckpt_path alone, or a pair")
+            raise KfError("The models are given twice.", "--ckpt_path alone, or a pair")
 
     @property
     def limits(self) -> Task | None:
@@ -78,7 +78,7 @@ class Loaded:
 
     @property
     def context(self) -> int:
-        """Tokens that every model can hold."""
+        """Longest sequence of all models, in tokens."""
         return min(network.config.context for network in _present(self.networks))
 
 
@@ -119,7 +119,7 @@ def _single(source: Source, decoder: DecodeConfig) -> Path | str | None:
     if source.ckpt is not None:
         if several:
             raise KfError(
-                f"{name} needs a teacher and a student, and --ckpt_path is one model.",
+                f"{name} needs a teacher and a student, but --ckpt_path is one model.",
                 "--pair, or --teacher FILE --student FILE"
                 + ("; --guess nothing" if "guess" in DECODERS[name].options else ""),
             )
@@ -154,7 +154,7 @@ class Request:
     batch_size: int = 16
     """Samples per batch; the last one may have fewer."""
     per_prefix: int = 1
-    """Completions of each prefix, each with noise of its own."""
+    """Completions of each prefix, each with its own noise."""
     warmup: int = 1
     """Batches decoded and discarded before the clock starts."""
     prefix_length: int | None = None
@@ -166,7 +166,7 @@ class Request:
     device: str | None = None
     """cpu or cuda; None: cpu."""
     devices: int | None = None
-    """Processes, each with a device of its own; None: as many as were launched."""
+    """Processes, each with its own device; None: as many as were launched."""
 
     def __post_init__(self) -> None:
         least = {
@@ -204,7 +204,7 @@ def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer, prefix: int
     """The lengths that follow from task, models and request, for prefixes of at most `prefix` tokens.
 
     Raises:
-        KfError: prefix and completion have no room, or the tokenizer lacks the task's end of a text.
+        KfError: prefix and completion do not fit, or the tokenizer lacks the task's end-of-text token.
     """
     task = request.source.limits
     total = task.total if task else loaded.context
@@ -215,13 +215,14 @@ def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer, prefix: int
     if prefix + new > room:
         holder = "the model" if room < total else "the task" if task else "the models"
         raise KfError(
-            f"{prefix} tokens of prefix and {new} new ones exceed the {room} tokens of {holder}.",
+            f"{prefix} prefix tokens and {new} new tokens exceed the {room} tokens of {holder}.",
             f"--max-new-tokens 1 to {room - prefix}",
         )
     end = tokenizer.get_vocab().get(task.end) if task else end_of_text(tokenizer)
     if task and end is None:
         raise KfError(
-            f"The tokenizer has no {task.end}, which ends a text of {request.source.task}.", "the task's own tokenizer"
+            f"The tokenizer has no {task.end}, the end-of-text token of {request.source.task}.",
+            "the task's own tokenizer",
         )
     return Shape(prefix, new, end)
 

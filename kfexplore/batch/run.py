@@ -82,7 +82,7 @@ def share_batches(samples: int, batch_size: int, rank: int, count: int) -> list[
     """
     firsts = range(0, samples, batch_size)
     if len(firsts) < count:
-        failed = f"{len(firsts)} batches cannot occupy {count} devices."
+        failed = f"{len(firsts)} batches are too few for {count} devices."
         raise KfError(failed, f"1 to {len(firsts)} devices", "a smaller --batch_size")
     return [range(first, min(first + batch_size, samples)) for first in firsts[rank::count]]
 
@@ -134,9 +134,9 @@ def room_for(rows: int, option: str, each: int = 0) -> Iterator[None]:
     free = free_bytes()
     if free is not None and rows * each > free:
         raise KfError(
-            f"{rows:,} samples do not fit in memory: at least {rows * each / 2**30:,.1f} GiB are needed, "
-            f"{free / 2**30:,.1f} are free.",
-            "fewer, or shorter ones",
+            f"{rows:,} samples do not fit in memory: they need at least {rows * each / 2**30:,.1f} GiB, "
+            f"{free / 2**30:,.1f} GiB are free.",
+            "fewer or shorter samples",
             f"a smaller {option}" if rows > 1 else "fewer --max-new-tokens",
         )
     try:
@@ -160,7 +160,7 @@ def row_bytes(config: DecodeConfig, networks: Networks, tokens: int) -> int:
 
 
 def free_bytes() -> int | None:
-    """Bytes that this process can still take, by the system and by its container; None: the system does not say."""
+    """Bytes that the system and the container leave to this process; None: unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))

@@ -1,8 +1,8 @@
-"""The least time that decoding can take on a device: bytes moved and operations, counted by hand.
+"""The shortest time that decoding can take on a device: a count of bytes moved and operations.
 
 A pass over B rows of t tokens reads every weight once, the keys and values before it, and computes 2 operations per
-weight and token; the head is counted on the rows that are read. What is small beside that (norms, positions, the
-readout in float64) is left out, so this is a lower bound.
+weight and token; the head is counted on the rows that are read. Smaller terms (norms, positions, the readout in
+float64) are left out, so this is a lower bound.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ def pass_cost(shape: Shape, batch: int, tokens: float, keys: float, read: int, s
     """One forward pass.
 
     Args:
-        shape: Of the network.
+        shape: Shape of the network.
         batch: Rows B.
-        tokens: Tokens t of each row, noise slots included.
-        keys: Keys that a query sees, at the mean.
-        read: Rows of each at which the head is read.
+        tokens: Tokens t per row, noise slots included.
+        keys: Mean number of keys that a query sees.
+        read: Positions per row at which the head is read.
         slots: Noise slots among the tokens, which pass through the noise encoder (10 H^2 weights).
-        width: Bytes of a weight.
+        width: Bytes per weight.
     """
     h, layers, v = shape.width, shape.depth, shape.vocab_size
     block, head, encoder = shape.block_weights, h * v, 10 * h * h if slots else 0
     weights = block + head + encoder
-    held = 2 * layers * h * batch * (keys + tokens)
-    bytes_moved = width * (weights + held + batch * tokens * h) + LOGIT_BYTES * batch * read * v
+    cached = 2 * layers * h * batch * (keys + tokens)
+    bytes_moved = width * (weights + cached + batch * tokens * h) + LOGIT_BYTES * batch * read * v
     products = block * tokens + head * read + encoder * slots + 2 * layers * h * keys * tokens
     return Cost(bytes_moved, 2 * batch * products)
 
@@ -55,15 +55,15 @@ def decode_cost(
 
     Args:
         config: The decoder.
-        shapes: Of the networks, by kind.
+        shapes: Shapes of the networks, by kind.
         batch: Samples.
-        prompt: Tokens of each prompt.
-        new_tokens: Tokens of each sample.
+        prompt: Tokens per prompt.
+        new_tokens: New tokens per sample.
         k: Tokens, or guesses, per pass.
-        rounds: Passes of the first model that it asks, as they were counted; None: a token, or k, in each.
-        drafts: Passes of the student that guesses, likewise.
-        width: Bytes of a weight.
-        catch_up: Tokens that a draft feeds before its slots, at the mean: those that the rows have gained since the
+        rounds: Counted passes of the decoder's first model; None: one per k tokens.
+        drafts: Counted passes of the student that guesses.
+        width: Bytes per weight.
+        catch_up: Mean number of tokens that a draft feeds before its slots: those that the rows have gained since the
             draft before. None: as many as a round can bring, k + 1.
     """
     keys = prompt + new_tokens / 2
@@ -95,21 +95,20 @@ def gains(
     keys: float,
     width: int = 4,
 ) -> list[Gain]:
-    """Where the gain of K tokens per pass must end: 2 K tokens are fed for K gained, in every pass but the first.
+    """Limit on the gain of K tokens per pass: 2 K tokens are fed for K gained, in every pass but the first.
 
-    While reading the weights is all that counts, a pass of K tokens costs what a pass of one does, and the gain is K;
-    once arithmetic does, for both, it tends to 1/2 for the blocks and 1 for the head, whatever K is. Where contexts are
-    so long that AR goes on being bound by each sample's own keys and values, the gain ends higher: a pass of K tokens
-    reads them once.
+    While reading the weights bounds both passes, K tokens cost as much as one: the gain is K. Once arithmetic bounds
+    both, it tends to 1/2 for the blocks and 1 for the head, whatever K is. In contexts so long that each sample's own
+    keys and values bound AR, the gain ends higher: a pass of K tokens reads them once.
 
     Args:
         teacher: Shape of the teacher.
         student: Shape of the student.
-        peaks: Of the device.
+        peaks: Peak rates of the device.
         batches: Batch sizes.
         ks: Tokens per pass; also beyond what the student was trained on.
-        keys: Keys that a query sees, at the mean.
-        width: Bytes of a weight.
+        keys: Mean number of keys that a query sees.
+        width: Bytes per weight.
     """
     found = []
     for batch in batches:

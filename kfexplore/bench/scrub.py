@@ -1,4 +1,4 @@
-"""How fast the scrub tab's questions are answered: blocks, sweeps and grids, in seconds."""
+"""Times the work behind the scrub tab: prefill, blocks, sweeps and grids, in seconds."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def bench_scrub(
     tables: bool = True,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Times what one person's dragging asks of the models, after one warm-up each.
+    """Times the models' work for one user who drags a slider, after one warm-up each.
 
     Args:
         pair: Teacher and student.
-        context_length: Tokens of the context, drawn at random.
+        context_length: Length of the context in tokens, which are drawn at random.
         tables: Also sweeps and grids (minutes on a CPU at the published sizes); needs K of at least 2.
-        repeats: Timed repeats; median, least and largest are reported.
-        report: Takes each row as it comes in.
+        repeats: Timed repeats; the row has median, smallest and largest.
+        report: Called with each row.
 
     Returns:
         The document of `kfexplore bench scrub`: environment, and `rows` with every setting.
     """
     if not 1 <= repeats <= 999:
-        raise KfError(f"{repeats} repeats were asked for.", "1 to 999")
+        raise KfError(f"{repeats} repeats were requested.", "1 to 999")
     ids = noise.generator(0, "prompt").integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
     points = noise.uniform(0, range(1000), 0, pair.k_max)
-    fresh = itertools.cycle(points)  # a repeat must not find what the last one left in the context
+    fresh = itertools.cycle(points)  # a repeat must not reuse what the last one cached in the context
     context = pair.prefill(ids)
     slots = list(range(context.k_max))
     jobs: list[Job] = [

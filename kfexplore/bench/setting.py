@@ -1,4 +1,4 @@
-"""What all timings share: the environment, models of a published size, the device's measured peaks."""
+"""Shared parts of all timings: the environment, models of a published size, the device's measured peaks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
 from kfexplore.models import AnyModel, Student, Teacher, build
 from kfexplore.models.fast_paths import FAST_PATHS, summary
+from kfexplore.models.onednn_linear import multiply, pack
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks
 
@@ -56,7 +58,7 @@ def device_name(device: torch.device) -> str:
 
 
 def facts() -> str:
-    """Versions, devices and fast paths of this process in one line; `kfexplore doctor` says more."""
+    """Versions, devices and fast paths of this process in one line; `kfexplore doctor` shows more."""
     devices = [f"CPU ({torch.get_num_threads()} threads)"]
     devices += [device_name(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
     parts = [f"kfexplore {kfexplore.__version__}", f"torch {torch.__version__}", ", ".join(devices)]
@@ -68,7 +70,7 @@ def facts() -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """How many threads ran, or waited for a core, around a timing; averages of one minute, as `uptime` gives them."""
+    """Number of threads that ran, or waited for a core, around a timing: averages over one minute, as in `uptime`."""
 
     before: float
     after: float
@@ -79,7 +81,7 @@ class Load:
 
     @property
     def during(self) -> float:
-        """Mean over the timing alone: the average is exponential, so what came before can be taken out of it."""
+        """Mean over the timing alone: the average is exponential, so the earlier load can be subtracted."""
         if self.seconds < LEAST_SECONDS:
             return max(self.before, self.after)
         left = math.exp(-self.seconds / 60)
@@ -128,8 +130,8 @@ def timed(
     """Seconds of each repeat, after some that are not counted; the device has finished when the clock stops.
 
     Args:
-        job: What is timed.
-        repeats: How often.
+        job: The work to time.
+        repeats: Number of timed runs.
         place: The device.
         warm_ups: Runs before that.
         ran: Called after every run, outside the clock.
@@ -162,12 +164,8 @@ def measure_peaks(place: torch.device, dtype: torch.dtype, repeats: int = 5) -> 
         copied = 2 * source.numel() * 4 / min(timed(lambda: target.copy_(source), repeats, place))
         side = 8192 if place.type == "cuda" else 1536
         square = torch.linspace(-1, 1, side * side, device=place).view(side, side).to(dtype)
-        product = torch.nn.functional.linear
+        product = partial(torch.nn.functional.linear, square, square)
         if place.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            packed = torch.ops.mkldnn._reorder_linear_weight(square)
-            multiplied = min(
-                timed(lambda: torch.ops.mkldnn._linear_pointwise(square, packed, None, "none", [], ""), repeats, place)
-            )
-        else:
-            multiplied = min(timed(lambda: product(square, square), repeats, place))
+            product = partial(multiply, square, pack(square), None)
+        multiplied = min(timed(product, repeats, place))
     return DevicePeaks(copied, 2 * side**3 / multiplied)

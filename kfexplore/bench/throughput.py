@@ -35,14 +35,14 @@ CURVE_KS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class RaceSettings:
-    """Which decoders are timed, and on what."""
+    """The decoders to time, and their work."""
 
     decoders: tuple[str, ...] = ("ar", "pflm")
     batches: tuple[int, ...] = (1, 4, 16)
     ks: tuple[int, ...] = (4,)
-    """Tokens, or guesses, per pass, for all decoders that take it."""
+    """Tokens, or guesses, per pass, for all decoders with a k."""
     prompt: int = 32
-    """Tokens of each prompt, where none is given."""
+    """Tokens per prompt, where none is given."""
     new_tokens: int = 64
     repeats: int = 5
     seed: int = 0
@@ -82,7 +82,7 @@ class RaceSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a race is: after each run, and with each row as it comes in."""
+    """Progress of a race: after each run, and with each new row."""
 
     done: int
     """Runs, warm-ups included."""
@@ -101,25 +101,25 @@ def race(
     stopped: Callable[[], bool] = lambda: False,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Progress]:
-    """Times the decoders in turn, so that a load that drifts meets all of them alike; rows of a batch come together.
+    """Times the decoders in turn, so that a drifting load affects all of them alike; rows of a batch come together.
 
     At each batch every decoder runs once to warm up, then once per repeat, one decoder after another in each round.
-    Each run writes the same tokens anew: prompts are read, then the clock runs until the last token is there. A decoder
-    that fails has a row that says why, and the rest go on.
+    Each run writes the same tokens: it reads the prompts, then the clock runs until the last token is written. A
+    decoder that fails gets a row with the reason, and the others continue.
 
     Args:
         networks: The models.
-        settings: What is timed.
-        peaks: Of the device, for the roofline.
+        settings: Decoders, batches and lengths.
+        peaks: The device's, for the roofline.
         size: Name of the models.
         prompt: Token ids of every sample's prompt; None: random ones.
         eos: The token that ends a text.
         recheck: See `decode`.
-        stopped: Asked at every step of a decoder.
-        clock: Seconds.
+        stopped: Whether to cancel; called at every step of a decoder.
+        clock: Time in seconds.
 
     Raises:
-        Cancelled: `stopped` said so.
+        Cancelled: `stopped` returned true.
     """
     runner = _Runner(networks, settings, peaks, prompt, eos, recheck, stopped, clock)
     done, total = 0, len(settings.runs)
@@ -171,7 +171,7 @@ def bench_throughput(
 def throughput_document(
     where: dict[str, Any], peaks: DevicePeaks, load: Load, rows: Sequence[TimingRow]
 ) -> dict[str, Any]:
-    """A race, or as much of it as there is, as plain values; `where` is its `setting`."""
+    """A race, finished or not, as plain values; `where` is its `setting`."""
     return {
         "bench": "throughput",
         **where,
@@ -184,7 +184,7 @@ def throughput_document(
 def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dict[str, Any]:
     """The document of `--roofline`: the device's peaks, and the gain that they allow by batch and K.
 
-    `gains` are those asked for, `curve` reaches so far that one sees where they level off.
+    `gains` are the requested ones; `curve` extends to where they level off.
     """
     network = _any(networks)
     peaks = measure_peaks(network.device, network.dtype)
@@ -216,7 +216,7 @@ def gains_at_limit(
     """
     teacher, student = networks.teacher, networks.student
     if teacher is None or student is None:
-        raise KfError("The roofline compares two models.", "a pair")
+        raise KfError("The roofline needs a teacher and a student.", "a pair")
     width = teacher.dtype.itemsize
     return gains(teacher.config, student.config, peaks, batches, ks, _keys(settings), width)
 
@@ -239,7 +239,7 @@ class _Series:
     """A decoder in the race at one batch."""
 
     row: TimingRow
-    """What is known before it runs."""
+    """The fields that are known before it runs."""
     seconds: list[float] = field(default_factory=list)
     """Of each run, the warm-up included."""
     steps: list[Step] = field(default_factory=list)
@@ -272,11 +272,11 @@ class _Runner:
         except (KfError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             series.error = _reason(error)
         if series.error and place.type == "cuda":
-            torch.cuda.empty_cache()  # not in the handler: the error holds on to the decoder's tensors
+            torch.cuda.empty_cache()  # not in the handler, where the error keeps the decoder's tensors alive
         series.peak_memory = max(series.peak_memory, _peak_memory(place))
 
     def _run(self, row: TimingRow) -> tuple[float, list[Step]]:
-        """Seconds of decoding alone, and what was written."""
+        """Seconds of decoding alone, and the steps."""
         config, seed = DecodeConfig(row.decoder, row.k), self.settings.seed
         network = _any(self.networks)
         samples = range(row.batch)

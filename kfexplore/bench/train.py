@@ -1,4 +1,4 @@
-"""Training speed: what a step of the student costs beside one of the teacher, and how it grows with K."""
+"""Training speed: the cost of a student's step compared with the teacher's, and its growth with K."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def bench_train(
     """Times whole steps on random weights and tokens: targets, both passes, optimizer.
 
     Args:
-        teacher_shape: Of the teacher.
-        student_shape: Of the students, apart from their block.
+        teacher_shape: Shape of the teacher.
+        student_shape: Shape of the students, apart from their block.
         config: Batch, context, groups, optimizer and precision; block and targets are set here.
-        repeats: Timed steps after a warm-up; median, least and largest are reported.
+        repeats: Timed steps after a warm-up; the row has median, smallest and largest.
         device: cpu or cuda.
         slots: Blocks K that are timed.
-        report: Takes each row as it comes in.
+        report: Called with each row.
 
     Returns:
         Environment, the device's measured peak of matrix products, and one row per stage: `ms_per_step`,
@@ -54,7 +54,7 @@ def bench_train(
         shapes) and `share_of_peak`.
     """
     if repeats < 1:
-        raise KfError(f"{repeats} repeats were asked for.", "at least 1")
+        raise KfError(f"{repeats} repeats were requested.", "at least 1")
     place = torch.device(device or "cpu")
     tokens = noise.generator(0, "tokens").integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -104,7 +104,7 @@ def bench_train(
 
 
 def token_passes(config: TrainConfig) -> tuple[int, int]:
-    """Passes of one token that a student's step costs, a backward pass counted as two forward.
+    """Cost of a student's step in passes of one token, a backward pass counted as two forward.
 
     Returns:
         Through the student: context and slots, forward and backward. Through the frozen model of the targets, forward

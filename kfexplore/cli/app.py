@@ -1,4 +1,4 @@
-"""`kfexplore app` opens the app; `kfexplore export` writes files that the app or a Space uses."""
+"""`kfexplore app` opens the app; `kfexplore export` writes files for the app, or a Space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kfexplore.cli.options import (
 )
 from kfexplore.config import DEFAULT_PAIR
 
-export = typer.Typer(help="Write files that the app or others use.", no_args_is_help=True)
+export = typer.Typer(help="Write files for the app, or a Hugging Face Space.", no_args_is_help=True)
 BundledOption = Annotated[str, typer.Option("--pair", help="A bundled pair.")]
 
 

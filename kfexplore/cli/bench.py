@@ -28,17 +28,17 @@ SizeOption = Annotated[str | None, typer.Option(help="owt or lm1b: random weight
 def bench_scrub_command(
     pair: PairOption = None,
     size: SizeOption = None,
-    context: Annotated[int, typer.Option(help="Tokens of the context.")] = 64,
-    page: Annotated[bool, typer.Option(help="Moved: `python -m tools.page` times the app in a Chromium.")] = False,
+    context: Annotated[int, typer.Option(help="Context length in tokens.")] = 64,
+    page: Annotated[bool, typer.Option(help="Moved: `python -m tools.page` times the app in Chromium.")] = False,
     repeats: Annotated[int, typer.Option(help="Timed repeats.")] = 5,
     device: DeviceOption = None,
     json_file: JsonFileOption = None,
 ) -> None:
-    """Times what dragging a slider asks for: prefill, blocks, and unless --size is given, sweeps and grids."""
+    """Time the work behind a slider: prefill, blocks, and unless --size is given, sweeps and grids."""
     from kfexplore.bench.scrub import bench_scrub
 
     if page:
-        raise KfError("The page is timed by a tool of its own, in the repository.", run="python -m tools.page --help")
+        raise KfError("A separate tool in the repository times the page.", run="python -m tools.page --help")
     chosen = _models(pair, size, device)
     _say(f"{'what':<14}{'steps':>6}{'median ms':>12}{'least':>12}{'largest':>12}")
     _publish(bench_scrub(chosen, context, repeats, tables=size is None, report=_show_scrub), json_file)
@@ -46,13 +46,13 @@ def bench_scrub_command(
 
 @bench.command("train")
 def bench_train_command(
-    recipe: Annotated[str, typer.Option(help="Its shape and the settings of its last student stage are timed.")],
-    vocab_size: Annotated[int, typer.Option(help="Rows of the embedding, the mask included.")] = 513,
+    recipe: Annotated[str, typer.Option(help="Recipe whose model shape and last student stage are timed.")],
+    vocab_size: Annotated[int, typer.Option(help="Rows of the embedding, mask token included.")] = 513,
     repeats: Annotated[int, typer.Option(help="Timed steps.")] = 5,
     device: DeviceOption = None,
     json_file: JsonFileOption = None,
 ) -> None:
-    """Times training steps: the teacher, and students of 1, 2, 4 and 8 slots beside it, on random weights."""
+    """Time training steps with random weights: the teacher, and students of 1, 2, 4 and 8 slots."""
     from kfexplore.bench.train import bench_train
     from kfexplore.training.recipes import load_recipe
 
@@ -68,26 +68,22 @@ def bench_throughput_command(
     size: SizeOption = None,
     decoders: Annotated[
         str | None,
-        typer.Option(
-            help=f"{','.join(DECODERS)}, or some of them; by default those of ar,pflm whose models the pair has."
-        ),
+        typer.Option(help=f"Any of {','.join(DECODERS)}; default: ar,pflm, as far as the pair has their models."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Samples at once: 1,4,16.")] = "1,4,16",
     k: Annotated[str, typer.Option("--k", "--K", help="Tokens, or guesses, per pass: 4, or 2,4.")] = "4",
     max_new_tokens: Annotated[int, typer.Option(help="New tokens per sample.")] = 64,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt, with random weights.")] = 32,
+    prompt_tokens: Annotated[int, typer.Option(help="Prompt length in tokens, with random weights.")] = 32,
     prompt: Annotated[str, typer.Option(help="The prompt, with a pair.")] = "Once upon a time",
-    repeats: Annotated[int, typer.Option(help="Timed repeats, after one that is not counted.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Timed repeats, after one warm-up.")] = 5,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
-    roofline: Annotated[
-        bool, typer.Option(help="Only the least times that this device allows, by batch and K.")
-    ] = False,
+    roofline: Annotated[bool, typer.Option(help="Only the shortest times this device allows, by batch and K.")] = False,
     figures: Annotated[Path | None, typer.Option(help="Folder for throughput.html.")] = None,
     device: DeviceOption = None,
     json_file: JsonFileOption = None,
 ) -> None:
-    """Times decoders against each other: tokens per second, passes, and the fraction of what the device allows."""
+    """Time decoders against each other: tokens per second, passes, and how close they come to the device's limit."""
     from kfexplore.bench.setting import in_dtype
     from kfexplore.bench.throughput import RaceSettings, bench_roofline, bench_throughput
     from kfexplore.checkpoints.tokenizers import end_of_text
@@ -130,7 +126,7 @@ def bench_throughput_command(
 @bench.command("load", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def bench_load_command() -> None:
     """Moved: `python -m tools.load` in the repository drives the app with many clients at once."""
-    raise KfError("The load test is a tool of its own, in the repository.", run="python -m tools.load --help")
+    raise KfError("The load test is a separate tool in the repository.", run="python -m tools.load --help")
 
 
 def _models(pair: str | None, size: str | None, device: str | None) -> Pair:
@@ -138,7 +134,7 @@ def _models(pair: str | None, size: str | None, device: str | None) -> Pair:
     from kfexplore.bench.setting import random_pair
 
     if size and pair:
-        raise KfError("The models are named in two ways.", "--size, or --pair")
+        raise KfError("Both --size and --pair were given.", "one of the two")
     return random_pair(size, device) if size else load_chosen(pair, None, None, None, device)
 
 
@@ -170,7 +166,7 @@ HEAD = (
 
 
 def _show_race(head: list[str], progress: Progress) -> None:
-    """A row on stdout, below the head if that is not printed yet; what could not be timed on stderr."""
+    """Prints a row on stdout, the head before the first one; failures go to stderr."""
     from kfexplore.figures.timing import over_ar
 
     row = progress.row
@@ -191,8 +187,8 @@ def _show_race(head: list[str], progress: Progress) -> None:
 
 def _show_roofline(peaks: dict[str, float], gains: list[dict[str, Any]]) -> None:
     _print(
-        f"if both ran at this device's limit, {peaks['bytes_per_second'] / 1e9:.1f} GB/s and "
-        f"{peaks['flops_per_second'] / 1e9:.0f} GFLOP/s, by bytes and FLOPs counted:\n"
+        f"if both ran at this device's limit ({peaks['bytes_per_second'] / 1e9:.1f} GB/s, "
+        f"{peaks['flops_per_second'] / 1e9:.0f} GFLOP/s), from counted bytes and FLOPs:\n"
         f"{'batch':>6}{'k':>4}{'ar ms':>9}{'pflm ms':>9}{'gain':>7}  pflm bound by"
     )
     for gain in gains:

@@ -100,7 +100,7 @@ def _report(found: dict[str, Any]) -> str:
     lines.append("Devices")
     for each in found["devices"]:
         if each["device"] == "cpu":
-            lines.append(f"  {'cpu':<14}{each['name']}, threads of PyTorch: {each['threads']}")
+            lines.append(f"  {'cpu':<14}{each['name']}, PyTorch threads: {each['threads']}")
             continue
         lines.append(f"  {each['device']:<14}{each['name']}, capability {each['capability']}, {each['bytes']:,} bytes")
         if each["error"]:

@@ -17,12 +17,12 @@ def eval_command(
     json_file: JsonFileOption = None,
     card: Annotated[Path | None, typer.Option(help="File for the model card, MODEL_CARD.md.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for evaluation.html.")] = None,
-    windows: Annotated[int, typer.Option(help="Stretches of text, at least 2.")] = 64,
+    windows: Annotated[int, typer.Option(help="Number of text windows, at least 2.")] = 64,
     samples: Annotated[int, typer.Option(help="Held-out prefixes that every decoder continues.")] = 64,
     prefix: Annotated[int | None, typer.Option(min=1, help="Tokens per prefix; by default up to 32.")] = None,
     new_tokens: Annotated[int | None, typer.Option(help="New tokens per sample; by default up to 64.")] = None,
     freq_penalty: Annotated[
-        float, typer.Option("--freq-penalty", "--freq_penalty", help="Penalty compared at the largest K; 0: none.")
+        float, typer.Option("--freq-penalty", "--freq_penalty", help="Frequency penalty, at the largest K; 0: none.")
     ] = 0.5,
     dither: Annotated[int, typer.Option(help="Bits of the dithered readout compared at the largest K, 1 to 10.")] = 6,
     gen_ppl: Annotated[

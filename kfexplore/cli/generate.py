@@ -1,4 +1,4 @@
-"""`kfexplore generate`: samples by every decoder, of one prompt or of a file of prefixes (the published script)."""
+"""`kfexplore generate`: samples from any decoder, for one prompt or a file of prefixes (the published script)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def generate(
         int,
         typer.Option(
             *("--samples", "--n_per_prefix", "--n-per-prefix", "--num_samples", "--num-samples"),
-            help="Samples per prompt, each with noise of its own.",
+            help="Samples per prompt, each with its own noise.",
         ),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Random seed; noise is keyed by seed, sample and position.")] = 0,
@@ -244,7 +244,7 @@ def continue_prompt(asked: PromptRequest, as_json: bool) -> None:
     networks, tokenizer = loaded.networks, loaded.tokenizer
     end = end_of_text(tokenizer) if asked.stop_at_eos and tokenizer is not None else None
     if asked.stop_at_eos and end is None:
-        raise KfError("No tokenizer here has a token that ends a text.", f"one of {', '.join(ENDS_OF_TEXT)}")
+        raise KfError("There is no tokenizer with an end-of-text token.", f"one of {', '.join(ENDS_OF_TEXT)}")
     if loaded.pair is None and tokenizer is not None and asked.prompt and asked.token_ids is None:
         ids = encode_ids(tokenizer, asked.prompt)
     else:
@@ -325,7 +325,7 @@ def file_decoder(asked: dict[str, Any], greedy: bool, published: bool) -> Decode
 
     name, found = asked["decoder"], dict(asked)
     if greedy and found["order"] == "random":
-        raise KfError("--mdlm_greedy is --order confident, and --order random was asked for.", "one of the two")
+        raise KfError("--mdlm_greedy means --order confident, but --order random was given.", "one of the two")
     if greedy:
         found["order"] = "confident"
     if name == "mdlm" and found["k"] is None:

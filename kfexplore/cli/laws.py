@@ -30,7 +30,7 @@ def laws(
     blocks: Annotated[int, typer.Option(help="Blocks drawn by each sampler.")] = STUDY_BLOCKS,
     seed: Annotated[int, typer.Option(help="Random seed; noise is keyed by seed and sample.")] = 0,
     first: Annotated[
-        int | None, typer.Option(help="First tokens considered; default: all, of a large vocabulary 98 %.")
+        int | None, typer.Option(help="Number of first tokens considered; default: all, or 98 % if V is large.")
     ] = None,
     temperature: Annotated[
         float, typer.Option(help="Temperature of teacher and student; other than 1 excludes the masked model.")
@@ -40,7 +40,7 @@ def laws(
 ) -> None:
     """Show what marginals lose for the next tokens after a prompt, exactly and by sampler, or for a toy (--toy)."""
     if toy is not None and (pair or prompt is not None or token_ids is not None):
-        raise KfError("A distribution is named in two ways.", "--toy NAME, or --pair with --prompt or --token-ids")
+        raise KfError("Both a toy and a context were given.", "--toy NAME, or --pair with --prompt or --token-ids")
     own = [option for option, value in {"--eps": eps, "--rho": rho, "--length": length}.items() if value is not None]
     if toy is None and own:
         raise KfError(f"{' and '.join(own)} can only be used with a toy.", "--toy NAME with it, or --pair without")
@@ -51,7 +51,7 @@ def laws(
         return
     if pair is None and prompt is None and token_ids is None:
         raise KfError(
-            "No distribution is named.",
+            "Neither a toy nor a context was given.",
             "--toy permutation, correlation, noisy-xor, chain or not-all-equal; or --pair with --prompt",
         )
     from kfexplore.laws.study import finished, study_steps
@@ -70,14 +70,14 @@ def _summary(measured: ContextStudy) -> str:
         f"after {len(law.context)} tokens, {len(law.first)} first tokens, {law.uncovered:.3%} uncovered"
         + (f", temperature {measured.temperature:g}" if measured.temperature != 1.0 else ""),
         f"mutual information of the next two  {_limits(law.mutual_information)} nats",
-        f"distance of joint and product (TV)  {_limits(law.tv_product)}",
+        f"TV between joint and product        {_limits(law.tv_product)}",
         f"total correlation of the next {measured.k}     {found.total.value:.4f} nats "
         f"[{found.total.low:.4f}, {found.total.high:.4f}]; entropy of the block {found.entropy:.4f}",
     ]
-    if measured.error is not None:
+    if (error := measured.error) is not None:
         lines.append(
-            f"masked model in one pass            {measured.error.total:.4f} nats from the teacher: "
-            f"{measured.error.product:.4f} by the product, {sum(measured.error.wrong_marginals):.4f} by its marginals"
+            f"masked model in one pass            {error.total:.4f} nats from the teacher: "
+            f"{error.product:.4f} from the product, {sum(error.wrong_marginals):.4f} from its marginals"
         )
     lines.append(f"\n{'sampler':<38} {'passes':>6} {'blocks':>7}  {'TV':>7}  {'limits':<14} {'p':>8}  impossible")
     lines += [

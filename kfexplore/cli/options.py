@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, writing
 
 if TYPE_CHECKING:
     from kfexplore.pair import Pair
@@ -38,7 +38,8 @@ def read_context(pair: Pair | None, prompt: str | None, token_ids: str | None) -
         KfError: neither or both are given, ids that are not numbers, or text without a tokenizer.
     """
     if (prompt is None) == (token_ids is None):
-        raise KfError("The context is missing, or given twice.", "--prompt TEXT or --token-ids 1,2,3")
+        failed = "The context is missing." if prompt is None else "The context is given twice."
+        raise KfError(failed, "--prompt TEXT or --token-ids 1,2,3")
     if token_ids is not None:
         return numbers(token_ids, int, "--token-ids")
     if pair is None:
@@ -55,7 +56,7 @@ def numbers(text: str, kind: type[Any], option: str) -> list[Any]:
         return [kind(part) for part in text.split(",")]
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
-        raise KfError(f"{option} {text!r} is not a list of {what}.", f"{what} with commas between") from None
+        raise KfError(f"{option} {text!r} is not a list of {what}.", f"{what} separated by commas") from None
 
 
 def refuse(options: Mapping[str, Any], use: str, instead: str) -> None:
@@ -80,16 +81,13 @@ def pair_files(name: str | None, teacher: Path | None, student: Path | None) -> 
     if teacher is None and student is None:
         return None
     if name or teacher is None:
-        raise KfError(
-            "A pair is named in two ways, or has no teacher.", "--pair NAME, or --teacher FILE --student FILE"
-        )
+        failed = "The pair is given twice." if name else "The pair has no teacher."
+        raise KfError(failed, "--pair NAME, or --teacher FILE --student FILE")
     return teacher, student
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, and makes its folder."""
-    try:
+    """Writes a file; creates its folder."""
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise KfError(f"{path} cannot be written: {error}.", "a file in a folder you may write to") from None

@@ -31,9 +31,9 @@ InitOption = Annotated[
 ]
 HeldOutOption = Annotated[
     float | None,
-    typer.Option("--held-out", help="Fraction of the texts to hold out, above 0; default: those the recipe names."),
+    typer.Option("--held-out", help="Fraction of the texts to hold out, above 0; default: the recipe's choice."),
 ]
-StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps of every stage, for a trial.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Number of steps in every stage, for a trial run.")]
 
 
 @train.command("books")
@@ -41,7 +41,7 @@ def books_command(
     folder: Annotated[Path, typer.Argument(help="Folder for the texts.")],
     url: Annotated[str | None, typer.Option(help="A mirror: the folder of {id}/pg{id}.txt.")] = None,
 ) -> None:
-    """Fetch the books of the pair tales from Project Gutenberg; skips those that are already there."""
+    """Fetch the training texts of the pair tales from Project Gutenberg; skips books that are already there."""
     from kfexplore.training.books import GUTENBERG, fetch_books
 
     print(f"{fetch_books(folder, url or GUTENBERG)} books fetched into {folder}")
@@ -52,7 +52,7 @@ def stories_command(
     folder: Annotated[Path, typer.Argument(help="Folder for the stories, one .txt file each.")],
     count: Annotated[int, typer.Option(help="Number of stories.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed; the recipe trains on 0 and holds out 1.")] = 1,
-    richness: Annotated[float, typer.Option(help="How evenly the grammar's choices are made, 0.1 to 10.")] = 1.0,
+    richness: Annotated[float, typer.Option(help="Evenness of the grammar's choices, 0.1 to 10.")] = 1.0,
 ) -> None:
     """Write simple stories from the bundled grammar, and print the entropy of its choices."""
     from kfexplore.training.stories import write_stories
