@@ -59,7 +59,8 @@ class ServerLimits:
     questions: int = 24
     """Questions of sliders that wait for one lock (tables, one context, one load); more are refused with Busy."""
     pages: int = 200
-    """Pages whose last texts, race and fields are kept; the least recently used goes first."""
+    """Sessions whose last texts, race, study and fields are kept. The least recently used goes first, but none whose
+    work runs or waits: then a new one is refused."""
     contexts: int = 64
     """Prompts of a pair held ready, within `held_bytes`: fewer than there are pages and each reads its own again."""
     studies: int = 16

@@ -64,8 +64,8 @@ def test_hosts_that_need_no_proxy_are_kept() -> None:
 
 
 def proxied() -> dict[str, tuple[str, str]]:
-    """Of the README's two examples: the prefix, and what the page is asked for instead of it."""
-    (text,) = fenced(ROOT / "README.md", "nginx")
+    """Of the two examples in SERVING.md: the prefix, and what the page is asked for instead of it."""
+    (text,) = fenced(ROOT / "docs" / "SERVING.md", "nginx")
     found = re.findall(r"location (\S+) \{ proxy_pass http://127\.0\.0\.1:7860(/?);", text)
     return {"strips" if slash else "keeps": (prefix, slash or prefix) for prefix, slash in found}
 

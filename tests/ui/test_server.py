@@ -1,4 +1,4 @@
-"""A port that cannot be had is told in one message, by the command and by app.py."""
+"""The server around the page: a port that cannot be used is one message, and threads share freed memory."""
 
 from __future__ import annotations
 
@@ -77,3 +77,22 @@ def test_a_port_that_is_no_number_is_one_message(shell: Shell, monkeypatch: pyte
     assert ran.returncode == 2
     assert ran.stderr.startswith(f"kfexplore: {PORT_VARIABLE} is 'abc'.")
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_threads_share_memory_that_was_freed() -> None:
+    code = """
+import ctypes, threading
+from kfexplore.ui.server import few_arenas
+assert few_arenas(2)
+def use():
+    held = bytes(100_000)  # too large for Python's own store, too small for a mapping
+    ready.wait()
+ready = threading.Barrier(12)
+threads = [threading.Thread(target=use) for _ in range(12)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+ctypes.CDLL(None).malloc_stats()
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stderr
+    assert told.count("Arena") <= 2

@@ -262,7 +262,7 @@ def test_texts_grow_as_without_it(spaces: ModuleType, lent: Service, service: Se
     for name, each in (("here", service), ("lent", lent)):
         writing = text(each, "ar", "pflm", "mdlm", new_tokens=24)
         assert writing.job.is_waiting
-        grown = [writing.written()[0].lines[0].filled for _ in writing.job.run()]
+        grown = [writing.written()[0].tokens for _ in writing.job.run()]
         assert grown[0] < 3 < len(set(grown))
         assert writing.job.state == "done"
         texts[name] = [dataclasses.replace(written, seconds=0.0) for written in writing.written()]
