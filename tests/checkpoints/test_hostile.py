@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def came_of(home: Path, request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
     """What came of each input whose test runs, by name."""
     items = (item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec"))
-    asked = {item.callspec.params.get("name") for item in items}
+    asked = {item.callspec.params.get("name") for item in items if item.module is request.module}
     builders = {**SOUND, **{name: hostile.build for name, hostile in HOSTILE.items()}}
     paths = {}
     for name, build in builders.items():
