@@ -90,7 +90,7 @@ DECODERS: Final[dict[str, Decoder]] = {
     ),
     "verified": Decoder(
         "Verified",
-        "{k} guessed, checked by the teacher",
+        "{k} guesses, checked by the teacher",
         f"{_LOSSLESS}:verified_steps",
         models=("teacher", "student"),
         options=("k", "temperature"),

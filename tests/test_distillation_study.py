@@ -47,7 +47,7 @@ def test_student_learns_and_the_run_continues_where_it_was(pair: Pair) -> None:
     assert whole[-1].losses == pytest.approx(parts[-1].losses, abs=1e-4)
     assert sum(whole[-1].losses) < sum(whole[0].losses)
     assert len(whole[0].losses) == len(whole[0].agreement) == 4
-    with pytest.raises(KfError, match="at least 1 of each"):
+    with pytest.raises(KfError, match="at least 1 for both"):
         distil(pair, corpus, TEXTS, 12, 0, 0, TINY)
 
 

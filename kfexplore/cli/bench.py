@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kfexplore.bench.throughput import Progress
     from kfexplore.pair import Pair
 
-bench = typer.Typer(help="Timing, as tables and as JSON.", no_args_is_help=True)
+bench = typer.Typer(help="Time decoders, sliders or training; prints tables and JSON.", no_args_is_help=True)
 SizeOption = Annotated[str | None, typer.Option(help="owt or lm1b: random weights of that size.")]
 
 

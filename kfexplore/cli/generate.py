@@ -60,15 +60,15 @@ def generate(
     token_ids: IdsOption = None,
     noise_file: Annotated[
         Path | None,
-        typer.Option(help=".npy, (steps, B, k) float32; step s uses row s. --order confident: k is the new tokens."),
+        typer.Option(help=".npy, (steps, B, k) float32; step s uses row s. --order confident: k = --max-new-tokens."),
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("--k", "--K", help="Tokens or guesses per pass; default: the trained K, for mdlm 1 (a file: 4)."),
+        typer.Option("--k", "--K", help="Tokens or guesses per pass; default: the trained K; mdlm: 1, with a file 4."),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", help=f"New tokens per sample; default {NEW_TOKENS}, for a file all that fit."),
+        typer.Option("--max-new-tokens", help=f"New tokens per sample; default: {NEW_TOKENS}; a file: all that fit."),
     ] = None,
     samples: Annotated[
         int,
@@ -86,7 +86,7 @@ def generate(
         float | None,
         typer.Option(
             *("--freq-penalty", "--freq_penalty"),
-            help="pflm: argmax of logits - penalty x counts; default: 0, with --task 0.5.",
+            help="pflm: frequency penalty, argmax of logits - penalty x counts; default: 0; with --task, 0.5.",
         ),
     ] = None,
     dither: Annotated[
@@ -105,7 +105,7 @@ def generate(
         bool, typer.Option("--stop-at-eos", help="Cut each sample after its end-of-text token.")
     ] = False,
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; default: cpu, for a file cuda if there is one.")
+        str | None, typer.Option(help="cpu or cuda; default: cpu; with a file, cuda if available.")
     ] = None,
     as_json: JsonFlag = False,
     task: Annotated[str | None, _file_option(help="owt or lm1b: tokenizer, lengths, published models.")] = None,
@@ -135,7 +135,7 @@ def generate(
     ] = False,
     prefix_len: Annotated[
         int | None,
-        _file_option("--prefix-len", "--prefix_len", help="Tokens kept per prefix; default: all, with --task 6."),
+        _file_option("--prefix-len", "--prefix_len", help="Tokens kept per prefix; default: all; with --task, 6."),
     ] = None,
     devices: Annotated[
         int | None, _file_option(help="Processes, one per GPU, that share the batches; default: 1.")
@@ -153,7 +153,8 @@ def generate(
     Differences from the published script:
     - the clock covers whole batches, prefill included, but neither text
       decoding nor writing files;
-    - a short prefix, or a line that is not JSON, is an error with its number;
+    - a short prefix, or a line that is not JSON, is an error with the line's
+      number;
     - the last batch may be smaller, and is counted as it is;
     - --seed repeats a run, on any batch size or number of devices;
     - a K beyond the trained one is refused;

@@ -30,7 +30,7 @@ def laws(
     blocks: Annotated[int, typer.Option(help="Blocks drawn by each sampler.")] = STUDY_BLOCKS,
     seed: Annotated[int, typer.Option(help="Random seed; noise is keyed by seed and sample.")] = 0,
     first: Annotated[
-        int | None, typer.Option(help="Number of first tokens considered; default: all, or 98 % if V is large.")
+        int | None, typer.Option(help="Number of first tokens; default: all, or 98 % of the mass if V is large.")
     ] = None,
     temperature: Annotated[
         float, typer.Option(help="Temperature of teacher and student; other than 1 excludes the masked model.")
@@ -38,7 +38,7 @@ def laws(
     device: DeviceOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what marginals lose for the next tokens after a prompt, exactly and by sampler, or for a toy (--toy)."""
+    """Show the loss from sampling marginals after a prompt, exactly and by sampler, or on a toy distribution."""
     if toy is not None and (pair or prompt is not None or token_ids is not None):
         raise KfError("Both a toy and a context were given.", "--toy NAME, or --pair with --prompt or --token-ids")
     own = [option for option, value in {"--eps": eps, "--rho": rho, "--length": length}.items() if value is not None]

@@ -16,7 +16,7 @@ corpus = typer.Typer(help="Write a generated corpus.", no_args_is_help=True)
 train.add_typer(corpus, name="corpus")
 
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", help="stories, tales-cpu, -gpu or -further, owt, lm1b, or a .yaml file.")
+    str, typer.Option("--recipe", help="stories, tales-cpu, tales-gpu, tales-further, owt, lm1b, or a .yaml file.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run the command again to resume.")]
 TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt files.")]

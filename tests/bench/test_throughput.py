@@ -375,5 +375,5 @@ def test_the_roofline_document_reaches_beyond_what_was_asked(monkeypatch: pytest
     assert {(3, 5), (1, 4), (1024, 8)} <= curve
     batches = [gain["batch"] for gain in document["curve"] if gain["k"] == 5]
     assert batches == sorted(batches)
-    with pytest.raises(KfError, match="two models"):
+    with pytest.raises(KfError, match="needs a teacher and a student"):
         bench_roofline(dataclasses.replace(NETWORKS, student=None), settings(), "small")

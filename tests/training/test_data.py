@@ -233,7 +233,7 @@ def test_a_text_that_is_not_utf8_is_named(corpus: Path, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing_half_written(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (corpus / "4-long.txt").write_text("Rain and rain. " * 20_000)
-    with small_files(30_000), pytest.raises(KfError, match="cannot be written to"):
+    with small_files(30_000), pytest.raises(KfError, match="cannot be written"):
         prepare(CONFIG, out, 9, corpus)
     assert names(out) == []
     prepare(CONFIG, out, 9, corpus)
