@@ -40,7 +40,7 @@ PREFIX = {"lm1b": 6, "owt": 64}
 PENALTIES = {"lm1b": {2: 0.2, 3: 0.4, 4: 0.5}, "owt": {2: 0.3, 3: 0.5, 4: 0.5}}
 """Frequency penalty by K that the published code recommends; the paper does not mention it."""
 SPLITS = {"lm1b": "test", "owt": "train"}
-"""Of the recipe's dataset on the hub; of OpenWebText, there is no other."""
+"""Split of the recipe's dataset on the hub; OpenWebText has only one."""
 UNCHECKED = ("lm1b", "owt")
 """Tasks on whose published checkpoints this study has not been run. Their publication does not say how documents are
 framed in the measured windows and prefixes, nor how special tokens are treated in the judged texts. Remove a task once
@@ -110,7 +110,7 @@ class Case:
 
     @property
     def text_name(self) -> str:
-        """What is read, in words."""
+        """Description of the text."""
         named = f"the first {HUB_ROWS:,} rows of {self.hub.dataset}, split {self.hub.split}"
         return self.settings.text.resolve().name if self.settings.text else named
 
@@ -218,7 +218,7 @@ class Case:
 
 
 def decoder_name(decoder: DecodeConfig) -> str:
-    """As in the paper's tables, without the penalty."""
+    """Name in the paper's tables, without the penalty."""
     return "AR" if decoder.decoder == "ar" else f"K = {decoder.k}"
 
 

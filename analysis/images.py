@@ -86,7 +86,7 @@ class Camera:
 
 
 def _taken(page: Any, selector: str) -> bytes:
-    """An element as PNG with a palette of its own."""
+    """An element as PNG with its own palette."""
     png = page.locator(selector).screenshot(type="png")
     image, kept = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
     image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(kept, "PNG", optimize=True)

@@ -77,7 +77,9 @@ def by_slot(taken: drawing.Sample) -> list[drawing.SlotAgreement]:
     for j in range(hits.shape[2]):
         before = hits[:, :, :j].all(axis=2)
         everywhere, after_exact, after_wrong = (
-            intervals.share((hits[:, :, j] & where).sum(axis=1), where.sum(axis=1)) if where.any() else None
+            intervals.clustered_fraction((hits[:, :, j] & where).sum(axis=1), where.sum(axis=1))
+            if where.any()
+            else None
             for where in (np.ones_like(before), before, ~before)
         )
         rows.append(drawing.SlotAgreement(j, everywhere, after_exact if j else None, after_wrong))

@@ -106,7 +106,7 @@ def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[drawing.Le
         where = groups == count
         if where.sum(axis=1).astype(bool).sum() < 2:
             continue
-        share = intervals.share(where.sum(1), np.full(len(groups), each))
+        share = intervals.clustered_fraction(where.sum(1), np.full(len(groups), each))
         by_slot = [intervals.ratio((excess[..., j] * where).sum(1), where.sum(1)) for j in range(slots)]
         found.append(drawing.Leading(count, share, by_slot))
     return found

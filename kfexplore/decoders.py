@@ -20,7 +20,7 @@ class Decoder:
     label: str
     """Its name on the page."""
     how: str
-    """What it does, in a few words; {k} stands for its tokens, or guesses, per pass."""
+    """A short description; {k} stands for its tokens, or guesses, per pass."""
     steps: str
     """`module:function` of its steps, a `kfexplore.decoding.generate.Steps`; imported at the first use."""
     reference: str = ""

@@ -2,7 +2,7 @@
 
 Training: every process draws the whole batch of a step and works on its own rows, and gradients are averaged, so the
 result is that of one process, up to rounding. Files of prefixes: whole batches are distributed, so a sample is decoded
-beside the same others as on one device, under the noise of its own number.
+beside the same others as on one device, under the noise of its number.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class Pair(
         return token_texts(self.tokenizer, ids) if self.tokenizer is not None else []
 
     def need_tokenizer(self) -> AnyTokenizer:
-        """The tokenizer, or a KfError that says how to do without."""
+        """The tokenizer, or a KfError that names the alternative."""
         if self.tokenizer is None:
             folder = self.info.get("folder")
             raise (folder and slow_only(Path(folder))) or KfError(

@@ -166,7 +166,7 @@ class Clicker:
         raise NotImplementedError
 
     def wrong(self, document: dict[str, Any], n: int) -> Any:
-        """What in a document does not belong to round n, or None."""
+        """The part of a document that does not belong to round n, or None."""
         raise NotImplementedError
 
     def _document(self, page: Page, n: int) -> dict[str, Any]:

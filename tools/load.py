@@ -108,7 +108,7 @@ class Outage:
     back: float = math.inf
 
     def covers(self, at: float) -> bool:
-        """Whether an answer that is lost now is no error."""
+        """Whether losing an answer now is expected."""
         return self.killed <= at <= self.back + NOTICED
 
 

@@ -241,9 +241,9 @@ class _Series:
     row: TimingRow
     """The fields that are known before it runs."""
     seconds: list[float] = field(default_factory=list)
-    """Of each run, the warm-up included."""
+    """Time of each run, the warm-up included."""
     steps: list[Step] = field(default_factory=list)
-    """Of the last run; all write the same tokens."""
+    """Steps of the last run; all write the same tokens."""
     peak_memory: int = 0
     error: str | None = None
 

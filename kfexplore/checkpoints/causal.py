@@ -120,7 +120,7 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
     tied = settings.pop("tie_word_embeddings", None)
     tied = FAMILIES[family].tied if tied is None else tied
     try:
-        # The head has a weight of its own here; if the file has none, it is the embedding's.
+        # The head has its own weight here; if the file has none, it is the embedding's.
         config = importlib.import_module("transformers").AutoConfig.for_model(
             family, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **settings
         )

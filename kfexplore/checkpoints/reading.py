@@ -27,7 +27,7 @@ MAX_PICKLE_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 20
 """Header of a safetensors file: names and offsets of some 10,000 tensors."""
 MAX_DIRECTORY_BYTES = 2 << 20
-"""Of a zip file's list of entries: some 10,000 tensors. Each entry becomes an object of a kilobyte."""
+"""Size of a zip file's list of entries: some 10,000 tensors. Each entry becomes an object of a kilobyte."""
 MAX_TENSORS = 10_000
 """Entries of a state dictionary; the deepest accepted model has fewer than half as many."""
 MAX_WEIGHT = 1e4
@@ -46,7 +46,7 @@ class _Damaged(Exception):
     """The file is damaged or of another format; the message completes 'FILE cannot be read: ...'."""
 
 
-# What zipfile raises on a damaged file is not BadZipFile alone: names that are not UTF-8, offsets before the start.
+# On a damaged file zipfile raises more than BadZipFile: for names that are not UTF-8, offsets before the start.
 _BROKEN = (
     _Damaged,
     PickleError,
@@ -196,8 +196,8 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
             info = entries.get(f"{root}data/{storage.key}")
             declared = storage.numel * storage.dtype.itemsize
             if info is None or info.file_size != declared:
-                held = "none" if info is None else f"{info.file_size} bytes"
-                raise _Damaged(f"storage {storage.key[:80]!r} should hold {declared} bytes, the file has {held}")
+                found = "none" if info is None else f"{info.file_size} bytes"
+                raise _Damaged(f"storage {storage.key[:80]!r} should have {declared} bytes, the file has {found}")
             return bytearray(archive.read(info))
 
         return _materialise(_weights(value), fetch, path.stat().st_size)
@@ -254,7 +254,7 @@ def _weights(value: Any) -> dict[str, TensorRef]:
     state = value.get("state_dict", value) if isinstance(value, dict) else value
     if not isinstance(state, dict) or not any(isinstance(v, TensorRef) for v in state.values()):
         keys = f"; its keys are {shortened(map(str, value))}" if isinstance(value, dict) and value else ""
-        raise _Damaged(f"it holds no state dictionary of tensors{keys}")
+        raise _Damaged(f"it has no state dictionary of tensors{keys}")
     _check_count(state)
     for name, tensor in state.items():
         if not isinstance(tensor, TensorRef):

@@ -86,7 +86,7 @@ def save_pair(
 
     Args:
         folder: Made if need be.
-        models: By role, of `hub.ROLES`. Weights that bfloat16 holds exactly are written in it, others in float32.
+        models: By role (`hub.ROLES`). Weights that are exact in bfloat16 are written in it, others in float32.
         tokenizer: As loaded; None: the pair has none.
         info: Its `folder` is left out.
 

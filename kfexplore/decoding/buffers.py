@@ -1,4 +1,4 @@
-"""What every decoder reads and writes: the sequences of a batch, the steps in which they grow, the new tokens."""
+"""Input and output of every decoder: the sequences of a batch, the steps in which they grow, the new tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kfexplore.results import Floats, Ints
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a decoder wrote. The first step of every decoder, `PREFILLED`, writes nothing."""
+    """Tokens of one step of a decoder. The first step of every decoder, `PREFILLED`, has none."""
 
     tokens: Tensor
     """(B, t) int64."""
@@ -92,7 +92,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class DecodeBatch:
-    """A batch to decode: what the steps of a decoder are called with."""
+    """A batch to decode: the argument of a decoder's steps."""
 
     config: DecodeConfig
     """Which decoder, and how."""

@@ -43,7 +43,7 @@ class Networks:
 
     @property
     def decoders(self) -> list[str]:
-        """Those that these models allow."""
+        """Decoders that these models allow."""
         return possible([kind for kind in MODELS if getattr(self, kind) is not None])
 
 
@@ -182,7 +182,7 @@ def reference(
     new_tokens: int,
     order: Floats | None = None,
 ) -> Ints:
-    """What `generate` writes, (B, new_tokens), by the decoder's slow twin, one sample at a time."""
+    """The tokens of `generate`, (B, new_tokens), by the decoder's slow twin, one sample at a time."""
     decoder = find_decoder(config.decoder)
     twin: Reference = resolve_name(decoder.reference or DECODERS["ar"].reference)
     ranks = [None] * len(prompts) if order is None else order[:, None]

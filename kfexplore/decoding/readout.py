@@ -34,7 +34,7 @@ class NearTie(NamedTuple):
 MAPS: Final = NearTie(5e-5, 1e-3)
 """For `maps/context.py`: well above what was seen, since a recheck is cheap there (the context is prefilled)."""
 SAMPLERS: Final = NearTie(1e-5, 1e-4)
-"""For `laws/samplers.py`: closer, since a study draws up to 2^17 rows and every recheck is a pass of its own."""
+"""For `laws/samplers.py`: closer, since a study draws up to 2^17 rows and every recheck is one more pass."""
 DECODING: Final = NearTie(5e-6, 1e-4)
 """For all decoders: their passes of different shapes differ by some 1e-6 in u only, and a recheck reads a whole row."""
 

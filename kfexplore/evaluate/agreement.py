@@ -160,7 +160,7 @@ def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[B
     for b, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = place == b
         if inside.any():
-            hit = intervals.share((hits & inside).sum(axis=1), inside.sum(axis=1))
+            hit = intervals.clustered_fraction((hits & inside).sum(axis=1), inside.sum(axis=1))
             found.append(Bin(float(low), float(high), int(inside.sum()), hit))
     return found
 

@@ -46,7 +46,7 @@ def ratio(above: Floats, below: Floats) -> Estimate:
     return _estimate(value, spread / np.sqrt(len(above)) / abs(float(below.mean())), len(above))
 
 
-def share(hits: Floats, counts: Floats) -> Estimate:
+def clustered_fraction(hits: Floats, counts: Floats) -> Estimate:
     """Hits over counts, both (W,) per window, where trials in one window may be dependent; W >= 2.
 
     Wilson's interval for the effective number of trials: the count over the design effect (variance of the ratio over

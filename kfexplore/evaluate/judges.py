@@ -1,7 +1,7 @@
 """Scores of samples by other models: perplexity under a causal model (Gen-PPL), and pairwise forced choice.
 
 Texts are decoded without special tokens, then encoded, prefix and continuation together, by the judge's own tokenizer.
-Each text has a pass of its own: no padding, and no influence of one on another.
+Each text has its own pass: no padding, and no influence of one on another.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def win_rate(judge: Judge, texts: list[Continued], others: list[Continued]) -> J
         losses=int((preferred == 0).sum()),
         inconsistent=int((preferred == 1).sum()),
         win_rate=intervals.wilson(float(preferred.mean()) / 2, len(preferred)),
-        first_shown=intervals.share(first.sum(axis=1), np.full(len(first), 2)),
+        first_shown=intervals.clustered_fraction(first.sum(axis=1), np.full(len(first), 2)),
     )
 
 

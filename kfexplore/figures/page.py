@@ -71,7 +71,7 @@ def blank(palette: Colours, finding: str, reading: str) -> go.Figure:
 
 
 def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
-    """Splits a figure for a page with headings and a background of its own.
+    """Splits a figure for a page with its own headings and background.
 
     Returns:
         The finding and how to read it, and the rest as Plotly's JSON.
@@ -135,7 +135,7 @@ def add_series(
     y: Sequence[Estimate] | Sequence[float],
     **trace: Any,
 ) -> None:
-    """Draws the n-th of several lines with marks, in a colour and symbol of its own.
+    """Draws the n-th of several lines with marks, in its own colour and symbol.
 
     Args:
         figure: To draw into.

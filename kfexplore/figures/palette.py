@@ -217,8 +217,7 @@ def palette_css(scope: str) -> str:
     """CSS custom properties of both themes for elements under a selector.
 
     `--kf-ink`, `--kf-accent`, ... on the scope itself; `--fill`, `--tint` and `--line` on descendants with
-    `data-hue="0"` to `"11"`. The dark theme holds under Gradio's `.dark` or with `data-theme="dark"` on the
-    scope.
+    `data-hue="0"` to `"11"`. The dark theme applies under Gradio's `.dark` or with `data-theme="dark"` on the scope.
     """
     blocks = []
     wheres: dict[Theme, list[str]] = {

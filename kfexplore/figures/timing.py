@@ -31,7 +31,7 @@ _CLEAR: Final = "rgba(0,0,0,0)"
 
 
 class Series(NamedTuple):
-    """A decoder at one K: a trace of its own."""
+    """A decoder at one K: one trace."""
 
     decoder: str
     """One of `DECODERS`, or another program's name, which is shown as it is."""

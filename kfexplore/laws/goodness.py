@@ -88,7 +88,7 @@ def pair_partition(law: BlockLaw, size: int) -> Partition:
         known = np.nan_to_num(np.log(law.given / second).ravel()[tail], nan=-np.inf, neginf=-np.inf)
     tail = tail[np.argsort(known, kind="stable")]
     running = flat[tail].cumsum()
-    # Pools of equal mass, each of which holds `least` whichever side of its ends the largest pair falls.
+    # Pools of equal mass, each at least `least` on whichever side of its ends the largest pair falls.
     pools = max(1, min(MOST_POOLS, int(running[-1] / (least + flat[tail].max())))) if len(tail) else 1
     which = np.minimum((running / running[-1] * pools).astype(int), pools - 1) if len(tail) and running[-1] else 0
     cell = np.empty(len(flat) + 1, dtype=np.int64)
@@ -189,7 +189,7 @@ class _Set:
     singles: npt.NDArray[np.bool_]
     """(n,) which of them are in the set."""
     probability: float
-    """Of the set under the distribution, or more."""
+    """Probability of the set under the distribution, or an upper bound."""
     score: float
     """Expected excess of the sampler's probability over the teacher's, each block left out of the choice in turn."""
 
@@ -214,7 +214,7 @@ def tv_lower_bound(
     - cells that one block has to itself,
     - single blocks of the pools that the choosing half has seen, each with its exact probability,
     - what is left of each pool; its frequency under the sampler is estimated by the blocks seen once (Good-Turing),
-    - maybe a tail T of rare blocks. As P(A or T) <= P(A) + P(T), it is one more cell, whose blocks leave the other
+    - optionally a tail T of rare blocks. As P(A or T) <= P(A) + P(T), it is one more cell, whose blocks leave the other
       cells while their exact probabilities stay.
 
     `low` uses Wilson's lower limit of both counts.

@@ -60,7 +60,7 @@ def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal:
     """Every sampler that the pair allows, the teacher first.
 
     Args:
-        pair: Teacher, and maybe student and masked model.
+        pair: Teacher, and optionally student and masked model.
         ids: The context.
         k: Slots, 2 .. 4 and no more than the pair's.
         tree: The context under the teacher, whose temperature teacher and student follow. The masked model has none.

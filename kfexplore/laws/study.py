@@ -37,9 +37,9 @@ from kfexplore.results import (
 )
 
 Report = Callable[[float, str], object]
-"""Called with the fraction done and what comes next."""
+"""Called with the fraction done and the name of the next step."""
 StudySteps = Generator[tuple[float, str], None, ContextStudy]
-"""A running study: yields the fraction done and what comes next, and returns the result."""
+"""A running study: yields the fraction done and the name of the next step, and returns the result."""
 REFERENCE_BLOCKS = 4096
 """The teacher's own blocks over which marginals of later slots are averaged."""
 
@@ -68,7 +68,7 @@ def study_steps(
     Run it to the end with `finished(study_steps(...))`.
 
     Args:
-        pair: Teacher, and maybe student and masked model; `notes` of the result name missing samplers.
+        pair: Teacher, and optionally student and masked model; `notes` of the result name missing samplers.
         ids: The context.
         k: Slots, 2 to 4 and no more than the pair's.
         blocks: Blocks N per sampler.
@@ -78,7 +78,7 @@ def study_steps(
             are left out unless it is 1.
 
     Yields:
-        Fraction done (0 first) and what comes next.
+        Fraction done (0 first) and the name of the next step.
 
     Raises:
         KfError: as `pair_law`; k, N or the temperature out of range.

@@ -184,8 +184,8 @@ def _tree(noise: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """The distinct prefixes of noise vectors (R, k), by stretches of slots in which none of them branches.
 
     Returns:
-        For each stretch of s slots with n prefixes: the prefix before it that each goes on from (n,), the values that
-        it adds (n, s), and the prefix that each vector has reached (R,).
+        For each stretch of s slots with n prefixes: the earlier prefix that each continues (n,), the values that it
+        adds (n, s), and the prefix that each vector has reached (R,).
     """
     stretches: list[tuple[Tensor, Tensor, Tensor]] = []
     node = torch.zeros(len(noise), dtype=torch.int64, device=noise.device)

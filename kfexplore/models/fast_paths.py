@@ -25,7 +25,7 @@ ATTENTION_VARIABLE = "KFEXPLORE_ATTENTION"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the check of one case found."""
+    """Result of the check of one case."""
 
     case: str
     """A network, or a device, dtype and head size."""

@@ -54,7 +54,7 @@ class Segment:
         self.memo: dict[str, Any] = {} if memo is None else memo
 
     def hidden(self, queries: int) -> Tensor | None:
-        """What must not be seen: a bool mask that broadcasts to (B, 1, t, n), or None."""
+        """Keys that a query must not see: a bool mask that broadcasts to (B, 1, t, n), or None."""
         if self.mask is not None:
             return ~self.mask
         n = self.k.shape[2]

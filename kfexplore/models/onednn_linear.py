@@ -39,7 +39,7 @@ def version(weight: Tensor) -> tuple[int, int]:
 
 
 class Linear(nn.Linear):
-    """x W' + b, then the tanh-approximated GELU if asked for, then a sum with `add`; the slow twin is `plain`."""
+    """x W' + b, then optionally the tanh-approximated GELU, then a sum with `add`; the slow twin is `plain`."""
 
     def forward(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
         """x (..., in) -> (..., out); `add` (..., out)."""

@@ -28,7 +28,7 @@ class StaticCache:
         self.mask: Tensor | None = None
         """(1 or B, 1, t, n) bool, the keys that the queries of the pass see; None: all."""
         self.blocks: Callable[[Tensor, StaticCache, int], Tensor] | None = None
-        """A faster way through the blocks that fills this cache, instead of their own (models/cpu_fast_path.py)."""
+        """A faster path through the blocks that fills this cache (models/cpu_fast_path.py)."""
         self._layers: list[Tensor] = []
         self._positions = torch.empty(0)
         self._rows: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What is computed, as numpy arrays and plain values; drawn by figures/, written by the command line.
+"""Results as numpy arrays and plain values; drawn by figures/, written by the command line.
 
 R steps of a slider, K slots, B rows; noise u in [0, 1); token ids as int64.
 """

@@ -155,7 +155,7 @@ class Correlation:
 
     @property
     def entropy(self) -> float:
-        """Of the block under the teacher, nats."""
+        """Entropy of the block under the teacher, nats."""
         return sum(self.surprise)
 
 

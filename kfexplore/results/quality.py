@@ -99,7 +99,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class SampleQuality:
-    """What one decoder writes after held-out prefixes; all but the ratio and the last five are means over samples."""
+    """Samples of one decoder after held-out prefixes; all but the ratio and the last five are means over samples."""
 
     decoder: str  # its name, for tables and figures
     k: int  # tokens per pass; 1 for the teacher (AR)

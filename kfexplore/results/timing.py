@@ -12,9 +12,9 @@ class DevicePeaks:
     """A device's peak rates, measured in the run that is compared with them."""
 
     bytes_per_second: float
-    """Of a copy between buffers far larger than any cache, counting bytes read and bytes written."""
+    """Rate of a copy between buffers far larger than any cache, counting bytes read and bytes written."""
     flops_per_second: float
-    """Of a large square matrix product in the models' own dtype; a multiplication and an addition are two."""
+    """Rate of a large square matrix product in the models' dtype; a multiplication and an addition are two."""
 
     def best(self, other: DevicePeaks) -> DevicePeaks:
         """The larger of each: a measurement beside other work is too small."""
@@ -82,7 +82,7 @@ def false_positive_rate(repeats: int) -> float:
 
 @dataclass(frozen=True)
 class TimingRow:
-    """One decoder at one batch size, timed; rates and shares are None where it failed."""
+    """One decoder at one batch size, timed; rates and fractions are None where it failed."""
 
     decoder: str
     batch: int

@@ -305,7 +305,7 @@ def test_a_tensor_that_fits_its_storage_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("numel", [5, 7, 2**40])
 def test_a_storage_must_have_the_declared_size(tmp_path: Path, numel: int) -> None:
     pickled = tensor_pickle((5,), (1,), numel=numel)
-    refused(save_zip(tmp_path / "m.pt", pickled, {"0": SIX}), "should hold")
+    refused(save_zip(tmp_path / "m.pt", pickled, {"0": SIX}), "should have")
 
 
 def test_many_views_of_one_storage_cannot_outgrow_the_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from kfexplore.evaluate.intervals import fraction, mean, none, ratio, share, t, wilson
+from kfexplore.evaluate.intervals import clustered_fraction, fraction, mean, none, ratio, t, wilson
 from kfexplore.results import Estimate
 
 
@@ -41,20 +41,20 @@ def test_wilson_intervals_are_the_known_ones() -> None:
 
 
 def test_share_over_windows_that_agree_is_that_of_single_trials() -> None:
-    assert share(np.array([2, 2]), np.array([4, 4])) == wilson(0.5, 8, t(2))
+    assert clustered_fraction(np.array([2, 2]), np.array([4, 4])) == wilson(0.5, 8, t(2))
 
 
 def test_share_over_windows_that_differ_has_fewer_independent_trials() -> None:
     # between windows 2 * (2^2 + 2^2) / 8^2 = 0.25, eight times the binomial 0.25 / 8: one trial is left
-    assert share(np.array([4, 0]), np.array([4, 4])) == wilson(0.5, 1, t(2))
+    assert clustered_fraction(np.array([4, 0]), np.array([4, 4])) == wilson(0.5, 1, t(2))
 
 
 def test_share_without_a_hit_has_as_many_trials_as_windows() -> None:
     """What lies in one window may be dependent: 1,000 blocks in 10 windows are 10 trials, not 1,000."""
     limit = 1 - 0.025 ** (1 / 10)
-    check(share(np.zeros(10), np.full(10, 100)), 0, 0, limit)
-    check(share(np.full(10, 100), np.full(10, 100)), 1, 1 - limit, 1)
-    check(share(np.zeros(12), np.array([100] * 10 + [0, 0])), 0, 0, limit)  # empty windows are no trials
+    check(clustered_fraction(np.zeros(10), np.full(10, 100)), 0, 0, limit)
+    check(clustered_fraction(np.full(10, 100), np.full(10, 100)), 1, 1 - limit, 1)
+    check(clustered_fraction(np.zeros(12), np.array([100] * 10 + [0, 0])), 0, 0, limit)  # empty windows are no trials
     assert wilson(0, 1000).high < 0.004 < 0.3 < limit
 
 
@@ -62,7 +62,7 @@ def test_share_of_rare_clustered_hits_is_covered() -> None:
     """A window in ten is all hits, the others have none: of 20 windows, one sample in eight has no hit at all."""
     rng, runs, windows = np.random.default_rng(0), 4000, 20
     hits = 50 * (rng.random((runs, windows)) < 0.1)
-    none = [share(row, np.full(windows, 50)) for row in hits if not row.any()]
+    none = [clustered_fraction(row, np.full(windows, 50)) for row in hits if not row.any()]
     assert len(none) > 300
     assert all(each.high > 0.1 for each in none)
     assert wilson(0, 50 * windows).high < 0.1  # what was told before
@@ -78,4 +78,4 @@ def test_fractions_without_a_hit_are_not_certain() -> None:
 
 
 def test_share_in_one_window_alone_says_nothing() -> None:
-    check(share(np.array([1, 0]), np.array([2, 0])), 0.5, 0, 1)
+    check(clustered_fraction(np.array([1, 0]), np.array([2, 0])), 0.5, 0, 1)
