@@ -84,7 +84,7 @@ def test_longer_blocks_are_measured_on_the_teacher_s_own(k: int, monkeypatch: py
     assert [row.size for row in found.samplers][:4] == [1000] * 4
     assert rows[f"MDLM, {k} passes, random order"].size < 1000
     assert len(found.notes) == 2
-    assert "fewer were drawn" in found.notes[1]
+    assert "Fewer blocks were drawn" in found.notes[1]
 
 
 def test_json_is_plain_and_has_the_promised_keys() -> None:
