@@ -198,7 +198,7 @@ def test_a_branch_cannot_branch_again() -> None:
 def test_a_full_cache_raises_instead_of_dropping_keys() -> None:
     model, cache = teacher(), KVCache(capacity=6)
     model(text(1, 6), cache)
-    with pytest.raises(ValueError, match="6 tokens asked to hold 7"):
+    with pytest.raises(ValueError, match="7 tokens do not fit a cache of 6"):
         model(text(1, 1), cache)
 
 

@@ -89,7 +89,7 @@ def test_cpu_blocks_follow_their_weights() -> None:
 
 def test_a_pass_beyond_the_room_of_the_cache_is_an_error() -> None:
     cache = StaticCache(4)
-    with pytest.raises(ValueError, match="cache of 4 tokens asked to hold 3 from 2"):
+    with pytest.raises(ValueError, match="3 tokens from 2 do not fit a cache of 4"):
         cache.place(2, 3)
     cache.place(0, 3)
     with pytest.raises(ValueError, match="2 tokens in a pass that was placed for 3"):
