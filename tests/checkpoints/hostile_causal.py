@@ -91,8 +91,8 @@ CAUSAL = {
         causal(transformers_weights="x.safetensors"), "in a file of another name"
     ),
     "transformers: a width within of 2^30": Hostile(causal(n_inner=2**30), "of wrong shape"),
-    "transformers: heads that do not divide": Hostile(causal(n_head=3), "no gpt2 model that can be built"),
-    "transformers: no heads": Hostile(causal(n_head=0), "no gpt2 model that can be built"),
+    "transformers: heads that do not divide": Hostile(causal(n_head=3), "no gpt2 model can be built"),
+    "transformers: no heads": Hostile(causal(n_head=0), "no gpt2 model can be built"),
     "transformers: keys of heads that do not divide": Hostile(
         causal("llama", num_attention_heads=3, head_dim=8, num_key_value_heads=2), "no llama model|of wrong shape"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,7 @@ def with_values(document: Any, places: list[int], values: list[Any]) -> Any:
             found += [(node, key) for key in keys]
             waiting += [node[key] for key in keys if isinstance(node[key], dict | list)]
         node, key = found[place % len(found)]
-        node[key] = value
+        node[key] = copy.deepcopy(value)  # an example changes no other, and holds no value within itself
     return document
 
 
