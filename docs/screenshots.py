@@ -43,7 +43,7 @@ def generate(page: Page) -> str:
     page.get_by_role("tab", name="Generate").click()
     for name in ("MDLM", "Verified"):
         page.locator("#generate-decoders").get_by_label(name).check()
-    page.get_by_label("Underline what surprises the teacher").check()
+    page.get_by_label("Underline tokens the teacher finds unlikely").check()
     page.locator("#generate-go").click()
     expect(page.locator("#generate-texts [data-stage=done]")).to_have_count(4)
     expect(page.locator("#generate-save")).to_be_enabled()
@@ -61,7 +61,7 @@ def joint(page: Page) -> str:
 def toys(page: Page) -> str:
     """The distribution that meets the theorem's condition."""
     page.get_by_role("tab", name="Joint vs marginal").click()
-    page.get_by_role("tab", name="Toy laws").click()
+    page.get_by_role("tab", name="Toy distributions").click()
     page.get_by_text("Noisy XOR", exact=True).click()
     expect(page.locator("#toy-meaning")).to_contain_text("as literally stated fails here")
     return "#toy-meaning"

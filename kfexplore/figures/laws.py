@@ -144,8 +144,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
     figure = blank(
         palette,
-        f"{worst.impossible.value:.1%} of the blocks of {worst.sampler} are rarer than one in a thousand of the "
-        "teacher's own",
+        f"{worst.impossible.value:.1%} of the samples of {worst.sampler} are as unlikely as the teacher's rarest 0.1%",
         "Bars: fraction of a sampler's blocks that are one of the likeliest, under the line that the teacher's exact "
         f"distribution expects; on the right ({_IMPOSSIBLE}), on a scale of its own, the fraction of blocks that are "
         "all but impossible.",

@@ -1,4 +1,4 @@
-"""Texts as decoders write them, as HTML: which step wrote what, where texts diverge, what surprises the teacher."""
+"""Texts as HTML while decoders write them: the pass of each token, where texts differ, which tokens are unlikely."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READING: Final = (
 DIVERGES: Final = "≠ marks where a text diverges from the exact one under the same noise."
 CLOCKS: Final = "Times are from this one short run; the tab Timing measures speed."
 UNDERLINES: Final = (
-    f"Underlines mark what surprises the teacher: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick)."
+    f"Underlines mark tokens the teacher finds unlikely: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick)."
 )
 
 

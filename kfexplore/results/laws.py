@@ -23,8 +23,8 @@ class Independence:
     finding: ClassVar[str] = "are independent"
 
     def __str__(self) -> str:
-        seen = ", ".join(f"x{j + 1} = {value}" for j, value in zip(self.given, self.values, strict=True)) or "nothing"
-        return f"x{self.left + 1} and x{self.right + 1} {self.finding} given {seen}"
+        seen = ", ".join(f"x{j + 1} = {value}" for j, value in zip(self.given, self.values, strict=True))
+        return f"x{self.left + 1} and x{self.right + 1} {self.finding} {f'given {seen}' if seen else 'marginally'}"
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ from kfexplore.ui.theme import STYLE, theme
 from kfexplore.ui.zero import is_zero, zero_service
 
 INTRO = """# kfexplore
-Move K random numbers and watch the K tokens that they choose. **Exact**: the teacher, token by token. **Learned**: the
-student, all K in one pass."""
+Move K noise values and watch the K tokens they select. **Exact**: the teacher decodes token by token from your noise.
+**Learned**: the student predicts all K tokens from the same noise in one forward pass."""
 
 THREADS = 40
 """Of the server, beside those in which questions of sliders wait."""

@@ -186,7 +186,7 @@ def takers(option: str) -> str:
     """Which decoders an option is for, in words."""
     those = [decoder.label for decoder in DECODERS.values() if option in decoder.options]
     others = [decoder.label for decoder in DECODERS.values() if option not in decoder.options]
-    return f"{', '.join(those)} only." if len(those) < len(others) else f"Not of {', '.join(others)}."
+    return f"{', '.join(those)} only." if len(those) < len(others) else f"Ignored by {', '.join(others)}."
 
 
 def offered_decoders(pair: Pair, held: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ GRADIOS_OWN = [
     ("image-redundant-alt", 'img[alt="Settings"]'),  # the footer's gear says again what stands beside it
 ]
 """What cannot be mended from here; whatever Gradio has mended is to be struck out."""
-SCENES = ("Scrub", "Generate", "Joint vs marginal", "Toy laws", "Timing")
+SCENES = ("Scrub", "Generate", "Joint vs marginal", "Toy distributions", "Timing")
 FOCUS = """() => {
   const at = document.activeElement;
   const seen = getComputedStyle(at).opacity === "0" ? at.nextElementSibling : at;  // a radio under its number
@@ -66,7 +66,7 @@ def whole(chromium: Browser, app_url: str) -> Iterator[Page]:
 
 
 def show(page: Page, scene: str) -> None:
-    if scene == "Toy laws":
+    if scene == "Toy distributions":
         page.get_by_role("tab", name="Joint vs marginal").click()
     page.get_by_role("tab", name=scene).click()
     if scene == "Joint vs marginal":

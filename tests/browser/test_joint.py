@@ -142,7 +142,7 @@ def test_a_number_as_it_is_typed_is_sent_within_its_ends(page: Page, app_url: st
         number.blur()
         expect(number).to_have_value(left)
         expect(head).to_contain_text(f"K = {sent} tokens")
-    page.get_by_role("tab", name="Toy laws").click()
+    page.get_by_role("tab", name="Toy distributions").click()
     page.get_by_text("Noisy XOR", exact=True).click()
     for typed, distance in (("9", "The distribution meets none of the conditions"), ("", "0.500"), ("0.3", "0.200")):
         page.locator("#toy-eps input[type=number]").fill(typed)
@@ -152,7 +152,7 @@ def test_a_number_as_it_is_typed_is_sent_within_its_ends(page: Page, app_url: st
 
 def test_a_toy_law_follows_its_slider(page: Page, app_url: str) -> None:
     opened(page, app_url)
-    page.get_by_role("tab", name="Toy laws").click()
+    page.get_by_role("tab", name="Toy distributions").click()
     page.get_by_text("Noisy XOR", exact=True).click()
     meaning = page.locator("#toy-meaning")
     expect(meaning).to_contain_text("Theorem 1 as literally stated fails here")
@@ -166,6 +166,6 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page, app_url: str) -
     opened(page, app_url)
     expect(page.locator(f"{SAMPLERS} table")).to_contain_text("teacher")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    page.get_by_role("tab", name="Toy laws").click()
+    page.get_by_role("tab", name="Toy distributions").click()
     expect(page.locator("#toy-meaning")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 390

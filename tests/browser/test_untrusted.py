@@ -124,7 +124,7 @@ def test_markup_is_text_in_every_tab(page: Page, app: App) -> None:
     assert {tick.rstrip("12") for tick in ticks} <= {word.rstrip("12") for word in WORDS}
     page.locator("#joint-joint .nsewdrag").first.hover(position={"x": 60, "y": 60})
     expect(page.locator("#joint-joint .hoverlayer")).to_contain_text("%")
-    tab(page, "Toy laws")
+    tab(page, "Toy distributions")
     expect(page.locator("#toy-meaning")).to_be_visible()
 
     tab(page, "Timing")

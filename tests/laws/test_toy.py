@@ -1,4 +1,4 @@
-"""Toy laws against numbers worked out by hand, and against twins that go through every block one by one."""
+"""Toy distributions against numbers worked out by hand, and against twins that go through every block one by one."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_the_support_condition_of_known_laws() -> None:
     assert support_witness(chain(2, 0.0)) is None
     found = support_witness(not_all_equal())
     assert found is not None
-    assert str(found) == "x1 and x2 take all combinations of their values given nothing"
+    assert str(found) == "x1 and x2 take all combinations of their values marginally"
     assert str(support_witness(chain(3, 0.0))) == "x1 and x2 take all combinations of their values given x3 = 0"
 
 
@@ -244,7 +244,7 @@ def test_a_value_of_probability_zero_is_no_witness() -> None:
     law = np.zeros((3, 3, 3))
     law[:2, :2, 1:] = noisy_xor(0.1)[..., :]
     assert is_conditionally_irreducible(law) is True
-    assert str(witness(law, strong=True)) == "x1 and x2 are independent given nothing"
+    assert str(witness(law, strong=True)) == "x1 and x2 are independent marginally"
 
 
 def test_one_value_among_many_is_a_witness() -> None:

@@ -71,7 +71,7 @@ def test_it_is_timed_beside_what_the_device_allows(pair: Pair) -> None:
 
 def test_the_page_offers_writes_and_draws_it(pair: Pair, service: Service) -> None:
     assert decoder_choices()[-1] == decoder_choices(missing=["student", "masked"])[-1] == ("Greedy", "greedy")
-    assert (takers("temperature"), takers("frequency_penalty")) == ("Not of MDLM, Greedy.", "PFLM only.")
+    assert (takers("temperature"), takers("frequency_penalty")) == ("Ignored by MDLM, Greedy.", "PFLM only.")
     writing = service.writing(WriteConfig("small", "a b c", ("greedy", "ar"), k=3, new_tokens=6, temperature=0.5))
     assert list(writing.job.run())
     exact, written = writing.written()

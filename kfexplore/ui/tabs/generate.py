@@ -72,13 +72,13 @@ class GenerateTab:
             same = gr.Checkbox(
                 True,
                 label="Same noise for all",
-                info="Off: a seed of its own for each decoder.",
+                info="If off, each decoder uses its own seed.",
                 elem_id="generate-same",
                 min_width=240,
             )
             underlined = gr.Checkbox(
                 False,
-                label="Underline what surprises the teacher",
+                label="Underline tokens the teacher finds unlikely",
                 info="Also after a run; not part of its time.",
                 elem_id="generate-surprise",
                 min_width=240,

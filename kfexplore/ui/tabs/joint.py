@@ -151,7 +151,7 @@ class JointTab:
                             self.figures[panel] = _figure(panel, 340)
                 self.figures |= {"surprise": _figure("surprise", 240), "counts": _figure("counts", 380)}
                 self.samplers = html("", elem_id="joint-samplers")
-            with gr.Tab("Toy laws", id="toys"):
+            with gr.Tab("Toy distributions", id="toys"):
                 build_toy_tab()
         is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
         self.held = session_state(service.limits)
@@ -368,7 +368,7 @@ def _contexts(stored: list[RankedContext], pair: str) -> gr.Dataset:
     return gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[f"{c.mutual_information:.2f} nats: {_end(c.text)}"] for c in stored],
-        label=f"Find me a context where it matters: sentences ranked by what the next two tokens share ({pair})",
+        label=f"Prompts with high mutual information (our own sentences, highest first; {pair})",
         type="index",
         samples_per_page=4,
         elem_id="joint-contexts",

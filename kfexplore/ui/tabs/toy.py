@@ -1,4 +1,4 @@
-"""The sub-tab Toy laws: where unmasking by marginals must err, and what each condition on the law proves."""
+"""The sub-tab Toy distributions: where unmasking by marginals must err, and what each condition proves."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _shows(toy: ToyLaw) -> str:
         return (
             f"{at_last} But <b>Theorem 1 as literally stated fails here</b>: it concludes that {length} passes are "
             f"needed, and {passes} can be exact ({_which(least)}). An earlier pass may unmask together what is "
-            f"independent while little is visible, and here {_as_clause(str(toy.strong))}. To rule out every fixed "
+            f"independent while little is visible, and here {toy.strong!s}. To rule out every fixed "
             "schedule with a pass of two or more takes dependence given every visible set, which this distribution "
             f"does not have.{_other_way(toy, least)}"
         )
@@ -201,10 +201,6 @@ def _other_way(toy: ToyLaw, least: Unmasking) -> str:
     if not bad:
         return ""
     return f" The split matters: {bad[0].name} is off by {_tv(bad[0].best)} even in its best order."
-
-
-def _as_clause(text: str) -> str:
-    return text.replace("given nothing", "while nothing is visible")
 
 
 def _tv(distance: float) -> str:
