@@ -88,7 +88,7 @@ def test_underlines_grow_with_surprise() -> None:
     assert re.findall(r'<i(?: class="(\w+)")? title', found) == ["", "u1", "u2", "u3", "u4"]
     assert [float(n) for n in re.findall(r"([\d.]+) nats\"", found)] == pytest.approx(nats)
     assert f"{sum(nats) / 5:.2f}</b> nats per token" in found
-    assert "teacher: 1.5 nats (thin) to 7 or more (thick)." in found
+    assert "the teacher finds unlikely: 1.5 nats (thin) to 7 or more (thick)." in found
     assert "bits" not in found
     assert "Times are from this one short run; the tab Timing" in found
     for plain in (drawn(text, hints=True), drawn(line(list("abcde")), underlined=True, hints=True)):
