@@ -76,7 +76,9 @@ def build_toy_tab() -> None:
     """Fills the sub-tab, in the Gradio context that is open."""
     html(boxed(f"<p>{INTRO}</p>"))
     with gr.Row():
-        name = gr.Radio([(toy.title, key) for key, toy in TOYS.items()], value="permutation", label="Distribution", scale=2)
+        name = gr.Radio(
+            [(toy.title, key) for key, toy in TOYS.items()], value="permutation", label="Distribution", scale=2
+        )
         with gr.Column(scale=1, min_width=280):
             length = gr.Slider(2, 4, 2, step=1, label="Tokens L", elem_id="toy-length")
             links = gr.Slider(2, 5, 3, step=1, label="Tokens L", elem_id="toy-links", visible=False)
