@@ -202,13 +202,17 @@ class Racing:
 
 
 def rows_csv(rows: Sequence[TimingRow]) -> str:
-    """The rows as a table for a spreadsheet; a spread has three columns."""
-    plain = [_flat(row) for row in rows]
+    """The rows as a table for a spreadsheet; a spread has three columns, and no text is a formula."""
+    plain = [{name: _no_formula(value) for name, value in _flat(row).items()} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(plain[0]) if plain else ["decoder"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(plain)
     return text.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _flat(row: TimingRow) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -158,6 +159,8 @@ def test_the_document_is_that_of_the_command(service: Service) -> None:
     assert float(rows[1]["speedup_high"]) == race.now.rows[1].speedup.high  # type: ignore[union-attr]
     assert float(rows[1]["seconds"]) == race.now.rows[1].seconds.value  # type: ignore[union-attr]
     assert rows_csv([]) == "decoder\n"
+    [row] = csv.DictReader(io.StringIO(rows_csv([replace(race.now.rows[0], error="=1+1")])))
+    assert row["error"] == "'=1+1"
 
 
 def test_a_cancelled_race_ends_at_the_next_step_and_keeps_its_rows(service: Service, gated: Gated) -> None:
