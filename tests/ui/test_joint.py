@@ -138,6 +138,15 @@ def test_after_a_mistake_what_was_shown_stays(tab: JointTab, changes: dict[str, 
     assert "Valid:" in shown[tab.status]
 
 
+def test_a_mistake_after_a_study_is_the_last_that_is_shown(tab: JointTab) -> None:
+    """The study's event completes a moment after its figures are drawn, and repeats its status."""
+    study, parts = running(tab)
+    assert len(list(parts)) > 1
+    wrong = press(tab, seed=-1, held=study)
+    assert list(tab.run(wrong[tab.held])) == [{tab.status: wrong[tab.status]}]
+    assert "The seed is -1." in wrong[tab.status]
+
+
 def test_a_pair_without_a_masked_model_says_so_and_shows_the_rest(tab: JointTab) -> None:
     shown = asked(tab, pair="bare")
     assert "no masked model" in shown[tab.status]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as markup
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import gradio as gr
@@ -83,6 +83,8 @@ class Study:
     theme: Theme
     """Of the page."""
     job: Job[Part]
+    mistake: str = ""
+    """What was wrong with what was asked after it, as HTML."""
 
 
 class JointTab:
@@ -197,14 +199,18 @@ class JointTab:
             sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
             job = self.service.study(pair, prompt, *sizes, check_temperature(temperature))
         except KfError as error:
-            return {self.status: failed(error)}
+            mistake = failed(error)
+            return {self.status: mistake} | ({self.held: replace(held, mistake=mistake)} if held else {})
         study = Study(pair, prompt, "dark" if dark else "light", job)
         return {self.status: _progress(study), self.held: study}
 
     def run(self, study: Study | None) -> Iterator[Shown]:
-        """What stands below the settings; after an error, all of it but the status stays."""
+        """What stands below the settings; after an error, all of it but the status stays.
+
+        A mistake is shown once more: Gradio repeats the last output of the study before when that event completes.
+        """
         if study is None or not study.job.is_waiting:
-            yield {self.status: gr.skip()}
+            yield {self.status: study.mistake if study and study.mistake else gr.skip()}
             return
         try:
             with closing(study.job.run()) as parts:
