@@ -7,7 +7,6 @@ raises no exception: an abort, or a file that is truncated while it is mapped in
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -64,15 +63,17 @@ def run_child(command: list[str], what: str, wall_seconds: float = WALL_SECONDS)
     except subprocess.TimeoutExpired:
         raise KfError(f"Loading {shown(what)} takes more than {wall_seconds:.0f} s.", "smaller files") from None
     if done.returncode == 2:
-        raise KfError(*json.loads(done.stdout))
+        raise KfError(*json.loads(done.stdout.splitlines()[-1]))  # libraries may print before
     if done.returncode:
         code = -done.returncode
         why = signal.Signals(code).name if code in set(signal.Signals) else f"exit status {done.returncode}"
         raise KfError(f"Loading {shown(what)} ends the process ({why}).", "other files; these are damaged or hostile")
 
 
-def _limit(folder: Path) -> None:
+def limit_process(folder: Path) -> None:
     """Limits memory and time of this process."""
+    import resource  # only Unix has it
+
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     files = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
     limit = used + 6 * files + SPARE_BYTES
@@ -85,7 +86,7 @@ def main(folder: str) -> None:
     """In the child: loads the pair, and encodes and decodes a text with its tokenizer."""
     torch.set_num_threads(1)
     if sys.platform == "linux":
-        _limit(Path(folder))
+        limit_process(Path(folder))
     try:
         pair = load_pair(folder)
         if pair.tokenizer is not None:

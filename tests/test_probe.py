@@ -40,7 +40,7 @@ def test_a_child_that_ends_badly_is_a_user_error(code: str, told: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are read from /proc")
 def test_the_child_has_little_more_memory_than_its_files(shell: Shell) -> None:
-    code = f"from pathlib import Path; from kfexplore import probe; probe._limit(Path({str(shell.folder)!r}))"
+    code = f"from pathlib import Path; from kfexplore import probe; probe.limit_process(Path({str(shell.folder)!r}))"
     with pytest.raises(KfError, match="exit status 1"):
         probe.run_child([sys.executable, "-c", f"{code}; bytearray(8 << 30)"], "FOLDER")
     probe.run_child([sys.executable, "-c", f"{code}; bytearray(1 << 30)"], "FOLDER")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
@@ -132,7 +133,7 @@ def chain(events: list[dict[str, Any]], button: int) -> list[dict[str, Any]]:
 
 
 @dataclass
-class Clicker:
+class Clicker(ABC):
     """Clicks the buttons of a tab, and checks in its download that the results are its own."""
 
     name: str
@@ -161,13 +162,13 @@ class Clicker:
             n += 1
             time.sleep(min(REST, max(0.0, until - time.time())))
 
+    @abstractmethod
     def fields(self, n: int) -> dict[str, Any]:
         """Values of the tab's fields, by elem_id, in round n."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wrong(self, document: dict[str, Any], n: int) -> Any:
         """The part of a document that does not belong to round n, or None."""
-        raise NotImplementedError
 
     def _document(self, page: Page, n: int) -> dict[str, Any]:
         start = time.time()

@@ -250,7 +250,7 @@ def race_finding(rows: Sequence[TimingRow]) -> str:
 
 
 def _leader(rows: Sequence[TimingRow]) -> str:
-    """The fastest decoder at one batch, or those that may be it."""
+    """The fastest decoder at one batch, or the candidates where the spreads overlap."""
     ranked = sorted(rows, key=_rate, reverse=True)
     rivals = [row for row in ranked if row.repeats == 1 or _rates(row).high >= _rates(ranked[0]).low]
     if len(rows) > 1 and len(rivals) > 1:

@@ -38,7 +38,7 @@ M_ARENA_MAX: Final = -8
 def free_port(host: str, port: int | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """The port that was asked for, or else that of the environment, or else 7860: one that the page can listen on.
 
-    It is asked for before Gradio is imported, which reads the variable too and raises where it is no number.
+    Called before Gradio is imported: that reads the variable too, and raises if it is not a number.
 
     Raises:
         KfError: the environment has no whole number; the port is no port or in use; the host is no address of this

@@ -264,6 +264,7 @@ class Service:
 
     def _answer(self, request: Request, answer: Callable[[str, Question], dict[str, Any]], most: str) -> dict[str, Any]:
         seq = request.get("seq") if isinstance(request, dict) else None
+        seq = seq if type(seq) is int and abs(seq) < 2**53 else None  # it is repeated as JSON
         try:
             question = read(request, self.limits, most)
             return {"ok": True, "seq": seq, **answer(question.pair, question)}
