@@ -1,7 +1,7 @@
 """Searches the documents and the package for phrases that are wrong everywhere; `make lint` runs it.
 
-The list is short on purpose: a phrase belongs here only if no sentence of the project needs it. CHANGELOG.md and
-docs/LOG.md are records and are not searched, nor are the notebooks, whose words change only when they are executed.
+The list is short on purpose: a phrase belongs here only if no sentence of the project needs it. Notebooks are not
+searched: their words change only when they are executed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ SEARCHED = (
     *("*.md", "docs/*.md", "checkpoints/*/*.md", "analysis/*.py", "tools/*.py", "kfexplore/**/*.html"),
     *("kfexplore/**/*.py", "kfexplore/**/*.js"),
 )
-RECORDS = {"CHANGELOG.md", "LOG.md"}
 
 
 def found(text: str) -> list[tuple[int, str, str]]:
@@ -46,7 +45,7 @@ def found(text: str) -> list[tuple[int, str, str]]:
 
 def main() -> int:
     """Prints each phrase with its place; 1 if there are any."""
-    paths = sorted(path for kind in SEARCHED for path in ROOT.glob(kind) if path.name not in RECORDS)
+    paths = sorted(path for kind in SEARCHED for path in ROOT.glob(kind))
     hits = [(path, *hit) for path in paths for hit in found(path.read_text(encoding="utf-8"))]
     for path, line, words, write in hits:
         print(f"{path.relative_to(ROOT)}:{line}: {words!r}: {write}")

@@ -48,11 +48,11 @@ from kfexplore.training import stories
 from kfexplore.training.config import Recipe
 from kfexplore.ui.service import local_service
 
-TOUR, FIGURES, API = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API"))
+TOUR, FIGURES, API, LOG = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API", "LOG"))
 MORE = [ROOT / "docs" / f"{name}.md" for name in ("README", "METHOD", "COMMANDS", "TRAINING", "SERVING", "SECURITY")]
 OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
 DOCUMENTS = [TOUR, FIGURES, EXTENDING, API, *MORE, *OTHERS]
-LINKED = [*DOCUMENTS, ROOT / "docs" / "LOG.md", *(bundled_folder(pair) / "MODEL_CARD.md" for pair in bundled_pairs())]
+LINKED = [*DOCUMENTS, LOG, *(bundled_folder(pair) / "MODEL_CARD.md" for pair in bundled_pairs())]
 WITHOUT_NUMBERS = [TOUR, FIGURES, EXTENDING, *OTHERS[:2]]
 PLAIN = KNOWN | {"95 %", "100 %", "2.0", "1.0"}
 """What is no measurement: noise, versions, levels of intervals and scales, numbers of licences."""
@@ -61,14 +61,15 @@ LONGEST_EXAMPLE = 30
 WIDTH, HEAVIEST = 1180, 200_000
 """Pixels across a picture of the app, and its bytes."""
 each = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+each_and_log = pytest.mark.parametrize("path", [*DOCUMENTS, LOG], ids=lambda path: path.stem)
 
 
-@each
+@each_and_log
 def test_commands_and_their_options_are_there(path: Path) -> None:
     assert [(line, why) for line in lines(path) if (why := trouble(line))] == []
 
 
-@each
+@each_and_log
 def test_files_are_there(path: Path) -> None:
     assert [text for text in quoted(path) if PATH.fullmatch(text) and missing_path(text)] == []
 

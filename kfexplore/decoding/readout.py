@@ -17,8 +17,8 @@ from kfexplore.decoding.cdf import cdf, choose
 class NearTie(NamedTuple):
     """Distances below which a choice is a near tie.
 
-    Batches were seen to differ by 4e-6 in u and by 1.3e-5 in a logit margin (fp32, CPU; docs/LOG.md, "Maps that do not
-    depend on their batch").
+    Batches were seen to differ by 4e-6 in u and by 1.3e-5 in a logit margin (fp32, CPU; docs/LOG.md, "Batch-invariant
+    maps").
     """
 
     edge: float
