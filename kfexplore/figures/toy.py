@@ -1,21 +1,120 @@
-"""Figures of the toy distributions: distance against passes, and each block's probability beside one pass."""
+"""Figures of the toy distributions: both samplers as unit squares, blocks in one pass, distance against passes."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import blank, titled
-from kfexplore.figures.palette import Theme, colours
-from kfexplore.results import ToyLaw, Unmasking
+from kfexplore.figures.page import add_panel, blank, titled
+from kfexplore.figures.palette import Colours, Theme, colours
+from kfexplore.results import Floats, Ints, ToyDraws, ToyLaw, Unmasking
 
 MOST_BLOCKS: Final = 32
 """Bars drawn; of more blocks the likeliest are shown."""
 EXACT: Final = 1e-12
 """A distance up to this is the rounding of float64."""
 _HUE: Final = 8
+
+
+def squares_words(toy: ToyLaw, draws: ToyDraws) -> tuple[str, str]:
+    """The finding of the figure of squares, and how to read it."""
+    count, wrong = len(draws.u), int(_is_impossible(toy, draws.independent).sum())
+    if toy.schedules[0].worst <= EXACT:
+        finding = "The tokens are independent: both squares are the same"
+    elif not toy.impossible:
+        finding = (
+            "No block is impossible here: independent draws err in how often each occurs (total variation distance "
+            f"{toy.schedules[0].worst:.2f})"
+        )
+    elif count:
+        finding = (
+            f"{wrong} of {count:,} independent draws are impossible blocks (expected: {_percent(toy.impossible)}); "
+            f"the exact map gives {_is_impossible(toy, draws.exact).sum()}"
+        )
+    else:
+        finding = (
+            f"Independent draws give impossible blocks {_percent(toy.impossible)} of the time, the exact map never"
+        )
+    tokens = "two tokens" if toy.law.ndim == 2 else "first two tokens"
+    reading = f"Across: noise u₁; up: u₂. A region: the noise that gives these {tokens}"
+    reading += "; ✕ marks blocks of probability 0" if toy.impossible else ""
+    if count:
+        reading += f". A dot: one block; both squares read the same noise (seed {draws.seed})"
+        reading += ", and later tokens their own" if toy.law.ndim > 2 else ""
+    return finding, reading + "."
+
+
+def squares_figure(toy: ToyLaw, draws: ToyDraws, theme: Theme = "light") -> go.Figure:
+    """The exact map of the first two tokens beside two independent draws: regions of the noise, and blocks drawn."""
+    palette = colours(theme)
+    figure = blank(palette, *squares_words(toy, draws))
+    panels = (
+        ("exact", toy.law, draws.exact, {"color": palette.exact, "opacity": 0.25}),
+        ("independent", toy.one_pass, draws.independent, _hatched(palette.lines[_HUE])),
+    )
+    for n, (name, law, blocks, style) in enumerate(panels):
+        wrong = _is_impossible(toy, blocks)
+        words = f"{name}: {wrong.sum()} ✕" if toy.impossible and len(blocks) else name
+        side = {"range": [0, 1], "tickvals": [0, 0.5, 1], "showgrid": False, "zeroline": False}
+        up = {**side, "showticklabels": not n}
+        axes = add_panel(figure, n, ((0, 0.47), (0.53, 1))[n], {"title": titled(words), **side}, up)
+        _add_regions(figure, toy, law, name, style, palette, axes)
+        for which, mark in (
+            (~wrong, {"symbol": "circle", "size": 5, "color": palette.ink}),
+            (wrong, {"symbol": "x", "size": 7, "color": palette.differ}),
+        ):
+            if which.any():
+                figure.add_scatter(
+                    x=draws.u[which, 0],
+                    y=draws.u[which, 1],
+                    mode="markers",
+                    marker={**mark, "line": {"width": 1, "color": palette.surface}},
+                    customdata=["".join(map(str, block)) for block in blocks[which]],
+                    hovertemplate="%{customdata} from u₁ = %{x:.3f}, u₂ = %{y:.3f}<extra>" + name + "</extra>",
+                    **axes,
+                )
+    return figure.update_layout(barmode="overlay", bargap=0, showlegend=False)
+
+
+def _add_regions(
+    figure: go.Figure,
+    toy: ToyLaw,
+    law: Floats,
+    name: str,
+    style: dict[str, Any],
+    palette: Colours,
+    axes: dict[str, str],
+) -> None:
+    """The noise (u1, u2) of each pair of first tokens, as bars as wide and high as its probabilities."""
+    pairs, possible = (values.sum(axis=tuple(range(2, values.ndim))) for values in (law, toy.law))
+    first = pairs.sum(axis=1)
+    starts = first.cumsum() - first
+    for a in np.flatnonzero(first):
+        given = pairs[a] / first[a]
+        for b in np.flatnonzero(given):
+            wrong = possible[a, b] == 0
+            figure.add_bar(
+                x=[starts[a] + first[a] / 2],
+                width=[first[a]],
+                base=[given[:b].sum()],
+                y=[given[b]],
+                marker={"line": {"width": 1, "color": palette.rule}, **(_hatched(palette.differ) if wrong else style)},
+                hovertemplate=f"{a}{b}: {100 * pairs[a, b]:.3g} %<extra>{name}</extra>",
+                **axes,
+            )
+            figure.add_annotation(
+                x=starts[a] + first[a] / 2,
+                y=given[:b].sum() + given[b] / 2,
+                xref=axes["xaxis"],
+                yref=axes["yaxis"],
+                text=f"{a}{b} ✕" if wrong else f"{a}{b}",
+                font={"size": 12, "color": palette.differ if wrong else palette.ink},
+                bgcolor=palette.surface,
+                showarrow=False,
+            )
 
 
 def passes_words(toy: ToyLaw) -> tuple[str, str]:
@@ -84,7 +183,7 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
     add("push-forward", [(1, toy.push_forward, "the exact map")], marker=marker)
     figure.update_xaxes(title=titled("passes"), dtick=1, range=[0.8, toy.law.ndim + 0.2], zeroline=False)
     top = max(0.1, 1.08 * toy.schedules[0].worst)
-    return figure.update_yaxes(title=titled("total variation distance"), range=[-0.02, top])
+    return figure.update_yaxes(title=titled("total variation distance"), range=[0, top])
 
 
 def blocks_words(toy: ToyLaw) -> tuple[str, str]:
@@ -133,11 +232,7 @@ def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
                 x=names[which],
                 y=drawn[which],
                 offsetgroup="marginals",
-                marker={
-                    "color": colour,
-                    "line": {"width": 1, "color": colour},
-                    "pattern": {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(0,0,0,0)", "size": 6},
-                },
+                marker=_hatched(colour),
                 text=sign,
                 textposition="outside",
                 textangle=0,
@@ -167,6 +262,21 @@ def exact_at_random(toy: ToyLaw) -> Unmasking | None:
 def order_words(order: tuple[tuple[int, ...], ...]) -> str:
     """As in "x1 x2, then x3"."""
     return ", then ".join(" ".join(f"x{j + 1}" for j in group) for group in order)
+
+
+def _hatched(colour: str) -> dict[str, Any]:
+    """A bar of what is not exact."""
+    pattern = {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(0,0,0,0)", "size": 6}
+    return {"color": colour, "line": {"width": 1, "color": colour}, "pattern": pattern}
+
+
+def _is_impossible(toy: ToyLaw, blocks: Ints) -> npt.NDArray[np.bool_]:
+    """(N,) which blocks the distribution never gives."""
+    return toy.law[tuple(blocks.T)] == 0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def _shown(toy: ToyLaw) -> list[int]:

@@ -1,6 +1,6 @@
 """Toy distributions in closed form, and the exact error of unmasking them by marginals.
 
-L positions of V values; a distribution is a (V,) * L array. Positions count from 0. Nothing is sampled.
+L positions of V values; a distribution is a (V,) * L array. Positions count from 0. Only `toy_draws` samples.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from kfexplore import noise
+from kfexplore.decoding.cdf import invert
 from kfexplore.errors import KfError
 from kfexplore.laws.irreducible import checked_law, support_witness, witness
-from kfexplore.results import Floats, ToyLaw, Unmasking
+from kfexplore.results import Floats, Ints, ToyDraws, ToyLaw, Unmasking
 
 Schedule = tuple[tuple[int, ...], ...]
 """An ordered partition of the positions: those unmasked in each pass."""
@@ -223,6 +226,31 @@ def toy_law(name: str, **given: float) -> ToyLaw:
         strong=witness(law, strong=True),
         support=support_witness(law),
     )
+
+
+def exact_map(law: Floats, u: Floats) -> Ints:
+    """The tokens that noise selects by inverse CDF, each given those before it.
+
+    Args:
+        law: (V,) * L probabilities; a product of marginals gives independent draws.
+        u: (N, L) noise in [0, 1).
+
+    Returns:
+        (N, L) blocks.
+    """
+    blocks = np.zeros(u.shape, dtype=np.int64)
+    for j in range(law.ndim):
+        joint = law.sum(axis=tuple(range(j + 1, law.ndim)))
+        given = np.broadcast_to(joint[tuple(blocks[:, :j].T)], (len(u), law.shape[j]))
+        cumulative = torch.from_numpy((given / given.sum(axis=1, keepdims=True)).cumsum(axis=1))
+        blocks[:, j] = invert(cumulative, torch.from_numpy(u[:, j, None]))[:, 0]
+    return blocks
+
+
+def toy_draws(toy: ToyLaw, count: int, seed: int) -> ToyDraws:
+    """The first `count` blocks of a seed, by the exact map and by independent draws; keyed, so more blocks only add."""
+    u = noise.uniform(seed, range(count), 0, toy.law.ndim)
+    return ToyDraws(seed, u, exact_map(toy.law, u), exact_map(toy.one_pass, u))
 
 
 def _within(name: str, value: float) -> float:

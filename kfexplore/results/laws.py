@@ -106,6 +106,16 @@ class ToyLaw:
 
 
 @dataclass(frozen=True)
+class ToyDraws:
+    """Blocks of a toy distribution and of independent draws from its marginals, from the same noise."""
+
+    seed: int
+    u: Floats  # (N, L) noise
+    exact: Ints  # (N, L) blocks of the exact map
+    independent: Ints  # (N, L)
+
+
+@dataclass(frozen=True)
 class Bounded:
     """A quantity with certain limits, the effect of a truncation; all equal where nothing is left out."""
 

@@ -28,7 +28,7 @@ CSS: Final = """
 .kf-prose + .kf-prose { margin-top: .75rem; }
 .kf-prose .kf-prose-reading, .kf-prose caption, .kf-prose th { color: var(--kf-prose-second); font-size: .875rem; }
 .kf-prose .kf-prose-parts { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin-bottom: 1rem; }
-.kf-prose .kf-prose-parts > .kf-prose-scroll { max-width: 100%; min-width: 0; }
+.kf-prose .kf-prose-parts > .kf-prose-scroll { flex: 1 1 320px; max-width: 100%; min-width: 0; }
 .kf-prose .kf-prose-parts > dl { flex: 1 1 320px; min-width: 0; margin: 0; }
 .kf-prose table { border-collapse: collapse; font-variant-numeric: tabular-nums; height: max-content; }
 .kf-prose caption { text-align: left; padding-bottom: .5rem; }
@@ -55,7 +55,6 @@ CSS: Final = """
 .kf-prose .kf-prose-cards > div { flex: 1 1 230px; min-width: 0; }
 .kf-prose .kf-prose-block { margin: 0 0 .3rem; font-size: .9rem; line-height: 1.7; overflow-wrap: anywhere; }
 .kf-prose .kf-prose-block span { padding: .1rem .25rem; border-radius: 3px; white-space: pre; margin-right: 2px; }
-@media (min-width: 800px) { .kf-prose.kf-prose-beside { min-height: 8.4rem; } }
 """
 
 READABLE: Final = "<style>.kf-told .pending { opacity: 1; }</style>"
@@ -142,11 +141,10 @@ def table(columns: Sequence[str], rows: Iterable[str], name: str) -> str:
     return scrolling(f"<table><tr>{cells(columns, 'th')}</tr>{body}</table>", name)
 
 
-def heading(finding: str, reading: str, beside: bool = False) -> str:
-    """What a figure finds, and how to read it; figures beside each other begin at one height."""
+def heading(finding: str, reading: str) -> str:
+    """What a figure finds, and how to read it."""
     finding, reading = map(markup.escape, (finding, reading))
-    words = f'<h2>{finding}</h2><p class="kf-prose-reading">{reading}</p>'
-    return boxed(words, "kf-prose-beside" if beside else "")
+    return boxed(f'<h2>{finding}</h2><p class="kf-prose-reading">{reading}</p>')
 
 
 def empty_figure(height: int) -> str:

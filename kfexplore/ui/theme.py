@@ -67,6 +67,9 @@ STYLE: Final = """<style>
 .gradio-container .paginate button { min-width: 24px; min-height: 24px; }
 .gradio-container [role="alert"] { scroll-margin: 12px; }
 .gradio-container .kf-beside { align-self: center; }
+/* Figures beside each other stand at one height, below words of different length. */
+.gradio-container .kf-figures { align-items: stretch; }
+.gradio-container .kf-figures > .column { justify-content: space-between; gap: 0; }
 /* Gradio's own hover empties what has just been chosen. */
 .gradio-container input:is([type="radio"], [type="checkbox"]):checked:hover {
   background-color: var(--checkbox-background-color-selected) !important;
@@ -98,4 +101,5 @@ STYLE: Final = """<style>
   }
 }
 </style>"""
-"""Of the page's head, where Gradio leaves it as it is. `kf-beside`: a button beside taller fields."""
+"""Of the page's head, where Gradio leaves it as it is. `kf-beside`: a button beside taller fields. `kf-figures`: a row
+of figures."""

@@ -150,6 +150,38 @@ def test_a_number_as_it_is_typed_is_sent_within_its_ends(page: Page, app_url: st
     assert failed == []
 
 
+def test_drawing_toys_counts_impossible_blocks_on_the_first_screen(page: Page, app_url: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    opened(page, app_url)
+    page.get_by_role("tab", name="Toy distributions").click()
+    squares, dots = page.locator("#toy-squares"), page.locator("#toy-squares + * .scatterlayer .point")
+    expect(squares).to_contain_text("impossible blocks 50 % of the time")
+    expect(dots).to_have_count(0)
+    for count in (100, 200):
+        page.get_by_role("button", name="Draw 100").click()
+        expect(squares).to_contain_text(re.compile(rf"\d+ of {count} .* \(expected: 50 %\); the exact map gives 0"))
+        expect(dots).to_have_count(2 * count)
+    expect(page.locator("#toy-squares + *")).to_be_in_viewport(ratio=0.99)
+    page.locator("#toy-length input[type=range]").fill("3")
+    expect(squares).to_contain_text("impossible blocks 77.8 % of the time")  # 1 - 3!/27
+    expect(dots).to_have_count(0)
+
+
+def test_figures_beside_each_other_follow_the_longest_words_and_stand_at_one_height(page: Page, app_url: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    opened(page, app_url)
+    page.get_by_role("tab", name="Toy distributions").click()
+    row = page.locator(".kf-figures").filter(has=page.locator("#toy-squares"))
+    expect(row.locator(".main-svg").first).to_be_visible()
+    ends = """(row) => [...row.children].map((column) => [
+        column.querySelector(".kf-prose").getBoundingClientRect().bottom,
+        column.querySelector(".kf-plot").getBoundingClientRect().top,
+    ])"""
+    words, plots = zip(*row.evaluate(ends), strict=True)
+    assert max(plots) - min(plots) < 2
+    assert 0 <= plots[0] - max(words) <= 32
+
+
 def test_a_toy_law_follows_its_slider(page: Page, app_url: str) -> None:
     opened(page, app_url)
     page.get_by_role("tab", name="Toy distributions").click()

@@ -18,8 +18,10 @@ from kfexplore.figures.toy import (
     order_words,
     passes_figure,
     passes_words,
+    squares_figure,
+    squares_words,
 )
-from kfexplore.laws.toy import toy_law
+from kfexplore.laws.toy import toy_draws, toy_law
 from kfexplore.results import ToyLaw
 
 PERMUTATION, XOR, CHAIN = toy_law("permutation"), toy_law("noisy-xor"), toy_law("chain")
@@ -44,6 +46,38 @@ def test_passes_are_drawn_best_and_worst_with_push_forward_at_zero() -> None:
     marked = traces["1+2, best order"]  # the split of the title, which lies on no line
     assert (marked.marker.symbol, list(marked.x), list(marked.y)) == ("diamond", [2], [pytest.approx(0)])
     assert "x2, then x1 x3" in marked.customdata[0]
+
+
+def test_no_distance_below_zero_is_on_the_axis() -> None:
+    for toy in (PERMUTATION, toy_law("chain", eps=0.5)):
+        assert passes_figure(toy).layout.yaxis.range[0] == 0
+
+
+def test_areas_of_the_squares_are_probabilities_and_dots_lie_in_their_regions() -> None:
+    draws = toy_draws(PERMUTATION, 200, 3)
+    figure = squares_figure(PERMUTATION, draws)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    regions = [(b.xaxis, b.x[0] - b.width[0] / 2, b.base[0], b.width[0], b.y[0]) for b in bars]
+    assert regions[:2] == [("x", 0, 0, 0.5, 1), ("x", 0.5, 0, 0.5, 1)]  # the exact map: the second token follows
+    assert [region[1:] for region in regions[2:]] == [(x, y, 0.5, 0.5) for x in (0, 0.5) for y in (0, 0.5)]
+    assert [note.text for note in figure.layout.annotations] == ["01", "10", "00 ✕", "01", "10", "11 ✕"]
+    dots = {(d.xaxis, d.marker.symbol): d for d in figure.data if d.type == "scatter"}
+    assert set(dots) == {("x", "circle"), ("x2", "circle"), ("x2", "x")}  # nothing impossible from the exact map
+    assert len(dots["x", "circle"].x) == 200
+    for x, y, block in zip(*(dots["x2", "x"][key] for key in ("x", "y", "customdata")), strict=True):
+        assert (block, x >= 0.5, y >= 0.5) in {("00", False, False), ("11", True, True)}
+
+
+@pytest.mark.parametrize(
+    ("toy", "finding"),
+    [
+        (LARGE, "impossible blocks (expected: 90.6 %); the exact map gives 0"),
+        (XOR, "No block is impossible here: independent draws err in how often each occurs (total variation distance"),
+        (INDEPENDENT, "both squares are the same"),
+    ],
+)
+def test_finding_of_the_squares(toy: ToyLaw, finding: str) -> None:
+    assert finding in squares_words(toy, toy_draws(toy, 100, 0))[0]
 
 
 @pytest.mark.parametrize(

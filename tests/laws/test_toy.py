@@ -20,6 +20,7 @@ from kfexplore.laws.toy import (
     schedules,
     splits,
     total_variation,
+    toy_draws,
     toy_law,
     unmasked,
     unmasking,
@@ -301,3 +302,22 @@ def test_what_is_no_law_is_refused(call: object, failed: str) -> None:
         call()  # type: ignore[operator]
     assert failed in error.value.failed
     assert error.value.valid
+
+
+def test_the_exact_map_gives_the_distribution_and_independent_draws_its_marginals() -> None:
+    for toy in (toy_law("permutation", length=3), toy_law("chain"), toy_law("noisy-xor")):
+        draws = toy_draws(toy, 20_000, 5)
+        for law, blocks in ((toy.law, draws.exact), (toy.one_pass, draws.independent)):
+            found = np.zeros(toy.law.shape)
+            np.add.at(found, tuple(blocks.T), 1 / len(blocks))
+            assert found == pytest.approx(law, abs=0.012)
+            assert (found[law == 0] == 0).all()
+        assert (draws.exact[:, 0] == draws.independent[:, 0]).all()  # slot 1 reads the same noise by the same rule
+
+
+def test_more_draws_of_a_seed_only_add() -> None:
+    toy = toy_law("permutation")
+    few, many = toy_draws(toy, 100, 2), toy_draws(toy, 300, 2)
+    assert (many.independent[:100] == few.independent).all()
+    assert (toy_draws(toy, 100, 3).u != few.u).any()
+    assert toy_draws(toy, 0, 2).exact.shape == (0, 2)

@@ -10,7 +10,7 @@ import pytest
 
 from kfexplore.figures.palette import colours
 from kfexplore.laws.toy import TOYS, toy_law
-from kfexplore.ui.tabs.toy import _answer, build_toy_tab, meaning, show
+from kfexplore.ui.tabs.toy import _answer, build_toy_tab, drawn, meaning, show
 
 
 def words(text: str) -> str:
@@ -21,11 +21,11 @@ def words(text: str) -> str:
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("length", [2, 4])
 def test_every_slider_position_has_an_answer(name: str, value: float, length: int) -> None:
-    about, first, passes, second, blocks, last = show(name, length, length, value, value)
-    for text in (about, first, second, last):
+    first, squares, second, blocks, about, third, passes, last = show(name, length, length, value, value)
+    for text in (first, second, about, third, last):
         assert text.startswith('<div class="kf-prose ')
         assert text.count("<div") == text.count("</div>")
-    for figure in map(json.loads, (passes, blocks)):
+    for figure in map(json.loads, (squares, blocks, passes)):
         assert figure["data"]
         assert "text" not in figure["layout"].get("title", {})
         assert figure["layout"]["height"]
@@ -39,12 +39,12 @@ def test_the_handler_takes_its_own_sliders_only() -> None:
         other = {"length": 2, "links": 5, "rho": 0.6, "eps": 0.4}
         for field, value in other.items():
             its = name == "chain" if field == "links" else field in taken and (field, name) != ("length", "chain")
-            assert (show(name, **{**fields, field: value})[5] != shown[5]) is its, (name, field)
+            assert (show(name, **{**fields, field: value})[-1] != shown[-1]) is its, (name, field)
 
 
 def test_figures_follow_the_theme_of_the_page() -> None:
     for dark, theme in ((False, "light"), (True, "dark")):
-        figure = json.loads(show("chain", 2, 3, 0.5, 0.1, dark)[2])
+        figure = json.loads(show("chain", 2, 3, 0.5, 0.1, dark)[1])
         assert figure["layout"]["font"]["color"] == colours(theme).ink
 
 
@@ -110,9 +110,22 @@ def test_of_the_other_splits_that_of_the_title_stands_out() -> None:
 
 @pytest.mark.parametrize(("asked", "said"), [(("chain", 7.0), "eps is 7.0"), (("gone", 0.1), "no toy distribution")])
 def test_a_value_out_of_range_changes_no_figure(asked: tuple[str, float], said: str) -> None:
-    told, *rest = _answer(asked[0], 2, 3, 0.5, asked[1], False)
+    *before, told, _, _, _, clicks = _answer(asked[0], 2, 3, 0.5, asked[1], False)
     assert said in told
-    assert rest == [gr.skip()] * 5
+    assert [*before, clicks] == [gr.skip()] * 5
+
+
+def test_each_click_draws_a_hundred_more_of_one_seed_and_then_of_the_next() -> None:
+    fields = ("permutation", 2, 3, 0.5, 0.1, False)
+    assert "Independent draws give impossible blocks 50 % of the time, the exact map never" in words(drawn(*fields)[0])
+    for clicks, count, seed in ((1, 100, 0), (10, 1000, 0), (11, 100, 1)):
+        text, figure = drawn(*fields, clicks)
+        shown = [trace for trace in json.loads(figure)["data"] if trace["type"] == "scatter"]
+        exact, possible, wrong = (len(trace["customdata"]) for trace in shown)
+        assert (exact, possible + wrong) == (count, count)
+        assert f"{wrong} of {count:,} independent draws are impossible blocks (expected: 50 %)" in words(text)
+        assert "the exact map gives 0" in words(text)
+        assert f"seed {seed}" in text
 
 
 def test_the_tab_shows_the_first_law_at_once_and_only_its_sliders() -> None:
@@ -121,4 +134,4 @@ def test_the_tab_shows_the_first_law_at_once_and_only_its_sliders() -> None:
     sliders = {b.elem_id: b.visible for b in demo.blocks.values() if isinstance(b, gr.Slider)}
     assert sliders == {"toy-length": True, "toy-links": False, "toy-rho": False, "toy-eps": False}
     values = [b.value for b in demo.blocks.values() if isinstance(b, gr.HTML)]
-    assert list(show("permutation", 2, 3, 0.5, 0.1)) == values[1:]
+    assert list(show("permutation", 2, 3, 0.5, 0.1)) == values

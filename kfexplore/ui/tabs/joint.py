@@ -147,7 +147,7 @@ class JointTab:
                 self.status = status_line(NOT_YET, "joint-status")
                 self.head = html("", elem_id="joint-head")
                 self.figures: dict[str, tuple[gr.HTML, gr.HTML]] = {}
-                with gr.Row():
+                with gr.Row(elem_classes="kf-figures"):
                     for panel in PANELS:
                         with gr.Column(min_width=300):
                             self.figures[panel] = _figure(panel, 340)
@@ -257,7 +257,7 @@ class JointTab:
             if name == "difference":
                 found, finding = finding, "Joint − product"
             words, place = self.figures[name]
-            shown |= {words: heading(finding, reading, beside=name in PANELS), place: figure}
+            shown |= {words: heading(finding, reading), place: figure}
         return {**shown, self.head: boxed(_headline(measured, models, found))}
 
 

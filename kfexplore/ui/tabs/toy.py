@@ -1,4 +1,4 @@
-"""The sub-tab Toy distributions: where unmasking by marginals must err, and what each condition proves."""
+"""The sub-tab Toy distributions: independent draws beside the exact map, and what each condition proves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,25 @@ import gradio as gr
 from kfexplore.errors import KfError
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
-from kfexplore.figures.toy import EXACT, blocks_figure, exact_at_random, fewest_exact, order_words, passes_figure
-from kfexplore.laws.toy import TOYS, toy_law
+from kfexplore.figures.toy import (
+    EXACT,
+    blocks_figure,
+    exact_at_random,
+    fewest_exact,
+    order_words,
+    passes_figure,
+    squares_figure,
+)
+from kfexplore.laws.toy import TOYS, toy_draws, toy_law
 from kfexplore.results import ToyLaw, Unmasking
-from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, plot, scrolling, sent
+from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, message, plot, scrolling, sent
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
-what is visible. Here the marginals are perfect and every number is computed from the distribution itself, without
-sampling: all error is that independence."""
+what is visible. Here the marginals are perfect, so all error is that independence."""
+DRAWN: Final = 100
+"""Blocks per click."""
+ROUNDS: Final = 10
+"""Clicks after which another seed begins."""
 
 ABOUT: Final = {
     "permutation": "All orderings of L different tokens, equally likely. With L = 2 it is the paper's own example, "
@@ -48,22 +59,40 @@ def show(name: str, length: float, links: float, rho: float, eps: float, dark: b
         dark: Whether the page is.
 
     Returns:
-        About the distribution; words and figure of the passes; words and figure of the blocks; what it all means. Text
-        is HTML, figures are JSON.
+        Words and figure of the squares, without blocks, and of the probabilities; about the distribution; words and
+        figure of the passes; what it all means. Text is HTML, figures are JSON.
     """
-    given = {"length": links if name == "chain" else length, "rho": rho, "eps": eps}
-    toy = toy_law(name, **{option: given[option] for option in TOYS[name].parameters})
-    theme: Theme = "dark" if dark else "light"
-    passes, first = bare(passes_figure(toy, theme))
-    blocks, second = bare(blocks_figure(toy, theme))
+    toy, theme = _toy(name, length, links, rho, eps), _theme(dark)
+    (blocks, first), (passes, second) = (bare(draw(toy, theme)) for draw in (blocks_figure, passes_figure))
     return (
-        boxed(_positions(f"<p>{ABOUT[name]}</p>")),
-        heading(*passes, beside=True),
+        *drawn(name, length, links, rho, eps, dark),
+        heading(*blocks),
         first,
-        heading(*blocks, beside=True),
+        boxed(_positions(f"<p>{ABOUT[name]} {INTRO}</p>")),
+        heading(*passes),
         second,
         meaning(toy),
     )
+
+
+def drawn(
+    name: str, length: float, links: float, rho: float, eps: float, dark: bool = False, clicks: int = 0
+) -> tuple[str, str]:
+    """Words and figure of the squares after so many clicks; the other arguments are those of `show`."""
+    toy = _toy(name, length, links, rho, eps)
+    seed, rounds = divmod(max(0, clicks - 1), ROUNDS)
+    draws = toy_draws(toy, DRAWN * (rounds + 1) if clicks else 0, seed)
+    words, figure = bare(squares_figure(toy, draws, _theme(dark)))
+    return heading(*words), figure
+
+
+def _toy(name: str, length: float, links: float, rho: float, eps: float) -> ToyLaw:
+    given = {"length": links if name == "chain" else length, "rho": rho, "eps": eps}
+    return toy_law(name, **{option: given[option] for option in TOYS[name].parameters})
+
+
+def _theme(dark: bool) -> Theme:
+    return "dark" if dark else "light"
 
 
 def meaning(toy: ToyLaw) -> str:
@@ -74,24 +103,30 @@ def meaning(toy: ToyLaw) -> str:
 
 def build_toy_tab() -> None:
     """Fills the sub-tab, in the Gradio context that is open."""
-    html(boxed(f"<p>{INTRO}</p>"))
-    with gr.Row():
+    with gr.Row(equal_height=True):
         name = gr.Radio(
-            [(toy.title, key) for key, toy in TOYS.items()], value="permutation", label="Distribution", scale=2
+            [(toy.title, key) for key, toy in TOYS.items()],
+            value="permutation",
+            label="Distribution",
+            scale=4,
+            min_width=320,
         )
-        with gr.Column(scale=1, min_width=280):
+        with gr.Column(scale=1, min_width=180):
             length = gr.Slider(2, 4, 2, step=1, label="Tokens L", elem_id="toy-length")
             links = gr.Slider(2, 5, 3, step=1, label="Tokens L", elem_id="toy-links", visible=False)
             rho = gr.Slider(0, 1, 0.5, step=0.01, label="Correlation ρ", elem_id="toy-rho", visible=False)
             eps = gr.Slider(0, 0.5, 0.1, step=0.01, label="Probability of a flip ε", elem_id="toy-eps", visible=False)
-    dark = gr.Checkbox(visible=False)
-    about, first, first_plot, second, second_plot, last = show("permutation", 2, 3, 0.5, 0.1)
-    shown: list[gr.components.Component] = [html(about)]
-    with gr.Row():
-        for words, figure in ((first, first_plot), (second, second_plot)):
-            with gr.Column(min_width=320):
-                shown += [html(words), plot(figure, min_height=340)]
-    shown.append(html(last, elem_id="toy-meaning"))
+        draw = gr.Button(
+            f"Draw {DRAWN}", variant="primary", scale=0, min_width=120, elem_id="toy-draw", elem_classes="kf-beside"
+        )
+    dark, clicks = gr.Checkbox(visible=False), gr.State(0)
+    words, squares, second_words, blocks, about, third_words, passes, last = show("permutation", 2, 3, 0.5, 0.1)
+    with gr.Row(elem_classes="kf-figures"):
+        with gr.Column(min_width=320, scale=6):
+            shown: list[gr.components.Component] = [message(words, elem_id="toy-squares"), plot(squares)]
+        with gr.Column(min_width=320, scale=5):
+            shown += [html(second_words), plot(blocks)]
+    shown += [html(about), html(third_words), plot(passes), html(last, elem_id="toy-meaning")]
     fields = [name, length, links, rho, eps, dark]
 
     def sliders(chosen: str) -> list[dict[str, Any]]:
@@ -101,20 +136,29 @@ def build_toy_tab() -> None:
 
     name.input(sliders, name, [length, links, rho, eps], **QUIET)
     for event in (field.input for field in (name, length, links, rho, eps)):
-        event(_answer, fields, shown, **QUIET, js=sent(fields), trigger_mode="always_last")
+        event(_answer, fields, [*shown, clicks], **QUIET, js=sent(fields), trigger_mode="always_last")
+    draw.click(_draw_more, [*fields[:-1], clicks, dark], [*shown[:2], clicks], **QUIET, js=DARK)
     if page := gr.context.Context.root_block:
-        page.load(_answer, fields, shown, **QUIET, js=DARK)  # in the page's own theme
+        page.load(_answer, fields, [*shown, clicks], **QUIET, js=DARK)  # in the page's own theme
 
 
 def _answer(*fields: Any) -> Any:
-    """As `show`; a value that no slider offers changes nothing but the first part."""
+    """As `show`, with no blocks drawn; a value that no slider offers changes only the words about it."""
     try:
-        return show(*fields)
+        return [*show(*fields), 0]
     except (KfError, KeyError) as error:
         mistake = (
             error if isinstance(error, KfError) else KfError(f"There is no toy distribution {error}.", ", ".join(TOYS))
         )
-        return [failed(mistake), *[gr.skip()] * 5]
+        return [gr.skip()] * 4 + [failed(mistake)] + [gr.skip()] * 4
+
+
+def _draw_more(name: str, length: float, links: float, rho: float, eps: float, clicks: int, dark: bool) -> Any:
+    """More blocks in the squares; a value that no slider offers changes nothing."""
+    try:
+        return [*drawn(name, length, links, rho, eps, dark, clicks + 1), clicks + 1]
+    except (KfError, KeyError):
+        return [gr.skip()] * 3
 
 
 def _table(toy: ToyLaw) -> str:
