@@ -9,15 +9,15 @@ from kfexplore.models import AnyModel
 from kfexplore.pair import Pair
 from kfexplore.results import Bin, Estimate, Evaluation, SampleQuality
 
-_LIMITS = "What is measured holds for this text, these settings and this seed; other text was not looked at."
+_LIMITS = "The measurements hold for this text, these settings and this seed. No other text was measured."
 _LIMITS_OF = {
     "stories": """\
-Models of one generated language: simple stories from a grammar of 19 plots. They know nothing else, and other
-prompts are continued as if they were such a story. The language is easy on purpose: how well the student does here
-says little about real prose; the pair `tales` shows that.""",
+These models know one generated language: simple stories from a grammar of 19 plots. They continue any other prompt as
+if it were such a story. The language is easy on purpose, so the student's results here say little about real prose; for
+that, see the pair `tales`.""",
     "tales": """\
-Small models of old children's books: they write grammatical nonsense, in the language and with the views of their
-time. They are here to show the map, not to write.""",
+Small models of old children's books. They write grammatical nonsense, in the language and with the views of their
+time. Their purpose is to show the map, not to write.""",
 }
 
 
@@ -25,7 +25,7 @@ def model_card(pair: Pair, measured: Evaluation) -> str:
     """The card, as Markdown; its numbers are measured, read from the tensors, or from the pair's info."""
     found, student = measured.agreement, pair.need_student()
     config, slots = student.config, range(len(found.agreement_by_slot))
-    head = ["slot k", "token equals the exact one", "tokens 1 to k all equal"]
+    head = ["slot k", "token equals the exact token", "tokens 1 to k all equal"]
     by_slot = [
         [
             str(j + 1),
@@ -36,42 +36,44 @@ def model_card(pair: Pair, measured: Evaluation) -> str:
         for j in slots
     ]
     masked = f" Masked diffusion model: {_size(pair.masked)}." if pair.masked else ""
+    shape = f"context {config.context}, vocabulary {config.vocab_size} with the mask token"
     return f"""# Pair `{pair.info.get("name", "")}`
 
 A teacher and its push-forward student{_origin(pair.info)}.
-This card is written by `kfexplore eval`; no number in it is typed by hand.
+`kfexplore eval` writes this card; no number in it is typed by hand.
 
 - Teacher: {_size(pair.teacher)}. Student: {_size(student)}, K = {config.block}.{masked}
-- Width {config.width}, {config.heads} heads, context {config.context} tokens, {config.vocab_size} tokens with the mask.
+- Width {config.width}, {config.heads} heads, {shape}.
 {_facts(pair.info)}
 ## Agreement with the exact map
 
-On `{measured.text}`, {found.tokens:,} tokens that were not trained on: {found.blocks:,} noise vectors after random
-prefixes in {found.windows} stretches of {found.context} tokens, seed {found.seed}. Intervals are 95 %, with stretches
+On `{measured.text}`, {found.tokens:,} tokens not used for training: {found.blocks:,} noise vectors after random
+prefixes in {found.windows} text windows of {found.context} tokens, seed {found.seed}. Intervals are 95 %, with windows
 as the independent units.
 
-- Loss of the teacher on the text: **{found.teacher_nll:.3f}** nats per token.
-- Same context and same noise: the whole block of {len(slots)} equals the exact map's on
+- Teacher's loss on the text: **{found.teacher_nll:.3f}** nats per token.
+- With the same context and noise, all {len(slots)} tokens of the student's block equal the exact map's on
   **{found.agreement_block:.1%}** ± {found.agreement_block_interval:.1%} of noise vectors. By slot:
 
 {_table([*head, "student's loss on the exact token (nats; ideal 0)"], *by_slot)}
 
-Where the two differ, the exact map (the teacher's inverse CDF, token by token) is the truth and the student is wrong.
+Where the two differ, the exact map (the teacher's inverse CDF, token by token) is right and the student is wrong.
 
-By the entropy of the teacher's distribution at the start of the block (fraction, with its interval):
+Agreement by the entropy of the teacher's distribution at the start of the block, with intervals:
 
 {_by_entropy(found.agreement_by_entropy, found.block_by_entropy)}
 
-By the student's margin at the slot, the difference of its two largest logits, in fifths from lowest to highest:
+Agreement by the student's margin at the slot (the difference of its two largest logits), in fifths from lowest to
+highest:
 
 {_by_margin(found.agreement_by_margin)}
 
 ## Distribution of slot 1
 
 Uniform noise pushed through slot 1 gives a distribution of the next token. Its total variation distance from the
-teacher's is **{_plus(measured.slot_1.tv, 3)}** (0: the same distribution; 1: nothing in
-common), over {measured.slot_1.contexts} contexts, counted on {measured.slot_1.steps:,} steps of u.
-The exact map shows {measured.slot_1.tv_exact:.3f} on this grid.
+teacher's is **{_plus(measured.slot_1.tv, 3)}** (0: the same distribution; 1: no overlap), over
+{measured.slot_1.contexts} contexts, counted on {measured.slot_1.steps:,} steps of u.
+On the same steps the exact map has {measured.slot_1.tv_exact:.3f}.
 
 ## Samples
 
@@ -110,23 +112,24 @@ def summary(measured: Evaluation) -> str:
 
 
 _NOTES = """\
-± is a 95 % interval over samples. The teacher's loss is to be near the teacher's own samples' (ratio 1): less is not
-better, as a sampler that repeats itself, or keeps to the likeliest words, gets less as well. Entropy, distinct n-grams
-and repeated 4-grams are counted within a sample; self-BLEU compares each sample with all others. The dithered readout
-draws from the student's own distribution with bits of the noise that choose nothing else."""
+± is a 95 % interval over samples. The teacher's loss should be close to that of the teacher's own samples (ratio 1). A
+lower loss is not better: a sampler that repeats itself or prefers the most likely words has one too. Entropy, distinct
+n-grams and repeated 4-grams are counted within a sample; self-BLEU compares each sample with all others. The dithered
+readout draws from the student's own distribution, with the low bits of the noise values."""
 
 
 def _samples_intro(measured: Evaluation) -> str:
     settings = measured.settings
     text = (
-        f"{settings['samples']} held-out prefixes of {settings['prefix']} tokens, continued by {settings['new_tokens']}"
-        " tokens by every decoder, with the same noise keyed by (seed, sample, position).\nAR is the teacher itself."
+        f"Every decoder continues {settings['samples']} held-out prefixes of {settings['prefix']} tokens by "
+        f"{settings['new_tokens']} tokens, with the same noise, keyed by (seed, sample, position).\n"
+        "AR is the teacher itself."
     )
     if settings["gen_ppl"]:
         text += f" Gen-PPL is the perplexity under {settings['gen_ppl']}, given the prefix."
     if settings["judge"]:
-        text += f" Wins are against AR, by forced choice of {settings['judge']}, each pair in both orders; half a win "
-        text += "where the order decided."
+        text += f" Wins are against AR, by forced choice of {settings['judge']}, each pair in both orders. A pair in "
+        text += "which the order decided counts half a win."
     return text
 
 
