@@ -39,10 +39,14 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """Builds a config dataclass from plain values, as JSON or YAML have them; configs may hold configs.
 
     Raises:
-        KfError: a key is unknown (near ones are named), a required one is missing, or a value has another type.
+        KfError: a key is unknown (near ones are named) or comes with its old name as well, a required one is missing, or
+            a value has another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     renamed: Mapping[str, str] = getattr(cls, "RENAMED", {})
+    for old, new in renamed.items():
+        if old in values and new in values:
+            raise KfError(f"{cls.__name__} has both {old} and {new}.", f"{new} alone: {old} is its old name")
     values = {renamed.get(key, key): value for key, value in values.items()}
     for key in values:
         if key not in fields:

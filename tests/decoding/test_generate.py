@@ -285,6 +285,8 @@ def test_what_cannot_be_decoded_is_refused(message: str) -> None:
 def test_old_names_of_settings_are_read() -> None:
     old = {"decoder": "pflm", "tau": 0.5, "penalty": 2.0}
     assert from_dict(DecodeConfig, old) == DecodeConfig("pflm", temperature=0.5, frequency_penalty=2.0)
+    with pytest.raises(KfError, match="both tau and temperature"):
+        from_dict(DecodeConfig, old | {"temperature": 1.0})
 
 
 def test_a_masked_model_whose_numbers_overflow_is_refused() -> None:
