@@ -1,6 +1,6 @@
 """How a student learns its teacher's map: `python -m analysis.distillation --pair tales --out runs/distillation`.
 
-Distils a small student from the teacher alone, on texts that the teacher writes, and measures it on our own sentences
+Distils a small student from the teacher alone, on texts that the teacher writes, and measures it on held-out texts
 as it learns; beside it the documents of docs/bench: the bundled pair's own curve and versions, the ablation. Prints
 tables and writes distillation.json, distillation.csv, distillation.html and one PNG per figure.
 """
@@ -29,14 +29,13 @@ from analysis.distillation_figures import (
     versions_figure,
 )
 from analysis.quality import prompts
-from analysis.writing import study_settings, text_table, write_study
+from analysis.writing import study_settings, study_texts, text_table, write_study
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.errors import KfError, reported
 from kfexplore.evaluate.agreement import agreement, noise_blind
 from kfexplore.evaluate.samples import write
 from kfexplore.figures.evaluate import entropy_figure
 from kfexplore.figures.palette import Theme
-from kfexplore.laws.ranking import own_sentences
 from kfexplore.models import Student, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Agreement
@@ -169,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/distillation"), help="output folder")
     asked = parser.parse_args()
-    pair, sentences = load_pair(asked.pair), own_sentences()
+    pair, sentences = load_pair(asked.pair), study_texts(asked.pair)
     corpus = own_corpus(pair, sentences, asked.length, asked.seed)
     texts = ["\n".join(sentences)]
     run, baseline = distil(pair, corpus, texts, asked.steps, asked.every, asked.seed), blind(pair, texts)

@@ -57,9 +57,9 @@ def progress_figure(run: Sequence[Progress], blind: Blind, theme: Theme = "light
         palette,
         f"In {last.step} steps slot 1 goes from {first.agreement[0]:.0%} to {last.agreement[0]:.0%} exact tokens; a "
         f"student that knew the teacher's distribution and never read its noise would have {blind.share:.0%}",
-        "A point: the student after so many steps, on text that it was not trained on. Left: its loss on the exact "
-        "tokens, which the noise determines, so that 0 is the exact map. Right: how often its own token is the exact "
-        "one, with 95 % intervals. Dotted: slot 1 if the distribution is known and the noise not read.",
+        "A point: the student after so many steps, on held-out text. Left: its loss on the exact tokens; the noise "
+        "determines them, so 0 is the exact map. Right: how often its token is the exact one, with 95 % intervals. "
+        "Dotted: slot 1 if the distribution is known and the noise not read.",
     )
     steps = [point.step for point in run]
     for n, (across, title, baseline) in enumerate(
@@ -93,8 +93,8 @@ def legs_figure(legs: Sequence[Leg], theme: Theme = "light") -> go.Figure:
     figure = blank(
         palette,
         f"Over {steps:,} steps slot 1 fell to {end[0]:.1f} nats, slot {len(end)} to {end[-1]:.1f}",
-        "A line: the loss of one slot on the batches of training, smoothed. A dotted line begins a leg, named above. "
-        "Where the learning rate rises again, the loss rises with it; where a leg ends in a drop, the rate fell to 0.",
+        "A line: the training loss of one slot, smoothed. A dotted line starts a run, named above. Where the learning "
+        "rate rises again, the loss rises with it; where a run ends in a drop, the rate fell to 0.",
     )
     for slot in range(len(end)):
         figure.add_scatter(
@@ -119,7 +119,7 @@ def legs_figure(legs: Sequence[Leg], theme: Theme = "light") -> go.Figure:
             font={"color": palette.muted, "size": 12},
         )
     figure.update_layout(margin={"t": figure.layout.margin.t + 50}, height=figure.layout.height + 50)
-    figure.update_xaxes(title=titled("steps of four contexts, all legs"))
+    figure.update_xaxes(title=titled("steps of four contexts, all runs"))
     return figure.update_yaxes(title=titled("loss (nats per slot)"), rangemode="tozero")
 
 
@@ -132,7 +132,7 @@ def versions_figure(found: Sequence[Version], theme: Theme = "light") -> go.Figu
         f"slot 1, from {first.agreement_by_slot[-1]:.0%} to {last.agreement_by_slot[-1]:.0%} in slot "
         f"{len(last.agreement_by_slot)}, and from {first.agreement_block:.1%} to {last.agreement_block:.1%} of blocks",
         "A bar: fraction of noise vectors on held-out books whose token is exact, with 95 % intervals where they were "
-        "kept. Marks: the published LM1B pair. It has another text and a vocabulary sixty times as large, so being "
+        "stored. Marks: the published LM1B pair. It has another text and a vocabulary sixty times as large, so being "
         "above or below it is no merit by itself; the same holds between versions of other teachers.",
     )
     names = [*(f"slot {j + 1}" for j in range(len(last.agreement_by_slot))), "block"]
@@ -178,8 +178,8 @@ def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light", blind
     figure = blank(
         palette,
         f"At equal compute slot 1 is exact for {finding}",
-        "A mark: one seed, with its 95 % interval over stretches of text; arms are ordered by their mean over seeds, "
-        "and a single seed does not separate an arm from its neighbours. All may spend the same token passes, their "
+        "A mark: one seed, with its 95 % interval over text windows; variants are ordered by their mean over seeds, "
+        "and one seed does not separate a variant from its neighbors. All have the same budget of token passes, "
         "targets included. Dotted: the distribution known, the noise not read.",
     )
     if blind is not None:

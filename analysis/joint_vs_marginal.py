@@ -1,8 +1,8 @@
 """Loss from marginals on real contexts: `python -m analysis.joint_vs_marginal --text runs/held-out --out runs/joint`.
 
-Over contexts of a text that the pair was not trained on (by default our own sentences): the mutual information of the
-next two tokens, by context and by class of the first token; and on some of them the error of every sampler against its
-forward passes. Prints a table and writes joint_vs_marginal.json, .html and one PNG per figure.
+Over contexts of a text that the pair was not trained on (by default, held-out stories or our own sentences): the mutual
+information of the next two tokens, by context and by class of the first token; and on some of them the error of every
+sampler against its forward passes. Prints a table and writes joint_vs_marginal.json, .html and one PNG per figure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from tqdm import tqdm
 
 from analysis import joint_vs_marginal_figures as drawing
-from analysis.writing import study_settings, text_table, write_study
+from analysis.writing import study_settings, study_texts, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
@@ -26,7 +26,6 @@ from kfexplore.evaluate.agreement import FEWEST_BEFORE
 from kfexplore.evaluate.text import prefixes, read_text, stretches, text_ids
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.exact import information_by_first, pair_law
-from kfexplore.laws.ranking import own_sentences
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw, ContextStudy, Distance
@@ -195,7 +194,7 @@ def main() -> None:
         parser.error(f"--studies is {asked.studies}: 2 to --contexts, {asked.contexts}")
     pair = load_pair(asked.pair)
     if asked.text is None:
-        ids = prefixes(pair, own_sentences(), asked.seed, asked.contexts)
+        ids = prefixes(pair, study_texts(asked.pair), asked.seed, asked.contexts)
     else:
         ids = contexts(pair, read_text(asked.text), asked.contexts, asked.seed)
     results, laws, studies = measure(pair, ids, min(asked.studies, len(ids)), asked.k, asked.blocks, asked.seed)

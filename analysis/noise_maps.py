@@ -1,6 +1,6 @@
 """The exact and the learned map over noise: `python -m analysis.noise_maps --pair tales --out runs/noise_maps`.
 
-After random prefixes of our own sentences (or of a text): where and why the learned map differs from the exact one,
+After random prefixes of held-out texts: where and why the learned map differs from the exact one,
 how finely it resolves noise, how far each slot's noise reaches; and after one prompt the areas of the map against the
 teacher's probabilities. Prints tables and writes noise_maps.json, .csv, .html and one PNG per figure.
 """
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from analysis import noise_maps_figures as drawing
 from analysis.grid_figures import grid_figure
-from analysis.writing import study_settings, text_table, write_study
+from analysis.writing import study_settings, study_texts, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
@@ -32,7 +32,6 @@ from kfexplore.figures.payload import grid_payload, scrub_payload
 from kfexplore.figures.scrub import standalone_html
 from kfexplore.laws.exact import TeacherTree, pair_law
 from kfexplore.laws.quadrature import block_areas, lattice, tv_of_areas
-from kfexplore.laws.ranking import lines
 from kfexplore.maps import block, grid, sweeps
 from kfexplore.models import Student
 from kfexplore.pair import Pair, load_pair
@@ -278,7 +277,9 @@ def main() -> None:
     """Measures one pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default=DEFAULT_PAIR)
-    parser.add_argument("--prompt", default="He looked at", help="context of the section and its areas")
+    parser.add_argument(
+        "--prompt", default="Once upon a time, there was a", help="context of the section and its areas"
+    )
     parser.add_argument("--text", type=Path, default=None, help="file or folder, one context per line")
     parser.add_argument("--contexts", type=int, default=60)
     parser.add_argument("--each", type=int, default=64, help="noise vectors per context")
@@ -286,7 +287,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/noise_maps"), help="output folder")
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
-    ids = prefixes(pair, lines(asked.text), asked.seed, asked.contexts)
+    ids = prefixes(pair, study_texts(asked.pair, asked.text), asked.seed, asked.contexts)
     found = measure(pair, asked.prompt, ids, asked.each, asked.seed)
     print(table(found))
     write_study(

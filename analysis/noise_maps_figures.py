@@ -88,7 +88,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Reach:
-    """How far one slot's noise reaches: (K, K) probabilities, row i the slot whose noise is drawn anew, column j the
+    """How far one slot's noise reaches: (K, K) probabilities, row i the slot whose noise is redrawn, column j the
     slot whose token then differs; the other noise is fixed, mean over contexts and noise."""
 
     exact: Floats
@@ -101,11 +101,11 @@ def areas_figure(found: Areas, text: Text = str, theme: Theme = "light") -> go.F
     missing = float(found.probability[found.learned == 0].sum())
     figure = blank(
         palette,
-        f"The exact map's areas are the probabilities (TV {found.tv_exact:.2f}, as {found.points:,} points cannot tell "
-        f"more); the learned map's are not (TV {found.tv_learned:.2f})",
-        "A mark: one pair of tokens, on the dotted line if its area is its probability. On the lowest line stand pairs "
-        f"that no point gives; in the learned map they hold {missing:.0%} of the probability. TV: total variation "
-        "distance of areas and probabilities.",
+        f"The exact map's areas are the probabilities (TV {found.tv_exact:.2f}, the sampling error of "
+        f"{found.points:,} points); the learned map's are off by TV {found.tv_learned:.2f}",
+        "A mark: one pair of tokens, on the dotted line if its area equals its probability. The lowest line holds "
+        f"pairs that no point gives; in the learned map these have {missing:.0%} of the probability. TV: total "
+        "variation distance between areas and probabilities.",
     )
     least = max(float(found.probability[found.probability > 0].min()), floor / 10)
     names = [" ".join(visible(text, token) for token in pair) for pair in found.tokens]
@@ -139,8 +139,8 @@ def slots_figure(rows: Sequence[SlotAgreement], theme: Theme = "light") -> go.Fi
     finding = f"Slot 1 is exact for {rows[0].all.value:.0%} of noise"
     if last.after_exact and last.after_wrong:
         finding += (
-            f"; slot {last.slot + 1} for {last.all.value:.0%}: {last.after_exact.value:.0%} where all slots before it "
-            f"are, {last.after_wrong.value:.0%} where one is not"
+            f"; slot {last.slot + 1} for {last.all.value:.0%}: {last.after_exact.value:.0%} after exact slots, "
+            f"{last.after_wrong.value:.0%} after a wrong one"
         )
     figure = blank(
         palette,
@@ -150,8 +150,8 @@ def slots_figure(rows: Sequence[SlotAgreement], theme: Theme = "light") -> go.Fi
     )
     kinds: tuple[tuple[str, str, str, list[Estimate | None]], ...] = (
         ("all noise", palette.exact, "", [row.all for row in rows]),
-        ("slots before it exact", palette.learned, "/", [row.after_exact for row in rows]),
-        ("one before it is not", palette.differ, "x", [row.after_wrong for row in rows]),
+        ("all earlier slots exact", palette.learned, "/", [row.after_exact for row in rows]),
+        ("an earlier slot wrong", palette.differ, "x", [row.after_wrong for row in rows]),
     )
     for name, colour, pattern, values in kinds:
         known = [(row, value) for row, value in zip(rows, values, strict=True) if value]
@@ -178,10 +178,10 @@ def by_figure(found: Sequence[AgreementBy], theme: Theme = "light") -> go.Figure
     )
     figure = blank(
         palette,
-        f"What tells most is {most}: {high[0]:.0%} exact in its lowest fifth, {high[1]:.0%} in its highest; what tells "
-        f"least is {least} ({low[0]:.0%}, {low[1]:.0%})",
-        "A panel: fraction of exact tokens over fifths of one quantity, lowest on the left, its limits below. "
-        "Lines are slots, bars 95 % intervals over contexts.",
+        f"The best predictor is {most}: {high[0]:.0%} exact in its lowest fifth, {high[1]:.0%} in its highest; the "
+        f"weakest is {least} ({low[0]:.0%}, {low[1]:.0%})",
+        "One panel per quantity: fraction of exact tokens in each fifth of the quantity, its limits on the axis. "
+        "One line per slot; bars are 95 % intervals over contexts.",
     )
     rows, columns = -(-len(found) // 3), min(3, len(found))
     width, height = 1 / columns, 1 / rows
@@ -240,11 +240,11 @@ def resolution_figure(found: Resolution, theme: Theme = "light") -> go.Figure:
     narrow, wide = bins[0], bins[-1]
     figure = blank(
         palette,
-        f"The median border of slot 1 is moved by {shift:.3f} of the slider; cells under {narrow.high:.2g} wide are "
-        f"hit on {narrow.share.value:.0%} of their noise, those over {wide.low:.2g} on {wide.share.value:.0%}",
-        "Left: distance of the encodings of two noise values, 1 being that of independent ones; the dotted line would "
-        "be a distance in proportion. Right: fraction of exact tokens by cell width, with 95 % intervals; dashed: that "
-        "median shift.",
+        f"The median border of slot 1 is displaced by {shift:.3f}; agreement is {narrow.share.value:.0%} in cells "
+        f"under {narrow.high:.2g} wide, {wide.share.value:.0%} in cells over {wide.low:.2g}",
+        "Left: distance between the encodings of two noise values, 1 for independent ones; dotted: proportional to "
+        "the distance of the noise. Right: fraction of exact tokens by cell width, with 95 % intervals; dashed: the "
+        "median displacement.",
     )
     log = {"type": "log", "exponentformat": "none", "dtick": 1}
     x, y = ({**log, "title": titled(f"distance of the {what}")} for what in ("noise (u)", "encodings"))
@@ -279,21 +279,21 @@ def resolution_figure(found: Resolution, theme: Theme = "light") -> go.Figure:
         y=[0, 100],
         mode="lines",
         line={"color": palette.differ, "dash": "dash", "width": 1.5},
-        hovertemplate=f"median shift of a border: {shift:.4f}<extra></extra>",
+        hovertemplate=f"median displacement of a border: {shift:.4f}<extra></extra>",
         **right,
     )
     return figure.update_layout(showlegend=False)
 
 
 def reach_figure(found: Reach, theme: Theme = "light") -> go.Figure:
-    """Two tables of probabilities: whose noise is drawn anew, and whose token then differs."""
+    """Two tables of probabilities: which noise value is redrawn, and which token then changes."""
     palette, last = colours(theme), len(found.exact) - 1
     figure = blank(
         palette,
-        f"Drawing noise 1 anew changes token {last + 1} in {found.exact[0, last]:.0%} of draws in the exact map, in "
-        f"{found.learned[0, last]:.0%} in the learned",
-        "A cell: how often the column's token differs when the row's noise alone is drawn anew, in per cent. Below the "
-        "diagonal nothing can change: a slot does not see later noise.",
+        f"Redrawing noise value 1 changes token {last + 1} in {found.exact[0, last]:.0%} of draws in the exact map, in "
+        f"{found.learned[0, last]:.0%} in the learned map",
+        "A cell: how often the column's token changes when only the row's noise value is redrawn, in percent. Below "
+        "the diagonal nothing can change: a slot does not see later noise.",
     )
     names = [str(j + 1) for j in range(last + 1)]
     for n, (name, values) in enumerate((("exact", found.exact), ("learned", found.learned))):

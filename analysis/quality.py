@@ -1,6 +1,6 @@
 """Samples from the teacher and its student: `python -m analysis.quality --pair tales --out runs/quality`.
 
-After the first tokens of our own sentences (or of a text), all decoders under the same noise: the teacher's loss
+After the first tokens of held-out texts, all decoders under the same noise: the teacher's loss
 against the variety of samples, over temperature, K, penalty and dither; the ranking by perplexity alone; where the
 texts diverge; and the teacher's loss on a block, by the number of its exact tokens. Prints tables and writes
 quality.json, quality.csv, quality.html and one PNG per figure.
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from analysis import quality_figures as drawing
-from analysis.writing import study_settings, text_table, write_study
+from analysis.writing import study_settings, study_texts, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.errors import KfError, reported
@@ -27,7 +27,6 @@ from kfexplore.evaluate import intervals
 from kfexplore.evaluate.judges import continued, gen_ppl, load_judge
 from kfexplore.evaluate.samples import Written, name, quality, token_losses, write_all
 from kfexplore.figures.palette import Theme
-from kfexplore.laws.ranking import lines
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Estimate, Floats, Ints, SampleQuality
 
@@ -250,7 +249,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="output folder")
     asked = parser.parse_args()
     pair = load_pair(asked.pair)
-    before = prompts(pair, lines(asked.text), asked.prompt_tokens)
+    before = prompts(pair, study_texts(asked.pair, asked.text), asked.prompt_tokens)
     found = measure(pair, before, asked.new_tokens, asked.seed, ppl=asked.gen_ppl)
     print(table(found))
     write_study(

@@ -65,18 +65,18 @@ def frontier_figure(frontiers: Sequence[Frontier], beside: Sequence[AtVariety], 
         theme: light or dark.
     """
     palette, own, last = colours(theme), _own(frontiers[0].rows), beside[-1]
-    finding = f"{last.row.decoder} costs the teacher {last.row.teacher_nll.value:.2f} nats per token"
+    finding = f"Samples of {last.row.decoder} have a loss of {last.row.teacher_nll.value:.2f} nats per token"
     if last.loss is not None:
         finding += (
-            f", its own samples of the same entropy ({last.row.entropy.value:.2f} nats, tau {last.tau:.2f}) "
+            f", the teacher's own of the same entropy ({last.row.entropy.value:.2f} nats, tau {last.tau:.2f}) "
             f"{last.loss:.2f}"
         )
     figure = blank(
         palette,
-        f"{finding}; its own at tau 1 cost {own.teacher_nll.value:.2f}",
-        "A mark: mean over samples with 95 % intervals; a line: one setting varied. The aim is the teacher's own mark "
-        "at tau 1, where the dotted lines cross: neither less loss nor more entropy is better by itself. The height "
-        "above the teacher's line is what a decoder loses at its entropy.",
+        f"{finding}, the teacher's at tau 1 {own.teacher_nll.value:.2f}",
+        "A mark: mean over samples with 95 % intervals; a line: one setting varied. The target is the teacher's own "
+        "mark at tau 1, where the dotted lines cross: neither lower loss nor higher entropy is better by itself. The "
+        "height above the teacher's line is the excess loss at that entropy.",
     )
     figure.add_hline(own.teacher_nll.value, line=dotted(palette))
     figure.add_vline(own.entropy.value, line=dotted(palette))
@@ -113,11 +113,11 @@ def perplexity_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> 
     alike = "more" if best.self_bleu.value > own.self_bleu.value else "less"
     figure = blank(
         palette,
-        f"{best.decoder} has a perplexity of {_perplexity(best).value:,.1f}, the teacher that it imitates {aim:,.1f}; "
+        f"{best.decoder} has a perplexity of {_perplexity(best).value:,.1f}, the teacher at temperature 1 {aim:,.1f}; "
         f"its samples are {alike} alike, self-BLEU {best.self_bleu.value:.2f} against {own.self_bleu.value:.2f}",
         "A row: one decoder, lowest perplexity on top, with 95 % intervals. All should sample the teacher's "
-        "distribution, so the aim is the dotted line, its own samples: not the top. Right: self-BLEU of a sample "
-        "against the others; high is all alike, low is varied or disjointed.",
+        "distribution, so the target is the dotted line, its own samples, not the top. Right: self-BLEU of a sample "
+        "against the others; high means alike, low means varied or incoherent.",
     )
     judge = "another model" if own.gen_ppl is not None else "the teacher"
     ends = [_perplexity(row).value for row in (ranked[-1], ranked[0])]
@@ -163,9 +163,9 @@ def survival_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.F
     shown = min(2 * last.k, len(last.values))
     figure = blank(
         palette,
-        f"From the same noise {first.values[0].value:.0%} of the texts begin with the teacher's token; after {at + 1} "
-        f"tokens {last.values[at].value:.0%} are still its own with {last.decoder}, {first.values[at].value:.0%} with "
-        f"{first.decoder}",
+        f"From the same noise, {first.values[0].value:.0%} of the texts begin with the teacher's token; after {at + 1} "
+        f"tokens, {last.values[at].value:.0%} still equal the teacher's with {last.decoder}, "
+        f"{first.values[at].value:.0%} with {first.decoder}",
         "A line: fraction of samples whose tokens so far are all those that the teacher writes from the same noise, "
         "with 95 % intervals. The exact map would stay at 100 %.",
     )
@@ -174,7 +174,7 @@ def survival_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.F
         hover = "%{y:.1f} % are the same so far<extra>" + each.decoder + "</extra>"
         add_series(figure, palette, n, x, each.values[:shown], scale=100, name=each.decoder, hovertemplate=hover)
     figure.update_xaxes(title=titled("new tokens"), dtick=1)
-    return figure.update_yaxes(title=titled("samples that are still the teacher's (%)"), rangemode="tozero")
+    return figure.update_yaxes(title=titled("samples still equal to the teacher's (%)"), rangemode="tozero")
 
 
 def slot_losses_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.Figure:
@@ -182,16 +182,16 @@ def slot_losses_figure(found: Sequence[ByPosition], theme: Theme = "light") -> g
     palette, last = colours(theme), max(found, key=lambda each: each.k)
     figure = blank(
         palette,
-        f"In blocks of {last.k} the words of slot 1 cost the teacher {last.values[0].value:+.2f} nats against its own, "
-        f"those of slot {last.k} {last.values[-1].value:+.2f}",
-        "A point: mean loss of the tokens of one slot, less that of the teacher's own sample after the same prompt, "
-        "with its 95 % interval. The dotted line is the teacher. Slot 1 also reads what the block before it wrote.",
+        f"In blocks of {last.k}, the excess loss under the teacher is {last.values[0].value:+.2f} nats in slot 1 and "
+        f"{last.values[-1].value:+.2f} in slot {last.k}",
+        "A point: mean loss of the tokens of one slot minus that of the teacher's own sample from the same prompt, "
+        "with its 95 % interval. The dotted line is the teacher. Slot 1 also follows the errors of earlier blocks.",
     )
     for n, each in enumerate(found):
         x = [slot + 1 + 0.03 * (n - (len(found) - 1) / 2) for slot in range(each.k)]
         hover = "%{y:+.2f} nats<extra>" + each.decoder + "</extra>"
         add_series(figure, palette, n, x, each.values, size=9, name=each.decoder, hovertemplate=hover)
-    return _over_slots(figure, last.k, dotted(palette), "loss beyond the teacher's own (nats per token)")
+    return _over_slots(figure, last.k, dotted(palette), "excess loss (nats per token)")
 
 
 def leading_figure(groups: Sequence[Leading], theme: Theme = "light") -> go.Figure:
@@ -199,12 +199,12 @@ def leading_figure(groups: Sequence[Leading], theme: Theme = "light") -> go.Figu
     palette, first, slots = colours(theme), groups[0], len(groups[0].excess)
     figure = blank(
         palette,
-        f"Where slot 1 is wrong ({first.share.value:.0%} of blocks), it costs the teacher {first.excess[0].value:+.1f} "
-        f"nats against the exact token, and the slots after it {first.excess[1].value:+.1f} to "
+        f"Where slot 1 is wrong ({first.share.value:.0%} of blocks), its loss differs from the exact token's by "
+        f"{first.excess[0].value:+.1f} nats, that of later slots by {first.excess[1].value:+.1f} to "
         f"{first.excess[-1].value:+.1f}",
-        "A line: the blocks whose first wrong slot is the one where it begins; a point: the teacher's loss of the "
-        "learned token less that of the exact one under the same noise, with 95 % intervals over contexts. Below the "
-        "dotted line the learned token is the likelier one.",
+        "A line: the blocks whose first wrong slot is the one where it starts; a point: loss of the learned token "
+        "minus that of the exact one under the same noise, with 95 % intervals over contexts. Below the dotted line "
+        "the learned token is the likelier one.",
     )
     for group in groups:
         if group.slots < slots:

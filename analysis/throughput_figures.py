@@ -24,12 +24,12 @@ class StepTime(NamedTuple):
 
 
 class Payback(NamedTuple):
-    """Number of generated tokens that pay for training."""
+    """Number of generated tokens after which training pays off."""
 
     name: str
     batch: int
     tokens: float | None
-    """None: nothing is saved, so it never pays."""
+    """None: nothing is saved, so it never pays off."""
 
 
 def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure:
@@ -79,8 +79,8 @@ def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
     look, busy = colours(theme), (kept > 0).sum(axis=0)
     figure = blank(
         look,
-        f"Rows are done after {busy.min()} to {busy.max()} rounds, and {(kept == 0).mean():.0%} of all row-rounds wait "
-        "for others",
+        f"Rows finish after {busy.min()} to {busy.max()} rounds; {(kept == 0).mean():.0%} of all row-rounds are spent "
+        "waiting for others",
         "A thin line: the tokens of one sample over the rounds of verified decoding, each a pass of the student and "
         "one of the teacher; a flat end is a row that waits. The dashed line: fixed blocks, one pass of the student "
         "each, not checked.",
@@ -125,7 +125,7 @@ def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Fi
     never = any(each.tokens is None for each in paybacks)
     figure = blank(
         look,
-        f"Training is paid for after {_short(min(paid), 1)} to {_short(max(paid), 1)} tokens"
+        f"Training pays off after {_short(min(paid), 1)} to {_short(max(paid), 1)} tokens"
         + (", or never" if never else ""),
         "A mark: generated tokens after which the time saved over AR at that batch equals the time of training, on "
         "the same kind of device." + (" ✕ at the top: no time is saved." if never else ""),

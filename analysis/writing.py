@@ -17,16 +17,31 @@ from kfexplore.bench.setting import environment
 from kfexplore.errors import KfError, writing
 from kfexplore.figures.page import page, themed, write
 from kfexplore.figures.palette import Theme
+from kfexplore.laws.ranking import lines
+from kfexplore.training.stories import stories
 
+STORIES = "stories"
+"""The pair whose language is generated."""
 Draw = Callable[[Theme], Mapping[str, go.Figure]]
 """All figures of a study by name, in one theme."""
 
 
 def study_settings(asked: argparse.Namespace) -> dict[str, Any]:
-    """All options but --out, paths by their names; without --text: "own sentences"."""
+    """All options but --out, paths by their names; without --text: what `study_texts` gives."""
     values = {name: value.name if isinstance(value, Path) else value for name, value in vars(asked).items()}
     del values["out"]
-    return values | ({"text": values["text"] or "own sentences"} if "text" in values else {})
+    usual = "held-out stories" if asked.pair == STORIES else "own sentences"
+    return values | ({"text": values["text"] or usual} if "text" in values else {})
+
+
+def study_texts(pair: str, text: Path | None = None) -> list[str]:
+    """Texts that a pair was not trained on: the lines of a text, or sixty held-out stories for `stories`, else our own
+    sentences.
+
+    Raises:
+        KfError: as `read_text`.
+    """
+    return [story.text for story in stories(60, seed=1)] if (pair, text) == (STORIES, None) else lines(text)
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

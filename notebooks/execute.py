@@ -71,13 +71,13 @@ def clean(book: NotebookNode, camera: Camera) -> NotebookNode:
 
 
 def stamp(book: NotebookNode) -> dict[str, str]:
-    """Fingerprints of weights, source and documents: outputs are out of date where one differs."""
-    cells = "\0".join(cell.source for cell in book.cells)
-    pair = re.search(r'^PAIR = "(\w+)"', "\n".join(cell.source for cell in book.cells), re.MULTILINE)
+    """Fingerprints of weights, code and documents: outputs are out of date where one differs. Prose is not hashed."""
+    code = "\0".join(cell.source for cell in book.cells if cell.cell_type == "code")
+    pair = re.search(r'^PAIR = "(\w+)"', code, re.MULTILINE)
     named = [(path.name.encode(), path.read_bytes()) for path in documents(book)]
     return {
         "weights": fingerprint(pair_parts(bundled_folder(pair[1] if pair else DEFAULT_PAIR))),
-        "source": hashlib.sha256(cells.encode()).hexdigest(),
+        "code": hashlib.sha256(code.encode()).hexdigest(),
         "documents": hashlib.sha256(b"\0".join(part for pair in named for part in pair)).hexdigest(),
     }
 

@@ -100,7 +100,7 @@ def test_passes_show_limits_and_which_are_lower_bounds() -> None:
     assert bound.name == "MDLM, 2 passes (lower bound)"
     assert bound.marker.symbol.endswith("-open")
     assert len(figure.layout.annotations) == 1
-    assert "perfect marginals are 0.300 from the teacher's distribution, the student 0.400" in finding(figure)
+    assert "exact marginals are 0.300 from the teacher's distribution, the student 0.400" in finding(figure)
 
 
 def test_information_and_classes() -> None:

@@ -136,7 +136,7 @@ def test_areas_stand_on_their_probability_and_none_on_the_floor() -> None:
     assert list(exact.y) == list(exact.x) == [0.7, 0.3]
     assert list(inexact.y) == [1.0, 0.005]
     assert "TV 0.30" in finding(figure)
-    assert "they hold 30% of" in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert "these have 30% of" in figure.layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_bars_of_slots_are_split_by_those_before() -> None:
@@ -146,7 +146,7 @@ def test_bars_of_slots_are_split_by_those_before() -> None:
     ]
     figure = drawing.slots_figure(rows)
     assert [list(trace.y) for trace in figure.data] == [[60, 30], [50], [10]]
-    assert "slot 2 for 30%: 50% where all slots before it are, 10% where one is not" in finding(figure)
+    assert "slot 2 for 30%: 50% after exact slots, 10% after a wrong one" in finding(figure)
     assert len({trace.marker.pattern.shape for trace in figure.data}) == 3  # told apart without colour
 
 
@@ -154,7 +154,7 @@ def test_quantities_are_ranked_by_what_they_tell() -> None:
     flat = drawing.AgreementBy("flat (nats)", [fifths(0.4, 0.5), fifths(0.4, 0.5)], fifths(0.4, 0.5))
     steep = drawing.AgreementBy("steep (u)", [fifths(0.9, 0.1), fifths(0.9, 0.1)], fifths(0.9, 0.1))
     figure = drawing.by_figure([flat, steep])
-    assert finding(figure).startswith("What tells most is the steep: 90% exact in its lowest fifth, 10% in its highest")
+    assert finding(figure).startswith("The best predictor is the steep: 90% exact in its lowest fifth, 10% in its")
     assert "the flat (40%, 50%)" in finding(figure)
     assert [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2")] == ["steep (u)", "flat (nats)"]
 
@@ -164,7 +164,7 @@ def test_resolution_names_the_median_shift_and_reach_writes_every_cell() -> None
         np.array([0.5, 0.25]), np.array([1.0, 0.5]), fifths(0.1, 0.9), np.array([-0.02, 0.03, 0.04])
     )
     figure = drawing.resolution_figure(found)
-    assert "moved by 0.030 of the slider" in finding(figure)
+    assert "displaced by 0.030" in finding(figure)
     assert list(figure.data[-1].x) == [0.03, 0.03]
     figure = drawing.reach_figure(drawing.Reach(np.array([[0.8, 0.7], [0, 0.6]]), np.array([[0.5, 0.2], [0, 0.4]])))
     cells = [text for trace in figure.data if trace.type == "scatter" for text in trace.text]

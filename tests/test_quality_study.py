@@ -145,11 +145,11 @@ def test_frontier_has_one_mark_per_decoder_and_the_aim_is_the_teachers_own() -> 
     assert (list(student.error_y.array), list(student.error_y.arrayminus)) == ([0.5, 0.5], [0.25, 0.25])
     assert [(shape.y0, shape.x0) for shape in figure.layout.shapes] == [(2.0, 0), (0, 3.5)]
     assert finding(figure) == (
-        "K = 2 costs the teacher 4.00 nats per token, its own samples of the same entropy (3.12 nats, tau 0.60) 1.25; "
-        "its own at tau 1 cost 2.00"
+        "Samples of K = 2 have a loss of 4.00 nats per token, the teacher's own of the same entropy (3.12 nats, tau "
+        "0.60) 1.25, the teacher's at tau 1 2.00"
     )
     none = drawing.frontier_figure(FRONTIERS, [drawing.AtVariety(STUDENT[1], None, None, None)])
-    assert finding(none) == "K = 2 costs the teacher 4.00 nats per token; its own at tau 1 cost 2.00"
+    assert finding(none) == "Samples of K = 2 have a loss of 4.00 nats per token, the teacher's at tau 1 2.00"
 
 
 def test_perplexity_ranks_and_names_the_best_student() -> None:
@@ -160,7 +160,7 @@ def test_perplexity_ranks_and_names_the_best_student() -> None:
     assert list(ranked.error_x.array) == pytest.approx(np.exp([4.5, 2.5, 2, 1.5]) - np.exp([4, 2, 1.5, 1]))
     assert list(alike.x) == pytest.approx([0.4, 0.2, 0.15, 0.1])
     assert finding(figure) == (
-        "K = 1 has a perplexity of 4.5, the teacher that it imitates 7.4; its samples are less alike, self-BLEU 0.15 "
+        "K = 1 has a perplexity of 4.5, the teacher at temperature 1 7.4; its samples are less alike, self-BLEU 0.15 "
         "against 0.20"
     )
 
@@ -173,13 +173,13 @@ def test_lines_by_position_have_intervals_and_their_finding() -> None:
     assert [list(line.y) for line in figure.data] == [[100, 75], [50, 0]]
     assert list(figure.data[0].error_y.array) == [50, 50]
     assert finding(figure) == (
-        "From the same noise 100% of the texts begin with the teacher's token; after 2 tokens 0% are still its own "
-        "with K = 2, 75% with K = 1"
+        "From the same noise, 100% of the texts begin with the teacher's token; after 2 tokens, 0% still equal the "
+        "teacher's with K = 2, 75% with K = 1"
     )
     losses = [drawing.ByPosition("K = 1", 1, [about(-0.5)]), drawing.ByPosition("K = 2", 2, [about(0.25), about(1.5)])]
     figure = drawing.slot_losses_figure(losses)
     assert [list(line.y) for line in figure.data] == [[-0.5], [0.25, 1.5]]
-    assert finding(figure).startswith("In blocks of 2 the words of slot 1 cost the teacher +0.25 nats")
+    assert finding(figure).startswith("In blocks of 2, the excess loss under the teacher is +0.25 nats in slot 1")
 
 
 def test_blocks_are_split_by_their_first_wrong_slot() -> None:
@@ -192,6 +192,6 @@ def test_blocks_are_split_by_their_first_wrong_slot() -> None:
     assert [list(line.y) for line in figure.data] == [[-0.5, 2], [3]]
     assert figure.data[1].name == "slot 2 is the first wrong one (12%)"
     assert finding(figure) == (
-        "Where slot 1 is wrong (75% of blocks), it costs the teacher -0.5 nats against the exact token, and the slots "
-        "after it +2.0 to +2.0"
+        "Where slot 1 is wrong (75% of blocks), its loss differs from the exact token's by -0.5 nats, that of later "
+        "slots by +2.0 to +2.0"
     )

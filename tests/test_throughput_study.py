@@ -119,7 +119,7 @@ def test_rounds_add_up_and_waiting_is_counted() -> None:
     figure = rounds_figure(kept, 4)
     lines = [list(trace.y) for trace in figure.data]
     assert lines == [[0, 2, 5, 6, 8], [0, 4, 8, 8, 8], [0, 4, 8]]
-    assert "after 2 to 4 rounds, and 25%" in figure.layout.title.text
+    assert "after 2 to 4 rounds; 25%" in figure.layout.title.text
 
 
 @pytest.mark.parametrize("never", [True, False])
