@@ -39,8 +39,8 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """Builds a config dataclass from plain values, as JSON or YAML have them; configs may hold configs.
 
     Raises:
-        KfError: a key is unknown (near ones are named) or also comes under its old name, a required one is missing, or a
-            value has another type.
+        KfError: a key is unknown (near ones are named) or also comes under its old name, a required one is missing, or
+            a value has another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     renamed: Mapping[str, str] = getattr(cls, "RENAMED", {})
