@@ -114,9 +114,9 @@ def classes_figure(classes: Sequence[ClassInformation], theme: Theme = "light") 
     palette, ranked = colours(theme), sorted(classes, key=lambda c: -c.information.value)
     figure = blank(
         palette,
-        f"A first token that is {ranked[0].name} says most of the second: {ranked[0].information.value:.2f} nats",
+        f"The class that tells most about the second token is {ranked[0].name}: {ranked[0].information.value:.2f} nats",
         "A bar: mean over the teacher's first tokens of that class of KL(distribution of the second token given it || "
-        "marginal), with its 95 % interval over contexts; in brackets, how often the class comes first.",
+        "marginal), with its 95 % interval over contexts; in parentheses, the probability of the class.",
     )
     figure.add_bar(
         x=[f"{c.name} ({c.share:.0%})" for c in ranked],

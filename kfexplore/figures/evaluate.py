@@ -101,11 +101,11 @@ def quality_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> go.
     plain = max((row for row in rows[1:] if not row.penalty and row.dither is None), key=lambda row: row.k)
     figure = blank(
         palette,
-        f"At K = {plain.k} a sample costs the teacher {plain.teacher_nll.value:.2f} nats per token, its own samples "
-        f"{anchor.teacher_nll.value:.2f}; distinct-2 is {plain.distinct_2.value:.0%}, that of its own "
-        f"{anchor.distinct_2.value:.0%}",
-        "Each mark: mean over samples with 95 % intervals. The aim is the teacher's own mark, where the dotted lines "
-        "cross: neither lower loss nor more variety is better by itself.",
+        f"At K = {plain.k} samples have {plain.teacher_nll.value:.2f} nats per token under the teacher, its own "
+        f"samples {anchor.teacher_nll.value:.2f}; distinct-2 is {plain.distinct_2.value:.0%}, that of the teacher's "
+        f"own {anchor.distinct_2.value:.0%}",
+        "Each mark: mean over samples with 95 % intervals. The target is the teacher's own mark, where the dotted "
+        "lines cross: neither lower loss nor more variety is better by itself.",
     )
     figure.add_hline(anchor.teacher_nll.value, line=dotted(palette))
     figure.add_vline(100 * anchor.distinct_2.value, line=dotted(palette))

@@ -83,8 +83,8 @@ def test_marks_of_quality_are_where_the_numbers_say_and_the_teacher_anchors_them
     assert figure.data[1].error_x.array[0] == pytest.approx(2)
     assert figure.data[1].error_x.arrayminus[0] == pytest.approx(1)
     # the plain argmax at the largest K, not the penalised one
-    assert "At K = 2 a sample costs the teacher 3.00 nats per token, its own samples 3.50" in finding(figure)
-    assert "distinct-2 is 70%, that of its own 90%" in finding(figure)
+    assert "At K = 2 samples have 3.00 nats per token under the teacher, its own samples 3.50" in finding(figure)
+    assert "distinct-2 is 70%, that of the teacher's own 90%" in finding(figure)
 
 
 @pytest.mark.parametrize("theme", THEMES)
