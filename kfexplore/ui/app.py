@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 
@@ -25,19 +26,21 @@ from kfexplore.ui.api import add_api
 from kfexplore.ui.components import QUIET, boxed, failed, html, message
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
+from kfexplore.ui.links import TABS, follow_links, read_links
 from kfexplore.ui.protocol import Json, Request
 from kfexplore.ui.server import DEFAULT_PORT, ROOT_VARIABLE, exempt_loopback, few_arenas, root_path
 from kfexplore.ui.service import Service, local_service
 from kfexplore.ui.tabs.generate import GenerateTab
 from kfexplore.ui.tabs.joint import JointTab
-from kfexplore.ui.tabs.scrub import CHOOSE, LINKED, open_on, opening, scrub_view
+from kfexplore.ui.tabs.scrub import CHOOSE, open_on, opening, scrub_view
 from kfexplore.ui.tabs.timing import TimingTab
 from kfexplore.ui.theme import STYLE, theme
 from kfexplore.ui.zero import is_zero, zero_service
 
-INTRO = """# kfexplore
-Move K noise values and watch the K tokens they select. **Exact**: the teacher decodes token by token from your noise.
-**Learned**: the student predicts all K tokens from the same noise in one forward pass."""
+HEAD = """<h1>kfexplore</h1><p>Move K noise values and watch the K tokens they select. <b>Exact</b>: the teacher decodes
+token by token from your noise. <b>Learned</b>: the student predicts all K tokens from the same noise in one forward
+pass.</p><div><span role="status"></span><button type="button">Copy link</button></div>"""
+COPY = 'element.querySelector("button").onclick = () => trigger("copy");'
 
 THREADS = 40
 """Of the server, beside those in which questions of sliders wait."""
@@ -60,7 +63,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         first: The tables drawn at once.
     """
     with gr.Blocks(title="kfexplore", analytics_enabled=False) as demo:
-        gr.Markdown(INTRO, elem_id="intro")
+        head = gr.HTML(HEAD, js_on_load=COPY, apply_default_css=False, elem_id="head")
         with gr.Row(equal_height=True):
             prompt = gr.Textbox(
                 first["prompt"],
@@ -84,6 +87,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             )
             go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")
         loading, wanted = message("", visible=False, elem_id="loading"), gr.State({})
+        mistaken, query = message("", visible=False, elem_id="mistaken"), gr.Textbox(visible=False)
         examples = gr.Examples([[text] for text in opening(name).prompts], [prompt], label="Try", elem_id="examples")
         asked = [prompt.submit, go.click, examples.load_input_event.then]
         chosen = pair.input(  # before other listeners, which wait until it is loaded
@@ -93,15 +97,15 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             **QUIET,
             trigger_mode="multiple",  # the next choice counts while this one is announced
         )
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("Scrub", id="scrub") as scrub:
                 scrub_view(service, first, [pair, prompt])
             with gr.Tab("Generate", id="generate") as generate:
-                GenerateTab(service, [pair, prompt], generate, first["k_max"])
+                generates = GenerateTab(service, [pair, prompt], generate, first["k_max"])
             with gr.Tab("Joint vs marginal", id="joint") as joint:
                 pass  # filled below: it closes when any other tab is opened
             with gr.Tab("Timing", id="timing") as timing:
-                TimingTab(service, [pair, prompt], timing, first["k_max"])
+                times = TimingTab(service, [pair, prompt], timing, first["k_max"])
             with joint:
                 open_on(asked, [pair, prompt])  # before the study's: listeners of an event run one after another
                 open_on([pair.input], [pair, prompt], CHOOSE)
@@ -111,19 +115,32 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         footer = html(_footer(), elem_id="facts")
         demo.load(_footer, None, footer, **QUIET)  # paths are checked once models run
 
-        def linked(waiting: Wanted, request: gr.Request) -> list[Any]:
-            """Pair and prompt of a copied link, for the fields above the tabs; what has been typed stays otherwise."""
-            link = request.query_params
-            name, text = link.get("pair", ""), link.get("prompt", gr.skip())
-            known = service.models.offers(name)
-            return [name, text, announced(service, name, waiting)] if known else [gr.skip(), text, gr.skip()]
+        links = [*generates.links, *study.links, *times.links]
+        selected = [tab.select for tab in (*others, joint)] + study.selected
+        followed = follow_links(links, selected)
+
+        def linked(query: str, waiting: Wanted) -> dict[Any, Any]:
+            """What a link says, for the fields above the tabs and in them; what it does not name stays as it is."""
+            link = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True))
+            shown, mistakes = read_links(links, link)
+            name, tab = link.get("pair", ""), link.get("tab")
+            if mistakes:
+                shown[mistaken] = gr.update(value="".join(map(failed, mistakes)), visible=True)
+            if service.models.offers(name):
+                shown |= {pair: name, loading: announced(service, name, waiting)}
+            if tab in TABS:
+                shown |= {tabs: gr.Tabs(selected=TABS[tab]), study.tabs: gr.Tabs(selected=tab)}
+            return {prompt: link.get("prompt", gr.skip()), **shown}
 
         for event in (prompt.submit, go.click):
-            event(closed, None, loading, **QUIET)
-        opened = demo.load(linked, wanted, [pair, prompt, loading], queue=False)
+            event(lambda: [closed()] * 2, None, [loading, mistaken], **QUIET)
+        outputs = [pair, prompt, loading, mistaken, tabs, study.tabs, *(link.field for link in links)]
+        opened = demo.load(linked, [query, wanted], outputs, js=calling("pagefields.js", "queried"), **QUIET)
         for named in (chosen, opened):
             named.then(partial(load, service), wanted, loading, **QUIET)
-        opened.then(None, [pair, prompt], [pair, prompt], js=LINKED)
+        opened.then(None, [pair, prompt], [pair, prompt], js=calling("pagefields.js", "linked"))
+        opened.then(None, [link.field for link in links], None, js=followed)
+        head.copy(None, [pair, prompt], None, js=calling("pagefields.js", "copyLink"))
         add_api(demo, service)
     return demo.queue(max_size=service.limits.queue, api_open=False)
 

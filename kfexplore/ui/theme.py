@@ -79,9 +79,16 @@ STYLE: Final = """<style>
 /* A low top: what is moved and what changes stand on the first screen. */
 .gradio-container main > .column, .gradio-container main > .column > .tabs { gap: 10px; }
 .gradio-container main > .column > .tabs > .tab-wrapper { padding-bottom: 0; }
-#intro .prose { display: flex; flex-wrap: wrap; align-items: center; gap: 0 24px; }
-#intro :is(h1, p) { margin: 0; }
-#intro p { flex: 1; min-width: min(320px, 100%); line-height: 1.4; }
+#head :has(> h1) { display: flex; flex-wrap: wrap; align-items: center; gap: 0 24px; }
+#head :is(h1, p) { margin: 0; }
+#head h1 { font-size: 1.6rem; }
+#head p { flex: 1; min-width: min(320px, 100%); line-height: 1.4; }
+#head > div > div { display: flex; align-items: center; gap: 8px; }
+#head button {
+  padding: 0 14px; border: 1px solid var(--input-border-color); border-radius: 8px; font-size: 14px; line-height: 32px;
+  white-space: nowrap; cursor: pointer;
+}
+#head button:hover { border-color: var(--color-accent); color: var(--color-accent); }
 :is(#prompt, #pair) { padding-block: 6px; }
 :is(#prompt, #pair) [data-testid="block-info"] { margin-bottom: 2px; }
 #examples { display: flex; align-items: center; gap: 10px; contain: inline-size; }

@@ -226,14 +226,14 @@ def test_a_mistake_is_in_sight_where_it_is_made(page: Page, app_url: str) -> Non
 
 
 def test_a_prompt_too_long_for_an_address_leaves_it_short(page: Page, app_url: str) -> None:
-    root = opened(page, app_url + "?__theme=dark")
+    opened(page, app_url + "?__theme=dark")
     page.locator(PROMPT).fill("\u4e16" * 1000)
     page.locator(PROMPT).press("Enter")
     page.wait_for_function("kfScrub.state().prompt.length === 1000")
     page.wait_for_timeout(600)  # the address follows after 400 ms
     assert page.evaluate("location.search") == "?__theme=dark"
-    root.get_by_role("button", name="Copy link").click()
-    expect(root.get_by_text("The prompt is too long for a link.")).to_be_visible()
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_text("The prompt is too long for a link.")).to_be_visible()
 
 
 def test_a_reload_keeps_what_was_shown(page: Page, app_url: str, pair: Pair) -> None:

@@ -70,7 +70,7 @@ def test_more_tokens_and_another_seed_are_drawn_anew(page: Page, app_url: str) -
 
 
 def test_the_temperature_of_a_link_is_followed_and_can_be_changed(page: Page, app_url: str) -> None:
-    opened(page, f"{app_url}?temperature=0.5")
+    opened(page, f"{app_url}?joint-temperature=0.5")
     head, slider = page.locator("#joint-head"), page.locator("#joint-temperature input[type=range]")
     expect(slider).to_have_value("0.5")
     page.locator("#joint-go").click()  # the tab may have been opened before the link was read

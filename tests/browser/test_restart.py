@@ -53,8 +53,8 @@ def test_a_page_outlives_its_server_and_its_link_opens_again(own_page: Page, tmp
         assert noise(root) == kept
         assert_true_tokens(root, pair, TEXT)
         expect(page.locator(PROMPT)).to_have_value(TEXT)
-        root.get_by_role("button", name="Copy link").click()
-        expect(root.locator(".kfs-said")).to_contain_text("Link copied")
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.get_by_text("Link copied")).to_be_visible()
         link = page.evaluate("navigator.clipboard.readText()")
 
         app.start()

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -18,7 +17,7 @@ from kfexplore.results import ContextStudy
 from kfexplore.ui.components import Shown
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.service import Service, local_service
-from kfexplore.ui.tabs.joint import JointTab, Study, linked_temperature
+from kfexplore.ui.tabs.joint import JointTab, Study
 
 
 @pytest.fixture
@@ -98,15 +97,6 @@ def test_everything_follows_the_temperature(tab: JointTab) -> None:
     assert "K = 2 tokens after “abc” at temperature 0.5." in plain(shown[tab.head])
     assert "MDLM, 1 pass" not in shown[tab.samplers]
     assert study.law.mutual_information != measured(tab.service, 2, 512, 0).law.mutual_information
-
-
-@pytest.mark.parametrize(
-    ("named", "shown"),
-    [("0.5", 0.5), ("0.05", 0.1), ("9", 2.0), ("0", None), ("nan", None), ("warm", None), (None, None)],
-)
-def test_the_slider_starts_at_the_temperature_of_a_link(named: str | None, shown: float | None) -> None:
-    request: Any = SimpleNamespace(query_params={} if named is None else {"temperature": named})
-    assert linked_temperature(request) == (gr.skip() if shown is None else shown)
 
 
 def test_a_closed_tab_asks_nothing(tab: JointTab) -> None:

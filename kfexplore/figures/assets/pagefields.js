@@ -1,4 +1,6 @@
-// Functions for Gradio's events on the fields above the tabs; the widget is window.kfScrub (gradio.js).
+// Functions for Gradio's events on the fields of the page; the widget is window.kfScrub (gradio.js).
+
+const SAID = 4000; // milliseconds that "Link copied" stays
 
 // Asks for another prompt or pair, also while one is on its way. Returns the pair that is shown, for the dropdown, also
 // where the one that was asked for failed.
@@ -19,8 +21,28 @@ export function shown() {
   return [pair, prompt];
 }
 
+// Hands the address's query to the server, which checks it.
+export function queried(query, ...fields) {
+  return [location.search, ...fields];
+}
+
 // Once the fields say what a link does: where it was refused before, they go back to what is shown. Where it is refused
 // later, the widget sees to it.
 export function linked(pair, prompt) {
+  window.kfRead = true;
   return window.kfScrub?.refused ? shown() : [pair, prompt];
+}
+
+// The address follows the fields of the tabs once its link was read. usual: [[key, value that the page opens with]].
+export function follow(usual, ...values) {
+  const textOf = (value) => String(value ?? "");
+  const entry = ([key, first], at) => [key, textOf(values[at]) === textOf(first) ? null : textOf(values[at])];
+  if (window.kfRead) window.kfScrub?.follow(Object.fromEntries(usual.map(entry)));
+}
+
+// Copies a link, and says so beside the button.
+export async function copyLink(pair, prompt) {
+  const place = document.querySelector("#head [role=status]");
+  place.textContent = await window.kfScrub.copyLink({ pair, prompt });
+  if (place.textContent === "Link copied") setTimeout(() => (place.textContent = ""), SAID);
 }

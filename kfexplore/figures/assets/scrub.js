@@ -3,15 +3,13 @@
 // A move: a listener here -> state.js (what it does to the state) -> session.js (holds the state, draws it) ->
 // decisions.js (what to ask) -> the server -> session.js -> state.js (what the reply does to the state).
 
-import { Address, copyLink } from "./address.js";
+import { Address } from "./address.js";
 import { stepOf } from "./codec.js";
 import { GridView } from "./gridview.js";
 import { Session } from "./session.js";
-import { activated, diced, gridChanged, heated, lockToggled, messageCleared, picked, reset, said, shortened, slid,
-  slidByKey, typed } from "./state.js";
+import { activated, diced, gridChanged, heated, lockToggled, messageCleared, picked, reset, shortened, slid, slidByKey,
+  typed } from "./state.js";
 import { View } from "./view.js";
-
-const SAID = 4000; // milliseconds that "Link copied" stays
 
 class Scrub {
   constructor(root, first, transport) {
@@ -40,13 +38,12 @@ class Scrub {
   }
 
   listenControls() {
-    const { dice, reset: back, heat, link } = this.view.parts;
+    const { dice, reset: back, heat } = this.view.parts;
     const when = (act) => () => this.state.context && act();
     dice.onclick = when(() => this.move(diced(this.state), true));
     back.onclick = when(() => this.move(reset(this.state), true));
     heat.oninput = when(() => this.move(heated(this.state, Number(heat.value))));
     heat.onchange = () => this.session.settle();
-    link.onclick = when(() => this.copyLink());
     this.view.parts.ks.onchange = ({ target }) => this.chooseK(Number(target.value));
   }
 
@@ -91,13 +88,6 @@ class Scrub {
   async chooseK(k) {
     if (k <= this.state.context.k) this.move(shortened(this.state, k));
     else if (!(await this.load({ k, u: this.state.u.slice(0, k) }))) this.address.follow();
-  }
-
-  async copyLink() {
-    const text = await copyLink(this.state);
-    this.update(said(this.state, text));
-    clearTimeout(this.saidTimer);
-    if (text === "Link copied") this.saidTimer = setTimeout(() => this.update(said(this.state, "")), SAID);
   }
 
   load(change) {
@@ -163,6 +153,9 @@ export function mountScrub(root, first, transport) {
   return {
     open: (change) => scrub.load(change),
     visit: (change) => scrub.visit(change),
+    // The fields of the page around it: keys and values for the address, null for what is as the page opens.
+    follow: (fields) => (Object.assign(scrub.address, { fields }), scrub.address.follow()),
+    copyLink: (named) => scrub.address.copy(named),
     forget: () => scrub.update(messageCleared(scrub.state)),
     state: () => {
       const { context, k, temperature, u, locked, point, seq, isLoading, isSettled } = scrub.state;

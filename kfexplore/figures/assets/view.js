@@ -8,7 +8,7 @@ import { coloursOf, hueOf, isBroken, labelOf } from "./tokens.js";
 const PROMPT_SHOWN = 40; // tokens
 const LETTERS_SHOWN = 60;
 const REST = 600; // milliseconds until the block is read out
-const PARTS = ["message", "prompt", "note", "cells", "agree", "ks", "dice", "reset", "link", "said", "rows", "told",
+const PARTS = ["message", "prompt", "note", "cells", "agree", "ks", "dice", "reset", "said", "rows", "told",
   "heat", "degrees", "cold", "origin", "tip", "broken", "newcell", "newrow"];
 const CELL_PARTS = ["slotname", "teacher", "student", "mark", "margin", "edge"];
 const ROW_PARTS = ["name", "field", "u", "lock", "share", "track", "range"];

@@ -30,6 +30,7 @@ from kfexplore.ui.components import (
     takers,
     whole,
 )
+from kfexplore.ui.links import Link
 from kfexplore.ui.service import Service
 from kfexplore.ui.writing import WriteConfig, Writing
 
@@ -52,6 +53,9 @@ class GenerateTab:
         tab: This tab.
         k_max: The largest K of the first pair.
     """
+
+    links: list[Link]
+    """What an address says of this tab."""
 
     def __init__(self, service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
         self.service, limits = service, service.limits
@@ -116,6 +120,8 @@ class GenerateTab:
         saved = self.save.click(self.download, self.held, [self.document, self.status], **QUIET)
         save = calling("fields.js", "saveText", "kfexplore-generate.json", "application/json")
         saved.then(None, self.document, None, js=save)
+        rest = (self.length, samples, temperature, penalty, seed, same, underlined)
+        self.links = [Link(self.decoders), Link(self.k, {"maximum": limits.slots}), *map(Link, rest)]
         fitting = [self.decoders, self.k, self.length]
         for event in (tab.select, fields[0].change):  # the pair of a copied link is never typed
             event(self.fit, [fields[0], *fitting], fitting, **QUIET)

@@ -40,6 +40,7 @@ from kfexplore.ui.components import (
     whole,
 )
 from kfexplore.ui.jobs import Job
+from kfexplore.ui.links import Link
 from kfexplore.ui.models import cut_note
 from kfexplore.ui.service import Part, Service
 from kfexplore.ui.tabs.toy import build_toy_tab
@@ -100,6 +101,8 @@ class JointTab:
 
     follows: list[Callable[..., Any]]
     """The events of this tab that ask for another prompt."""
+    links: list[Link]
+    """What an address says of this tab and its sub-tab."""
 
     def __init__(
         self,
@@ -110,8 +113,8 @@ class JointTab:
         others: list[gr.Tab],
     ) -> None:
         self.service, most = service, service.limits.study_blocks
-        with gr.Tabs():
-            with gr.Tab("After the prompt", id="prompt"):
+        with gr.Tabs() as self.tabs:
+            with gr.Tab("After the prompt", id="joint") as prompt:
                 html(boxed(f"<p>{INTRO}</p>"))
                 with gr.Row(equal_height=True):
                     k = gr.Slider(2, LARGEST_BLOCK, 2, step=1, label="Block size, K", elem_id="joint-k", scale=2)
@@ -153,8 +156,10 @@ class JointTab:
                             self.figures[panel] = _figure(panel, 340)
                 self.figures |= {"surprise": _figure("surprise", 240), "counts": _figure("counts", 380)}
                 self.samplers = html("", elem_id="joint-samplers")
-            with gr.Tab("Toy distributions", id="toys"):
-                build_toy_tab()
+            with gr.Tab("Toy distributions", id="toys") as toys:
+                toy_links = build_toy_tab()
+        self.links = [*map(Link, (k, blocks, temperature, seed)), *toy_links]
+        self.selected = [prompt.select, toys.select]
         is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
         self.held = session_state(service.limits)
 
@@ -172,8 +177,6 @@ class JointTab:
             started = event(self.start, settings, [self.status, self.held], js=sent(settings), **QUIET)
             running.append(queued(started, self, shown, "joint", 1, trigger_mode="always_last"))
         halt.click(self.cancel, self.held, self.status, cancels=running, **QUIET)
-        if page := gr.context.Context.root_block:
-            page.load(linked_temperature, None, temperature, **QUIET)
 
     def start(
         self,
@@ -264,16 +267,6 @@ class JointTab:
 def _figure(name: str, height: int) -> tuple[gr.HTML, gr.HTML]:
     """Words and figure."""
     return html(""), plot(empty_figure(340), min_height=height, elem_id=f"joint-{name}")
-
-
-def linked_temperature(request: gr.Request) -> Any:
-    """The temperature of a copied link, within the ends of the slider; Scrub says where it is not one."""
-    try:
-        named = check_temperature(float(request.query_params["temperature"]))
-    except (KeyError, ValueError, KfError):
-        return gr.skip()
-    low, high = TEMPERATURES_SHOWN
-    return min(max(named, low), high)
 
 
 def _progress(study: Study, share: float = 0.0, what: str = "") -> str:

@@ -55,7 +55,7 @@ def opening(name: str) -> Opening:
     return OPENINGS.get(name, Opening())
 
 
-OPEN, CHOOSE, SHOWN, LINKED = (calling("pagefields.js", name) for name in ("open", "choose", "shown", "linked"))
+OPEN, CHOOSE, SHOWN = (calling("pagefields.js", name) for name in ("open", "choose", "shown"))
 """For events of the fields above the tabs, see pagefields.js."""
 
 

@@ -52,6 +52,7 @@ from kfexplore.ui.components import (
     whole,
 )
 from kfexplore.ui.jobs import Job
+from kfexplore.ui.links import Link
 from kfexplore.ui.racing import RaceConfig, Racing, Standing, batches_offered, rows_csv
 from kfexplore.ui.service import Service
 
@@ -114,6 +115,9 @@ class TimingTab:
         k_max: The largest K of the first pair.
     """
 
+    links: list[Link]
+    """What an address says of this tab."""
+
     def __init__(self, service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
         self.service, limits = service, service.limits
         html(boxed(f"<p>{INTRO}</p>"))
@@ -174,6 +178,8 @@ class TimingTab:
         ):
             ready = button.click(made, self.held, self.document, **QUIET)
             ready.then(None, self.document, None, js=calling("fields.js", "saveText", name, kind))
+        ks = Link(self.ks, {"choices": [(str(k), k) for k in range(1, limits.slots + 1)]})
+        self.links = [Link(self.decoders), Link(batches), ks, Link(self.length), Link(repeats)]
         fitting = [self.decoders, self.ks, self.length]
         for event in (tab.select, fields[0].change):  # the pair of a copied link is never typed
             event(self.fit, [fields[0], *fitting], fitting, **QUIET)

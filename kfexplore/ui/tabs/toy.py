@@ -23,6 +23,7 @@ from kfexplore.figures.toy import (
 from kfexplore.laws.toy import TOYS, toy_draws, toy_law
 from kfexplore.results import ToyLaw, Unmasking
 from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, message, plot, scrolling, sent
+from kfexplore.ui.links import Link
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
 what is visible. Here the marginals are perfect, so all error is that independence."""
@@ -101,13 +102,14 @@ def meaning(toy: ToyLaw) -> str:
     return boxed(_positions(f"{parts}<p><b>What this shows.</b> {_shows(toy)}</p><p>{LIMITS}</p>"))
 
 
-def build_toy_tab() -> None:
-    """Fills the sub-tab, in the Gradio context that is open."""
+def build_toy_tab() -> list[Link]:
+    """Fills the sub-tab, in the Gradio context that is open; returns what an address says of it."""
     with gr.Row(equal_height=True):
         name = gr.Radio(
             [(toy.title, key) for key, toy in TOYS.items()],
             value="permutation",
             label="Distribution",
+            elem_id="toy-name",
             scale=4,
             min_width=320,
         )
@@ -134,12 +136,13 @@ def build_toy_tab() -> None:
         visible = ("length" in takes and chosen != "chain", chosen == "chain", "rho" in takes, "eps" in takes)
         return [gr.update(visible=one) for one in visible]
 
-    name.input(sliders, name, [length, links, rho, eps], **QUIET)
-    for event in (field.input for field in (name, length, links, rho, eps)):
+    name.change(sliders, name, [length, links, rho, eps], **QUIET)
+    for event in (field.change for field in (name, length, links, rho, eps)):  # a link changes them as well
         event(_answer, fields, [*shown, clicks], **QUIET, js=sent(fields), trigger_mode="always_last")
     draw.click(_draw_more, [*fields[:-1], clicks, dark], [*shown[:2], clicks], **QUIET, js=DARK)
     if page := gr.context.Context.root_block:
         page.load(_answer, fields, [*shown, clicks], **QUIET, js=DARK)  # in the page's own theme
+    return [Link(field) for field in (name, length, links, rho, eps)]
 
 
 def _answer(*fields: Any) -> Any:
