@@ -125,7 +125,7 @@ CAUSAL |= {family: CAUSAL["llama"] | {"head_dim": 16} for family in ("qwen3", "g
 
 
 def save_causal(folder: Path, family: str = "gpt2", **changes: Any) -> Any:
-    """Writes a tiny transformers model whose laws are peaky, and returns it with that library's own attention."""
+    """Writes a tiny transformers model with peaky distributions, and returns it with that library's own attention."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     context = {} if family == "gpt2" else {"max_position_embeddings": 48}

@@ -47,7 +47,7 @@ def test_every_arm_spends_its_budget_and_starts_from_the_teacher(name: str, smal
     assert 0 < moved.max() < 0.1
 
 
-def test_slots_apart_do_not_see_each_other(small: Pair) -> None:
+def test_independent_slots_do_not_see_each_other(small: Pair) -> None:
     heads = ablation.Heads(small.student.config)
     heads.load_state_dict(small.student.state_dict())
     ids, ends = torch.arange(8)[None], torch.tensor([[8, 5]])
@@ -71,7 +71,7 @@ def test_another_order_renames_tokens_and_nothing_else(small: Pair) -> None:
     torch.testing.assert_close(*laws)
 
 
-def test_slot_1_by_the_own_law_is_exact_for_the_teacher_s_own_weights(small: Pair) -> None:
+def test_slot_1_by_the_own_distribution_is_exact_for_the_teacher_s_own_weights(small: Pair) -> None:
     twin = student()
     assert ablation.exact_first(twin, small.teacher, TOKENS) < 0.9
     twin.load_state_dict(small.teacher.state_dict(), strict=False)

@@ -116,7 +116,7 @@ def test_what_needs_a_student_says_so(shell: Shell, gpt2: Path, line: str, told:
     assert told in shell.refused(line.replace("GPT2", str(gpt2)))
 
 
-def test_long_prompt_is_cut_and_the_cut_is_told(shell: Shell) -> None:
+def test_long_prompt_is_cut_and_the_cut_is_reported(shell: Shell) -> None:
     code, out, err = shell.run(f"map --pair FOLDER --prompt '{' '.join(SENTENCES * 5)}' --noise 0.1 --json")
     assert code == 0
     assert "tokens of the prompt were cut" in err
@@ -153,7 +153,7 @@ def test_laws_of_a_toy(shell: Shell) -> None:
     assert json.loads(out)["tv_by_passes"] == {"1": {"best": 0.5, "worst": 0.5}, "2": {"best": 0, "worst": 0}}
 
 
-def test_laws_for_people_have_a_line_a_split(shell: Shell) -> None:
+def test_laws_for_people_have_a_line_per_split(shell: Shell) -> None:
     code, out, _ = shell.run("laws --toy chain")
     assert code == 0
     assert "     2  1+2            0.0000   0.1440   0.0480\n" in out

@@ -121,7 +121,7 @@ def test_the_space_that_begins_a_completion_is_kept(shell: Shell, tmp_path: Path
     assert written == {"prefix": "3 1 4", "completion": result["text"][0]}
 
 
-def test_people_are_told_of_tokens_a_pass(shell: Shell) -> None:
+def test_people_see_the_tokens_per_pass(shell: Shell) -> None:
     code, _, err = shell.run(f"generate --model pflm --pair FOLDER {IDS} --max-new-tokens 8 --k 4")
     assert code == 0
     assert err.startswith("[2 passes, 4.00 tokens per pass, ")

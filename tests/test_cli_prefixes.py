@@ -235,7 +235,7 @@ def test_whole_prefixes_are_kept_and_fill_the_context(
     assert (written.throughput["prefix_len"], written.throughput["prefixes_cut"]) == (longest, 0)
 
 
-def test_cut_prefixes_and_a_penalty_are_told(shell: Shell, tmp_path: Path) -> None:
+def test_cut_prefixes_and_a_penalty_are_reported(shell: Shell, tmp_path: Path) -> None:
     line = f"generate --pair FOLDER --prefix_file FOLDER/prefixes.jsonl --output_dir {tmp_path} --max-new-tokens 2"
     code, out, err = shell.run(f"{line} --model pflm --n_per_prefix 2 --prefix-len 6 --freq_penalty 0.5")
     assert code == 0

@@ -64,13 +64,13 @@ def test_lengths_and_keys_of_generate(shell: Shell, max_new_tokens: str, seed: s
 @words
 @given(st.sampled_from(["permutation", "correlation", "noisy-xor", "chain"]) | TEXT, WORD, WORD, WORD)
 @example("noisy-xor", "0.1", "0.5", "3")
-def test_options_of_a_toy_law(shell: Shell, toy: str, eps: str, rho: str, length: str) -> None:
+def test_options_of_a_toy(shell: Shell, toy: str, eps: str, rho: str, length: str) -> None:
     answered(shell, "laws", toy=toy, eps=eps, rho=rho, length=length)
 
 
 @words
 @given(WORDS, WORD, SMALL, WORD, WORD)
-def test_options_of_the_law_of_a_context(shell: Shell, ids: str, k: str, blocks: str, seed: str, first: str) -> None:
+def test_options_of_laws_after_a_context(shell: Shell, ids: str, k: str, blocks: str, seed: str, first: str) -> None:
     answered(shell, "laws --pair FOLDER", token_ids=ids, k=k, blocks=blocks, seed=seed, first=first)
 
 

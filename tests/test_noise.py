@@ -157,7 +157,7 @@ KEY = st.tuples(SEED, st.integers(0, 2**63) | st.integers(0, 9))
 
 @settings(max_examples=150)
 @given(SEED, st.lists(KEY.map(lambda key: key[1]), min_size=1, max_size=4), st.integers(0, 10**9), st.integers(1, 9))
-def test_a_value_hangs_on_its_seed_sample_and_position_alone(
+def test_a_value_depends_on_its_seed_sample_and_position_alone(
     seed: int, samples: list[int], start: int, count: int
 ) -> None:
     values = noise.uniform(seed, samples, start, count)

@@ -147,7 +147,7 @@ def test_bars_of_slots_are_split_by_those_before() -> None:
     figure = drawing.slots_figure(rows)
     assert [list(trace.y) for trace in figure.data] == [[60, 30], [50], [10]]
     assert "slot 2 for 30%: 50% after exact slots, 10% after a wrong one" in finding(figure)
-    assert len({trace.marker.pattern.shape for trace in figure.data}) == 3  # told apart without colour
+    assert len({trace.marker.pattern.shape for trace in figure.data}) == 3  # distinct without colour
 
 
 def test_quantities_are_ranked_by_what_they_tell() -> None:

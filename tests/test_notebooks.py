@@ -162,7 +162,7 @@ def test_a_planted_number_is_found_in_every_notebook() -> None:
         assert unfounded(book)[-1:] == ["123.4"]
 
 
-def test_runs_that_tell_other_things_are_told_apart() -> None:
+def test_runs_with_different_findings_are_distinguished() -> None:
     table = [f"slot {n}: {n}.0 nats, 5,{n}00 tokens" for n in range(1, 8)]
     one = made("", *table)
     near = [text.replace("1.0", "1.08").replace("5,1", "5,4") for text in table]
@@ -190,7 +190,7 @@ def test_another_document_makes_the_outputs_out_of_date(tmp_path: Path, monkeypa
         before = stamp(book)
 
 
-def test_notebooks_of_documents_hang_on_them() -> None:
+def test_notebooks_of_documents_depend_on_them() -> None:
     named = {path.stem[:2]: {document.stem for document in documents(read(path))} for path in BOOKS}
     assert "train-tales" in named["03"]
     assert {"tales-training", "tales-agreement", "ablation-tales", "ablation-options-tales"} <= named["05"]

@@ -49,7 +49,7 @@ def test_one_row_a_stage_with_every_setting() -> None:
 @pytest.mark.parametrize(
     ("changes", "own", "targets"),
     [
-        ({"block": 1}, 3 * (16 + 4), 16),  # exact: the first slot's law is the context's own
+        ({"block": 1}, 3 * (16 + 4), 16),  # exact: the first slot's distribution is the context's own
         ({"block": 4}, 3 * (16 + 16), 16 + 12),
         ({"block": 4, "noises": 2}, 3 * (16 + 32), 16 + 24),
         ({"block": 4, "targets": "self"}, 3 * (16 + 16), 16 + 4 * 6),  # 2 slots, then 2 tokens and 2 slots

@@ -193,7 +193,7 @@ def test_a_bad_link_says_so_and_the_page_still_works(
     assert_true_tokens(root, pair, EXAMPLES[0])
 
 
-def test_a_prompt_that_is_too_long_is_told_and_not_cut(page: Page, app_url: str) -> None:
+def test_a_prompt_that_is_too_long_is_refused_and_not_cut(page: Page, app_url: str) -> None:
     root = opened(page, app_url)
     page.locator(PROMPT).focus()
     page.keyboard.insert_text("a" * 30_000)

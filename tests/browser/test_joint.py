@@ -1,4 +1,4 @@
-"""The tab Joint vs marginal in a real Chromium: what it shows is what the laws say, for the prompt above the tabs."""
+"""The tab Joint vs marginal in a real Chromium: what it shows are the distributions, for the prompt above the tabs."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_figures_beside_each_other_follow_the_longest_words_and_stand_at_one_hei
     assert 0 <= plots[0] - max(words) <= 32
 
 
-def test_a_toy_law_follows_its_slider(page: Page, app_url: str) -> None:
+def test_a_toy_distribution_follows_its_slider(page: Page, app_url: str) -> None:
     opened(page, app_url)
     page.get_by_role("tab", name="Toy distributions").click()
     page.get_by_text("Noisy XOR", exact=True).click()

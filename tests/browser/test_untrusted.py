@@ -161,7 +161,7 @@ def test_a_page_that_waits_sees_its_place_and_gives_it_up(
     other.close()
 
 
-def test_where_the_queue_is_full_a_page_is_told_and_can_ask_again(
+def test_where_the_queue_is_full_a_page_says_so_and_can_ask_again(
     page: Page, chromium: Browser, app: App, held: threading.Event
 ) -> None:
     generate(page, app.url)
@@ -196,7 +196,7 @@ def test_a_study_is_called_off_and_the_next_is_drawn(page: Page, app: App) -> No
     expect(status).not_to_contain_text("Error")
 
 
-def test_a_busy_server_is_told_and_asked_again(page: Page, app: App) -> None:
+def test_a_busy_server_is_reported_and_asked_again(page: Page, app: App) -> None:
     page.goto(app.url)
     root = page.locator("[data-source]")
     expect(root).to_have_attribute("data-tables", "ready")

@@ -1,4 +1,4 @@
-"""A transformers model as a teacher: its laws are that library's own, and its exact map is theirs unrolled."""
+"""A transformers model as a teacher: its distributions are that library's own, and its exact map is theirs unrolled."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return found if isinstance(found, torch.Tensor) else found.logits
 
 
-def test_laws_are_those_of_the_library(both: tuple[Any, CausalLM]) -> None:
+def test_distributions_are_those_of_the_library(both: tuple[Any, CausalLM]) -> None:
     theirs, ours = both
     ids = torch.randint(0, 24, (3, 20), generator=torch.Generator().manual_seed(1))
     expected = theirs(ids).logits.log_softmax(dim=-1)
@@ -60,7 +60,7 @@ def test_laws_are_those_of_the_library(both: tuple[Any, CausalLM]) -> None:
     assert not any(parameter.requires_grad for parameter in ours.parameters())
 
 
-def test_the_exact_map_is_the_librarys_laws_unrolled(both: tuple[Any, CausalLM]) -> None:
+def test_the_exact_map_is_the_librarys_distributions_unrolled(both: tuple[Any, CausalLM]) -> None:
     theirs, ours = both
     u = np.random.default_rng(0).random((12, 5))
     tokens, edges = PrefilledContext(ours, None, torch.tensor(IDS)).exact(u)
@@ -80,7 +80,7 @@ def test_the_map_is_the_same_alone_and_in_any_batch(both: tuple[Any, CausalLM]) 
     assert np.array_equal(np.concatenate([here.exact(row[None])[0] for row in u[:20]]), together[:20])
 
 
-def test_laws_of_a_block_are_those_of_the_whole_row(both: tuple[Any, CausalLM]) -> None:
+def test_distributions_of_a_block_are_those_of_the_whole_row(both: tuple[Any, CausalLM]) -> None:
     tree, blocks = TeacherTree(both[1], np.array(IDS)), np.array([[2, 7, 1], [9, 9, 9], [2, 7, 3]])
     for block, found in zip(blocks, tree.log_probs(blocks), strict=True):
         law = both[0](torch.tensor([[*IDS, *block]])).logits[0].log_softmax(dim=-1)
@@ -250,7 +250,7 @@ def test_an_unused_token_above_the_rows_is_refused_in_a_prompt_only(tmp_path: Pa
         pair.prefill(pair.encode("<pad>")[0])
 
 
-def test_a_tokenizer_of_the_slow_kind_is_told_of_when_text_is_asked_for(tmp_path: Path) -> None:
+def test_a_tokenizer_of_the_slow_kind_is_reported_when_text_is_requested(tmp_path: Path) -> None:
     save_causal(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     pair = load_pair(tmp_path)

@@ -1,4 +1,4 @@
-"""A hub that does not answer is told within seconds, by its name, and not asked again and again."""
+"""A hub that does not answer is reported within seconds, by its name, and not asked again and again."""
 
 from __future__ import annotations
 

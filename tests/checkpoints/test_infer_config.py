@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its tensors and its config.json."""
+"""What a checkpoint is, inferred from its tensors and its config.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shaped(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["teacher", "student", "masked"])
-def test_every_setting_is_told_from_the_tensors(kind: Any) -> None:
+def test_every_setting_is_inferred_from_the_tensors(kind: Any) -> None:
     assert describe(weights(kind)) == config(kind)
 
 

@@ -84,7 +84,7 @@ def test_a_state_dictionary_is_read_as_it_was(
     assert_equal(read_tensors(path), weights(kind))
 
 
-def test_the_format_is_told_from_the_content(tmp_path: Path) -> None:
+def test_the_format_is_inferred_from_the_content(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "model.bin")
     assert_equal(read_tensors(tmp_path / "model.bin"), weights())
 

@@ -59,7 +59,7 @@ def home(tmp_path: Path) -> Path:
         ("student", Student, ".bin"),
     ],
 )
-def test_the_kind_is_told_and_the_weights_are_those_of_the_file(
+def test_the_kind_is_named_and_the_weights_are_those_of_the_file(
     tmp_path: Path, kind: Any, cls: type, suffix: str
 ) -> None:
     path, state = tmp_path / f"m{suffix}", weights(kind, seed=5, prefix="backbone.")

@@ -38,7 +38,7 @@ def any_tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> AnyTokenize
         return made
     path = tmp_path / "tokenizer.json"
     made.save(str(path))
-    # Adds a special token to whatever it encodes, and cleans spaces up, unless told not to.
+    # Adds a special token to whatever it encodes, and cleans up spaces, unless asked not to.
     wrapped: AnyTokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(path), eos_token="<|endoftext|>", clean_up_tokenization_spaces=True
     )

@@ -15,11 +15,11 @@ from kfexplore.decoding.cdf import cdf, inverse_cdf, invert
 
 BELOW_ONE = math.nextafter(1.0, 0.0)
 STEPS = torch.tensor([0.0, 0.0, 0.25, 0.5, 0.5, 1.0, 1.0], dtype=torch.float64)
-"""F of a law with probability on tokens 2, 3 and 5 only; every value is exact in binary."""
+"""F of a distribution with probability on tokens 2, 3 and 5 only; every value is exact in binary."""
 
 
 def law(*probabilities: float) -> Tensor:
-    """Logits of a law; 0 becomes minus infinity."""
+    """Logits of a distribution; 0 becomes minus infinity."""
     return torch.tensor(probabilities, dtype=torch.float64).log().float()
 
 
@@ -111,7 +111,7 @@ ROW = st.lists(LOGIT, min_size=1, max_size=12).filter(lambda row: max(row) > -10
 def test_noise_lies_in_the_cell_of_the_token_it_chooses(row: list[float], u: float, edge: int) -> None:
     logits = torch.tensor(row)
     f = [0.0, *cdf(logits).tolist()]
-    for noise in (u, min(f[min(edge, len(row))], 1.0)):  # also exactly on an edge of this law
+    for noise in (u, min(f[min(edge, len(row))], 1.0)):  # also exactly on an edge of this distribution
         v = int(inverse_cdf(logits, torch.tensor(noise, dtype=torch.float64)))
         assert logits.double().softmax(0)[v] > 0
         assert f[v] < f[v + 1]

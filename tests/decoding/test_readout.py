@@ -57,20 +57,20 @@ def test_dither_changes_nothing_for_a_student_that_knows_its_noise() -> None:
     assert torch.equal(dithered(sure, u, 6)[0], exact)
 
 
-def test_dither_gives_a_student_that_ignores_its_noise_the_law_of_its_softmax() -> None:
+def test_dither_gives_a_student_that_ignores_its_noise_the_distribution_of_its_softmax() -> None:
     logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
     u = torch.from_numpy((np.arange(2**14) + 0.5) / 2**14)[:, None]
     tokens, _ = dithered(logits.expand(len(u), 1, 4), u, 6)
     shares = torch.bincount(tokens.flatten(), minlength=4) / len(u)
     # 64 rounds of 256 steps each: a cell's edge is off by less than a step
     assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
-    # within a cell that the student would have had to know, the law is the same: the draw is independent of it
+    # within a cell that the student would have had to know, the distribution is the same: the draw is independent of it
     first = torch.bincount(tokens[: len(u) // 64].flatten(), minlength=4) / (len(u) // 64)
     assert first.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1 / 256)
 
 
 def test_the_most_bits_leave_enough_to_draw_with() -> None:
-    """A noise value has 24 bits: what a dither leaves is a grid, and a law on it must still be the law."""
+    """A noise value has 24 bits: what a dither leaves is a grid; a distribution on it must stay the same."""
     law = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(256, 0.05)))
 
     def grid_tv(bits: int) -> float:

@@ -18,7 +18,7 @@ def pair() -> Pair:
 
 @pytest.fixture
 def fixed_law(pair: Pair) -> Pair:
-    """The pair with a teacher whose law never changes: token 30 owns [0, 0.2], 40 (0.2, 0.5], 70 (0.5, 1)."""
+    """The pair with a teacher whose distribution never changes: token 30 owns [0, 0.2], 40 (0.2, 0.5], 70 (0.5, 1)."""
     head = pair.teacher.output_layer.linear
     head.weight.zero_()
     head.bias.fill_(-100.0)

@@ -70,7 +70,7 @@ def test_who_never_reads_the_noise_names_the_likeliest_token(fixed_law: Pair, mo
 def test_the_noise_blind_are_measured_after_the_prefixes_of_the_agreement(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair.teacher.output_layer.linear.weight.mul_(6)  # laws that differ from place to place
+    pair.teacher.output_layer.linear.weight.mul_(6)  # distributions that differ from place to place
     laws: list[Tensor] = []
 
     def spied(ids: Tensor, u: Tensor, ends: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def test_loss_of_the_teacher_is_read_at_the_next_token(pair: Pair) -> None:
     assert agreement(pair, [TEXT], windows=2, groups=2).teacher_nll == pytest.approx(np.mean(losses), abs=1e-5)
 
 
-def test_shares_are_those_of_the_pairs_own_blocks(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fractions_are_those_of_the_pairs_own_blocks(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def spied(network: Any, ids: Tensor, u: Tensor, ends: Tensor, _: float) -> Tensor:
@@ -146,7 +146,7 @@ def test_a_pair_without_a_tokenizer_is_refused(pair: Pair) -> None:
         agreement(Pair(pair.teacher, pair.student), [TEXT])
 
 
-def test_bins_hold_hand_counted_shares() -> None:
+def test_bins_have_hand_counted_fractions() -> None:
     values = np.array([[0.5, 1.0, 1.5], [2.0, 3.0, 0.0]])  # inner edges belong above, the last edge below
     hits = np.array([[True, True, False], [False, True, False]])
     first, second, third = binned(values, hits, np.array([0.0, 1.0, 2.0, 3.0]))
@@ -157,8 +157,8 @@ def test_bins_hold_hand_counted_shares() -> None:
     assert [b.blocks for b in binned(values, hits, np.array([-1.0, 0.0, 4.0]))] == [6]  # an empty bin is left out
 
 
-def test_bins_of_entropy_are_those_of_the_law_before_the_block(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair.teacher.output_layer.linear.weight.mul_(6)  # laws that differ from place to place
+def test_bins_of_entropy_are_those_before_the_block(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.teacher.output_layer.linear.weight.mul_(6)  # distributions that differ from place to place
     asked: list[tuple[Tensor, Tensor]] = []
     answer_with(pair, monkeypatch, lambda ids, u, ends: asked.append((ids, ends)) or torch.zeros_like(u).long())
     measured = agreement(pair, [TEXT], windows=3, groups=7)
@@ -174,7 +174,7 @@ def test_bins_of_entropy_are_those_of_the_law_before_the_block(pair: Pair, monke
         assert [b.blocks for b in bins] == [b.blocks for b in measured.block_by_entropy]
 
 
-def test_shares_of_bins_add_up_to_the_share_of_the_slot(pair: Pair) -> None:
+def test_fractions_of_bins_add_up_to_the_fraction_of_the_slot(pair: Pair) -> None:
     measured = agreement(pair, [TEXT], windows=3, groups=20)
     for rows in (measured.agreement_by_entropy, measured.agreement_by_margin):
         for bins, share in zip(rows, measured.agreement_by_slot, strict=True):

@@ -40,16 +40,16 @@ def test_wilson_intervals_are_the_known_ones() -> None:
     check(wilson(0.5, 1024), 0.5, 0.46943, 0.53057)  # 3.1 points at n = 1024
 
 
-def test_share_over_windows_that_agree_is_that_of_single_trials() -> None:
+def test_fraction_over_windows_that_agree_is_that_of_single_trials() -> None:
     assert clustered_fraction(np.array([2, 2]), np.array([4, 4])) == wilson(0.5, 8, t(2))
 
 
-def test_share_over_windows_that_differ_has_fewer_independent_trials() -> None:
+def test_fraction_over_windows_that_differ_has_fewer_independent_trials() -> None:
     # between windows 2 * (2^2 + 2^2) / 8^2 = 0.25, eight times the binomial 0.25 / 8: one trial is left
     assert clustered_fraction(np.array([4, 0]), np.array([4, 4])) == wilson(0.5, 1, t(2))
 
 
-def test_share_without_a_hit_has_as_many_trials_as_windows() -> None:
+def test_fraction_without_a_hit_has_as_many_trials_as_windows() -> None:
     """What lies in one window may be dependent: 1,000 blocks in 10 windows are 10 trials, not 1,000."""
     limit = 1 - 0.025 ** (1 / 10)
     check(clustered_fraction(np.zeros(10), np.full(10, 100)), 0, 0, limit)
@@ -58,14 +58,14 @@ def test_share_without_a_hit_has_as_many_trials_as_windows() -> None:
     assert wilson(0, 1000).high < 0.004 < 0.3 < limit
 
 
-def test_share_of_rare_clustered_hits_is_covered() -> None:
+def test_fraction_of_rare_clustered_hits_is_covered() -> None:
     """A window in ten is all hits, the others have none: of 20 windows, one sample in eight has no hit at all."""
     rng, runs, windows = np.random.default_rng(0), 4000, 20
     hits = 50 * (rng.random((runs, windows)) < 0.1)
     none = [clustered_fraction(row, np.full(windows, 50)) for row in hits if not row.any()]
     assert len(none) > 300
     assert all(each.high > 0.1 for each in none)
-    assert wilson(0, 50 * windows).high < 0.1  # what was told before
+    assert wilson(0, 50 * windows).high < 0.1  # the earlier limit
 
 
 def test_fractions_without_a_hit_are_not_certain() -> None:
@@ -77,5 +77,5 @@ def test_fractions_without_a_hit_are_not_certain() -> None:
     assert (1 - none(10)) ** 10 == pytest.approx(0.025)
 
 
-def test_share_in_one_window_alone_says_nothing() -> None:
+def test_fraction_in_one_window_alone_says_nothing() -> None:
     check(clustered_fraction(np.array([1, 0]), np.array([2, 0])), 0.5, 0, 1)

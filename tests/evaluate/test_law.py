@@ -1,4 +1,4 @@
-"""Law of slot 1 on a grid, where both laws and their distance are known."""
+"""Distribution of slot 1 on a grid, where both distributions and their distance are known."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_constant_student_misses_all_but_its_token(fixed_law: Pair, monkeypatch:
     assert slot_law(fixed_law, [TEXT], contexts=2, resolution=600).tv.value == pytest.approx(0.7)
 
 
-def test_law_is_that_of_the_pairs_own_sweep(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distribution_is_that_of_the_pairs_own_sweep(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     contexts: list[list[int]] = []
     prefill = pair.student.prefill
     monkeypatch.setattr(pair.student, "prefill", lambda ids: contexts.append(ids[0].tolist()) or prefill(ids))

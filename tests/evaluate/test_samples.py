@@ -67,7 +67,7 @@ def test_loss_is_the_teachers_on_the_new_tokens_alone(pair: Pair) -> None:
 
 
 def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> None:
-    # A law of 0.2, 0.3 and 0.5 whatever came before.
+    # A distribution of 0.2, 0.3 and 0.5 whatever came before.
     own = Written(DecodeConfig("ar"), np.array([[30, 40, 70, 70], [70, 70, 70, 70]]), 4)
     other = Written(DecodeConfig("pflm", 2), np.array([[70, 70, 70, 70], [70, 70, 70, 70]]), 2)
     first, second = scored(fixed_law.teacher, PREFIXES[:2], [own, other])

@@ -42,7 +42,7 @@ def test_passes_are_drawn_best_and_worst_with_push_forward_at_zero() -> None:
     assert list(traces["other splits"].x) == [2, 2]
     assert "x2, then x1 x3" in traces["other splits"].customdata[0]
     assert (list(traces["push-forward"].x), list(traces["push-forward"].y)) == ([1], [0])
-    assert len({trace.marker.symbol for trace in traces.values()}) == len(traces)  # told apart without colour
+    assert len({trace.marker.symbol for trace in traces.values()}) == len(traces)  # distinct without colour
     marked = traces["1+2, best order"]  # the split of the title, which lies on no line
     assert (marked.marker.symbol, list(marked.x), list(marked.y)) == ("diamond", [2], [pytest.approx(0)])
     assert "x2, then x1 x3" in marked.customdata[0]

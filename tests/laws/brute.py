@@ -1,4 +1,4 @@
-"""Laws of small models by enumeration: every block of k tokens over seven rows, each scored alone."""
+"""Distributions of small models by enumeration: every block of k tokens over seven rows, each scored alone."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def block_law(model: Teacher, ids: list[int], k: int, temperature: float = 1.0) 
 
 @torch.inference_mode()
 def slot_laws(model: MaskedModel, ids: list[int], block: tuple[int, ...]) -> np.ndarray:
-    """(k, V) laws of the masked model, for one partly masked block alone."""
+    """(k, V) distributions of the masked model, for one partly masked block alone."""
     return model.log_probs(torch.tensor([[*ids, *block]]))[0, len(ids) :].double().exp().numpy()
 
 
 def product(law: np.ndarray) -> np.ndarray:
-    """The law of the same shape whose slots are apart."""
+    """The distribution of the same shape with independent slots."""
     k = law.ndim
     margins = [law.sum(axis=tuple(i for i in range(k) if i != j)) for j in range(k)]
     whole = margins[0]
@@ -57,7 +57,7 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def same_law(blocks: np.ndarray, law: np.ndarray) -> float:
-    """p-value of blocks (N, k) against a law (V,) * k: cells expected five times, the rest in one."""
+    """p-value of blocks (N, k) against a distribution (V,) * k: cells expected five times, the rest in one."""
     from scipy.stats import chisquare
 
     counts = np.zeros(law.shape)

@@ -17,7 +17,7 @@ TREE = TeacherTree(PAIR.teacher, np.array(IDS))
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
-def test_total_correlation_is_that_of_the_enumerated_law(k: int) -> None:
+def test_total_correlation_is_that_of_the_enumerated_distribution(k: int) -> None:
     whole = block_law(PAIR.teacher, IDS, k)
     blocks = teacher_blocks(TREE, k, 1, range(4096))
     found = slot_means(TREE, k, blocks).correlation()

@@ -1,4 +1,4 @@
-"""The exact law of two tokens against enumeration, and its bounds for every M."""
+"""The exact distribution of two tokens against enumeration, and its bounds for every M."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .brute import IDS, MASK, ROWS, block_law, divergence, product, tiny
 
 
 @pytest.mark.parametrize("seed", [1, 2, 4])
-def test_all_first_tokens_give_the_law_by_enumeration(seed: int) -> None:
+def test_all_first_tokens_give_the_distribution_by_enumeration(seed: int) -> None:
     pair = tiny(seed=seed)
     law, whole = pair_law(pair, IDS), block_law(pair.teacher, IDS, 2)
     assert law.uncovered == 0
@@ -125,7 +125,7 @@ def test_contexts_that_the_pair_cannot_read_are_refused(ids: list[int]) -> None:
         pair_law(tiny(), ids)
 
 
-def test_what_does_not_sum_to_one_is_no_law() -> None:
+def test_what_does_not_sum_to_one_is_not_a_distribution() -> None:
     half = np.full(2, 0.5)
     for first, given in ((half, [[0.5, 0.4], half]), ([0.5, 0.6], [half, half]), (half, [[1.5, -0.5], half])):
         with pytest.raises(KfError, match="distribution"):

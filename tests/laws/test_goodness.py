@@ -47,7 +47,7 @@ def partitions(k: int, size: int) -> list[Partition]:
 
 @pytest.mark.parametrize("size", [6, 100, 600, 4096])
 @pytest.mark.parametrize("k", [2, 3])
-def test_cells_hold_what_the_law_says_and_are_expected_five_times(k: int, size: int) -> None:
+def test_cells_have_the_probability_of_their_blocks_and_are_expected_five_times(k: int, size: int) -> None:
     whole = block_law(PAIR.teacher, IDS, k)
     every = np.array(list(itertools.product(range(ROWS), repeat=k)))
     for parts in partitions(k, size):
@@ -148,7 +148,7 @@ def test_a_set_by_hand() -> None:
 
 
 class Written(TeacherTree):
-    """The tree of a law of three tokens (V, V, V) that is written down."""
+    """The tree of an explicit distribution of three tokens (V, V, V)."""
 
     def __init__(self, law: Floats) -> None:
         self.law = law
@@ -159,7 +159,7 @@ class Written(TeacherTree):
 
 
 def follows(rows: int = 12) -> Floats:
-    """A law of three tokens: nearly always each is followed by one of two."""
+    """A distribution of three tokens: nearly always each is followed by one of two."""
     next_one = np.full((rows, rows), 5e-4 / rows)
     for token in range(rows):
         next_one[token, [(token + 1) % rows, (token + 2) % rows]] += np.array([0.6, 0.4]) * (1 - 5e-4)
@@ -233,13 +233,13 @@ def test_probabilities_are_looked_up_or_computed_alike() -> None:
     np.testing.assert_allclose(log_probs(TREE, pair_law(PAIR, IDS, 2), blocks[:3]), found[:3], atol=1e-5)
 
 
-def test_a_large_law_is_pooled_by_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_distribution_is_pooled_by_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pointwise mutual information" in partition(TREE, LAW, 2, 1000).cells.pools[0]
     monkeypatch.setattr(goodness, "LARGEST_SORTED", 3)
     assert partition(TREE, LAW, 2, 1000).cells.pools[-1] == "all others"
 
 
-def test_pools_of_a_law_with_one_pair_that_is_nearly_sure_hold_enough_each() -> None:
+def test_pools_beside_one_nearly_certain_pair_are_each_expected_often_enough() -> None:
     first = np.append(1 - 1e-4, np.full(8, 1e-4 / 8))
     law = law_from(np.array([1]), first, np.arange(9), np.tile(first, (9, 1)))
     for size in (512, 4096, 100_000):

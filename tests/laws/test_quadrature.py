@@ -103,5 +103,5 @@ def test_the_bundled_student_is_where_many_points_say() -> None:
     found = student_distance(*exact(pair, ids))
     assert found is not None
     assert found.low <= slow_distance(pair, ids, 2**17) <= found.high  # type: ignore[operator]
-    # The student is not nearer to the teacher than perfect marginals here; the page once said 0.476 against 0.580.
+    # The student is not nearer to the teacher than exact marginals here; the page once said 0.476 against 0.580.
     assert pair_law(pair, ids).tv_product.value < found.low

@@ -1,4 +1,4 @@
-"""Every sampler against its own law by enumeration; a block depends on its number and the seed alone."""
+"""Every sampler against its own distribution by enumeration; a block depends on its number and the seed alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ N = 6000
 
 
 def filling_law(k: int, sizes: list[int], order: Order) -> np.ndarray:
-    """Law of the masked model's blocks, by enumeration of orders and of all tokens drawn in a pass."""
+    """Distribution of the masked model's blocks, by enumeration of orders and of all tokens drawn in a pass."""
     assert PAIR.masked is not None
     states = {(MASK,) * k: 1.0}
     permutations = list(itertools.permutations(range(k))) if order == "random" else [None]
@@ -67,7 +67,7 @@ def other(seed: int = 5) -> Pair:
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_teacher_s_blocks_have_the_teacher_s_law(k: int) -> None:
+def test_teacher_s_blocks_have_the_teacher_s_distribution(k: int) -> None:
     blocks = teacher_blocks(TeacherTree(PAIR.teacher, np.array(IDS)), k, 11, range(N))
     assert same_law(blocks, block_law(PAIR.teacher, IDS, k)) > 1e-3
 
@@ -82,7 +82,7 @@ def test_teacher_and_student_are_the_pair_s_two_maps() -> None:
     assert (student_blocks(tree, 2, 4, range(300)) == two.student).all()
 
 
-def test_product_blocks_have_the_product_law() -> None:
+def test_product_blocks_have_the_product_distribution() -> None:
     marginals = np.random.default_rng(0).dirichlet(np.ones(ROWS), size=3)
     law = np.multiply.outer(np.multiply.outer(marginals[0], marginals[1]), marginals[2])
     assert same_law(product_blocks(marginals, 2, range(N)), law) > 1e-3
@@ -99,14 +99,14 @@ def test_masked_marginals_are_those_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("k", "sizes"), [(2, [2]), (3, [2, 1]), *(pytest.param(k, [1] * k, marks=FULL) for k in (2, 3))]
 )
-def test_masked_blocks_have_the_law_of_their_schedule(k: int, sizes: list[int], order: Order) -> None:
+def test_masked_blocks_have_the_distribution_of_their_schedule(k: int, sizes: list[int], order: Order) -> None:
     law = filling_law(k, sizes, order)
     assert law.sum() == pytest.approx(1, abs=1e-5)
     blocks = masked_blocks(PAIR, IDS, k, 13, range(N), len(sizes), order)
     assert same_law(blocks, law) > 1e-3
 
 
-def test_orders_and_passes_are_told_apart_by_that_test() -> None:
+def test_orders_and_passes_are_distinguished_by_that_test() -> None:
     law = filling_law(2, [1, 1], "random")
     assert same_law(masked_blocks(PAIR, IDS, 2, 13, range(N), 2, "confident"), law) < 1e-3
     assert same_law(masked_blocks(PAIR, IDS, 2, 13, range(N), 1, "random"), law) < 1e-3

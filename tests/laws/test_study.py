@@ -1,4 +1,4 @@
-"""One context's study: its parts agree with each other and with the laws by enumeration."""
+"""One context's study: its parts agree with each other and with the distributions by enumeration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_two_tokens_are_exact_throughout() -> None:
     assert [e.sampler for e in found.samplers] == list(rows)
 
 
-def test_a_teacher_alone_has_its_law_and_the_product_of_its_marginals() -> None:
+def test_a_teacher_alone_has_its_distribution_and_the_product_of_its_marginals() -> None:
     whole = tiny(with_masked=False)
     found, both = (finished(study_steps(pair, IDS, 3, blocks=500)) for pair in (Pair(whole.teacher), whole))
     kept = [row for row in both.samplers if row.sampler != "student"]

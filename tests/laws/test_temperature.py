@@ -1,4 +1,4 @@
-"""Laws and samplers at temperatures other than 1, against enumeration of softmax(logits / temperature)."""
+"""Distributions and samplers at temperatures other than 1, against enumeration of softmax(logits / temperature)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def student_tokens(pair: Pair, u: Floats, temperature: float) -> Ints:
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_the_joint_law_is_that_of_divided_logits(temperature: float) -> None:
+def test_the_joint_distribution_is_that_of_divided_logits(temperature: float) -> None:
     pair = tiny()
     tree = tree_at(pair, temperature)
     law, whole = pair_law(pair, IDS, tree=tree), block_law(pair.teacher, IDS, 2, temperature)

@@ -131,11 +131,11 @@ LAWS = {
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_a_law_sums_to_one(name: str) -> None:
+def test_a_distribution_sums_to_one(name: str) -> None:
     assert checked_law(LAWS[name]).sum() == pytest.approx(1, abs=1e-15)
 
 
-def test_laws_by_hand() -> None:
+def test_distributions_by_hand() -> None:
     assert permutation().tolist() == [[0, HALF], [HALF, 0]]
     three = permutation(3)
     assert {tuple(map(int, block)) for block in np.argwhere(three)} == set(permutations(range(3)))
@@ -208,7 +208,7 @@ def test_the_support_condition_is_its_definition_and_the_strictest(name: str) ->
     assert not meets or all(s.random > 0.01 for s in unmasking(law) if len(s.sizes) < law.ndim)
 
 
-def test_the_support_condition_of_known_laws() -> None:
+def test_the_support_condition_of_known_distributions() -> None:
     assert support_witness(permutation(4)) is None
     assert support_witness(chain(2, 0.0)) is None
     found = support_witness(not_all_equal())
@@ -297,7 +297,7 @@ def test_defaults_and_json() -> None:
         (lambda: witness(correlation(0.1), tolerance=-1), "tolerance is -1"),
     ],
 )
-def test_what_is_no_law_is_refused(call: object, failed: str) -> None:
+def test_what_is_not_a_distribution_is_refused(call: object, failed: str) -> None:
     with pytest.raises(KfError) as error:
         call()  # type: ignore[operator]
     assert failed in error.value.failed

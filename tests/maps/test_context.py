@@ -167,7 +167,7 @@ def test_near_a_tie_the_batch_does_not_decide(of: str, monkeypatch: pytest.Monke
     shake(here.teacher, monkeypatch)
     shake(here.student, monkeypatch)
     tokens_of = getattr(here, of)
-    # The exact map's first law is that of the context, which no batch shares: it cannot be shaken.
+    # The exact map's first distribution is that of the context, which no batch shares: it cannot be shaken.
     u = points_at_ties(tokens_of, range(1 if of == "exact" else 0, 4), seed=2)
     expected = alone(tokens_of, u)
     rows = np.random.default_rng(0).permutation(len(u))
@@ -206,7 +206,7 @@ def test_each_distinct_prefix_is_evaluated_once(monkeypatch: pytest.MonkeyPatch)
     assert student_rows == [30, 512, 88]  # two slots a pass: neither the second nor the last has prefixes of its own
 
 
-def test_one_noise_vector_takes_one_pass_of_the_student_and_each_law_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_noise_vector_takes_one_pass_and_each_distribution_once(monkeypatch: pytest.MonkeyPatch) -> None:
     here, u = held(), random_noise(1)
     teacher_rows, student_rows = (rows_passed(network, monkeypatch) for network in (here.teacher, here.student))
     for _ in range(3):
@@ -216,7 +216,7 @@ def test_one_noise_vector_takes_one_pass_of_the_student_and_each_law_only_once(m
     assert student_rows == [1, 1, 1]
 
 
-def test_laws_that_are_forgotten_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distributions_that_were_evicted_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     u = random_noise(40)
     expected = alone(held().exact, u)
     monkeypatch.setattr(context, "REMEMBERED", 3)

@@ -61,7 +61,7 @@ def assert_near(ours: Tensor, theirs: np.ndarray) -> None:
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=TOLERANCE)
 
 
-def test_teacher_gives_the_published_law_after_the_context(teacher: Teacher, data: Arrays) -> None:
+def test_teacher_gives_the_published_distribution_after_the_context(teacher: Teacher, data: Arrays) -> None:
     ours, mask = teacher.log_probs(ids(data["ctx"]))[:, -1], int(data["V"]) - 1
     assert_near(ours[:, :mask], data["ar_logprob_last"][:, :mask])
     assert (ours[:, mask] < -900).all()

@@ -262,7 +262,7 @@ def test_the_running_mean_is_what_is_kept_and_survives_a_kill(tmp_path: Path) ->
     assert torch.equal(resumed.vocab_embed.embedding, whole.vocab_embed.embedding)
 
 
-def test_a_share_of_the_first_weights_is_kept_also_after_a_kill(tmp_path: Path) -> None:
+def test_weights_are_interpolated_with_the_initial_ones_also_after_a_kill(tmp_path: Path) -> None:
     def fitted(folder: str, share: float, stop: int = 99) -> Tensor:
         network, config = small_teacher(), dataclasses.replace(CONFIG, wise_ft_alpha=share)
         fit(

@@ -120,7 +120,7 @@ def test_noise_inversion_asks_for_the_text_under_noise_of_its_own_cells(monkeypa
     assert torch.equal(exact_targets(source, ids, u, ends), text)
 
 
-def test_the_law_at_the_context_is_learned_beside_the_map() -> None:
+def test_the_next_token_distribution_is_learned_beside_the_map() -> None:
     source = small_teacher().requires_grad_(False)
     learner = small_student()
     learner.load_state_dict(source.state_dict(), strict=False)
@@ -160,7 +160,7 @@ def test_the_parts_of_a_batch_add_up_to_it(changes: dict[str, Any]) -> None:
     assert sum(halves) / 2 == pytest.approx(masked_loss(network, TOKENS, config, 0).item(), rel=1e-5)
 
 
-def test_a_share_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fraction_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     monkeypatch.setattr(losses, "continued", lambda _, ids, _noise: rows.append(len(ids)) or ids)
     for share in (0.0, 0.5, 1.0):
@@ -169,7 +169,7 @@ def test_a_share_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.M
     assert rows == [2, 4]
 
 
-def test_the_masked_loss_weighs_hidden_tokens_by_one_over_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_masked_loss_weighs_hidden_tokens_by_one_over_their_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that is uniform over V tokens has the bound ln V, whatever is hidden."""
     config = dataclasses.replace(CONFIG, batch=64)
     shown: list[Tensor] = []

@@ -74,7 +74,7 @@ def client(url: str) -> Iterator[Client]:
 
 
 def asked(url: str, name: str, body: str) -> tuple[str, Any]:
-    """The event and its data that a program is told which speaks plain HTTP."""
+    """The event and its data that a program receives over plain HTTP."""
     begun = httpx.post(f"{url}/gradio_api/call/v2/{name}", content=body, headers={"Content-Type": "application/json"})
     told = httpx.get(f"{url}/gradio_api/call/v2/{name}/{begun.json()['event_id']}", timeout=60).text
     (event, data), *more = re.findall(r"event: (complete|error)\ndata: (.*)\n", told)
@@ -83,7 +83,7 @@ def asked(url: str, name: str, body: str) -> tuple[str, Any]:
 
 
 def by_mcp(url: str, *work: Callable[[ClientSession], Awaitable[Any]]) -> list[Any]:
-    """What an MCP client is told, in one session."""
+    """What an MCP client receives, in one session."""
 
     async def session() -> list[Any]:
         async with streamable_http_client(url) as (reading, writing, _), ClientSession(reading, writing) as opened:
@@ -278,7 +278,7 @@ def test_without_k_a_pass_has_as_many_tokens_as_the_student(client: Client, pair
         ("generate", {"seed": float("inf")}, "The seed is inf."),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(url: str, name: str, given: dict[str, Any], told: str) -> None:
+def test_what_is_wrong_is_said_in_one_line(url: str, name: str, given: dict[str, Any], told: str) -> None:
     event, data = asked(url, name, json.dumps({**USUAL[name], **given}))
     assert event == "error"
     assert told in data["error"]
@@ -319,7 +319,7 @@ def test_a_mistake_of_the_server_tells_nothing(
         assert (answer.isError, text(answer)) == (True, "The server made a mistake.")
 
 
-def test_a_text_whose_time_is_over_is_told_as_far_as_it_is(pair: Pair) -> None:
+def test_a_text_whose_time_is_over_is_returned_as_far_as_it_is(pair: Pair) -> None:
     now = count()
     limited = local_service({"small": lambda: pair}, ServerLimits(run_seconds=30), clock=lambda: float(next(now)))
     answer = Api(limited).generate(PROMPT, "ar", new_tokens=40)
@@ -349,7 +349,7 @@ def test_an_assistant_finds_three_tools_that_say_what_they_do(url: str) -> None:
     assert found.tools[0].inputSchema["required"] == ["prompt", "u"]
 
 
-def test_an_assistant_is_told_the_same_in_json(url: str, client: Client) -> None:
+def test_an_assistant_gets_the_same_in_json(url: str, client: Client) -> None:
     given = {**USUAL, "laws": {"prompt": PROMPT, "blocks": 100}}
     answers = by_mcp(f"{url}/gradio_api/mcp/", *(tool(name, **given[name]) for name in NAMES))
     for name, answer in zip(NAMES, answers, strict=True):

@@ -95,7 +95,9 @@ def test_what_the_page_does_not_need_is_not_there(client: TestClient, method: st
         ("POST", f"{API}/mcp/schema", "GET, HEAD"),
     ],
 )
-def test_another_method_is_told_which_one_is_served(client: TestClient, method: str, path: str, allowed: str) -> None:
+def test_a_refused_method_names_the_one_that_is_served(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 

@@ -24,7 +24,7 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-def test_a_port_in_use_is_told_before_anything_is_loaded(shell: Shell, taken: int) -> None:
+def test_a_port_in_use_is_reported_before_anything_is_loaded(shell: Shell, taken: int) -> None:
     told = shell.refused(f"app --port {taken} --pair nothing")
     assert f"Port {taken} is in use." in told
     assert "kfexplore app --port 8001" in told
@@ -45,7 +45,7 @@ def test_what_cannot_be_listened_on_is_refused(host: str, port: int, told: str) 
     assert "1 to 65535" in caught.value.valid
 
 
-def test_app_py_is_told_of_the_variable_as_it_takes_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_app_py_names_the_variable_as_it_takes_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/app.py"])
     with pytest.raises(KfError) as caught:
         free_port("127.0.0.1", 0, {})

@@ -1,4 +1,4 @@
-"""What the page is told: the same answers as the package's own, and errors as data."""
+"""What the page receives: the same answers as the package's own, and errors as data."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_other_checkpoints_are_refused_unless_the_operator_lets_them_be_named(pa
     assert named == ["runs/mine"]
 
 
-def test_why_a_pair_cannot_be_loaded_is_told_in_the_log_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_why_a_pair_cannot_be_loaded_is_in_the_log_alone(capsys: pytest.CaptureFixture[str]) -> None:
     def missing() -> Pair:
         raise KfError("It is not in /secret/place.", "put it there")
 
@@ -300,7 +300,7 @@ def test_why_a_pair_cannot_be_loaded_is_told_in_the_log_alone(capsys: pytest.Cap
     assert "/secret/place" in capsys.readouterr().err
 
 
-def test_a_hub_out_of_reach_is_told_and_not_asked_again_for_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_out_of_reach_is_reported_and_not_asked_again_for_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     asked_for: list[float] = []
     now = [0.0]
 
@@ -333,7 +333,7 @@ def test_a_pair_that_came_after_all_is_there_at_once(pair: Pair) -> None:
     assert service.models.holds("late")
 
 
-def test_where_too_many_wait_the_rest_is_told_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_too_many_wait_the_rest_is_refused_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     service = local_service({"tales": lambda: pair}, ServerLimits(questions=1))
     service.point(asked())
     started, release = threading.Event(), threading.Event()

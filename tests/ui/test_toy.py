@@ -1,4 +1,4 @@
-"""The sub-tab of the toy laws: what its handler says, for every law and at the ends of every slider."""
+"""The sub-tab of the toy distributions: what its handler says, for every toy and at the ends of every slider."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_each_click_draws_a_hundred_more_of_one_seed_and_then_of_the_next() -> N
         assert f"seed {seed}" in text
 
 
-def test_the_tab_shows_the_first_law_at_once_and_only_its_sliders() -> None:
+def test_the_tab_shows_the_first_distribution_at_once_and_only_its_sliders() -> None:
     with gr.Blocks(analytics_enabled=False) as demo:
         build_toy_tab()
     sliders = {b.elem_id: b.visible for b in demo.blocks.values() if isinstance(b, gr.Slider)}

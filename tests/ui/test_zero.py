@@ -311,7 +311,7 @@ def test_surprises_are_asked_for_here(spaces: ModuleType, lent: Service) -> None
     assert [what for what, _ in spaces.calls] == ["texts"]
 
 
-def test_a_mistake_in_the_other_process_is_told_here(spaces: ModuleType, lent: Service) -> None:
+def test_a_mistake_in_the_other_process_is_reported_here(spaces: ModuleType, lent: Service) -> None:
     answer: Any = lent.tables({**ASKED, "u": [2.0, 0, 0, 0]})
     assert not answer["ok"]
     assert answer["failed"]
