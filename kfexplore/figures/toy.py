@@ -129,11 +129,11 @@ def passes_words(toy: ToyLaw) -> tuple[str, str]:
             "exact: the errors of the orders cancel"
         )
     elif passes == toy.law.ndim:
-        finding = f"One pass of perfect marginals is off by {first.best:.2g}; only one token per pass is exact"
+        finding = f"One pass of exact marginals is off by {first.best:.2g}; only one token per pass is exact"
     else:
         which = "in every order" if least.worst <= EXACT else "in the best order"
         finding = (
-            f"One pass of perfect marginals is off by {first.best:.2g}; {passes} passes of {toy.law.ndim} can be exact "
+            f"One pass of exact marginals is off by {first.best:.2g}; {passes} passes of {toy.law.ndim} can be exact "
             f"({least.name}, {which})"
         )
     others = "diamonds are other splits, " if len(toy.schedules) > toy.law.ndim else ""

@@ -108,7 +108,7 @@ def marginal(law: Floats, position: int, visible: frozenset[int]) -> Floats:
 
 
 def unmasked(law: Floats, schedule: Schedule, given: Given | None = None) -> Floats:
-    """Distribution of an ideal masked diffusion model: perfect marginals, independent within a pass.
+    """Distribution of an ideal masked diffusion model: exact marginals, independent within a pass.
 
     Args:
         law: (V,) * L probabilities.

@@ -67,7 +67,7 @@ quadrature over the student's noise, with its error. <b>≥</b>: the 95 % lower 
 distance may be any larger, so do not compare lower limits with each other or with exact values. One prompt does not
 rank samplers: notebook 02 compares them over contexts of <code>tales</code>. <b>✕</b>: fraction of blocks rarer than
 about one in a thousand of the teacher's own. <b>p</b>: how often blocks of the teacher itself would be this far from
-its distribution (G-test). <b>KL</b>: of the teacher from the sampler, where that is known (of perfect marginals for
+its distribution (G-test). <b>KL</b>: of the teacher from the sampler, where that is known (of exact marginals for
 the ideal MDLM)."""
 """Of the table of samplers."""
 POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others: a pool is

@@ -26,7 +26,7 @@ from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, m
 from kfexplore.ui.links import Link
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
-what is visible. Here the marginals are perfect, so all error is that independence."""
+what is visible. Here the marginals are exact, so all error is that independence."""
 DRAWN: Final = 100
 """Blocks per click."""
 ROUNDS: Final = 10
@@ -42,7 +42,7 @@ ABOUT: Final = {
 }
 
 LIMITS: Final = """<b>What this does not show.</b> Fixed orders and a uniformly random order are enumerated; orders that
-are chosen from the tokens drawn so far are not. A trained masked model has imperfect marginals besides. The star is the
+are chosen from the tokens drawn so far are not. A trained masked model has inexact marginals besides. The star is the
 exact push-forward map, which exists for every distribution; how close a trained student comes to it is a question for
 the other tabs."""
 
