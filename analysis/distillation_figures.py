@@ -27,7 +27,7 @@ class Progress:
     step: int
     losses: list[float]  # (K,) on the exact tokens, nats per slot; 0 would be the exact map
     agreement: list[float]  # (K,) fraction of noise vectors for which the slot is exact
-    agreement_interval: list[float]  # (K,) half widths of the 95 % intervals, over stretches of text
+    agreement_interval: list[float]  # (K,) half widths of the 95 % intervals, over text windows
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def progress_figure(run: Sequence[Progress], blind: Blind, theme: Theme = "light
 
 
 def legs_figure(legs: Sequence[Leg], theme: Theme = "light") -> go.Figure:
-    """The loss of each slot over all steps of a long run, with its legs marked."""
+    """The loss of each slot over all steps of a long run, with its runs (legs) marked."""
     palette, steps, end = colours(theme), legs[-1].steps[-1], legs[-1].losses[-1]
     figure = blank(
         palette,

@@ -1,7 +1,7 @@
 """Samples from the teacher and its student: `python -m analysis.quality --pair tales --out runs/quality`.
 
 After the first tokens of held-out texts, all decoders under the same noise: the teacher's loss
-against the variety of samples, over temperature, K, penalty and dither; the ranking by perplexity alone; where the
+against the diversity of samples, over temperature, K, penalty and dither; the ranking by perplexity alone; where the
 texts diverge; and the teacher's loss on a block, by the number of its exact tokens. Prints tables and writes
 quality.json, quality.csv, quality.html and one PNG per figure.
 """

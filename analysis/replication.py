@@ -1,6 +1,6 @@
 """The paper's tables on the published checkpoints: `python -m analysis.replication --task lm1b --out runs/replication`.
 
-Agreement under the same noise, Gen-PPL with the variety of the samples, the win rate against AR (with --judge), and
+Agreement under the same noise, Gen-PPL with the diversity of the samples, the win rate against AR (with --judge), and
 throughput, each beside the numbers of the paper and of an independent replication. Checkpoints and texts come from the
 hub unless they are given. Prints a table and writes replication.json, .csv, .html and one PNG per figure. Measurements
 stay in OUT/parts: an interrupted run continues with the same command.

@@ -30,8 +30,8 @@ _BESIDE: Final[dict[Source, tuple[str, str]]] = {
     "replication": ("independent replication", "square-open"),
 }
 _NOTES: Final = {
-    "agreement": "Bars: 95 % intervals over stretches of text.",
-    "quality": "Bars: 95 % intervals over samples. A Gen-PPL below AR's own is not better: see what variety it costs.",
+    "agreement": "Bars: 95 % intervals over text windows.",
+    "quality": "Bars: 95 % intervals over samples. A Gen-PPL below AR's is not better: see what diversity it costs.",
     "judge": "Bars: 95 % intervals. At the dotted line the judge has no preference. Each pair is shown in both orders, "
     "and counts half a win where the order decides.",
     "throughput": "Bars: from the slowest to the fastest repeat. Our AR is decoded as well as the student, the paper's "

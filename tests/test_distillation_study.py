@@ -51,7 +51,7 @@ def test_student_learns_and_the_run_continues_where_it_was(pair: Pair) -> None:
         distil(pair, corpus, TEXTS, 12, 0, 0, TINY)
 
 
-def test_baseline_is_the_likeliest_token_of_the_teacher(pair: Pair) -> None:
+def test_baseline_is_the_most_likely_token_of_the_teacher(pair: Pair) -> None:
     found = blind(pair, ["".join(TEXTS)])
     assert 1 / pair.teacher.config.vocab_size < found.share < 1
     assert 0 < found.nats < np.log(pair.teacher.config.vocab_size)

@@ -22,7 +22,7 @@ from kfexplore.results import Agreement, Bin, Floats, Ints, SlotLaw, steps
 from kfexplore.training.targets import exact_targets
 
 FEWEST_BEFORE = 8
-"""Fewest tokens of a stretch before a block."""
+"""Fewest tokens of a window before a block."""
 ROWS_AT_ONCE = 256
 FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -37,7 +37,7 @@ def agreement(
         pair: Teacher, student and tokenizer.
         texts: Held-out texts.
         windows: Stretches of one context length, evenly spaced.
-        groups: Prefixes per stretch, drawn without replacement; each has one noise vector.
+        groups: Prefixes per window, drawn without replacement; each has one noise vector.
         seed: Random seed for prefixes and noise.
         temperature: Temperature of both maps; `teacher_nll` is at temperature 1.
 
@@ -118,7 +118,7 @@ def noise_blind(
 
 @torch.inference_mode()
 def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int = 1024, seed: int = 0) -> SlotLaw:
-    """Total variation distance of the two distributions of the first token, after one random prefix per stretch.
+    """Total variation distance of the two distributions of the first token, after one random prefix per window.
 
     The student's distribution is counted on a midpoint grid over u, so it has no sampling error; the exact map on the
     same grid (`tv_exact`) shows the grid's error. The interval is over contexts.

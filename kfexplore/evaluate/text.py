@@ -1,4 +1,4 @@
-"""Held-out text: read, encoded, and cut into evenly spaced stretches."""
+"""Held-out text: read, encoded, and cut into evenly spaced windows."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:
 
 
 def stretches(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
-    """Evenly spaced stretches of a text, `count` or as many as fit without overlap; (count, length).
+    """Evenly spaced windows of a text, `count` or as many as fit without overlap; (count, length).
 
-    If texts are shorter than a stretch, each stretch starts with a text, as a prompt does.
+    If texts are shorter than a window, each window starts with a text, as a prompt does.
 
     Args:
         ids: (T,), from `text_ids`.
         begins: Where each text begins, ascending.
-        count: Number of stretches.
-        length: Tokens per stretch.
+        count: Number of windows.
+        length: Tokens per window.
 
     Raises:
         KfError: fewer than two were requested, or fit.

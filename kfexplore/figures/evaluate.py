@@ -1,4 +1,4 @@
-"""Figures of `kfexplore eval`: agreement by slot, agreement against entropy, quality against variety of samples."""
+"""Figures of `kfexplore eval`: agreement by slot, agreement against entropy, quality against diversity of samples."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def quality_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> go.
         f"samples {anchor.teacher_nll.value:.2f}; distinct-2 is {plain.distinct_2.value:.0%}, that of the teacher's "
         f"own {anchor.distinct_2.value:.0%}",
         "Each mark: mean over samples with 95 % intervals. The target is the teacher's own mark, where the dotted "
-        "lines cross: neither lower loss nor more variety is better by itself.",
+        "lines cross: neither lower loss nor more diversity is better by itself.",
     )
     figure.add_hline(anchor.teacher_nll.value, line=dotted(palette))
     figure.add_vline(100 * anchor.distinct_2.value, line=dotted(palette))

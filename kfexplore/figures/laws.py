@@ -22,7 +22,7 @@ _IMPOSSIBLE: Final = "✕"
 def joint_figure(
     law: BlockLaw, panel: Panel = "joint", text: Text = str, theme: Theme = "light", most: int = 8
 ) -> go.Figure:
-    """A heat map of pairs of tokens, the likeliest on the axes; all panels of a distribution have one scale.
+    """A heat map of pairs of tokens, the most likely on the axes; all panels of a distribution have one scale.
 
     Args:
         law: Distribution of the next two tokens.
@@ -135,7 +135,7 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
 
 
 def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "light", most: int = 8) -> go.Figure:
-    """Bars of each sampler's blocks against expectation: the likeliest ones, and those that are all but impossible."""
+    """Bars of each sampler's blocks against expectation: the most likely and the all but impossible ones."""
     palette, teacher = colours(theme), measured.samplers[0]
     blocks = teacher.cells.blocks[:most]
     names = [" ".join(visible(text, token) for token in block) for block in blocks]
@@ -145,7 +145,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     figure = blank(
         palette,
         f"{worst.impossible.value:.1%} of the samples of {worst.sampler} are as unlikely as the teacher's rarest 0.1%",
-        "Bars: fraction of a sampler's blocks that are one of the likeliest, under the line that the teacher's exact "
+        "Bars: fraction of a sampler's blocks that are one of the most likely, under the line that the teacher's exact "
         f"distribution expects; on the right ({_IMPOSSIBLE}), on a scale of its own, the fraction of blocks that are "
         "all but impossible.",
     )

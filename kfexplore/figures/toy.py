@@ -13,7 +13,7 @@ from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results import Floats, Ints, ToyDraws, ToyLaw, Unmasking
 
 MOST_BLOCKS: Final = 32
-"""Bars drawn; of more blocks the likeliest are shown."""
+"""Bars drawn; of more blocks the most likely are shown."""
 EXACT: Final = 1e-12
 """A distance up to this is the rounding of float64."""
 _HUE: Final = 8
@@ -208,7 +208,7 @@ def blocks_words(toy: ToyLaw) -> tuple[str, str]:
 def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
     """The probability of each block, exact and in one pass of marginals; impossible blocks have a sign.
 
-    Of more than `MOST_BLOCKS` the likeliest are drawn.
+    Of more than `MOST_BLOCKS` the most likely are drawn.
     """
     palette, shown = colours(theme), _shown(toy)
     names = np.array(["".join(map(str, np.unravel_index(block, toy.law.shape))) for block in shown])

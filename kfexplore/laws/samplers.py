@@ -161,7 +161,7 @@ def masked_blocks(
     """The masked model in several passes, as even as can be with larger ones first; float64 inverse CDF throughout.
 
     random: the slots are filled in an order drawn for each sample. confident: every pass draws a token for each slot
-    that is still masked and keeps those that are likeliest under their own distributions.
+    that is still masked and keeps those that are most likely under their own distributions.
 
     Raises:
         KfError: no masked model; passes are not 1 .. k.

@@ -52,11 +52,11 @@ class Agreement:
     agreement_by_entropy: list[list[Bin]]  # (K, bins) by the teacher's entropy at the block's start, nats
     block_by_entropy: list[Bin]  # (bins,) of all K tokens, by that entropy
     agreement_by_margin: list[list[Bin]]  # (K, 5) by fifths of the student's margin (largest logit less second largest)
-    windows: int  # stretches of text
-    context: int  # tokens per stretch; a block starts after 8 of them or more
+    windows: int  # text windows
+    context: int  # tokens per window; a block starts after 8 of them or more
     blocks: int  # noise vectors, each after a random prefix
     seed: int  # of the prefixes and the noise
-    tokens: int  # of the whole text, from which the stretches are taken evenly spaced
+    tokens: int  # of the whole text, from which the windows are taken evenly spaced
     teacher_entropy: float = math.nan  # mean over the prefixes, nats per token
     agreement_by_length: list[float] = field(default_factory=list)
     """(K,) fraction of blocks whose first k tokens are all exact, k = 1 .. K; empty in older documents."""

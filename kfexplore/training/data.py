@@ -157,23 +157,23 @@ def document_starts(folder: Path, tokens: Tokens) -> Tokens | None:
 
 
 def windows(tokens: Tokens, batch: int, length: int, seed: int, step: int, starts: Tokens | None = None) -> Tensor:
-    """`batch` random stretches of `length` tokens, the same for the same (seed, step); (B, length) int64.
+    """`batch` random windows of `length` tokens, the same for the same (seed, step); (B, length) int64.
 
     Args:
         tokens: (N,) tokens of the corpus.
-        batch: Number of stretches B.
-        length: Tokens per stretch.
+        batch: Number of windows B.
+        length: Tokens per window.
         seed, step: Key the choice.
-        starts: Positions at which a stretch may begin, ascending; None: anywhere.
+        starts: Positions at which a window may begin, ascending; None: anywhere.
 
     Raises:
-        KfError: fewer tokens than one stretch.
+        KfError: fewer tokens than one window.
     """
     count = len(tokens) - length + 1
     if starts is not None:
         count = int(np.searchsorted(starts, count))
     if count < 1:
-        raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one stretch, {length}")
+        raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one window of {length} tokens")
     chosen: Tokens = noise.generator(seed, "windows", step).integers(0, count, size=batch)
     if starts is not None:
         chosen = starts[chosen]

@@ -58,7 +58,7 @@ def test_a_constant_student_agrees_as_often_as_noise_falls_into_its_cell(
     assert measured.student_nll_by_slot == pytest.approx(100.0 * (1 - hits.mean(axis=0)), abs=1e-3)
 
 
-def test_who_never_reads_the_noise_names_the_likeliest_token(fixed_law: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_noise_blind_student_names_the_most_likely_token(fixed_law: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     share, nats = noise_blind(fixed_law, [TEXT], windows=3, groups=5)
     law = np.array([0.2, 0.3, 0.5])
     assert (share, nats) == pytest.approx((0.5, -(law * np.log(law)).sum()))
@@ -104,7 +104,7 @@ def test_fractions_are_those_of_the_pairs_own_blocks(pair: Pair, monkeypatch: py
     measured = agreement(pair, [TEXT], windows=3, groups=20, seed=0)
     blocks = []
     for ids, u, ends in asked:
-        assert len(set(ends[0].tolist())) == 20  # prefixes of a stretch are drawn without replacement
+        assert len(set(ends[0].tolist())) == 20  # prefixes of a window are drawn without replacement
         assert ends.min() >= 8
         blocks += [pair.block(ids[:, :end], u[:, g]) for g, end in enumerate(ends[0].tolist())]
     same = np.concatenate([block.teacher == block.student for block in blocks])

@@ -81,7 +81,7 @@ def test_loss_ratio_is_against_the_first_decoders_samples(fixed_law: Pair) -> No
     assert (first.k, second.k, second.nfe, second.decoder) == (1, 2, 2, "K = 2")
 
 
-def test_variety_is_counted_within_each_sample(fixed_law: Pair) -> None:
+def test_diversity_is_counted_within_each_sample(fixed_law: Pair) -> None:
     tokens = np.array([[30, 40, 30, 40, 30, 40], [30, 30, 30, 30, 30, 30]])
     (row,) = scored(fixed_law.teacher, PREFIXES[:2], [Written(DecodeConfig("ar"), tokens, 6)])
     assert row.entropy.value == pytest.approx(np.log(2) / 2)

@@ -63,7 +63,7 @@ def test_stretches_reach_from_the_first_token_to_the_last() -> None:
 def test_stretches_start_with_texts_that_are_shorter_than_them() -> None:
     begins = np.array([0, 3, 7, 8])
     assert stretches(np.arange(12), begins, 4, 4)[:, 0].tolist() == [0, 3, 8]
-    assert stretches(np.arange(12), begins, 4, 3)[:, 0].tolist() == [0, 3, 6, 9]  # texts as long as a stretch
+    assert stretches(np.arange(12), begins, 4, 3)[:, 0].tolist() == [0, 3, 6, 9]  # texts as long as a window
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 3), (5, 6)])

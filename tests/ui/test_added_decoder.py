@@ -46,7 +46,7 @@ def likeliest(pair: Pair, prompt: list[int], count: int) -> list[int]:
     return row[len(prompt) :]
 
 
-def test_it_writes_the_likeliest_tokens(pair: Pair) -> None:
+def test_it_writes_the_most_likely_tokens(pair: Pair) -> None:
     config, networks = DecodeConfig("greedy"), Networks(pair.teacher)
     noise = keyed_noise(0, range(3), config, networks, 6)
     found = generate(config, networks, PROMPTS, noise, 6)
