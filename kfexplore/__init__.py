@@ -11,4 +11,4 @@ from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair, pair_from_files
 
 __all__ = ["KfError", "Pair", "load_model", "load_pair", "pair_from_files"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -222,8 +222,10 @@ def test_a_picture_is_small_and_shown(path: Path) -> None:
 
 
 def test_the_version_is_one() -> None:
-    assert f"To be {kfexplore.__version__}," in read(ROOT / "CHANGELOG.md")
-    assert yaml.safe_load(read(ROOT / "CITATION.cff"))["version"] == kfexplore.__version__
+    newest, released = re.findall(r"^## \[(\d.*)\] - (.*)$", read(ROOT / "CHANGELOG.md"), re.MULTILINE)[0]
+    cited = yaml.safe_load(read(ROOT / "CITATION.cff"))
+    assert kfexplore.__version__ == newest == cited["version"]
+    assert released == str(cited["date-released"])
 
 
 def test_the_citation_has_what_the_format_needs() -> None:

@@ -201,7 +201,7 @@ def test_the_queue_cannot_be_passed_by(client: TestClient, demo: gr.Blocks) -> N
         assert called(client, demo, name).status_code == 404
 
 
-def test_a_handler_that_fails_tells_nothing(
+def test_a_handler_that_fails_reveals_nothing(
     client: TestClient, demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
