@@ -136,8 +136,6 @@ def _token(line: Line, n: int, surprise: list[float] | None, hints: bool) -> str
 
 @lru_cache(maxsize=2**14)
 def _visible(piece: str) -> str:
-    """A token's text between others: spaces stay, except where there is nothing else; the rest as marks."""
-    if not piece.strip(" "):
-        return token_label(piece) if piece else ""
+    """A token's text between others: spaces stay, the rest as marks."""
     shown = "".join(sign if sign == " " else token_label(sign) for sign in piece)
     return html.escape(shown.replace("↵", "↵\n"))

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from scipy.special import entr, rel_entr
 from torch import Tensor
-from tqdm import tqdm
 
 from kfexplore.config import check_temperature
 from kfexplore.decoding.cdf import distribution
@@ -90,7 +89,7 @@ class TeacherTree:
             yield slice(0, count), root.expand(count, -1)[:, None] if every else root.expand(count, -1)
             return
         tile = max(1, min(ROWS_AT_ONCE, ENTRIES_AT_ONCE // (len(self._root) * (slots if every else 1))))
-        for start in tqdm(range(0, count, tile), desc="teacher", leave=False, delay=1):
+        for start in range(0, count, tile):
             rows = slice(start, min(start + tile, count))
             tokens = torch.from_numpy(prefixes[rows]).to(self._root.device)
             laws = distribution(self.context.logits_after(tokens, every), self.temperature)

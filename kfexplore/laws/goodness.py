@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, xlog1py, xlogy
+from scipy.special import entr, gammaln, xlog1py, xlogy
 from scipy.stats import chi2, power_divergence
 
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.laws.exact import NOT_A_LAW, TeacherTree
-from kfexplore.results import BlockLaw, Cells, Distance, Floats, Ints, SamplerLaw
+from kfexplore.results import EXPLAINED, BlockLaw, Cells, Distance, Floats, Ints, SamplerLaw, Surprise
 
 EXPECTED = 5.0
 """Least expected number of blocks per cell."""
@@ -291,14 +291,38 @@ def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:
     return found
 
 
+def most_surprising(tree: TeacherTree, blocks: Ints) -> list[Surprise]:
+    """For each of R blocks (R, K), the token whose surprisal exceeds the entropy of its distribution most.
+
+    The excess counts because a rare token among many rare ones is nothing unusual.
+    """
+    found = []
+    for rows, laws in tree.after(blocks[:, :-1], every=True):
+        given = laws.cpu().numpy()
+        chosen = np.take_along_axis(given, blocks[rows, :, None], axis=2)[..., 0]
+        with np.errstate(divide="ignore"):
+            excess = -np.log(chosen) - entr(given).sum(axis=2)
+        for n, slot in enumerate(excess.argmax(axis=1).tolist()):
+            likely = int(given[n, slot].argmax())
+            found.append(Surprise(slot, float(chosen[n, slot]), likely, float(given[n, slot, likely])))
+    return found
+
+
 def judged(
-    drawn: Ints, parts: Partition, known: Floats, tails: Sequence[Tail], tv: Distance | None, **plain: Any
+    drawn: Ints,
+    parts: Partition,
+    tree: TeacherTree,
+    known: Floats,
+    tails: Sequence[Tail],
+    tv: Distance | None,
+    **plain: Any,
 ) -> SamplerLaw:
     """All measurements on the blocks (N, K) of one sampler.
 
     Args:
         drawn: Independent blocks.
         parts: Cells that were chosen for N blocks.
+        tree: The teacher's distributions, to say what is wrong with impossible blocks.
         known: (N,) their log-probabilities under the teacher.
         tails: Of the teacher's distribution, that of all but impossible blocks first.
         tv: The distance, where it is known; None: a lower bound from the blocks.
@@ -307,6 +331,7 @@ def judged(
     law, cells = parts.cells.probability, parts.index(drawn)
     counts, impossible = np.bincount(cells, minlength=len(law)), known < tails[0].below
     g, dof, p_value = g_test(counts, law)
+    wrong = np.flatnonzero(impossible[:EXPLAINED])
     return SamplerLaw(
         blocks=drawn,
         cells=parts.cells,
@@ -319,6 +344,7 @@ def judged(
         tv_expected=expected_tv(law, len(drawn)),
         impossible=intervals.wilson(float(impossible.mean()), len(drawn)),
         is_impossible=impossible,
+        wrong=dict(zip(wrong.tolist(), most_surprising(tree, drawn[wrong]), strict=True)),
         **plain,
     )
 

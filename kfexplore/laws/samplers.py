@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from kfexplore import noise
 from kfexplore.decoding.cdf import choose, invert
@@ -235,7 +234,7 @@ def _masked_laws(masked: MaskedModel, ids: list[int], blocks: Ints) -> Iterator[
     k = blocks.shape[1]
     context = torch.tensor(ids, device=masked.device)
     tile = max(1, min(TOKENS_AT_ONCE // (len(ids) + k), ENTRIES_AT_ONCE // (k * masked.config.vocab_size)))
-    for start in tqdm(range(0, len(blocks), tile), desc="masked", leave=False, delay=1):
+    for start in range(0, len(blocks), tile):
         rows = slice(start, min(start + tile, len(blocks)))
         slots = torch.from_numpy(blocks[rows]).to(masked.device)
         whole = torch.cat([context.expand(len(slots), -1), slots], dim=1)

@@ -120,6 +120,7 @@ def study_steps(
             goodness.judged(
                 drawn,
                 partitions[size],
+                tree,
                 goodness.log_probs(tree, law, drawn),
                 tails,
                 tv,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from kfexplore.results.maps import Floats, Ints
 from kfexplore.results.quality import Estimate
+
+EXPLAINED = 8
+"""Blocks of each sampler that are written out, with what is wrong with them."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,16 @@ class Cells:
 
 
 @dataclass(frozen=True)
+class Surprise:
+    """The token of a block that surprises the teacher most, given the tokens of the block before it."""
+
+    slot: int  # from 0
+    probability: float  # of that token
+    likely: int  # the likeliest token there
+    likely_probability: float
+
+
+@dataclass(frozen=True)
 class SamplerLaw:
     """N blocks of one sampler against the teacher's distribution."""
 
@@ -248,6 +261,8 @@ class SamplerLaw:
     is_impossible: npt.NDArray[np.bool_]  # (N,) which
     kl: float | None  # KL(teacher || sampler), nats, where it is known: 0 or for a product of marginals
     seconds: float  # to draw the blocks, and to find `tv` by quadrature
+    wrong: dict[int, Surprise] = field(default_factory=dict)
+    """What is wrong with the impossible ones among the first `EXPLAINED` blocks, by sample number."""
 
     @property
     def size(self) -> int:

@@ -30,6 +30,7 @@ from kfexplore.ui.links import TABS, follow_links, read_links
 from kfexplore.ui.protocol import Json, Request
 from kfexplore.ui.server import DEFAULT_PORT, ROOT_VARIABLE, exempt_loopback, few_arenas, root_path
 from kfexplore.ui.service import Service, local_service
+from kfexplore.ui.studies import store_studies
 from kfexplore.ui.tabs.generate import GenerateTab
 from kfexplore.ui.tabs.joint import JointTab
 from kfexplore.ui.tabs.scrub import CHOOSE, open_on, opening, scrub_view
@@ -190,8 +191,9 @@ def first_payload(service: Service, name: str) -> Json:
 
 
 def store_first_screen(name: str = DEFAULT_PAIR) -> Path:
-    """Writes the first screen of a bundled pair beside its weights; returns the file."""
+    """Writes the first screen and the first studies of a bundled pair beside its weights; returns the first file."""
     folder, (service, _) = bundled_folder(name), make_service(name)
+    store_studies(service, name)
     payload = {**fresh_first_payload(service, name), "weights": fingerprint(pair_parts(folder))}
     (folder / FIRST_SCREEN).write_text(json.dumps(payload) + "\n")
     return folder / FIRST_SCREEN

@@ -50,6 +50,7 @@ CSS: Final = """
     linear-gradient(to right, var(--kf-prose-shade), transparent) left / 1rem 100% no-repeat scroll,
     linear-gradient(to left, var(--kf-prose-shade), transparent) right / 1rem 100% no-repeat scroll;
 }
+.kf-prose .kf-prose-why { margin: -.2rem 0 .45rem; font-size: .8rem; line-height: 1.35; }
 @media (max-width: 600px) { .kf-prose :is(th, td) { padding-right: .4rem; font-size: .78rem; } }
 .kf-prose .kf-prose-cards { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; }
 .kf-prose .kf-prose-cards > div { flex: 1 1 230px; min-width: 0; }
@@ -178,6 +179,17 @@ REFUSED: Final = mistake(
 def decoder_choices(missing: Sequence[Kind] = ()) -> list[tuple[str, str]]:
     """Names and values of the decoders, but for those that ask a model which is missing."""
     return [(DECODERS[name].label, name) for name in possible([kind for kind in MODELS if kind not in missing])]
+
+
+def chosen_decoders(chosen: Sequence[str] | None) -> tuple[str, ...]:
+    """What the field of decoders holds.
+
+    Raises:
+        KfError: nothing.
+    """
+    if not chosen:
+        raise KfError("No decoder is chosen.", f"one or more of {', '.join(each.label for each in DECODERS.values())}")
+    return tuple(chosen)
 
 
 def takers(option: str) -> str:

@@ -35,13 +35,27 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def app_url() -> Iterator[str]:
-    """The app with the pair `tales`, as `make app` launches it."""
+    """The app with the pair `tales`."""
+    with served("tales") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def stories_url() -> Iterator[str]:
+    """The app with the pair `stories`, as `make app` launches it."""
+    with served("stories") as url:
+        yield url
+
+
+@contextmanager
+def served(pair: str) -> Iterator[str]:
+    """The address of the app, on a free port."""
     from kfexplore.ui.app import launch
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    demo = launch("tales", port=port, prevent_thread_lock=True, quiet=True)
+    demo = launch(pair, port=port, prevent_thread_lock=True, quiet=True)
     yield f"http://127.0.0.1:{port}/"
     demo.close()
 

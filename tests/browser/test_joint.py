@@ -59,7 +59,7 @@ def test_the_tab_answers_for_the_prompt_above_it(page: Page, app_url: str, pair:
 def test_more_tokens_and_another_seed_are_drawn_anew(page: Page, app_url: str) -> None:
     opened(page, app_url)
     expect(page.locator(STATUS)).to_contain_text("seed 0")
-    first = page.locator(f"{SAMPLERS} .kf-prose-block").first
+    first = page.locator("#joint-texts .kf-prose-block").first
     expect(first.locator("span")).to_have_count(2)
     fewer_blocks(page)
     page.locator("#joint-k input[type=range]").fill("3")
@@ -75,7 +75,7 @@ def test_the_temperature_of_a_link_is_followed_and_can_be_changed(page: Page, ap
     expect(slider).to_have_value("0.5")
     page.locator("#joint-go").click()  # the tab may have been opened before the link was read
     expect(head).to_contain_text("at temperature 0.5.")
-    expect(page.locator(STATUS)).to_contain_text("The masked model has no temperature")
+    expect(page.locator(SAMPLERS)).to_contain_text("The masked model has no temperature")
     slider.fill("1")
     expect(page.locator(f"{SAMPLERS} table")).to_contain_text("MDLM, 1 pass")
     expect(head).not_to_contain_text("temperature")
@@ -94,6 +94,20 @@ def test_a_ranked_context_becomes_the_prompt(page: Page, app_url: str, pair: Pai
     expect_law_of(page, pair, best.text)
 
 
+def test_the_example_of_stories_is_on_the_first_screen_at_once(page: Page, stories_url: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    opened(page, stories_url)
+    head, texts = page.locator("#joint-head"), page.locator("#joint-texts")
+    expect(head).to_contain_text("of independent draws are blocks that the teacher all but never writes")
+    expect(head).to_be_in_viewport(ratio=1)
+    expect(texts.locator(".kf-prose-block").nth(2)).to_be_in_viewport()
+    expect(texts.locator(".kf-prose-why").first).to_contain_text("likeliest")
+    page.locator("#joint-contexts").get_by_text("Opening and closing quote").click()
+    expect(head).to_contain_text("next 4 tokens after")
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile("cried loudly,$"))
+    expect(page.locator("#joint-k input[type=range]")).to_have_value("4")
+
+
 def test_a_mistake_leaves_what_was_shown(page: Page, app_url: str, pair: Pair) -> None:
     opened(page, app_url)
     expect_law_of(page, pair, EXAMPLES[0])
@@ -101,7 +115,7 @@ def test_a_mistake_leaves_what_was_shown(page: Page, app_url: str, pair: Pair) -
     page.locator("#joint-go").click()
     expect(page.locator(STATUS)).to_contain_text("Valid:")
     expect(page.locator(f"{SAMPLERS} table")).to_contain_text("teacher")
-    expect(page.locator("#joint-head")).to_contain_text(f"K = 2 tokens after “{EXAMPLES[0]}”")
+    expect(page.locator("#joint-head")).to_contain_text(f"next 2 tokens after “{EXAMPLES[0]}”")
     page.locator("#prompt textarea").fill("The king")
     for seed in ("-1", "1.5"):
         page.locator("#joint-seed input").fill(seed)
@@ -138,10 +152,10 @@ def test_a_number_as_it_is_typed_is_sent_within_its_ends(page: Page, app_url: st
     for typed, sent, left in (("9", 4, "4"), ("", 2, "2")):
         number = page.locator("#joint-k input[type=number]")
         number.fill(typed)
-        expect(head).to_contain_text(f"K = {sent} tokens")
+        expect(head).to_contain_text(f"next {sent} tokens")
         number.blur()
         expect(number).to_have_value(left)
-        expect(head).to_contain_text(f"K = {sent} tokens")
+        expect(head).to_contain_text(f"next {sent} tokens")
     page.get_by_role("tab", name="Toy distributions").click()
     page.get_by_text("Noisy XOR", exact=True).click()
     for typed, distance in (("9", "The distribution meets none of the conditions"), ("", "0.500"), ("0.3", "0.200")):

@@ -118,7 +118,7 @@ def test_markup_is_text_in_every_tab(page: Page, app: App) -> None:
     expect(page.locator("#generate-texts")).to_contain_text("alert(")
 
     tab(page, "Joint vs marginal")
-    expect(page.locator("#joint-samplers")).to_contain_text("alert(")
+    expect(page.locator("#joint-texts")).to_contain_text("alert(")
     expect(page.locator("#joint-joint .xtick text")).to_have_count(8)
     ticks = page.locator("#joint-joint :is(.xtick, .ytick) text").all_text_contents()
     assert {tick.rstrip("12") for tick in ticks} <= {word.rstrip("12") for word in WORDS}

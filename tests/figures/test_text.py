@@ -47,7 +47,7 @@ def test_backgrounds_alternate_by_step_and_a_masked_models_grow_stronger() -> No
         ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
         ('"&', "&quot;&amp;"),
         (" a b", " a b"),
-        (" ", "·"),
+        (" ", " "),
         ("\n", "↵\n"),
         ("a\n b", "a↵\n b"),
         ("\t", "⇥"),

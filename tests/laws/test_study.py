@@ -6,11 +6,16 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import entr
+from tqdm import tqdm
 
 from kfexplore.errors import KfError
 from kfexplore.laws import study as module
+from kfexplore.laws.exact import TeacherTree
+from kfexplore.laws.goodness import most_surprising
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair
+from kfexplore.results import EXPLAINED
 
 from .brute import IDS, MASK, block_law, divergence, product, slot_laws, tiny
 
@@ -134,3 +139,32 @@ def test_progress_rises_and_names_every_sampler() -> None:
     assert shares == sorted(shares)
     assert 0 == shares[0] <= shares[-1] < 1
     assert [what for _, what in told][2:] == [row.sampler for row in found.samplers]
+
+
+def test_the_most_surprising_token_exceeds_the_entropy_of_its_slot_most() -> None:
+    pair = tiny(with_masked=False)
+    tree = TeacherTree(pair.teacher, np.array(IDS))
+    rng = np.random.default_rng(0)
+    blocks = rng.choice(np.flatnonzero(tree.root), (20, 3))
+    found = most_surprising(tree, blocks)
+    for block, said in zip(blocks.tolist(), found, strict=True):
+        laws = [block_law(pair.teacher, [*IDS, *block[:j]], 1) for j in range(3)]
+        excess = [-np.log(law[token]) - entr(law).sum() for law, token in zip(laws, block, strict=True)]
+        assert said.slot == int(np.argmax(excess))
+        law = laws[said.slot]
+        assert said.probability == pytest.approx(law[block[said.slot]], rel=1e-4)
+        assert (said.likely, said.likely_probability) == (int(law.argmax()), pytest.approx(law.max(), rel=1e-4))
+    assert most_surprising(tree, blocks[:0]) == []
+
+
+def test_impossible_blocks_that_are_written_out_are_explained() -> None:
+    found = finished(study_steps(tiny(with_masked=True), IDS, 3, blocks=2000, seed=3))
+    for row in found.samplers:
+        assert sorted(row.wrong) == np.flatnonzero(row.is_impossible[:EXPLAINED]).tolist()
+    assert any(row.wrong for row in found.samplers)
+
+
+def test_a_study_prints_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would fill the console of a server, whose page shows the progress itself."""
+    monkeypatch.setattr(tqdm, "__init__", lambda *_, **__: pytest.fail("a bar"))
+    assert finished(study_steps(tiny(with_masked=True), IDS, 3, blocks=200)).samplers

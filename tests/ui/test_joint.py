@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 
+from kfexplore.config import STUDY_BLOCKS
+from kfexplore.figures.palette import colours
 from kfexplore.laws.study import StudySteps
 from kfexplore.pair import Pair
-from kfexplore.results import ContextStudy
+from kfexplore.results import ContextStudy, Surprise
 from kfexplore.ui.components import Shown
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.service import Service, local_service
+from kfexplore.ui.studies import drawn
 from kfexplore.ui.tabs.joint import JointTab, Study
+from kfexplore.ui.tabs.scrub import opening
 
 
 @pytest.fixture
@@ -30,10 +35,10 @@ def tab_of(service: Service) -> JointTab:
         return JointTab(service, [], [gr.Textbox(), gr.Textbox()], tab, [])
 
 
-def press(tab: JointTab, **changes: Any) -> Shown:
-    """What is shown when the button has been pressed."""
+def press(tab: JointTab, start: Callable[..., Shown] | None = None, **changes: Any) -> Shown:
+    """What is shown when the button has been pressed, or after another start."""
     given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "temperature": 1, "held": None}
-    return tab.start(**{**given, "is_open": True, "dark": False, **changes})
+    return (start or tab.start)(**{**given, "is_open": True, "dark": False, **changes})
 
 
 def running(tab: JointTab, **changes: Any) -> tuple[Study, Iterator[Shown]]:
@@ -62,40 +67,86 @@ def plain(text: str) -> str:
 def test_the_answer_is_that_of_the_study(tab: JointTab, k: int) -> None:
     shown, study = asked(tab, k=k), measured(tab.service, k, 512, 0)
     assert f"first two: {study.law.mutual_information.value:.3f} nats" in plain(shown[tab.status])
-    assert f"next two tokens: {study.law.mutual_information.value:.2f} nats" in shown[tab.head]
-    assert f"next {k} tokens: {study.correlation.total.value:.2f} nats" in shown[tab.head].replace("two", "2")
-    assert f"Everything below: K = {k} tokens after “abc”." in plain(shown[tab.head])
-    for words, figure in tab.figures.values():
-        assert shown[words]
-        assert json.loads(shown[figure])["data"]
-    table = shown[tab.samplers]
+    head = plain(shown[tab.parts["head"]])
+    assert f"Everything below: the next {k} tokens after “abc”." in head
+    what = "Mutual information of the two tokens" if k == 2 else "Total correlation"
+    assert f"{what}: {study.correlation.total.value:.2f} nats" in head
+    for name in ("joint", "product", "difference", "surprise", "counts"):
+        assert shown[tab.parts[f"{name}-words"]]
+        assert json.loads(shown[tab.parts[name]])["data"]
+    table = shown[tab.parts["samplers"]]
     for row in study.samplers:
         assert row.sampler in table
         assert f">{row.tv.words}</td>" in table
         assert f">{row.tv.limits}</td>" in table
     assert f">{study.samplers[1].tv.low:.3f} to " in table or k > 2
     assert ("a pool is of blocks with one beginning" in plain(table)) is (k > 2)
-    assert table.count("✕") == 3 + sum(row.is_impossible[:8].sum() for row in study.samplers)
+    blocks = shown[tab.parts["blocks"]]
+    marked = sum(int(row.is_impossible[:8].sum()) for row in study.samplers)
+    assert blocks.count(" ✕</p>") == len(study.samplers) + marked
+    assert blocks.count("kf-prose-why") == marked
+    for row in study.samplers:
+        passes = "1 pass" if row.nfe == 1 else f"{row.nfe} passes"
+        assert f"{row.sampler} , {passes}: {100 * row.impossible.value:.1f} % ✕" in plain(blocks)
+
+
+def test_one_quantity_has_one_value(tab: JointTab) -> None:
+    shown, study = asked(tab), measured(tab.service, 2, 512, 0)
+    ideal = next(row for row in study.samplers if row.sampler == "ideal MDLM")
+    head, table = plain(shown[tab.parts["head"]]), shown[tab.parts["samplers"]]
+    assert f"independently gives a total variation distance of {ideal.tv.words}." in head
+    assert f">{ideal.tv.words}</td>" in table
+    impossible = f"{100 * ideal.impossible.value:.1f} %"
+    assert f"{impossible} of independent draws" in head
+    assert f">{impossible}</td>" in table
+
+
+def test_what_is_wrong_is_said_of_an_impossible_block(service: Service, pair: Pair) -> None:
+    study = measured(service, 3, 512, 0)
+    first, *rest = study.samplers
+    flags = np.arange(512) == 1
+    for slot, after in ((0, "abc"), (2, "abc" + "".join(pair.texts(first.blocks[1, :2].tolist())))):
+        odd = dataclasses.replace(first, is_impossible=flags, wrong={1: Surprise(slot, 0.00021, 4, 0.34)})
+        blocks = plain(drawn(dataclasses.replace(study, samplers=[odd, *rest]), pair)["blocks"])
+        token = pair.texts([int(first.blocks[1, slot])])[0]
+        assert f"✕ after “{after}”: “{token}” 0.021 %; likeliest: “e” 34 %" in blocks
+
+
+def test_the_first_example_is_shown_at_once_and_others_by_their_settings() -> None:
+    service = local_service({"stories": lambda: pytest.fail("no model is asked")})
+    tab = tab_of(service)
+    first, last = opening("stories").dependences[0], opening("stories").dependences[-1]
+    untouched: dict[str, Any] = {"pair": "stories", "prompt": opening("stories").prompts[0], "blocks": STUDY_BLOCKS}
+    shown = press(tab, tab.open, **untouched)
+    assert first.prompt in plain(shown[tab.parts["head"]])
+    assert set(shown) == set(tab.parts.values())
+    assert json.loads(shown[tab.parts["joint"]])["layout"]["font"]["color"] == colours("light").ink
+    theirs = {"prompt": last.prompt, "k": last.k, "temperature": last.temperature}
+    shown = press(tab, **untouched | theirs, dark=True)
+    assert f"next {last.k} tokens after" in plain(shown[tab.parts["head"]])
+    assert json.loads(shown[tab.parts["joint"]])["layout"]["font"]["color"] == colours("dark").ink
+    for changed in ({"k": 3}, {"prompt": "Tom"}, {"temperature": 0.5}):
+        assert tab.held in press(tab, tab.open, **untouched | changed)  # a study of what is asked
 
 
 def test_tokens_are_escaped_and_long_prompts_cut(tab: JointTab, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     study = measured(tab.service, 2, 512, 0)
-    bare = tab.show(study, dataclasses.replace(pair, tokenizer=None))
-    assert f"K = 2 tokens after {len(study.law.context)} token ids" in bare[tab.head]
+    bare = drawn(study, dataclasses.replace(pair, tokenizer=None))
+    assert f"next 2 tokens after {len(study.law.context)} token ids" in bare["head"]
     monkeypatch.setattr(Pair, "texts", lambda _, ids: ["far away, " * 4 + "<b>&" for _ in ids])
-    shown = tab.show(study, pair)
-    assert f"after “…away, {'far away, ' * 3}&lt;b&gt;&amp;”." in shown[tab.head]
-    assert "<b>&" not in shown[tab.samplers]
-    assert "&lt;b&gt;&amp;" in shown[tab.samplers]
+    shown = drawn(study, pair)
+    assert f"after “…away, {'far away, ' * 3}&lt;b&gt;&amp;”." in shown["head"]
+    assert "<b>&" not in shown["blocks"]
+    assert "&lt;b&gt;&amp;" in shown["blocks"]
 
 
 def test_everything_follows_the_temperature(tab: JointTab) -> None:
     shown, study = asked(tab, temperature=0.5), measured(tab.service, 2, 512, 0, 0.5)
     assert study.temperature == 0.5
     assert f"first two: {study.law.mutual_information.value:.3f} nats" in plain(shown[tab.status])
-    assert "trained at temperature 1 only" in shown[tab.status]
-    assert "K = 2 tokens after “abc” at temperature 0.5." in plain(shown[tab.head])
-    assert "MDLM, 1 pass" not in shown[tab.samplers]
+    assert "trained at temperature 1 only" in shown[tab.parts["samplers"]]
+    assert "next 2 tokens after “abc” at temperature 0.5." in plain(shown[tab.parts["head"]])
+    assert "MDLM, 1 pass" not in shown[tab.parts["samplers"]]
     assert study.law.mutual_information != measured(tab.service, 2, 512, 0).law.mutual_information
 
 
@@ -133,15 +184,15 @@ def test_a_mistake_after_a_study_is_the_last_that_is_shown(tab: JointTab) -> Non
     study, parts = running(tab)
     assert len(list(parts)) > 1
     wrong = press(tab, seed=-1, held=study)
-    assert list(tab.run(wrong[tab.held])) == [{tab.status: wrong[tab.status]}]
+    assert list(tab.run(study)) == [wrong]
     assert "The seed is -1." in wrong[tab.status]
 
 
 def test_a_pair_without_a_masked_model_says_so_and_shows_the_rest(tab: JointTab) -> None:
     shown = asked(tab, pair="bare")
-    assert "no masked model" in shown[tab.status]
-    assert "ideal MDLM" in shown[tab.samplers]
-    assert "MDLM, 1 pass" not in shown[tab.samplers]
+    assert "no masked model" in shown[tab.parts["samplers"]]
+    assert "ideal MDLM" in shown[tab.parts["samplers"]]
+    assert "MDLM, 1 pass" not in shown[tab.parts["samplers"]]
 
 
 def test_the_last_few_studies_are_kept_within_limits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +234,9 @@ def test_what_is_asked_last_runs_once_and_cancels_what_was_asked_before(tab: Joi
     first, shown = running(tab)
     next(shown)
     second, answer = running(tab, prompt="c b a", held=first)
-    assert list(shown) == []
-    assert "after “cba”" in plain(list(answer)[-1][tab.head])
+    (last,) = shown  # which Gradio repeats when the event of the first completes
+    assert "“c b a”" in last[tab.status]
+    assert "after “cba”" in plain(list(answer)[-1][tab.parts["head"]])
     assert list(tab.run(second)) == list(tab.run(None)) == [{tab.status: gr.skip()}]
 
 

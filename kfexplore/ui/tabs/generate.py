@@ -18,6 +18,7 @@ from kfexplore.ui.components import (
     REFUSED,
     Shown,
     boxed,
+    chosen_decoders,
     decoder_choices,
     failed,
     fitted,
@@ -146,7 +147,7 @@ class GenerateTab:
             config = WriteConfig(
                 pair,
                 prompt,
-                tuple(decoders or ()),
+                chosen_decoders(decoders),
                 whole("K", k),
                 whole("The number of new tokens", length),
                 whole("The number of samples", samples),

@@ -26,6 +26,16 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True)
+class Dependence:
+    """A context after which the next K tokens depend on each other in one way."""
+
+    kind: str
+    prompt: str
+    k: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Opening:
     """What the page offers when it opens with a pair."""
 
@@ -33,6 +43,8 @@ class Opening:
     """The first one is shown."""
     steps: tuple[int, ...] = (102, 71, 200, 360)
     """Noise of the first slots, in steps of 1/512. With `tales`, exact and learned agree on two slots of four."""
+    dependences: tuple[Dependence, ...] = ()
+    """Examples of Joint vs marginal, stored beside the weights; the first is shown when the tab opens."""
 
 
 OPENINGS = {
@@ -45,6 +57,22 @@ OPENINGS = {
             "Ben saw a small fox under a fern.",
         ),
         (138, 433, 238, 69, 333, 90, 99, 386),
+        (
+            Dependence("Name and gender", "Once upon a time, there was a little", 3, 0.7),
+            Dependence(
+                "Pronoun",
+                "Sophie loved her shiny ring, a gift from her father. On Friday, she could not find the ring.",
+                4,
+            ),
+            Dependence("Colour of an object", "Olive was a clever little girl with curly hair. She had a new", 2),
+            Dependence(
+                "Opening and closing quote",
+                "Olive was a clever little girl with curly hair. She had a new woolen scarf, and she never lent it to "
+                'anyone. On Thursday, Ben came by. "May I try your scarf, please?" asked Ben softly. Olive '
+                "cried loudly,",
+                4,
+            ),
+        ),
     )
 }
 """By the name of a pair; others have the prompts of `Opening`."""

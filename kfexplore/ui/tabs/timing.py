@@ -36,6 +36,7 @@ from kfexplore.ui.components import (
     Shown,
     boxed,
     cells,
+    chosen_decoders,
     decoder_choices,
     empty_figure,
     failed,
@@ -201,7 +202,7 @@ class TimingTab:
             config = RaceConfig(
                 pair,
                 prompt,
-                tuple(decoders or ()),
+                chosen_decoders(decoders),
                 tuple(whole("A batch", batch) for batch in batches or ()),
                 tuple(whole("K", k) for k in ks or ()),
                 whole("The number of new tokens", new_tokens),
