@@ -52,7 +52,7 @@ def test_coarse_sweeps_are_named_and_refined_at_rest(page: Page, request: pytest
     expect(origin).not_to_contain_text("Many are asking")
 
 
-def test_dice_and_reset_leave_locked_slots_alone(served: Page) -> None:
+def test_dice_leave_locked_slots_alone_and_reset_unlocks_them(served: Page) -> None:
     served.get_by_role("button", name="Lock slot 2").click()
     served.evaluate("{let n = 0; Math.random = () => (0.37 + 0.11 * n++) % 1}")  # never the noise that is there
     served.get_by_role("button", name="Roll the dice").click()
@@ -62,10 +62,11 @@ def test_dice_and_reset_leave_locked_slots_alone(served: Page) -> None:
     assert u[0] != START[0]
     assert all((value * STEPS) % 1 == 0.5 for value in u)
     assert_true(served)
-    served.get_by_role("button", name="Locked slot 2").click()
+    served.locator(".kfs-range").nth(1).fill("0.9")
     served.get_by_role("button", name="Reset").click()
     settled(served)
     assert noise(served) == START
+    expect(served.get_by_role("button", name="Locked slot 2")).to_have_count(0)
 
 
 def test_a_typed_number_is_not_rounded(served: Page) -> None:
@@ -156,7 +157,7 @@ def test_the_grid_is_asked_for_when_it_is_in_view(page: Page, request: pytest.Fi
     assert page.evaluate("server.asked.map(({ slots }) => slots)") == [[0, 1], [1, 2]]
 
 
-def test_the_old_grid_stays_until_the_one_of_other_slots_arrives(served: Page) -> None:
+def test_a_grid_that_is_computed_is_named_by_its_own_slots(served: Page) -> None:
     served.locator(".kfs-map").scroll_into_view_if_needed()
     share, meaning, plane = map(served.locator, (".kfs-mapshare", ".kfs-meaning", "[data-map=student]"))
     expect(share).to_contain_text("slots 1 and 2")
@@ -171,12 +172,16 @@ def test_the_old_grid_stays_until_the_one_of_other_slots_arrives(served: Page) -
     served.locator(".kfs-across").select_option("1")
     expect(share).to_have_text("computing…")
     expect(served.locator(".kfs-mapbody")).to_have_class("kfs-mapbody kfs-stale")
-    assert words() == before
+    picture_then, meaning_then, axis = words()
+    assert axis == "noise of slot 2 →"
+    assert "given the exact token" in (meaning_then or "")
+    assert picture_then != before[0], "nothing of other slots is drawn below these names"
     plane.click(position={"x": 40, "y": 60})
     assert noise(served) == START, "it takes no click: its slots are not those that are chosen"
     served.evaluate("go()")
     expect(served.get_by_role("alert")).to_contain_text("No grid.")
-    expect(served.locator(".kfs-across")).to_have_value("0")  # as what is drawn
+    expect(served.locator(".kfs-across")).to_have_value("0")  # the last that is there
+    assert words() == before
     served.evaluate("server.failing = []")
     served.locator(".kfs-across").select_option("1")
     expect(share).to_contain_text("slots 2 and 3")

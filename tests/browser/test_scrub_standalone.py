@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from typing import Literal
+
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from browser.played import EVIL, START, STEPS, WORDS, K, alone, noise, payload, shown, tokens
@@ -25,6 +29,24 @@ def test_first_screen_needs_no_server(page: Page) -> None:
     assert agreeing < K
     expect(page.locator(".kfs-agree")).to_have_text(f"{agreeing} of 3 slots agree")
     expect(page.locator(".kfs-dice")).to_be_hidden()
+
+
+def test_the_block_reads_as_a_sentence(page: Page) -> None:
+    alone(page, scrub.standalone_html(payload()))
+    slider = page.locator(".kfs-range").first
+    lines = page.locator(".kfs-sentence p")
+    for step in range(0, STEPS, 4):
+        slider.fill(str((step + 0.5) / STEPS))
+        both = [shown(page, model) for model in ("teacher", "student")]
+        first = next((n for n, (exact, learned) in enumerate(zip(*both, strict=True)) if exact != learned), None)
+        for line, ids in zip(lines.all(), both, strict=True):
+            tokens = line.locator(":scope > span > .kfs-token").all()
+            said = "".join((token.text_content() or "") for token in tokens).replace("≠ first difference: ", "")
+            assert said == "".join(token_label(WORDS[token]) for token in ids).replace("·", " ")
+            assert [n for n, token in enumerate(tokens) if "kfs-first" in (token.get_attribute("class") or "")] == (
+                [] if first is None else [first]
+            )
+        expect(lines.nth(1).get_by_text("≠")).to_have_count(0 if first is None else 1)
 
 
 @pytest.mark.parametrize("slot", range(K))
@@ -114,9 +136,62 @@ def test_two_figures_and_a_frame_share_a_page(page: Page) -> None:
     expect(page.locator("iframe")).not_to_have_css("height", "700px")
 
 
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_play_changes_the_sentence_and_a_second_press_stops_it(
+    page: Page, motion: Literal["no-preference", "reduce"]
+) -> None:
+    page.emulate_media(reduced_motion=motion)
+    alone(page, scrub.standalone_html(payload()))
+    play = page.locator(".kfs-play")
+    play.click()
+    expect(play).to_have_text("Stop")
+    expect(page.locator("[data-u]")).to_have_attribute("data-u", re.compile(r"^0\.[34]"))
+    play.click()
+    stopped = noise(page)
+    expect(play).to_have_text("Play")
+    assert stopped[1:] == START[1:]
+    assert shown(page, "teacher") == tokens("teacher", "Once upon", stopped)
+    page.wait_for_timeout(1500)
+    assert noise(page) == stopped
+
+
+def test_tracks_and_grid_are_saved_as_pictures(page: Page) -> None:
+    alone(page, scrub.standalone_html(payload()))
+    page.locator(".kfs-map").scroll_into_view_if_needed()
+    for button, name in ((".kfs-savetracks", "tracks"), (".kfs-savegrid", "grid")):
+        with page.expect_download() as saved:
+            page.locator(button).click()
+        assert saved.value.suggested_filename == f"kfexplore-{name}.png"
+        picture = Image.open(saved.value.path())
+        assert picture.width > 500
+        assert len(picture.convert("RGB").getcolors(2**24) or []) > 20
+
+
+def test_a_hint_opens_by_keys_and_closes_with_escape(page: Page) -> None:
+    alone(page, scrub.standalone_html(payload()))
+    button, words = page.get_by_role("button", name="What is edge?"), page.get_by_text("nearest border")
+    expect(words).to_be_hidden()
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(words).to_be_visible()
+    expect(words.get_by_role("link")).to_be_hidden()  # there is no server that has the document
+    page.keyboard.press("Escape")
+    expect(words).to_be_hidden()
+    expect(button).to_be_focused()
+
+
+def test_a_notebook_shows_the_figure_or_its_still_image(page: Page) -> None:
+    output = "<div class=jp-OutputArea-child>{}</div>".format
+    still = output('<img alt=still src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">')
+    alone(page, output(scrub.standalone_html(payload(), 700)) + still)
+    expect(page.locator("img")).to_be_hidden()
+    alone(page, output("<iframe></iframe>") + still)  # where no script runs
+    expect(page.locator("img")).to_be_visible()
+
+
 @pytest.mark.parametrize("width", [360, 768])
 def test_nothing_scrolls_sideways(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     alone(page, scrub.standalone_html(payload(prompt="word " * 300)))
-    expect(page.locator(".kfs-prompt")).to_contain_text("261 earlier tokens")
+    expect(page.locator(".kfs-prompt")).to_contain_text("289 earlier tokens")
     assert page.evaluate("document.documentElement.scrollWidth") == width

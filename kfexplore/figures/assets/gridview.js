@@ -3,12 +3,14 @@
 import { gridPair, stepOf } from "./codec.js";
 import { fitCanvas } from "./paint.js";
 import { paintGrid } from "./paintgrid.js";
+import { savePicture } from "./save.js";
 import { LARGE_STEP, SMALL_STEP } from "./state.js";
 import { coloursOf, hueOf, labelOf } from "./tokens.js";
 import { node, partsOf, setText, tipLine } from "./view.js";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-const GRID_PARTS = ["map", "mapbody", "across", "up", "differ", "mapshare", "meaning", "maps", "alone", "newplane"];
+const GRID_PARTS = ["map", "mapbody", "across", "up", "differ", "mapshare", "meaning", "maps", "alone", "newplane",
+  "savegrid"];
 
 export class GridView {
   // change(what) is called with what the reader changes of the grid, pick(slots, x, y) with a point of it.
@@ -22,6 +24,7 @@ export class GridView {
     const choose = (i, j) => (view.hideTip(), change({ slots: [i, Math.max(j, i + 1)] }));
     across.onchange = () => choose(Number(across.value), this.grid.slots[1]);
     up.onchange = () => choose(this.grid.slots[0], Number(up.value));
+    this.parts.savegrid.onclick = () => this.data && this.save();
     differ.onchange = () => change({ marksDifferences: differ.checked });
   }
 
@@ -60,12 +63,11 @@ export class GridView {
     const { parts } = this;
     const { data } = grid;
     const isShown = k > 1 && (hasServer || Boolean(data));
-    const drawn = data ? data.slots : grid.slots; // an older choice, until the chosen slots are there
     const isNew = before.grid !== grid || before.k !== k || before.context !== state.context;
-    Object.assign(this, { grid, drawn, u, texts: state.texts, resolution: state.context.resolution });
+    Object.assign(this, { grid, u, texts: state.texts, resolution: state.context.resolution });
     for (const { plane } of this.planes) {
-      plane.style.setProperty("--u", u[drawn[0]]);
-      plane.style.setProperty("--v", u[drawn[1]]);
+      plane.style.setProperty("--u", u[grid.slots[0]]);
+      plane.style.setProperty("--v", u[grid.slots[1]]);
     }
     if (!isNew) return;
     parts.mapbody.hidden = !isShown;
@@ -78,29 +80,30 @@ export class GridView {
     fillSelect(parts.up, grid.slots[0] + 1, k, grid.slots[1]);
     parts.mapbody.classList.toggle("kfs-stale", Boolean(data) && grid.status !== "known");
     this.showWords();
-    const isSame = before.grid.data === data && before.grid.marksDifferences === grid.marksDifferences;
+    const isSame = ["data", "slots", "marksDifferences"].every((name) => before.grid[name] === grid[name]);
     if (!isSame || before.k !== k) this.paint();
   }
 
-  // Whether other slots are chosen than are drawn.
-  get isOutdated() {
-    return !this.grid.data || this.grid.slots.some((slot, at) => slot !== this.drawn[at]);
+  // The grid of the chosen slots, or null until it is there: that of others would be under the wrong names.
+  get data() {
+    const { data, slots } = this.grid;
+    return data && slots.every((slot, at) => slot === data.slots[at]) ? data : null;
   }
 
   showWords() {
-    const [i, j] = this.drawn;
-    const { data } = this.grid;
-    setText(this.parts.meaning, meaningOfArea(this.drawn));
+    const { data, grid: { slots } } = this;
+    const [i, j] = slots;
+    setText(this.parts.meaning, meaningOfArea(slots));
     const percent = `${Math.round((data?.agreement ?? 0) * 100)} %`;
     const share = data?.student ? `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} of the grid` : "";
-    setText(this.parts.mapshare, this.isOutdated ? "computing…" : share);
+    setText(this.parts.mapshare, data ? share : "computing…");
     for (const [name, slot] of [["x", i], ["y", j]]) {
       const axes = this.parts.maps.querySelectorAll(`.kfs-${name}name`);
       for (const axis of axes) setText(axis, `noise of slot ${slot + 1} →`);
     }
     for (const { name, plane } of this.planes) {
       plane.ariaLabel = `${name} map of slots ${i + 1} and ${j + 1}; arrow keys move both sliders`;
-      if (!this.isOutdated) plane.ariaDescription = share;
+      if (data) plane.ariaDescription = share;
     }
   }
 
@@ -110,7 +113,7 @@ export class GridView {
   }
 
   paint() {
-    const { data, marksDifferences } = this.grid;
+    const { data, grid: { marksDifferences } } = this;
     for (const { model, canvas } of this.planes) {
       if (!data) fitCanvas(canvas);
       else if (this.colours && data[model]) {
@@ -120,8 +123,16 @@ export class GridView {
     }
   }
 
+  save() {
+    const [i, j] = this.grid.slots;
+    const line = `Noise of slot ${i + 1} across, of slot ${j + 1} up: ${this.parts.mapshare.textContent}`;
+    const shown = this.planes.filter(({ model }) => this.data[model]);
+    const panels = shown.map(({ name, canvas }) => ({ label: name, canvas }));
+    savePicture("kfexplore-grid.png", [line], panels, true, this.colours);
+  }
+
   label(id) {
-    return labelOf(this.grid.data.texts[id] ?? this.texts[id]);
+    return labelOf(this.data.texts[id] ?? this.texts[id]);
   }
 
   placeOf(plane, event) {
@@ -130,18 +141,19 @@ export class GridView {
   }
 
   pickAt(plane, event) {
-    if (!this.isOutdated) this.pick(this.drawn, ...this.placeOf(plane, event));
+    if (this.data) this.pick(this.grid.slots, ...this.placeOf(plane, event));
   }
 
   onKey(event) {
     if (!(event.key in ARROWS) || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     const size = (event.shiftKey ? LARGE_STEP : SMALL_STEP) / this.resolution;
-    this.pick(this.drawn, ...this.drawn.map((slot, at) => inside(this.u[slot] + ARROWS[event.key][at] * size)));
+    const { slots } = this.grid;
+    this.pick(slots, ...slots.map((slot, at) => inside(this.u[slot] + ARROWS[event.key][at] * size)));
   }
 
   showTip(plane, event) {
-    const { data } = this.grid;
+    const { data } = this;
     if (!data || event.pointerType === "touch") return;
     const [x, y] = this.placeOf(plane, event);
     const line = (name, model) => {

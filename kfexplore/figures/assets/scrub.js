@@ -7,9 +7,12 @@ import { Address } from "./address.js";
 import { stepOf } from "./codec.js";
 import { GridView } from "./gridview.js";
 import { Session } from "./session.js";
-import { activated, diced, gridChanged, heated, lockToggled, messageCleared, picked, reset, shortened, slid, slidByKey,
-  typed } from "./state.js";
+import { activated, diced, gridChanged, heated, linkedNoise, lockToggled, messageCleared, picked, playBegun,
+  playEnded, playedTo, reset, shortened, slid, slidByKey, typed } from "./state.js";
 import { View } from "./view.js";
+
+const PLAYED = 9000; // milliseconds from one end of a slider to the other
+const STEPS_PLAYED = 9; // for those who ask for less motion
 
 class Scrub {
   constructor(root, first, transport) {
@@ -38,10 +41,12 @@ class Scrub {
   }
 
   listenControls() {
-    const { dice, reset: back, heat } = this.view.parts;
+    const { dice, play, reset: back, heat, savetracks } = this.view.parts;
     const when = (act) => () => this.state.context && act();
     dice.onclick = when(() => this.move(diced(this.state), true));
+    play.onclick = when(() => this.play());
     back.onclick = when(() => this.move(reset(this.state), true));
+    savetracks.onclick = when(() => this.view.saveTracks(this.state));
     heat.oninput = when(() => this.move(heated(this.state, Number(heat.value))));
     heat.onchange = () => this.session.settle();
     this.view.parts.ks.onchange = ({ target }) => this.chooseK(Number(target.value));
@@ -71,6 +76,34 @@ class Scrub {
     this.move(state);
   }
 
+  // A second press stops the slider where it is, as any move does.
+  play() {
+    if (this.state.playing) return this.stopPlaying({ ...this.state, playing: null });
+    this.update(playBegun(this.state));
+    const { playing } = this.state;
+    const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const again = isCalm ? (tick) => setTimeout(tick, PLAYED / STEPS_PLAYED) : requestAnimationFrame;
+    let [played, last] = [0, performance.now()];
+    const tick = () => {
+      if (this.state.playing !== playing || !this.view.box.isConnected) return undefined;
+      if (played >= 1) return this.stopPlaying(playEnded(this.state));
+      const moved = playedTo(this.state, played);
+      const now = performance.now();
+      if (moved !== this.state) {
+        this.update(moved);
+        played += isCalm ? 1 / STEPS_PLAYED : Math.min(now - last, 100) / PLAYED;
+      }
+      last = now;
+      return again(tick);
+    };
+    return tick();
+  }
+
+  stopPlaying(state) {
+    this.update(state);
+    this.session.settle();
+  }
+
   onTyped(slot, field) {
     this.move(typed(this.state, slot, field.value.trim()), true);
     field.value = this.state.u[slot];
@@ -88,6 +121,14 @@ class Scrub {
   async chooseK(k) {
     if (k <= this.state.context.k) this.move(shortened(this.state, k));
     else if (!(await this.load({ k, u: this.state.u.slice(0, k) }))) this.address.follow();
+  }
+
+  // What a link says; without a question where the page can answer.
+  async open(change) {
+    const state = linkedNoise(this.state, change);
+    if (!state) return this.load(change);
+    this.move(state, true);
+    return true;
   }
 
   load(change) {
@@ -151,10 +192,11 @@ class Scrub {
 export function mountScrub(root, first, transport) {
   const scrub = new Scrub(root, first, transport || null);
   return {
-    open: (change) => scrub.load(change),
+    open: (change) => scrub.open(change),
     visit: (change) => scrub.visit(change),
     // The fields of the page around it: keys and values for the address, null for what is as the page opens.
     follow: (fields) => (Object.assign(scrub.address, { fields }), scrub.address.follow()),
+    hold: () => scrub.address.hold(),
     copyLink: (named) => scrub.address.copy(named),
     forget: () => scrub.update(messageCleared(scrub.state)),
     state: () => {

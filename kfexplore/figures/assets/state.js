@@ -29,6 +29,7 @@ export function initialState(hasServer) {
     activeSlot: null, // whose slider the reader holds or points at
     lastMovedSlot: null, // where a slider was the last to move
     isSettled: true, // nothing moves
+    playing: null, // the slider that moves by itself: {slot, from}, the noise to which it returns
     refine: [], // slots whose coarse sweeps are asked for once more
     refused: [], // slots, or "grid", that the server refused since the reader's last action
     inFlight: { point: null, sweep: null, track: null, grid: null },
@@ -81,7 +82,7 @@ export function opened(state, reply, keepsNoise = false) {
   const grid = reply.grid && reply.grid.ok !== false ? readGrid(reply.grid, { ...reply, temperature }) : null;
 
   const { pair, prompt, note, device, dtype, seconds, stored, trained, resolution, point } = reply;
-  const context = { pair, prompt, promptTokens, note, k, kMax, u: reply.u, temperature, point, resolution };
+  const context = { pair, prompt, promptTokens, note, k, kMax, u: reply.u, temperature, point, resolution, sweeps };
   const slots = Array.from({ length: kMax }, (_, slot) => slot);
   const initialNoise = slots.map((slot) => state.initialNoise[slot] ?? reply.u[slot] ?? 0.5);
   const made = next(state, {
@@ -97,6 +98,7 @@ export function opened(state, reply, keepsNoise = false) {
     activeSlot: null,
     lastMovedSlot: null,
     isSettled: true,
+    playing: null,
     refine: [],
     refused: [],
     seq: state.seq + 1,
@@ -123,7 +125,8 @@ export function loadFailed(state, failure, pair) {
 function moved(state, change) {
   const message = state.message?.isTyped ? null : state.message;
   const seq = state.seq + 1;
-  return next(state, { lastMovedSlot: null, refine: [], refused: [], ...change, seq, message, isSettled: false });
+  const stopped = { playing: null, lastMovedSlot: null, refine: [], refused: [] };
+  return next(state, { ...stopped, ...change, seq, message, isSettled: false });
 }
 
 // The noise from which one slider moves. Without a server the page holds one sweep for each slot: those through the
@@ -151,6 +154,26 @@ export function slid(state, slot, value) {
   return moved(state, { u: withSlot(baseNoise(state), slot, at), activeSlot: slot, lastMovedSlot: slot });
 }
 
+// The slider that was last active, or the first, is about to move by itself.
+export function playBegun(state) {
+  const active = state.activeSlot ?? state.lastMovedSlot ?? 0;
+  const slot = active < state.k ? active : 0;
+  return next(state, { playing: { slot, from: state.u[slot] }, activeSlot: slot, refused: [], isSettled: false });
+}
+
+// It stands at a share of its way. It waits for its sweep, which then answers for every step.
+export function playedTo(state, share) {
+  const { playing, tracks } = state;
+  if (!sweepFits(tracks[playing.slot].sweep, state)) return state;
+  return { ...slid(state, playing.slot, share), playing };
+}
+
+// It is back where it began.
+export function playEnded(state) {
+  const { slot, from } = state.playing;
+  return moved(state, { u: withSlot(state.u, slot, from), activeSlot: slot });
+}
+
 // A slider moves by so many steps; null where the key is none of its keys.
 export function slidByKey(state, slot, key, isShifted) {
   const { resolution } = state.context;
@@ -174,6 +197,15 @@ export function typed(state, slot, text) {
   return moved({ ...state, message: null }, { u: withSlot(baseNoise(state), slot, at) });
 }
 
+// What a link says of the noise, where it is of the context that is shown; null where the server has to answer.
+export function linkedNoise(state, { pair, prompt, k, u, temperature }) {
+  const { context, isLoading } = state;
+  const isShown = context && !isLoading && pair === context.pair && prompt === context.prompt && k <= context.k;
+  if (!isShown || temperature !== state.temperature || u?.length !== k) return null;
+  if (!u.every((value) => value >= 0 && value < 1)) return null;
+  return moved({ ...state, message: null }, { k, u: [...u, ...state.u.slice(k)], activeSlot: null });
+}
+
 // A point of the grid was chosen: both of its sliders move.
 export function picked(state, [i, j], x, y) {
   const { resolution } = state.context;
@@ -185,12 +217,12 @@ export function heated(state, temperature) {
   return moved(state, { temperature, activeSlot: null });
 }
 
-// Slots that are not locked go back to where they began, and the temperature to 1.
+// Noise, locks and temperature go back to where they began.
 export function reset(state) {
-  const { hasServer, context, locked, initialNoise } = state;
+  const { hasServer, context, initialNoise } = state;
   const start = hasServer ? initialNoise : context.u;
-  const u = state.u.map((old, slot) => (locked[slot] ? old : (start[slot] ?? old)));
-  return moved(state, { u, temperature: hasServer ? 1 : context.temperature });
+  const u = state.u.map((old, slot) => start[slot] ?? old);
+  return moved(state, { u, locked: u.map(() => false), temperature: hasServer ? 1 : context.temperature });
 }
 
 export function diced(state, random = Math.random) {

@@ -27,6 +27,11 @@ export function labelOf(text) {
   return shown || palette.empty;
 }
 
+// The same within running text, where spaces are spaces.
+export function proseOf(text) {
+  return labelOf(text).replaceAll(palette.marks[" "], " ");
+}
+
 // Whether it holds a part of a character, which no token's own text can show.
 export function isBroken(text) {
   return text.includes("\ufffd");

@@ -3,14 +3,16 @@
 import { compareRuns, runAt, trackRuns } from "./codec.js";
 import { isWaiting } from "./decisions.js";
 import { TRACK, paintTrack } from "./paint.js";
+import { savePicture } from "./save.js";
+import { sentenceOf, showSentence, spokenLine } from "./sentence.js";
 import { coloursOf, hueOf, isBroken, labelOf } from "./tokens.js";
 
-const PROMPT_SHOWN = 40; // tokens
 const LETTERS_SHOWN = 60;
 const REST = 600; // milliseconds until the block is read out
-const PARTS = ["message", "prompt", "note", "cells", "agree", "ks", "dice", "reset", "said", "rows", "told",
-  "heat", "degrees", "cold", "origin", "tip", "broken", "newcell", "newrow"];
-const CELL_PARTS = ["slotname", "teacher", "student", "mark", "margin", "edge"];
+const PARTS = ["message", "passes", "exactline", "learnedline", "note", "cells", "agree", "ks", "dice", "play", "reset",
+  "said", "rows", "told", "heat", "degrees", "cold", "origin", "tip", "broken", "newcell",
+  "newrow", "savetracks"];
+const CELL_PARTS = ["nth", "teacher", "student", "mark", "margin", "edge"];
 const ROW_PARTS = ["name", "field", "u", "lock", "share", "track", "range"];
 
 export function node(name, className, text) {
@@ -53,8 +55,9 @@ export class View {
     if (has("context", "k", "isLoading")) this.showSlotCount(state.k);
     if (has("context", "k", "u", "temperature")) this.showNoise(state);
     if (has("locked")) this.showLocks(state.locked);
+    setText(parts.play, state.playing ? "Stop" : "Play");
     if (has("context", "tracks", "k")) this.showTracks(state, has("context", "k"));
-    if (has("context", "point", "k")) this.showPoint(state);
+    if (has("context", "point", "k")) this.showPoint(state, sentenceOf(state));
     this.expose("source", state.point.status === "pending" ? "pending" : state.point.source);
     this.expose("seq", state.point.seq);
     this.expose("tables", isWaiting(state) ? "waiting" : "ready");
@@ -68,7 +71,6 @@ export class View {
   showContext({ context, hasServer }) {
     const { parts } = this;
     if (this.slots.length !== context.kMax) this.buildSlots(context.kMax);
-    showPrompt(parts.prompt, context.promptTokens);
     parts.note.hidden = !context.note;
     parts.note.textContent = context.note || "";
     this.box.classList.toggle("kfs-noserver", !hasServer);
@@ -95,7 +97,7 @@ export class View {
       row.u.ariaLabel = `u${n}, the noise of slot ${n} as an exact number`;
       row.range.ariaLabel = `Noise of slot ${n}`;
       const cell = make(parts.newcell, CELL_PARTS);
-      cell.slotname.textContent = `slot ${n}`;
+      cell.nth.textContent = `slot ${n}`;
       for (const chip of [cell.teacher, cell.student]) chip.dataset.slot = n;
       const choice = node("label");
       const radio = Object.assign(node("input"), { type: "radio", name: `${uid}-k`, value: n });
@@ -109,7 +111,8 @@ export class View {
   }
 
   showSlotCount(k) {
-    const { cells } = this.parts;
+    const { cells, passes } = this.parts;
+    setText(passes, `: teacher, ${k} ${k === 1 ? "pass" : "passes"}`);
     this.slots.forEach(({ row, cell, radio }, slot) => {
       row.root.hidden = cell.root.hidden = slot >= k;
       radio.checked = slot === k - 1;
@@ -143,7 +146,7 @@ export class View {
     });
   }
 
-  showPoint({ point: { answer }, u, k }) {
+  showPoint({ point: { answer }, u, k }, block) {
     let [agreeing, known] = [0, 0];
     for (let slot = 0; slot < k; slot++) {
       const { row, cell } = this.slots[slot];
@@ -155,16 +158,17 @@ export class View {
       showChip(cell.student, learned, this.text(learned));
       setText(cell.mark, exact === null || learned === null ? "not known" : same ? "✓ agree" : "≠ differ");
       cell.mark.classList.toggle("kfs-differs", exact !== null && learned !== null && !same);
-      setText(cell.margin, `margin ${shownNumber(answer.margin?.[slot], (value) => value.toFixed(2))}`);
-      setText(cell.edge, `edge ${shownNumber(answer.edge[slot], (value) => String(Number(value.toPrecision(2))))}`);
+      setText(cell.margin, shownNumber(answer.margin?.[slot], (value) => value.toFixed(2)));
+      setText(cell.edge, shownNumber(answer.edge[slot], (value) => String(Number(value.toPrecision(2)))));
       const spoken = `${u[slot].toFixed(3)}, exact ${this.text(exact)}`;
       row.range.ariaValueText = answer.student ? `${spoken}, learned ${this.text(learned)}` : spoken;
     }
     const agree = `${agreeing} of ${known} ${known < k ? "known " : ""}${known === 1 ? "slot agrees" : "slots agree"}`;
     setText(this.parts.agree, answer.student ? agree : "");
-    const words = (model) => answer[model].slice(0, k).map(this.text).join(" ");
-    const learned = answer.student ? ` Learned: ${words("student")}.` : "";
-    this.readOut(`${answer.student ? `${agree}. ` : ""}Exact: ${words("teacher")}.${learned}`);
+    showSentence({ teacher: this.parts.exactline, student: this.parts.learnedline }, block);
+    const { teacher, student } = block.lines;
+    const learned = student ? ` Learned: ${sentence(spokenLine(student))}` : "";
+    this.readOut(`${student ? `${agree}. ` : ""}Exact: ${sentence(spokenLine(teacher))}${learned}`);
   }
 
   // For those who hear the page: the block, once what is shown has come to rest; not the one that it opens with.
@@ -200,6 +204,18 @@ export class View {
 
   paint(row) {
     if (this.colours) paintTrack(row.canvas, row.drawn, this.colours, this.text);
+  }
+
+  // All tracks as they are drawn, under the block as text.
+  saveTracks(state) {
+    const { earlier, prompt, lines } = sentenceOf(state);
+    const begun = `${earlier ? "…" : ""}${spokenLine(prompt)} `;
+    const said = [["Exact", lines.teacher], ["Learned", lines.student]].filter(([, tokens]) => tokens);
+    const texts = said.map(([name, tokens]) => `${name}: ${begun}${spokenLine(tokens)}`);
+    const panels = this.slots.slice(0, state.k).map(({ row }, slot) => {
+      return { label: `Slot ${slot + 1}: u = ${state.u[slot]}`, canvas: row.canvas };
+    });
+    savePicture("kfexplore-tracks.png", texts, panels, false, this.colours);
   }
 
   showLegend({ texts, context: { promptTokens } }) {
@@ -259,27 +275,17 @@ function shareText({ learned, stretches, resolution }) {
   return `agree on ${Math.round((same / resolution) * 100)} % of this track`;
 }
 
-function showPrompt(host, tokens) {
-  const hidden = Math.max(0, tokens.length - PROMPT_SHOWN);
-  host.replaceChildren(node("span", "kfs-sr", "Prompt: "));
-  if (hidden) host.append(node("span", "kfs-earlier", `… ${hidden} earlier ${hidden === 1 ? "token" : "tokens"} `));
-  for (const [id, text] of tokens.slice(hidden)) {
-    const token = node("span", "kfs-token", labelOf(text));
-    token.dataset.hue = hueOf(id);
-    host.append(token, node("wbr"));
-  }
-  if (!tokens.length) host.append(node("span", "kfs-earlier", "(no prompt)"));
-}
-
-function originText({ pair, device, dtype, resolution, seconds, stored }, tracks) {
+// Where the tracks come from; how long they took is known of those alone with which the context was opened.
+export function originText({ pair, device, dtype, resolution, seconds, stored, sweeps }, tracks) {
   const [{ temperature }] = tracks.map(({ sweep }) => sweep);
   const every = Math.max(...tracks.map(({ sweep }) => sweep.every));
+  const isFirst = tracks.every(({ sweep }) => sweeps.includes(sweep));
   const heat = temperature === 1 ? "" : `, temperature ${temperature}`;
-  const took = Number.isFinite(seconds) ? ` in ${seconds.toFixed(2)} s` : "";
+  const took = isFirst && Number.isFinite(seconds) ? `, computed in ${seconds.toFixed(2)} s` : "";
   const steps = `1/${resolution / every}`;
   const coarse = every > 1 ? ` Many are asking: some tracks are in steps of ${steps} until there is time.` : "";
-  return `Model pair ${pair} on ${device}, ${dtype}${heat}; ${resolution} steps per track, computed${took}` +
-    `${stored ? ", stored with the page" : ""}.${coarse}`;
+  return `Model pair ${pair} on ${device}, ${dtype}${heat}; ${resolution} steps per track${took}` +
+    `${isFirst && stored ? ", stored with the page" : ""}.${coarse}`;
 }
 
 function showMessage(host, message) {
@@ -290,11 +296,17 @@ function showMessage(host, message) {
   if (valid) say(` Valid: ${valid}`);
   if (run && isCommand) host.append(node("span", "", " Run: "), node("code", "", run));
   else if (run) say(` Try: ${run}`);
-  if (shown) say(` Still shown: “${lastLetters(shown.prompt)}”${asked === shown.pair ? "" : ` by ${shown.pair}`}.`);
+  const by = asked === shown?.pair ? "" : ` by ${shown?.pair}`;
+  if (shown) say(` Still shown: ${quoted(lastLetters(shown.prompt))}${by}.`);
 }
 
 function sentence(text) {
   return /[.!?…]$/.test(text) ? text : `${text}.`;
+}
+
+// Single quotation marks around a text that has double ones.
+export function quoted(text) {
+  return /["“”]/.test(text) ? `‘${text}’` : `“${text}”`;
 }
 
 function lastLetters(text) {

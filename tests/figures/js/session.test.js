@@ -5,8 +5,8 @@ import { beforeEach, mock, test } from "node:test";
 
 import { REFINE, SETTLE, ask } from "../../../kfexplore/figures/assets/session.js";
 import { openQuestion } from "../../../kfexplore/figures/assets/decisions.js";
-import { activated, busy, diced, gridChanged, heated, lockToggled, picked, reset, shortened, slid, slidByKey, typed }
-  from "../../../kfexplore/figures/assets/state.js";
+import { activated, busy, diced, gridChanged, heated, linkedNoise, lockToggled, picked, reset, shortened, slid, slidByKey,
+  typed } from "../../../kfexplore/figures/assets/state.js";
 import { START, STEPS, Server, arrived, sessionOn, tokens } from "./played.js";
 
 beforeEach(() => {
@@ -239,14 +239,29 @@ test("a typed number is asked for exactly; another text is a message until the n
   assert.equal(session.state.message, null);
 });
 
-test("dice and reset leave locked slots alone", () => {
+test("dice leave locked slots alone, and reset unlocks them", () => {
   const session = sessionOn();
   session.move(slid(lockToggled(session.state, 1), 1, 0.9), true);
   const { u } = session.state;
   session.move(diced(session.state, () => 0.99), true);
   assert.deepEqual(session.state.u, [1 - 0.5 / STEPS, u[1], 1 - 0.5 / STEPS]);
   session.move(reset(session.state), true);
-  assert.deepEqual(session.state.u, [START[0], u[1], START[2]]);
+  assert.deepEqual(session.state.u, START);
+  assert.deepEqual(session.state.locked, [false, false, false]);
+});
+
+test("a link to other noise of what is shown needs no other context", async () => {
+  const server = new Server();
+  const session = sessionOn(server);
+  const { pair, prompt } = session.state.context;
+  const link = { pair, prompt, k: 2, u: [0.5 / STEPS, START[1]], temperature: 1 };
+  session.move(linkedNoise(session.state, link), true);
+  assert.deepEqual([session.state.k, session.state.u], [2, [0.5 / STEPS, START[1], START[2]]]);
+  assertTrue(session);
+  assert.ok(!server.names.includes("point"), "the page has the sweep of slot 1");
+  const others = [{ prompt: "else" }, { pair: "else" }, { k: 4 }, { u: [0.5, 1] }, { u: ["a", 0] }, { u: undefined },
+    { temperature: 0.5 }];
+  for (const other of others) assert.equal(linkedNoise(session.state, { ...link, ...other }), null);
 });
 
 test("fewer slots need no question, more are a context of their own", async () => {

@@ -1,0 +1,27 @@
+// What the page says of what it draws (view.js).
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { diced, heated } from "../../../kfexplore/figures/assets/state.js";
+import { originText, quoted } from "../../../kfexplore/figures/assets/view.js";
+import { Server, arrived, sessionOn } from "./played.js";
+
+test("no quotation mark is doubled around a prompt", () => {
+  assert.equal(quoted("He said"), "“He said”");
+  assert.equal(quoted('"Why," said'), '‘"Why," said’');
+});
+
+test("the time of the first tracks is not said of others", async () => {
+  const server = new Server();
+  const session = sessionOn(server, { ...server.first(), seconds: 1.28 });
+  const origin = () => originText(session.state.context, session.state.tracks);
+  assert.match(origin(), /computed in 1\.28 s, stored with the page\.$/);
+  session.move(diced(session.state), true);
+  await arrived();
+  assert.match(origin(), /64 steps per track\.$/);
+  server.every = 8;
+  session.move(heated(session.state, 0.5), true);
+  await arrived();
+  assert.match(origin(), /temperature 0\.5; 64 steps per track\. Many are asking/);
+});
