@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
+from kfexplore.figures.hints import hint
 from kfexplore.figures.palette import palette_css, palette_data
 from kfexplore.figures.scripts import asset, calling, inlined, script_json
 
@@ -21,7 +22,7 @@ _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'uns
 @cache
 def scrub_css() -> str:
     """The figure's style sheet, palette included; every rule is under `.kfs`."""
-    return palette_css(".kfs") + asset("scrub.css")
+    return palette_css(".kfs") + asset("scrub.css") + asset("hint.css")
 
 
 def script(module: str) -> str:
@@ -35,7 +36,10 @@ def script(module: str) -> str:
 @cache
 def scrub_markup() -> str:
     """The figure's HTML, empty of data: one `<section class="kfs">` that `mountScrub` fills."""
-    return asset("scrub.html")
+    marked = asset("scrub.html")
+    for term in ("margin", "edge"):
+        marked = marked.replace(f"<!--{term}-->", hint(term, "scrub"))
+    return marked
 
 
 def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> str:

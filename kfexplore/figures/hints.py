@@ -1,0 +1,59 @@
+"""A "?" beside a term: a button that opens two lines about it, and a link to how the figures are read."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+READING: Final = "kf/FIGURES.md"
+"""Where the app serves docs/FIGURES.md, relative to the page."""
+
+HINTS: Final = {
+    "margin": (
+        "The gap between the student's two largest logits in this slot. Near 0 the student is undecided, and a small "
+        "change of the noise changes its token.",
+        "The numbers below a slot",
+    ),
+    "edge": (
+        "The distance of the noise value from the nearest border of the exact token's band, in units of u. Near 0 a "
+        "slightly different noise value selects another exact token.",
+        "The numbers below a slot",
+    ),
+    "nats": (
+        "The unit of information with natural logarithms: 1 nat is 1.44 bits. A token with probability p has a "
+        "surprisal of -ln p nats, so 0.7 nats are one fair coin flip.",
+        "nats",
+    ),
+    "NFE": (
+        "Number of function evaluations: forward passes of the model. AR needs one per token; a student that writes K "
+        "tokens per pass needs K times fewer.",
+        "passes",
+    ),
+    "total variation": (
+        "The largest difference between the probabilities that two distributions give to any event. 0: the same "
+        "distribution; 1: nothing in common.",
+        "total variation",
+    ),
+    "device limit": (
+        "The speed if memory and arithmetic of this device were fully used, computed from the bytes and FLOPs of a "
+        "pass. What is measured stays below it, as a pass has other costs.",
+        "limit",
+    ),
+}
+"""By term: two lines, and words that docs/FIGURES.md has where it says more."""
+
+
+def hint(term: str, place: str) -> str:
+    """The button, and what it opens, as HTML.
+
+    Args:
+        term: A key of `HINTS`.
+        place: Where it stands; the term and the place are one id of the page.
+    """
+    words, found = HINTS[term]
+    name = f"kfs-hint-{place}-{term.replace(' ', '-')}"
+    return (
+        f'<button type="button" class="kfs-hint" popovertarget="{name}" aria-label="What is {term}?">?</button>'
+        f'<span popover id="{name}" class="kfs-hint-text" role="note">{words} '
+        f'<a href="{READING}#:~:text={quote(found)}" target="_blank">More</a></span>'
+    )
