@@ -10,12 +10,19 @@ export function mountPlot(element, props, watch) {
     if (!json) return;
     const figure = JSON.parse(json);
     const place = element.querySelector(".kf-plot");
-    const options = { responsive: true, displayModeBar: false };
-    withoutBase(() => window.Plotly.react(place, figure.data, figure.layout, options));
     const name = figure.layout.meta?.name;
+    const filename = `kfexplore-${fileName(name ?? "figure")}`;
+    const buttons = { displaylogo: false, modeBarButtons: [["toImage"]], toImageButtonOptions: { filename, scale: 2 } };
+    const options = { responsive: true, ...buttons };
+    withoutBase(() => window.Plotly.react(place, figure.data, figure.layout, options));
     place.ariaLabel = name ?? null;
     place.role = name ? "img" : null;
   });
+}
+
+// The first words of a figure's finding.
+export function fileName(words) {
+  return words.toLowerCase().split(/[^a-z0-9]+/).filter(Boolean).slice(0, 8).join("-");
 }
 
 function follow(props, watch, show) {

@@ -1,5 +1,7 @@
 // What the browser does with the fields of an event before Gradio sends them, and with a text that comes back.
 
+import { saveBlob } from "./save.js";
+
 // The last field tells the server which theme the page has.
 export function withTheme(...fields) {
   return [...fields.slice(0, -1), document.body.classList.contains("dark")];
@@ -12,12 +14,7 @@ export function withinEnds(ends, ...fields) {
   return withTheme(...fields.map(inside));
 }
 
-// Writes a text to a file on the reader's machine; nothing where it is empty. The server keeps no file.
+// Writes a text to a file on the reader's machine; nothing where it is empty.
 export function saveText(name, type, text) {
-  if (!text) return;
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  if (text) saveBlob(name, new Blob([text], { type }));
 }

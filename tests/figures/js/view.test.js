@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { diced, heated } from "../../../kfexplore/figures/assets/state.js";
 import { originText, quoted } from "../../../kfexplore/figures/assets/view.js";
+import { fileName } from "../../../kfexplore/figures/assets/components.js";
 import { Server, arrived, sessionOn } from "./played.js";
 
 test("no quotation mark is doubled around a prompt", () => {
@@ -24,4 +25,9 @@ test("the time of the first tracks is not said of others", async () => {
   session.move(heated(session.state, 0.5), true);
   await arrived();
   assert.match(origin(), /temperature 0\.5; 64 steps per track\. Many are asking/);
+});
+
+test("the image of a figure is named by the beginning of its finding", () => {
+  assert.equal(fileName("Independent draws give impossible blocks 50 % of the time, the exact map never."),
+    "independent-draws-give-impossible-blocks-50-of");
 });
