@@ -121,6 +121,12 @@ def boxed(text: str, more: str = "") -> str:
     return f'<div class="kf-prose {more}">{text}</div>'
 
 
+def quoted(text: str) -> str:
+    """A text as HTML, with single quotation marks around it where it has double ones."""
+    marks = "‘’" if set('"“”') & set(text) else "“”"
+    return marks[0] + markup.escape(text) + marks[1]
+
+
 def mistake(text: str) -> str:
     """What failed, as HTML that is read out at once; an element of its own, which Gradio inserts as a whole."""
     return boxed(f'<div role="alert">{text}</div>', "kf-prose-failed")

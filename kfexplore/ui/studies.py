@@ -14,7 +14,7 @@ from kfexplore.figures.page import THEMES, bare
 from kfexplore.figures.palette import Theme, colours, token_colour, token_label
 from kfexplore.pair import Pair
 from kfexplore.results import EXPLAINED, ContextStudy, SamplerLaw, Surprise, exactly
-from kfexplore.ui.components import boxed, cells, heading, table
+from kfexplore.ui.components import boxed, cells, heading, quoted, table
 from kfexplore.ui.service import Service
 from kfexplore.ui.tabs.scrub import Dependence, opening
 
@@ -120,7 +120,7 @@ def _headline(measured: ContextStudy, models: Pair) -> str:
         )
     after = f"{len(ids)} token ids that end with {ids[-1]}"
     if models.tokenizer:
-        after = f"“{markup.escape(end_of(''.join(models.texts(ids))))}”"
+        after = quoted(end_of("".join(models.texts(ids))))
     heat = f" at temperature {measured.temperature:g}" if measured.temperature != 1.0 else ""
     about = f"Everything below: the next {k} tokens after {after}{heat}. {dependence}."
     return f'<h2>{markup.escape(found)}.</h2><p class="kf-prose-reading">{about}</p>'
@@ -174,9 +174,10 @@ def _why(wrong: Surprise, tokens: list[int], before: str, text: Callable[[int], 
     """The token that does not fit, and the likeliest in its place."""
     words = (before + "".join(map(text, tokens[: wrong.slot]))).split(" ")
     after = ("…" if len(words) > WORDS_SHOWN else "") + " ".join(words[-WORDS_SHOWN:])
-    return markup.escape(
-        f"after “{after}”: “{text(tokens[wrong.slot]).strip(' ')}” {_percent(wrong.probability)}; "
-        f"likeliest: “{text(wrong.likely).strip(' ')}” {_percent(wrong.likely_probability)}"
+    found, likely = (quoted(text(token).strip(" ")) for token in (tokens[wrong.slot], wrong.likely))
+    return (
+        f"after {quoted(after)}: {found} {_percent(wrong.probability)}; "
+        f"likeliest: {likely} {_percent(wrong.likely_probability)}"
     )
 
 

@@ -344,7 +344,7 @@ def test_after_a_mistake_the_texts_stay(tab: GenerateTab, changes: dict[str, Any
     alert, rest = shown[tab.status].split("</div></div>", 1)
     assert message in alert.replace("&#x27;", "'")
     assert "Valid:" in alert
-    assert f"After “<b>{PROMPT}</b>”" in rest
+    assert f"After <b>“{PROMPT}”</b>" in rest
     assert "still of this prompt" in rest
 
 

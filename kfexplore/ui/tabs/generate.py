@@ -26,6 +26,7 @@ from kfexplore.ui.components import (
     number,
     offered_decoders,
     queued,
+    quoted,
     session_state,
     status_line,
     takers,
@@ -284,5 +285,5 @@ def _status(writing: Writing, more: str = "") -> str:
     )
     notes = " ".join(markup.escape(each) for each in (facts, writing.note, full, off, late, more) if each)
     return boxed(
-        f'<p>After “<b>{markup.escape(cut)}</b>” ({len(writing.ids)} tokens)</p><p class="kf-prose-reading">{notes}</p>'
+        f'<p>After <b>{quoted(cut)}</b> ({len(writing.ids)} tokens)</p><p class="kf-prose-reading">{notes}</p>'
     )

@@ -28,6 +28,7 @@ from kfexplore.ui.components import (
     plot,
     progress_bar,
     queued,
+    quoted,
     sent,
     session_state,
     status_line,
@@ -263,7 +264,7 @@ class JointTab:
 
 def _progress(study: Study, share: float = 0.0, what: str = "") -> str:
     """How far a study is; it is read out only once."""
-    words = f"Drawing what follows “{markup.escape(end_of(study.prompt))}” …"
+    words = f"Drawing what follows {quoted(end_of(study.prompt))} …"
     if not what:
         return boxed(f"<p>{words}</p>")
     bar = progress_bar(share, 1.0, "Study")

@@ -29,5 +29,5 @@ test("the time of the first tracks is not said of others", async () => {
 
 test("the image of a figure is named by the beginning of its finding", () => {
   assert.equal(fileName("Independent draws give impossible blocks 50 % of the time, the exact map never."),
-    "independent-draws-give-impossible-blocks-50-of");
+    "independent-draws-give-impossible-blocks-50-of-the");
 });
