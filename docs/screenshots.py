@@ -18,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from kfexplore.ui.app import launch
+from kfexplore.ui.preview import PICTURE
 
 FOLDER = Path(__file__).parent / "images"
 WIDTH = 1180
@@ -77,15 +78,18 @@ def timing(page: Page) -> str:
 
 
 SCENES: dict[str, Callable[[Page], str]] = {each.__name__: each for each in (scrub, generate, joint, toys, timing)}
+PREVIEW = "preview"
+"""The picture that a shared link shows: the first screen, in the size that readers of links want."""
 
 
 def main() -> None:
     """Takes all pictures, or the named ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENES))
-    names = parser.parse_args().names or list(SCENES)
-    if unknown := set(names) - set(SCENES):
-        parser.error(f"there is no picture {min(unknown)}; valid: {', '.join(SCENES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*SCENES, PREVIEW]))
+    known = [*SCENES, PREVIEW]
+    names = parser.parse_args().names or known
+    if unknown := set(names) - set(known):
+        parser.error(f"there is no picture {min(unknown)}; valid: {', '.join(known)}")
     expect.set_options(timeout=LONGEST)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -99,8 +103,13 @@ def main() -> None:
                 page = browser.new_page(viewport={"width": WIDTH, "height": 1000}, color_scheme="light")
                 page.set_default_timeout(LONGEST)
                 page.goto(f"http://127.0.0.1:{port}/")
-                picture = taken(page, SCENES[name](page))
-                (FOLDER / f"{name}.png").write_bytes(picture)
+                if name == PREVIEW:
+                    page.set_viewport_size({"width": 1200, "height": 630})
+                    scrub(page)
+                    picture = _smaller(page.screenshot())
+                else:
+                    picture = taken(page, SCENES[name](page))
+                (PICTURE if name == PREVIEW else FOLDER / f"{name}.png").write_bytes(picture)
                 print(f"{name}.png: {len(picture):,} bytes")
                 page.close()
     finally:

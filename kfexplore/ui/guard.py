@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,10 +24,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kfexplore.checkpoints.files import shortened, shown
+from kfexplore.figures.hints import READING
 from kfexplore.figures.page import plotly_script
 from kfexplore.ui.api import Api, answers_in_json
 from kfexplore.ui.cache import Sessions
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.preview import PICTURE, PREVIEW
 from kfexplore.ui.server import PLOTLY
 
 USAGE: Final = "monitoring/summary"
@@ -40,8 +43,15 @@ BODY_SECONDS: Final = 10.0
 CALL: Final = r"call/(v2/)?(map|laws|generate)"
 """The API without a client of Gradio's; of another name, Gradio would fail."""
 CALLED: Final = re.compile(r"/(call/(?P<named>v2/)?|run/)(?P<name>map|laws|generate)/?$")
+FILES: Final = {
+    PLOTLY: (plotly_script(), "text/javascript"),
+    PREVIEW: (PICTURE, "image/png"),
+    READING: (Path(__file__).parents[2] / "docs" / "FIGURES.md", "text/plain"),
+}
+"""What the page takes from outside Gradio's own files, each with its type."""
 READ: Final = re.compile(
-    rf"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|{re.escape(PLOTLY)}|{USAGE}"
+    r"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?"
+    rf"|{'|'.join(map(re.escape, [*FILES, USAGE]))}"
     r"|(assets|static|svelte)/.+"
     r"|gradio_api/(info|theme\.css|startup-events|app_id|user|queue/(data|status)|heartbeat/[\w-]+|mcp/schema"
     rf"|{CALL}/[0-9a-f]{{32}}))/?"
@@ -146,15 +156,15 @@ class _Refused(Exception):
 def serving(limits: ServerLimits) -> dict[str, Any]:
     """`app_kwargs` of `gr.Blocks.launch`."""
 
-    def plotly(_: Request) -> FileResponse:
-        return FileResponse(plotly_script(), headers={"Cache-Control": "max-age=3600"})
+    def file(path: Path, kind: str, _: Request) -> FileResponse:
+        return FileResponse(path, media_type=kind, headers={"Cache-Control": "max-age=3600"})
 
     def usage(_: Request) -> JSONResponse:
         return JSONResponse({"functions": {}})  # nobody counts
 
     return {
         "middleware": [Middleware(Guard, most_bytes=limits.request_bytes)],
-        "routes": [Route(f"/{PLOTLY}", plotly), Route(f"/{USAGE}", usage)],
+        "routes": [*(Route(f"/{name}", partial(file, *own)) for name, own in FILES.items()), Route(f"/{USAGE}", usage)],
         "lifespan": _running,
     }
 

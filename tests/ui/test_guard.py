@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import gradio as gr
 import plotly
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
+from kfexplore.figures.hints import READING
 from kfexplore.pair import Pair
 from kfexplore.ui import guard
 from kfexplore.ui.app import build_app, fresh_first_payload
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.preview import PREVIEW, use_preview
 from kfexplore.ui.server import PLOTLY
 from kfexplore.ui.service import local_service
 
@@ -278,3 +283,21 @@ def test_no_origin_is_given_credentials(client: TestClient) -> None:
         answer = client.get("/robots.txt", headers={"Origin": "https://example.com"})
     assert answer.headers["access-control-allow-origin"] == "https://example.com"
     assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_a_shared_link_has_a_title_and_a_picture_of_its_own(client: TestClient) -> None:
+    use_preview()
+    root = "https://example.org/demo"
+    page = gr.routes.templates.get_template("frontend/index.html").render(config={"root": root}, gradio_api_info={})
+    said = dict(re.findall(r'<meta\s+(?:property|name)="(?:og|twitter):(\w+)"\s+content="([^"]*)"', page))
+    assert said["title"].startswith("kfexplore: ")
+    assert "Gradio" not in " ".join(said.values())
+    assert "noise value" in said["description"]
+    assert said["image"] == f"{root}/{PREVIEW}"
+    picture = client.get(f"/{PREVIEW}")
+    assert picture.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(picture.content)).size == (1200, 630)
+
+
+def test_hints_lead_to_the_document_that_explains_figures(client: TestClient) -> None:
+    assert client.get(f"/{READING}").text.startswith("# How to read each figure")
