@@ -27,6 +27,7 @@ from kfexplore.ui.components import QUIET, boxed, failed, html, message
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
 from kfexplore.ui.links import TABS, follow_links, read_links
+from kfexplore.ui.preview import use_preview
 from kfexplore.ui.protocol import Json, Request
 from kfexplore.ui.server import DEFAULT_PORT, ROOT_VARIABLE, exempt_loopback, few_arenas, root_path
 from kfexplore.ui.service import Service, local_service
@@ -36,12 +37,8 @@ from kfexplore.ui.tabs.joint import JointTab
 from kfexplore.ui.tabs.scrub import CHOOSE, open_on, opening, scrub_view
 from kfexplore.ui.tabs.timing import TimingTab
 from kfexplore.ui.theme import STYLE, theme
+from kfexplore.ui.tour import head
 from kfexplore.ui.zero import is_zero, zero_service
-
-HEAD = """<h1>kfexplore</h1><p>Move K noise values and watch the K tokens they select. <b>Exact</b>: the teacher decodes
-token by token from your noise. <b>Learned</b>: the student predicts all K tokens from the same noise in one forward
-pass.</p><div><span role="status"></span><button type="button">Copy link</button></div>"""
-COPY = 'element.querySelector("button").onclick = () => trigger("copy");'
 
 THREADS = 40
 """Of the server, beside those in which questions of sliders wait."""
@@ -64,7 +61,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         first: The tables drawn at once.
     """
     with gr.Blocks(title="kfexplore", analytics_enabled=False) as demo:
-        head = gr.HTML(HEAD, js_on_load=COPY, apply_default_css=False, elem_id="head")
+        top = head(service.models.loaders)
         with gr.Row(equal_height=True):
             prompt = gr.Textbox(
                 first["prompt"],
@@ -136,12 +133,15 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         for event in (prompt.submit, go.click):
             event(lambda: [closed()] * 2, None, [loading, mistaken], **QUIET)
         outputs = [pair, prompt, loading, mistaken, tabs, study.tabs, *(link.field for link in links)]
-        opened = demo.load(linked, [query, wanted], outputs, js=calling("pagefields.js", "queried"), **QUIET)
-        for named in (chosen, opened):
-            named.then(partial(load, service), wanted, loading, **QUIET)
-        opened.then(None, [pair, prompt], [pair, prompt], js=calling("pagefields.js", "linked"))
-        opened.then(None, [link.field for link in links], None, js=followed)
-        head.copy(None, [pair, prompt], None, js=calling("pagefields.js", "copyLink"))
+        named = [chosen]
+        for event in (demo.load, top.submit):  # a step of the tour is a link, too
+            opened = event(linked, [query, wanted], outputs, js=calling("pagefields.js", "queried"), **QUIET)
+            opened.then(None, [pair, prompt], [pair, prompt], js=calling("pagefields.js", "linked"))
+            opened.then(None, [link.field for link in links], None, js=followed)
+            named.append(opened)
+        for each in named:
+            each.then(partial(load, service), wanted, loading, **QUIET)
+        top.copy(None, [pair, prompt], None, js=calling("pagefields.js", "copyLink"))
         add_api(demo, service)
     return demo.queue(max_size=service.limits.queue, api_open=False)
 
@@ -291,6 +291,7 @@ def serve(service: Service, name: str, **options: Any) -> gr.Blocks:
     warm_up = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
     threading.Thread(target=service.point, args=(warm_up,), daemon=True).start()
     demo = build_app(service, name, first)
+    use_preview()
     demo.launch(
         ssr_mode=False,
         run_history=False,

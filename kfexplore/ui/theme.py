@@ -7,6 +7,7 @@ from typing import Final
 import gradio as gr
 
 from kfexplore.figures.palette import colours
+from kfexplore.figures.scripts import asset
 
 _LIGHT: Final = colours("light")
 _DARK: Final = colours("dark")
@@ -42,7 +43,9 @@ def theme() -> gr.themes.Base:
     return made
 
 
-STYLE: Final = """<style>
+STYLE: Final = (
+    f"<style>{asset('hint.css')}</style>"
+    + """<style>
 .gradio-container {
   max-width: 1132px !important; margin: 0 auto !important;
   overflow: clip !important; /* hidden, as Gradio has it: nothing would stick */
@@ -57,6 +60,9 @@ STYLE: Final = """<style>
     flex: 0 0 100%; min-width: 0;
   }
   .gradio-container main > .column > #examples { flex: 1; align-self: center; }
+  #head h1 + p { display: none; }
+  #head h1 { flex: 1; }
+  #head .kf-offered::after { content: none; }
 }
 
 .gradio-container :is(a, button, input, textarea, [tabindex]):focus-visible {
@@ -79,16 +85,40 @@ STYLE: Final = """<style>
 /* A low top: what is moved and what changes stand on the first screen. */
 .gradio-container main > .column, .gradio-container main > .column > .tabs { gap: 10px; }
 .gradio-container main > .column > .tabs > .tab-wrapper { padding-bottom: 0; }
-#head :has(> h1) { display: flex; flex-wrap: wrap; align-items: center; gap: 0 24px; }
-#head :is(h1, p) { margin: 0; }
+#head :has(> h1) { display: flex; flex-wrap: wrap; align-items: center; gap: 0 16px; }
+#head :is(h1, h2, p) { margin: 0; }
 #head h1 { font-size: 1.6rem; }
-#head p { flex: 1; min-width: min(320px, 100%); line-height: 1.4; }
-#head > div > div { display: flex; align-items: center; gap: 8px; }
-#head button {
+#head h1 + p { flex: 1; }
+#head [hidden] { display: none; }
+.kf-tools { display: flex; flex-wrap: wrap; align-items: center; justify-content: end; gap: 8px; }
+.kf-tools button {
   padding: 0 14px; border: 1px solid var(--input-border-color); border-radius: 8px; font-size: 14px; line-height: 32px;
   white-space: nowrap; cursor: pointer;
 }
-#head button:hover { border-color: var(--color-accent); color: var(--color-accent); }
+.kf-tools button:enabled:hover { border-color: var(--color-accent); color: var(--color-accent); }
+.kf-tools button:disabled { opacity: 0.45; cursor: default; }
+.kf-tools .kf-next, .kf-tools .kf-offered {
+  border-color: transparent; background: var(--button-primary-background-fill); color: var(--button-primary-text-color);
+}
+.kf-tools :is(.kf-next, .kf-offered):enabled:hover {
+  background: var(--button-primary-background-fill-hover); color: var(--button-primary-text-color);
+}
+.kf-offered::after { content: ": two minutes"; }
+.kf-tour {
+  position: fixed; z-index: 20; right: 16px; bottom: 16px; width: min(420px, calc(100vw - 32px)); padding: 14px 16px;
+  border: 1px solid var(--color-accent); border-radius: 10px; background: var(--body-background-fill);
+  box-shadow: 0 6px 28px rgb(0 0 0 / 0.25); line-height: 1.45;
+}
+.kf-tour h2 { font-size: 1.05rem; font-weight: 600; }
+.kf-tour .kf-count { color: var(--body-text-color-subdued); font-size: 13px; }
+.kf-tour .kf-tools { margin-top: 10px; }
+.kf-tour .kf-skip { margin-right: auto; border-color: transparent; }
+[data-kf-tour] {
+  outline: 3px solid var(--color-accent) !important; outline-offset: 5px; border-radius: 4px;
+  scroll-margin: 215px 0 240px;
+}
+/* What the tour points at can be scrolled above its card. */
+.gradio-container:has(.kf-tour:not([hidden])) { padding-bottom: 240px; }
 :is(#prompt, #pair) { padding-block: 6px; }
 :is(#prompt, #pair) [data-testid="block-info"] { margin-bottom: 2px; }
 #examples { display: flex; align-items: center; gap: 10px; contain: inline-size; }
@@ -96,7 +126,8 @@ STYLE: Final = """<style>
 #examples .label svg { display: none; }
 #examples .gallery { flex-wrap: nowrap; gap: 4px; padding: 3px; overflow-x: auto; scrollbar-width: thin; }
 #examples .gallery-item { flex: none; font-size: 13px; }
-#scrub .html-container { padding: 0; }
+:is(#head, #scrub) .html-container { padding: 0; }
+.gradio-container .tabitem { padding-top: 4px; }
 /* The tab Scrub tells it itself. */
 .gradio-container:has([data-tab-id="scrub"].selected) #loading:has([role="alert"]) { display: none; }
 
@@ -108,5 +139,6 @@ STYLE: Final = """<style>
   }
 }
 </style>"""
+)
 """Of the page's head, where Gradio leaves it as it is. `kf-beside`: a button beside taller fields. `kf-figures`: a row
 of figures."""

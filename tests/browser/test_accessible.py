@@ -187,8 +187,19 @@ def test_scrub_by_keys_alone(page: Page, app_url: str) -> None:
         for name in ("u{n}, the noise of slot {n} as an exact number", "Lock slot {n}", "Noise of slot {n}")
     ]
     expected = [
-        *("Copy link", "Prompt", "Models", "Show", *EXAMPLES, "Scrub", "Generate", "Joint vs marginal", "Timing"),
-        *("4", "Roll the dice", "Reset", "Temperature", *rows),
+        *(
+            "Take the tour",
+            "Copy link",
+            "Prompt",
+            "Models",
+            "Show",
+            *EXAMPLES,
+            "Scrub",
+            "Generate",
+            "Joint vs marginal",
+            "Timing",
+        ),
+        *("4", "Roll the dice", "Play", "Reset", "Temperature", *rows),
         *("Slot across", "Slot up", "show where they differ"),
         *(f"{model} map of slots 1 and 2; arrow keys move both sliders" for model in ("Exact", "Learned")),
     ]

@@ -5,11 +5,13 @@ import { mountScrub } from "./scrub.js";
 // For gr.HTML's js_on_load. `submit` is triggered where the fields are to say what is shown.
 export function mountInPage(element, props, server, trigger) {
   const page = mountScrub(element, JSON.parse(props.first), server);
-  window.kfScrub = page;
-  openLink().then((isTaken) => {
-    page.refused = isTaken === false;
+  const follow = async () => {
+    page.refused = false;
+    page.refused = (await openLink()) === false;
     if (page.refused) trigger("submit");
-  });
+  };
+  window.kfScrub = Object.assign(page, { openLink: follow });
+  follow();
   window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
 }
 

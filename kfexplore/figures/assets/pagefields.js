@@ -30,6 +30,7 @@ export function queried(query, ...fields) {
 // later, the widget sees to it.
 export function linked(pair, prompt) {
   window.kfRead = true;
+  window.dispatchEvent(new Event("kf-read"));
   return window.kfScrub?.refused ? shown() : [pair, prompt];
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html as markup
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass

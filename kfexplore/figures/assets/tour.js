@@ -1,0 +1,95 @@
+// The head of the page: Copy link, and the tour. A step of the tour is a link and one element that it points at; the
+// markup is in kfexplore/ui/tour.py.
+
+const SEEN = "kfexplore-seen"; // in the browser's storage, from the first visit on
+const PATIENCE = 20000; // milliseconds until a tab must have what a step points at
+
+// For gr.HTML's js_on_load. trigger: "copy" copies a link, "submit" has the page follow the address.
+// steps: [{title, text, link: {key: value}, at: selector}].
+export function mountHead(element, trigger, steps) {
+  const part = (name) => element.querySelector(`.kf-${name}`);
+  part("copy").onclick = () => trigger("copy");
+  const tour = new Tour(part, steps, () => trigger("submit"));
+  part("start").hidden = !steps.length;
+  part("start").onclick = () => tour.show(0);
+  if (steps.length && isFirstVisit()) part("start").classList.add("kf-offered");
+  const named = Number(new URLSearchParams(location.search).get("tour"));
+  if (steps[named - 1]) window.addEventListener("kf-read", () => tour.show(named - 1, false), { once: true });
+}
+
+function isFirstVisit() {
+  try {
+    const isFirst = !localStorage.getItem(SEEN);
+    localStorage.setItem(SEEN, "yes");
+    return isFirst;
+  } catch {
+    return false; // a browser that stores nothing
+  }
+}
+
+class Tour {
+  constructor(part, steps, follow) {
+    this.part = part;
+    this.steps = steps;
+    this.follow = follow;
+    part("next").onclick = () => (this.at + 1 < steps.length ? this.show(this.at + 1) : this.end());
+    part("back").onclick = () => this.show(this.at - 1);
+    part("skip").onclick = () => this.end();
+    document.addEventListener("keydown", ({ key }) => key === "Escape" && !part("tour").hidden && this.end());
+  }
+
+  show(at, takesFocus = true) {
+    const { part, steps } = this;
+    const { title, text, link, at: place } = steps[at];
+    const isBegun = !part("tour").hidden;
+    this.at = at;
+    part("tour").hidden = false;
+    part("start").classList.remove("kf-offered");
+    part("count").textContent = `Step ${at + 1} of ${steps.length}`;
+    part("title").textContent = title;
+    part("text").textContent = text;
+    part("back").disabled = at === 0;
+    part("next").textContent = at + 1 < steps.length ? "Next" : "Done";
+    part("skip").hidden = at + 1 === steps.length;
+    if (takesFocus && !isBegun) part("next").focus();
+    this.open({ ...link, tour: at + 1 });
+    this.point(place);
+  }
+
+  open(link) {
+    const query = new URLSearchParams(location.search);
+    for (const key of ["tab", "temperature"]) query.delete(key);
+    for (const [key, value] of Object.entries(link)) query.set(key, value);
+    window.kfScrub.hold();
+    history.replaceState(history.state, "", `?${query}`);
+    if ("u" in link) window.kfScrub.openLink();
+    this.follow();
+  }
+
+  // Marks the element once its tab has it, and brings it into sight.
+  point(selector) {
+    clearTimeout(this.timer);
+    document.querySelector("[data-kf-tour]")?.removeAttribute("data-kf-tour");
+    const until = performance.now() + PATIENCE;
+    const look = () => {
+      const found = [...document.querySelectorAll(selector)].find((each) => each.offsetParent);
+      if (found) {
+        found.dataset.kfTour = "here";
+        const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+        found.scrollIntoView({ block: "nearest", behavior: isCalm ? "auto" : "smooth" });
+      } else if (performance.now() < until) this.timer = setTimeout(look, 100);
+    };
+    look();
+  }
+
+  end() {
+    const { part } = this;
+    clearTimeout(this.timer);
+    document.querySelector("[data-kf-tour]")?.removeAttribute("data-kf-tour");
+    part("tour").hidden = true;
+    part("start").focus();
+    const query = new URLSearchParams(location.search);
+    query.delete("tour");
+    history.replaceState(history.state, "", `?${query}`);
+  }
+}

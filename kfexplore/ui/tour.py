@@ -1,0 +1,113 @@
+"""The tour on the page: a step is a link, one element that it points at, and a few words. docs/TOUR.md is longer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Final
+
+import gradio as gr
+
+from kfexplore.figures.scripts import inlined, script_json
+from kfexplore.ui.tabs.scrub import OPENINGS
+
+PAIR: Final = "stories"
+"""Whose tokens the words are about."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step; `TOUR.md` has a heading with the same title."""
+
+    title: str
+    text: str
+    """One or two sentences."""
+    at: str
+    """A CSS selector of what it points at."""
+    link: dict[str, str]
+    """Keys of the address and their values."""
+
+
+def _scrub(moved: dict[int, int] | None = None, prompt: int = 0, k: int = 8) -> dict[str, str]:
+    """A link to Scrub: the noise of the first screen, but for slots that stand on other steps of 1/512."""
+    opening = OPENINGS[PAIR]
+    noise = [(0.5 + (moved or {}).get(n, step)) / 512 for n, step in enumerate(opening.steps[:k], start=1)]
+    return {"pair": PAIR, "prompt": opening.prompts[prompt], "k": f"{k}", "u": ",".join(map(str, noise))}
+
+
+STEPS: Final = (
+    Step(
+        "A noise value selects a token",
+        "The slider of slot 1 is a noise value between 0 and 1; its track shows the token for each. The wider a band, "
+        "the more probable its token.",
+        ".kfs-row[data-slot='1']",
+        _scrub(),
+    ),
+    Step(
+        "One value changes what follows",
+        "The noise of slot 1 is now 0.8, which selects “lived” instead of “was”. Later slots read the tokens before "
+        "them, so “kind” became “quiet”.",
+        ".kfs-sentence",
+        _scrub({1: 409}),
+    ),
+    Step(
+        "A slot never affects the ones before it",
+        "Only slot 5 has moved: “boy” became “girl”, and the name after it follows. Slots 1 to 4 are as they were.",
+        ".kfs-cells",
+        _scrub({5: 153}),
+    ),
+    Step(
+        "Where student and teacher differ, and why",
+        "The learned border between “was” and “lived” is a little off. Noise between the two borders gives two "
+        "different tokens, marked ≠; thin bands suffer most.",
+        ".kfs-row[data-slot='1']",
+        _scrub({1: 299}),
+    ),
+    Step(
+        "Two slots at once",
+        "A point is a pair of noise values, a region a pair of tokens. Exact borders are straight; the student is "
+        "smooth, so its borders bend. Click to move both sliders.",
+        ".kfs-maps",
+        _scrub(prompt=1, k=4),
+    ),
+    Step(
+        "K passes against one",
+        "AR, the teacher, needs one pass per token. PFLM, the student, writes eight tokens in one pass from the same "
+        "noise.",
+        "#generate-texts",
+        {"tab": "generate", "generate-decoders": "ar,pflm", "generate-k": "8"},
+    ),
+    Step(
+        "What marginals get wrong",
+        "Two tokens are 01 or 10. Drawn independently, each from its own marginal, half of the pairs are impossible; "
+        "a map of noise gives none of those. Press Draw 100.",
+        "#toy-draw",
+        {"tab": "toys", "toy-name": "permutation", "toy-length": "2"},
+    ),
+    Step(
+        "How much faster",
+        "Fewer passes are certain, but a pass of several tokens costs more than a pass of one. This race measures "
+        "both on this machine.",
+        "#timing-go",
+        {"tab": "timing"},
+    ),
+)
+
+_HEAD: Final = """<h1>kfexplore</h1><p>K noise values in, K tokens out, in one pass.</p><div class="kf-tools">
+<span role="status"></span><button type="button" class="kf-start">Take the tour</button>
+<button type="button" class="kf-copy">Copy link</button></div>
+<div class="kf-tour" role="dialog" aria-label="Tour" hidden><div aria-live="polite"><p class="kf-count"></p>
+<h2 class="kf-title"></h2><p class="kf-text"></p></div><div class="kf-tools">
+<button type="button" class="kf-skip">Skip the tour</button><button type="button" class="kf-back">Back</button>
+<button type="button" class="kf-next"></button></div></div>"""
+
+
+def head(pairs: Collection[str]) -> gr.HTML:
+    """The head of the page, with Copy link and the tour; it triggers `copy`, and `submit` to follow the address.
+
+    Args:
+        pairs: Names of those that the page offers; without the tour's there is no tour.
+    """
+    steps = [dataclasses.asdict(step) for step in STEPS] if PAIR in pairs else []
+    script = f"{inlined('tour.js')}\nmountHead(element, trigger, {script_json(steps)});"
+    return gr.HTML(_HEAD, js_on_load=script, apply_default_css=False, elem_id="head")

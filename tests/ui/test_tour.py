@@ -1,0 +1,46 @@
+"""What the tour says is true of the bundled pair, and its longer companion has the same steps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kfexplore import load_pair
+from kfexplore.ui.links import TABS
+from kfexplore.ui.tour import PAIR, STEPS, Step
+
+TOUR = Path(__file__).parents[2] / "docs" / "TOUR.md"
+
+
+def block(step: Step) -> tuple[list[str], list[str]]:
+    """Exact and learned tokens of a step in Scrub."""
+    pair = load_pair(PAIR)
+    noise = [float(value) for value in step.link["u"].split(",")]
+    assert len(noise) == int(step.link["k"])
+    found = pair.block([pair.encode(step.link["prompt"])[0]], [noise])
+    return pair.texts(found.exact[0].tolist()), pair.texts(found.learned[0].tolist())
+
+
+def test_the_words_are_about_what_is_shown() -> None:
+    first, changed, later, differing = map(block, STEPS[:4])
+    assert first[0] == first[1]
+    assert (first[0][0], changed[0][0]) == (" was", " lived")
+    assert (first[0][2], changed[0][2]) == (" kind", " quiet")
+    assert first[0][:4] == later[0][:4]
+    assert (first[0][4], later[0][4]) == (" boy", " girl")
+    assert first[0][6] != later[0][6]  # the name
+    assert (differing[0][0], differing[1][0]) == (" lived", " was")
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
+def test_a_step_is_short_and_its_tab_exists(step: Step) -> None:
+    assert len(re.findall(r"[.:](?: |$)", step.text)) <= 4
+    assert len(step.text) < 220
+    assert step.link.get("tab", "scrub") in TABS
+
+
+def test_the_longer_tour_has_the_same_steps() -> None:
+    headings = re.findall(r"^## \d+\. (.*)$", TOUR.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == [step.title for step in STEPS]
