@@ -4,7 +4,6 @@ Unlike elsewhere, annotations are evaluated on import: Gradio takes the types of
 """
 
 import json
-import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -23,6 +22,9 @@ from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
 from kfexplore.results.quality import Estimate
 from kfexplore.ui.components import whole
+from kfexplore.ui.jobs import Job
+from kfexplore.ui.queueing import is_abandoned
+from kfexplore.ui.server import log_failure
 from kfexplore.ui.service import Service
 from kfexplore.ui.writing import WriteConfig
 
@@ -224,8 +226,7 @@ class Api:
             )
             limits.check("blocks", sizes[1], "study_blocks", FEWEST_BLOCKS)
             job = self._service.study(name, prompt, *sizes)
-            for _ in job.run():
-                pass
+            _finish(job)
             measured = job.snapshot
             if not isinstance(measured, ContextStudy):
                 raise KfError(f"Stopped after {limits.run_seconds} s, the most on this page.", "fewer blocks")
@@ -297,8 +298,7 @@ class Api:
                 seed=whole("The seed", seed),
             )
             writing = self._service.writing(config)
-            for _ in writing.job.run():
-                pass
+            _finish(writing.job)
             (written,) = writing.written()
             (line,) = written.lines
             parts = zip(line.tokens, line.pieces, line.steps, strict=True)
@@ -383,9 +383,16 @@ def _refused() -> Iterator[None]:
     except KfError as error:
         short = KfError(shorten(error.failed, LONGEST, placeholder=" …"), error.valid, error.run)
         raise Refused(" ".join(str(short).splitlines())) from None
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        log_failure("A call of the API", error)
         raise Refused("The server made a mistake.") from None
+
+
+def _finish(job: Job[Any]) -> None:
+    """Runs a job to its end, or until nobody waits for it."""
+    for _ in job.run():
+        if is_abandoned():
+            job.stop()
 
 
 def _tokens(pair: Pair, ids: list[int]) -> list[Token]:

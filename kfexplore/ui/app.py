@@ -29,6 +29,7 @@ from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
 from kfexplore.ui.links import TABS, follow_links, read_links
 from kfexplore.ui.preview import use_preview
 from kfexplore.ui.protocol import Json, Request
+from kfexplore.ui.queueing import MOST_SESSIONS
 from kfexplore.ui.server import DEFAULT_PORT, ROOT_VARIABLE, exempt_loopback, few_arenas, root_path
 from kfexplore.ui.service import Service, local_service
 from kfexplore.ui.studies import store_studies
@@ -143,7 +144,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             each.then(partial(load, service), wanted, loading, **QUIET)
         top.copy(None, [pair, prompt], None, js=calling("pagefields.js", "copyLink"))
         add_api(demo, service)
-    return demo.queue(max_size=service.limits.queue, api_open=False)
+    return demo.queue(max_size=MOST_SESSIONS, api_open=False)  # places: FairQueue
 
 
 def announced(service: Service, name: str, wanted: Wanted) -> dict[str, Any]:

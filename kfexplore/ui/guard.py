@@ -6,10 +6,8 @@ import asyncio
 import inspect
 import json
 import re
-import sys
-import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +26,11 @@ from kfexplore.figures.hints import READING
 from kfexplore.figures.page import plotly_script
 from kfexplore.ui.api import Api, answers_in_json
 from kfexplore.ui.cache import Sessions
+from kfexplore.ui.clients import CLIENT, Places, TooMany, client_of
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.preview import PICTURE, PREVIEW
-from kfexplore.ui.server import PLOTLY
+from kfexplore.ui.queueing import FairQueue
+from kfexplore.ui.server import PLOTLY, close_silent, log_failure, log_in_lines
 
 USAGE: Final = "monitoring/summary"
 """Where Gradio's page about the API asks how often each function was called."""
@@ -40,6 +40,8 @@ MOST_DEPTH: Final = 20
 """Lists and objects within each other in a request's JSON."""
 BODY_SECONDS: Final = 10.0
 """Seconds in which a request's body must have arrived."""
+WATCH_EVERY: Final = 1.0
+"""Seconds between two looks at what nobody reads or sends."""
 CALL: Final = r"call/(v2/)?(map|laws|generate)"
 """The API without a client of Gradio's; of another name, Gradio would fail."""
 CALLED: Final = re.compile(r"/(call/(?P<named>v2/)?|run/)(?P<name>map|laws|generate)/?$")
@@ -56,6 +58,8 @@ READ: Final = re.compile(
     r"|gradio_api/(info|theme\.css|startup-events|app_id|user|queue/(data|status)|heartbeat/[\w-]+|mcp/schema"
     rf"|{CALL}/[0-9a-f]{{32}}))/?"
 )
+HELD: Final = re.compile(r"/gradio_api/(component_server|run/.+)/?")
+"""Answered when the work is done; the others at once, when it has a place in a queue."""
 WRITE: Final = re.compile(rf"/gradio_api/(queue/join|cancel|reset|component_server|run/.+|{CALL}|mcp)/?")
 """Gradio has more: uploads, files of its cache, saved states, a proxy, monitoring, older transports of MCP. Neither the
 page nor its API needs them."""
@@ -78,11 +82,11 @@ class Guard:
 
     Args:
         app: What answers the rest.
-        most_bytes: Of a request's body.
+        limits: Of a request's body, and of a client's requests.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
-        self._app, self._most_bytes = app, most_bytes
+    def __init__(self, app: ASGIApp, limits: ServerLimits) -> None:
+        self._app, self._most_bytes, self._places = app, limits.request_bytes, Places(limits.client_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or lets it through with its body read."""
@@ -100,17 +104,25 @@ class Guard:
         if served is None or not served.fullmatch(path):
             await _refusal(path)(scope, receive, send)
             return
-        if served is WRITE:
-            try:
-                body = await self._checked(Headers(scope=scope), path, receive)
-            except _Refused as refused:
-                await refused.answer(scope, receive, send)
-                return
-            receive = _again(body, receive)
-        await _answered(self._app, scope, receive, _with_headers(send))
+        if served is READ:
+            await _answered(self._app, scope, receive, _with_headers(send))
+            return
+        try:
+            body, value = await self._checked(Headers(scope=scope), path, receive)
+        except _Refused as refused:
+            await refused.answer(scope, receive, send)
+            return
+        session = value.get("session_hash") if isinstance(value, dict) else None
+        client = client_of((scope.get("client") or ("",))[0], session)
+        CLIENT.set(client)
+        try:
+            async with self._places.place(client) if HELD.fullmatch(path) else nullcontext():
+                await _answered(self._app, scope, _again(body, receive), _with_headers(send))
+        except TooMany:
+            await PlainTextResponse("Too many requests wait.", 429)(scope, receive, send)
 
-    async def _checked(self, headers: Headers, path: str, receive: Receive) -> bytes:
-        """The whole body, which is JSON of bounded size that Gradio may walk.
+    async def _checked(self, headers: Headers, path: str, receive: Receive) -> tuple[bytes, Any]:
+        """The whole body, which is JSON of bounded size that Gradio may walk, and what it says.
 
         Raises:
             _Refused: it is not.
@@ -132,7 +144,7 @@ class Guard:
             raise _Refused("No files are taken.", 400)
         if wrong := _wrong_arguments(path, value):
             raise _Refused(wrong, 422, JSONResponse({"error": wrong}, 422))
-        return body
+        return body, value
 
     async def _body(self, receive: Receive) -> bytes:
         body, more = b"", True
@@ -163,20 +175,23 @@ def serving(limits: ServerLimits) -> dict[str, Any]:
         return JSONResponse({"functions": {}})  # nobody counts
 
     return {
-        "middleware": [Middleware(Guard, most_bytes=limits.request_bytes)],
+        "middleware": [Middleware(Guard, limits=limits)],
         "routes": [*(Route(f"/{name}", partial(file, *own)) for name, own in FILES.items()), Route(f"/{USAGE}", usage)],
-        "lifespan": _running,
+        "lifespan": partial(_running, limits),
     }
 
 
 @asynccontextmanager
-async def _running(app: Any) -> AsyncIterator[None]:
-    """While the server runs: MCP tools answer in JSON, sessions at work stay, and no origin may send credentials.
+async def _running(limits: ServerLimits, app: Any) -> AsyncIterator[None]:
+    """While the server runs: MCP tools answer in JSON, sessions at work stay, the queue is shared fairly, what nobody
+    reads or sends ends, failures are one line, and no origin may send credentials.
 
-    Gradio allows them to any origin, in a middleware of its own around all others. The page has none to protect, but
-    an operator's proxy may have.
+    Gradio allows credentials to any origin, in a middleware of its own around all others. The page has none to protect,
+    but an operator's proxy may have.
     """
-    app.state_holder.session_data = Sessions(app.get_blocks()._queue.event_ids_to_events)
+    blocks = app.get_blocks()
+    app.state_holder.session_data = Sessions(blocks._queue.event_ids_to_events)
+    log_in_lines()
     inner = app.middleware_stack
 
     async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,8 +203,23 @@ async def _running(app: Any) -> AsyncIterator[None]:
         await inner(scope, receive, sent)
 
     app.middleware_stack = outermost
-    async with answers_in_json(app):
-        yield
+    watching = asyncio.create_task(_watch(blocks, FairQueue(blocks._queue, limits.queue)))
+    try:
+        async with answers_in_json(app):
+            yield
+    finally:
+        watching.cancel()
+
+
+async def _watch(blocks: Any, queue: FairQueue) -> None:
+    silent: dict[Any, float] = {}
+    while True:
+        await asyncio.sleep(WATCH_EVERY)
+        try:
+            await queue.give_up_unread()
+            silent = close_silent(blocks.server.server_state.connections, silent)
+        except Exception as error:
+            log_failure("Looking after the queue", error)
 
 
 def _behind(prefix: str, path: str) -> str:
@@ -223,10 +253,7 @@ async def _answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) ->
     try:
         await app(scope, receive, sent)
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
-        path = shown(scope["path"], 100)
-        print(f"kfexplore: {path} failed: {type(error).__name__}: {shown(error, 200)} ({where})", file=sys.stderr)
+        log_failure(shown(scope["path"], 100), error)
         if not begun:
             await PlainTextResponse("The request cannot be answered.", 400)(scope, receive, send)
 

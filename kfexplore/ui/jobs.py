@@ -7,8 +7,9 @@ import threading
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
@@ -17,11 +18,14 @@ import torch
 from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
+from kfexplore.ui.clients import CLIENT, crowd, next_round
 
 CHECK_EVERY: Final = 0.05
 """Seconds between two checks whether work that waits was cancelled."""
 RECENT: Final = 5.0
 """Seconds for which the length of a queue is remembered."""
+LEAD: Final = 4
+"""Rounds of all clients by which work that a user waits for goes before other work."""
 SMALL: Final = 32_000_000
 """Weights of a teacher's blocks below which one thread is enough."""
 
@@ -37,32 +41,47 @@ class Busy(KfError):
 
 
 class Priority(IntEnum):
-    """What runs first; among equals, what was asked first."""
+    """What runs first, if not much later; see `Worker`."""
 
     INTERACTIVE = 0
     """A user waits for it while moving a slider."""
     BACKGROUND = 1
 
 
+@dataclass(order=True)
+class _Waiting:
+    due: int
+    """The lowest goes first: its round, later by `LEAD` for work in the background."""
+    number: int
+    round: int = field(compare=False)
+    client: Hashable = field(compare=False)
+    is_fixed: bool = field(compare=False)
+    """Whether it can be cancelled, and so has a place in the page's queue, which is bounded itself."""
+
+
 class Worker:
-    """Does one thing at a time, in the order of priority and time of asking. Each runs in its caller's own thread.
+    """Does one thing at a time, in rounds in which each client has one turn. Each runs in its caller's own thread.
+
+    Within a round, what was asked first goes first. Clients are those of `clients.CLIENT`; without one, everything that
+    is asked is a client of its own.
 
     Args:
-        waiting: Bound on what waits; None: none. Work that can be cancelled is always let in, because it already has a
-            place in the page's queue.
+        waiting: Bound on what waits; None: none. Where all places are taken, a newcomer gets the last one of the client
+            that has most. Work that can be cancelled is always let in, because it already has a place in the page's
+            queue.
         clock: Seconds.
     """
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting, self._clock = waiting, clock
-        self._is_busy = False
-        self._queue: list[tuple[Priority, int]] = []
+        self._is_busy, self._round = False, 0
+        self._queue: list[_Waiting] = []
         self._numbers = itertools.count()
         self._lengths: deque[tuple[float, int]] = deque()
         self._changed = threading.Condition()
 
     def recent_length(self) -> int:
-        """The most that ran and waited together within the last seconds."""
+        """The most clients that had something running or waiting within the last seconds."""
         with self._changed:
             self._remember()
             return max(length for _, length in self._lengths)
@@ -80,19 +99,18 @@ class Worker:
         if cancel and cancel():
             raise Cancelled
         with self._changed:
-            if cancel is None and self._waiting is not None and self._is_busy + len(self._queue) > self._waiting:
-                raise Busy
-            mine = (priority, next(self._numbers))
-            insort(self._queue, mine)
-            self._remember()
+            mine = self._enter(priority, cancel is not None)
             try:
-                while self._is_busy or self._queue[0] != mine:
+                while self._is_busy or self._queue[0] is not mine:
                     self._changed.wait(CHECK_EVERY if cancel else None)
                     if cancel and cancel():
                         raise Cancelled
-                self._is_busy = True
+                    if mine not in self._queue:
+                        raise Busy
+                self._is_busy, self._round = True, max(self._round, mine.round)
             finally:
-                self._queue.remove(mine)
+                if mine in self._queue:
+                    self._queue.remove(mine)
                 self._changed.notify_all()
         try:
             yield
@@ -101,9 +119,26 @@ class Worker:
                 self._is_busy = False
                 self._changed.notify_all()
 
+    def _enter(self, priority: Priority, is_fixed: bool) -> _Waiting:
+        client = CLIENT.get()
+        if not is_fixed and self._waiting is not None and self._is_busy + len(self._queue) > self._waiting:
+            others = [each for each in self._queue if not each.is_fixed]
+            crowded = crowd(client, (each.client for each in others))
+            if crowded is None:
+                raise Busy
+            self._queue.remove([each for each in others if each.client == crowded][-1])
+            self._changed.notify_all()
+        its = next_round(client, self._round, ((each.client, each.round) for each in self._queue))
+        mine = _Waiting(its + LEAD * priority, next(self._numbers), its, client, is_fixed)
+        insort(self._queue, mine)
+        self._remember()
+        return mine
+
     def _remember(self) -> None:
         now = self._clock()
-        self._lengths.append((now, self._is_busy + len(self._queue)))
+        known = {each.client for each in self._queue} - {None}
+        length = self._is_busy + len(known) + sum(each.client is None for each in self._queue)
+        self._lengths.append((now, length))
         while self._lengths[0][0] < now - RECENT:
             self._lengths.popleft()
 

@@ -55,9 +55,12 @@ class ServerLimits:
     at_once: int = 1
     """Pages that Generate writes for at once; studies and races have one each."""
     queue: int = 16
-    """Pages that wait for Generate, a study or a race, all together."""
+    """Pages that wait for Generate, for a study or for a race, each; one place per session."""
     questions: int = 24
     """Questions of sliders that wait for one lock (tables, one context, one load); more are refused with Busy."""
+    client_requests: int = 4
+    """Requests of one client that are answered at once; more wait. A client is an address, or a session where the
+    address is private: see `clients.client_of`."""
     pages: int = 200
     """Sessions whose last texts, race, study and fields are kept. The least recently used goes first, but none whose
     work runs or waits: then a new one is refused."""

@@ -10,13 +10,18 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+import traceback
+from collections.abc import Iterable, Mapping, MutableMapping
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
+from kfexplore.checkpoints.files import shown
 from kfexplore.errors import KfError
 
 PORT_VARIABLE: Final = "GRADIO_SERVER_PORT"
@@ -31,6 +36,8 @@ OWN |= {"assets", "static", "svelte", "gradio_api"}
 """First parts of Gradio's paths, which a prefix would be taken for."""
 PLOTLY: Final = "kf/plotly.min.js"
 """Where the page finds Plotly's script, the one file that it takes from outside Gradio's own."""
+SILENT_SECONDS: Final = 20.0
+"""Seconds after which a connection without a request, or with the beginning of one, is closed."""
 M_ARENA_MAX: Final = -8
 """Of glibc's malloc.h."""
 
@@ -79,6 +86,39 @@ def few_arenas(count: int = 2) -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and mallopt(M_ARENA_MAX, count) == 1
+
+
+def close_silent(connections: Iterable[Any], silent: Mapping[Any, float]) -> dict[Any, float]:
+    """Closes connections of uvicorn that have had no whole request to answer for `SILENT_SECONDS`.
+
+    Args:
+        connections: All of them.
+        silent: What the last call returned.
+
+    Returns:
+        Those without a request, and since when.
+    """
+    now, found = time.monotonic(), {}
+    for each in list(connections):
+        if each.cycle is None or each.cycle.response_complete:
+            found[each] = silent.get(each, now)
+            if now - found[each] > SILENT_SECONDS:
+                each.transport.close()
+    return found
+
+
+def log_failure(what: str, error: BaseException) -> None:
+    """Prints one line about a request that failed by a mistake of the server or of whoever made the request."""
+    places = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
+    print(f"kfexplore: {what} failed: {type(error).__name__}: {shown(error, 200)}{where}", file=sys.stderr)
+
+
+def log_in_lines() -> None:
+    """Has Gradio print a line where it would print the whole traceback of a request, which anyone can cause."""
+    one_line = SimpleNamespace(print_exc=lambda: log_failure("A request", sys.exc_info()[1] or Exception()))
+    for module in ("gradio.queueing", "gradio.routes", "gradio.route_utils"):
+        import_module(module).traceback = one_line  # type: ignore[attr-defined]
 
 
 def exempt_loopback(host: str, environment: MutableMapping[str, str] = os.environ) -> None:

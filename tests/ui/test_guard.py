@@ -254,7 +254,7 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"9")]
     scope = {"type": "http", "method": "POST", "path": f"{API}/queue/join", "query_string": b"", "headers": headers}
-    asyncio.run(guard.Guard(lambda *_: pytest.fail("it was let through"), 100)(scope, never, send))
+    asyncio.run(guard.Guard(lambda *_: pytest.fail("it was let through"), LIMITS)(scope, never, send))
     assert answers[0]["status"] == 408
 
 

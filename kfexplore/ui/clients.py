@@ -1,0 +1,93 @@
+"""Who asks, and how those who ask share what is scarce: one client each round, and no place lost to a crowd."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Hashable, Iterable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final
+
+CLIENT: Final[ContextVar[Hashable]] = ContextVar("client", default=None)
+"""Who asks, while a request is answered; None: nobody is known."""
+MOST_WAITING: Final = 64
+"""Requests of a client that wait for its others."""
+
+
+class TooMany(Exception):
+    """A client has too many requests that wait."""
+
+
+class Places:
+    """Requests of each client that are answered at once; more wait, in the order in which they came.
+
+    Args:
+        each: Places of a client.
+    """
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._taken: dict[Hashable, tuple[asyncio.Semaphore, int]] = {}
+
+    @asynccontextmanager
+    async def place(self, client: Hashable) -> AsyncIterator[None]:
+        """Waits for a place and holds it.
+
+        Raises:
+            TooMany: of the client's requests wait.
+        """
+        places, count = self._taken.get(client) or (asyncio.Semaphore(self._each), 0)
+        if count >= self._each + MOST_WAITING:
+            raise TooMany
+        self._taken[client] = places, count + 1
+        try:
+            async with places:
+                yield
+        finally:
+            count = self._taken[client][1] - 1
+            if count:
+                self._taken[client] = places, count
+            else:
+                del self._taken[client]
+
+
+def client_of(host: str | None, session: object) -> Hashable:
+    """Whom a request counts for: its address where that tells visitors apart, else its session, which it chose itself.
+
+    A private address may be that of a proxy, behind which all visitors are. A public one is the visitor's own, or what
+    a proxy that uvicorn trusts says (FORWARDED_ALLOW_IPS). Whoever has an IPv6 address has all those of its /64.
+
+    Args:
+        host: Address of the other end.
+        session: Hash of a session, as it came.
+
+    Returns:
+        The client; None: nobody is known.
+    """
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        address = None
+    if address is not None and address.is_global:
+        return str(ip_network((address, 64), strict=False) if isinstance(address, IPv6Address) else address)
+    return session if isinstance(session, str) else None
+
+
+def next_round(client: Hashable, now: int, waiting: Iterable[tuple[Hashable, int]]) -> int:
+    """The round in which a newcomer has its turn: the next one in which its client has none.
+
+    Args:
+        client: Of the newcomer.
+        now: The round that runs.
+        waiting: Clients that wait, each with its round.
+    """
+    return 1 + max([now, *(its for other, its in waiting if client is not None and other == client)])
+
+
+def crowd(client: Hashable, waiting: Iterable[Hashable]) -> Hashable:
+    """The client whose last place a newcomer gets where all are taken; None: the newcomer gets none."""
+    counts = Counter(other for other in waiting if other is not None)
+    most, count = max(counts.items(), key=lambda item: item[1], default=(None, 0))
+    return most if count > counts[client] + 1 else None

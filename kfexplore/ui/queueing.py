@@ -1,0 +1,121 @@
+"""Gradio's queue, shared fairly: a queue per kind of work, a place per session, a turn per client in each round.
+
+Messages that nobody reads expire, and the work that writes them ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, Final
+
+from gradio.context import LocalContext
+from gradio.route_utils import get_fn
+from gradio.server_messages import ProcessCompletedMessage
+
+from kfexplore.ui.clients import client_of, crowd, next_round
+
+UNREAD_SECONDS: Final = 15.0
+"""After which a session is given up if nobody has read its oldest message."""
+MOST_SESSIONS: Final = 1500
+"""With events that have not been answered and read; Gradio drops the oldest one's messages beyond 2000."""
+MOST_OF_CLIENT: Final = 100
+"""Of these sessions."""
+FULL: Final = "The server is busy: too many wait for the same. Try again in a while."
+FOLLOWED: Final = "Another request of this session waits already. Try again once it runs."
+
+
+def is_abandoned() -> bool:
+    """Whether the event of the queue that runs here was given up; Gradio itself ends only generators."""
+    blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    event = blocks._queue.event_ids_to_events.get(event_id) if blocks and event_id else None
+    return event is not None and not event.alive
+
+
+class FairQueue:
+    """Stands in for `push` of Gradio's queue, and gives up what nobody reads.
+
+    Args:
+        queue: Of a page; gets `push` of this.
+        places: Events of a kind of work that may wait.
+        clock: Seconds.
+    """
+
+    def __init__(self, queue: Any, places: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue, self._places, self._clock = queue, places, clock
+        self._push, queue.push = queue.push, self.push
+        self._numbers, self._lock = itertools.count(), asyncio.Lock()
+        self._clients: dict[str, Hashable] = {}
+        """By session with events that are not done and read."""
+        self._unread: dict[str, tuple[Any, float]] = {}
+        """By session: what has not been read, and since when."""
+
+    async def push(self, body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
+        """As Gradio's. Where all places are taken, a newcomer gets the last one of the client that has most.
+
+        Of a session one event of a kind waits. A newer one takes its place, as the page goes by the newest; of the API,
+        the newer one is refused.
+        """
+        queue, fn = self._queue, get_fn(self._queue.blocks, None, body)
+        client = client_of(request.client and request.client.host, body.session_hash)
+        async with self._lock:
+            known = queue.event_queue_per_concurrency_id.get(fn.concurrency_id)
+            waiting = known.queue if known else []
+            older = next((event for event in waiting if event.session_hash == body.session_hash), None)
+            its_sessions = sum(other == client for other in self._clients.values()) if client is not None else 0
+            if len(self._clients) >= MOST_SESSIONS or its_sessions >= MOST_OF_CLIENT:
+                return False, FULL, "queue_full"
+            if older is not None and fn.api_visibility == "public":
+                return False, FOLLOWED, "queue_full"
+            if older is not None:
+                place = older.place
+                await self._end(older, {"data": [{"__type__": "update"}] * len(older.fn.outputs)}, success=True)
+            else:
+                if len(waiting) >= self._places:
+                    crowded = crowd(client, (event.client for event in waiting))
+                    if crowded is None:
+                        return False, FULL, "queue_full"
+                    last = [event for event in waiting if event.client == crowded][-1]
+                    await self._end(last, {"error": FULL}, success=False)
+                at_work = [event for events in queue.active_jobs for event in events or ()]
+                at_work = [event for event in at_work if event.concurrency_id == fn.concurrency_id]
+                now = max((event.place[0] for event in at_work), default=0)
+                taken = ((event.client, event.place[0]) for event in (*at_work, *waiting))
+                place = next_round(client, now, taken), next(self._numbers)
+            answer: tuple[bool, Any, str] = await self._push(body, request, username)
+            if answer[0]:
+                event = queue.event_ids_to_events[answer[1]]
+                event.client, event.place = client, place
+                queue.event_queue_per_concurrency_id[fn.concurrency_id].queue.sort(key=lambda event: event.place)
+                self._clients[event.session_hash] = client
+            return answer
+
+    async def give_up_unread(self) -> None:
+        """Forgets sessions that are done, and gives up those that nobody reads: their work ends, waiting or not."""
+        queue, now = self._queue, self._clock()
+        sessions = {*queue.pending_event_ids_session, *queue.pending_messages_per_session}
+        for session in sessions:
+            events = queue.pending_event_ids_session.get(session)
+            messages = queue.pending_messages_per_session.get(session)
+            if messages is not None and messages.qsize():
+                oldest = messages._queue[0]
+            elif events and not any(event in queue.event_ids_to_events for event in events):
+                oldest = events  # their last message is on its way, or was lost with a connection
+            else:
+                oldest = None
+            known, since = self._unread.get(session, (None, now))
+            self._unread[session] = oldest, since if oldest is known else now
+            if (oldest is not None and now - self._unread[session][1] > UNREAD_SECONDS) or (not events and not oldest):
+                await queue.clean_events(session_hash=session)
+                queue.pending_messages_per_session.pop(session, None)
+                queue.pending_event_ids_session.pop(session, None)
+        for kept in (self._unread, self._clients):
+            for session in [each for each in kept if each not in queue.pending_event_ids_session]:
+                del kept[session]
+
+    async def _end(self, event: Any, output: dict[str, Any], success: bool) -> None:
+        """Takes an event that waits out of the queue, and answers it."""
+        await self._queue.remove_from_queue(event._id)
+        self._queue.send_message(event, ProcessCompletedMessage(output=output, success=success))

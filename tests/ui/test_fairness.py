@@ -1,0 +1,272 @@
+"""Many ask and few are answered: who gets a turn, who is refused, and what ends because nobody waits for it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+
+from kfexplore.pair import Pair
+from kfexplore.ui import queueing, server
+from kfexplore.ui.app import serve
+from kfexplore.ui.clients import CLIENT, client_of
+from kfexplore.ui.jobs import LEAD, Busy, Priority, Worker
+from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.queueing import FOLLOWED, FULL
+from kfexplore.ui.service import Service, local_service
+
+HOSTILE, HONEST = "8.8.8.8", "9.9.9.9"
+PLACES = 3
+
+
+@pytest.mark.parametrize(
+    ("host", "session", "client"),
+    [
+        (HOSTILE, "a", HOSTILE),
+        ("2a00:1450:1:2::5", "a", "2a00:1450:1:2::/64"),
+        ("2a00:1450:1:2:ffff::", "b", "2a00:1450:1:2::/64"),
+        ("10.0.0.1", "a", "a"),
+        ("127.0.0.1", "a", "a"),
+        ("testclient", "a", "a"),
+        (None, None, None),
+        ("127.0.0.1", ["a"], None),
+    ],
+)
+def test_a_client_is_an_address_where_that_tells_visitors_apart(host: str, session: object, client: object) -> None:
+    assert client_of(host, session) == client
+
+
+def asked(worker: Worker, client: str | None, log: list[str], priority: Priority = Priority.INTERACTIVE) -> Any:
+    """A thread that waits for its turn when this returns."""
+
+    def wait() -> None:
+        CLIENT.set(client)
+        try:
+            with worker.turn(priority):
+                log.append(f"{client}")
+        except Busy:
+            log.append(f"{client} refused")
+
+    before = len(worker._queue)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while len(worker._queue) == before and thread.is_alive() and time.monotonic() < deadline:
+        thread.join(0.01)
+        if any("refused" in line for line in log):
+            break
+    return thread
+
+
+def test_each_client_has_one_turn_per_round() -> None:
+    worker, log = Worker(), []
+    with worker.turn():
+        threads = [asked(worker, client, log) for client in "aaaabc"]
+    for thread in threads:
+        thread.join(30)
+    assert "".join(log) == "abcaaa"
+
+
+def test_where_all_places_are_taken_a_newcomer_gets_the_last_of_the_client_that_has_most() -> None:
+    worker, log = Worker(3), []
+    with worker.turn():
+        threads = [asked(worker, client, log) for client in "aaab"]
+        assert log == ["a refused"]
+        threads.append(asked(worker, "c", log))
+        assert log == ["a refused", "a refused"]
+        threads.append(asked(worker, "d", log))
+        assert log[2:] == ["d refused"]
+    for thread in threads:
+        thread.join(30)
+    assert log[3:] == ["a", "b", "c"]
+
+
+def test_work_in_the_background_is_not_starved() -> None:
+    worker, log = Worker(), []
+    with worker.turn():
+        threads = [asked(worker, None, log, Priority.BACKGROUND)]
+        threads += [asked(worker, "a", log) for _ in range(2 * LEAD)]
+    for thread in threads:
+        thread.join(30)
+    assert log.index("None") == LEAD
+
+
+# Over the wire.
+
+
+@pytest.fixture(scope="module")
+def service(pair: Pair) -> Service:
+    return local_service({"small": lambda: pair}, ServerLimits(queue=PLACES, questions=6))
+
+
+@pytest.fixture(scope="module")
+def demo(service: Service) -> Iterator[gr.Blocks]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    served = serve(service, "small", server_port=port, prevent_thread_lock=True, quiet=True)
+    yield served
+    served.close()
+
+
+class Stranger:
+    """Requests from an address, as a proxy on this machine reports it."""
+
+    def __init__(self, demo: gr.Blocks, address: str) -> None:
+        self.demo = demo
+        self.http = httpx.Client(
+            base_url=f"{demo.local_url}gradio_api/", headers={"X-Forwarded-For": address}, timeout=60
+        )
+
+    def call(self, name: str = "generate", session: str | None = None, prompt: str = "a b") -> httpx.Response:
+        data = [prompt, "ar", None, 5, 0, None, 1] if name == "generate" else [prompt, 2, 256, 0, None, 1]
+        number = next(n for n, fn in self.demo.fns.items() if fn.api_name == name)
+        if session is None:
+            return self.http.post(f"call/{name}", json={"data": data})
+        return self.http.post("queue/join", json={"fn_index": number, "data": data, "session_hash": session})
+
+    def answer(self, event: str, name: str = "generate") -> str:
+        """The last event of the stream of a call."""
+        text = self.http.get(f"call/{name}/{event}").text
+        return text.strip().split("\n\n")[-1]
+
+    def tables(self, session: str, **more: Any) -> dict[str, Any]:
+        scrub = next(n for n, block in self.demo.blocks.items() if getattr(block, "elem_id", None) == "scrub")
+        data = {"seq": 1, "pair": "small", "prompt": "a b", **more}
+        question = {"data": data, "fn_name": "tables", "component_id": scrub, "session_hash": session}
+        return self.http.post("component_server", json=question).json()
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def running(demo: gr.Blocks) -> int:
+    return sum(event is not None for event in demo._queue.active_jobs)
+
+
+@pytest.fixture
+def held(demo: gr.Blocks, service: Service) -> Iterator[gr.Blocks]:
+    """A page on which a text that runs does not get its turn."""
+    with service.local.work.turn():
+        yield demo
+    wait_until(lambda: not running(demo) and not len(demo._queue), "work is left")
+
+
+def test_a_session_waits_once_in_each_queue_and_an_address_does_not_fill_it(held: gr.Blocks) -> None:
+    hostile, honest = Stranger(held, HOSTILE), Stranger(held, HONEST)
+    first = hostile.call(session="one")
+    assert first.status_code == 200
+    wait_until(lambda: running(held) == 1, "it runs")
+    assert hostile.call(session="one").status_code == 200
+    again = hostile.call(session="one")
+    assert (again.status_code, again.json()["detail"]) == (503, FOLLOWED)
+    crowd = [hostile.call() for _ in range(PLACES)]
+    assert [answer.status_code for answer in crowd] == [200] * (PLACES - 1) + [503]
+    assert crowd[-1].json()["detail"] == FULL
+    assert hostile.call("laws").status_code == 200  # a queue of its own
+
+    taken = honest.call()
+    assert taken.status_code == 200
+    lost = crowd[-2].json()["event_id"]
+    assert FULL in hostile.answer(lost)
+    waiting = held._queue.event_queue_per_concurrency_id["generate"].queue
+    assert [event._id for event in waiting].index(taken.json()["event_id"]) <= 1
+
+
+def test_of_the_page_the_newer_of_two_that_wait_takes_the_place_of_the_older(held: gr.Blocks) -> None:
+    stranger = Stranger(held, HONEST)
+    run = next(n for n, fn in held.fns.items() if fn.concurrency_id == "generate" and fn.api_visibility == "private")
+    assert stranger.call().status_code == 200
+    wait_until(lambda: running(held) == 1, "it runs")
+    bodies = [{"fn_index": run, "data": [None], "session_hash": session} for session in ("page", "other", "page")]
+    older, between, newer = (stranger.http.post("queue/join", json=body).json()["event_id"] for body in bodies)
+    waiting = held._queue.event_queue_per_concurrency_id["generate"].queue
+    assert [event._id for event in waiting] == [newer, between]
+    done = [message for message in held._queue.pending_messages_per_session["page"]._queue if "output" in dir(message)]
+    assert [(message.event_id, message.success) for message in done] == [(older, True)]
+
+
+@pytest.mark.parametrize("name", ["generate", "laws"])
+def test_work_whose_answer_nobody_reads_ends_and_its_messages_go(
+    demo: gr.Blocks, service: Service, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(queueing, "UNREAD_SECONDS", 0.2)
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(*given: Any) -> Iterator[tuple[float, str]]:
+        try:
+            while not given[-1]():
+                begun.set()
+                time.sleep(0.01)
+                yield 0.1, "more"
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(service.local, "texts" if name == "generate" else "study", endless)
+    session = Stranger(demo, HONEST).call(name, prompt="c d").json()["event_id"]
+    assert begun.wait(30)
+    assert ended.wait(30)
+    wait_until(lambda: session not in demo._queue.pending_messages_per_session, "its messages are left")
+    assert session not in demo._queue.pending_event_ids_session
+
+
+def test_a_session_that_has_read_everything_leaves_nothing(demo: gr.Blocks) -> None:
+    stranger = Stranger(demo, HONEST)
+    event = stranger.call().json()["event_id"]
+    assert stranger.answer(event).startswith("event: complete")
+    wait_until(lambda: event not in demo._queue.pending_messages_per_session, "its messages are left")
+    assert event not in demo._queue.pending_event_ids_session
+
+
+def test_many_connections_that_ask_for_sweeps_do_not_starve_a_slider(demo: gr.Blocks) -> None:
+    over = threading.Event()
+
+    def flood(number: int) -> int:
+        stranger, count = Stranger(demo, HOSTILE), 0
+        while not over.is_set():
+            stranger.tables(f"session {number}")
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(12) as pool:  # twice as many as there are places
+        floods = [pool.submit(flood, number) for number in range(12)]
+        honest = Stranger(demo, HONEST)
+        replies = [honest.tables("honest", u=[n / 5] * 2) for n in range(5)]
+        over.set()
+        assert sum(each.result() for each in floods) > 0
+    assert [reply["ok"] for reply in replies] == [True] * 5
+
+
+def test_a_connection_without_a_request_is_closed(demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SILENT_SECONDS", 0.2)
+    where = (demo.server_name, demo.server_port)
+    for begun in (b"", b"GET / HTTP/1.1\r\nHost: a\r\nX"):
+        with socket.create_connection(where, timeout=30) as connection:
+            connection.sendall(begun)
+            assert connection.recv(1) == b""
+
+
+def test_a_request_that_fails_in_the_queue_is_one_line_in_the_log(
+    demo: gr.Blocks, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stranger = Stranger(demo, HONEST)
+    event = stranger.http.post("call/generate", json={"data": [{}, [], "x", {}, [], {}, "y"]}).json()["event_id"]
+    stranger.answer(event)
+    fit = next(n for n, fn in demo.fns.items() if fn.api_name == "fit")
+    body: dict[str, Any] = {"fn_index": fit, "data": ["nothing", {"a": 1}, "x", []], "session_hash": "a"}
+    assert stranger.http.post("run/predict", json=body).status_code == 500
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert "failed" in told
+    assert len(told.splitlines()) <= 2
