@@ -40,6 +40,8 @@ MOST_DEPTH: Final = 20
 """Lists and objects within each other in a request's JSON."""
 BODY_SECONDS: Final = 10.0
 """Seconds in which a request's body must have arrived."""
+LONGEST_SESSION: Final = 64
+"""Characters of a session's hash, which is kept; Gradio's own have up to 36."""
 WATCH_EVERY: Final = 1.0
 """Seconds between two looks at what nobody reads or sends."""
 CALL: Final = r"call/(v2/)?(map|laws|generate)"
@@ -140,6 +142,9 @@ class Guard:
         except (ValueError, RecursionError):
             raise _Refused("The request is not JSON that is taken here.", 400) from None
         _check_size(value)
+        session = value.get("session_hash") if isinstance(value, dict) else None
+        if not (session is None or (isinstance(session, str) and len(session) <= LONGEST_SESSION)):
+            raise _Refused("The session is not one of this page.", 400)
         if _has_file(value):
             raise _Refused("No files are taken.", 400)
         if wrong := _wrong_arguments(path, value):

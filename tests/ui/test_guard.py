@@ -231,6 +231,12 @@ def test_json_of_many_values_is_refused_before_it_is_walked(
     assert sent(client, body).status_code == status
 
 
+@pytest.mark.parametrize("session", ["x" * 65, ["a"], {"a": 1}, 5])
+def test_a_session_that_is_no_short_text_is_refused(client: TestClient, session: Any) -> None:
+    question = {"data": {}, "fn_name": "tables", "component_id": 1, "session_hash": session}
+    assert sent(client, json.dumps(question).encode()).status_code == 400
+
+
 def test_multipart_is_refused_before_it_is_parsed(client: TestClient) -> None:
     body = b'--b\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\nleft'
     answer = sent(client, body, **{"Content-Type": "multipart/form-data; boundary=b"})
