@@ -1,26 +1,29 @@
-# make setup | app | lab | notebooks | test | test-all | fast | lint: each sets up what it needs on a fresh machine, then runs.
+# make setup | app | lab | notebooks | test | test-all | fast | lint | lock | sbom: each sets up what it needs on a fresh machine, then runs.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
 # Where torch alone comes from, e.g. https://download.pytorch.org/whl/cpu, which has the small build for CPUs.
+# It is pinned by version; all other packages, and torch from PyPI, by hashes.
 TORCH_INDEX ?=
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two processes of one thread each: on two cores that is sooner than one of two. A file's tests stay together.
 # FULL: which tests marked full run: all, or a commit since which the files that they protect changed.
 FULL ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
-.PHONY: setup app lab notebooks test test-all fast lint clean
+.PHONY: setup app lab notebooks test test-all fast lint lock sbom clean
 
 setup: .venv/.installed .venv/.browser
 
-.venv/.installed: requirements.txt requirements-dev.txt pyproject.toml
+.venv/.installed: requirements.lock requirements-dev.lock requirements-torch.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing some two gigabytes of packages into .venv; it takes minutes."
 ifdef TORCH_INDEX
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url $(TORCH_INDEX) "$$(grep ^torch== requirements.txt)"
+	$(INSTALL) --no-deps --index-url $(TORCH_INDEX) "$$(grep ^torch== requirements.txt)"
+else
+	$(INSTALL) --no-deps --require-hashes -r requirements-torch.lock
 endif
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL) --no-deps --require-hashes -r requirements.lock -r requirements-dev.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
 # The browser tests drive a real Chromium: the system's, or one that Playwright can install.
@@ -54,6 +57,16 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/wording.py
+
+# After a change of requirements.txt or requirements-dev.txt; needs a connection.
+lock: .venv/.installed
+	$(INSTALL) uv==0.13.9
+	$(BIN)/python -m tools.lock
+
+# The packages of the app as a CycloneDX document.
+sbom: .venv/.installed
+	$(INSTALL) cyclonedx-bom==7.5.0
+	cat requirements.lock requirements-torch.lock | $(BIN)/cyclonedx-py requirements - -o sbom.json
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -15,6 +15,8 @@ PYTHON: Final = "3.12"
 """Python of the Space: the version of ZeroGPU."""
 TORCH: Final = "2.11.0"
 """torch of the Space: ZeroGPU has no later one yet; elsewhere requirements.txt sets it."""
+LOCK: Final = "requirements.lock"
+"""All packages but torch, with hashes."""
 MARK: Final = "Assembled by `kfexplore export space`."
 """Marks the README.md of an export, which may be overwritten."""
 README: Final = f"""---
@@ -64,7 +66,7 @@ def write_space(folder: Path) -> list[Part]:
     Raises:
         KfError: the folder holds something else or cannot be written, or this is not a complete working copy.
     """
-    sources = {name: PACKAGE.parent / name for name in ("app.py", "LICENSE", "requirements.txt")}
+    sources = {name: PACKAGE.parent / name for name in ("app.py", "LICENSE", LOCK)}
     pairs = {DEFAULT_PAIR, *bundled_pairs()}
     sources |= {"kfexplore": PACKAGE, **{f"checkpoints/{pair}": bundled_folder(pair) for pair in pairs}}
     missing = [name for name, source in sources.items() if not source.exists()]
@@ -74,8 +76,8 @@ def write_space(folder: Path) -> list[Part]:
             "a whole working copy of the repository, installed with pip install -e .",
         )
     _check_target(folder)
-    requirements = sources.pop("requirements.txt").read_text(encoding="utf-8")
-    texts = {"requirements.txt": space_requirements(requirements), "README.md": space_readme(requirements)}
+    requirements = space_requirements(sources.pop(LOCK).read_text(encoding="utf-8"))
+    texts = {"requirements.txt": requirements, "README.md": space_readme(requirements)}
     with writing(folder):
         for name, source in sources.items():
             _copy(source, folder / name)
@@ -84,17 +86,20 @@ def write_space(folder: Path) -> list[Part]:
     return [(name, _files(folder / name)) for name in sorted({*sources, *texts})]
 
 
-def space_requirements(requirements: str) -> str:
-    """The requirements of a Space, which has its own torch."""
-    pins = [line for line in requirements.splitlines() if line and not line.startswith("#")]
-    return "\n".join(f"torch=={TORCH}" if line.startswith("torch==") else line for line in pins) + "\n"
+def space_requirements(lock: str) -> str:
+    """The requirements of a Space: its own torch, and all locked versions.
+
+    Without the hashes: where one package has some, pip asks for those of all, and a Space's builder adds packages.
+    """
+    pins = re.findall(r"^\w[^\\\n]*(?<! )", lock, re.MULTILINE)
+    return "\n".join([f"torch=={TORCH}", *pins]) + "\n"
 
 
 def space_readme(requirements: str) -> str:
     """README.md of a Space: its header names the Gradio that the requirements pin."""
     pinned = re.search(r"^gradio==(\S+)$", requirements, re.MULTILINE)
     if pinned is None:
-        raise KfError("requirements.txt pins no gradio.", "a line gradio==X.Y.Z")
+        raise KfError(f"{LOCK} pins no gradio.", "a line gradio==X.Y.Z")
     return README.format(gradio=pinned[1])
 
 
