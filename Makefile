@@ -63,10 +63,11 @@ lock: .venv/.installed
 	$(INSTALL) uv==0.13.9
 	$(BIN)/python -m tools.lock
 
-# The packages of the app as a CycloneDX document.
-sbom: .venv/.installed
-	$(INSTALL) cyclonedx-bom==7.5.0
-	cat requirements.lock requirements-torch.lock | $(BIN)/cyclonedx-py requirements - -o sbom.json
+# The packages of the app as a CycloneDX document, from the lock files alone.
+sbom:
+	test -x .sbom/bin/pip || $(PYTHON) -m venv .sbom
+	.sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	cat requirements.lock requirements-torch.lock | .sbom/bin/cyclonedx-py requirements - -o sbom.json
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv .sbom sbom.json .pytest_cache .ruff_cache .mypy_cache *.egg-info

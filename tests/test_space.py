@@ -29,7 +29,7 @@ from kfexplore.ui.server import DEFAULT_PORT
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCKER = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 NAMES = ["LICENSE", "README.md", "app.py", "checkpoints", "kfexplore", "requirements.txt"]
-FULL = pytest.mark.full("kfexplore/space.py", "kfexplore/ui", "app.py", "requirements.txt", "Dockerfile")
+FULL = pytest.mark.full("kfexplore/space.py", "kfexplore/ui", "app.py", "requirements.lock", "Dockerfile")
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
@@ -41,10 +41,10 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pins(file: Path) -> dict[str, str]:
-    """Versions by package; any other line than package==version fails."""
+    """Versions by package; any other line than package==version, perhaps with a marker, fails."""
     lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    assert [line for line in lines if not re.fullmatch(r"[a-z-]+==[\d.]+", line)] == []
-    return dict(line.split("==") for line in lines)
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; [^;\\]+)?", line)] == []
+    return dict(line.split(" ;")[0].split("==") for line in lines)
 
 
 # What is written.
@@ -79,15 +79,19 @@ def test_what_python_compiled_and_hidden_files_stay_behind(tmp_path: Path, monke
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    (tmp_path / "requirements.txt").write_text("gradio==6.0.0\n")
+    (tmp_path / "requirements.lock").write_text("gradio==6.0.0\n")
     write_space(tmp_path / "space")
     assert [file.name for file in (tmp_path / "space" / "kfexplore").iterdir()] == ["a.py"]
 
 
-def test_requirements_are_pins_that_differ_in_torch_alone(space: Path) -> None:
+def test_requirements_are_what_is_locked_and_another_torch(space: Path) -> None:
     ours, theirs = pins(REPOSITORY / "requirements.txt"), pins(space / "requirements.txt")
-    assert theirs == {**ours, "torch": TORCH}
     assert ours["torch"] != TORCH
+    assert {name: theirs[name] for name in ours} == {**ours, "torch": TORCH}
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    assert all(f"\n{name}=={version} " in lock for name, version in theirs.items() if name != "torch")
+    assert len(theirs) > 2 * len(ours)
+    assert "--hash" not in (space / "requirements.txt").read_text()
 
 
 def test_the_header_is_what_the_hub_takes(space: Path) -> None:
@@ -150,7 +154,7 @@ def test_outside_a_working_copy_the_missing_parts_are_named(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kfexplore.space.PACKAGE", tmp_path / "site-packages" / "kfexplore")
-    assert "app.py, LICENSE, requirements.txt" in shell.refused(f"export space {tmp_path}/space")
+    assert "app.py, LICENSE, requirements.lock" in shell.refused(f"export space {tmp_path}/space")
 
 
 # It starts.
@@ -240,7 +244,8 @@ def test_the_dockerfile_copies_what_is_there_and_the_ignore_file_lets_through() 
     assert {line[1:] for line in ignored if line.startswith("!")} == copied
     assert "*" in ignored
     assert all((REPOSITORY / source).exists() for source in copied)
-    assert copied == {"app.py", "LICENSE", "requirements.txt", "kfexplore", "checkpoints"}
+    locks = {"requirements.lock", "requirements-torch.lock"}
+    assert copied == {"app.py", "LICENSE", "requirements.txt", *locks, "kfexplore", "checkpoints"}
 
 
 def test_the_container_listens_where_it_says_and_not_as_root() -> None:
@@ -250,7 +255,7 @@ def test_the_container_listens_where_it_says_and_not_as_root() -> None:
     assert '"GRADIO_SERVER_NAME"' in app
     assert directives("EXPOSE") == [str(DEFAULT_PORT)]
     assert f"useradd --create-home --uid 1000 {directives('USER')[0]}" in DOCKER
-    assert directives("FROM") == [f"python:{PYTHON}-slim"]
+    assert re.fullmatch(rf"python:{PYTHON}-slim@sha256:[0-9a-f]{{64}}", *directives("FROM"))
 
 
 def test_the_health_check_tells_a_running_app_from_none() -> None:
