@@ -25,7 +25,7 @@ def test_the_environment_changes_what_it_names() -> None:
     ("text", "told"),
     [
         ("new_token=5", "did you mean new_tokens"),
-        ("foo=1", "Valid: one of at_once, contexts, "),
+        ("foo=1", "Valid: one of at_once, client_requests, "),
         ("new_tokens", "name=value"),
         ("new_tokens=", "name=value"),
         ("new_tokens=many", "'many'"),
