@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Final
 
 from kfexplore.decoders import DECODERS
+from kfexplore.figures.hints import hint
 from kfexplore.figures.palette import palette_css, token_label
 from kfexplore.figures.scripts import asset
 from kfexplore.results import Line, Written
@@ -19,12 +20,13 @@ LEVELS: Final = (1.5, 3.0, 5.0, 7.0)
 """Nats of surprisal from which the underline is thicker."""
 READING: Final = (
     "Tokens of one step share one of two alternating backgrounds (a masked model: the later, the stronger); "
-    "exact backgrounds are solid, learned ones have an outline."
+    f"exact backgrounds are solid, learned ones have an outline. NFE {hint('NFE', 'texts')} counts passes."
 )
 DIVERGES: Final = "≠ marks where a text diverges from the exact one under the same noise."
 CLOCKS: Final = "Times are from this one short run; the tab Timing measures speed."
 UNDERLINES: Final = (
-    f"Underlines mark tokens the teacher finds unlikely: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick)."
+    f"Underlines mark tokens the teacher finds unlikely: {LEVELS[0]:g} nats {hint('nats', 'texts')} (thin) to "
+    f"{LEVELS[-1]:g} or more (thick)."
 )
 
 

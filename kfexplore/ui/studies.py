@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from kfexplore.checkpoints.registry import bundled_folder, bundled_pairs, fingerprint, pair_parts
 from kfexplore.config import STUDY_BLOCKS
+from kfexplore.figures.hints import hint
 from kfexplore.figures.laws import Panel, counts_figure, joint_figure, surprise_figure
 from kfexplore.figures.page import THEMES, bare
 from kfexplore.figures.palette import Theme, colours, token_colour, token_label
@@ -26,14 +27,14 @@ END_SHOWN: Final = 40
 WORDS_SHOWN: Final = 3
 """Words before a token that is wrong."""
 SHOWN_AS_STORED: Final = "Stored with the page; Draw studies the prompt above."
-READING: Final = """<b>TV</b>: total variation distance from the teacher's distribution. 0: the same distribution; 1:
-nothing in common. <b>limits</b>: how the value was found. <i>exact</i>: both distributions are known. A range: by
-quadrature over the student's noise, with its error. <b>≥</b>: the 95 % lower limit from the sampled blocks; the
-distance may be any larger, so do not compare lower limits with each other or with exact values. One prompt does not
-rank samplers: notebook 02 compares them over contexts of <code>tales</code>. <b>✕</b>: fraction of blocks rarer than
-about one in a thousand of the teacher's own. <b>p</b>: how often blocks of the teacher itself would be this far from
-its distribution (G-test). <b>KL</b>: of the teacher from the sampler, where that is known (of exact marginals for
-the ideal MDLM)."""
+READING: Final = f"""<b>TV</b> {hint("total variation", "joint")}: total variation distance from the teacher's
+distribution. 0: the same distribution; 1: nothing in common. <b>limits</b>: how the value was found. <i>exact</i>:
+both distributions are known. A range: by quadrature over the student's noise, with its error. <b>≥</b>: the 95 %
+lower limit from the sampled blocks; the distance may be any larger, so do not compare lower limits with each other or
+with exact values. One prompt does not rank samplers: notebook 02 compares them over contexts of <code>tales</code>.
+<b>✕</b>: fraction of blocks rarer than about one in a thousand of the teacher's own. <b>p</b>: how often blocks of
+the teacher itself would be this far from its distribution (G-test). <b>KL</b>: of the teacher from the sampler, where
+that is known (of exact marginals for the ideal MDLM)."""
 """Of the table of samplers."""
 POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others: a pool is
 of blocks with one beginning, so p does not see what is wrong inside it."""
@@ -122,7 +123,7 @@ def _headline(measured: ContextStudy, models: Pair) -> str:
     if models.tokenizer:
         after = quoted(end_of("".join(models.texts(ids))))
     heat = f" at temperature {measured.temperature:g}" if measured.temperature != 1.0 else ""
-    about = f"Everything below: the next {k} tokens after {after}{heat}. {dependence}."
+    about = f"Everything below: the next {k} tokens after {after}{heat}. {dependence}. {hint('nats', 'joint')}"
     return f'<h2>{markup.escape(found)}.</h2><p class="kf-prose-reading">{about}</p>'
 
 

@@ -199,8 +199,18 @@ def test_scrub_by_keys_alone(page: Page, app_url: str) -> None:
             "Joint vs marginal",
             "Timing",
         ),
-        *("4", "Roll the dice", "Play", "Reset", "Temperature", *rows),
-        *("Slot across", "Slot up", "show where they differ"),
+        *(
+            "What is margin?",
+            "What is edge?",
+            "4",
+            "Roll the dice",
+            "Play",
+            "Reset",
+            "Temperature",
+            "Save image",
+            *rows,
+        ),
+        *("Slot across", "Slot up", "show where they differ", "Save image"),
         *(f"{model} map of slots 1 and 2; arrow keys move both sliders" for model in ("Exact", "Learned")),
     ]
     assert seen[: len(expected)] == expected  # then comes Gradio's footer

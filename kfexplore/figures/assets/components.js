@@ -15,8 +15,9 @@ export function mountPlot(element, props, watch) {
     const buttons = { displaylogo: false, modeBarButtons: [["toImage"]], toImageButtonOptions: { filename, scale: 2 } };
     const options = { responsive: true, ...buttons };
     withoutBase(() => window.Plotly.react(place, figure.data, figure.layout, options));
-    place.ariaLabel = name ?? null;
-    place.role = name ? "img" : null;
+    const [picture, ...others] = place.querySelectorAll(".main-svg"); // the camera's button is beside them
+    Object.assign(picture, { ariaLabel: name ?? null, role: name ? "img" : null });
+    for (const other of others) other.ariaHidden = "true";
   });
 }
 

@@ -14,6 +14,7 @@ import gradio as gr
 
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
+from kfexplore.figures.hints import hint
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
@@ -68,12 +69,12 @@ could gain. A pass's cost is counted by hand from the shapes: weights, keys and 
 operations of all products."""
 READING: Final = """One row per decoder, K and batch. Times are medians; in brackets the slowest and the fastest
 repeat: extremes, not a confidence interval. × AR: inconclusive where the brackets contain 1, or there is one repeat.
-{chance}At limit: the ratio if both ran at the device's limit, a model of bytes and FLOPs with the memory and arithmetic
-that were measured in the first races, the best of them. × AR can be above it, as AR pays what a call costs besides for
-every token. Of limit: the share of it that was reached; it is above 100 % where others were at work meanwhile, or the
-models fit a cache. Kept: mean tokens that a round of verified or Jacobi keeps; idle: share of row-rounds in which a
-finished row waits for others of its batch. After end: new tokens behind the end of a text, which are counted in tokens
-a second."""
+{chance}At limit {hint}: the ratio if both ran at the device's limit, a model of bytes and FLOPs with the memory and
+arithmetic that were measured in the first races, the best of them. × AR can be above it, as AR pays what a call costs
+besides for every token. Of limit: the share of it that was reached; it is above 100 % where others were at work
+meanwhile, or the models fit a cache. Kept: mean tokens that a round of verified or Jacobi keeps; idle: share of
+row-rounds in which a finished row waits for others of its batch. After end: new tokens behind the end of a text,
+which are counted in tokens a second."""
 COLUMNS: Final = (
     "decoder",
     "K",
@@ -358,7 +359,7 @@ def _table(rows: Sequence[TimingRow]) -> str:
         own = [DECODERS[row.decoder].label, f"{row.k}", f"{row.batch}"]
         why = f'<td colspan="{len(COLUMNS) - 3}" style="white-space: normal">✕ {markup.escape(row.error or "")}</td>'
         lines.append(cells(own) + why if row.error else cells([*own, *_numbers(row)]))
-    reading = READING.format(chance=chance_words(rows))
+    reading = READING.format(chance=chance_words(rows), hint=hint("device limit", "timing"))
     all_rows = table(COLUMNS, lines, "All rows")
     return boxed(f'<h2>All rows</h2>{all_rows}<p class="kf-prose-reading">{reading}</p>')
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import gradio as gr
 
 from kfexplore.errors import KfError
+from kfexplore.figures.hints import hint
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.toy import (
@@ -173,7 +174,8 @@ def _table(toy: ToyLaw) -> str:
         for s in toy.schedules
     ]
     table = (
-        "<table><caption>Total variation distance:<br>best and worst fixed order, and a random order</caption>"
+        f"<table><caption>Total variation distance {hint('total variation', 'toys')}:<br>"
+        "best and worst fixed order, and a random order</caption>"
         f"<tr><th{number}>passes</th><th>sizes</th>"
         f"<th{number}>best</th><th{number}>worst</th><th{number}>random</th></tr>"
         f"{''.join(rows)}"
