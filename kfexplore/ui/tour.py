@@ -45,10 +45,10 @@ STEPS: Final = (
     ),
     Step(
         "One value changes what follows",
-        "The noise of slot 1 is now 0.8, which selects “lived” instead of “was”. Later slots read the tokens before "
-        "them, so “kind” became “quiet”.",
+        "The noise of slot 3 is now 0.08, which selects “little” instead of “kind”. Later slots read the tokens before "
+        "them, so a girl named Lily follows.",
         ".kfs-sentence",
-        _scrub({1: 409}),
+        _scrub({3: 40}),
     ),
     Step(
         "A slot never affects the ones before it",
@@ -58,10 +58,10 @@ STEPS: Final = (
     ),
     Step(
         "Where student and teacher differ, and why",
-        "The learned border between “was” and “lived” is a little off. Noise between the two borders gives two "
+        "The learned border between “kind” and “funny” is a little off. Noise between the two borders gives two "
         "different tokens, marked ≠; thin bands suffer most.",
-        ".kfs-row[data-slot='1']",
-        _scrub({1: 299}),
+        ".kfs-row[data-slot='3']",
+        _scrub({3: 267}),
     ),
     Step(
         "Two slots at once",
