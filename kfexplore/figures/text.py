@@ -25,8 +25,8 @@ READING: Final = (
 DIVERGES: Final = "≠ marks where a text diverges from the exact one under the same noise."
 CLOCKS: Final = "Times are from this one short run; the tab Timing measures speed."
 UNDERLINES: Final = (
-    f"Underlines mark tokens the teacher finds unlikely: {LEVELS[0]:g} nats {hint('nats', 'texts')} (thin) to "
-    f"{LEVELS[-1]:g} or more (thick)."
+    f"Underlines mark tokens the teacher finds unlikely: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick). "
+    f"{hint('nats', 'texts')}"
 )
 
 
