@@ -20,8 +20,8 @@ HINTS: Final = {
         "The numbers below a slot",
     ),
     "nats": (
-        "The unit of information with natural logarithms: 1 nat is 1.44 bits. A token with probability p has a "
-        "surprisal of -ln p nats, so 0.7 nats are one fair coin flip.",
+        "The unit of information with natural logarithms. A token with probability p has a surprisal of -ln p nats: "
+        "0.7 nats for one chance in two, 2.3 for one in ten.",
         "nats",
     ),
     "NFE": (
