@@ -60,6 +60,19 @@ def test_a_step_is_a_link_and_escape_leaves_the_tour(page: Page, app_url: str) -
     expect(card).to_be_hidden()
 
 
+def test_escape_closes_a_hint_before_the_tour(page: Page, app_url: str) -> None:
+    opened(page, f"{app_url}?tour=1")
+    card, hint = page.get_by_role("dialog", name="Tour"), page.get_by_text("The gap between the student's two largest")
+    expect(card).to_be_visible()
+    page.get_by_role("button", name="What is margin?").click()
+    expect(hint).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(hint).to_be_hidden()
+    expect(card).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
+
+
 def test_without_storage_and_with_a_wrong_step_the_page_opens(chromium: Browser, app_url: str) -> None:
     page = chromium.new_page()
     page.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('off'); } })")

@@ -35,7 +35,13 @@ class Tour {
     part("next").onclick = () => (this.at + 1 < steps.length ? this.show(this.at + 1) : this.end());
     part("back").onclick = () => this.show(this.at - 1);
     part("skip").onclick = () => this.end();
-    document.addEventListener("keydown", ({ key }) => key === "Escape" && !part("tour").hidden && this.end());
+    document.addEventListener("keydown", (event) => this.onKey(event));
+  }
+
+  // Escape closes what is open above the page first.
+  onKey({ key, target }) {
+    const isTaken = target.role === "combobox" || document.querySelector(":popover-open");
+    if (key === "Escape" && !this.part("tour").hidden && !isTaken) this.end();
   }
 
   show(at, takesFocus = true) {
