@@ -1,6 +1,6 @@
 """Takes the pictures of the app for README and tour again: `python docs/screenshots.py [NAME ...]`.
 
-Serves the page with the bundled pair, drives a headless Chromium as the tour does, and writes docs/images/NAME.png.
+Serves the page with the bundled pair, drives a headless Chromium as the tour does, and writes docs/images/.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ STILL = 500
 """Milliseconds without a change after which the page is drawn."""
 LONGEST = 180_000
 """Milliseconds that a part of the page may take."""
+FRAMES, HELD = 20, 5
+"""Of the animation: while the noise moves, and at rest."""
 
 
 def scrub(page: Page) -> str:
@@ -77,19 +80,59 @@ def timing(page: Page) -> str:
     return "#timing-speedup"
 
 
-SCENES: dict[str, Callable[[Page], str]] = {each.__name__: each for each in (scrub, generate, joint, toys, timing)}
-PREVIEW = "preview"
-"""The picture that a shared link shows: the first screen, in the size that readers of links want."""
+def taken(scene: Callable[[Page], str], page: Page) -> bytes:
+    """The page from its top to the end of a scene, once it no longer changes, as a PNG of few colours."""
+    last = scene(page)
+    page.mouse.move(0, 0)
+    before = b""
+    while (now := _shot(page, last)) != before:
+        before = now
+        page.wait_for_timeout(STILL)
+    return _smaller(now)
+
+
+def preview(page: Page) -> bytes:
+    """The picture that a shared link shows: the first screen, in the size that readers of links want."""
+    page.set_viewport_size({"width": 1200, "height": 630})
+    scrub(page)
+    return _smaller(page.screenshot())
+
+
+def play(page: Page) -> bytes:
+    """The sentence and the first tracks while the noise of slot 3 goes from 0 to 1 and back, as an animated WebP."""
+    scrub(page)
+    slider = page.locator("#scrub .kfs-range").nth(2)
+    rest = float(slider.input_value())
+    top = page.locator("#scrub .kfs-sentence").bounding_box()
+    last = page.locator("#scrub .kfs-rows > :nth-child(3)").bounding_box()
+    assert top is not None
+    assert last is not None
+    clip = {"x": top["x"], "y": top["y"], "width": top["width"], "height": last["y"] + last["height"] - top["y"]}
+    frames = []
+    for u in [*(n / FRAMES for n in range(FRAMES)), *[rest] * HELD]:
+        slider.evaluate("(range, u) => { range.value = u; range.dispatchEvent(new Event('input')); }", u)
+        page.wait_for_timeout(50)
+        frames.append(Image.open(io.BytesIO(page.screenshot(clip=clip))))
+    written = io.BytesIO()
+    frames[0].save(written, "WEBP", save_all=True, append_images=frames[1:], duration=200, loop=0, quality=25, method=6)
+    return written.getvalue()
+
+
+SCENES = (scrub, generate, joint, toys, timing)
+PICTURES: dict[str, tuple[Path, Callable[[Page], bytes]]] = {
+    **{scene.__name__: (FOLDER / f"{scene.__name__}.png", partial(taken, scene)) for scene in SCENES},
+    "preview": (PICTURE, preview),
+    "play": (FOLDER / "play.webp", play),
+}
 
 
 def main() -> None:
     """Takes all pictures, or the named ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*SCENES, PREVIEW]))
-    known = [*SCENES, PREVIEW]
-    names = parser.parse_args().names or known
-    if unknown := set(names) - set(known):
-        parser.error(f"there is no picture {min(unknown)}; valid: {', '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PICTURES))
+    names = parser.parse_args().names or list(PICTURES)
+    if unknown := set(names) - PICTURES.keys():
+        parser.error(f"there is no picture {min(unknown)}; valid: {', '.join(PICTURES)}")
     expect.set_options(timeout=LONGEST)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -103,27 +146,12 @@ def main() -> None:
                 page = browser.new_page(viewport={"width": WIDTH, "height": 1000}, color_scheme="light")
                 page.set_default_timeout(LONGEST)
                 page.goto(f"http://127.0.0.1:{port}/")
-                if name == PREVIEW:
-                    page.set_viewport_size({"width": 1200, "height": 630})
-                    scrub(page)
-                    picture = _smaller(page.screenshot())
-                else:
-                    picture = taken(page, SCENES[name](page))
-                (PICTURE if name == PREVIEW else FOLDER / f"{name}.png").write_bytes(picture)
-                print(f"{name}.png: {len(picture):,} bytes")
+                file, take = PICTURES[name]
+                file.write_bytes(picture := take(page))
+                print(f"{file.name}: {len(picture):,} bytes")
                 page.close()
     finally:
         demo.close()
-
-
-def taken(page: Page, last: str) -> bytes:
-    """The page from its top to the end of the part `last`, once it no longer changes, as a PNG of few colours."""
-    page.mouse.move(0, 0)
-    before = b""
-    while (now := _shot(page, last)) != before:
-        before = now
-        page.wait_for_timeout(STILL)
-    return _smaller(now)
 
 
 def _shot(page: Page, last: str) -> bytes:
