@@ -47,6 +47,7 @@ def generate(page: Page) -> str:
     page.get_by_role("tab", name="Generate").click()
     for name in ("MDLM", "Verified"):
         page.locator("#generate-decoders").get_by_label(name).check()
+    page.locator("#generate-advanced button").first.click()
     page.get_by_label("Underline tokens the teacher finds unlikely").check()
     page.locator("#generate-go").click()
     expect(page.locator("#generate-texts [data-stage=done]")).to_have_count(4)
@@ -74,6 +75,9 @@ def toys(page: Page) -> str:
 def timing(page: Page) -> str:
     """A race of AR and the student."""
     page.get_by_role("tab", name="Timing").click()
+    expect(page.locator("#timing-status")).to_contain_text("Done: 2 of 2")  # the tab's own first race
+    for batch in ("4", "16"):
+        page.locator("#timing-batches").get_by_label(batch, exact=True).check()
     page.locator("#timing-go").click()
     expect(page.locator("#timing-status")).to_contain_text(re.compile(r"Done: 6 of 6"))
     expect(page.locator("#timing-gain .main-svg").first).to_be_visible()

@@ -1,11 +1,11 @@
-"""Texts as HTML while decoders write them: the pass of each token, where texts differ, which tokens are unlikely."""
+"""Texts as HTML while decoders write them: passes, where texts differ, unlikely tokens; K passes against one."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from kfexplore.decoders import DECODERS
@@ -23,6 +23,9 @@ READING: Final = (
     f"exact backgrounds are solid, learned ones have an outline. NFE {hint('NFE', 'texts')} counts passes."
 )
 DIVERGES: Final = "≠ marks where a text diverges from the exact one under the same noise."
+BLOCKS: Final = "Press a block to open its context and its noise in Scrub; arrow keys go from block to block."
+SLOW: Final = 3.0
+"""Seconds that the passes of one block of AR are shown for."""
 CLOCKS: Final = "Times are from this one short run; the tab Timing measures speed."
 UNDERLINES: Final = (
     f"Underlines mark tokens the teacher finds unlikely: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick). "
@@ -39,12 +42,13 @@ def texts_html(texts: Sequence[Written], underlined: bool = False, hints: bool =
         hints: Every token shows its number and step on hover; without it, the HTML of long texts is half as long.
     """
     rows = max((len(written.lines) for written in texts), default=0)
+    linked = any(link for written in texts for line in written.lines for _, link in line.links)
     compared = any(line.shared is not None for written in texts for line in written.lines)
-    reading = " ".join([READING, *[DIVERGES] * compared, *[UNDERLINES] * underlined, CLOCKS])
+    reading = " ".join([READING, *[DIVERGES] * compared, *[UNDERLINES] * underlined, *[BLOCKS] * linked, CLOCKS])
     panes = "".join(_pane(written, underlined, hints) for written in texts)
     return (
-        f'<div class="kft"><p class="kft-read">{reading}</p>'
-        f'<div class="kft-panes" style="--rows: {rows + 1}">{panes}</div></div>'
+        f'<div class="kft">{_passes(texts)}<div class="kft-panes" style="--rows: {rows + 1}">{panes}</div>'
+        f'<p class="kft-read">{reading}</p></div>'
     )
 
 
@@ -65,6 +69,36 @@ def agreement_words(written: Written) -> str:
     if len(lines) == 1:
         return f"exact for {mean:.0f} token{'' if mean == 1 else 's'}, then ≠"
     return f"exact for {mean:.1f} tokens on average"
+
+
+def _passes(texts: Sequence[Written]) -> str:
+    """The first block: AR's passes one after another, beside the one pass of the student, in slow motion."""
+    by_name = {written.decoder: written for written in texts if written.lines}
+    if not {"ar", "pflm"} <= set(by_name) or by_name["pflm"].k < 2:
+        return ""
+    ar, student = by_name["ar"], by_name["pflm"]
+    is_done = all(written.stage == "done" and written.nfe for written in (ar, student))
+    slower = SLOW / (student.k * ar.seconds / ar.nfe) if is_done and ar.seconds else 0.0
+    lanes = "".join(_lane(written, student.k, slower) for written in (ar, student))
+    reading = f"The first block in slow motion, at each decoder's mean time per pass: {slower:,.0f} times slower."
+    again = '<button type="button" class="kft-again">Play again</button>' if slower else ""
+    return (
+        f'<section class="kft-race{" kft-go" if slower else ""}"><h2>{student.k} passes against one</h2>{lanes}'
+        f'<p class="kft-caption">{reading if slower else "The first block."} {again}</p></section>'
+    )
+
+
+def _lane(written: Written, k: int, slower: float) -> str:
+    """The tokens of a block, each at the end of its pass."""
+    line, each = written.lines[0], written.seconds / written.nfe * slower if slower else 0.0
+    tokens = "".join(
+        f'<i style="animation-delay: {each * step:.2f}s">{_visible(piece) or "…"}<small>{step}</small></i>'
+        for piece, step in zip(line.pieces[:k], line.steps[:k], strict=True)
+        if step
+    )
+    decoder = DECODERS[written.decoder]
+    kind = "exact" if decoder.exact else "learned"
+    return f'<p class="kft-lane kft-{kind}"><b>{decoder.label}</b>{tokens}</p>'
 
 
 def _pane(written: Written, underlined: bool, hints: bool) -> str:
@@ -107,10 +141,17 @@ def _line(written: Written, line: Line, name: str, underlined: bool, hints: bool
     in_order = DECODERS[written.decoder].in_order
     last = 0 if in_order else max(-(-len(line.tokens) // written.k), *line.steps)
     surprise = line.surprise if underlined else None
-    blocks = []
-    for step, members in groupby(range(len(line.tokens)), key=lambda n: line.steps[n]):
-        tokens = "".join(_token(line, n, surprise, hints) for n in members)
-        blocks.append(f'<span class="{_background(step, last)}">{tokens}</span>')
+    starts = [0, *(first for first, _ in line.links if first), len(line.tokens)]
+    links, blocks, stop = dict(line.links), [], "0"
+    for first, end in pairwise(starts):
+        spans = ""
+        for step, members in groupby(range(first, end), key=lambda n: line.steps[n]):
+            tokens = "".join(_token(line, n, surprise, hints) for n in members)
+            spans += f'<span class="{_background(step, last)}">{tokens}</span>'
+        if link := links.get(first):
+            spans = f'<a class="kft-block" href="?{html.escape(link)}" tabindex="{stop}">{spans}</a>'
+            stop = "-1"
+        blocks.append(spans)
     return f'<div class="kft-line">{head}<p class="kft-text">{"".join(blocks)}</p></div>'
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Stage = Literal["waiting", "writing", "done", "stopped"]
@@ -19,6 +19,9 @@ class Line:
     surprise: list[float] | None = None  # surprisal of each token under the teacher, nats; None: not requested
     shared: int | None = None  # first tokens that the exact map also gives for this noise; None: nothing to compare
     parted: bool = False  # whether a token that differs follows them
+    links: list[tuple[int, str]] = field(default_factory=list)
+    """First token of each block, and the query of a link to its context and noise; "" where the text of the context
+    gives other tokens."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Written:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         values = asdict(self)
-        values["lines"] = [{**line, "text": "".join(line["pieces"])} for line in values["lines"]]
+        for line in values["lines"]:
+            del line["links"]
+            line["text"] = "".join(line["pieces"])
         speed = self.tokens / self.seconds if self.seconds else None
         return {**values, "tokens": self.tokens, "tokens_per_second": speed, "nats_per_token": self.loss}

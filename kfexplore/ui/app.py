@@ -99,15 +99,15 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         with gr.Tabs() as tabs:
             with gr.Tab("Scrub", id="scrub") as scrub:
                 scrub_view(service, first, [pair, prompt])
+                open_on(asked, [pair, prompt])  # before other tabs': listeners of an event run one after another
+                open_on([pair.input], [pair, prompt], CHOOSE)
             with gr.Tab("Generate", id="generate") as generate:
-                generates = GenerateTab(service, [pair, prompt], generate, first["k_max"])
+                generates = GenerateTab(service, asked, [pair, prompt], generate, first["k_max"])
             with gr.Tab("Joint vs marginal", id="joint") as joint:
                 pass  # filled below: it closes when any other tab is opened
             with gr.Tab("Timing", id="timing") as timing:
-                times = TimingTab(service, [pair, prompt], timing, first["k_max"])
+                times = TimingTab(service, asked, [pair, prompt], timing, first["k_max"])
             with joint:
-                open_on(asked, [pair, prompt])  # before the study's: listeners of an event run one after another
-                open_on([pair.input], [pair, prompt], CHOOSE)
                 others = [scrub, generate, timing]
                 study = JointTab(service, [*asked, pair.input], [pair, prompt], joint, others)
                 open_on(study.follows, [pair, prompt])

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +21,7 @@ from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
+from kfexplore.figures.timing import compared_with_ar, speedup_finding
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks, Gain, TimingRow
 from kfexplore.ui.jobs import Job
@@ -199,6 +200,30 @@ class Racing:
         """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""
         now = self.now
         return None if now.peaks is None else throughput_document(now.setting, now.peaks, now.load, now.rows)
+
+
+def plain_words(rows: Sequence[TimingRow], decoders: Collection[str]) -> str:
+    """One sentence on fewer passes and on speed, at the smallest batch with a speed-up; or why there is none.
+
+    Args:
+        rows: The rows that are known so far.
+        decoders: All that are in the race.
+    """
+    compared = compared_with_ar(rows)
+    learned = [row for row in compared if row.decoder == "pflm"] or compared
+    if not learned:
+        return speedup_finding(rows, decoders)
+    row = min(learned, key=lambda each: (each.batch, -each.k))
+    ar = next(each for each in rows if each.decoder == "ar" and each.batch == row.batch)
+    assert row.speedup is not None
+    assert row.ms_per_step is not None
+    assert ar.ms_per_step is not None
+    speed = f"{row.speedup.value:.1f} times the speed" if row.is_conclusive else "no conclusive difference in speed"
+    return (
+        f"{DECODERS[row.decoder].label} against AR at batch {row.batch}: {ar.nfe / row.nfe:.1f} times fewer passes, "
+        f"{speed}. A pass{f' of {row.k} tokens' if row.decoder == 'pflm' else ''} costs "
+        f"{row.ms_per_step / ar.ms_per_step:.1f} AR passes here"
+    )
 
 
 def rows_csv(rows: Sequence[TimingRow]) -> str:

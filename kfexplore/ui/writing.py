@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import numpy as np
 import torch
 
+from kfexplore import noise
 from kfexplore.bench.setting import environment, synchronise
 from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.checkpoints.tokenizers import Spelling, end_of_text
@@ -19,6 +21,7 @@ from kfexplore.decoders import DECODERS, find_decoder
 from kfexplore.decoding.buffers import TokenBuffer
 from kfexplore.decoding.generate import Networks, decode, keyed_noise, keyed_order, resolve_k
 from kfexplore.errors import KfError
+from kfexplore.maps.context import block_limit
 from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import Ints, Line, Written
@@ -120,14 +123,14 @@ class DecoderRun:
         networks = Networks(pair.teacher, pair.student, pair.masked)
         own, samples, new_tokens = config.of(decoder), range(config.samples), config.new_tokens
         self.decoder, self.seed, self.k = decoder, config.seed_of(decoder), resolve_k(own, networks)
-        noise = keyed_noise(self.seed, samples, own, networks, new_tokens)
+        values = keyed_noise(self.seed, samples, own, networks, new_tokens)
         order = keyed_order(self.seed, samples, new_tokens)
         self.seconds, self.is_done = 0.0, False
         self._buffer = TokenBuffer(config.samples, new_tokens, end_of_text(pair.need_tokenizer()))
         self._numbers: Ints = np.zeros_like(self._buffer.tokens)
         self._count, self._nfe, self._stage = 0, 0, "waiting"
         self._device = pair.teacher.device
-        self._steps = decode(own, networks, [ids] * config.samples, noise, new_tokens, order)
+        self._steps = decode(own, networks, [ids] * config.samples, values, new_tokens, order)
 
     def prefill(self) -> None:
         """Reads the prompt, before the clock starts."""
@@ -282,7 +285,7 @@ class Writing:
             # a masked model draws from marginals by that noise, which is no map of the whole text
             compared = reference if output is not reference and DECODERS[output.decoder].in_order else None
             lines = [
-                self._line(*output.row(row), compared.row(row)[0] if compared else None)
+                self._line(output, row, compared.row(row)[0] if compared else None)
                 for row in range(self.config.samples)
             ]
             stage: Stage = "stopped" if is_over and output.stage != "done" else output.stage
@@ -299,7 +302,8 @@ class Writing:
             "decoders": [written.as_json() for written in self.written()],
         }
 
-    def _line(self, tokens: list[int], steps: list[int], exact: list[int] | None) -> Line:
+    def _line(self, output: DecoderOutput, row: int, exact: list[int] | None) -> Line:
+        tokens, steps = output.row(row)
         shared, parted = None, False
         if exact is not None:
             known = min(len(tokens), len(exact))
@@ -307,7 +311,26 @@ class Writing:
             parted = shared < known
         ended = self._eos is not None and bool(tokens) and steps[-1] > 0 and tokens[-1] == self._eos
         nats = self._surprises.get(tuple(tokens)) if all(steps) else None
-        return Line(tokens, steps, self._pieces(tokens, steps), ended, nats, shared, parted)
+        pieces = self._pieces(tokens, steps)
+        links = self._links(output, row, tokens, pieces) if self.job.is_over else []
+        return Line(tokens, steps, pieces, ended, nats, shared, parted, links)
+
+    def _links(self, output: DecoderOutput, row: int, tokens: list[int], pieces: list[str]) -> list[tuple[int, str]]:
+        """Links to Scrub, block by block, for decoders that read the noise as the maps do."""
+        config, k = self.config.of(output.decoder), min(self.config.k, block_limit(self.pair.student))
+        if not DECODERS[output.decoder].in_order or config.frequency_penalty:
+            return []
+        u = noise.uniform(output.seed, [row], 0, len(tokens) + k)[0]
+        found = []
+        for first in range(0, len(tokens), k):
+            text = self.config.prompt + "".join(pieces[:first])
+            is_same = self.pair.encode(text)[0] == self.ids + tokens[:first]
+            has_room = len(self.ids) + first + k <= self.pair.teacher.config.context
+            values = {"pair": self.config.pair, "prompt": text, "k": k, "u": ",".join(map(str, u[first : first + k]))}
+            if config.temperature != 1:
+                values["temperature"] = config.temperature
+            found.append((first, urlencode(values) if is_same and has_room else ""))
+        return found
 
     def _pieces(self, tokens: list[int], steps: list[int]) -> list[str]:
         """The text of each token, stretch by stretch between the gaps."""

@@ -51,6 +51,8 @@ def whole(chromium: Browser, app_url: str) -> Iterator[Page]:
         page.locator("#timing-go").click()
         expect(page.locator("#timing-status")).to_contain_text("Done: 2 of 2", timeout=120_000)
         show(page, "Generate")
+        expect(page.locator("#generate-texts [data-stage=done]")).to_have_count(2)
+        page.locator("#generate-advanced button").first.click()
         page.locator("#generate-length input[type=range]").fill("16")
         page.locator("#generate-decoders").get_by_label("MDLM").check()
         page.locator("#generate-surprise input").check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -25,6 +26,10 @@ def pair() -> Pair:
 def opened(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("tab", name="Generate").click()
+
+
+def advanced(page: Page) -> None:
+    page.locator("#generate-advanced button").first.click()
 
 
 def set_to(page: Page, name: str, value: int) -> None:
@@ -55,17 +60,53 @@ def test_the_prompt_above_is_continued_and_the_texts_can_be_saved(page: Page, ap
     page.locator("#prompt textarea").fill(prompt)
     set_to(page, "length", 24)
     page.locator(GO).click()
-    expect_done(page, 2)
     expect(page.locator(STATUS)).to_contain_text(prompt)
+    expect_done(page, 2)
     expect(page.locator("img[src=x]")).to_have_count(0)
     held = saved(page)
     assert isinstance(held["decoders"], list)
     assert [each["decoder"] for each in held["decoders"]] == ["ar", "pflm"]
     assert held["decoders"][0]["lines"][0]["tokens"] == exact_text(pair, prompt, 24)
     shown = page.locator(f"{TEXTS} [data-decoder=ar] .kft-text").inner_text()
-    assert shown.replace("·", " ").replace("↵", "").split() == held["decoders"][0]["lines"][0]["text"].split()
+    assert "·" not in shown
+    assert shown.replace("↵", "").split() == held["decoders"][0]["lines"][0]["text"].split()
     expect(page.locator(f"{TEXTS} [data-decoder=pflm] em")).to_have_text("≠")
     expect(page.locator(f"{TEXTS} [data-decoder=pflm] header")).to_contain_text("6 passes (NFE)")
+
+
+def test_texts_are_on_the_first_screen_when_the_tab_opens_and_follow_a_prompt(page: Page, app_url: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    opened(page, app_url)
+    expect(page.locator(f"{TEXTS} .kft-text").first).to_be_in_viewport()
+    expect_done(page, 2)
+    expect(page.get_by_role("heading", name="4 passes against one")).to_be_in_viewport()
+    page.locator("#examples").get_by_text(EXAMPLES[1]).click()
+    expect(page.locator(STATUS)).to_contain_text(f"After “{EXAMPLES[1]}”")
+    page.locator("#prompt textarea").fill("The king")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(STATUS)).to_contain_text("After “The king”")
+    expect_done(page, 2)
+    page.get_by_role("tab", name="Timing").click()
+    page.get_by_role("tab", name="Generate").click()  # opened with what it shows, it starts nothing
+    expect(page.locator(GO)).to_be_enabled()
+
+
+def test_a_block_opens_its_context_and_noise_in_scrub(page: Page, app_url: str, pair: Pair) -> None:
+    opened(page, app_url)
+    expect_done(page, 2)
+    block = page.locator(f"{TEXTS} [data-decoder=pflm] .kft-block").nth(1)
+    written = block.inner_text()
+    page.locator(f"{TEXTS} [data-decoder=pflm] .kft-block").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(block).to_be_focused()
+    page.keyboard.press("Enter")
+    root = page.locator("[data-source]")
+    expect(root).to_be_visible()
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile(f"^{EXAMPLES[0]}.+"))
+    expect(root).to_have_attribute("data-source", re.compile("."))
+    ids = pair.encode(page.locator("#prompt textarea").input_value())[0]
+    learned = pair.block([ids], [[float(u) for u in (root.get_attribute("data-u") or "").split(",")]]).learned
+    assert "".join(pair.texts(learned[0].tolist())).strip() == written.replace("≠", "").strip()
 
 
 def test_texts_stream_and_stop_where_they_are(page: Page, app_url: str) -> None:
@@ -98,8 +139,11 @@ def test_texts_stream_and_stop_where_they_are(page: Page, app_url: str) -> None:
 
 def test_surprise_is_drawn_after_a_run_and_leaves_again(page: Page, app_url: str) -> None:
     opened(page, app_url)
+    expect_done(page, 2)
+    advanced(page)
     set_to(page, "length", 24)
     page.locator(GO).click()
+    expect(page.locator(f"{TEXTS} [data-decoder=ar] header")).to_contain_text("24 tokens")
     expect_done(page, 2)
     seconds = page.locator(f"{TEXTS} [data-decoder=ar] li").nth(2).inner_text()
     page.locator("#generate-surprise input").check()
@@ -112,8 +156,11 @@ def test_surprise_is_drawn_after_a_run_and_leaves_again(page: Page, app_url: str
 
 def test_a_mistake_leaves_fields_and_texts(page: Page, app_url: str) -> None:
     opened(page, app_url)
+    expect_done(page, 2)
+    advanced(page)
     set_to(page, "length", 8)
     page.locator(GO).click()
+    expect(page.locator(f"{TEXTS} [data-decoder=ar] header")).to_contain_text("8 tokens")
     expect_done(page, 2)
     kept = page.locator(TEXTS).inner_text()
     page.locator("#prompt textarea").fill("")

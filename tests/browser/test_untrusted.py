@@ -92,9 +92,7 @@ def tab(page: Page, name: str) -> None:
 
 def generate(page: Page, url: str) -> None:
     page.goto(url)
-    tab(page, "Generate")
-    page.locator("#generate-length input[type=range]").fill("12")
-    page.locator("#generate-go").click()
+    tab(page, "Generate")  # which starts a run
 
 
 def test_markup_is_text_in_every_tab(page: Page, app: App) -> None:
@@ -110,6 +108,7 @@ def test_markup_is_text_in_every_tab(page: Page, app: App) -> None:
 
     tab(page, "Generate")
     page.locator("#generate-length input[type=range]").fill("24")
+    page.locator("#generate-advanced button").first.click()
     page.locator("#generate-surprise input").check()
     page.locator("#generate-go").click()
     expect(page.locator("#generate-texts [data-stage=done]")).to_have_count(2)

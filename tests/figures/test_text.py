@@ -63,7 +63,7 @@ def test_a_tokens_text_is_shown_and_never_markup(piece: str, shown: str) -> None
 
 def test_the_mark_stands_before_the_first_token_that_differs() -> None:
     found = drawn(line(["a", " b", " c"], shared=1, parted=True))
-    assert re.sub("<[^>]*>", "", found.split("kft-text")[1]).endswith(">a≠ b c")
+    assert "".join(text for _, text in blocks(found)) == "a≠ b c"
     assert "exact for 1 token, then ≠" in found
     assert "≠ marks" in found
     assert "≠" not in drawn(line(["a", " b"]))  # nothing to compare with
@@ -121,3 +121,39 @@ def test_styles_have_both_themes_and_a_class_for_all_that_is_drawn() -> None:
     assert colours("dark").ink in css.split(".dark .kft")[1]
     for name in ("p0", "p1", "g", *(f"s{n}" for n in range(8)), *(f"u{n}" for n in range(1, 5)), "end", "part"):
         assert re.search(rf"\.{name}\b", css), name
+
+
+def test_a_block_with_a_link_is_one_stop_and_the_others_are_reached_by_arrows() -> None:
+    links = [(0, "prompt=a&k=2"), (2, ""), (4, 'prompt="')]
+    found = drawn(line(list("abcde"), [1, 1, 2, 2, 3], links=links))
+    assert re.findall(r'<a class="kft-block" href="(.*?)" tabindex="(.*?)">', found) == [
+        ("?prompt=a&amp;k=2", "0"),
+        ("?prompt=&quot;", "-1"),
+    ]
+    assert blocks(found) == [("p1", "ab"), ("p0", "cd"), ("p1", "e")]
+    assert "Press a block" in found
+    assert "Press a block" not in drawn(line(list("ab")))
+
+
+def test_passes_of_the_first_block_are_in_slow_motion_at_the_runs_own_times() -> None:
+    ar = written(line(list("abcdef"), [1, 2, 3, 4, 5, 6]), decoder="ar", k=1, nfe=6, seconds=0.06)
+    student = written(line(list("abcxef"), [1, 1, 1, 2, 2, 2]), k=3, nfe=2, seconds=0.04)
+    found = texts_html([ar, student])
+    lanes = re.findall(r'kft-lane kft-(\w+)"><b>(\w+)</b>(.*?)</p>', found)
+    assert [(kind, name) for kind, name, _ in lanes] == [("exact", "AR"), ("learned", "PFLM")]
+    tokens = [re.findall(r"delay: ([\d.]+)s\">(\w)<small>(\d)<", lane) for *_, lane in lanes]
+    assert tokens[0] == [("1.00", "a", "1"), ("2.00", "b", "2"), ("3.00", "c", "3")]  # 10 ms each, 100 times slower
+    assert tokens[1] == [("2.00", "a", "1"), ("2.00", "b", "1"), ("2.00", "c", "1")]  # one pass of 20 ms
+    assert "3 passes against one" in found
+    assert "100 times slower" in found
+    assert 'kft-go"' in found
+    running = texts_html([ar, written(line([]), k=3, nfe=0, seconds=0.0, stage="writing")])
+    assert "3 passes against one" in running
+    assert 'kft-go"' not in running
+    for alone in ([ar], [student], [ar, written(line(["a"]), k=1)]):
+        assert "kft-race" not in texts_html(alone)
+
+
+def test_passes_do_not_move_for_those_who_ask_for_that() -> None:
+    reduced = text_css().split("prefers-reduced-motion: reduce")[1]
+    assert ".kft-go .kft-lane i { animation: none; }" in reduced

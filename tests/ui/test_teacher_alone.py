@@ -14,8 +14,8 @@ from kfexplore.pair import Pair
 from kfexplore.ui.app import fresh_first_payload
 from kfexplore.ui.racing import RaceConfig
 from kfexplore.ui.service import Service, local_service
+from kfexplore.ui.studies import drawn
 from kfexplore.ui.tabs.generate import GenerateTab
-from kfexplore.ui.tabs.joint import JointTab
 from kfexplore.ui.writing import WriteConfig
 
 PROMPT = "a b"
@@ -57,7 +57,7 @@ def test_the_page_opens_with_four_slots_of_eight(service: Service) -> None:
 
 def test_decoders_that_need_a_student_are_not_offered(service: Service) -> None:
     with gr.Blocks(), gr.Tab() as place:
-        tab = GenerateTab(service, [gr.Textbox(), gr.Textbox()], place, 4)
+        tab = GenerateTab(service, [], [gr.Textbox(), gr.Textbox()], place, 4)
     shown = tab.fit("alone", ["ar", "pflm"], 2, 10)
     offered, k = shown[tab.decoders], shown[tab.k]
     assert offered["value"] == ["ar"]
@@ -76,9 +76,8 @@ def test_ar_is_written_and_raced_alone(service: Service) -> None:
     assert racing.gains() == []
 
 
-def test_the_study_is_shown_without_the_student(service: Service, alone: Pair) -> None:
-    with gr.Blocks(), gr.Tab() as place:
-        tab = JointTab(service, [], [gr.Textbox(), gr.Textbox()], place, [])
-    shown = tab.show(finished(study_steps(alone, alone.encode(PROMPT)[0], blocks=200)), alone)
-    assert "This pair has no student: its samplers are left out." in shown[tab.status]
-    assert "<b>student</b>" not in shown[tab.samplers]
+def test_the_study_is_shown_without_the_student(alone: Pair) -> None:
+    shown = drawn(finished(study_steps(alone, alone.encode(PROMPT)[0], blocks=200)), alone)
+    assert "This pair has no student: its samplers are left out." in shown["samplers"]
+    assert "<b>student</b>" not in shown["blocks"]
+    assert "student" not in shown["head"]

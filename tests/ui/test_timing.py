@@ -21,13 +21,13 @@ from kfexplore.cancel import CancelToken
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.buffers import Step
 from kfexplore.pair import Pair
-from kfexplore.results import DevicePeaks
+from kfexplore.results import DevicePeaks, Spread
 from kfexplore.ui import racing as racing_of_page
 from kfexplore.ui import service as service_of_page
 from kfexplore.ui.components import Shown
 from kfexplore.ui.jobs import Job
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.racing import RaceConfig, Racing, rows_csv, run_race
+from kfexplore.ui.racing import RaceConfig, Racing, plain_words, rows_csv, run_race
 from kfexplore.ui.service import Service, local_service
 from kfexplore.ui.tabs.timing import TimingTab, document, spreadsheet
 
@@ -47,7 +47,7 @@ def tab(service: Service) -> TimingTab:
 
 def tab_of(service: Service) -> TimingTab:
     with gr.Blocks(), gr.Tab() as tab:
-        return TimingTab(service, [gr.Textbox(), gr.Textbox()], tab, 4)
+        return TimingTab(service, [], [gr.Textbox(), gr.Textbox()], tab, 4)
 
 
 def racing(service: Service, **changes: Any) -> Racing:
@@ -333,7 +333,7 @@ def test_a_row_that_fails_stands_beside_the_rest(tab: TimingTab, monkeypatch: py
     [
         ({"pair": "none"}, "There is no pair"),
         ({"prompt": ""}, "empty"),
-        ({"decoders": []}, "No decoder is chosen"),
+        ({"decoders": []}, "Valid: one or more of AR, PFLM, MDLM, Verified, Jacobi"),
         ({"batches": []}, "No batch is chosen"),
         ({"batches": [3]}, "of 1, 2, 4, 8, 16, 32"),
         ({"batches": [64]}, "of 1, 2, 4, 8, 16, 32"),
@@ -364,13 +364,30 @@ def test_ar_alone_needs_no_k(tab: TimingTab) -> None:
     ("decoders", "message"),
     [(["pflm"], "No speed-up without AR: select it too"), (["ar"], "only AR is selected")],
 )
-def test_a_race_with_nothing_to_compare_says_so_over_the_empty_figure(
+def test_a_race_with_nothing_to_compare_says_so_and_draws_no_empty_figure(
     tab: TimingTab, decoders: list[str], message: str
 ) -> None:
     for shown in asked(tab, decoders=decoders)[1]:
         if tab.speedup in shown:
             assert message in plain(shown[tab.speedup_words])
+            assert shown[tab.speedup]["visible"] is False
+            assert not shown[tab.words] or message in plain(shown[tab.words])
             assert "Whiskers" not in shown[tab.speedup_words]
+
+
+def test_the_first_sentence_is_computed_from_the_rows(tab: TimingTab) -> None:
+    race, shown = asked(tab, batches=[1, 2], repeats=2, new_tokens=8)
+    ar, pflm = race.racing.now.rows[:2]
+    first = plain(latest(tab.words, shown))
+    assert f"PFLM against AR at batch 1: {ar.nfe / pflm.nfe:.1f} times fewer passes" in first
+    assert f"A pass of 2 tokens costs {pflm.ms_per_step / ar.ms_per_step:.1f} AR passes here." in first
+    fast, slow, unclear = (Spread(*each) for each in ((2.6, 2.5, 2.7), (0.5, 0.4, 0.6), (1.1, 0.9, 1.3)))
+    for spread, said in (
+        (fast, "2.6 times the speed"),
+        (slow, "0.5 times the speed"),
+        (unclear, "no conclusive difference in speed"),
+    ):
+        assert said in plain_words([ar, replace(pflm, speedup=spread)], ("ar", "pflm"))
 
 
 def test_a_speed_up_is_shown_once_something_is_compared_with_ar(tab: TimingTab) -> None:

@@ -275,7 +275,7 @@ def test_texts_grow_as_without_it(spaces: ModuleType, lent: Service, service: Se
 def test_the_tabs_say_that_a_gpu_is_asked_for(lent: Service, service: Service) -> None:
     for each, is_asked in ((lent, True), (service, False)):
         with gr.Blocks(), gr.Tab() as place:
-            tab = GenerateTab(each, [gr.Textbox(), gr.Textbox()], place, 4)
+            tab = GenerateTab(each, [], [gr.Textbox(), gr.Textbox()], place, 4)
         shown = list(tab.run(text(each, "ar")))
         assert ("A GPU is asked for." in shown[0][tab.status]) is is_asked
         assert "A GPU" not in shown[-1][tab.status]
@@ -371,8 +371,8 @@ def test_a_race_on_a_gpu_of_its_own_is_let_in_beside_one_that_runs_here(
     lent: Service, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def let_in(of: Service) -> set[int | str | None]:
-        with gr.Blocks() as demo, gr.Tab() as place:
-            TimingTab(of, [gr.Textbox("small"), gr.Textbox("a b c")], place, 4)
+        with gr.Blocks() as demo, gr.Tab(id="timing") as place:
+            TimingTab(of, [], [gr.Textbox("small"), gr.Textbox("a b c")], place, 4)
         return {event.concurrency_limit for event in demo.fns.values() if event.concurrency_id == "timing"}
 
     assert (let_in(service), let_in(lent)) == ({1}, {zero.RACES})

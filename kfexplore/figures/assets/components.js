@@ -1,7 +1,37 @@
 // Two gr.HTML components that draw their value themselves: faster than Gradio's own way, which replaces every node.
 
 export function mountTexts(element, props, watch) {
-  follow(props, watch, (html) => (element.querySelector(".kft-page").innerHTML = html));
+  const place = element.querySelector(".kft-page");
+  follow(props, watch, (html) => (place.innerHTML = html));
+  place.onclick = (event) => {
+    if (event.target.closest(".kft-again")) return playAgain(event.target.closest(".kft-race"));
+    const block = event.target.closest(".kft-block");
+    if (!block || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    openInScrub(block.href);
+  };
+  place.onkeydown = (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const blocks = [...(event.target.closest(".kft-line")?.querySelectorAll(".kft-block") ?? [])];
+    const next = blocks[blocks.indexOf(event.target) + step];
+    if (!step || !next) return;
+    event.preventDefault();
+    for (const block of blocks) block.tabIndex = block === next ? 0 : -1;
+    next.focus();
+  };
+}
+
+function playAgain(race) {
+  race.classList.remove("kft-go");
+  void race.offsetWidth; // the animation begins anew once the page knows that it had ended
+  race.classList.add("kft-go");
+}
+
+// As a link does, without another page: the widget follows the address as on the browser's way back.
+function openInScrub(link) {
+  history.pushState(null, "", link);
+  window.dispatchEvent(new PopStateEvent("popstate"));
+  document.querySelector('[role="tab"][data-tab-id="scrub"]').click();
 }
 
 // A Plotly figure that is changed in place; the value is its JSON.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as markup
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import gradio as gr
@@ -25,7 +25,6 @@ from kfexplore.ui.components import (
     html,
     number,
     offered_decoders,
-    queued,
     quoted,
     session_state,
     status_line,
@@ -34,12 +33,13 @@ from kfexplore.ui.components import (
 )
 from kfexplore.ui.links import Link
 from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.runs import wire
 from kfexplore.ui.writing import WriteConfig, Writing
 
 INTRO: Final = """AR, Verified and Jacobi write the exact map's text, the teacher's, token for token; the student (PFLM)
 writes its own, K tokens per pass, from the same noise. Decoders are interleaved, so the order you see is the order they
 would finish in if run alone. Prefill is excluded from their times."""
-NOT_YET: Final = "<p>Choose decoders, and press Generate: the prompt above is continued by each of them.</p>"
+NOT_YET: Final = "<p>Press Generate: each decoder continues the prompt above.</p>"
 WAITING: Final = "Waiting for its turn: texts of all visitors are written one after another."
 ASKING: Final = "A GPU is asked for."
 LONGEST_PROMPT_SHOWN: Final = 160
@@ -51,6 +51,7 @@ class GenerateTab:
 
     Args:
         service: Answers for the models.
+        asked: Events that ask for another prompt.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
         tab: This tab.
         k_max: The largest K of the first pair.
@@ -59,40 +60,52 @@ class GenerateTab:
     links: list[Link]
     """What an address says of this tab."""
 
-    def __init__(self, service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        asked: list[Callable[..., Any]],
+        fields: list[gr.Component],
+        tab: gr.Tab,
+        k_max: int,
+    ) -> None:
         self.service, limits = service, service.limits
-        html(boxed(f"<p>{INTRO}</p>"))
-        self.decoders = gr.CheckboxGroup(
-            decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders"
-        )
+        with gr.Row(equal_height=True):
+            self.decoders = gr.CheckboxGroup(
+                decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders", min_width=320
+            )
+            buttons = {}
+            for name in ("Generate", "Stop", "Download"):
+                look: Any = {"variant": "primary"} if name == "Generate" else {"interactive": False}
+                elem_id = "generate-" + {"Generate": "go", "Stop": "stop", "Download": "save"}[name]
+                buttons[name] = gr.Button(
+                    name, scale=0, min_width=100, elem_id=elem_id, elem_classes="kf-beside", **look
+                )
+        self.go, self.halt, self.save = buttons.values()
         with gr.Row():
             self.k = _slider("k", 1, k_max, k_max, "Tokens per pass, K")
             self.length = _slider("length", 1, min(255, limits.new_tokens), min(64, limits.new_tokens), "New tokens")
             samples = _slider("samples", 1, limits.samples, 1, "Samples")
-        with gr.Row():
-            temperature = _slider("tau", 0.1, 2, 1, "Temperature", step=0.05, info=takers("temperature"))
-            penalty = _slider("penalty", 0, 5, 0, "Frequency penalty", step=0.1, info=takers("frequency_penalty"))
-            about = "The same seed gives the same texts."
-            seed = gr.Number(0, label="Seed", info=about, elem_id="generate-seed", min_width=180)
-        with gr.Row():
-            same = gr.Checkbox(
-                True,
-                label="Same noise for all",
-                info="If off, each decoder uses its own seed.",
-                elem_id="generate-same",
-                min_width=240,
-            )
-            underlined = gr.Checkbox(
-                False,
-                label="Underline tokens the teacher finds unlikely",
-                info="Also after a run; not part of its time.",
-                elem_id="generate-surprise",
-                min_width=240,
-            )
-        with gr.Row():
-            self.go = gr.Button("Generate", variant="primary", elem_id="generate-go", min_width=110)
-            self.halt = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=110)
-            self.save = gr.Button("Download", interactive=False, elem_id="generate-save", min_width=110)
+        with gr.Accordion("Advanced", open=False, elem_id="generate-advanced"):
+            with gr.Row():
+                temperature = _slider("tau", 0.1, 2, 1, "Temperature", step=0.05, info=takers("temperature"))
+                penalty = _slider("penalty", 0, 5, 0, "Frequency penalty", step=0.1, info=takers("frequency_penalty"))
+                about = "The same seed gives the same texts."
+                seed = gr.Number(0, label="Seed", info=about, elem_id="generate-seed", min_width=180)
+            with gr.Row():
+                same = gr.Checkbox(
+                    True,
+                    label="Same noise for all",
+                    info="If off, each decoder uses its own seed.",
+                    elem_id="generate-same",
+                    min_width=240,
+                )
+                underlined = gr.Checkbox(
+                    False,
+                    label="Underline tokens the teacher finds unlikely",
+                    info="Also after a run; not part of its time.",
+                    elem_id="generate-surprise",
+                    min_width=240,
+                )
         self.status = status_line(NOT_YET, "generate-status")
         self.texts = gr.HTML(
             "",
@@ -102,21 +115,16 @@ class GenerateTab:
             apply_default_css=False,
             elem_id="generate-texts",
         )
+        html(boxed(f'<p class="kf-prose-reading">{INTRO}</p>'))
         self.held, self.document = session_state(limits), gr.Textbox(visible=False)
 
         shown = [self.status, self.texts, self.held, self.go, self.halt, self.save]
         settings = [*fields, self.decoders, self.k, self.length, samples, temperature, penalty, seed, same]
-        asked = self.go.click(
-            self.start,
-            [*settings, underlined, self.held],
-            shown,
-            queue=False,
-            show_progress="minimal",
-            show_progress_on=self.status,
-        )
-        running = queued(asked, self, shown, "generate", limits.at_once)
+        settings += [underlined, self.held]
+        fitting = [self.decoders, self.k, self.length]
+        running = wire(self, tab, asked, self._start, settings, fitting, shown, limits.at_once, NOT_YET)
         drawn: dict[str, Any] = {"inputs": [self.held, underlined], "outputs": shown, "show_progress_on": self.texts}
-        halted = self.halt.click(self.stop, [self.held, underlined], shown, cancels=[running], **QUIET)
+        halted = self.halt.click(self.stop, [self.held, underlined], shown, cancels=running, **QUIET)
         halted.then(self.underline, **drawn)
         underlined.input(self.underline, **drawn, trigger_mode="always_last")
         saved = self.save.click(self.download, self.held, [self.document, self.status], **QUIET)
@@ -124,9 +132,9 @@ class GenerateTab:
         saved.then(None, self.document, None, js=save)
         rest = (self.length, samples, temperature, penalty, seed, same, underlined)
         self.links = [Link(self.decoders), Link(self.k, {"maximum": limits.slots}), *map(Link, rest)]
-        fitting = [self.decoders, self.k, self.length]
-        for event in (tab.select, fields[0].change):  # the pair of a copied link is never typed
-            event(self.fit, [fields[0], *fitting], fitting, **QUIET)
+
+    def _start(self, _dark: bool, *given: Any) -> Shown:
+        return self.start(*given)
 
     def start(
         self,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html as markup
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import gradio as gr
 
@@ -31,7 +31,6 @@ from kfexplore.figures.timing import (
 )
 from kfexplore.results import TimingRow
 from kfexplore.ui.components import (
-    DARK,
     QUIET,
     REFUSED,
     Shown,
@@ -44,10 +43,10 @@ from kfexplore.ui.components import (
     fitted,
     heading,
     html,
+    message,
     offered_decoders,
     plot,
     progress_bar,
-    queued,
     session_state,
     status_line,
     table,
@@ -55,14 +54,15 @@ from kfexplore.ui.components import (
 )
 from kfexplore.ui.jobs import Job
 from kfexplore.ui.links import Link
-from kfexplore.ui.racing import RaceConfig, Racing, Standing, batches_offered, rows_csv
+from kfexplore.ui.racing import RaceConfig, Racing, Standing, batches_offered, plain_words, rows_csv
 from kfexplore.ui.service import Service
+from kfexplore.ui.tabs.runs import wire
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
 decoding is timed: prompts have been read and nothing is spelled out. The decoders take turns, one run each per round,
 so that a change of load meets all of them; the first round is a warm-up and is not counted. Races of all pages run one
 after the other, and tables, studies and texts of other tabs wait while a clock runs."""
-NOT_YET: Final = "<p>Choose what to race, and press Start.</p>"
+NOT_YET: Final = "<p>Press Start: the decoders race after the prompt above.</p>"
 LEAST_NEW_TOKENS: Final = 16
 GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained}; other K show what one of the same shape
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
@@ -102,6 +102,11 @@ class Race:
     """Of the page."""
 
     @property
+    def config(self) -> RaceConfig:
+        """What was asked for."""
+        return self.racing.config
+
+    @property
     def job(self) -> Job[Standing]:
         """The race's job."""
         return self.racing.job
@@ -112,6 +117,7 @@ class TimingTab:
 
     Args:
         service: Answers for the models.
+        asked: Events that ask for another prompt.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
         tab: This tab.
         k_max: The largest K of the first pair.
@@ -120,60 +126,73 @@ class TimingTab:
     links: list[Link]
     """What an address says of this tab."""
 
-    def __init__(self, service: Service, fields: list[gr.Component], tab: gr.Tab, k_max: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        asked: list[Callable[..., Any]],
+        fields: list[gr.Component],
+        tab: gr.Tab,
+        k_max: int,
+    ) -> None:
         self.service, limits = service, service.limits
-        html(boxed(f"<p>{INTRO}</p>"))
-        self.decoders = gr.CheckboxGroup(
-            decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders"
-        )
+        with gr.Row(equal_height=True):
+            self.decoders = gr.CheckboxGroup(
+                decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders", min_width=320
+            )
+            self.go, self.halt = (
+                gr.Button(name, scale=0, min_width=100, elem_id=elem_id, elem_classes="kf-beside", **options)
+                for name, elem_id, options in (
+                    ("Start", "timing-go", {"variant": "primary"}),
+                    ("Cancel", "timing-cancel", {"interactive": False}),
+                )
+            )
         with gr.Row():
+            sizes = list(batches_offered(limits))
             batches = gr.CheckboxGroup(
-                list(batches_offered(limits)),
-                value=[batch for batch in (1, 4, 16) if batch <= limits.race_batch],
-                label="Batch (samples at once)",
-                elem_id="timing-batches",
-                min_width=300,
+                sizes, value=[1], label="Batch (samples at once)", elem_id="timing-batches", min_width=240
             )
             self.ks = gr.CheckboxGroup(
-                list(range(1, k_max + 1)),
-                value=[k_max],
-                label="Tokens, or guesses, per pass, K",
-                elem_id="timing-ks",
-                min_width=300,
+                list(range(1, k_max + 1)), value=[k_max], label="Tokens per pass, K", elem_id="timing-ks", min_width=300
             )
-        with gr.Row():
             least, most = min(LEAST_NEW_TOKENS, limits.race_tokens), limits.race_tokens
             self.length = gr.Slider(
-                least, most, min(64, most), step=1, label="New tokens", elem_id="timing-length", min_width=240
+                least, most, min(64, most), step=1, label="New tokens", elem_id="timing-length", min_width=200
             )
+        with gr.Accordion("Advanced", open=False, elem_id="timing-advanced"):
             most = limits.race_repeats
-            repeats = gr.Slider(
-                1, most, min(5, most), step=1, label="Timed repeats", elem_id="timing-repeats", min_width=240
-            )
-        with gr.Row():
-            self.go = gr.Button("Start", variant="primary", elem_id="timing-go", min_width=110)
-            self.halt = gr.Button("Cancel", interactive=False, elem_id="timing-cancel", min_width=110)
-            self.save = gr.Button("Save JSON", interactive=False, elem_id="timing-json", min_width=110)
-            self.spreadsheet = gr.Button("Save CSV", interactive=False, elem_id="timing-csv", min_width=110)
+            repeats = gr.Slider(1, most, min(5, most), step=1, label="Timed repeats", elem_id="timing-repeats")
+        self.words = message("", elem_id="timing-words")
         self.status = status_line(NOT_YET, "timing-status")
         with gr.Column(visible=False) as self.part:
             self.race_words, self.race = html(""), plot(empty_figure(360), min_height=360, elem_id="timing-race")
             self.speedup_words = html("")
             self.speedup = plot(empty_figure(360), min_height=360, elem_id="timing-speedup")
             self.table = html("", elem_id="timing-table")
+            with gr.Row():
+                self.save = gr.Button("Save JSON", interactive=False, elem_id="timing-json", min_width=110)
+                self.spreadsheet = gr.Button("Save CSV", interactive=False, elem_id="timing-csv", min_width=110)
             with gr.Column(visible=False) as self.gain_part:
                 self.gain_words = html("", elem_id="timing-gain-words")
                 self.gain = plot(empty_figure(360), min_height=360, elem_id="timing-gain")
+        html(boxed(f'<p class="kf-prose-reading">{INTRO}</p>'))
         self.held, self.document = session_state(limits), gr.Textbox(visible=False)
-        dark = gr.Checkbox(visible=False)
 
-        shown = [self.status, self.part, self.race_words, self.race, self.speedup_words, self.speedup, self.table]
+        shown = [
+            self.status,
+            self.words,
+            self.part,
+            self.race_words,
+            self.race,
+            self.speedup_words,
+            self.speedup,
+            self.table,
+        ]
         shown += [self.gain_part, self.gain_words, self.gain, self.held, self.go, self.halt]
         shown += [self.save, self.spreadsheet]
-        settings = [*fields, self.decoders, batches, self.ks, self.length, repeats, self.held, dark]
-        asked = self.go.click(self.start, settings, shown, js=DARK, **QUIET)
-        running = queued(asked, self, shown, "timing", service.executor.races_at_once)
-        self.halt.click(self.cancel, self.held, shown, cancels=[running], **QUIET)
+        settings = [*fields, self.decoders, batches, self.ks, self.length, repeats, self.held]
+        fitting, most = [self.decoders, self.ks, self.length], service.executor.races_at_once
+        running = wire(self, tab, asked, self._start, settings, fitting, shown, most, NOT_YET)
+        self.halt.click(self.cancel, self.held, shown, cancels=running, **QUIET)
         for button, made, name, kind in (
             (self.save, document, "kfexplore-throughput.json", "application/json"),
             (self.spreadsheet, spreadsheet, "kfexplore-throughput.csv", "text/csv"),
@@ -182,9 +201,9 @@ class TimingTab:
             ready.then(None, self.document, None, js=calling("fields.js", "saveText", name, kind))
         ks = Link(self.ks, {"choices": [(str(k), k) for k in range(1, limits.slots + 1)]})
         self.links = [Link(self.decoders), Link(batches), ks, Link(self.length), Link(repeats)]
-        fitting = [self.decoders, self.ks, self.length]
-        for event in (tab.select, fields[0].change):  # the pair of a copied link is never typed
-            event(self.fit, [fields[0], *fitting], fitting, **QUIET)
+
+    def _start(self, dark: bool, *given: Any) -> Shown:
+        return self.start(*(*given, dark))
 
     def start(
         self,
@@ -283,8 +302,9 @@ class TimingTab:
         return {
             self.race_words: heading(*words),
             self.race: figure,
+            self.words: boxed(f"<h2>{markup.escape(plain_words(rows, race.config.decoders))}.</h2>") if rows else "",
             self.speedup_words: heading(finding, reading if compared_with_ar(rows) else ""),
-            self.speedup: ratios,
+            self.speedup: gr.update(value=ratios, visible=bool(compared_with_ar(rows))),
             self.table: _table(rows),
         }
 
@@ -301,8 +321,8 @@ class TimingTab:
 
 def document(race: Race | None) -> str:
     """The JSON file; "" where there is no race."""
-    found = race.racing.document() if race is not None else None
-    return "" if found is None else json.dumps(found, indent=2, allow_nan=False) + "\n"
+    found = race and race.racing.document()
+    return json.dumps(found, indent=2, allow_nan=False) + "\n" if found else ""
 
 
 def spreadsheet(race: Race | None) -> str:
