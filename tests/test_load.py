@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ import pytest
 from kfexplore.errors import KfError
 from kfexplore.figures.payload import packed
 from kfexplore.pair import Pair, load_pair
+from kfexplore.ui import queueing, server
 from kfexplore.ui.app import make_service, serve
-from tools import load
-from tools.clicks import Event, Text, Writer, chain
+from tools import hostile, load
+from tools.clicks import Event, Page, Text, Writer, chain
 from tools.load import (
     SAMPLES,
     Answer,
@@ -75,6 +77,18 @@ def test_three_clients_find_every_answer_their_own(
     assert document["verdicts"]["memory within 5% over the second half"] is None  # the server is not ours
 
 
+def test_hostile_clients_do_harm_of_every_kind(
+    folder: Path, pair: Pair, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostile, "PAUSE", 0.1)
+    monkeypatch.setattr(server, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(queueing, "UNREAD_SECONDS", 0.1)
+    client = hostile.Hostile(0, url, str(folder), Page(url).ids["scrub"], pair.k_max)
+    for thread in client.start(time.time() + 4):
+        thread.join(60)
+    assert {"sweep 200", "point 200", "unread 200", "broken 413", "broken 0"} <= set(client.counts)
+
+
 def test_apps_that_cannot_be_driven_are_refused(pair: Pair, url: str) -> None:
     settings = LoadSettings(3, 1, 0, 0)
     with pytest.raises(KfError, match="No kfexplore app answers"):
@@ -85,7 +99,7 @@ def test_apps_that_cannot_be_driven_are_refused(pair: Pair, url: str) -> None:
         load_test(pair, "tales", dataclasses.replace(settings, restart=True), url)
 
 
-@pytest.mark.parametrize("wrong", [{"clients": 5, "writing": 4}, {"seconds": 0}, {"timing": -1}])
+@pytest.mark.parametrize("wrong", [{"clients": 5, "writing": 4}, {"seconds": 0}, {"timing": -1}, {"hostile": -1}])
 def test_settings_without_sense_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(KfError):
         LoadSettings(**wrong)
@@ -260,6 +274,13 @@ def test_memory_is_flat_by_its_last_two_quarters(last: int | None, growth: float
     assert memory["growth"] == (None if growth is None else pytest.approx(growth))
     verdicts = measured([], LoadSettings(), Outage(), memory)["verdicts"]
     assert verdicts["memory within 5% over the second half"] is flat
+
+
+def test_beside_hostile_clients_a_move_may_take_longer() -> None:
+    move = Event("move", "scrubber 0", 1.0, 300.0)
+    for count, bound, holds in ((0, 250, False), (10, 400, True)):
+        found = measured([move], LoadSettings(hostile=count), Outage(), None)
+        assert found["verdicts"][f"p95 of a move within {bound} ms"] is holds
 
 
 def test_samples_of_memory_are_thinned() -> None:

@@ -36,12 +36,15 @@ from kfexplore.laws.ranking import own_sentences
 from kfexplore.pair import Pair, load_pair
 from kfexplore.ui.limits import limits_from
 from tools.clicks import Event, Page, Racer, Text, Writer
+from tools.hostile import Hostile
 from tools.served import App
 
 NODE: Final = (f"{ROOT_DIR}/bin/node", "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON")
 SCRUBBERS: Final = Path(__file__).with_name("scrubbers.js")
 P95_MS: Final = 250.0
 """Bound on the 95th percentile of a move, in milliseconds."""
+P95_BESIDE_HOSTILE_MS: Final = 400.0
+"""The same beside hostile clients."""
 FLAT: Final = 0.05
 """Fraction by which memory that is flat may differ."""
 GRACE: Final = 120.0
@@ -71,6 +74,8 @@ class LoadSettings:
     """Clients that generate texts."""
     timing: int = 1
     """Clients that race decoders."""
+    hostile: int = 0
+    """Clients that mean harm, beside the others; no row counts them."""
     restart: bool = False
     """Whether the server is killed and started again at half time."""
     seed: int = 0
@@ -79,7 +84,7 @@ class LoadSettings:
     def __post_init__(self) -> None:
         if self.seconds <= 0:
             raise KfError(f"The load lasts {self.seconds} s.", "more than 0")
-        if min(self.writing, self.timing) < 0 or self.scrubbing < 1:
+        if min(self.writing, self.timing, self.hostile) < 0 or self.scrubbing < 1:
             raise KfError(
                 f"{self.writing} of {self.clients} clients write and {self.timing} time.", "at least one that scrubs"
             )
@@ -164,11 +169,14 @@ def _run(pair: Pair, name: str, settings: LoadSettings, url: str, app: App | Non
         )
         for each in (*writers, *racers)
     ]
+    hostile = [Hostile(n, url, name, page.ids["scrub"], pair.k_max) for n in range(settings.hostile)]
     options = {"url": url, "pair": name, "k": pair.k_max, "prompts": prompts, "component": page.ids["scrub"]}
     options |= {"seconds": settings.seconds, "seed": settings.seed, "keep": CHECKED}
     with subprocess.Popen([*NODE, str(SCRUBBERS), json.dumps(options)], stdout=subprocess.PIPE) as node:
         for thread in threads:
             thread.start()
+        for each in hostile:
+            threads += each.start(began + settings.seconds)
         used = _watch(app, settings, began, outage)
         try:
             printed, _ = node.communicate(timeout=GRACE)
@@ -190,6 +198,7 @@ def _run(pair: Pair, name: str, settings: LoadSettings, url: str, app: App | Non
         "seconds": seconds,
         "cores": {"server": server, "clients": (own + scrubbed["cpu"]) / seconds},
         **measured(events, settings, outage, memory_of(used, settings.seconds)),
+        "hostile": dict(sum((each.counts for each in hostile), Counter[str]())),
         "checked": {"answers": len(answers), "texts": len(texts)},
     }
 
@@ -242,7 +251,7 @@ def measured(
     ]
     restart = {"down_seconds": outage.back - outage.killed, "clients": settings.clients, "answered_again": len(again)}
     growth = memory["growth"] if memory else None
-    slowest = rows[0]["p95_ms"]
+    slowest, bound = rows[0]["p95_ms"], P95_BESIDE_HOSTILE_MS if settings.hostile else P95_MS
     return {
         "rows": rows,
         "errors": len(errors),
@@ -251,7 +260,7 @@ def measured(
         "restart": {**restart, "first_answer": spread(list(again.values()))} if outage.killed < math.inf else None,
         "verdicts": {
             "no error": not errors,
-            f"p95 of a move within {P95_MS:g} ms": slowest is not None and slowest <= P95_MS,
+            f"p95 of a move within {bound:g} ms": slowest is not None and slowest <= bound,
             f"memory within {FLAT:.0%} over the second half": None if growth is None else abs(growth) <= FLAT,
         },
     }
@@ -318,6 +327,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="duration of the test")
     parser.add_argument("--writing", type=int, default=usual.writing, help="clients that generate; the others scrub")
     parser.add_argument("--timing", type=int, default=usual.timing, help="clients that race decoders")
+    parser.add_argument("--hostile", type=int, default=usual.hostile, help="further clients that mean harm")
     parser.add_argument("--url", help="a running app with that pair; by default one is started")
     parser.add_argument("--restart", action="store_true", help="kill the app at half time, and start it again")
     parser.add_argument("--seed", type=int, default=usual.seed, help="random seed of the clients")
