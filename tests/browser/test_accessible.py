@@ -230,6 +230,8 @@ def test_tabs_generate_and_stop_by_keys_alone(page: Page, app_url: str) -> None:
     page.locator("#generate-samples input[type=range]").fill("8")
     page.locator("#generate-length input[type=range]").fill("240")  # far longer than the test waits
     go, stop = page.locator("#generate-go"), page.locator("#generate-stop")
+    expect(page.locator("#generate-texts [data-stage=done]")).to_have_count(2)  # the tab's own first run
+    expect(go).to_be_enabled()
     go.focus()
     page.keyboard.press("Enter")
     expect(stop).to_be_focused()
