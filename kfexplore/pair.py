@@ -13,9 +13,8 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor
 
 from kfexplore import noise as noises
-from kfexplore.checkpoints.causal import is_causal, load_causal
 from kfexplore.checkpoints.hub import fetch_pair, is_repository
-from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts, usable_device
+from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts
 from kfexplore.checkpoints.saving import card_text, save_pair, stored_info
 from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, slow_only, token_texts
 from kfexplore.config import DEFAULT_PAIR
@@ -23,7 +22,7 @@ from kfexplore.decoders import MODELS, Kind
 from kfexplore.errors import KfError
 from kfexplore.maps import PrefilledContext, block
 from kfexplore.maps.context import block_limit
-from kfexplore.models import AnyTeacher, CausalLM, MaskedModel, Model, Student
+from kfexplore.models import AnyModel, AnyStudent, AnyTeacher, MaskedModel
 from kfexplore.results import Block, no_student
 
 CARD = "---\n{{ card_data }}\n---\n\n{{ card }}\n"
@@ -47,7 +46,7 @@ class Pair(
     """
 
     teacher: AnyTeacher
-    student: Student | None = None
+    student: AnyStudent | None = None
     masked: MaskedModel | None = None
     tokenizer: AnyTokenizer | None = None
     info: dict[str, Any] = field(default_factory=dict)
@@ -74,13 +73,7 @@ class Pair(
         return load_pair(where, device)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        if isinstance(self.teacher, CausalLM):
-            raise KfError(
-                "The teacher is a transformers model.",
-                "a teacher in the published layout",
-                "copy the folder that it was loaded from",
-            )
-        models: dict[str, Model | None] = {"teacher": self.teacher, "student": self.student, "masked": self.masked}
+        models: dict[str, AnyModel | None] = {"teacher": self.teacher, "student": self.student, "masked": self.masked}
         there = {role: model for role, model in models.items() if model is not None}
         save_pair(save_directory, there, self.tokenizer, self.info)
 
@@ -160,7 +153,7 @@ class Pair(
         reader = self.teacher if self.student is None else self.student
         return reader.config.context - self.k_max
 
-    def need_student(self) -> Student:
+    def need_student(self) -> AnyStudent:
         """The student, or a KfError that says how to get one."""
         if self.student is None:
             raise no_student()
@@ -243,13 +236,9 @@ def _loaded(
     device: str | torch.device | None,
     info: dict[str, Any],
 ) -> Pair:
-    """A pair from its files; the teacher has the published layout or is a transformers model."""
+    """A pair from its files."""
     read = load_tokenizer(tokenizer) if tokenizer else None
-    first: Any = (
-        load_causal(teacher, usable_device(device))
-        if is_causal(teacher)
-        else load_model(teacher, device=device, kind="teacher")
-    )
+    first: Any = load_model(teacher, device=device, kind="teacher")
     rest: dict[str, Any] = {kind: load_model(path, device=device, kind=kind) for kind, path in others.items() if path}
     check_pair(first.config, {MODELS[kind]: rest[kind].config for kind in others if kind in rest}, read)
     return Pair(first, tokenizer=read, info=info, **rest)

@@ -1,17 +1,22 @@
-"""A transformers model as a teacher: config.json of a known family, weights from safetensors only.
+"""A transformers model as a teacher or a student: config.json of a known family, weights from safetensors only.
 
 The library builds what the config says, so only the settings in `FAMILIES` are passed on, each checked for its range,
 and the weights must be exactly those of the resulting network. No code comes from a repository.
+
+A student's config.json has `STUDENT_KEYS`; `network` is the config.json of its teacher.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,12 +34,23 @@ from kfexplore.checkpoints.files import (
 from kfexplore.checkpoints.infer_config import MAX_CONFIG_BYTES, MOST, check_shapes
 from kfexplore.checkpoints.reading import bare_name, read_tensors
 from kfexplore.errors import KfError
-from kfexplore.models import CausalConfig, CausalLM, causal_network, place_weights, window
+from kfexplore.models import (
+    CausalConfig,
+    CausalLM,
+    CausalStudent,
+    NoiseEncoder,
+    causal_network,
+    place_weights,
+    window,
+)
 
 MAX_INDEX_BYTES = 4 << 20
 _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 _PLAIN = re.compile(r"\w[\w.-]*\.safetensors")
 HEAD = "lm_head.weight"
+STUDENT_KEYS = {"kind", "block", "origin", "network"}
+NETWORK, ENCODER = "network.", "noise_encoder."
+"""Prefixes of a student's weights."""
 LEFT_OUT = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 """Masks and frequencies saved by earlier versions of the library; they follow from the config."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
@@ -54,6 +70,7 @@ _UNREAD = {
 }
 """Settings that change what is computed in ways that are not supported."""
 
+CausalT = TypeVar("CausalT", CausalLM, CausalStudent)
 _SIZES = {"n_layer": "depth", "num_hidden_layers": "depth", "n_positions": "context"}
 _SIZES |= {"max_position_embeddings": "context"}
 
@@ -96,10 +113,10 @@ FAMILIES = {
 """By `model_type`."""
 
 
-def is_causal(path: str | Path) -> bool:
-    """Whether a path is the folder of a transformers model: its config.json has a `model_type`."""
+def is_causal(path: str | Path, key: str = "model_type") -> bool:
+    """Whether a path is the folder of a transformers model, or with the key `network` of a student over one."""
     file = given(path) / CONFIG_FILE
-    return file.is_file() and "model_type" in read_json_object(file, MAX_CONFIG_BYTES)
+    return file.is_file() and key in read_json_object(file, MAX_CONFIG_BYTES)
 
 
 def load_causal(path: str | Path, device: torch.device) -> CausalLM:
@@ -114,34 +131,125 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
             or settings out of range.
     """
     folder = given(path)
+    shape, network = empty_network(folder)
+    _place(folder, shape, network, read_folder(folder, LEFT_OUT))
+    return _tried(folder, CausalLM(network, dataclasses.replace(shape, origin=identity(network))), device)
+
+
+def load_causal_student(path: str | Path, device: torch.device) -> CausalStudent:
+    """Loads a student over a transformers model from a folder that `described` describes; as `load_causal`."""
+    folder = given(path)
     stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
-    family, settings = _settings(folder, stated)
+    block, origin, inner = (stated.get(name) for name in ("block", "origin", "network"))
+    whole = stated.keys() == STUDENT_KEYS and stated["kind"] == "student" and isinstance(origin, str)
+    if not whole or not isinstance(inner, dict) or "model_type" not in inner or type(block) is not int:
+        raise KfError(
+            f"{folder / CONFIG_FILE} does not describe a student over a transformers model.",
+            f"exactly the settings {', '.join(sorted(STUDENT_KEYS))}, as they were saved with the weights",
+        )
+    shape, network = empty_network(folder, inner)
+    if not 1 <= block <= min(MOST["block"], shape.context - 1):
+        raise KfError(f"{folder}: block is {block}.", f"1 to {min(MOST['block'], shape.context - 1)}")
     tensors = read_folder(folder, LEFT_OUT)
+    own = {name.removeprefix(ENCODER): weight for name, weight in tensors.items() if name.startswith(ENCODER)}
+    with torch.device("meta"):
+        encoder = NoiseEncoder(shape.width)
+    expected = {name: tuple(weight.shape) for name, weight in encoder.state_dict().items()}
+    check_shapes(own, expected, str(folder), "noise encoder")
+    rest = {name.removeprefix(NETWORK): weight for name, weight in tensors.items() if not name.startswith(ENCODER)}
+    _place(folder, shape, network, rest)
+    with torch.device("meta"):
+        student = CausalStudent(network, dataclasses.replace(shape, block=block, origin=origin))
+    student.noise_encoder.load_state_dict({name: weight.float() for name, weight in own.items()}, assign=True)
+    return _tried(folder, student.requires_grad_(False), device)
+
+
+def empty_network(folder: Path, stated: Mapping[str, Any] | None = None) -> tuple[CausalConfig, Any]:
+    """The shape of the model that a config.json describes, and its network on the meta device.
+
+    Args:
+        folder: The model's.
+        stated: The settings; None: those of its config.json.
+
+    Raises:
+        KfError: as `load_causal`, for what concerns the config.json.
+    """
+    stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES) if stated is None else stated
+    family, settings = _settings(folder, stated)
     tied = settings.pop("tie_word_embeddings", None)
-    tied = FAMILIES[family].tied if tied is None else tied
-    try:
-        # The head has its own weight here; if the file has none, it is the embedding's.
+    tied = FAMILIES[family].tied if tied is None else bool(tied)
+    with _building(folder, family):
         config = importlib.import_module("transformers").AutoConfig.for_model(
-            family, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **settings
+            family, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=None, **settings
         )
         context = min(config.max_position_embeddings, window(config) or config.max_position_embeddings)
-        shape = CausalConfig(family, config.vocab_size, config.hidden_size, config.num_hidden_layers, context)
-        network = causal_network(config)
+        shape = CausalConfig(
+            family,
+            config.vocab_size,
+            config.hidden_size,
+            config.num_hidden_layers,
+            context,
+            heads=config.num_attention_heads,
+            settings=settings | {"tie_word_embeddings": tied},
+        )
+        return shape, causal_network(config)
+
+
+def described(model: CausalLM | CausalStudent) -> dict[str, Any]:
+    """The config.json of a model: of a teacher, one that transformers reads as well."""
+    config = model.config
+    network = {"model_type": config.family, **config.settings}
+    if isinstance(model, CausalLM):
+        return network
+    return {"kind": "student", "block": config.block, "origin": config.origin, "network": network}
+
+
+def saved_weights(model: CausalLM | CausalStudent) -> dict[str, Tensor]:
+    """The weights of a model under the names of its file, a tied head left out."""
+    prefix = NETWORK if isinstance(model, CausalLM) else ""
+    tied = model.config.settings["tie_word_embeddings"]
+    named = {name.removeprefix(prefix): weight for name, weight in model.state_dict().items()}
+    return {name: weight for name, weight in named.items() if not (tied and name.endswith(HEAD))}
+
+
+def identity(network: Any) -> str:
+    """Tells a network's weights from those of another training run: a digest of some of each tensor's values."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.named_parameters()):
+        some = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+        digest.update(name.encode() + some.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _place(folder: Path, shape: CausalConfig, network: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Sets the weights of an empty network from a file's tensors."""
+    tied = shape.settings["tie_word_embeddings"]
+    with _building(folder, shape.family):
         named = _named(folder, network, tensors, tied)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        check_shapes(named, expected, str(folder), f"{family} model")
-        place_weights(network, {name: tensor.float() for name, tensor in named.items()})
-        model = CausalLM(network, shape).to(device)
-        with torch.inference_mode():
-            model(torch.zeros(1, 2, dtype=torch.int64, device=device))  # finds head counts that do not divide
+        check_shapes(named, expected, str(folder), f"{shape.family} model")
+        place_weights(network, {name: tensor.float() for name, tensor in named.items()}, tied)
+
+
+def _tried(folder: Path, model: CausalT, device: torch.device) -> CausalT:
+    """The model on its device, after a first pass, which finds head counts that do not divide."""
+    with _building(folder, model.config.family), torch.inference_mode():
+        model.to(device).prefill(torch.zeros(1, 2, dtype=torch.int64, device=device))
+    return model
+
+
+@contextmanager
+def _building(folder: Path, family: str) -> Iterator[None]:
+    """Turns whatever the library raises for invalid settings into a KfError."""
+    try:
+        yield
     except KfError:
         raise
-    except Exception as error:  # whatever the library raises for invalid settings
+    except Exception as error:
         raise KfError(
             f"{folder / CONFIG_FILE}: no {family} model can be built from it: {shown(error, 300).rstrip('.')}.",
             "the config.json that was saved with these weights",
         ) from error
-    return model
 
 
 def _settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kfexplore.checkpoints.causal import is_causal
+from kfexplore.checkpoints.causal import is_causal, load_causal, load_causal_student
 from kfexplore.checkpoints.files import (
     TOKENIZER_FILE,
     TRAINING_FILE,
@@ -32,7 +32,7 @@ from kfexplore.checkpoints.tokenizers import AnyTokenizer, highest_id
 from kfexplore.config import DEFAULT_PAIR, ModelConfig
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
-from kfexplore.models import CausalConfig, Model, build
+from kfexplore.models import AnyModel, CausalConfig, build
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
@@ -115,14 +115,16 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     kind: Kind | None = None,
-) -> Model:
+) -> AnyModel:
     """Loads a teacher, student or masked model, recognised by the checkpoint's tensors; without gradients.
 
     Args:
-        path_or_id: A checkpoint file, a folder with one (as `saving.save_model` writes), a hub id
-            `owner/name/file`, or `owner/name` of a known repository with one file.
+        path_or_id: A checkpoint file, a folder with one (as `saving.save_model` writes), the folder of a transformers
+            model or of a student over one, a hub id `owner/name/file`, or `owner/name` of a known repository with one
+            file.
         device: None: the CPU.
-        dtype: None: float32, whatever the file has; the rotary frequencies keep the file's type.
+        dtype: None: float32, whatever the file has; the rotary frequencies keep the file's type. A model of
+            transformers is always float32.
         kind: What the checkpoint must hold; None: any.
 
     Raises:
@@ -132,14 +134,16 @@ def load_model(
     target, number = usable_device(device), DTYPES.get(str(dtype or torch.float32).removeprefix("torch."))
     if number is None:
         raise KfError(f"A model cannot be loaded as {dtype}.", ", ".join(DTYPES))
+    if is_causal(path_or_id):
+        _check_kind(path_or_id, "teacher", kind)
+        return load_causal(path_or_id, target)
+    if is_causal(path_or_id, "network"):
+        _check_kind(path_or_id, "student", kind)
+        return load_causal_student(path_or_id, target)
     path = locate(path_or_id)
     tensors = read_tensors(path)
     config = describe(tensors, stated_settings(path), str(path))
-    if kind is not None and config.kind != kind:
-        raise KfError(
-            f"{path} is a {KIND_NAMES[config.kind]} checkpoint, not a {KIND_NAMES[kind].split()[0]}.",
-            f"a {KIND_NAMES[kind]} checkpoint",
-        )
+    _check_kind(path, config.kind, kind)
     with torch.device("meta"):  # the tensors become the parameters; no weights are initialised
         model = build(config)
     placed = {
@@ -148,6 +152,14 @@ def load_model(
     }
     model.load_state_dict(placed, strict=True, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def _check_kind(path: str | Path, found: Kind, wanted: Kind | None) -> None:
+    if wanted not in (None, found):
+        raise KfError(
+            f"{path} is a {KIND_NAMES[found]} checkpoint, not a {KIND_NAMES[wanted].split()[0]}.",
+            f"a {KIND_NAMES[wanted]} checkpoint",
+        )
 
 
 def locate(path_or_id: str | Path) -> Path:
@@ -197,17 +209,35 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
 
 def fingerprint(parts: PairParts) -> str:
     """sha256 of the weight files of teacher and student, in hexadecimal."""
-    files = [locate(path) for path in (parts.teacher, parts.student) if path]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    digest = hashlib.sha256()
+    for path in filter(None, (parts.teacher, parts.student)):
+        for file in [path / name for name in weight_files(path)] if is_causal(path) else [locate(path)]:
+            with file.open("rb") as stream:
+                while part := stream.read(1 << 24):
+                    digest.update(part)
+    return digest.hexdigest()
 
 
 def check_pair(
-    teacher: ModelConfig | CausalConfig, others: Mapping[str, ModelConfig], tokenizer: AnyTokenizer | None = None
+    teacher: ModelConfig | CausalConfig,
+    others: Mapping[str, ModelConfig | CausalConfig],
+    tokenizer: AnyTokenizer | None = None,
 ) -> None:
-    """Raises KfError unless models and tokenizer share one vocabulary; a transformers model has no mask token."""
+    """Raises KfError unless models and tokenizer share one vocabulary; a transformers model has no mask token.
+
+    A student over a transformers model fits the teacher that it was distilled from only.
+    """
     for name, config in others.items():
-        for setting in ("vocab_size", "mask_id"):
-            ours, theirs = getattr(teacher, setting, None), getattr(config, setting)
+        for setting in ("vocab_size", "mask_id", "family", "width", "depth", "origin"):
+            if setting in ("width", "depth") and isinstance(config, ModelConfig):
+                continue  # may be deeper than its teacher
+            ours, theirs = getattr(teacher, setting, None), getattr(config, setting, None)
+            if ours != theirs and setting == "origin":
+                raise KfError(
+                    f"The {name} was distilled from another teacher than this one ({theirs} instead of {ours}).",
+                    "a student with the teacher that gave its targets",
+                    "keep the folders teacher and student of one training run together",
+                )
             if ours != theirs:
                 raise KfError(
                     f"The teacher and the {name} do not fit together: {setting} is {ours} and {theirs}.",

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from kfexplore.checkpoints.causal import described, saved_weights
 from kfexplore.checkpoints.files import (
     CARD_FILES,
     CONFIG_FILE,
@@ -29,26 +30,27 @@ from kfexplore.checkpoints.files import (
 from kfexplore.checkpoints.reading import check_values
 from kfexplore.checkpoints.tokenizers import AnyTokenizer
 from kfexplore.errors import KfError, writing
-from kfexplore.models import Model
+from kfexplore.models import AnyModel, CausalLM, CausalStudent
 
 SAVED_TYPES = (torch.float32, torch.bfloat16)
 
 
 def save_model(
-    model: Model,
+    model: AnyModel,
     folder: str | Path,
     context: int | None = None,
     block: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
 ) -> Path:
     """Saves model.safetensors and config.json for `registry.load_model`; replaces an earlier model there.
 
     Args:
         model: Teacher, student or masked model.
         folder: Made if need be.
-        context: Longest sequence it was trained on, in tokens; None: as in its config.
+        context: Longest sequence it was trained on, in tokens; None: as in its config. Not for models of transformers.
         block: Noise slots K it was trained on (students); None: as in its config.
-        dtype: float32 or bfloat16 (half the size; the map changes where margins are small).
+        dtype: float32 or bfloat16 (half the size; the map changes where margins are small). None: bfloat16 if all
+            weights are exact in it, else float32.
 
     Returns:
         The folder.
@@ -56,20 +58,24 @@ def save_model(
     Raises:
         KfError: another dtype, weights that are not sound (`reading.check_values`), or a folder that cannot be written.
     """
+    if dtype is None:
+        exact = all(torch.equal(tensor, tensor.to(torch.bfloat16).to(tensor.dtype)) for tensor in model.parameters())
+        dtype = torch.bfloat16 if exact else torch.float32
     if dtype not in SAVED_TYPES:
         raise KfError(f"A model cannot be saved as {dtype}.", "torch.float32 or torch.bfloat16")
-    config = dataclasses.replace(
-        model.config,
-        context=model.config.context if context is None else context,
-        block=model.config.block if block is None else block,
-    )
-    tensors = {name: _saved(name, tensor, dtype) for name, tensor in model.state_dict().items()}
+    if isinstance(model, CausalLM | CausalStudent):
+        settings, weights = described(model), saved_weights(model)
+    else:
+        changed = {"context": context, "block": block}
+        settings = dataclasses.asdict(model.config) | {name: n for name, n in changed.items() if n is not None}
+        weights = model.state_dict()
+    tensors = {name: _saved(name, tensor, dtype) for name, tensor in weights.items()}
     check_values("the model to be saved", tensors)
     folder = Path(folder)
     with writing(folder, SafetensorError):  # safetensors has its own error for a full disk
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-        write_whole(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        write_whole(folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
     return folder
 
 
@@ -80,7 +86,7 @@ def _saved(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def save_pair(
-    folder: Path, models: Mapping[str, Model], tokenizer: AnyTokenizer | None, info: Mapping[str, Any]
+    folder: Path, models: Mapping[str, AnyModel], tokenizer: AnyTokenizer | None, info: Mapping[str, Any]
 ) -> None:
     """Writes a pair for `registry.pair_parts` and `stored_info`.
 
@@ -103,8 +109,7 @@ def save_pair(
             raise KfError("The pair's tokenizer has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}")
         texts[TOKENIZER_FILE] = fast.to_str()
     for role, model in models.items():
-        exact = all(torch.equal(tensor, tensor.to(torch.bfloat16).to(tensor.dtype)) for tensor in model.parameters())
-        save_model(model, folder / role, dtype=torch.bfloat16 if exact else torch.float32)
+        save_model(model, folder / role, dtype=None)
     for name, text in texts.items():
         write_whole(folder / name, text)
 

@@ -20,10 +20,16 @@ MAX_TOKENIZER_BYTES = 40 << 20
 """Llama 3's has 17 MB, Gemma 3's 33 MB. The library's tables take up to ten times the file's size."""
 FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama: BPE, WordPiece or WordLevel"
 END_OF_TEXT = "<|endoftext|>"
-FRAMES = (("", END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>"))
-"""First and last token of a document in training, by tokenizer family: GPT-2, BERT, Llama."""
-ENDS_OF_TEXT = ("<|end_of_text|>", "<eos>", *(closing for _, closing in FRAMES))
-"""Tokens that end a text: Llama 3's, Gemma's, and those above."""
+FRAMES = (
+    ("<|begin_of_text|>", "<|end_of_text|>"),
+    ("<bos>", "<eos>"),
+    ("", END_OF_TEXT),
+    ("[CLS]", "[SEP]"),
+    ("<s>", "</s>"),
+)
+"""First and last token of a document in training, by tokenizer family: Llama 3, Gemma, GPT-2, BERT, Llama."""
+ENDS_OF_TEXT = tuple(closing for _, closing in FRAMES)
+"""Tokens that end a text."""
 REVISIONS = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",

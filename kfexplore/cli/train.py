@@ -16,7 +16,8 @@ corpus = typer.Typer(help="Write a generated corpus.", no_args_is_help=True)
 train.add_typer(corpus, name="corpus")
 
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", help="stories, tales-cpu, tales-gpu, tales-further, owt, lm1b, or a .yaml file.")
+    str,
+    typer.Option("--recipe", help="distil, stories, tales-cpu, tales-gpu, tales-further, owt, lm1b, or a .yaml file."),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run the command again to resume.")]
 TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt files.")]
@@ -28,6 +29,17 @@ InitOption = Annotated[
         *("--init-from", "--from"),
         help="Pair to continue training from: keeps its tokenizer and teacher, starts the rest from its weights.",
     ),
+]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        help="Teacher to distil: a folder of transformers, a pair, or owner/name on the hub; its tokenizer is kept.",
+    ),
+]
+SelfOption = Annotated[
+    int | None,
+    typer.Option("--self-generated", help="Contexts that the teacher samples itself, instead of texts.", min=1),
 ]
 HeldOutOption = Annotated[
     float | None,
@@ -68,9 +80,13 @@ def data_command(
     dataset: DatasetOption = None,
     init_from: InitOption = None,
     held_out: HeldOutOption = None,
+    teacher: TeacherOption = None,
+    self_generated: SelfOption = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Prepare the tokens: from a folder of texts, a hub dataset, or the recipe's own source."""
-    info = _run(recipe, out, init_from=init_from, held_out=held_out).prepare(text, dataset)
+    """Prepare the tokens: from a folder of texts, a hub dataset, the recipe's own source, or a given teacher."""
+    run = _run(recipe, out, device, init_from=init_from, held_out=held_out, teacher=teacher)
+    info = run.prepare(text, dataset, self_generated)
     print(f"{info.tokens:,} tokens to train on, {info.held_out_tokens:,} held out, in {out / 'data'}")
 
 
@@ -91,8 +107,9 @@ def _stage(name: Literal["students", "masked"]) -> Callable[..., None]:
         device: DeviceOption = None,
         steps: StepsOption = None,
         init_from: InitOption = None,
+        teacher: TeacherOption = None,
     ) -> None:
-        getattr(_run(recipe, out, device, steps, init_from), name)()
+        getattr(_run(recipe, out, device, steps, init_from, teacher=teacher), name)()
 
     return command
 
@@ -112,9 +129,11 @@ def pair_command(
     steps: StepsOption = None,
     init_from: InitOption = None,
     held_out: HeldOutOption = None,
+    teacher: TeacherOption = None,
+    self_generated: SelfOption = None,
 ) -> None:
     """Run all stages that are not finished: tokens, teacher, students, masked model; writes OUT/pair."""
-    print(_run(recipe, out, device, steps, init_from, held_out).pair(text, dataset))
+    print(_run(recipe, out, device, steps, init_from, held_out, teacher).pair(text, dataset, self_generated))
 
 
 @train.command("curves")
@@ -122,12 +141,13 @@ def curves_command(
     recipe: RecipeOption,
     out: OutOption,
     html: Annotated[Path, typer.Option(help="The page to write.")] = Path("curves.html"),
+    teacher: TeacherOption = None,
 ) -> None:
     """Draw the loss of every stage so far."""
     from kfexplore.figures.page import write
     from kfexplore.figures.training import curves_page
 
-    print(write(curves_page(_run(recipe, out).curves(), out.name), html))
+    print(write(curves_page(_run(recipe, out, teacher=teacher).curves(), out.name), html))
 
 
 def _run(
@@ -137,6 +157,7 @@ def _run(
     steps: int | None = None,
     init_from: str | None = None,
     held_out: float | None = None,
+    teacher: str | None = None,
 ) -> Run:
     from kfexplore.training.recipes import load_recipe, with_held_out, with_steps
     from kfexplore.training.stages import Run
@@ -144,4 +165,4 @@ def _run(
     chosen = load_recipe(recipe)
     if held_out is not None:
         chosen = with_held_out(chosen, held_out)
-    return Run(chosen if steps is None else with_steps(chosen, steps), out, device, init_from)
+    return Run(chosen if steps is None else with_steps(chosen, steps), out, device, init_from, teacher)

@@ -20,7 +20,7 @@ from kfexplore.config import DecodeConfig
 from kfexplore.decoders import DECODERS, MODELS, find_decoder, possible
 from kfexplore.decoding.buffers import DecodeBatch, Sequences, Step, TokenBuffer
 from kfexplore.errors import KfError
-from kfexplore.models import AnyModel, AnyTeacher, MaskedModel, Student
+from kfexplore.models import AnyModel, AnyStudent, AnyTeacher, MaskedModel
 from kfexplore.results import Decoded, Floats, Ints
 
 ORDER_NOISE = 2**32
@@ -38,7 +38,7 @@ class Networks:
     """The models for decoders; each needs only some."""
 
     teacher: AnyTeacher | None = None
-    student: Student | None = None
+    student: AnyStudent | None = None
     masked: MaskedModel | None = None
 
     @property

@@ -18,7 +18,7 @@ from kfexplore.decoding.ar import exact_token
 from kfexplore.decoding.buffers import PREFILLED, DecodeBatch, Sequences, Step
 from kfexplore.decoding.passes import Passes, Tensors
 from kfexplore.decoding.readout import draw
-from kfexplore.models import AnyTeacher, Student
+from kfexplore.models import AnyStudent, AnyTeacher
 from kfexplore.results import Ints
 
 
@@ -105,7 +105,7 @@ def _rechecked(
 class _Drafts:
     """Guesses of the student, which first reads the tokens that were written since its last pass."""
 
-    def __init__(self, student: Student, sequences: Sequences, k: int, use_cuda_graphs: bool | None) -> None:
+    def __init__(self, student: AnyStudent, sequences: Sequences, k: int, use_cuda_graphs: bool | None) -> None:
         self.sequences, self.k = sequences, k
         self.passes = passes = Passes(student, sequences, k, use_cuda_graphs, allow_bf16=True)
         self.seen: Ints = sequences.prompt_lengths - 1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kfexplore.decoding.buffers import Sequences
-from kfexplore.models import AnyTeacher, CausalLM, StaticCache, Student, cpu_blocks
+from kfexplore.models import AnyStudent, AnyTeacher, StaticCache, Student, Teacher, cpu_blocks
 from kfexplore.models.fast_paths import GRAPHS, difference
 
 GRAPH_STRIDE = 128
@@ -27,7 +27,7 @@ KEPT = 2
 """Unused sets of buffers kept per network; the oldest is dropped first."""
 
 Tensors = tuple[Tensor, ...]
-Network = AnyTeacher | Student
+Network = AnyTeacher | AnyStudent
 
 
 @dataclass
@@ -75,8 +75,9 @@ class Passes:
         allow_bf16: bool = False,
     ) -> None:
         self.network, self.sequences = network, sequences
-        ours = not isinstance(network, CausalLM)
-        self._use_cuda_graphs = ours and network.device.type == "cuda" if use_cuda_graphs is None else use_cuda_graphs
+        ours = network if isinstance(network, Teacher | Student) else None
+        on_cuda = ours is not None and network.device.type == "cuda"
+        self._use_cuda_graphs = on_cuda if use_cuda_graphs is None else use_cuda_graphs
         self._itself = weakref.ref(network)
         stride = GRAPH_STRIDE if self.use_cuda_graphs else 1
         capacity = -(-(sequences.capacity + slots) // stride) * stride
@@ -84,7 +85,7 @@ class Passes:
         self._buffers = _taken(network, shape) or _Buffers(shape, StaticCache(capacity, stride))
         weakref.finalize(self, _left, weakref.ref(network), self._buffers)
         self.cache = self._buffers.cache
-        self.cache.blocks = None if isinstance(network, CausalLM) else cpu_blocks(network, allow_bf16)
+        self.cache.blocks = None if ours is None else cpu_blocks(ours, allow_bf16)
         self.prefill()
 
     @property

@@ -16,7 +16,6 @@ from kfexplore.decoding.cdf import cdf, invert
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.text import stretches, text_ids
-from kfexplore.models import Teacher
 from kfexplore.pair import Pair
 from kfexplore.results import Agreement, Bin, Floats, Ints, SlotLaw, steps
 from kfexplore.training.targets import exact_targets
@@ -45,7 +44,6 @@ def agreement(
         KfError: no tokenizer, a context too short for a block, fewer than two windows, or too short a text.
     """
     teacher, student = pair.teacher, pair.need_student()
-    assert isinstance(teacher, Teacher)  # a student shares the mask token of its teacher
     contexts, places, tokens = _drawn(pair, texts, windows, groups, seed)
     (windows, groups), slots = places.shape, student.config.block
     hits, margins = np.empty((windows, groups, slots), dtype=bool), np.empty((windows, groups, slots))

@@ -36,7 +36,8 @@ def model_card(pair: Pair, measured: Evaluation) -> str:
         for j in slots
     ]
     masked = f" Masked diffusion model: {_size(pair.masked)}." if pair.masked else ""
-    shape = f"context {config.context}, vocabulary {config.vocab_size} with the mask token"
+    with_mask = " with the mask token" if hasattr(config, "mask_id") else ""
+    shape = f"context {config.context}, vocabulary {config.vocab_size}{with_mask}"
     return f"""# Pair `{pair.info.get("name", "")}`
 
 A teacher and its push-forward student{_origin(pair.info)}.

@@ -29,7 +29,7 @@ from kfexplore.decoding.cdf import distribution
 from kfexplore.decoding.readout import SAMPLERS
 from kfexplore.errors import KfError
 from kfexplore.maps import PrefilledContext
-from kfexplore.models import AnyTeacher, Student
+from kfexplore.models import AnyStudent, AnyTeacher
 from kfexplore.pair import Pair
 from kfexplore.results import BlockLaw, Bounded, Floats, Ints
 
@@ -60,7 +60,7 @@ class TeacherTree:
     """
 
     def __init__(
-        self, teacher: AnyTeacher, ids: Ints, temperature: float = 1.0, student: Student | None = None
+        self, teacher: AnyTeacher, ids: Ints, temperature: float = 1.0, student: AnyStudent | None = None
     ) -> None:
         self.temperature = check_temperature(temperature)
         self.context = PrefilledContext(teacher, student, torch.from_numpy(ids), SAMPLERS)

@@ -60,7 +60,7 @@ def student_distance(tree: TeacherTree, law: BlockLaw) -> Distance | None:
     student = tree.context.student
     if student is None:
         raise no_student()
-    per_token = sum(p.numel() for p in student.blocks.parameters()) + student.config.vocab_size * student.config.width
+    per_token = student.config.block_weights + student.config.vocab_size * student.config.width
     left = LARGEST_WORK if student.device.type == "cpu" else np.inf
     points, found = FEWEST_POINTS, None
     while points <= MOST_POINTS and (left := left - per_token * points * (1 + 1 / EACH)) >= 0:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kfexplore.decoding.cdf import cdf, choose
 from kfexplore.decoding.readout import MAPS, NearTie
-from kfexplore.models import AnyTeacher, KVCache, Student
+from kfexplore.models import AnyStudent, AnyTeacher, KVCache
 from kfexplore.results import Floats, Ints, Learned
 
 TILE = 1024
@@ -38,7 +38,7 @@ EXACT_SLOTS = 8
 Tokens = tuple[int, ...]
 
 
-def block_limit(student: Student | None) -> int:
+def block_limit(student: AnyStudent | None) -> int:
     """The largest k of a block: what the student was trained on, `EXACT_SLOTS` without one."""
     return EXACT_SLOTS if student is None else student.config.block
 
@@ -54,7 +54,7 @@ class PrefilledContext:
     """
 
     @torch.inference_mode()
-    def __init__(self, teacher: AnyTeacher, student: Student | None, ids: Tensor, near: NearTie = MAPS) -> None:
+    def __init__(self, teacher: AnyTeacher, student: AnyStudent | None, ids: Tensor, near: NearTie = MAPS) -> None:
         self.teacher, self.student, self.ids, self.near = teacher, student, ids, near
         self._cache = KVCache()
         self.logits = teacher(ids[None].to(teacher.device), self._cache, read=1)[0, 0]
@@ -139,7 +139,7 @@ class PrefilledContext:
 class _LearnedMap:
     """A context under the student."""
 
-    def __init__(self, student: Student, ids: Tensor) -> None:
+    def __init__(self, student: AnyStudent, ids: Tensor) -> None:
         self.student = student
         self.cache = student.prefill(ids[None].to(student.device))
 

@@ -6,24 +6,31 @@ import torch
 
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
-from kfexplore.models.causal import CausalConfig, CausalLM, causal_network, place_weights, window
+from kfexplore.models.causal import CausalConfig, CausalLM, CausalStudent, causal_network, place_weights, window
 from kfexplore.models.cpu_fast_path import cpu_blocks
-from kfexplore.models.networks import MaskedModel, Student, Teacher
+from kfexplore.models.layers import Network
+from kfexplore.models.networks import MaskedModel, NoiseEncoder, PushForward, Student, Teacher
 from kfexplore.models.static_cache import StaticCache
 
 Model = Teacher | Student | MaskedModel
 """Models in this package's own layout."""
 AnyTeacher = Teacher | CausalLM
-AnyModel = Model | CausalLM
+AnyStudent = Student | CausalStudent
+AnyModel = Model | CausalLM | CausalStudent
 
 __all__ = [
     "AnyModel",
+    "AnyStudent",
     "AnyTeacher",
     "CausalConfig",
     "CausalLM",
+    "CausalStudent",
     "KVCache",
     "MaskedModel",
     "Model",
+    "Network",
+    "NoiseEncoder",
+    "PushForward",
     "StaticCache",
     "Student",
     "Teacher",

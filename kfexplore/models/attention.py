@@ -8,6 +8,7 @@ whose cost is therefore linear in the number of slots: groups never attend to ea
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Protocol
 
@@ -132,6 +133,7 @@ class KVCache:
         self.length = 0
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._memo: dict[str, Any] = {}
+        self._again = False
 
     def positions(self, count: int, device: torch.device) -> Tensor:
         """Positions of the next `count` tokens: (1, count), or (B, count) where rows see different prefixes."""
@@ -160,7 +162,8 @@ class KVCache:
                 all_k, all_v = self._layers[layer]
                 k = torch.cat([all_k[:, :, : self.length], k], dim=2)
                 v = torch.cat([all_v[:, :, : self.length], v], dim=2)
-            self._layers[layer] = (k, v)
+            if not self._again:
+                self._layers[layer] = (k, v)
         own = Segment(k, v, causal=not self.alone, alone=self.alone)
         return [own] if self.prefix is None else [self.prefix.as_segment(layer, self.visible, self._memo), own]
 
@@ -179,6 +182,15 @@ class KVCache:
         if self.prefix is not None:
             raise ValueError("a branch cannot branch again")
         return KVCache(self, visible, capacity, alone)
+
+    def for_recomputing(self) -> KVCache:
+        """This empty cache as its first pass sees it: layers that backward runs again find the same, and keep nothing.
+
+        What the pass writes is in both.
+        """
+        seen = copy.copy(self)
+        seen._again = True
+        return seen
 
     def select(self, rows: Tensor) -> KVCache:
         """Rows of a branch, repeated or dropped (R,): their own few tokens are copied, the shared prefix is not."""

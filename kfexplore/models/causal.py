@@ -1,20 +1,26 @@
-"""A causal transformers model as a teacher: its weights and layers over the caches of this package.
+"""A causal transformers model as a teacher or a student: its weights and layers over the caches of this package.
 
 Only its attention is replaced, through the library's own registry: it runs over our caches (attention.py). A thousand
-prefixes can therefore share one context, and branches are selected and joined, as with a `Teacher`.
+prefixes can therefore share one context, and branches are selected and joined, as with a `Teacher` or a `Student`.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kfexplore.errors import KfError
-from kfexplore.models.attention import Cache, KVCache, attend
+from kfexplore.models.attention import Cache, attend
+from kfexplore.models.layers import Network
+from kfexplore.models.networks import Autoregressive, PushForward
 
 ATTENTION = "kfexplore"
 """Name of `attend_cached` in the registry of transformers."""
@@ -34,12 +40,20 @@ class CausalConfig:
     """Number of Transformer blocks."""
     context: int
     """Longest sequence, in tokens: no longer than the shortest `window` of its layers."""
+    heads: int = 0
+    """Attention heads."""
+    block: int = 0
+    """Largest number of noise slots K the student was trained on; 0 for a teacher."""
+    origin: str = ""
+    """Identity of the teacher's weights; a student has that of the teacher it was distilled from."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of its config.json that affect what is computed."""
     block_weights: int = 0
     """Weights of all blocks, together."""
 
 
-class CausalLM(nn.Module):
-    """Has the interface of `Teacher`; without a mask token, so no logit is masked.
+class CausalNetwork(Network):
+    """A causal transformers model behind the interface of this package; it has no mask token.
 
     Args:
         network: A causal transformers model whose attention is `ATTENTION`.
@@ -48,44 +62,69 @@ class CausalLM(nn.Module):
 
     def __init__(self, network: Any, config: CausalConfig) -> None:
         super().__init__()
-        own = (network.get_input_embeddings(), network.get_output_embeddings())
-        apart = sum(parameter.numel() for module in own for parameter in module.parameters())
-        weights = sum(parameter.numel() for parameter in network.parameters())
-        self.network, self.config = network, replace(config, block_weights=weights - apart)
+        self.network = network
+        self.config = replace(config, block_weights=sum(weight.numel() for weight in self.blocks.parameters()))
 
     @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]  # read-only
+        """The Transformer blocks."""
+        return next(part for part in self.network.base_model.children() if isinstance(part, nn.ModuleList))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+    def embed(self, ids: Tensor) -> Tensor:
+        vectors: Tensor = self.network.get_input_embeddings()(ids)
+        return vectors
 
-    def forward(self, ids: Tensor, cache: Cache | None = None, read: int | None = None) -> Tensor:
-        """As `Teacher.forward`: next-token logits float32 (B, read or T, V).
+    def run_blocks(self, x: Tensor, cache: Cache, keep: int = 0, *, read: int | None = None) -> Tensor:
+        """As `Network.run_blocks`.
 
         Raises:
-            KfError: the text is longer than the context, so that a layer would not see all of it; the logits are not
-                finite, so that noise would choose tokens that do not exist.
+            KfError: the text is longer than the context, so that a layer would not see all of it.
         """
-        cache, count = cache or KVCache(), ids.shape[1]
-        positions = cache.positions(count, ids.device)
+        count = x.shape[1]
+        positions = cache.positions(count, x.device)
         if (last := int(positions.max())) >= self.config.context:
             raise KfError(f"The text has {last + 1} tokens.", f"at most {self.config.context} for this model")
-        answer = self.network(ids, position_ids=positions, use_cache=False, logits_to_keep=read or 0, kv_cache=cache)
-        cache.commit(count)
-        logits: Tensor = answer.logits.float()
+        again = self.recompute and torch.is_grad_enabled()
+        for block in self.blocks:
+            block.gradient_checkpointing = block.training = again  # of this module alone: no dropout
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        seen = cache.for_recomputing() if again else cache
+        run = self.network.base_model(inputs_embeds=x, position_ids=positions, use_cache=False, kv_cache=seen)
+        cache.commit(keep)
+        hidden: Tensor = run.last_hidden_state
+        return hidden if read is None else hidden[:, count - read :]
+
+    def read(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.network.get_output_embeddings()(hidden).float()
+        softcap = getattr(self.network.config, "final_logit_softcapping", None)
+        return logits if softcap is None else softcap * (logits / softcap).tanh()
+
+
+class CausalLM(Autoregressive, CausalNetwork):
+    """Has the interface of `Teacher`."""
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """As `Network.read`.
+
+        Raises:
+            KfError: the logits are not finite, so that noise would choose tokens that do not exist.
+        """
+        logits = super().read(hidden)
         if not bool(logits.isfinite().all()):
             raise KfError("The model's logits are not finite.", "undamaged weights", "fetch the model again")
         return logits
 
-    def fill(self, ids: Tensor, cache: Cache) -> None:
-        """As `Backbone.fill`."""
-        self(ids, cache, read=1)
 
-    def log_probs(self, ids: Tensor) -> Tensor:
-        """As `Teacher.log_probs`: (B, N) int64 -> (B, N, V) float32."""
-        return self(ids).log_softmax(dim=-1)
+class CausalStudent(PushForward, CausalNetwork):
+    """Has the interface of `Student`: the teacher's network and a noise encoder, whose vectors are inputs like any."""
+
+    @staticmethod
+    def after(model: CausalLM | CausalStudent, block: int) -> CausalStudent:
+        """A student of `block` slots with the weights of a teacher or of an earlier student, as a copy."""
+        made = CausalStudent(copy.deepcopy(model.network), replace(model.config, block=block)).to(model.device)
+        if isinstance(model, CausalStudent):
+            made.noise_encoder.load_state_dict(model.noise_encoder.state_dict())
+        return made.requires_grad_(True)
 
 
 def attend_cached(
@@ -102,8 +141,9 @@ def attend_cached(
 ) -> tuple[Tensor, None]:
     """Attention of one layer as transformers calls it: q (B, h, t, d), k and v (B, g, t, d) -> (B, t, h, d).
 
-    Where keys have fewer heads than queries (g divides h), they are repeated. `kv_cache` comes from `CausalLM.forward`;
-    `softcap` bounds the scores of Gemma 2. A window needs no mask: no text is longer (`CausalConfig.context`).
+    Where keys have fewer heads than queries (g divides h), they are repeated. `kv_cache` comes from
+    `CausalNetwork.run_blocks`; `softcap` bounds the scores of Gemma 2. A window needs no mask: no text is longer
+    (`CausalConfig.context`).
     """
     repeated = q.shape[1] // k.shape[1]
     k, v = (part.repeat_interleave(repeated, dim=1) if repeated > 1 else part for part in (k, v))
@@ -120,15 +160,17 @@ def window(config: Any) -> int | None:
 
 def causal_network(config: Any) -> Any:
     """The causal model of a transformers config with the attention above, on the meta device (without weights)."""
-    transformers = importlib.import_module("transformers")  # slow to import, needed for such teachers only
+    transformers = importlib.import_module("transformers")  # slow to import, needed for such models only
     transformers.AttentionInterface.register(ATTENTION, attend_cached)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
 
 
-def place_weights(network: Any, tensors: dict[str, Tensor]) -> None:
-    """Sets all weights of a network on the meta device."""
+def place_weights(network: Any, tensors: dict[str, Tensor], tied: bool) -> None:
+    """Sets all weights of a network on the meta device; with `tied`, the head's weight is the embedding's."""
     network.load_state_dict(tensors, strict=True, assign=True)
+    if tied:
+        network.get_output_embeddings().weight = network.get_input_embeddings().weight
     for name, module in list(network.named_modules()):
         if hasattr(module, "scalar_embed_scale"):  # of Gemma's embedding
             module.embed_scale = torch.tensor(module.scalar_embed_scale)

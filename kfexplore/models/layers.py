@@ -5,15 +5,23 @@ Parameter names are those of the published checkpoints; B batch, T tokens, H wid
 
 from __future__ import annotations
 
+from functools import partial
+from operator import call
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import Cache, KVCache, attend
 from kfexplore.models.kernels import Segment
 from kfexplore.models.onednn_linear import Linear
 from kfexplore.models.static_cache import StaticCache
+
+MASK_LOGIT = -1000.0
+"""Logit of the mask token, which is never produced (value of the published code)."""
 
 
 class Embedding(nn.Module):
@@ -114,47 +122,42 @@ class OutputLayer(nn.Module):
         return self.linear(x).float()
 
 
-class Backbone(nn.Module):
-    """Embedding, blocks and head, shared by all three kinds."""
+class Network(nn.Module):
+    """What maps, decoders and training use of any model: embedded tokens, hidden states over a cache, logits."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.vocab_embed = Embedding(config.vocab_size, config.width)
-        self.rotary_emb = Rotary(config.width // config.heads)
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
-        self.output_layer = OutputLayer(config)
+    config: Any
+    """`ModelConfig`, or `CausalConfig` of a transformers model."""
+    blocks: Any
+    """The Transformer blocks, a `nn.ModuleList`."""
+    recompute = False
+    """Gradient checkpointing: backward computes each block's activations again. For passes over an empty cache."""
 
     @property
     def device(self) -> torch.device:
-        return self.vocab_embed.embedding.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.vocab_embed.embedding.dtype
+        return next(self.parameters()).dtype
 
-    def run_blocks(
-        self, x: Tensor, cache: Cache | None, keep: int = 0, cond: Tensor | None = None, read: int | None = None
-    ) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input vectors (B, T, H) of tokens (B, T)."""
+        raise NotImplementedError
+
+    def run_blocks(self, x: Tensor, cache: Cache, keep: int = 0, *, read: int | None = None) -> Tensor:
         """Hidden states of embedded tokens x (B, T, H): (B, read or T, H).
 
         Args:
             x: Embedded tokens that follow what `cache` holds.
-            cache: Read and extended; None for bidirectional attention over x alone.
+            cache: Read and extended.
             keep: How many of the T tokens the cache keeps afterwards.
-            cond: (B, C) conditioning of the masked model.
             read: How many of the last tokens to return; None: all.
         """
-        count = x.shape[1]
-        read = count if read is None else read
-        if isinstance(cache, StaticCache) and cache.blocks is not None:
-            return cache.blocks(x, cache, read)
-        angles = self.rotary_emb((cache or KVCache()).positions(count, x.device))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, angles, layer, cache, cond)
-        if cache is not None:
-            cache.commit(keep)
-        return x[:, count - read :]
+        raise NotImplementedError
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Logits float32 (B, T, V) of hidden states (B, T, H)."""
+        raise NotImplementedError
 
     def prefill(self, ids: Tensor, capacity: int | None = None) -> KVCache:
         """The cache of contexts ids (B, N); skips the head."""
@@ -164,4 +167,48 @@ class Backbone(nn.Module):
 
     def fill(self, ids: Tensor, cache: Cache) -> None:
         """Reads ids (B, N) into a cache, which keeps them; skips the head."""
-        self.run_blocks(self.vocab_embed(ids), cache, keep=ids.shape[1])
+        self.run_blocks(self.embed(ids), cache, keep=ids.shape[1])
+
+
+class Backbone(Network):
+    """Embedding, blocks and head, shared by all three kinds of the published layout."""
+
+    config: ModelConfig
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_embed = Embedding(config.vocab_size, config.width)
+        self.rotary_emb = Rotary(config.width // config.heads)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
+        self.output_layer = OutputLayer(config)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        vectors: Tensor = self.vocab_embed(ids)
+        return vectors
+
+    def read(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.output_layer(hidden)
+        logits[..., self.config.mask_id] = MASK_LOGIT
+        return logits
+
+    def run_blocks(
+        self, x: Tensor, cache: Cache | None, keep: int = 0, *, read: int | None = None, cond: Tensor | None = None
+    ) -> Tensor:
+        """As `Network.run_blocks`; without a cache, attention is bidirectional over x alone.
+
+        `cond` (B, C) is the conditioning of the masked model.
+        """
+        count = x.shape[1]
+        read = count if read is None else read
+        if isinstance(cache, StaticCache) and cache.blocks is not None:
+            return cache.blocks(x, cache, read)
+        angles = self.rotary_emb((cache or KVCache()).positions(count, x.device))
+        seen, run = cache, call
+        if self.recompute and torch.is_grad_enabled():
+            seen, run = cache and cache.for_recomputing(), partial(checkpoint, use_reentrant=False)
+        for layer, block in enumerate(self.blocks):
+            x = run(block, x, angles, layer, seen, cond)
+        if cache is not None:
+            cache.commit(keep)
+        return x[:, count - read :]

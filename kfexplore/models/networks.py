@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +13,30 @@ from kfexplore import noise as noises
 from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
 from kfexplore.models.attention import Cache, KVCache
-from kfexplore.models.layers import Backbone
+from kfexplore.models.layers import Backbone, Network
 from kfexplore.models.onednn_linear import Linear
 
-MASK_LOGIT = -1000.0
-"""Logit of the mask token, which is never produced (value of the published code)."""
 SIGMA_FEATURES = 256
 """Features of the masked model's noise level."""
 
 
-class Teacher(Backbone):
-    """Autoregressive model: tokens in, the distribution of the next token out."""
+class Autoregressive(Network):
+    """Tokens in, the distribution of the next token out."""
 
     def forward(self, ids: Tensor, cache: Cache | None = None, read: int | None = None) -> Tensor:
         """Next-token logits float32 after the last `read` of ids (B, T), all by default: (B, read or T, V).
 
         `cache`, if given, comes before ids and keeps them.
         """
-        return self.read(self.run_blocks(self.vocab_embed(ids), cache or KVCache(), keep=ids.shape[1], read=read))
-
-    def read(self, hidden: Tensor) -> Tensor:
-        """Next-token logits float32 (B, T, V) of hidden states (B, T, H)."""
-        logits = self.output_layer(hidden)
-        logits[..., self.config.mask_id] = MASK_LOGIT
-        return logits
+        return self.read(self.run_blocks(self.embed(ids), cache or KVCache(), keep=ids.shape[1], read=read))
 
     def log_probs(self, ids: Tensor) -> Tensor:
         """Natural-log distribution of the next token at every position: ids (B, N) int64 -> (B, N, V) float32."""
         return self(ids).log_softmax(dim=-1)
+
+
+class Teacher(Autoregressive, Backbone):
+    """Autoregressive model of the published layout."""
 
 
 class NoiseEncoder(nn.Module):
@@ -78,12 +75,12 @@ def _radians(frequencies: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor([2 * math.pi * f for f in frequencies], dtype=torch.float64, device=device)
 
 
-class Student(Backbone):
-    """Backbone plus noise encoder. Logits are read at the noise positions; the map is their argmax."""
+class PushForward(Network):
+    """A network plus noise encoder. Logits are read at the noise positions; the map is their argmax."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.noise_encoder = NoiseEncoder(config.width)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.noise_encoder = NoiseEncoder(self.config.width)
 
     def forward(
         self,
@@ -109,16 +106,26 @@ class Student(Backbone):
         Returns:
             Logits (B, also + k, V), float32.
         """
+        return self.read(self.slots(tokens, noise, cache, tau, keep_noise, also))
+
+    def slots(
+        self,
+        tokens: Tensor | None,
+        noise: Tensor,
+        cache: Cache,
+        tau: float = 1.0,
+        keep_noise: int = 0,
+        also: int = 0,
+    ) -> Tensor:
+        """As `forward`, without the head: hidden states (B, also + k, H)."""
         if tokens is not None and keep_noise:
             raise ValueError("noise slots can be kept only where no tokens come before them")
         x = self.noise_encoder(noise, tau)
         kept = keep_noise
         if tokens is not None:
-            x = torch.cat([self.vocab_embed(tokens), x], dim=1)
+            x = torch.cat([self.embed(tokens), x], dim=1)
             kept = tokens.shape[1]
-        logits = self.output_layer(self.run_blocks(x, cache, keep=kept, read=noise.shape[1] + also))
-        logits[..., self.config.mask_id] = MASK_LOGIT
-        return logits
+        return self.run_blocks(x, cache, keep=kept, read=noise.shape[1] + also)
 
     def block_logits(self, ids: Tensor, noise: Tensor, tau: float = 1.0) -> Tensor:
         """Logits of one block without any cache kept: ids (B, N), noise (B, k) -> (B, k, V) float32.
@@ -159,9 +166,25 @@ class Student(Backbone):
             (B, G, k, V) float32.
         """
         cache = self.prefill(ids) if cache is None else cache
+        return self.read(self.group_slots(cache, noise, ends, tau, given, causal)).unflatten(0, ends.shape)
+
+    def group_slots(
+        self,
+        cache: KVCache,
+        noise: Tensor,
+        ends: Tensor,
+        tau: float = 1.0,
+        given: Tensor | None = None,
+        causal: bool = True,
+    ) -> Tensor:
+        """As `group_logits` after the prefilled contexts, without the head: hidden states (B * G, k, H)."""
         rows = cache.branch(visible=ends.flatten(), alone=not causal)
         tokens = None if given is None else given.flatten(0, 1)
-        return self(tokens, noise.flatten(0, 1), rows, tau).unflatten(0, ends.shape)
+        return self.slots(tokens, noise.flatten(0, 1), rows, tau)
+
+
+class Student(PushForward, Backbone):
+    """Push-forward model of the published layout."""
 
 
 class SigmaMap(nn.Module):
@@ -192,7 +215,7 @@ class MaskedModel(Backbone):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Hidden states (B, N, H) of partly masked ids (B, N)."""
-        return self.run_blocks(self.vocab_embed(ids), None, cond=self._condition(len(ids)))
+        return self.run_blocks(self.embed(ids), None, cond=self._condition(len(ids)))
 
     def read(self, hidden: Tensor) -> Tensor:
         """Logits float32 (B, T, V) of hidden states (B, T, H), the mask token's at -1e6."""

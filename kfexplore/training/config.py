@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from kfexplore.config import ModelConfig
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
+from kfexplore.models import CausalConfig
 
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
@@ -87,8 +88,11 @@ class TrainConfig:
     wise_ft_alpha: float = 0.0
     """Weight interpolation (WiSE-FT, arXiv 2109.01903): saves alpha * initial + (1 - alpha) * trained weights. Brief
     continued training can forget more than it gains; the mean keeps both."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast for the pass with gradient. Targets are always computed in fp32."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16: autocast for the pass with gradient; auto: where the device has instructions for it. Targets are always
+    computed in fp32."""
+    recompute: bool = False
+    """Gradient checkpointing: backward computes each block's activations again. Less memory, a third more time."""
     seed: int = 0
     """Keys all random numbers, together with the step."""
     save_every: float = 120.0
@@ -141,7 +145,7 @@ class DataConfig:
     vocab_size: int = 0
     """Size of a tokenizer to train on the documents, without the mask; 0: `tokenizer` names one."""
     tokenizer: str | None = None
-    """Hub name of a tokenizer, or a folder with its tokenizer.json."""
+    """Hub name of a tokenizer, or a folder with its tokenizer.json. With neither, it is that of the given teacher."""
     dataset: str | None = None
     """Hub dataset; None: a folder of texts is given when the data are prepared."""
     split: str = "train"
@@ -159,10 +163,15 @@ class DataConfig:
     whole_documents: bool = False
     """Whether training contexts start at the beginning of a document; otherwise anywhere."""
 
+    self_generated: int = 0
+    """Contexts that the teacher samples itself instead of texts; they need neither texts nor a network."""
+
     def __post_init__(self) -> None:
-        if (self.vocab_size > 0) == (self.tokenizer is not None):
+        if self.vocab_size > 0 and self.tokenizer is not None:
             raise KfError("The recipe needs one tokenizer.", "vocab_size to train one, or tokenizer to name one")
-        if self.tokenizer is None and self.vocab_size < MIN_VOCAB:
+        if self.self_generated < 0:
+            raise KfError(f"self_generated is {self.self_generated}.", "a number of contexts, at least 1")
+        if self.vocab_size and self.vocab_size < MIN_VOCAB:
             raise KfError(f"vocab_size is {self.vocab_size}.", f"at least {MIN_VOCAB}: bytes and the end of a text")
         if not 0 <= self.held_out_fraction < 1:
             raise KfError(f"The held-out fraction is {self.held_out_fraction}.", "above 0 and below 1")
@@ -172,7 +181,7 @@ def _with_context(stage: TrainConfig, context: int) -> TrainConfig:
     return stage if stage.context else dataclasses.replace(stage, context=context)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A pair to train: its data, its shape and its stages."""
 
@@ -182,16 +191,16 @@ class Recipe:
     """One sentence that helps to choose it."""
     data: DataConfig
     """The data."""
-    width: int
-    """Residual width H of all models."""
-    depth: int
+    width: int = 0
+    """Residual width H of all models; 0: the shape is that of a given teacher (`--teacher`)."""
+    depth: int = 0
     """Number of Transformer blocks L."""
-    heads: int
+    heads: int = 0
     """Attention heads."""
-    context: int
+    context: int = 0
     """Longest sequence of all models, in tokens."""
-    teacher: TrainConfig
-    """The autoregressive stage."""
+    teacher: TrainConfig | None = None
+    """The autoregressive stage; None: the teacher is given."""
     students: tuple[TrainConfig, ...]
     """Stages AR -> PFLM(k) -> PFLM(larger k): each student starts from the weights of the stage before."""
     student_depth: int = 0
@@ -202,24 +211,27 @@ class Recipe:
     """Width C of the masked model's conditioning; 0 without one."""
 
     def __post_init__(self) -> None:
-        self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
+        if self.width:
+            self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
+            for name in ("teacher", "masked"):
+                object.__setattr__(self, name, (stage := getattr(self, name)) and _with_context(stage, self.context))
+            object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
+        elif self.teacher or self.masked or self.depth or self.heads or self.context:
+            raise KfError("The recipe has no width.", "a whole shape, or none and no stage teacher or masked")
         if self.student_depth and self.student_depth < self.depth:
             raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
-        if self.teacher.wise_ft_alpha:
+        if self.teacher and self.teacher.wise_ft_alpha:
             raise KfError(
                 f"wise_ft_alpha of the teacher is {self.teacher.wise_ft_alpha}.", "0: it starts from random weights"
             )
-        object.__setattr__(self, "teacher", _with_context(self.teacher, self.context))
-        object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
-        object.__setattr__(self, "masked", self.masked and _with_context(self.masked, self.context))
         for name, stage in self.stages().items():
-            if stage.context > self.context:
+            if stage.context > self.context and self.width:
                 raise KfError(f"The context of {name} is {stage.context}.", f"1 to the models' own, {self.context}")
         if not self.students:
             raise KfError("The recipe has no student.", "at least one stage in students")
         blocks = [0, *(stage.block for stage in self.students)]
         for before, stage in zip(blocks, self.students, strict=False):
-            if stage.groups > stage.places:
+            if stage.context and stage.groups > stage.places:
                 raise KfError(f"groups is {stage.groups} in student{stage.block}.", f"1 to {stage.places} positions")
             if stage.block <= before:
                 raise KfError(f"The students' blocks are {blocks[1:]}.", "each larger than the one before")
@@ -234,7 +246,33 @@ class Recipe:
     def stages(self) -> dict[str, TrainConfig]:
         """All stages by name, in the order in which they are trained: teacher, student1, .., masked."""
         students = {f"student{stage.block}": stage for stage in self.students}
-        return {"teacher": self.teacher, **students, **({"masked": self.masked} if self.masked else {})}
+        first = {"teacher": self.teacher} if self.teacher else {}
+        return {**first, **students, **({"masked": self.masked} if self.masked else {})}
+
+    def fitted(self, teacher: ModelConfig | CausalConfig) -> Recipe:
+        """The recipe with the shape of a given teacher, where it has none of its own.
+
+        A transformers model has no positions beyond its context, so a block must fit behind the longest prefix.
+
+        Raises:
+            KfError: a stage's context is longer than the teacher's allows.
+        """
+        if self.width:
+            return self
+        students = self.students
+        if isinstance(teacher, CausalConfig):
+            for stage in students:
+                if not 1 <= stage.context + stage.block <= teacher.context and (
+                    stage.context or stage.block >= teacher.context
+                ):
+                    raise KfError(
+                        f"A context of {stage.context} tokens and a block of {stage.block} do not fit the teacher,"
+                        f" whose longest text has {teacher.context} tokens.",
+                        f"context: at most {teacher.context - stage.block} in that stage, or 0 for the longest",
+                    )
+            students = tuple(_with_context(stage, teacher.context - stage.block) for stage in students)
+        shape = {name: getattr(teacher, name) for name in ("width", "depth", "heads", "context")}
+        return dataclasses.replace(self, students=students, **shape)
 
     def shape(self, kind: Kind, vocab_size: int, mask_id: int, block: int = 0) -> ModelConfig:
         """The shape of a model of this recipe."""

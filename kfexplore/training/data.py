@@ -26,9 +26,18 @@ from tqdm import tqdm
 
 from kfexplore import noise
 from kfexplore.checkpoints.files import TOKENIZER_FILE, read_json_object
-from kfexplore.checkpoints.tokenizers import END_OF_TEXT, FRAMES, document_frame, highest_id, load_tokenizer
-from kfexplore.config import differences, from_dict
+from kfexplore.checkpoints.tokenizers import (
+    END_OF_TEXT,
+    FRAMES,
+    AnyTokenizer,
+    document_frame,
+    highest_id,
+    load_tokenizer,
+)
+from kfexplore.config import DecodeConfig, differences, from_dict
+from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError, writing
+from kfexplore.models import AnyTeacher
 from kfexplore.training.config import DataConfig, StoriesConfig
 from kfexplore.training.stories import stories
 
@@ -36,16 +45,19 @@ MASK = "[MASK]"
 """Mask token of tokenizers that have one; otherwise the mask is one more row after the tokens."""
 HELD_OUT_STORY = "held-out"
 TRAIN, HELD_OUT, INFO = "train.npy", "held_out.npy", "data.json"
-REPLACED = {"dataset", "split", "column", "held_out_fraction"}
-"""Settings that --text, --dataset and --held-out replace; they are not compared."""
+REPLACED = {"dataset", "split", "column", "held_out_fraction", "self_generated"}
+"""Settings that --text, --dataset, --held-out and --self-generated replace; they are not compared."""
 HELD_OUT_FRACTION = 0.05
 """Default fraction of the documents to hold out, where the settings name none of them."""
 BATCH = 256
 """Documents encoded at once."""
+SAMPLED = 64
+"""Contexts that a teacher writes at once."""
 
 Tokens = npt.NDArray[np.integer[Any]]
-Document = tuple[str, str]
-"""Name and text."""
+Document = tuple[str, str | list[int]]
+"""Name and text, or the token ids of a context."""
+Documents = Callable[[], Iterator[Document]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,13 @@ class DataInfo:
     """The token that is never generated."""
 
 
-def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None) -> DataInfo:
+def prepare(
+    config: DataConfig,
+    out: Path,
+    least: int,
+    text: Path | None = None,
+    sampled: Sampled | None = None,
+) -> DataInfo:
     """Writes tokenizer.json, train.npy and held_out.npy (uint16 token ids, uint32 where they do not fit) and data.json.
 
     All four are written or none. Each document ends with the tokenizer's end of text. A tokenizer is trained on the
@@ -80,20 +98,24 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
         out: Folder for the files; files made from the same texts and settings are kept.
         least: Fewest tokens that training needs.
         text: Folder of `*.txt`, read instead of the config's dataset.
+        sampled: Contexts that a teacher writes, used instead of texts.
 
     Raises:
         KfError: `out` holds other texts or settings; too few texts to train on or to hold out; a text or the dataset
             cannot be read; the disk is full.
     """
     config = dataclasses.replace(config, dataset=None if text else config.dataset)
-    held_out, files = config.held_out, list[Path]()
-    if config.stories is not None:
+    held_out, names = config.held_out, list[str]()
+    documents: Documents
+    if sampled is not None:
+        source, documents, names = sampled.source, sampled.documents, sampled.names
+    elif config.stories is not None:
         if text is not None or config.dataset is not None:
             raise KfError("The recipe generates its own stories.", "the command without --text and --dataset")
         documents, source, held_out = partial(_stories, config.stories), f"stories {config.stories}", (HELD_OUT_STORY,)
     elif text is not None:
         files = text_files(text)
-        documents = partial(_texts, files)
+        documents, names = partial(_texts, files), [file.name for file in files]
         digest = hashlib.sha256()
         for name, each in documents():
             digest.update(f"{name}\0{each}\0".encode())
@@ -101,10 +123,13 @@ def prepare(config: DataConfig, out: Path, least: int, text: Path | None = None)
     elif config.dataset is not None:
         documents, source = partial(hub_rows, config), f"{config.dataset}, {config.split}, {config.column}"
     else:
-        raise KfError("The recipe names no dataset.", "--text FOLDER of .txt files, or --dataset NAME")
+        raise KfError(
+            "The recipe names no dataset.",
+            "--text FOLDER of .txt files, --dataset NAME, or --self-generated N with a given teacher",
+        )
     if (out / INFO).exists():
         return read_info(out, config, source)
-    is_held_out = _selection(held_out, config.held_out_fraction, [file.name for file in files])
+    is_held_out = _selection(held_out, config.held_out_fraction, names)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
@@ -219,14 +244,16 @@ def _hash(name: str) -> float:
 
 def _write(
     config: DataConfig,
-    documents: Callable[[], Iterator[Document]],
+    documents: Documents,
     is_held_out: Callable[[str], bool],
     source: str,
     part: Path,
     least: int,
 ) -> DataInfo:
     if config.tokenizer is None:
-        kept = (text for name, text in documents() if not is_held_out(name))
+        if not config.vocab_size:
+            raise KfError("The recipe has no tokenizer.", "vocab_size or tokenizer in its data, or --teacher with one")
+        kept = (str(text) for name, text in documents() if not is_held_out(name))
         tokenizer = train_tokenizer(kept, config.vocab_size)
     else:
         loaded: Any = load_tokenizer(config.tokenizer)
@@ -247,10 +274,12 @@ def _write(
     rows = iter(tqdm(documents(), unit="text", mininterval=5, disable=None))
     with closing(TokenFile(part / TRAIN, dtype)) as train, closing(TokenFile(part / HELD_OUT, dtype)) as other:
         while batch := list(islice(rows, BATCH)):
-            encoded = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
-            for (name, _), one in zip(batch, encoded, strict=True):
+            texts = [text for _, text in batch if isinstance(text, str)]
+            encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+            for name, text in batch:
                 is_other = is_held_out(name)
-                (other if is_other else train).append([*begin, *one.ids, *end])
+                ids = [*begin, *next(encoded).ids, *end] if isinstance(text, str) else text
+                (other if is_other else train).append(ids)
                 held_out += [name] * is_other
             count += len(batch)
     if not held_out or count == len(held_out):
@@ -299,8 +328,41 @@ class TokenFile:
             self._header()
 
 
-def _texts(files: list[Path]) -> Iterator[Document]:
+def _texts(files: list[Path]) -> Iterator[tuple[str, str]]:
     return ((file.name, read_file(file)) for file in files)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Contexts that a teacher writes from the beginning of a text, by AR under keyed noise."""
+
+    teacher: AnyTeacher
+    origin: str
+    """Names the teacher."""
+    tokenizer: AnyTokenizer
+    """Has the tokens that frame a text."""
+    count: int
+    """Number of contexts."""
+    length: int
+    """Tokens per context."""
+
+    @property
+    def source(self) -> str:
+        return f"{self.count} contexts of {self.length} tokens, sampled from {self.origin}"
+
+    @property
+    def names(self) -> list[str]:
+        return [f"sample-{n:06d}" for n in range(self.count)]
+
+    def documents(self) -> Iterator[Document]:
+        begin, end = document_frame(self.tokenizer)
+        start, config, networks = begin or end, DecodeConfig("ar"), Networks(teacher=self.teacher)
+        new = self.length - len(start)
+        for first in range(0, self.count, SAMPLED):
+            numbers = range(first, min(first + SAMPLED, self.count))
+            u = keyed_noise(0, numbers, config, networks, new)
+            written = generate(config, networks, [start] * len(numbers), u, new).tokens
+            yield from zip(self.names[first:], [[*start, *row] for row in written.tolist()], strict=False)
 
 
 def text_files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from kfexplore import distributed
 from kfexplore.checkpoints.files import write_whole
 from kfexplore.config import differences, from_dict
 from kfexplore.errors import KfError
-from kfexplore.models import Student
+from kfexplore.models import Network, PushForward
 from kfexplore.training.config import TrainConfig
 
 CURVE_EVERY = 50
@@ -31,7 +31,7 @@ FREE = frozenset({"steps", "decay", "save_every", "wise_ft_alpha"})
 """Settings that may change when a run resumes."""
 
 
-def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
+def fit(model: Network, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
     """Trains in place; resumes from `folder/state.pt` after a kill, and writes `folder/losses.jsonl`.
 
     Args:
@@ -47,6 +47,7 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
             state is kept), no space on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    model.recompute = config.recompute
     parts = distributed.rows(config.batch, config.accumulate)
     distributed.meet(next(model.parameters()).device)
     optimizers = make_optimizers(model, config)
@@ -104,10 +105,10 @@ def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[sli
     return torch.stack(losses).sum(dim=0)
 
 
-def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:
+def tokens_per_step(model: Network, config: TrainConfig) -> int:
     """Number of targets per step: noise slots of a student, text tokens of the others."""
     slots = config.groups * config.noises * config.block
-    return config.batch * (slots if isinstance(model, Student) else config.context)
+    return config.batch * (slots if isinstance(model, PushForward) else config.context)
 
 
 def lr_fraction(step: int, config: TrainConfig) -> float:
@@ -117,9 +118,9 @@ def lr_fraction(step: int, config: TrainConfig) -> float:
     return min(1.0, rise, fall)
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for vectors, embeddings and head; the blocks' matrices by `config.optimizer`."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")]
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     adamw: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}

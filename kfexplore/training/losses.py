@@ -16,10 +16,10 @@ from kfexplore.config import DecodeConfig
 from kfexplore.decoding import pflm
 from kfexplore.decoding.buffers import DecodeBatch, Sequences
 from kfexplore.errors import KfError
-from kfexplore.models import KVCache, MaskedModel, Student, Teacher
+from kfexplore.models import AnyStudent, AnyTeacher, KVCache, MaskedModel
 from kfexplore.training.config import TrainConfig
 from kfexplore.training.data import windows
-from kfexplore.training.targets import exact_targets, inverted_noise, self_targets
+from kfexplore.training.targets import exact_targets, in_chunks, inverted_noise, self_targets
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 ALL = slice(None)
@@ -28,7 +28,7 @@ LONGEST_REGION = 64
 
 
 def teacher_loss(
-    teacher: Teacher,
+    teacher: AnyTeacher,
     tokens: Tokens,
     config: TrainConfig,
     step: int,
@@ -39,8 +39,8 @@ def teacher_loss(
     ids = windows(tokens, config.batch, config.context + 1, config.seed, step, starts)
     ids = ids[rows].to(teacher.device)
     with _precision(config, ids):
-        logits = teacher(ids[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        hidden = teacher.run_blocks(teacher.embed(ids[:, :-1]), KVCache())
+        return in_chunks(teacher, _losses, hidden.flatten(0, 1), ids[:, 1:].flatten()).mean()
 
 
 def masked_loss(
@@ -73,13 +73,13 @@ def masked_loss(
 
 
 def student_loss(
-    student: Student,
-    teacher: Teacher,
+    student: AnyStudent,
+    teacher: AnyTeacher,
     tokens: Tokens,
     config: TrainConfig,
     step: int,
     rows: slice = ALL,
-    frozen: Student | None = None,
+    frozen: AnyStudent | None = None,
     starts: Tokens | None = None,
 ) -> Tensor:
     """Cross-entropy on the noise's target tokens, nats, by slot (K,); the mean is minimised.
@@ -125,20 +125,32 @@ def student_loss(
         targets = exact_targets(teacher, ids, u, ends, tau)
     with _precision(config, ids):
         cache = KVCache()
-        hidden = student.run_blocks(student.vocab_embed(ids), cache, keep=ids.shape[1])
-        logits = student.group_logits(ids, u, ends, tau, cache=cache, causal=config.causal)
-        losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
+        hidden = student.run_blocks(student.embed(ids), cache, keep=ids.shape[1])
+        slots = student.group_slots(cache, u, ends, tau, causal=config.causal)
+        losses = in_chunks(student, _losses, slots.flatten(0, 1), targets.flatten())
         loss = losses.view(-1, config.block).mean(dim=0)
         if config.ntp_loss_weight:
-            next_token = student.output_layer(hidden).transpose(1, 2)
-            with torch.autocast(ids.device.type, enabled=False), torch.no_grad():
-                target = teacher.log_probs(ids).exp().transpose(1, 2)
-            loss = loss + config.ntp_loss_weight * F.cross_entropy(next_token, target)
+            exactly = torch.autocast(ids.device.type, enabled=False)
+            with exactly, torch.no_grad():
+                theirs = teacher.run_blocks(teacher.embed(ids), KVCache())
+
+            def to_teacher(logits: Tensor, theirs: Tensor) -> Tensor:
+                with exactly, torch.no_grad():
+                    target = teacher.read(theirs[None])[0].softmax(dim=-1)
+                return F.cross_entropy(logits, target, reduction="none")
+
+            next_token = in_chunks(student, to_teacher, hidden.flatten(0, 1), theirs.flatten(0, 1))
+            loss = loss + config.ntp_loss_weight * next_token.mean()
     return loss
 
 
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy (m,) of logits (m, V)."""
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
 @torch.no_grad()
-def continued(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
+def continued(student: AnyStudent, ids: Tensor, noise: Tensor) -> Tensor:
     """On-policy contexts: their second half is the student's own continuation of the first.
 
     Args:
@@ -158,4 +170,12 @@ def continued(student: Student, ids: Tensor, noise: Tensor) -> Tensor:
 
 
 def _precision(config: TrainConfig, ids: Tensor) -> torch.autocast:
-    return torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    enabled = config.precision == "bf16" or (config.precision == "auto" and has_bf16(ids.device))
+    return torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16 products."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

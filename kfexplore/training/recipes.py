@@ -62,7 +62,7 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with `steps` optimizer steps in every stage, for trials."""
     return dataclasses.replace(
         recipe,
-        teacher=dataclasses.replace(recipe.teacher, steps=steps),
+        teacher=recipe.teacher and dataclasses.replace(recipe.teacher, steps=steps),
         students=tuple(dataclasses.replace(stage, steps=steps) for stage in recipe.students),
         masked=recipe.masked and dataclasses.replace(recipe.masked, steps=steps),
     )

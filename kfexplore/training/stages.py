@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kfexplore import distributed
+from kfexplore.checkpoints.causal import empty_network, is_causal
 from kfexplore.checkpoints.files import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -32,16 +33,37 @@ from kfexplore.checkpoints.files import (
     read_json_object,
     write_whole,
 )
-from kfexplore.checkpoints.registry import PairParts, fingerprint, load_model, pair_parts, usable_device
+from kfexplore.checkpoints.hub import fetch_pair, is_repository
+from kfexplore.checkpoints.infer_config import describe, stated_settings
+from kfexplore.checkpoints.reading import read_tensors
+from kfexplore.checkpoints.registry import (
+    PairParts,
+    check_pair,
+    fingerprint,
+    load_model,
+    locate,
+    pair_parts,
+    usable_device,
+)
 from kfexplore.checkpoints.saving import save_model
+from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.config import ModelConfig, differences, from_dict
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError, writing
-from kfexplore.models import Model, begin_from, build
+from kfexplore.models import AnyModel, CausalLM, CausalStudent, Network, begin_from, build
 from kfexplore.training import losses
 from kfexplore.training.config import Recipe, TrainConfig
-from kfexplore.training.data import INFO, DataInfo, document_starts, load_tokens, prepare, read_info
+from kfexplore.training.data import (
+    INFO,
+    DataInfo,
+    Sampled,
+    document_starts,
+    load_tokens,
+    prepare,
+    read_info,
+)
 from kfexplore.training.loop import FREE, STATE_FILE, fit, read_curve
+from kfexplore.training.memory import check_memory, needs
 from kfexplore.training.stories import stories
 
 STAGE_FILE, LOCK_FILE = "stage.json", ".lock"
@@ -56,8 +78,8 @@ class StageInfo:
 
     data: DataInfo
     """The tokens."""
-    model: ModelConfig
-    """The shape."""
+    model: ModelConfig | None
+    """The shape; None: that of the transformers model in `init_from`."""
     teacher: TrainConfig | None = None
     """Settings of the teacher, or of the teacher that a student learns from."""
     students: tuple[TrainConfig, ...] = ()
@@ -80,52 +102,112 @@ class Run:
     device: str | None = None
     """None: the CPU."""
     init_from: str | Path | None = None
-    """A pair, by name or folder, to continue training from: its teacher stays, the last student stage starts from its
-    student (the earlier stages are skipped), and the masked stage from its masked model."""
+    """A pair, by name, folder or `owner/name`, to continue training from: its teacher stays, the last student stage
+    starts from its student (the earlier stages are skipped), and the masked stage from its masked model."""
+    given_teacher: str | Path | None = None
+    """A teacher, by the same names, to train all students of the recipe for: a folder of transformers, or a pair whose
+    student is ignored. Not together with `init_from`."""
 
-    @property
+    def __post_init__(self) -> None:
+        if self.init_from is not None and self.given_teacher is not None:
+            raise KfError("Both --init-from and --teacher were given.", "one of the two")
+        if self.recipe.teacher is None and self.init_from is None and self.given_teacher is None:
+            raise KfError(
+                f"The recipe {self.recipe.name} trains no teacher.",
+                "--teacher, the folder of a transformers model, the name or folder of a pair, or owner/name on the hub",
+            )
+
+    @cached_property
     def _initial(self) -> PairParts | None:
-        """The pair that training continues from."""
-        return None if self.init_from is None else pair_parts(self.init_from)
+        """The pair that training continues from, or its teacher alone."""
+        name = self.given_teacher if self.init_from is None else self.init_from
+        if name is None:
+            return None
+        parts = pair_parts(fetch_pair(str(name)) if is_repository(name) else name)
+        return parts if self.given_teacher is None else dataclasses.replace(parts, student=None, masked=None)
 
-    def prepare(self, text: Path | None = None, dataset: str | None = None) -> DataInfo:
-        """Prepares the tokens, from a folder of texts or a hub dataset (by default the recipe's).
+    @cached_property
+    def _empty_teacher(self) -> Network | None:
+        """The teacher that training starts from, without its weights; None: the recipe trains it."""
+        if (initial := self._initial) is None:
+            return None
+        if is_causal(initial.teacher):
+            config, network = empty_network(initial.teacher)
+            return CausalLM(network, config)
+        path = locate(initial.teacher)
+        described = describe(read_tensors(path), stated_settings(path), str(path))
+        with torch.device("meta"):
+            return build(described)
+
+    @cached_property
+    def _fitted(self) -> Recipe:
+        """The recipe, with the shape of the given teacher if it has none."""
+        teacher = self._empty_teacher
+        return self.recipe if teacher is None else self.recipe.fitted(teacher.config)
+
+    def prepare(
+        self, text: Path | None = None, dataset: str | None = None, self_generated: int | None = None
+    ) -> DataInfo:
+        """Prepares the tokens, from a folder of texts or a hub dataset (by default the recipe's), or by the teacher.
 
         The tokenizer of `init_from` is kept.
 
-        Raises:
-            KfError: as `data.prepare`; or both are given.
-        """
-        if text is not None and dataset is not None:
-            raise KfError("Both --text and --dataset were given.", "one of the two")
-        data = self.recipe.data if dataset is None else dataclasses.replace(self.recipe.data, dataset=dataset)
-        if (initial := self._initial) and isinstance(initial.tokenizer, Path):
-            data = dataclasses.replace(data, vocab_size=0, tokenizer=str(initial.tokenizer.parent))
-        with self._lock():
-            return prepare(data, self.folder / "data", max(s.context for s in self.recipe.stages().values()) + 1, text)
+        Args:
+            text: Folder of texts.
+            dataset: Hub dataset.
+            self_generated: Number of contexts that the given teacher samples.
 
-    def teacher(self) -> Model:
+        Raises:
+            KfError: as `data.prepare`; or several are given.
+        """
+        sources = {"--text": text, "--dataset": dataset, "--self-generated": self_generated}
+        if len(named := [name for name, value in sources.items() if value is not None]) > 1:
+            raise KfError(f"{' and '.join(named)} were given.", "one of them")
+        changed = {name: value for name, value in (("dataset", dataset), ("self_generated", self_generated)) if value}
+        data, sampled = dataclasses.replace(self.recipe.data, **changed), None
+        if initial := self._initial:
+            if not isinstance(initial.tokenizer, Path):
+                raise KfError(
+                    f"The teacher in {initial.teacher} has no tokenizer.", f"a folder with its {TOKENIZER_FILE}"
+                )
+            data = dataclasses.replace(data, vocab_size=0, tokenizer=str(initial.tokenizer.parent))
+            tokenizer = load_tokenizer(initial.tokenizer)
+            check_pair(self._empty_teacher.config, {}, tokenizer)
+        longest = max(stage.context for stage in self._fitted.stages().values())
+        if data.self_generated and not text and not dataset:
+            if initial is None:
+                raise KfError("There is no teacher to sample contexts from.", "--teacher, or --text FOLDER")
+            teacher: Any = load_model(initial.teacher, device=self._place(), kind="teacher")
+            sampled = Sampled(teacher, self._origin(), tokenizer, data.self_generated, longest + 1)
+        with self._lock():
+            return prepare(data, self.folder / "data", longest + 1, text, sampled)
+
+    def teacher(self) -> AnyModel:
         """Trains the teacher, or reads it where it is finished.
 
         Raises:
             KfError: no data yet, or data or a teacher from other settings.
         """
         config = self.recipe.teacher
-        if self.init_from is not None:
+        if self._initial is not None or config is None:
             return self._initial_model("teacher")
         return self._train("teacher", config, StageInfo(self._data(), self._shape("teacher"), config))
 
-    def students(self) -> Model:
+    def students(self) -> AnyModel:
         """Trains all students in their order; returns the last one.
 
         Raises:
             KfError: no teacher yet, or a stage from other settings.
         """
-        data, origin, stages = self._data(), self._origin(), self.recipe.students
+        data, origin, stages = self._data(), self._origin(), self._fitted.students
         self._need("teacher")
+        initial = self._initial
+        continues = initial is not None and initial.student is not None
+        first = len(stages) - 1 if continues else 0
+        if initial is not None and not _finished(self.folder / f"student{stages[-1].block}"):
+            self._check_memory(stages[first:])
         teacher = self.teacher()
-        before = teacher if self.init_from is None else self._initial_model("student")
-        first = 0 if self.init_from is None else len(stages) - 1
+        before = self._initial_model("student") if continues else teacher
         if first and stages[first].targets == "self":
             raise KfError(
                 "Self-forcing needs the student of half the block, which a trained pair no longer has.",
@@ -137,7 +219,7 @@ class Run:
             before = self._train(f"student{config.block}", config, info, before, teacher=teacher, frozen=frozen)
         return before
 
-    def masked(self) -> Model:
+    def masked(self) -> AnyModel:
         """Trains the masked diffusion model, starting from the teacher's weights.
 
         Raises:
@@ -152,7 +234,7 @@ class Run:
         before = self._initial_model("masked") if initial and initial.masked else self.teacher()
         return self._train("masked", config, info, before)
 
-    def pair(self, text: Path | None = None, dataset: str | None = None) -> Path:
+    def pair(self, text: Path | None = None, dataset: str | None = None, self_generated: int | None = None) -> Path:
         """Runs all stages that are not finished and writes the pair; without prepared data, texts are needed.
 
         Raises:
@@ -163,8 +245,8 @@ class Run:
             raise KfError(
                 "Several processes cannot prepare the tokens.", "prepared tokens", self._command("data") + " --text .."
             )
-        if distributed.count() == 1 and (text is not None or dataset is not None or missing):
-            self.prepare(text, dataset)
+        if distributed.count() == 1 and (text is not None or dataset is not None or self_generated or missing):
+            self.prepare(text, dataset, self_generated)
         parts = {"teacher": self.teacher(), "student": self.students()}
         if self.recipe.masked is not None:
             parts["masked"] = self.masked()
@@ -174,7 +256,7 @@ class Run:
         if distributed.rank() > 0:
             return out
         for name, model in parts.items():
-            save_model(model, out / name, dtype=torch.bfloat16)
+            save_model(model, out / name, dtype=None)
         source = self.folder / "data" / TOKENIZER_FILE
         _write(out / TOKENIZER_FILE, lambda path: shutil.copyfile(source, path))
         facts = json.dumps(self.facts(), indent=1) + "\n"
@@ -193,7 +275,7 @@ class Run:
                 f" from {made.count:,} generated stories (richness {made.richness:g}); the grammar's choices have an"
                 f" entropy of {nats / data.held_out_tokens:.3f} nats per token, an upper bound on the language's"
             )
-        for name, stage in self.recipe.stages().items():
+        for name, stage in self._fitted.stages().items():
             if not _finished(self.folder / name):
                 continue  # its weights are those of `init_from`
             what = f"{stage.steps:,} steps of {stage.batch} x {stage.context} tokens"
@@ -221,19 +303,22 @@ class Run:
             raise KfError(f"No stage in {self.folder} has a curve yet.", f"one of {', '.join(found)} in training")
         return found
 
-    def _initial_model(self, role: Kind) -> Model:
+    def _initial_model(self, role: Kind) -> AnyModel:
         """A model of the pair that training continues from."""
         initial = self._initial
         assert initial is not None
         prepared, original = self.folder / "data" / TOKENIZER_FILE, initial.tokenizer
-        if not isinstance(original, Path) or json.loads(original.read_bytes()) != json.loads(prepared.read_bytes()):
+        if not isinstance(original, Path) or _as_read(original) != _as_read(prepared):
             raise KfError(
-                f"The tokens in {prepared.parent} are from another tokenizer than that of {self.init_from}.",
+                f"The tokens in {prepared.parent} are from another tokenizer than that of"
+                f" {self.init_from or self.given_teacher}.",
                 "tokens made with the pair's own tokenizer, in a new folder",
-                self._command("data") + f" --init-from {self.init_from} --text FOLDER",
+                self._command("data") + " --text FOLDER",
             )
         model = load_model(getattr(initial, role), device=self._place(), kind=role)
         theirs, ours = model.config, self._shape(role)
+        if ours is None:
+            return model
         if (theirs.width, theirs.heads) != (ours.width, ours.heads) or theirs.depth > ours.depth:
             raise KfError(
                 f"The {role} of {self.init_from} has width {theirs.width}, depth {theirs.depth} and {theirs.heads}"
@@ -242,6 +327,16 @@ class Run:
             )
         return model
 
+    def _check_memory(self, stages: tuple[TrainConfig, ...]) -> None:
+        """Prints what the largest of some stages needs, before anything is loaded; KfError if that is not free."""
+        teacher: Any = self._empty_teacher
+        with torch.device("meta"):
+            students = (_student_after(teacher, stage.block, self._shape("student", stage.block)) for stage in stages)
+            found = [needs(teacher, student, stage) for student, stage in zip(students, stages, strict=True)]
+        line = check_memory(max(found, key=lambda each: each.total), self._place())
+        if distributed.rank() == 0:
+            print(line)
+
     def _origin(self) -> str:
         return fingerprint(initial) if (initial := self._initial) else ""
 
@@ -249,29 +344,30 @@ class Run:
         return usable_device(distributed.device(self.device))
 
     def _train(
-        self, name: str, config: TrainConfig, info: StageInfo, before: Model | None = None, **given: Any
-    ) -> Model:
+        self, name: str, config: TrainConfig, info: StageInfo, before: AnyModel | None = None, **given: Any
+    ) -> AnyModel:
         """The model of a stage: loaded if the stage is finished; else trained, saved and loaded.
 
         It is saved as it will be published, in bf16, so that later stages (above all the student's targets) build on
         exactly those weights.
         """
         folder, device = self.folder / name, self._place()
+        kind: Any = name.rstrip("0123456789")
         self._claim(name, info)
         if not _finished(folder):
-            model = _fresh(info.model, config.seed, before).to(device)
+            model = _fresh(info.model, config, before).to(device)
             tokens = load_tokens(self.folder / "data")
             given["starts"] = document_starts(self.folder / "data", tokens)
             # A seed for every stage and initial pair, so that none sees the noise of another.
             drawn = dataclasses.replace(config, seed=zlib.crc32(f"{config.seed} {name} {info.init_from}".encode()))
             with self._lock():
-                loss = getattr(losses, f"{info.model.kind}_loss")
+                loss = getattr(losses, f"{kind}_loss")
                 of_batch = partial(loss, model, tokens=tokens, config=drawn, **given)
                 fit(model, lambda step, rows: of_batch(step=step, rows=rows), config, folder)
             if distributed.rank() == 0:
                 save_model(model, folder, dtype=torch.bfloat16)
             distributed.wait()
-        return load_model(folder, device=device, kind=info.model.kind)
+        return load_model(folder, device=device, kind=kind)
 
     def _claim(self, name: str, info: StageInfo) -> None:
         """Refuses a stage that was started with other settings; else records the settings."""
@@ -317,29 +413,51 @@ class Run:
             source = "" if self.recipe.data.dataset else " --text FOLDER"
             raise KfError(f"There are no tokens in {folder} yet.", "a prepared folder", self._command("data") + source)
         # `init_from` requires its own tokenizer (`_initial_model`), however the tokens were made.
-        return read_info(folder, self.recipe.data if self.init_from is None else None)
+        return read_info(folder, self.recipe.data if self._initial is None else None)
 
-    def _shape(self, kind: Kind, block: int = 0) -> ModelConfig:
+    def _shape(self, kind: Kind, block: int = 0) -> ModelConfig | None:
+        """The shape of a model; None where it is that of a transformers model, which trains students only."""
+        if isinstance(self._empty_teacher, CausalLM):
+            if kind == "masked":
+                raise KfError("A masked model needs a teacher in the published layout.", "a recipe without masked")
+            return None
         data = self._data()
-        return self.recipe.shape(kind, data.vocab_size, data.mask_id, block)
+        return self._fitted.shape(kind, data.vocab_size, data.mask_id, block)
 
     def _need(self, name: str) -> None:
-        if self.init_from is None and not _finished(self.folder / name):
+        if self._initial is None and not _finished(self.folder / name):
             raise KfError(f"The {name} in {self.folder} is not trained yet.", f"a finished {name}", self._command(name))
 
     def _command(self, stage: str) -> str:
         verb = "student" if stage.startswith("student") else stage
-        return f"kfexplore train {verb} --recipe {shlex.quote(self.recipe.name)} --out {shlex.quote(str(self.folder))}"
+        options = {"--recipe": self.recipe.name, "--out": self.folder}
+        options |= {"--teacher": self.given_teacher} if self.given_teacher is not None else {}
+        options |= {"--init-from": self.init_from} if self.init_from is not None else {}
+        return f"kfexplore train {verb} " + " ".join(f"{name} {shlex.quote(str(v))}" for name, v in options.items())
 
 
-def _fresh(shape: ModelConfig, seed: int, before: Model | None) -> Model:
+def _fresh(shape: ModelConfig | None, config: TrainConfig, before: AnyModel | None) -> AnyModel:
     """A model with weights drawn by the seed, then copied from the stage before where both have them."""
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        model = build(shape)
-    if before is not None:
+        torch.manual_seed(config.seed)
+        return _student_after(before, config.block, shape)
+
+
+def _student_after(before: Any, block: int, shape: ModelConfig | None) -> AnyModel:
+    """A new model of a shape, or a student of `block` slots over a transformers model, with the weights of `before`."""
+    if shape is None:
+        return CausalStudent.after(before, block)
+    model = build(shape)
+    if before is not None and before.device.type != "meta":
         begin_from(model, before)
     return model
+
+
+def _as_read(file: Path) -> str:
+    """A tokenizer as it is used, however its file is written."""
+    tokenizer: Any = load_tokenizer(file)
+    text: str = tokenizer.to_str()
+    return text
 
 
 def _finished(folder: Path) -> bool:

@@ -5,15 +5,46 @@ B contexts of N tokens, G groups (noise vectors) per context, k slots. Targets a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kfexplore.decoding.cdf import cdf, inverse_cdf
-from kfexplore.models import KVCache, Student, Teacher
+from kfexplore.models import AnyStudent, AnyTeacher, KVCache, Network
+
+LOGITS = 2**24
+"""Most logits that exist at once. A block of noise slots after many prefixes has far more in a large vocabulary."""
+
+
+def in_chunks(network: Network, of_logits: Callable[..., Tensor], hidden: Tensor, *given: Tensor) -> Tensor:
+    """`of_logits(logits, *given)` of hidden states, in chunks of at most `LOGITS` logits; backward computes them again.
+
+    Args:
+        network: Reads the logits.
+        of_logits: Maps logits (m, V) and rows of `given` to (m, ...).
+        hidden: (n, H).
+        given: (n, ...) each.
+
+    Returns:
+        (n, ...).
+    """
+
+    def part(hidden: Tensor, *given: Tensor) -> Tensor:
+        return of_logits(network.read(hidden[None])[0], *given)
+
+    size = max(1, LOGITS // network.config.vocab_size)
+    if len(hidden) <= size:
+        return part(hidden, *given)
+    parts = zip(*(rows.split(size) for rows in (hidden, *given)), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([part(*rows) for rows in parts])
+    return torch.cat([checkpoint(part, *rows, use_reentrant=False) for rows in parts])
 
 
 @torch.no_grad()
-def exact_targets(teacher: Teacher, ids: Tensor, noise: Tensor, ends: Tensor, tau: float = 1.0) -> Tensor:
+def exact_targets(teacher: AnyTeacher, ids: Tensor, noise: Tensor, ends: Tensor, tau: float = 1.0) -> Tensor:
     """The exact map G*, the teacher unrolled: each slot is the inverse CDF given the context and the slots before it.
 
     Args:
@@ -27,34 +58,38 @@ def exact_targets(teacher: Teacher, ids: Tensor, noise: Tensor, ends: Tensor, ta
         (B, G, k) int64.
     """
     cache = KVCache()
-    hidden = teacher.run_blocks(teacher.vocab_embed(ids), cache, keep=ids.shape[1])
+    hidden = teacher.run_blocks(teacher.embed(ids), cache, keep=ids.shape[1])
     last = hidden.gather(1, (ends - 1)[..., None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
-    logits = teacher.read(last[:, None])
     rows = cache.branch(visible=ends.flatten())
     chosen: list[Tensor] = []
     for u in noise.flatten(0, 1).unbind(dim=-1):
         if chosen:
-            logits = teacher(chosen[-1][:, None], rows)
-        chosen.append(inverse_cdf(logits[:, 0] / tau, u))
+            last = teacher.run_blocks(teacher.embed(chosen[-1][:, None]), rows, keep=1)[:, 0]
+        chosen.append(in_chunks(teacher, lambda logits, u: inverse_cdf(logits / tau, u), last, u))
     return torch.stack(chosen, dim=-1).unflatten(0, ends.shape)
 
 
 @torch.no_grad()
-def self_targets(student: Student, ids: Tensor, noise: Tensor, ends: Tensor, tau: float = 1.0) -> Tensor:
+def self_targets(student: AnyStudent, ids: Tensor, noise: Tensor, ends: Tensor, tau: float = 1.0) -> Tensor:
     """Progressive self-forcing (paper, stage 2): a frozen PFLM(k) makes the targets of a PFLM(2k) in two rounds.
 
     The first half of the noise gives k tokens; given them, the second half gives k more. Shapes as `exact_targets`.
     """
     first_noise, second_noise = noise.chunk(2, dim=-1)
     cache = student.prefill(ids)
-    first = student.group_logits(ids, first_noise, ends, tau, cache=cache).argmax(dim=-1)
-    second = student.group_logits(ids, second_noise, ends, tau, given=first, cache=cache).argmax(dim=-1)
+
+    def tokens(noise: Tensor, given: Tensor | None = None) -> Tensor:
+        slots = student.group_slots(cache, noise, ends, tau, given).flatten(0, 1)
+        return in_chunks(student, lambda logits: logits.argmax(dim=-1), slots).view(noise.shape)
+
+    first = tokens(first_noise)
+    second = tokens(second_noise, first)
     return torch.cat([first, second], dim=-1)
 
 
 @torch.no_grad()
 def inverted_noise(
-    teacher: Teacher, ids: Tensor, within: Tensor, ends: Tensor, tau: float = 1.0
+    teacher: AnyTeacher, ids: Tensor, within: Tensor, ends: Tensor, tau: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Noise inversion (paper, ablations A and B): the text itself is the target, and its noise is looked up.
 
@@ -71,9 +106,15 @@ def inverted_noise(
     Returns:
         Noise (B, G, k) float64 in [0, 1) and tokens (B, G, k) int64.
     """
-    cumulative = cdf(teacher(ids)[:, :-1] / tau)  # (B, N - 1, V): F of the token at position 1, 2, ..
-    upper = cumulative.gather(2, ids[:, 1:, None])[..., 0]
-    lower = cumulative.gather(2, (ids[:, 1:, None] - 1).clamp_min(0))[..., 0] * (ids[:, 1:] > 0)
+    hidden = teacher.run_blocks(teacher.embed(ids), KVCache())[:, :-1]
+
+    def cell(logits: Tensor, token: Tensor) -> Tensor:
+        """F of the tokens (m,) and of those before them, (m, 2)."""
+        edges = cdf(logits / tau).gather(1, torch.stack([token - 1, token], dim=1).clamp_min(0))
+        return edges * torch.stack([token > 0, token >= 0], dim=1)
+
+    cells = in_chunks(teacher, cell, hidden.flatten(0, 1), ids[:, 1:].flatten())
+    lower, upper = cells.view(*hidden.shape[:2], 2).unbind(dim=-1)  # (B, N - 1): of the token at position 1, 2, ..
     places = ends[..., None] + torch.arange(within.shape[-1], device=ids.device)  # (B, G, k)
 
     def at(values: Tensor, shift: int) -> Tensor:

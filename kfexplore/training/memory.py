@@ -1,0 +1,118 @@
+"""The memory that training a student takes, counted from shapes before any weight is loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kfexplore import distributed
+from kfexplore.errors import KfError
+from kfexplore.models import Network
+from kfexplore.training.config import TrainConfig
+from kfexplore.training.targets import LOGITS
+
+WEIGHT = 4
+"""Bytes per weight, gradient or moment: float32."""
+LOGIT_COPIES = 4
+"""Tensors of one chunk of logits at once: logits, their softmax, gradient, and the products of autocast."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of one process, at the peak of a step."""
+
+    weights: tuple[int, int]
+    """Numbers of weights of teacher and student."""
+    teacher: int
+    """Weights."""
+    student: int
+    """Weights, and a copy of their mean or of the initial ones where a stage keeps it."""
+    gradients: int
+    """Of all weights."""
+    optimizer: int
+    """Moments: two per weight with AdamW, one with Muon."""
+    activations: int
+    """What backward needs of one part of a batch; an estimate."""
+    logits: int
+    """One chunk of logits."""
+
+    @property
+    def total(self) -> int:
+        return self.teacher + self.student + self.gradients + self.optimizer + self.activations + self.logits
+
+    def __str__(self) -> str:
+        parts = {
+            "teacher": self.teacher,
+            "student": self.student,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "activations (estimated)": self.activations,
+            "a chunk of logits": self.logits,
+        }
+        listed = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
+        teacher, student = (f"{count / 1e6:,.1f} M" for count in self.weights)
+        return (
+            f"A teacher of {teacher} weights and a student of {student} need about {_size(self.total)} per process"
+            f" ({listed})"
+        )
+
+
+def needs(teacher: Network, student: Network, stage: TrainConfig) -> Needs:
+    """The memory of a stage; the networks may be on the meta device."""
+    shape = student.config
+    weights = sum(weight.numel() for weight in student.parameters())
+    matrices = sum(weight.numel() for weight in student.blocks.parameters() if weight.ndim == 2)
+    moments = 2 * weights - (matrices if stage.optimizer == "muon" else 0)
+    copies = 1 + bool(stage.ema) + bool(stage.wise_ft_alpha)
+    rows = -(-stage.batch // (stage.accumulate * distributed.count()))
+    slots = stage.groups * stage.noises * stage.block
+    inside = 2 * matrices // (shape.depth * shape.width) + 4 * shape.width  # inputs and outputs of a block's products
+    scores = 3 * shape.heads * (stage.context + stage.block)
+    per_layer = rows * ((stage.context + slots) * inside + slots * scores)
+    layers = 1 if stage.recompute else shape.depth
+    kept = rows * (stage.context + slots) * 3 * shape.width * shape.depth  # inputs of blocks, keys and values
+    theirs = sum(weight.numel() for weight in teacher.parameters())
+    return Needs(
+        weights=(theirs, weights),
+        teacher=WEIGHT * theirs,
+        student=WEIGHT * weights * copies,
+        gradients=WEIGHT * weights,
+        optimizer=WEIGHT * moments,
+        activations=WEIGHT * (per_layer * layers + kept),
+        logits=WEIGHT * LOGIT_COPIES * min(LOGITS, rows * slots * shape.vocab_size),
+    )
+
+
+def check_memory(found: Needs, place: torch.device) -> str:
+    """A line on the memory that is needed and free.
+
+    Raises:
+        KfError: less is free than is needed.
+    """
+    free = free_bytes(place)
+    if free is not None and found.total > free:
+        raise KfError(
+            f"{found}; {_size(free)} are free on {place}.",
+            "in a recipe of your own: a larger accumulate (up to batch), recompute: true, fewer groups, a shorter"
+            " context, optimizer: muon; or a device with more memory",
+        )
+    return f"{found}." if free is None else f"{found}; {_size(free)} are free."
+
+
+def free_bytes(place: torch.device) -> int | None:
+    """Free memory of a device for this process; None where the system does not say."""
+    if place.type == "cuda":
+        return torch.cuda.mem_get_info(place)[0]
+    table = Path("/proc/meminfo")
+    if table.is_file():
+        lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024 // distributed.count()
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in names else None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
