@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ def load_causal_student(path: str | Path, device: torch.device) -> CausalStudent
     """Loads a student over a transformers model from a folder that `described` describes; as `load_causal`."""
     folder = given(path)
     stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
-    block, origin, inner = (stated.get(name) for name in ("block", "origin", "network"))
+    block, origin, inner = (cast(Any, stated.get(name)) for name in ("block", "origin", "network"))
     whole = stated.keys() == STUDENT_KEYS and stated["kind"] == "student" and isinstance(origin, str)
     if not whole or not isinstance(inner, dict) or "model_type" not in inner or type(block) is not int:
         raise KfError(

@@ -6,7 +6,15 @@ import torch
 
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import KVCache
-from kfexplore.models.causal import CausalConfig, CausalLM, CausalStudent, causal_network, place_weights, window
+from kfexplore.models.causal import (
+    CausalConfig,
+    CausalLM,
+    CausalStudent,
+    causal_network,
+    place_weights,
+    share_embeddings,
+    window,
+)
 from kfexplore.models.cpu_fast_path import cpu_blocks
 from kfexplore.models.layers import Network
 from kfexplore.models.networks import MaskedModel, NoiseEncoder, PushForward, Student, Teacher
@@ -39,6 +47,7 @@ __all__ = [
     "causal_network",
     "cpu_blocks",
     "place_weights",
+    "share_embeddings",
     "window",
 ]
 

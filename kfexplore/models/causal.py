@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kfexplore.errors import KfError
-from kfexplore.models.attention import Cache, attend
+from kfexplore.models.attention import Cache, KVCache, attend
 from kfexplore.models.layers import Network
 from kfexplore.models.networks import Autoregressive, PushForward
 
@@ -66,7 +66,7 @@ class CausalNetwork(Network):
         self.config = replace(config, block_weights=sum(weight.numel() for weight in self.blocks.parameters()))
 
     @property
-    def blocks(self) -> nn.ModuleList:  # type: ignore[override]  # read-only
+    def blocks(self) -> Any:
         """The Transformer blocks."""
         return next(part for part in self.network.base_model.children() if isinstance(part, nn.ModuleList))
 
@@ -88,7 +88,7 @@ class CausalNetwork(Network):
         for block in self.blocks:
             block.gradient_checkpointing = block.training = again  # of this module alone: no dropout
             block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-        seen = cache.for_recomputing() if again else cache
+        seen = cache.for_recomputing() if again and isinstance(cache, KVCache) else cache
         run = self.network.base_model(inputs_embeds=x, position_ids=positions, use_cache=False, kv_cache=seen)
         cache.commit(keep)
         hidden: Tensor = run.last_hidden_state
@@ -125,6 +125,12 @@ class CausalStudent(PushForward, CausalNetwork):
         if isinstance(model, CausalStudent):
             made.noise_encoder.load_state_dict(model.noise_encoder.state_dict())
         return made.requires_grad_(True)
+
+
+def share_embeddings(student: CausalStudent, teacher: CausalLM) -> None:
+    """Makes a student use its teacher's embedding and head, the same tensors, which are not trained."""
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        getattr(student.network, name)().weight = getattr(teacher.network, name)().weight
 
 
 def attend_cached(

@@ -5,9 +5,10 @@ Parameter names are those of the published checkpoints; B batch, T tokens, H wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from operator import call
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -204,9 +205,10 @@ class Backbone(Network):
         if isinstance(cache, StaticCache) and cache.blocks is not None:
             return cache.blocks(x, cache, read)
         angles = self.rotary_emb((cache or KVCache()).positions(count, x.device))
-        seen, run = cache, call
+        seen, run = cache, cast(Callable[..., Any], call)
         if self.recompute and torch.is_grad_enabled():
-            seen, run = cache and cache.for_recomputing(), partial(checkpoint, use_reentrant=False)
+            seen = cache.for_recomputing() if isinstance(cache, KVCache) else cache
+            run = partial(checkpoint, use_reentrant=False)
         for layer, block in enumerate(self.blocks):
             x = run(block, x, angles, layer, seen, cond)
         if cache is not None:

@@ -91,6 +91,8 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """bf16: autocast for the pass with gradient; auto: where the device has instructions for it. Targets are always
     computed in fp32."""
+    train_embeddings: bool = True
+    """Student over a transformers model; false: embedding and head stay the teacher's, and are in memory only once."""
     recompute: bool = False
     """Gradient checkpointing: backward computes each block's activations again. Less memory, a third more time."""
     seed: int = 0
@@ -211,13 +213,16 @@ class Recipe:
     """Width C of the masked model's conditioning; 0 without one."""
 
     def __post_init__(self) -> None:
+        missing = [name for name in ("width", "depth", "heads", "context") if not getattr(self, name)]
+        if missing and (len(missing) < 4 or self.teacher or self.masked):
+            raise KfError(f"Recipe lacks {', '.join(missing)}.", "all four, or none and no stage teacher or masked")
+        if self.teacher and not (self.data.vocab_size or self.data.tokenizer):
+            raise KfError("The recipe needs one tokenizer.", "vocab_size to train one, or tokenizer to name one")
         if self.width:
             self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
             for name in ("teacher", "masked"):
                 object.__setattr__(self, name, (stage := getattr(self, name)) and _with_context(stage, self.context))
             object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
-        elif self.teacher or self.masked or self.depth or self.heads or self.context:
-            raise KfError("The recipe has no width.", "a whole shape, or none and no stage teacher or masked")
         if self.student_depth and self.student_depth < self.depth:
             raise KfError(f"student_depth is {self.student_depth}.", f"0, or at least the teacher's {self.depth}")
         if self.teacher and self.teacher.wise_ft_alpha:

@@ -21,7 +21,7 @@ from kfexplore import distributed
 from kfexplore.checkpoints.files import write_whole
 from kfexplore.config import differences, from_dict
 from kfexplore.errors import KfError
-from kfexplore.models import Network, PushForward
+from kfexplore.models import PushForward
 from kfexplore.training.config import TrainConfig
 
 CURVE_EVERY = 50
@@ -31,7 +31,7 @@ FREE = frozenset({"steps", "decay", "save_every", "wise_ft_alpha"})
 """Settings that may change when a run resumes."""
 
 
-def fit(model: Network, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
+def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
     """Trains in place; resumes from `folder/state.pt` after a kill, and writes `folder/losses.jsonl`.
 
     Args:
@@ -47,7 +47,7 @@ def fit(model: Network, loss_of: Callable[[int, slice], Tensor], config: TrainCo
             state is kept), no space on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.recompute = config.recompute
+    model.recompute = config.recompute  # type: ignore[assignment]  # of a Network
     parts = distributed.rows(config.batch, config.accumulate)
     distributed.meet(next(model.parameters()).device)
     optimizers = make_optimizers(model, config)
@@ -105,7 +105,7 @@ def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[sli
     return torch.stack(losses).sum(dim=0)
 
 
-def tokens_per_step(model: Network, config: TrainConfig) -> int:
+def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:
     """Number of targets per step: noise slots of a student, text tokens of the others."""
     slots = config.groups * config.noises * config.block
     return config.batch * (slots if isinstance(model, PushForward) else config.context)
@@ -118,11 +118,11 @@ def lr_fraction(step: int, config: TrainConfig) -> float:
     return min(1.0, rise, fall)
 
 
-def make_optimizers(model: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for vectors, embeddings and head; the blocks' matrices by `config.optimizer`."""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    matrices = [p for p in getattr(model, "blocks", nn.Module()).parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
     adamw: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}
     if config.optimizer == "muon":
         if not hasattr(torch.optim, "Muon"):

@@ -25,13 +25,13 @@ class Needs:
     """Bytes of one process, at the peak of a step."""
 
     weights: tuple[int, int]
-    """Numbers of weights of teacher and student."""
+    """Numbers of weights of the teacher, and of those of the student that are trained."""
     teacher: int
     """Weights."""
     student: int
-    """Weights, and a copy of their mean or of the initial ones where a stage keeps it."""
+    """Trained weights, and a copy of their mean or of the initial ones where a stage keeps it."""
     gradients: int
-    """Of all weights."""
+    """Of all trained weights."""
     optimizer: int
     """Moments: two per weight with AdamW, one with Muon."""
     activations: int
@@ -55,15 +55,15 @@ class Needs:
         listed = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
         teacher, student = (f"{count / 1e6:,.1f} M" for count in self.weights)
         return (
-            f"A teacher of {teacher} weights and a student of {student} need about {_size(self.total)} per process"
-            f" ({listed})"
+            f"A teacher of {teacher} weights and a student that trains {student} need about {_size(self.total)} per"
+            f" process ({listed})"
         )
 
 
 def needs(teacher: Network, student: Network, stage: TrainConfig) -> Needs:
     """The memory of a stage; the networks may be on the meta device."""
     shape = student.config
-    weights = sum(weight.numel() for weight in student.parameters())
+    weights = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
     matrices = sum(weight.numel() for weight in student.blocks.parameters() if weight.ndim == 2)
     moments = 2 * weights - (matrices if stage.optimizer == "muon" else 0)
     copies = 1 + bool(stage.ema) + bool(stage.wise_ft_alpha)
@@ -96,8 +96,8 @@ def check_memory(found: Needs, place: torch.device) -> str:
     if free is not None and found.total > free:
         raise KfError(
             f"{found}; {_size(free)} are free on {place}.",
-            "in a recipe of your own: a larger accumulate (up to batch), recompute: true, fewer groups, a shorter"
-            " context, optimizer: muon; or a device with more memory",
+            "in a recipe of your own: a larger accumulate (up to batch), recompute: true, train_embeddings: false,"
+            " fewer groups, a shorter context, optimizer: muon; or a device with more memory",
         )
     return f"{found}." if free is None else f"{found}; {_size(free)} are free."
 

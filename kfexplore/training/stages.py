@@ -50,7 +50,7 @@ from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.config import ModelConfig, differences, from_dict
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError, writing
-from kfexplore.models import AnyModel, CausalLM, CausalStudent, Network, begin_from, build
+from kfexplore.models import AnyModel, CausalLM, CausalStudent, Network, begin_from, build, share_embeddings
 from kfexplore.training import losses
 from kfexplore.training.config import Recipe, TrainConfig
 from kfexplore.training.data import (
@@ -133,7 +133,7 @@ class Run:
             return None
         if is_causal(initial.teacher):
             config, network = empty_network(initial.teacher)
-            return CausalLM(network, config)
+            return CausalLM(network, config).requires_grad_(False)
         path = locate(initial.teacher)
         described = describe(read_tensors(path), stated_settings(path), str(path))
         with torch.device("meta"):
@@ -162,17 +162,19 @@ class Run:
         """
         sources = {"--text": text, "--dataset": dataset, "--self-generated": self_generated}
         if len(named := [name for name, value in sources.items() if value is not None]) > 1:
-            raise KfError(f"{' and '.join(named)} were given.", "one of them")
-        changed = {name: value for name, value in (("dataset", dataset), ("self_generated", self_generated)) if value}
+            raise KfError(f"Both {' and '.join(named)} were given.", "one of them")
+        changed: dict[str, Any] = {"dataset": dataset, "self_generated": self_generated}
+        changed = {name: value for name, value in changed.items() if value is not None}
         data, sampled = dataclasses.replace(self.recipe.data, **changed), None
-        if initial := self._initial:
+        initial, empty = self._initial, self._empty_teacher
+        if initial is not None and empty is not None:
             if not isinstance(initial.tokenizer, Path):
                 raise KfError(
                     f"The teacher in {initial.teacher} has no tokenizer.", f"a folder with its {TOKENIZER_FILE}"
                 )
             data = dataclasses.replace(data, vocab_size=0, tokenizer=str(initial.tokenizer.parent))
             tokenizer = load_tokenizer(initial.tokenizer)
-            check_pair(self._empty_teacher.config, {}, tokenizer)
+            check_pair(empty.config, {}, tokenizer)
         longest = max(stage.context for stage in self._fitted.stages().values())
         if data.self_generated and not text and not dataset:
             if initial is None:
@@ -331,8 +333,10 @@ class Run:
         """Prints what the largest of some stages needs, before anything is loaded; KfError if that is not free."""
         teacher: Any = self._empty_teacher
         with torch.device("meta"):
-            students = (_student_after(teacher, stage.block, self._shape("student", stage.block)) for stage in stages)
-            found = [needs(teacher, student, stage) for student, stage in zip(students, stages, strict=True)]
+            found = [
+                needs(teacher, _student_after(teacher, stage, self._shape("student", stage.block), teacher), stage)
+                for stage in stages
+            ]
         line = check_memory(max(found, key=lambda each: each.total), self._place())
         if distributed.rank() == 0:
             print(line)
@@ -355,7 +359,7 @@ class Run:
         kind: Any = name.rstrip("0123456789")
         self._claim(name, info)
         if not _finished(folder):
-            model = _fresh(info.model, config, before).to(device)
+            model = _fresh(info.model, config, before, given.get("teacher")).to(device)
             tokens = load_tokens(self.folder / "data")
             given["starts"] = document_starts(self.folder / "data", tokens)
             # A seed for every stage and initial pair, so that none sees the noise of another.
@@ -436,17 +440,22 @@ class Run:
         return f"kfexplore train {verb} " + " ".join(f"{name} {shlex.quote(str(v))}" for name, v in options.items())
 
 
-def _fresh(shape: ModelConfig | None, config: TrainConfig, before: AnyModel | None) -> AnyModel:
+def _fresh(shape: ModelConfig | None, config: TrainConfig, before: AnyModel | None, teacher: Any) -> AnyModel:
     """A model with weights drawn by the seed, then copied from the stage before where both have them."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
-        return _student_after(before, config.block, shape)
+        return _student_after(before, config, shape, teacher)
 
 
-def _student_after(before: Any, block: int, shape: ModelConfig | None) -> AnyModel:
-    """A new model of a shape, or a student of `block` slots over a transformers model, with the weights of `before`."""
+def _student_after(before: Any, config: TrainConfig, shape: ModelConfig | None, teacher: Any) -> AnyModel:
+    """A new model of a shape, or a student over a transformers model, with the weights of `before`."""
     if shape is None:
-        return CausalStudent.after(before, block)
+        student = CausalStudent.after(before, config.block)
+        if not config.train_embeddings:
+            share_embeddings(student, teacher)
+        return student
+    if not config.train_embeddings:
+        raise KfError("train_embeddings is false.", "true, where the teacher is not a transformers model")
     model = build(shape)
     if before is not None and before.device.type != "meta":
         begin_from(model, before)

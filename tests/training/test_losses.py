@@ -102,18 +102,18 @@ def test_self_forcing_needs_the_student_of_half_the_block() -> None:
 
 
 def test_noise_inversion_asks_for_the_text_under_noise_of_its_own_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[Tensor, Tensor, Tensor]] = []
+    shown: list[tuple[Tensor, Tensor]] = []
 
-    def spied(_self: Student, ids: Tensor, u: Tensor, ends: Tensor, *_tau: float, **_: Any) -> Tensor:
-        shown.append((ids, u, ends))
-        return torch.zeros(*u.shape, 8, requires_grad=True)
+    def spied(_self: Student, _cache: Any, u: Tensor, ends: Tensor, *_tau: float, **_: Any) -> Tensor:
+        shown.append((u, ends))
+        return torch.zeros(ends.numel(), u.shape[-1], 16, requires_grad=True)
 
-    monkeypatch.setattr(Student, "group_logits", spied)
+    monkeypatch.setattr(Student, "group_slots", spied)
     asked: list[Tensor] = []
     monkeypatch.setattr(F, "cross_entropy", lambda logits, wanted, **_: asked.append(wanted) or logits.sum(dim=1))
     source = small_teacher()
     student_loss(small_student(), source, TOKENS, dataclasses.replace(CONFIG, targets="inversion"), 0)
-    ids, u, ends = shown[0]
+    ids, (u, ends) = losses.windows(TOKENS, CONFIG.batch, CONFIG.context, CONFIG.seed, 0), shown[0]
     text = torch.stack([ids.gather(1, ends), ids.gather(1, ends + 1)], dim=-1)
     assert torch.equal(asked[0].view(text.shape), text)
     # The noise is one that the exact map turns into the text: it follows the text, so prefixes agree too.
@@ -129,7 +129,7 @@ def test_the_next_token_distribution_is_learned_beside_the_map() -> None:
         for weight in (0.0, 2.0)
     )
     ids = losses.windows(TOKENS, CONFIG.batch, CONFIG.context, CONFIG.seed, 0)
-    logits = learner.output_layer(learner.run_blocks(learner.vocab_embed(ids), losses.KVCache(), keep=8))
+    logits = learner.read(learner.run_blocks(learner.embed(ids), losses.KVCache(), keep=8))
     law = source.log_probs(ids)
     assert both - plain == pytest.approx(-2 * (law.exp() * logits.log_softmax(-1)).sum(-1).mean().item(), rel=1e-4)
 

@@ -53,7 +53,7 @@ def written(folder: Path, values: Any) -> Path:
 
 
 def test_the_bundled_recipes_are_those_of_the_help() -> None:
-    assert names() == ["lm1b", "owt", "stories", "tales-cpu", "tales-further", "tales-gpu"]
+    assert names() == ["distil", "lm1b", "owt", "stories", "tales-cpu", "tales-further", "tales-gpu"]
     assert [load_recipe(name).name for name in names()] == names()
 
 
