@@ -49,7 +49,10 @@ from kfexplore.training.config import Recipe
 from kfexplore.ui.service import local_service
 
 TOUR, FIGURES, API, LOG = (ROOT / "docs" / f"{name}.md" for name in ("TOUR", "FIGURES", "API", "LOG"))
-MORE = [ROOT / "docs" / f"{name}.md" for name in ("README", "METHOD", "COMMANDS", "TRAINING", "SERVING", "SECURITY")]
+MORE = [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("README", "METHOD", "COMMANDS", "TRAINING", "YOUR_MODEL", "SERVING", "SECURITY")
+]
 OTHERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "LICENSES", "CHANGELOG", "README")]
 DOCUMENTS = [TOUR, FIGURES, EXTENDING, API, *MORE, *OTHERS]
 LINKED = [*DOCUMENTS, LOG, *(bundled_folder(pair) / "MODEL_CARD.md" for pair in bundled_pairs())]

@@ -39,7 +39,7 @@ TeacherOption = Annotated[
 ]
 SelfOption = Annotated[
     int | None,
-    typer.Option("--self-generated", help="Contexts that the teacher samples itself, instead of texts.", min=1),
+    typer.Option("--self-generated", help="Number of contexts to sample from the teacher, instead of texts.", min=1),
 ]
 HeldOutOption = Annotated[
     float | None,
