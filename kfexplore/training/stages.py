@@ -13,25 +13,18 @@ import json
 import shlex
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from kfexplore import distributed
 from kfexplore.checkpoints.causal import empty_network, is_causal
 from kfexplore.checkpoints.files import (
-    CONFIG_FILE,
     TOKENIZER_FILE,
     TRAINING_FILE,
-    WEIGHTS_FILE,
-    read_json_object,
-    write_whole,
 )
 from kfexplore.checkpoints.hub import fetch_pair, is_repository
 from kfexplore.checkpoints.infer_config import describe, stated_settings
@@ -47,9 +40,9 @@ from kfexplore.checkpoints.registry import (
 )
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.checkpoints.tokenizers import load_tokenizer
-from kfexplore.config import ModelConfig, differences, from_dict
+from kfexplore.config import ModelConfig
 from kfexplore.decoders import Kind
-from kfexplore.errors import KfError, writing
+from kfexplore.errors import KfError
 from kfexplore.models import AnyModel, CausalLM, CausalStudent, Network, begin_from, build, share_embeddings
 from kfexplore.training import losses
 from kfexplore.training.config import Recipe, TrainConfig
@@ -62,32 +55,10 @@ from kfexplore.training.data import (
     prepare,
     read_info,
 )
-from kfexplore.training.loop import FREE, STATE_FILE, fit, read_curve
+from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.memory import check_memory, needs
 from kfexplore.training.stories import stories
-
-STAGE_FILE, LOCK_FILE = "stage.json", ".lock"
-
-
-@dataclass(frozen=True)
-class StageInfo:
-    """stage.json: what the weights beside it depend on."""
-
-    RENAMED: ClassVar = {"start": "init_from"}
-    """Old name, still read from stage.json."""
-
-    data: DataInfo
-    """The tokens."""
-    model: ModelConfig | None
-    """The shape; None: that of the transformers model in `init_from`."""
-    teacher: TrainConfig | None = None
-    """Settings of the teacher, or of the teacher that a student learns from."""
-    students: tuple[TrainConfig, ...] = ()
-    """Settings of the students so far, this stage last."""
-    masked: TrainConfig | None = None
-    """Settings of the masked model."""
-    init_from: str = ""
-    """Fingerprint of the pair that training continued from; empty: the stages before."""
+from kfexplore.training.work_folder import StageInfo, claim, finished, locked, write
 
 
 @dataclass(frozen=True)
@@ -181,7 +152,7 @@ class Run:
                 raise KfError("There is no teacher to sample contexts from.", "--teacher, or --text FOLDER")
             teacher: Any = load_model(initial.teacher, device=self._place(), kind="teacher")
             sampled = Sampled(teacher, self._origin(), tokenizer, data.self_generated, longest + 1)
-        with self._lock():
+        with locked(self.folder):
             return prepare(data, self.folder / "data", longest + 1, text, sampled)
 
     def teacher(self) -> AnyModel:
@@ -206,7 +177,7 @@ class Run:
         initial = self._initial
         continues = initial is not None and initial.student is not None
         first = len(stages) - 1 if continues else 0
-        if initial is not None and not _finished(self.folder / f"student{stages[-1].block}"):
+        if initial is not None and not finished(self.folder / f"student{stages[-1].block}"):
             self._check_memory(stages[first:])
         teacher = self.teacher()
         before = self._initial_model("student") if continues else teacher
@@ -260,9 +231,9 @@ class Run:
         for name, model in parts.items():
             save_model(model, out / name, dtype=None)
         source = self.folder / "data" / TOKENIZER_FILE
-        _write(out / TOKENIZER_FILE, lambda path: shutil.copyfile(source, path))
+        write(out / TOKENIZER_FILE, lambda path: shutil.copyfile(source, path))
         facts = json.dumps(self.facts(), indent=1) + "\n"
-        _write(out / TRAINING_FILE, facts)
+        write(out / TRAINING_FILE, facts)
         return out
 
     def facts(self) -> dict[str, Any]:
@@ -278,7 +249,7 @@ class Run:
                 f" entropy of {nats / data.held_out_tokens:.3f} nats per token, an upper bound on the language's"
             )
         for name, stage in self._fitted.stages().items():
-            if not _finished(self.folder / name):
+            if not finished(self.folder / name):
                 continue  # its weights are those of `init_from`
             what = f"{stage.steps:,} steps of {stage.batch} x {stage.context} tokens"
             if name.startswith("student"):
@@ -290,7 +261,7 @@ class Run:
                 found[name] += f"; weights interpolated with {stage.wise_ft_alpha:.0%} of the initial ones"
         both = {name: f"{before[name]}; then {what}" for name, what in found.items() if name in before}
         known = before | found | both
-        if self.recipe.students and _finished(self.folder / f"student{self.recipe.students[-1].block}"):
+        if self.recipe.students and finished(self.folder / f"student{self.recipe.students[-1].block}"):
             known["student_temperatures"] = [self.recipe.students[-1].tau_min, self.recipe.students[-1].tau_max]
         return known
 
@@ -357,14 +328,14 @@ class Run:
         """
         folder, device = self.folder / name, self._place()
         kind: Any = name.rstrip("0123456789")
-        self._claim(name, info)
-        if not _finished(folder):
+        claim(folder, info, self._command(name))
+        if not finished(folder):
             model = _fresh(info.model, config, before, given.get("teacher")).to(device)
             tokens = load_tokens(self.folder / "data")
             given["starts"] = document_starts(self.folder / "data", tokens)
             # A seed for every stage and initial pair, so that none sees the noise of another.
             drawn = dataclasses.replace(config, seed=zlib.crc32(f"{config.seed} {name} {info.init_from}".encode()))
-            with self._lock():
+            with locked(self.folder):
                 loss = getattr(losses, f"{kind}_loss")
                 of_batch = partial(loss, model, tokens=tokens, config=drawn, **given)
                 fit(model, lambda step, rows: of_batch(step=step, rows=rows), config, folder)
@@ -372,44 +343,6 @@ class Run:
                 save_model(model, folder, dtype=torch.bfloat16)
             distributed.wait()
         return load_model(folder, device=device, kind=kind)
-
-    def _claim(self, name: str, info: StageInfo) -> None:
-        """Refuses a stage that was started with other settings; else records the settings."""
-        folder = self.folder / name
-        path = folder / STAGE_FILE
-        finished, started = _finished(folder), any((folder / f).exists() for f in (STATE_FILE, WEIGHTS_FILE))
-        if started:
-            stored = from_dict(StageInfo, read_json_object(path, 1 << 24)) if path.exists() else None
-            changed = differences(stored, info) if stored else {"": "there is no stage.json"}
-            own = name if not info.students else f"students.{len(info.students) - 1}"
-            # The loop lets a started run change some settings; how often it was saved never matters.
-            free = {f"{own}.{key}" for key in FREE} if not finished else set()
-            differ = [text for key, text in changed.items() if key not in free and not key.endswith(".save_every")]
-            if differ:
-                raise KfError(
-                    f"{folder} holds a model from other settings or data: {'; '.join(differ)}.",
-                    "the settings it was trained with, or a new folder (--out)",
-                    f"remove {folder}, then: {self._command(name)}",
-                )
-        if not finished and distributed.rank() == 0:
-            _write(path, json.dumps(dataclasses.asdict(info), indent=1) + "\n")
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Keeps other runs out of the work folder; the processes of one run share the lock of the first."""
-        if distributed.rank():
-            yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / LOCK_FILE, timeout=0):
-                yield
-        except Timeout:
-            raise KfError(
-                f"Another run is training in {self.folder}.",
-                "one run per work folder",
-                "another --out, or the same command when that run has ended",
-            ) from None
 
     def _data(self) -> DataInfo:
         folder = self.folder / "data"
@@ -429,7 +362,7 @@ class Run:
         return self._fitted.shape(kind, data.vocab_size, data.mask_id, block)
 
     def _need(self, name: str) -> None:
-        if self._initial is None and not _finished(self.folder / name):
+        if self._initial is None and not finished(self.folder / name):
             raise KfError(f"The {name} in {self.folder} is not trained yet.", f"a finished {name}", self._command(name))
 
     def _command(self, stage: str) -> str:
@@ -467,13 +400,3 @@ def _as_read(file: Path) -> str:
     tokenizer: Any = load_tokenizer(file)
     text: str = tokenizer.to_str()
     return text
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / WEIGHTS_FILE).exists() and (folder / CONFIG_FILE).exists()  # the config is written last
-
-
-def _write(path: Path, content: str | Callable[[Path], object]) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
