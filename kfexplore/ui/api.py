@@ -389,10 +389,16 @@ def _refused() -> Iterator[None]:
 
 
 def _finish(job: Job[Any]) -> None:
-    """Runs a job to its end, or until nobody waits for it."""
+    """Runs a job to its end.
+
+    Raises:
+        KfError: the job failed, or was cancelled, as it is when nobody reads the answer.
+    """
     for _ in job.run():
         if is_abandoned():
             job.stop()
+    if job.state == "cancelled":
+        raise KfError("The call was cancelled.", run="the same again, and read its answer")
 
 
 def _tokens(pair: Pair, ids: list[int]) -> list[Token]:

@@ -334,6 +334,13 @@ def test_laws_whose_time_is_over_say_so(pair: Pair) -> None:
         Api(limited).laws(PROMPT)
 
 
+@pytest.mark.parametrize("name", ["laws", "generate"])
+def test_a_call_that_nobody_waits_for_is_cancelled(pair: Pair, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(api, "is_abandoned", lambda: True)
+    with pytest.raises(Refused, match=r"^The call was cancelled\."):
+        getattr(Api(local_service({"small": lambda: pair})), name)(PROMPT)
+
+
 # Assistants.
 
 
