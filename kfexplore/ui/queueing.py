@@ -5,7 +5,6 @@ Messages that nobody reads expire, and the work that writes them ends.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
 from collections.abc import Callable, Hashable
@@ -46,7 +45,7 @@ class FairQueue:
     def __init__(self, queue: Any, places: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue, self._places, self._clock = queue, places, clock
         self._push, queue.push = queue.push, self.push
-        self._numbers, self._lock = itertools.count(), asyncio.Lock()
+        self._numbers = itertools.count()
         self._clients: dict[str, Hashable] = {}
         """By session with events that are not done and read."""
         self._unread: dict[str, tuple[Any, float]] = {}
@@ -60,25 +59,25 @@ class FairQueue:
         """
         queue, fn = self._queue, get_fn(self._queue.blocks, None, body)
         client = client_of(request.client and request.client.host, body.session_hash)
-        async with self._lock:
+        async with queue.delete_lock:  # nothing begins, and nothing else is removed
             known = queue.event_queue_per_concurrency_id.get(fn.concurrency_id)
             waiting = known.queue if known else []
             older = next((event for event in waiting if event.session_hash == body.session_hash), None)
             its_sessions = sum(other == client for other in self._clients.values()) if client is not None else 0
-            if len(self._clients) >= MOST_SESSIONS or its_sessions >= MOST_OF_CLIENT:
+            is_full = len(self._clients) >= MOST_SESSIONS or its_sessions >= MOST_OF_CLIENT
+            if is_full and body.session_hash not in self._clients:
                 return False, FULL, "queue_full"
             if older is not None and fn.api_visibility == "public":
                 return False, FOLLOWED, "queue_full"
+            loser = older
             if older is not None:
                 place = older.place
-                await self._end(older, {"data": [{"__type__": "update"}] * len(older.fn.outputs)}, success=True)
             else:
                 if len(waiting) >= self._places:
                     crowded = crowd(client, (event.client for event in waiting))
                     if crowded is None:
                         return False, FULL, "queue_full"
-                    last = [event for event in waiting if event.client == crowded][-1]
-                    await self._end(last, {"error": FULL}, success=False)
+                    loser = [event for event in waiting if event.client == crowded][-1]
                 at_work = [event for events in queue.active_jobs for event in events or ()]
                 at_work = [event for event in at_work if event.concurrency_id == fn.concurrency_id]
                 now = max((event.place[0] for event in at_work), default=0)
@@ -90,6 +89,8 @@ class FairQueue:
                 event.client, event.place = client, place
                 queue.event_queue_per_concurrency_id[fn.concurrency_id].queue.sort(key=lambda event: event.place)
                 self._clients[event.session_hash] = client
+                if loser is not None:
+                    self._end(loser, success=loser is older)
             return answer
 
     async def give_up_unread(self) -> None:
@@ -115,7 +116,9 @@ class FairQueue:
             for session in [each for each in kept if each not in queue.pending_event_ids_session]:
                 del kept[session]
 
-    async def _end(self, event: Any, output: dict[str, Any], success: bool) -> None:
-        """Takes an event that waits out of the queue, and answers it."""
-        await self._queue.remove_from_queue(event._id)
+    def _end(self, event: Any, success: bool) -> None:
+        """Takes an event that waits out of the queue, and answers it: that nothing changes, or that it is refused."""
+        self._queue.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
+        del self._queue.event_ids_to_events[event._id]
+        output = {"data": [{"__type__": "update"}] * len(event.fn.outputs)} if success else {"error": FULL}
         self._queue.send_message(event, ProcessCompletedMessage(output=output, success=success))

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import httpx
 import pytest
+from gradio.data_classes import PredictBodyInternal
 
+from kfexplore.cancel import Cancelled
 from kfexplore.pair import Pair
 from kfexplore.ui import queueing, server
 from kfexplore.ui.app import serve
 from kfexplore.ui.clients import CLIENT, client_of
 from kfexplore.ui.jobs import LEAD, Busy, Priority, Worker
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.queueing import FOLLOWED, FULL
+from kfexplore.ui.queueing import FOLLOWED, FULL, FairQueue
 from kfexplore.ui.service import Service, local_service
 
 HOSTILE, HONEST = "8.8.8.8", "9.9.9.9"
@@ -197,9 +201,69 @@ def test_of_the_page_the_newer_of_two_that_wait_takes_the_place_of_the_older(hel
     assert [(message.event_id, message.success) for message in done] == [(older, True)]
 
 
+@pytest.fixture
+def queue() -> Any:
+    """Of a page with two kinds of work, on which nothing begins by itself."""
+    with gr.Blocks() as page:
+        text, button = gr.Textbox(), gr.Button()
+        for name in ("one", "other"):
+            button.click(str, text, text, concurrency_id=name, api_visibility="private")
+    return page._queue
+
+
+async def join(fair: FairQueue, session: str, number: int = 0) -> tuple[bool, Any, str]:
+    body = PredictBodyInternal(fn_index=number, data=[""], session_hash=session, request=None)
+    return await fair.push(body, SimpleNamespace(client=SimpleNamespace(host=HOSTILE)), None)
+
+
+@pytest.mark.parametrize("bound", ["MOST_SESSIONS", "MOST_OF_CLIENT"])
+def test_a_session_that_is_counted_already_is_not_refused_as_one_too_many(
+    queue: Any, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(queueing, bound, 1)
+
+    async def asks() -> list[bool]:
+        fair = FairQueue(queue, PLACES)
+        return [(await join(fair, *asked))[0] for asked in (("a", 0), ("a", 1), ("b", 0))]
+
+    assert asyncio.run(asks()) == [True, True, False]
+
+
+def test_what_begins_while_a_newer_one_comes_is_not_answered_as_done(queue: Any) -> None:
+    async def asks() -> None:
+        fair = FairQueue(queue, PLACES)
+        _, older, _ = await join(fair, "a")
+        async with queue.delete_lock:  # as Gradio does
+            newer = asyncio.create_task(join(fair, "a"))
+            await asyncio.sleep(0.01)
+            events, _, _ = queue.get_events()
+            queue.active_jobs = [events]
+        assert (await newer)[0]
+        assert older in queue.event_ids_to_events
+        assert not [each for each in queue.pending_messages_per_session["a"]._queue if hasattr(each, "output")]
+
+    asyncio.run(asks())
+
+
+def test_what_waits_is_kept_where_gradio_refuses_the_newer_one(queue: Any) -> None:
+    async def asks() -> None:
+        fair = FairQueue(queue, PLACES)
+        _, older, _ = await join(fair, "a")
+        queue.max_size = 1
+        assert not (await join(fair, "a"))[0]
+        assert [event._id for event in queue.event_queue_per_concurrency_id["one"].queue] == [older]
+        assert not [each for each in queue.pending_messages_per_session["a"]._queue if hasattr(each, "output")]
+
+    asyncio.run(asks())
+
+
 @pytest.mark.parametrize("name", ["generate", "laws"])
 def test_work_whose_answer_nobody_reads_ends_and_its_messages_go(
-    demo: gr.Blocks, service: Service, monkeypatch: pytest.MonkeyPatch, name: str
+    demo: gr.Blocks,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
 ) -> None:
     monkeypatch.setattr(queueing, "UNREAD_SECONDS", 0.2)
     begun, ended = threading.Event(), threading.Event()
@@ -210,6 +274,7 @@ def test_work_whose_answer_nobody_reads_ends_and_its_messages_go(
                 begun.set()
                 time.sleep(0.01)
                 yield 0.1, "more"
+            raise Cancelled
         finally:
             ended.set()
 
@@ -219,6 +284,8 @@ def test_work_whose_answer_nobody_reads_ends_and_its_messages_go(
     assert ended.wait(30)
     wait_until(lambda: session not in demo._queue.pending_messages_per_session, "its messages are left")
     assert session not in demo._queue.pending_event_ids_session
+    wait_until(lambda: not running(demo), "it still runs")
+    assert "failed" not in capfd.readouterr().err
 
 
 def test_a_session_that_has_read_everything_leaves_nothing(demo: gr.Blocks) -> None:
