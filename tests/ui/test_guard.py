@@ -199,6 +199,13 @@ def called(client: TestClient, demo: gr.Blocks, name: str, *data: Any) -> Any:
     return client.post(f"{API}/run/predict", json={"fn_index": number, "data": data, "session_hash": "a"})
 
 
+@pytest.mark.parametrize("at", [None, "a", 1.5, True, -1, 10**9, [0], {"a": 1}])
+def test_a_prompt_that_is_not_offered_is_refused(client: TestClient, demo: gr.Blocks, at: object) -> None:
+    answer = called(client, demo, "pick", at)
+    assert answer.status_code == 200
+    assert "There is no such prompt." in answer.text
+
+
 def test_the_queue_cannot_be_passed_by(client: TestClient, demo: gr.Blocks) -> None:
     queued = {fn.api_name for fn in demo.fns.values() if fn.fn is not None and fn.queue}
     assert {name.rstrip("_0123456789") for name in queued} == {"run", "underline", "laws", "generate"}

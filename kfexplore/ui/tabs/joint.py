@@ -148,8 +148,14 @@ class JointTab:
         self.follows = []
         if offered is not None:
             contexts, dataset = offered
-            pick = dataset.click(lambda at: _values(contexts[at]), dataset, [fields[1], k, temperature], **QUIET)
-            self.follows = [pick.then]
+
+            def pick(at: object) -> Shown:
+                if type(at) is not int or not 0 <= at < len(contexts):
+                    return {self.status: failed(KfError("There is no such prompt.", f"0 to {len(contexts) - 1}"))}
+                context = contexts[at]
+                return {fields[1]: context.prompt, k: context.k, temperature: context.temperature}
+
+            self.follows = [dataset.click(pick, dataset, [fields[1], k, temperature, self.status], **QUIET).then]
         settings, running = [*fields, k, blocks, seed, temperature, self.held, is_open, dark], []
         shown = [*self.parts.values(), self.held]
         changed = (k.input, blocks.input, temperature.input, seed.submit)
@@ -294,7 +300,3 @@ def _offered(first: str) -> tuple[list[Dependence], gr.Dataset] | None:
         elem_id="joint-contexts",
     )
     return contexts, dataset
-
-
-def _values(context: Dependence) -> tuple[str, int, float]:
-    return context.prompt, context.k, context.temperature
