@@ -28,7 +28,7 @@ from kfexplore.decoding.generate import Networks, resolve_k
 from kfexplore.errors import KfError, writing
 from kfexplore.evaluate.judges import Continued, continued
 from kfexplore.evaluate.samples import Written, write
-from kfexplore.evaluate.text import read_text, stretches, text_ids
+from kfexplore.evaluate.text import read_text, text_ids, text_windows
 from kfexplore.pair import Pair, pair_from_files
 from kfexplore.results import Ints
 from kfexplore.training.config import DataConfig
@@ -138,7 +138,7 @@ class Case:
             read, _ = read_prefixes(self.settings.prefixes, tokenizer, max(1, length - len(opening)))
             found = np.array([[*opening, *ids][:length] for ids in read[:count]])
         elif self.settings.text:
-            found = stretches(*text_ids(self.pair, self.texts), count, length + new)[:, :length]
+            found = text_windows(*text_ids(self.pair, self.texts), count, length + new)[:, :length]
         else:
             coded = ([*opening, *encode_ids(tokenizer, text)][:length] for text in self.texts)
             found = np.array(list(islice((ids for ids in coded if len(ids) == length), count)))

@@ -23,7 +23,7 @@ from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
-from kfexplore.evaluate.text import prefixes, read_text, stretches, text_ids
+from kfexplore.evaluate.text import prefixes, read_text, text_ids, text_windows
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.exact import information_by_first, pair_law
 from kfexplore.laws.study import finished, study_steps
@@ -52,9 +52,9 @@ def token_class(text: str, before: str) -> str:
 def contexts(pair: Pair, texts: list[str], count: int, seed: int) -> list[list[int]]:
     """A random prefix of each of `count` evenly spaced windows."""
     found = []
-    for c, stretch in enumerate(stretches(*text_ids(pair, texts), count, pair.room)):
+    for c, window in enumerate(text_windows(*text_ids(pair, texts), count, pair.room)):
         end = int(noise.generator(seed, c, _KEY).integers(FEWEST_BEFORE, pair.room + 1))
-        found.append(stretch[:end].tolist())
+        found.append(window[:end].tolist())
     return found
 
 

@@ -1,4 +1,4 @@
-"""Clients of the load test that mean harm: each has a public address, as a proxy on this machine would report it."""
+"""Hostile clients for the load test: each has a public address, as a proxy on this machine would report it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from kfexplore import noise
 from kfexplore.decoding.cdf import cdf, invert
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
-from kfexplore.evaluate.text import stretches, text_ids
+from kfexplore.evaluate.text import text_ids, text_windows
 from kfexplore.pair import Pair
 from kfexplore.results import Agreement, Bin, Floats, Ints, SlotLaw, steps
 from kfexplore.training.targets import exact_targets
@@ -48,8 +48,8 @@ def agreement(
     (windows, groups), slots = places.shape, student.config.block
     hits, margins = np.empty((windows, groups, slots), dtype=bool), np.empty((windows, groups, slots))
     entropies, losses, nll = np.empty((windows, groups)), [], []
-    for w, stretch in enumerate(tqdm(contexts, desc="agreement", leave=False)):
-        context = torch.from_numpy(stretch)[None].to(pair.teacher.device)
+    for w, window in enumerate(tqdm(contexts, desc="agreement", leave=False)):
+        context = torch.from_numpy(window)[None].to(pair.teacher.device)
         ends = torch.from_numpy(places[w])[None].to(context.device)
         u = torch.from_numpy(noise.uniform(seed, range(w * groups, (w + 1) * groups), 0, slots))[None]
         u = u.to(context.device)
@@ -107,8 +107,8 @@ def noise_blind(
     """
     contexts, places, _ = _drawn(pair, texts, windows, groups, seed)
     largest, nats = np.empty(places.shape), np.empty(places.shape)
-    for w, (stretch, ends) in enumerate(zip(contexts, places, strict=True)):
-        log_probs = pair.teacher.log_probs(torch.from_numpy(stretch)[None].to(pair.teacher.device))[0, ends - 1]
+    for w, (window, ends) in enumerate(zip(contexts, places, strict=True)):
+        log_probs = pair.teacher.log_probs(torch.from_numpy(window)[None].to(pair.teacher.device))[0, ends - 1]
         largest[w] = log_probs.amax(dim=-1).exp().cpu().numpy()
         nats[w] = _entropy(log_probs)
     return float(largest.mean()), float(nats.mean())
@@ -134,9 +134,11 @@ def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int =
     student = pair.need_student()
     u = torch.from_numpy(steps(resolution)).to(pair.teacher.device)
     measured = []
-    for c, stretch in enumerate(tqdm(stretches(*text_ids(pair, texts), contexts, pair.room), desc="law", leave=False)):
+    for c, window in enumerate(
+        tqdm(text_windows(*text_ids(pair, texts), contexts, pair.room), desc="law", leave=False)
+    ):
         end = int(noise.generator(seed, "slot law", c).integers(FEWEST_BEFORE, pair.room + 1))
-        context = torch.from_numpy(stretch[:end])[None].to(u.device)
+        context = torch.from_numpy(window[:end])[None].to(u.device)
         logits = pair.teacher(context, read=1)[0, 0]
         probs = logits.double().softmax(dim=-1)
         cache = student.prefill(context)
@@ -168,7 +170,7 @@ def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -
     (ids, begins), length = text_ids(pair, texts), pair.room
     if length < FEWEST_BEFORE:
         raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
-    contexts = stretches(ids, begins, windows, length)
+    contexts = text_windows(ids, begins, windows, length)
     ends = np.arange(FEWEST_BEFORE, length + 1)
     places = [noise.generator(seed, "agreement", w).permutation(ends)[:groups] for w in range(len(contexts))]
     return contexts, np.stack(places), len(ids)

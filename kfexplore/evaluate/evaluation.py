@@ -9,7 +9,7 @@ from importlib.metadata import version
 from kfexplore.evaluate.agreement import agreement, slot_law
 from kfexplore.evaluate.judges import Judge, continued, gen_ppl, load_judge, win_rate
 from kfexplore.evaluate.samples import Written, decoders, scored, write_all
-from kfexplore.evaluate.text import stretches, text_ids
+from kfexplore.evaluate.text import text_ids, text_windows
 from kfexplore.pair import Pair
 from kfexplore.results import Evaluation, Ints, SampleQuality
 
@@ -62,7 +62,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     ppl_model = load_judge(settings.gen_ppl, device) if settings.gen_ppl else None
     judge = load_judge(settings.judge, device) if settings.judge else None
     length = settings.prefix + settings.new_tokens
-    prefixes = stretches(*text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
+    prefixes = text_windows(*text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
     chosen = decoders(student.config.block, settings.penalty, settings.dither)
     # Samples come first, so that errors in their settings show at once.
     written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)

@@ -41,7 +41,7 @@ def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:
     return np.concatenate(coded), np.cumsum([0, *map(len, coded[:-1])])
 
 
-def stretches(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
+def text_windows(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
     """Evenly spaced windows of a text, `count` or as many as fit without overlap; (count, length).
 
     If texts are shorter than a window, each window starts with a text, as a prompt does.

@@ -63,7 +63,7 @@ def agreement_words(written: Written) -> str:
     lines = [line for line in written.lines if line.shared is not None]
     if not lines or not written.tokens:
         return ""
-    if not any(line.parted for line in lines):
+    if not any(line.diverged for line in lines):
         return "exact so far" if written.stage == "writing" else "exact throughout"
     mean = sum(line.shared or 0 for line in lines) / len(lines)
     if len(lines) == 1:
@@ -136,7 +136,7 @@ def _facts(written: Written, underlined: bool) -> str:
 def _line(written: Written, line: Line, name: str, underlined: bool, hints: bool) -> str:
     caption = [name] if name else []
     if name and line.shared is not None:
-        caption.append(f"exact for {line.shared}, then ≠" if line.parted else "exact")
+        caption.append(f"exact for {line.shared}, then ≠" if line.diverged else "exact")
     head = f'<p class="kft-caption">{" · ".join(caption)}</p>' if caption else ""
     in_order = DECODERS[written.decoder].in_order
     last = 0 if in_order else max(-(-len(line.tokens) // written.k), *line.steps)
@@ -173,7 +173,7 @@ def _token(line: Line, n: int, surprise: list[float] | None, hints: bool) -> str
         classes.append(f"u{level}")
     named = f' class="{" ".join(classes)}"' if classes else ""
     title = f' title="token {n + 1}, step {line.steps[n]}{nats}"' if hints else ""
-    mark = '<em title="Here the text diverges from the exact one">≠</em>' if line.parted and n == line.shared else ""
+    mark = '<em title="Here the text diverges from the exact one">≠</em>' if line.diverged and n == line.shared else ""
     return f"{mark}<i{named}{title}>{'end of text' if is_end else _visible(piece)}</i>"
 
 

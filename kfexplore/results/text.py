@@ -18,7 +18,7 @@ class Line:
     ended: bool = False  # whether the last token is the end of the text
     surprise: list[float] | None = None  # surprisal of each token under the teacher, nats; None: not requested
     shared: int | None = None  # first tokens that the exact map also gives for this noise; None: nothing to compare
-    parted: bool = False  # whether a token that differs follows them
+    diverged: bool = False  # whether a token that differs follows them
     links: list[tuple[int, str]] = field(default_factory=list)
     """First token of each block, and the query of a link to its context and noise; "" where the text of the context
     gives other tokens."""

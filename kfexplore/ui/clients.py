@@ -1,4 +1,4 @@
-"""Who asks, and how those who ask share what is scarce: one client each round, and no place lost to a crowd."""
+"""The client of each request, and fair shares: one turn per client in each round, and no place lost to a crowd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 CLIENT: Final[ContextVar[Hashable]] = ContextVar("client", default=None)
-"""Who asks, while a request is answered; None: nobody is known."""
+"""Of the request that is being answered; None: unknown."""
 MOST_WAITING: Final = 64
 """Requests of a client that wait for its others."""
 
@@ -54,7 +54,7 @@ class Places:
 
 
 def client_of(host: str | None, session: object) -> Hashable:
-    """Whom a request counts for: its address where that tells visitors apart, else its session, which it chose itself.
+    """The client of a request: its address where that tells visitors apart, else its session, which it chose itself.
 
     A private address may be that of a proxy, behind which all visitors are. A public one is the visitor's own, or what
     a proxy that uvicorn trusts says (FORWARDED_ALLOW_IPS). Whoever has an IPv6 address has all those of its /64.
@@ -64,7 +64,7 @@ def client_of(host: str | None, session: object) -> Hashable:
         session: Hash of a session, as it came.
 
     Returns:
-        The client; None: nobody is known.
+        The client; None: unknown.
     """
     try:
         address = ip_address(host or "")

@@ -304,16 +304,16 @@ class Writing:
 
     def _line(self, output: DecoderOutput, row: int, exact: list[int] | None) -> Line:
         tokens, steps = output.row(row)
-        shared, parted = None, False
+        shared, diverged = None, False
         if exact is not None:
             known = min(len(tokens), len(exact))
             shared = next((n for n in range(known) if tokens[n] != exact[n]), known)
-            parted = shared < known
+            diverged = shared < known
         ended = self._eos is not None and bool(tokens) and steps[-1] > 0 and tokens[-1] == self._eos
         nats = self._surprises.get(tuple(tokens)) if all(steps) else None
         pieces = self._pieces(tokens, steps)
         links = self._links(output, row, tokens, pieces) if self.job.is_over else []
-        return Line(tokens, steps, pieces, ended, nats, shared, parted, links)
+        return Line(tokens, steps, pieces, ended, nats, shared, diverged, links)
 
     def _links(self, output: DecoderOutput, row: int, tokens: list[int], pieces: list[str]) -> list[tuple[int, str]]:
         """Links to Scrub, block by block, for decoders that read the noise as the maps do."""

@@ -114,7 +114,7 @@ def test_fractions_are_those_of_the_pairs_own_blocks(pair: Pair, monkeypatch: py
     assert measured.agreement_block == pytest.approx(same.all(axis=1).mean())
 
 
-def test_stretches_are_parts_of_the_text_and_no_more_than_fit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_parts_of_the_text_and_no_more_than_fit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
     answer_with(pair, monkeypatch, lambda ids, u, _: seen.append(ids[0].tolist()) or torch.zeros_like(u).long())
     measured = agreement(pair, [TEXT], windows=1000, groups=2)

@@ -15,7 +15,7 @@ from kfexplore.evaluate.agreement import agreement, slot_law
 from kfexplore.evaluate.card import model_card, summary
 from kfexplore.evaluate.evaluation import EvalSettings, evaluate
 from kfexplore.evaluate.samples import scored, write
-from kfexplore.evaluate.text import stretches, text_ids
+from kfexplore.evaluate.text import text_ids, text_windows
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, Evaluation, Judged
 
@@ -32,7 +32,7 @@ def measured(pair: Pair) -> Evaluation:
 def test_parts_are_those_measured_alone(pair: Pair, measured: Evaluation) -> None:
     assert measured.agreement == agreement(pair, [TEXT], windows=2, seed=5)
     assert measured.slot_1 == slot_law(pair, [TEXT], contexts=2, resolution=16, seed=5)
-    prefixes = stretches(*text_ids(pair, [TEXT]), 3, 12)[:, :4]
+    prefixes = text_windows(*text_ids(pair, [TEXT]), 3, 12)[:, :4]
     chosen = (DecodeConfig("ar"), DecodeConfig("pflm", 4, dither=6))
     written = [write(pair, prefixes, 8, decoder, seed=5) for decoder in chosen]
     assert [measured.samples[0], measured.samples[-1]] == scored(pair.teacher, prefixes, written)

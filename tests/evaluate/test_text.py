@@ -1,4 +1,4 @@
-"""Held-out text: files in order, and evenly spaced stretches."""
+"""Held-out text: files in order, and evenly spaced windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.errors import KfError
-from kfexplore.evaluate.text import read_text, stretches, text_ids
+from kfexplore.evaluate.text import read_text, text_ids, text_windows
 
 ONE = np.array([0])
 
@@ -52,21 +52,21 @@ def test_texts_are_framed_as_documents_are_in_training() -> None:
         assert text_ids(pair, ["owl rain", "rain"])[0].tolist() == expected
 
 
-def test_stretches_reach_from_the_first_token_to_the_last() -> None:
-    assert stretches(np.arange(10), ONE, 3, 3).tolist() == [[0, 1, 2], [3, 4, 5], [7, 8, 9]]
-    assert stretches(np.arange(10), ONE, 100, 4).tolist() == [
+def test_windows_reach_from_the_first_token_to_the_last() -> None:
+    assert text_windows(np.arange(10), ONE, 3, 3).tolist() == [[0, 1, 2], [3, 4, 5], [7, 8, 9]]
+    assert text_windows(np.arange(10), ONE, 100, 4).tolist() == [
         [0, 1, 2, 3],
         [6, 7, 8, 9],
     ]  # no more than fit side by side
 
 
-def test_stretches_start_with_texts_that_are_shorter_than_them() -> None:
+def test_windows_start_with_texts_that_are_shorter_than_them() -> None:
     begins = np.array([0, 3, 7, 8])
-    assert stretches(np.arange(12), begins, 4, 4)[:, 0].tolist() == [0, 3, 8]
-    assert stretches(np.arange(12), begins, 4, 3)[:, 0].tolist() == [0, 3, 6, 9]  # texts as long as a window
+    assert text_windows(np.arange(12), begins, 4, 4)[:, 0].tolist() == [0, 3, 8]
+    assert text_windows(np.arange(12), begins, 4, 3)[:, 0].tolist() == [0, 3, 6, 9]  # texts as long as a window
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 3), (5, 6)])
-def test_fewer_than_two_stretches_are_refused(count: int, length: int) -> None:
+def test_fewer_than_two_windows_are_refused(count: int, length: int) -> None:
     with pytest.raises(KfError, match=f"{count} windows of {length} tokens"):
-        stretches(np.arange(10), ONE, count, length)
+        text_windows(np.arange(10), ONE, count, length)

@@ -62,7 +62,7 @@ def test_a_tokens_text_is_shown_and_never_markup(piece: str, shown: str) -> None
 
 
 def test_the_mark_stands_before_the_first_token_that_differs() -> None:
-    found = drawn(line(["a", " b", " c"], shared=1, parted=True))
+    found = drawn(line(["a", " b", " c"], shared=1, diverged=True))
     assert "".join(text for _, text in blocks(found)) == "a≠ b c"
     assert "exact for 1 token, then ≠" in found
     assert "≠ marks" in found
@@ -74,7 +74,7 @@ def test_the_mark_stands_before_the_first_token_that_differs() -> None:
 
 
 def test_several_samples_have_captions_and_share_rows() -> None:
-    found = drawn(line(["a", "b"], shared=1, parted=True), line(["a", "b"], shared=2))
+    found = drawn(line(["a", "b"], shared=1, diverged=True), line(["a", "b"], shared=2))
     assert "sample 1 · exact for 1, then ≠" in found
     assert "sample 2 · exact<" in found
     assert "exact for 1.5 tokens on average" in found

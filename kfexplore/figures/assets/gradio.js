@@ -2,7 +2,7 @@
 
 import { mountScrub } from "./scrub.js";
 
-// For gr.HTML's js_on_load. `submit` is triggered where the fields are to say what is shown.
+// For gr.HTML's js_on_load. `submit` has the fields filled in from what is shown.
 export function mountInPage(element, props, server, trigger) {
   const page = mountScrub(element, JSON.parse(props.first), server);
   const follow = async () => {
