@@ -118,25 +118,33 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         selected = [tab.select for tab in (*others, joint)] + study.selected
         followed = follow_links(links, selected)
 
-        def linked(query: str, waiting: Wanted) -> dict[Any, Any]:
-            """What a link says, for the fields above the tabs and in them; what it does not name stays as it is."""
+        def linked(usual: str, query: str, waiting: Wanted) -> dict[Any, Any]:
+            """What a link says, for the fields above the tabs and in them; what it does not name stays as it is.
+
+            A link that names no tab opens `usual`, if any: a page that opens may already be on another by a click.
+            """
             link = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True))
             shown, mistakes = read_links(links, link)
-            name, tab = link.get("pair", ""), link.get("tab")
+            name, tab = link.get("pair", ""), link.get("tab", usual)
             if mistakes:
                 shown[mistaken] = gr.update(value="".join(map(failed, mistakes)), visible=True)
             if service.models.offers(name):
                 shown |= {pair: name, loading: announced(service, name, waiting)}
             if tab in TABS:
-                shown |= {tabs: gr.Tabs(selected=TABS[tab]), study.tabs: gr.Tabs(selected=tab)}
+                shown[tabs] = gr.Tabs(selected=TABS[tab])
+            if TABS.get(tab) == "joint":
+                shown[study.tabs] = gr.Tabs(selected=tab)
             return {prompt: link.get("prompt", gr.skip()), **shown}
 
         for event in (prompt.submit, go.click):
             event(lambda: [closed()] * 2, None, [loading, mistaken], **QUIET)
         outputs = [pair, prompt, loading, mistaken, tabs, study.tabs, *(link.field for link in links)]
         named = [chosen]
-        for event in (demo.load, top.submit):  # a step of the tour is a link, too
-            opened = event(linked, [query, wanted], outputs, js=calling("pagefields.js", "queried"), **QUIET)
+        # A step of the tour is a link, too, and so is where the browser's way back leads.
+        for event, usual in ((demo.load, ""), (top.submit, "scrub")):
+            opened = event(
+                partial(linked, usual), [query, wanted], outputs, js=calling("pagefields.js", "queried"), **QUIET
+            )
             opened.then(None, [pair, prompt], [pair, prompt], js=calling("pagefields.js", "linked"))
             opened.then(None, [link.field for link in links], None, js=followed)
             named.append(opened)

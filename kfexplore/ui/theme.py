@@ -117,6 +117,7 @@ STYLE: Final = (
   outline: 3px solid var(--color-accent) !important; outline-offset: 5px; border-radius: 4px;
   scroll-margin: 215px 0 240px;
 }
+@media (max-width: 600px) { [data-kf-tour] { scroll-margin-top: 280px; } }
 /* What the tour points at can be scrolled above its card. */
 .gradio-container:has(.kf-tour:not([hidden])) { padding-bottom: 240px; }
 :is(#prompt, #pair) { padding-block: 6px; }

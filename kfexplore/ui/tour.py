@@ -45,8 +45,8 @@ STEPS: Final = (
     ),
     Step(
         "One value changes what follows",
-        "The noise of slot 3 is now 0.08, which selects “little” instead of “kind”. Later slots read the tokens before "
-        "them, so a girl named Lily follows.",
+        "Slot 3 is now at 0.08: “little”, so a girl named Lily follows. The teacher reads the earlier tokens. The "
+        "student reads the earlier noise values, enough to know those tokens, so one pass suffices.",
         ".kfs-sentence",
         _scrub({3: 40}),
     ),
@@ -58,8 +58,8 @@ STEPS: Final = (
     ),
     Step(
         "Where student and teacher differ, and why",
-        "The learned border between “kind” and “funny” is a little off. Noise between the two borders gives two "
-        "different tokens, marked ≠; thin bands suffer most.",
+        "At the border between “kind” and “funny” the token changes at once, and the learned border lies a little off. "
+        "Noise between the two borders gives two tokens, marked ≠; thin bands suffer most.",
         ".kfs-row[data-slot='3']",
         _scrub({3: 267}),
     ),
@@ -87,14 +87,15 @@ STEPS: Final = (
     Step(
         "How much faster",
         "Fewer passes are certain, but a pass of several tokens costs more than a pass of one. This race measures "
-        "both on this machine.",
-        "#timing-go",
+        "both on this machine; its result is marked once it is there.",
+        "#timing-words:has(h2)",
         {"tab": "timing"},
     ),
 )
 
-_HEAD: Final = """<h1>kfexplore</h1><p>K noise values in, K tokens out, in one pass.</p><div class="kf-tools">
-<span role="status"></span><button type="button" class="kf-start">Take the tour</button>
+_HEAD: Final = """<h1>kfexplore</h1>
+<p>K noise values in, K tokens (words or their parts) out, in one pass; you set K.</p>
+<div class="kf-tools"><span role="status"></span><button type="button" class="kf-start">Take the tour</button>
 <button type="button" class="kf-copy">Copy link</button></div>
 <div class="kf-tour" role="dialog" aria-label="Tour" hidden><div aria-live="polite"><p class="kf-count"></p>
 <h2 class="kf-title"></h2><p class="kf-text"></p></div><div class="kf-tools">

@@ -25,7 +25,7 @@ def test_the_tour_by_keys_alone(page: Page, app_url: str) -> None:
         for said in (f"Step {n} of {len(STEPS)}", step.title, step.text):
             expect(card.locator("[aria-live=polite]")).to_contain_text(said)
         expect(page.locator(".kf-next")).to_be_focused()
-        expect(page.locator(f"{step.at}[data-kf-tour]")).to_be_visible()
+        expect(page.locator(f"{step.at}[data-kf-tour]")).to_be_visible(timeout=60_000)  # the last one after a race
         tab = step.link.get("tab", "scrub").replace("toys", "joint")
         expect(page.locator(f"[data-tab-id={tab}].selected").first).to_be_visible()
         if "u" in step.link:
@@ -35,6 +35,37 @@ def test_the_tour_by_keys_alone(page: Page, app_url: str) -> None:
     expect(start).to_be_focused()
     assert page.locator("[data-kf-tour]").count() == 0
     assert "tour=" not in page.url
+
+
+def test_a_step_opens_its_tab_from_any_other(page: Page, app_url: str) -> None:
+    def shown(tab: str) -> None:
+        expect(page.locator(f"[data-tab-id={tab}].selected").first).to_be_visible()
+
+    opened(page, f"{app_url}?tour=6")
+    shown("generate")
+    page.locator(".kf-back").click()
+    expect(page.get_by_role("dialog", name="Tour")).to_contain_text(STEPS[4].title)
+    shown("scrub")
+    page.locator(".kf-skip").click()
+    page.get_by_role("tab", name="Timing").click()
+    shown("timing")
+    page.locator(".kf-start").click()
+    shown("scrub")
+    expect(page.locator(f"{STEPS[0].at}[data-kf-tour]")).to_be_visible()
+
+
+def test_on_a_narrow_page_what_a_step_points_at_is_below_what_sticks(page: Page, app_url: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(reduced_motion="reduce")
+    opened(page, f"{app_url}?tour=5")
+    expect(page.locator(f"{STEPS[4].at}[data-kf-tour]")).to_be_visible()
+    page.locator(".kf-back").click()
+    row = page.locator(f"{STEPS[3].at}[data-kf-tour]")
+    expect(row).to_be_visible()
+    page.wait_for_timeout(500)
+    top = row.bounding_box()["y"]  # type: ignore[index]
+    sticky = page.locator(".kfs-shown :is(.kfs-sentence, .kfs-cells)").all()
+    assert all(box["y"] + box["height"] <= top for box in (each.bounding_box() for each in sticky) if box)
 
 
 def test_the_tour_is_offered_on_the_first_visit(page: Page, app_url: str) -> None:

@@ -2,7 +2,7 @@
 // markup is in kfexplore/ui/tour.py.
 
 const SEEN = "kfexplore-seen"; // in the browser's storage, from the first visit on
-const PATIENCE = 20000; // milliseconds until a tab must have what a step points at
+const PATIENCE = 60000; // milliseconds until a tab must have what a step points at
 
 // For gr.HTML's js_on_load. trigger: "copy" copies a link, "submit" has the page follow the address.
 // steps: [{title, text, link: {key: value}, at: selector}].
@@ -13,6 +13,10 @@ export function mountHead(element, trigger, steps) {
   part("start").hidden = !steps.length;
   part("start").onclick = () => tour.show(0);
   if (steps.length && isFirstVisit()) part("start").classList.add("kf-offered");
+  window.addEventListener("popstate", () => {
+    window.kfScrub?.hold();
+    trigger("submit");
+  });
   const named = Number(new URLSearchParams(location.search).get("tour"));
   if (steps[named - 1]) window.addEventListener("kf-read", () => tour.show(named - 1, false), { once: true });
 }
