@@ -6,7 +6,7 @@ import { paintGrid } from "./paintgrid.js";
 import { savePicture } from "./save.js";
 import { LARGE_STEP, SMALL_STEP } from "./state.js";
 import { coloursOf, hueOf, labelOf } from "./tokens.js";
-import { node, partsOf, setText, tipLine } from "./view.js";
+import { node, partsOf, percentOf, setText, tipLine } from "./view.js";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 const GRID_PARTS = ["map", "mapbody", "across", "up", "differ", "mapshare", "meaning", "maps", "alone", "newplane",
@@ -94,7 +94,7 @@ export class GridView {
     const { data, grid: { slots } } = this;
     const [i, j] = slots;
     setText(this.parts.meaning, meaningOfArea(slots));
-    const percent = `${Math.round((data?.agreement ?? 0) * 100)} %`;
+    const percent = percentOf(data?.agreement ?? 0);
     const share = data?.student ? `both tokens (slots ${i + 1} and ${j + 1}) agree on ${percent} of the grid` : "";
     setText(this.parts.mapshare, data ? share : "computing…");
     for (const [name, slot] of [["x", i], ["y", j]]) {

@@ -88,6 +88,7 @@ class Scrub {
       if (this.state.playing !== playing || !this.view.box.isConnected) return undefined;
       if (played >= 1) return this.stopPlaying(playEnded(this.state));
       const moved = playedTo(this.state, played);
+      if (!moved.playing) return this.stopPlaying(moved);
       const now = performance.now();
       if (moved !== this.state) {
         this.update(moved);

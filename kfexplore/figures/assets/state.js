@@ -158,13 +158,17 @@ export function slid(state, slot, value) {
 export function playBegun(state) {
   const active = state.activeSlot ?? state.lastMovedSlot ?? 0;
   const slot = active < state.k ? active : 0;
-  return next(state, { playing: { slot, from: state.u[slot] }, activeSlot: slot, refused: [], isSettled: false });
+  const from = state.u[slot];
+  const begun = { playing: { slot, from }, activeSlot: slot, refused: [], isSettled: false };
+  return state.hasServer ? next(state, begun) : moved(state, { ...begun, u: withSlot(baseNoise(state), slot, from) });
 }
 
-// It stands at a share of its way. It waits for its sweep, which then answers for every step.
+// It stands at a share of its way. It waits for its sweep, which then answers for every step, and stops where none comes.
 export function playedTo(state, share) {
-  const { playing, tracks } = state;
-  if (!sweepFits(tracks[playing.slot].sweep, state)) return state;
+  const { playing, tracks, hasServer, refused } = state;
+  if (!sweepFits(tracks[playing.slot].sweep, state)) {
+    return hasServer && !refused.includes(playing.slot) ? state : next(state, { playing: null });
+  }
   return { ...slid(state, playing.slot, share), playing };
 }
 

@@ -269,10 +269,16 @@ function shownNumber(value, format) {
   return typeof value === "number" && Number.isFinite(value) ? format(value) : "–";
 }
 
+// In whole percent; never 100 where anything differs.
+export function percentOf(share) {
+  const whole = Math.round(share * 100);
+  return whole === 100 && share < 1 ? "> 99 %" : `${whole} %`;
+}
+
 function shareText({ learned, stretches, resolution }) {
   if (!learned.length) return "";
   const same = stretches.reduce((sum, { from, to, same }) => sum + (same ? to - from : 0), 0);
-  return `agree on ${Math.round((same / resolution) * 100)} % of this track`;
+  return `agree on ${percentOf(same / resolution)} of this track`;
 }
 
 // Where the tracks come from; how long they took is known of those alone with which the context was opened.

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { diced, heated } from "../../../kfexplore/figures/assets/state.js";
-import { originText, quoted } from "../../../kfexplore/figures/assets/view.js";
+import { originText, percentOf, quoted } from "../../../kfexplore/figures/assets/view.js";
 import { fileName } from "../../../kfexplore/figures/assets/components.js";
 import { Server, arrived, sessionOn } from "./played.js";
 
@@ -25,6 +25,10 @@ test("the time of the first tracks is not said of others", async () => {
   session.move(heated(session.state, 0.5), true);
   await arrived();
   assert.match(origin(), /temperature 0\.5; 64 steps per track\. Many are asking/);
+});
+
+test("a share is 100 % only where all of it agrees", () => {
+  assert.deepEqual([1, 511 / 512, 0.99, 0.5, 0].map(percentOf), ["100 %", "> 99 %", "99 %", "50 %", "0 %"]);
 });
 
 test("the image of a figure is named by the beginning of its finding", () => {
