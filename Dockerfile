@@ -14,6 +14,7 @@ RUN if [ -n "$TORCH_INDEX" ]; \
     && pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 
 COPY app.py LICENSE ./
+COPY docs/FIGURES.md docs/
 COPY kfexplore kfexplore
 COPY checkpoints checkpoints
 

@@ -66,7 +66,7 @@ def write_space(folder: Path) -> list[Part]:
     Raises:
         KfError: the folder holds something else or cannot be written, or this is not a complete working copy.
     """
-    sources = {name: PACKAGE.parent / name for name in ("app.py", "LICENSE", LOCK)}
+    sources = {name: PACKAGE.parent / name for name in ("app.py", "LICENSE", "docs/FIGURES.md", LOCK)}
     pairs = {DEFAULT_PAIR, *bundled_pairs()}
     sources |= {"kfexplore": PACKAGE, **{f"checkpoints/{pair}": bundled_folder(pair) for pair in pairs}}
     missing = [name for name, source in sources.items() if not source.exists()]

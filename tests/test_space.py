@@ -23,12 +23,13 @@ from shell import Shell
 
 import kfexplore
 from kfexplore.checkpoints.registry import bundled_pairs
+from kfexplore.figures.hints import READING
 from kfexplore.space import PYTHON, TORCH, write_space
 from kfexplore.ui.server import DEFAULT_PORT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCKER = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
-NAMES = ["LICENSE", "README.md", "app.py", "checkpoints", "kfexplore", "requirements.txt"]
+NAMES = ["LICENSE", "README.md", "app.py", "checkpoints", "docs", "kfexplore", "requirements.txt"]
 FULL = pytest.mark.full("kfexplore/space.py", "kfexplore/ui", "app.py", "requirements.lock", "Dockerfile")
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
@@ -53,7 +54,7 @@ def pins(file: Path) -> dict[str, str]:
 @pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="git tells which files are the repository's")
 def test_the_files_are_those_of_the_repository_and_no_others(space: Path) -> None:
     assert sorted(file.name for file in space.iterdir()) == NAMES
-    known = ["app.py", "LICENSE", "kfexplore", *(f"checkpoints/{pair}" for pair in bundled_pairs())]
+    known = ["app.py", "LICENSE", "docs/FIGURES.md", "kfexplore", *(f"checkpoints/{pair}" for pair in bundled_pairs())]
     assert "checkpoints/tales" in known
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *known],
@@ -76,6 +77,7 @@ def test_what_python_compiled_and_hidden_files_stay_behind(tmp_path: Path, monke
         "kfexplore/.a.py.swp",
         "app.py",
         "LICENSE",
+        "docs/FIGURES.md",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
@@ -154,7 +156,7 @@ def test_outside_a_working_copy_the_missing_parts_are_named(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kfexplore.space.PACKAGE", tmp_path / "site-packages" / "kfexplore")
-    assert "app.py, LICENSE, requirements.lock" in shell.refused(f"export space {tmp_path}/space")
+    assert "app.py, LICENSE, docs/FIGURES.md, requirements.lock" in shell.refused(f"export space {tmp_path}/space")
 
 
 # It starts.
@@ -214,6 +216,7 @@ def ask(url: str, body: Any = None) -> str:
 @FULL
 def test_the_app_starts_from_the_folder_alone_and_answers(space: Path, url: str) -> None:
     assert '"title":"kfexplore"' in ask(url)
+    assert "**The numbers below a slot**" in ask(f"{url}/{READING}")
     config = json.loads(ask(f"{url}/config"))
     (scrub,) = [part for part in config["components"] if part["props"].get("elem_id") == "scrub"]
     pair = kfexplore.load_pair("tales")
@@ -245,7 +248,7 @@ def test_the_dockerfile_copies_what_is_there_and_the_ignore_file_lets_through() 
     assert "*" in ignored
     assert all((REPOSITORY / source).exists() for source in copied)
     locks = {"requirements.lock", "requirements-torch.lock"}
-    assert copied == {"app.py", "LICENSE", "requirements.txt", *locks, "kfexplore", "checkpoints"}
+    assert copied == {"app.py", "LICENSE", "requirements.txt", *locks, "docs/FIGURES.md", "kfexplore", "checkpoints"}
 
 
 def test_the_container_listens_where_it_says_and_not_as_root() -> None:
