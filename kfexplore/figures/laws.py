@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import Text, add_cell_values, blank, visible
+from kfexplore.figures.page import Text, add_cell_values, blank, percent, visible
 from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results import BlockLaw, ContextStudy
 
@@ -144,7 +144,8 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
     figure = blank(
         palette,
-        f"{worst.impossible.value:.1%} of the samples of {worst.sampler} are as unlikely as the teacher's rarest 0.1%",
+        f"{percent(worst.impossible.value)} of the samples of {worst.sampler} are as unlikely as the teacher's rarest "
+        f"{percent(0.001)}",
         "Bars: fraction of a sampler's blocks that are one of the most likely, under the line that the teacher's exact "
         f"distribution expects; on the right ({_IMPOSSIBLE}), on a scale of its own, the fraction of blocks that are "
         "all but impossible.",

@@ -206,6 +206,11 @@ def half_widths(halves: Sequence[float], colour: str, scale: float = 1.0) -> dic
     return {"array": [scale * half for half in halves], "color": colour, "thickness": 1.2, "width": 4}
 
 
+def percent(fraction: float) -> str:
+    """A fraction in per cent with one digit, unless that is 0; no line breaks before the sign."""
+    return f"{100 * fraction:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
+
+
 def visible(text: Text, token: int) -> str:
     """A token's label; Plotly would read tags in it."""
     return html.escape(token_label(text(int(token))), quote=False)

@@ -21,17 +21,18 @@ WHAT_A_LIMIT_IS: Final = (
 _K_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 
 
-def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
+def gain_figure(gains: Sequence[Gain], theme: Theme = "light", k: int | None = None) -> go.Figure:
     """The roofline's gain of K tokens per pass, over the batch; where arithmetic bounds it, lines are dotted.
 
     Args:
         gains: For several batches and K, batches ascending.
         theme: Colours.
+        k: The K that the finding is on, as `gain_words`.
     """
     look, ks = colours(theme), sorted({gain.k for gain in gains})
     figure = blank(
         look,
-        gain_words(gains),
+        gain_words(gains, k),
         "A line: the tokens per second of one K over those of AR, if both ran at the device's limit: "
         f"{WHAT_A_LIMIT_IS}. A measured ratio can be above it, since AR pays the overhead of a call for every "
         "token, K tokens per pass once for K. Solid, with filled marks: reading the weights bounds the push-forward "
@@ -39,8 +40,8 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
         "for K gained.",
     )
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
-    for n, k in enumerate(ks):
-        own = [gain for gain in gains if gain.k == k]
+    for n, each in enumerate(ks):
+        own = [gain for gain in gains if gain.k == each]
         colour, symbol = look.series(n), _K_SYMBOLS[n % len(_K_SYMBOLS)]
         for bound, dash in (("memory", "solid"), ("arithmetic", "dot")):
             steps = [(a, b) for a, b in pairwise(own) if b.bound == bound]
@@ -49,10 +50,10 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
                 y=[y for a, b in steps for y in (a.speedup, b.speedup, None)],
                 mode="lines",
                 line={"color": colour, "width": 2, "dash": dash},
-                legendgroup=str(k),
+                legendgroup=str(each),
                 showlegend=False,
                 hoverinfo="skip",
-                name=f"{bound}, K = {k}",
+                name=f"{bound}, K = {each}",
             )
         figure.add_scatter(
             x=[gain.batch for gain in own],
@@ -64,12 +65,12 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
                 "color": colour,
                 "line": {"width": 2, "color": colour},
             },
-            legendgroup=str(k),
-            name=f"K = {k}",
+            legendgroup=str(each),
+            name=f"K = {each}",
             showlegend=True,
             customdata=[[gain.bound, gain.ar_ms, gain.pflm_ms] for gain in own],
             hovertemplate="batch %{x}: %{y:.2f} × AR at the limit, bound by %{customdata[0]}<br>a pass of AR takes at "
-            "least %{customdata[1]:.3g} ms, one of PFLM %{customdata[2]:.3g} ms<extra>K = " + str(k) + "</extra>",
+            "least %{customdata[1]:.3g} ms, one of PFLM %{customdata[2]:.3g} ms<extra>K = " + str(each) + "</extra>",
             cliponaxis=False,
         )
     batches, values = sorted({gain.batch for gain in gains}), [gain.speedup for gain in gains]
@@ -92,10 +93,16 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light") -> go.Figure:
     )
 
 
-def gain_words(gains: Sequence[Gain]) -> str:
-    """A sentence on where the gain ends: for K = 4 if present, else for the largest K."""
+def gain_words(gains: Sequence[Gain], k: int | None = None) -> str:
+    """A sentence on where the gain of K tokens per pass ends.
+
+    Args:
+        gains: As `gain_figure`.
+        k: One of their K; None: 4 if present, else the largest.
+    """
     ks = {gain.k for gain in gains}
-    k = 4 if 4 in ks else max(ks)
+    if k is None:
+        k = 4 if 4 in ks else max(ks)
     own = sorted((gain for gain in gains if gain.k == k), key=lambda gain: gain.batch)
     begin, end = own[0], own[-1]
     words = (

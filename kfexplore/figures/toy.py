@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import add_panel, blank, titled
+from kfexplore.figures.page import add_panel, blank, percent, titled
 from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results import Floats, Ints, ToyDraws, ToyLaw, Unmasking
 
@@ -31,19 +31,20 @@ def squares_words(toy: ToyLaw, draws: ToyDraws) -> tuple[str, str]:
         )
     elif count:
         finding = (
-            f"{wrong} of {count:,} independent draws are impossible blocks (expected: {_percent(toy.impossible)}); "
+            f"{wrong} of {count:,} independent draws are impossible blocks (expected: {percent(toy.impossible)}); "
             f"the exact map gives {_is_impossible(toy, draws.exact).sum()}"
         )
     else:
-        finding = (
-            f"Independent draws give impossible blocks {_percent(toy.impossible)} of the time, the exact map never"
-        )
+        finding = f"Independent draws give impossible blocks {percent(toy.impossible)} of the time, the exact map never"
     tokens = "two tokens" if toy.law.ndim == 2 else "first two tokens"
     reading = f"Across: noise u₁; up: u₂. A region: the noise that gives these {tokens}"
     reading += "; ✕ marks blocks of probability 0" if toy.impossible else ""
     if count:
         reading += f". A dot: one block; both squares read the same noise (seed {draws.seed})"
         reading += ", and later tokens their own" if toy.law.ndim > 2 else ""
+    if toy.law.ndim > 2 and toy.schedules[0].worst > EXACT and np.allclose(_pairs(toy.law), _pairs(toy.one_pass)):
+        later = "token 3" if toy.law.ndim == 3 else "later tokens"
+        reading += f". Both squares are the same: the samplers differ in {later}, given the first two"
     return finding, reading + "."
 
 
@@ -89,7 +90,7 @@ def _add_regions(
     axes: dict[str, str],
 ) -> None:
     """The noise (u1, u2) of each pair of first tokens, as bars as wide and high as its probabilities."""
-    pairs, possible = (values.sum(axis=tuple(range(2, values.ndim))) for values in (law, toy.law))
+    pairs, possible = _pairs(law), _pairs(toy.law)
     first = pairs.sum(axis=1)
     starts = first.cumsum() - first
     for a in np.flatnonzero(first):
@@ -189,19 +190,19 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
 def blocks_words(toy: ToyLaw) -> tuple[str, str]:
     """The finding of the figure of blocks, and how to read it."""
     if toy.impossible:
-        finding = f"{toy.impossible:.0%} of the blocks of one pass are impossible"
+        finding = f"{percent(toy.impossible)} of the blocks of one pass are impossible"
     elif toy.schedules[0].worst <= EXACT:
         finding = "One pass of marginals gives every block its exact probability"
     else:
         over = toy.schedules[0].worst
-        finding = f"One pass gives {over:.0%} of the probability to the wrong blocks, though none is impossible"
+        finding = f"One pass gives {percent(over)} of the probability to the wrong blocks, though none is impossible"
     reading = "Solid bars are the exact distribution, hatched ones what one pass of its exact marginals gives"
     if toy.impossible:
         reading += "; ✕ marks a block of probability 0"
     shown = _shown(toy)
     if left := toy.law.size - len(shown):
-        exact, drawn = (1 - values.reshape(-1)[shown].sum() for values in (toy.law, toy.one_pass))
-        reading += f"; the {left} blocks not drawn have {abs(exact):.0%} of the probability and {drawn:.0%} of one pass"
+        exact, drawn = (percent(abs(1 - values.reshape(-1)[shown].sum())) for values in (toy.law, toy.one_pass))
+        reading += f"; the {left} blocks not drawn have {exact} of the probability and {drawn} of one pass"
     return finding, reading + "."
 
 
@@ -270,13 +271,14 @@ def _hatched(colour: str) -> dict[str, Any]:
     return {"color": colour, "line": {"width": 1, "color": colour}, "pattern": pattern}
 
 
+def _pairs(law: Floats) -> Floats:
+    """(V, V) the law of the first two tokens."""
+    return law.sum(axis=tuple(range(2, law.ndim)))
+
+
 def _is_impossible(toy: ToyLaw, blocks: Ints) -> npt.NDArray[np.bool_]:
     """(N,) which blocks the distribution never gives."""
     return toy.law[tuple(blocks.T)] == 0
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def _shown(toy: ToyLaw) -> list[int]:

@@ -236,7 +236,7 @@ class Surprise:
 
     slot: int  # from 0
     probability: float  # of that token
-    likely: int  # the likeliest token there
+    likely: int  # the most likely token there
     likely_probability: float
 
 

@@ -1,4 +1,4 @@
-"""The whole page: what stands above the tabs, and one module a tab."""
+"""The whole page: what stands above the tabs, and one module per tab."""
 
 from __future__ import annotations
 

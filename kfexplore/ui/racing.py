@@ -15,7 +15,16 @@ from typing import Any
 import torch
 
 from kfexplore.bench.setting import Load, own_threads
-from kfexplore.bench.throughput import Clock, Progress, RaceSettings, gains_at_limit, race, setting, throughput_document
+from kfexplore.bench.throughput import (
+    CURVE_KS,
+    Clock,
+    Progress,
+    RaceSettings,
+    gains_at_limit,
+    race,
+    setting,
+    throughput_document,
+)
 from kfexplore.cancel import CancelToken
 from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.decoders import DECODERS
@@ -167,7 +176,7 @@ class Racing:
     settings: RaceSettings
     job: Job[Standing]
     note: str
-    """What else is to be said about the prompt."""
+    """Further notes on the prompt."""
 
     @property
     def now(self) -> Standing:
@@ -194,7 +203,8 @@ class Racing:
         """The gain at the device's limits, by batch and K; nothing before they are known, or without a student."""
         if self.now.peaks is None or self.pair.student is None:
             return []
-        return gains_at_limit(Networks(self.pair.teacher, self.pair.student), self.settings, self.now.peaks)
+        networks, ks = Networks(self.pair.teacher, self.pair.student), sorted({*CURVE_KS, *self.settings.ks})
+        return gains_at_limit(networks, self.settings, self.now.peaks, ks=ks)
 
     def document(self) -> dict[str, Any] | None:
         """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""

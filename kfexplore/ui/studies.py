@@ -47,7 +47,7 @@ def drawn(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "
     Args:
         measured: After one context.
         models: The pair, for the tokens' texts.
-        note: What else is to be said.
+        note: Further notes.
         theme: Of the page.
 
     Returns:
@@ -109,7 +109,7 @@ def _headline(measured: ContextStudy, models: Pair) -> str:
     """The finding, and of which tokens all is that is shown; it stays when another study runs or fails."""
     law, ids, k, total = measured.law, measured.law.context.tolist(), measured.k, measured.correlation.total
     rows = {row.sampler: f"{100 * row.impossible.value:.1f} %" for row in measured.samplers}
-    found = f"{rows['ideal MDLM']} of independent draws are blocks that the teacher all but never writes"
+    found = f"{rows['ideal MDLM']} of independent draws are blocks that the teacher almost never writes"
     found += f"; of the student's blocks, {rows['student']}" if "student" in rows else ""
     if k > 2:
         dependence = f"Total correlation: {total.value:.2f} nats ({total.low:.2f} to {total.high:.2f})"
@@ -129,14 +129,17 @@ def _headline(measured: ContextStudy, models: Pair) -> str:
 
 def _status(measured: ContextStudy, note: str) -> str:
     law = measured.law
-    known = law.mutual_information
+    known, total = law.mutual_information, measured.correlation.total
     covered = f"all {len(law.first):,} first tokens" if not law.uncovered else f"{len(law.first):,} first tokens"
     limits = ""
     if known.lower < known.upper:
         limits = f" (between {known.lower:.3f} and {known.upper:.3f}, whatever the others do)"
+    dependence = f"mutual information of the next two tokens: {known.value:.3f} nats{limits}"
+    if measured.k > 2:
+        limits = f" ({total.low:.3f} to {total.high:.3f})" if total.low < total.high else ""
+        dependence = f"total correlation of the next {measured.k}: {total.value:.3f} nats{limits}"
     facts = (
-        f"After {len(law.context)} tokens, over {covered}: mutual information of the first two: {known.value:.3f} "
-        f"nats{limits}; "
+        f"After {len(law.context)} tokens, over {covered}: {dependence}; "
         f"{measured.seconds:.1f} s for distribution and samplers on {measured.device}, seed {measured.seed}."
     )
     return boxed(f'<p class="kf-prose-reading">{facts} {markup.escape(note)}</p>')
@@ -146,7 +149,7 @@ def _blocks(measured: ContextStudy, text: Callable[[int], str], theme: Theme) ->
     """The first blocks of each sampler, written out, with what is wrong in those that are all but impossible."""
     before = "".join(map(text, measured.law.context.tolist()))
     cards = "".join(
-        f"<div><p><b>{row.sampler}</b>, {row.nfe} pass{'es' * (row.nfe > 1)}: "
+        f"<div><p><b>{row.sampler}</b>{_passes(row)}: "
         f"<b>{100 * row.impossible.value:.1f} %</b> ✕</p>"
         + "".join(_block(row, n, before, text, theme) for n in range(min(EXPLAINED, row.size)))
         + "</div>"
@@ -157,6 +160,12 @@ def _blocks(measured: ContextStudy, text: Callable[[int], str], theme: Theme) ->
         "samplers read the same noise in a row. ✕ marks a block rarer than about one in a thousand of the teacher's "
         "own, with its most surprising token.</p>"
     )
+
+
+def _passes(row: SamplerLaw) -> str:
+    """How many passes a sampler takes, unless its name says so."""
+    passes = f", {row.nfe} pass{'es' * (row.nfe > 1)}"
+    return "" if passes in row.sampler else passes
 
 
 def _block(row: SamplerLaw, n: int, before: str, text: Callable[[int], str], theme: Theme) -> str:
@@ -172,20 +181,20 @@ def _block(row: SamplerLaw, n: int, before: str, text: Callable[[int], str], the
 
 
 def _why(wrong: Surprise, tokens: list[int], before: str, text: Callable[[int], str]) -> str:
-    """The token that does not fit, and the likeliest in its place."""
+    """The token that does not fit, and the most likely one in its place."""
     words = (before + "".join(map(text, tokens[: wrong.slot]))).split(" ")
     after = ("…" if len(words) > WORDS_SHOWN else "") + " ".join(words[-WORDS_SHOWN:])
     found, likely = (quoted(text(token).strip(" ")) for token in (tokens[wrong.slot], wrong.likely))
     return (
         f"after {quoted(after)}: {found} {_percent(wrong.probability)}; "
-        f"likeliest: {likely} {_percent(wrong.likely_probability)}"
+        f"most likely: {likely} {_percent(wrong.likely_probability)}"
     )
 
 
 def _percent(share: float) -> str:
-    """Two digits, as a probability has them; never 0."""
+    """HTML: two digits, as a probability has them; never 0."""
     percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %" if percent >= 1e-3 else "< 0.001 %"
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %" if percent >= 1e-3 else "&lt; 0.001 %"
 
 
 def _samplers(measured: ContextStudy) -> str:

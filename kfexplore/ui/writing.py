@@ -234,7 +234,7 @@ class Writing:
         config: What is to be written.
         job: Writes it; its first snapshot is empty.
         turn: A turn at the models of this process, for the teacher that reads the texts.
-        note: What else is to be said about the prompt.
+        note: Further notes on the prompt.
     """
 
     def __init__(
@@ -246,6 +246,7 @@ class Writing:
         self._spelling = Spelling(pair.need_tokenizer())
         self._eos = end_of_text(pair.need_tokenizer())
         self._surprises: dict[tuple[int, ...], list[float]] = {}
+        self._linked: dict[tuple[str, int, tuple[int, ...]], list[tuple[int, str]]] = {}
         self._turn = turn
 
     @property
@@ -316,7 +317,15 @@ class Writing:
         return Line(tokens, steps, pieces, ended, nats, shared, diverged, links)
 
     def _links(self, output: DecoderOutput, row: int, tokens: list[int], pieces: list[str]) -> list[tuple[int, str]]:
-        """Links to Scrub, block by block, for decoders that read the noise as the maps do."""
+        """Links to Scrub, block by block, for decoders that read the noise as the maps do; found once per text."""
+        key = (output.decoder, row, tuple(tokens))
+        if key not in self._linked:
+            self._linked[key] = self._find_links(output, row, tokens, pieces)
+        return self._linked[key]
+
+    def _find_links(
+        self, output: DecoderOutput, row: int, tokens: list[int], pieces: list[str]
+    ) -> list[tuple[int, str]]:
         config, k = self.config.of(output.decoder), min(self.config.k, block_limit(self.pair.student))
         if not DECODERS[output.decoder].in_order or config.frequency_penalty:
             return []

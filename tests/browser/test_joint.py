@@ -36,7 +36,7 @@ def expect_law_of(page: Page, pair: Pair, prompt: str) -> None:
     ids, _ = pair.encode(prompt)
     known = pair_law(pair, ids).mutual_information.value
     expect(page.locator(STATUS)).to_contain_text(f"After {len(ids)} tokens")
-    expect(page.locator(STATUS)).to_contain_text(f"first two: {known:.3f} nats")
+    expect(page.locator(STATUS)).to_contain_text(f"of the next two tokens: {known:.3f} nats")
 
 
 def test_the_tab_answers_for_the_prompt_above_it(page: Page, app_url: str, pair: Pair) -> None:
@@ -98,10 +98,16 @@ def test_the_example_of_stories_is_on_the_first_screen_at_once(page: Page, stori
     page.set_viewport_size({"width": 1280, "height": 900})
     opened(page, stories_url)
     head, texts = page.locator("#joint-head"), page.locator("#joint-texts")
-    expect(head).to_contain_text("of independent draws are blocks that the teacher all but never writes")
+    expect(head).to_contain_text("of independent draws are blocks that the teacher almost never writes")
     expect(head).to_be_in_viewport(ratio=1)
     expect(texts.locator(".kf-prose-block").nth(2)).to_be_in_viewport()
-    expect(texts.locator(".kf-prose-why").first).to_contain_text("likeliest")
+    expect(texts.locator(".kf-prose-why").first).to_contain_text("most likely")
+    expect(page.locator("#joint-k input[type=range]")).to_have_value("3")
+    expect(page.locator("#joint-temperature input[type=range]")).to_have_value("0.7")
+    expect(page.locator("#prompt textarea")).to_have_value("Once upon a time, there was a little")
+    page.locator("#joint-go").click()
+    expect(head).to_contain_text("next 3 tokens after")
+    expect(page.locator("#joint-status")).to_contain_text("Stored with the page")
     page.locator("#joint-contexts").get_by_text("Opening and closing quote").click()
     expect(head).to_contain_text("next 4 tokens after")
     expect(page.locator("#prompt textarea")).to_have_value(re.compile("cried loudly,$"))
@@ -173,7 +179,7 @@ def test_drawing_toys_counts_impossible_blocks_on_the_first_screen(page: Page, a
     expect(dots).to_have_count(0)
     for count in (100, 200):
         page.get_by_role("button", name="Draw 100").click()
-        expect(squares).to_contain_text(re.compile(rf"\d+ of {count} .* \(expected: 50 %\); the exact map gives 0"))
+        expect(squares).to_contain_text(re.compile(rf"\d+ of {count} .* \(expected: 50\s%\); the exact map gives 0"))
         expect(dots).to_have_count(2 * count)
     expect(page.locator("#toy-squares + *")).to_be_in_viewport(ratio=0.99)
     page.locator("#toy-length input[type=range]").fill("3")

@@ -85,7 +85,7 @@ def test_counts_are_fractions_of_each_sampler_and_impossible_ones_stand_apart() 
     assert list(likely[3].y[1::4]) == pytest.approx([54, 32])
     assert [list(bar.x) for bar in apart[:3]] == [[0]] * 3
     assert [bar.y[0] for bar in apart] == pytest.approx([0.1, 25, 50, 0.1])
-    assert "50.0%" in figure.layout.title.text
+    assert "50 %" in figure.layout.title.text
 
 
 def test_the_expected_line_is_as_wide_as_its_bars_on_any_screen() -> None:

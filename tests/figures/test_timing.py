@@ -232,6 +232,8 @@ def test_where_the_gain_ends_is_said() -> None:
         "below 1 from batch 64, 0.50 at 64 (arithmetic bounds it from batch 8)"
     )
     begins = "If both ran at this device's limit, K = {} would have {} times AR's speed at batch 1"
+    assert gain_words(GAINS, 1).startswith(begins.format(1, "1.00"))
+    assert begins.format(1, "1.00") in gain_figure(GAINS, k=1).layout.title.text.replace("<br>", " ")
     assert gain_words(GAINS[:1]) == begins.format(4, "4.00")
     assert gain_words(GAINS[3:5]) == begins.format(1, "1.00") + ", below 1 from batch 8, 0.80 at 8"
 

@@ -71,13 +71,19 @@ def test_areas_of_the_squares_are_probabilities_and_dots_lie_in_their_regions() 
 @pytest.mark.parametrize(
     ("toy", "finding"),
     [
-        (LARGE, "impossible blocks (expected: 90.6 %); the exact map gives 0"),
+        (LARGE, "impossible blocks (expected: 90.6\N{NO-BREAK SPACE}%); the exact map gives 0"),
         (XOR, "No block is impossible here: independent draws err in how often each occurs (total variation distance"),
         (INDEPENDENT, "both squares are the same"),
     ],
 )
 def test_finding_of_the_squares(toy: ToyLaw, finding: str) -> None:
     assert finding in squares_words(toy, toy_draws(toy, 100, 0))[0]
+
+
+@pytest.mark.parametrize(("toy", "differs"), [(XOR, True), (CHAIN, False), (PERMUTATION, False), (INDEPENDENT, False)])
+def test_equal_squares_of_samplers_that_differ_are_explained(toy: ToyLaw, differs: bool) -> None:
+    reading = squares_words(toy, toy_draws(toy, 100, 0))[1]
+    assert ("Both squares are the same: the samplers differ in token 3, given the first two." in reading) is differs
 
 
 @pytest.mark.parametrize(
@@ -120,8 +126,8 @@ def test_impossible_blocks_have_a_sign_and_a_hatching() -> None:
     assert wrong.marker.pattern.shape == possible.marker.pattern.shape == "/"
     assert exact.marker.pattern.shape is None
     assert possible.offsetgroup == wrong.offsetgroup != exact.offsetgroup
-    assert "50% of the blocks of one pass are impossible" in blocks_words(PERMUTATION)[0]
-    assert "40% of the probability" in blocks_words(XOR)[0]
+    assert "50\N{NO-BREAK SPACE}% of the blocks of one pass are impossible" in blocks_words(PERMUTATION)[0]
+    assert "40\N{NO-BREAK SPACE}% of the probability" in blocks_words(XOR)[0]
     assert "exact probability" in blocks_words(INDEPENDENT)[0]
 
 
@@ -131,7 +137,8 @@ def test_the_likeliest_of_many_blocks_are_drawn_and_the_rest_is_stated() -> None
     assert np.sum(exact.y) == pytest.approx(100)
     assert len(wrong.x) == MOST_BLOCKS - 24
     # 256 blocks, each 1/256 in one pass.
-    assert "the 224 blocks not drawn have 0% of the probability and 88% of one pass" in blocks_words(LARGE)[1]
+    reading = blocks_words(LARGE)[1].replace("\N{NO-BREAK SPACE}", " ")
+    assert "the 224 blocks not drawn have 0 % of the probability and 87.5 % of one pass" in reading
 
 
 def test_fewest_passes_prefer_every_order_and_random_orders_are_named_where_they_need_fewer() -> None:

@@ -66,7 +66,9 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize("k", [2, 3])
 def test_the_answer_is_that_of_the_study(tab: JointTab, k: int) -> None:
     shown, study = asked(tab, k=k), measured(tab.service, k, 512, 0)
-    assert f"first two: {study.law.mutual_information.value:.3f} nats" in plain(shown[tab.status])
+    exact = study.law.mutual_information if k == 2 else study.correlation.total
+    said = "mutual information of the next two tokens" if k == 2 else "total correlation of the next 3"
+    assert f"{said}: {exact.value:.3f} nats" in plain(shown[tab.status])
     head = plain(shown[tab.parts["head"]])
     assert f"Everything below: the next {k} tokens after “abc”." in head
     what = "Mutual information of the two tokens" if k == 2 else "Total correlation"
@@ -87,7 +89,9 @@ def test_the_answer_is_that_of_the_study(tab: JointTab, k: int) -> None:
     assert blocks.count("kf-prose-why") == marked
     for row in study.samplers:
         passes = "1 pass" if row.nfe == 1 else f"{row.nfe} passes"
-        assert f"{row.sampler} , {passes}: {100 * row.impossible.value:.1f} % ✕" in plain(blocks)
+        said = f"{row.sampler} :" if passes in row.sampler else f"{row.sampler} , {passes}:"
+        assert f"{said} {100 * row.impossible.value:.1f} % ✕" in plain(blocks)
+    assert any("MDLM, 1 pass" in row.sampler for row in study.samplers)
 
 
 def test_one_quantity_has_one_value(tab: JointTab) -> None:
@@ -109,7 +113,7 @@ def test_what_is_wrong_is_said_of_an_impossible_block(service: Service, pair: Pa
         odd = dataclasses.replace(first, is_impossible=flags, wrong={1: Surprise(slot, 0.00021, 4, 0.34)})
         blocks = plain(drawn(dataclasses.replace(study, samplers=[odd, *rest]), pair)["blocks"])
         token = pair.texts([int(first.blocks[1, slot])])[0]
-        assert f"✕ after “{after}”: “{token}” 0.021 %; likeliest: “e” 34 %" in blocks
+        assert f"✕ after “{after}”: “{token}” 0.021 %; most likely: “e” 34 %" in blocks
 
 
 def test_the_first_example_is_shown_at_once_and_others_by_their_settings() -> None:
@@ -119,7 +123,11 @@ def test_the_first_example_is_shown_at_once_and_others_by_their_settings() -> No
     untouched: dict[str, Any] = {"pair": "stories", "prompt": opening("stories").prompts[0], "blocks": STUDY_BLOCKS}
     shown = press(tab, tab.open, **untouched)
     assert first.prompt in plain(shown[tab.parts["head"]])
-    assert set(shown) == set(tab.parts.values())
+    values = {"prompt": first.prompt, "k": first.k, "temperature": first.temperature}
+    assert [shown[field] for field in tab.settings] == list(values.values())
+    assert set(shown) == {*tab.parts.values(), *tab.settings}
+    again = press(tab, **untouched | values)  # what Draw shows with these settings
+    assert again == {part: shown[part] for part in tab.parts.values()}
     assert json.loads(shown[tab.parts["joint"]])["layout"]["font"]["color"] == colours("light").ink
     theirs = {"prompt": last.prompt, "k": last.k, "temperature": last.temperature}
     shown = press(tab, **untouched | theirs, dark=True)
@@ -143,7 +151,7 @@ def test_tokens_are_escaped_and_long_prompts_cut(tab: JointTab, pair: Pair, monk
 def test_everything_follows_the_temperature(tab: JointTab) -> None:
     shown, study = asked(tab, temperature=0.5), measured(tab.service, 2, 512, 0, 0.5)
     assert study.temperature == 0.5
-    assert f"first two: {study.law.mutual_information.value:.3f} nats" in plain(shown[tab.status])
+    assert f"of the next two tokens: {study.law.mutual_information.value:.3f} nats" in plain(shown[tab.status])
     assert "trained at temperature 1 only" in shown[tab.parts["samplers"]]
     assert "next 2 tokens after “abc” at temperature 0.5." in plain(shown[tab.parts["head"]])
     assert "MDLM, 1 pass" not in shown[tab.parts["samplers"]]
@@ -227,7 +235,7 @@ def test_progress_is_shown_until_a_study_is_cancelled(tab: JointTab) -> None:
         if "Now: student." in each[tab.status]:
             assert "previous result" in tab.cancel(study)[tab.status]
     assert study.job.state == "cancelled"
-    assert "mutual information of the first two" in asked(tab)[tab.status]  # and the next one has its turn
+    assert "mutual information of the next two tokens" in asked(tab)[tab.status]  # and the next one has its turn
 
 
 def test_what_is_asked_last_runs_once_and_cancels_what_was_asked_before(tab: JointTab) -> None:

@@ -270,6 +270,7 @@ def test_the_tab_shows_rows_as_they_come(tab: TimingTab) -> None:
     assert filled == [0, 1, 2, 3, 4]
     (gain,) = [each for each in shown if tab.gain in each]
     assert gain[tab.gain_part]["visible"]
+    assert f"K = {max(ASKED['ks'])} would have" in gain[tab.gain_words]
     assert any("runs, about" in each[tab.status] and 'role="progressbar"' in each[tab.status] for each in shown)
     assert "Done: 4 of 4 timed." in last[tab.status]
     assert re.search(r"\d threads?, float32", last[tab.status])

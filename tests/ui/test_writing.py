@@ -217,6 +217,13 @@ def test_a_block_has_a_link_to_its_context_and_noise(pair: Pair, service: Servic
     assert "links" not in by_name(writing)["ar"].as_json()["lines"][0]
 
 
+def test_links_are_found_once_per_text(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing = done(service, decoders=("ar", "pflm"), samples=2)
+    first = [line.links for written in writing.written() for line in written.lines]
+    monkeypatch.setattr(Pair, "encode", lambda *_: pytest.fail("encoded again"))
+    assert [line.links for written in writing.written() for line in written.lines] == first
+
+
 def test_a_context_whose_text_gives_other_tokens_has_no_link(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     writing = done(service, decoders=("ar",))
     monkeypatch.setattr(Pair, "encode", lambda *_: ([], False))

@@ -277,7 +277,7 @@ def test_the_tabs_say_that_a_gpu_is_asked_for(lent: Service, service: Service) -
         with gr.Blocks(), gr.Tab() as place:
             tab = GenerateTab(each, [], [gr.Textbox(), gr.Textbox()], place, 4)
         shown = list(tab.run(text(each, "ar")))
-        assert ("A GPU is asked for." in shown[0][tab.status]) is is_asked
+        assert ("Requesting a GPU." in shown[0][tab.status]) is is_asked
         assert "A GPU" not in shown[-1][tab.status]
 
 

@@ -41,7 +41,7 @@ writes its own, K tokens per pass, from the same noise. Decoders are interleaved
 would finish in if run alone. Prefill is excluded from their times."""
 NOT_YET: Final = "<p>Press Generate: each decoder continues the prompt above.</p>"
 WAITING: Final = "Waiting for its turn: texts of all visitors are written one after another."
-ASKING: Final = "A GPU is asked for."
+ASKING: Final = "Requesting a GPU."
 LONGEST_PROMPT_SHOWN: Final = 160
 """Characters, the last ones."""
 
@@ -207,7 +207,7 @@ class GenerateTab:
         yield {self.status: message or _status(writing), self.texts: texts, **self._buttons(writing)}
 
     def refuse(self, writing: Writing | None) -> Shown:
-        """The server did not let it run: the queue was full, or the page gave its place up."""
+        """The server did not let it run: the queue was full, or it was replaced by a newer request."""
         if writing is None or writing.job.is_over:
             return {self.status: gr.skip()}
         shown = self.stop(writing, False)

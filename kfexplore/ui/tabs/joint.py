@@ -141,6 +141,7 @@ class JointTab:
         self.selected = [prompt.select, toys.select]
         is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
         self.held = session_state(service.limits)
+        self.settings = (fields[1], k, temperature)
 
         opened = tab.select(lambda: True, None, is_open, **QUIET)
         for other in others:
@@ -163,7 +164,8 @@ class JointTab:
             (opened.then, self.open),
             *((each, self.start) for each in (go.click, *changed, *asked, *self.follows)),
         ]:
-            started = event(start, settings, shown, js=sent(settings), **QUIET)
+            also = self.settings if start == self.open else ()
+            started = event(start, settings, [*shown, *also], js=sent(settings), **QUIET)
             running.append(queued(started, self, shown, "joint", 1, trigger_mode="always_last"))
         halt.click(self.cancel, self.held, self.status, cancels=running, **QUIET)
 
@@ -179,10 +181,12 @@ class JointTab:
         is_open: bool,
         dark: bool,
     ) -> Shown:
-        """As `start`; as long as nothing was asked or changed, the pair's first example is shown."""
+        """As `start`; as long as nothing was asked or changed, the pair's first example is shown, with its settings."""
         is_as_opened = held is None and prompt == opening(pair).prompts[0]
         if is_as_opened and (k, blocks, seed, temperature) == (2, STUDY_BLOCKS, 0, 1) and self.stored.get(pair):
-            return self._named(self.stored[pair][0][1]["dark" if dark else "light"])
+            example, parts = self.stored[pair][0]
+            values = dict(zip(self.settings, (example.prompt, example.k, example.temperature), strict=True))
+            return {**self._named(parts["dark" if dark else "light"]), **values}
         return self.start(pair, prompt, k, blocks, seed, temperature, held, is_open, dark)
 
     def start(
@@ -242,13 +246,13 @@ class JointTab:
             yield study.followed_by
 
     def cancel(self, study: Study | None) -> Shown:
-        """The page waits for its study no longer."""
+        """Cancels the study of a page."""
         if study is not None:
             study.job.stop()
         return {self.status: boxed(CANCELLED)}
 
     def refuse(self, study: Study | None) -> Shown:
-        """The server did not let a study run: the queue was full, or the page gave its place up."""
+        """The server did not let a study run: the queue was full, or it was replaced by a newer request."""
         return {self.status: boxed(CANCELLED) if study is not None and study.job.is_over else REFUSED}
 
     def _follow(self, held: Study | None, shown: Shown) -> Shown:

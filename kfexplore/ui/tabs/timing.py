@@ -71,10 +71,10 @@ READING: Final = """One row per decoder, K and batch. Times are medians; in brac
 repeat: extremes, not a confidence interval. × AR: inconclusive where the brackets contain 1, or there is one repeat.
 {chance}At limit {hint}: the ratio if both ran at the device's limit, a model of bytes and FLOPs with the memory and
 arithmetic that were measured in the first races, the best of them. × AR can be above it, as AR pays what a call costs
-besides for every token. Of limit: the share of it that was reached; it is above 100 % where others were at work
-meanwhile, or the models fit a cache. Kept: mean tokens that a round of verified or Jacobi keeps; idle: share of
+besides for every token. Of limit: the fraction of it that was reached; it is above 100 % where others were at work
+meanwhile, or the models fit a cache. Kept: mean tokens that a round of verified or Jacobi keeps; idle: fraction of
 row-rounds in which a finished row waits for others of its batch. After end: new tokens behind the end of a text,
-which are counted in tokens a second."""
+which are counted in tokens per second."""
 COLUMNS: Final = (
     "decoder",
     "K",
@@ -263,7 +263,7 @@ class TimingTab:
         return self._shown(race)
 
     def refuse(self, race: Race | None) -> Shown:
-        """The server did not let a race run: the queue was full, or the page gave its place up."""
+        """The server did not let a race run: the queue was full, or it was replaced by a newer request."""
         if race is None or race.job.is_over:
             return {self.status: gr.skip()}
         return {**self.cancel(race), self.status: REFUSED}
@@ -313,7 +313,8 @@ class TimingTab:
         gains = race.racing.gains()
         if not gains:
             return {self.gain_part: gr.update(visible=False)}
-        (finding, reading), figure = bare(gain_figure(gains, race.theme), 360)
+        raced = [k for _, decoder, k in race.racing.settings.races if DECODERS[decoder].takes_k]
+        (finding, reading), figure = bare(gain_figure(gains, race.theme, max(raced, default=None)), 360)
         note = GAIN_NOTE.format(trained=race.racing.pair.k_max)
         words = heading(finding, f"{reading} {note}")
         return {self.gain_part: gr.update(visible=True), self.gain_words: words, self.gain: figure}
@@ -356,7 +357,7 @@ def _status(racing: Racing) -> str:
     elif job.state == "running":
         message = "Measuring what this device can do: a large copy and a large product …"
     else:
-        message = "A GPU is asked for." if job.is_remote else "Waiting for its turn: no two timings overlap."
+        message = "Requesting a GPU." if job.is_remote else "Waiting for its turn: no two timings overlap."
     quiet = ' aria-live="off"' if is_racing else ""  # or every run would be read out
     return boxed(f'<p{quiet}><b>{message}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
 
