@@ -74,6 +74,8 @@ STYLE: Final = (
 .gradio-container [role="alert"] { scroll-margin: 12px; }
 .gradio-container .kf-beside { align-self: center; }
 /* Figures beside each other stand at one height, below words of different length. */
+/* A part of a tab is as wide as the tab, which must not wait for its figures to become narrow. */
+.gradio-container .column > .column { contain: inline-size; }
 .gradio-container .kf-figures { align-items: stretch; }
 .gradio-container .kf-figures > .column { justify-content: space-between; gap: 0; }
 /* Gradio's own hover empties what has just been chosen. */
