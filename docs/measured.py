@@ -64,6 +64,8 @@ def of_pair(name: str) -> dict[str, str]:
     found |= {"quality_4": f"{samples['teacher_nll_ratio']['value']:.1f}"}
     found |= {"first_slots": joined(slots[:4]), "last_slots": joined(slots[4:])}
     found |= {f"block_{k}": f"{100 * share:.1f}" for k, share in blocks.items()}
+    tv = {row["sampler"]: row["tv"]["value"] for row in document(f"joint-{name}")["samplers"]}
+    found |= {"joint": f"{tv['student']:.2f} / {tv['ideal MDLM']:.2f}"}
     return {f"{name}.{what}": text for what, text in found.items()}
 
 
