@@ -140,7 +140,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             event(lambda: [closed()] * 2, None, [loading, mistaken], **QUIET)
         outputs = [pair, prompt, loading, mistaken, tabs, study.tabs, *(link.field for link in links)]
         named = [chosen]
-        # A step of the tour is a link, too, and so is where the browser's way back leads.
+        # A step of the tour is a link, too.
         for event, usual in ((demo.load, ""), (top.submit, "scrub")):
             opened = event(
                 partial(linked, usual), [query, wanted], outputs, js=calling("pagefields.js", "queried"), **QUIET

@@ -76,19 +76,3 @@ def test_a_bad_value_says_so_and_loses_nothing(page: Page, app_url: str) -> None
     expect(page.locator("#generate-seed input")).to_have_value("7")
     page.get_by_role("button", name="Show").click()
     expect(told).to_be_hidden()
-
-
-def test_the_way_back_leads_to_the_tab_and_its_fields(page: Page, app_url: str) -> None:
-    opened(page, app_url)
-    page.get_by_role("tab", name="Generate").click()
-    page.locator("#generate-k input[type=range]").fill("2")
-    page.wait_for_url(re.compile("generate-k=2"))
-    page.locator("#prompt textarea").fill("My dear")
-    page.get_by_role("button", name="Show").click()
-    page.wait_for_url(re.compile("prompt=My"))
-    page.locator("#generate-k input[type=range]").fill("3")
-    page.get_by_role("tab", name="Timing").click()
-    page.wait_for_url(re.compile("tab=timing"))
-    page.go_back()
-    expect(page.locator("[data-tab-id=generate].selected").first).to_be_visible()
-    expect(page.locator("#generate-k input[type=range]")).to_have_value("2")

@@ -182,7 +182,7 @@ def test_a_study_is_called_off_and_the_next_is_drawn(page: Page, app: App) -> No
     page.goto(app.url)
     tab(page, "Joint vs marginal")
     status = page.locator("#joint-status")
-    expect(status).to_contain_text("mutual information of the first two")
+    expect(status).to_contain_text("mutual information of the next two tokens")
     with app.service.local.studies.turn():
         page.locator("#joint-seed input").fill("5")
         page.locator("#joint-go").click()

@@ -80,7 +80,7 @@ def test_the_page_offers_writes_and_draws_it(pair: Pair, service: Service) -> No
     assert line.tokens == likeliest(pair, writing.ids, 6)
     assert line.shared is not None  # it is held against the exact text
     page = texts_html([exact, written])
-    assert "Greedy <span>the teacher's likeliest token, one per pass</span>" in page
+    assert "Greedy <span>the teacher's most likely token, one per pass</span>" in page
     assert 'kft-pane kft-learned" data-decoder="greedy"' in page
 
 

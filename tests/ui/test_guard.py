@@ -219,9 +219,9 @@ def test_a_handler_that_fails_reveals_nothing(
     def broken(*_: Any) -> None:
         raise RuntimeError(f"in {REPOSITORY}/secret.py")
 
-    fn = next(fn for fn in demo.fns.values() if fn.api_name == "linked")
+    fn = next(fn for fn in demo.fns.values() if fn.api_name == "sliders")
     monkeypatch.setattr(fn, "fn", broken)
-    answer = called(client, demo, "linked")
+    answer = called(client, demo, "sliders")
     assert (answer.status_code, json.loads(answer.text)) == (500, {"error": None})
 
 

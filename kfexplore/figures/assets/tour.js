@@ -13,10 +13,6 @@ export function mountHead(element, trigger, steps) {
   part("start").hidden = !steps.length;
   part("start").onclick = () => tour.show(0);
   if (steps.length && isFirstVisit()) part("start").classList.add("kf-offered");
-  window.addEventListener("popstate", () => {
-    window.kfScrub?.hold();
-    trigger("submit");
-  });
   const named = Number(new URLSearchParams(location.search).get("tour"));
   if (steps[named - 1]) window.addEventListener("kf-read", () => tour.show(named - 1, false), { once: true });
 }
