@@ -110,11 +110,10 @@ class Guard:
             await _answered(self._app, scope, receive, _with_headers(send))
             return
         try:
-            body, value = await self._checked(Headers(scope=scope), path, receive)
+            body, session = await self._checked(Headers(scope=scope), path, receive)
         except _Refused as refused:
             await refused.answer(scope, receive, send)
             return
-        session = value.get("session_hash") if isinstance(value, dict) else None
         client = client_of((scope.get("client") or ("",))[0], session)
         CLIENT.set(client)
         try:
@@ -123,8 +122,8 @@ class Guard:
         except TooMany:
             await PlainTextResponse("Too many requests wait.", 429)(scope, receive, send)
 
-    async def _checked(self, headers: Headers, path: str, receive: Receive) -> tuple[bytes, Any]:
-        """The whole body, which is JSON of bounded size that Gradio may walk, and what it says.
+    async def _checked(self, headers: Headers, path: str, receive: Receive) -> tuple[bytes, str | None]:
+        """The whole body, which is JSON of bounded size that Gradio may walk, and the session that it names.
 
         Raises:
             _Refused: it is not.
@@ -149,7 +148,7 @@ class Guard:
             raise _Refused("No files are taken.", 400)
         if wrong := _wrong_arguments(path, value):
             raise _Refused(wrong, 422, JSONResponse({"error": wrong}, 422))
-        return body, value
+        return body, session
 
     async def _body(self, receive: Receive) -> bytes:
         body, more = b"", True
