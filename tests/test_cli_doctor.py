@@ -26,7 +26,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_fast_path_has_a_state_and_what_it_needs(shell: Shell) -> None:
     found = shell.json("doctor")
-    assert found["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["versions"]["torch"])  # less the build, as +cu130
     assert found["devices"][0]["device"] == "cpu"
     assert [path["name"] for path in found["fast_paths"]] == [path.name for path in FAST_PATHS]
     for path in found["fast_paths"]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from helpers import masked, student, teacher
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -25,3 +27,10 @@ def pair() -> Pair:
 def service(pair: Pair) -> Service:
     """The pair as "small", and without its masked model as "bare"."""
     return local_service({"small": lambda: pair, "bare": lambda: dataclasses.replace(pair, masked=None)})
+
+
+@pytest.fixture
+def portal() -> Iterator[BlockingPortal]:
+    """An event loop of its own thread: the thread of the tests may have one already, of a browser's driver."""
+    with start_blocking_portal() as portal:
+        yield portal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import inspect
 import json
@@ -18,6 +17,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+from anyio.from_thread import start_blocking_portal
 from documents import ROOT, fenced, read
 from gradio_client import Client
 from mcp import ClientSession, types
@@ -90,7 +90,8 @@ def by_mcp(url: str, *work: Callable[[ClientSession], Awaitable[Any]]) -> list[A
             await opened.initialize()
             return [await each(opened) for each in work]
 
-    return asyncio.run(session())
+    with start_blocking_portal() as portal:
+        return portal.call(session)
 
 
 def tool(name: str, **arguments: Any) -> Callable[[ClientSession], Awaitable[types.CallToolResult]]:

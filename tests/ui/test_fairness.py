@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+from anyio.from_thread import BlockingPortal
 from gradio.data_classes import PredictBodyInternal
 
 from kfexplore.cancel import Cancelled
@@ -218,7 +219,7 @@ async def join(fair: FairQueue, session: str, number: int = 0) -> tuple[bool, An
 
 @pytest.mark.parametrize("bound", ["MOST_SESSIONS", "MOST_OF_CLIENT"])
 def test_a_session_that_is_counted_already_is_not_refused_as_one_too_many(
-    queue: Any, monkeypatch: pytest.MonkeyPatch, bound: str
+    queue: Any, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(queueing, bound, 1)
 
@@ -226,10 +227,10 @@ def test_a_session_that_is_counted_already_is_not_refused_as_one_too_many(
         fair = FairQueue(queue, PLACES)
         return [(await join(fair, *asked))[0] for asked in (("a", 0), ("a", 1), ("b", 0))]
 
-    assert asyncio.run(asks()) == [True, True, False]
+    assert portal.call(asks) == [True, True, False]
 
 
-def test_what_begins_while_a_newer_one_comes_is_not_answered_as_done(queue: Any) -> None:
+def test_what_begins_while_a_newer_one_comes_is_not_answered_as_done(queue: Any, portal: BlockingPortal) -> None:
     async def asks() -> None:
         fair = FairQueue(queue, PLACES)
         _, older, _ = await join(fair, "a")
@@ -242,10 +243,10 @@ def test_what_begins_while_a_newer_one_comes_is_not_answered_as_done(queue: Any)
         assert older in queue.event_ids_to_events
         assert not [each for each in queue.pending_messages_per_session["a"]._queue if hasattr(each, "output")]
 
-    asyncio.run(asks())
+    portal.call(asks)
 
 
-def test_what_waits_is_kept_where_gradio_refuses_the_newer_one(queue: Any) -> None:
+def test_what_waits_is_kept_where_gradio_refuses_the_newer_one(queue: Any, portal: BlockingPortal) -> None:
     async def asks() -> None:
         fair = FairQueue(queue, PLACES)
         _, older, _ = await join(fair, "a")
@@ -254,7 +255,7 @@ def test_what_waits_is_kept_where_gradio_refuses_the_newer_one(queue: Any) -> No
         assert [event._id for event in queue.event_queue_per_concurrency_id["one"].queue] == [older]
         assert not [each for each in queue.pending_messages_per_session["a"]._queue if hasattr(each, "output")]
 
-    asyncio.run(asks())
+    portal.call(asks)
 
 
 @pytest.mark.parametrize("name", ["generate", "laws"])

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import plotly
 import pytest
+from anyio.from_thread import BlockingPortal
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -255,7 +256,7 @@ def test_a_length_beside_an_encoding_is_refused(client: TestClient) -> None:
     assert answer.status_code == 400
 
 
-def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch, portal: BlockingPortal) -> None:
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.01)
     answers: list[Any] = []
 
@@ -267,7 +268,7 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"9")]
     scope = {"type": "http", "method": "POST", "path": f"{API}/queue/join", "query_string": b"", "headers": headers}
-    asyncio.run(guard.Guard(lambda *_: pytest.fail("it was let through"), LIMITS)(scope, never, send))
+    portal.call(guard.Guard(lambda *_: pytest.fail("it was let through"), LIMITS), scope, never, send)
     assert answers[0]["status"] == 408
 
 
