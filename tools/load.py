@@ -42,7 +42,7 @@ from tools.served import App
 NODE: Final = (f"{ROOT_DIR}/bin/node", "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON")
 SCRUBBERS: Final = Path(__file__).with_name("scrubbers.js")
 P95_MS: Final = 250.0
-"""Bound on the 95th percentile of a move, in milliseconds."""
+"""Bound on the 95th percentile of a move that waits for the server, in milliseconds."""
 P95_BESIDE_HOSTILE_MS: Final = 400.0
 """The same beside hostile clients."""
 FLAT: Final = 0.05
@@ -251,7 +251,8 @@ def measured(
     ]
     restart = {"down_seconds": outage.back - outage.killed, "clients": settings.clients, "answered_again": len(again)}
     growth = memory["growth"] if memory else None
-    slowest, bound = rows[0]["p95_ms"], P95_BESIDE_HOSTILE_MS if settings.hostile else P95_MS
+    slowest = next(row["p95_ms"] for row in rows if row["what"] == "move_asked")
+    bound = P95_BESIDE_HOSTILE_MS if settings.hostile else P95_MS
     return {
         "rows": rows,
         "errors": len(errors),
@@ -260,7 +261,7 @@ def measured(
         "restart": {**restart, "first_answer": spread(list(again.values()))} if outage.killed < math.inf else None,
         "verdicts": {
             "no error": not errors,
-            f"p95 of a move within {bound:g} ms": slowest is not None and slowest <= bound,
+            f"p95 of a move that waits within {bound:g} ms": None if slowest is None else slowest <= bound,
             f"memory within {FLAT:.0%} over the second half": None if growth is None else abs(growth) <= FLAT,
         },
     }

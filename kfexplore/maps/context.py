@@ -81,8 +81,10 @@ class PrefilledContext:
             members = _members(node, len(prefixes))
             branches = []
             for tile in torch.arange(len(prefixes), device=node.device).split(rows):
-                logits, grown = self.logits[None], branch
-                if j:
+                if len(prefixes) == 1:
+                    logits, grown = self._after(tuple(prefixes[0].tolist()))
+                    logits = logits[None]
+                else:
                     grown = branch.select(tile)
                     logits = self.teacher(prefixes[tile, -1:], grown)[:, 0]
                 cumulative = cdf(logits, temperature)

@@ -24,8 +24,8 @@ CHECK_EVERY: Final = 0.05
 """Seconds between two checks whether work that waits was cancelled."""
 RECENT: Final = 5.0
 """Seconds for which the length of a queue is remembered."""
-LEAD: Final = 4
-"""Rounds of all clients by which work that a user waits for goes before other work."""
+LEAD: Final = 8
+"""Most turns in a row that work in the background waits for work that a user waits for."""
 SMALL: Final = 32_000_000
 """Weights of a teacher's blocks below which one thread is enough."""
 
@@ -41,7 +41,7 @@ class Busy(KfError):
 
 
 class Priority(IntEnum):
-    """What runs first, if not much later; see `Worker`."""
+    """What runs first; see `Worker`."""
 
     INTERACTIVE = 0
     """A user waits for it while moving a slider."""
@@ -50,31 +50,32 @@ class Priority(IntEnum):
 
 @dataclass(order=True)
 class _Waiting:
-    due: int
-    """The lowest goes first: its round, later by `LEAD` for work in the background."""
+    priority: Priority
+    round: int
     number: int
-    round: int = field(compare=False)
+    """The lowest priority, round and number go first."""
     client: Hashable = field(compare=False)
     is_fixed: bool = field(compare=False)
     """Whether it can be cancelled, and so has a place in the page's queue, which is bounded itself."""
 
 
 class Worker:
-    """Does one thing at a time, in rounds in which each client has one turn. Each runs in its caller's own thread.
+    """Does one thing at a time. Each runs in its caller's own thread.
 
-    Within a round, what was asked first goes first. Clients are those of `clients.CLIENT`; without one, everything that
+    What a user waits for goes first, but after `LEAD` of its turns in a row one of the background has a turn. Either
+    goes in rounds in which each client has one turn; within a round, what was asked first goes first. Clients are those of `clients.CLIENT`; without one, everything that
     is asked is a client of its own.
 
     Args:
         waiting: Bound on what waits; None: none. Where all places are taken, a newcomer gets the last one of the client
-            that has most. Work that can be cancelled is always let in, because it already has a place in the page's
-            queue.
+            that has most; where none has more, what a user waits for gets one of the background. Work that can be
+            cancelled is always let in, because it already has a place in the page's queue.
         clock: Seconds.
     """
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting, self._clock = waiting, clock
-        self._is_busy, self._round = False, 0
+        self._is_busy, self._rounds, self._ahead = False, {priority: 0 for priority in Priority}, 0
         self._queue: list[_Waiting] = []
         self._numbers = itertools.count()
         self._lengths: deque[tuple[float, int]] = deque()
@@ -101,13 +102,13 @@ class Worker:
         with self._changed:
             mine = self._enter(priority, cancel is not None)
             try:
-                while self._is_busy or self._queue[0] is not mine:
+                while self._is_busy or self._next() is not mine:
                     self._changed.wait(CHECK_EVERY if cancel else None)
                     if cancel and cancel():
                         raise Cancelled
                     if mine not in self._queue:
                         raise Busy
-                self._is_busy, self._round = True, max(self._round, mine.round)
+                self._begin(mine)
             finally:
                 if mine in self._queue:
                     self._queue.remove(mine)
@@ -122,17 +123,35 @@ class Worker:
     def _enter(self, priority: Priority, is_fixed: bool) -> _Waiting:
         client = CLIENT.get()
         if not is_fixed and self._waiting is not None and self._is_busy + len(self._queue) > self._waiting:
-            others = [each for each in self._queue if not each.is_fixed]
-            crowded = crowd(client, (each.client for each in others))
-            if crowded is None:
-                raise Busy
-            self._queue.remove([each for each in others if each.client == crowded][-1])
+            self._queue.remove(self._least(client, priority))
             self._changed.notify_all()
-        its = next_round(client, self._round, ((each.client, each.round) for each in self._queue))
-        mine = _Waiting(its + LEAD * priority, next(self._numbers), its, client, is_fixed)
+        alike = ((each.client, each.round) for each in self._queue if each.priority == priority)
+        its = next_round(client, self._rounds[priority], alike)
+        mine = _Waiting(priority, its, next(self._numbers), client, is_fixed)
         insort(self._queue, mine)
         self._remember()
         return mine
+
+    def _next(self) -> _Waiting:
+        """What has the next turn."""
+        passed = (each for each in self._queue if self._ahead >= LEAD and each.priority)
+        return next(passed, self._queue[0])
+
+    def _begin(self, mine: _Waiting) -> None:
+        self._is_busy, self._rounds[mine.priority] = True, max(self._rounds[mine.priority], mine.round)
+        passes = not mine.priority and any(each.priority for each in self._queue)
+        self._ahead = self._ahead + 1 if passes else 0
+
+    def _least(self, client: Hashable, priority: Priority) -> _Waiting:
+        """What waits and is refused for the sake of a newcomer."""
+        others = [each for each in self._queue if not each.is_fixed]
+        crowded = crowd(client, (each.client for each in others))
+        if crowded is not None:
+            return [each for each in others if each.client == crowded][-1]
+        later = [each for each in others if each.priority > priority]
+        if later and not any(each.client == client and each.priority == priority for each in others):
+            return later[-1]
+        raise Busy
 
     def _remember(self) -> None:
         now = self._clock()

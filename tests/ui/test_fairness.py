@@ -93,14 +93,27 @@ def test_where_all_places_are_taken_a_newcomer_gets_the_last_of_the_client_that_
     assert log[3:] == ["a", "b", "c"]
 
 
-def test_work_in_the_background_is_not_starved() -> None:
+def test_of_the_background_one_has_a_turn_after_so_many_that_a_user_waits_for() -> None:
     worker, log = Worker(), []
     with worker.turn():
-        threads = [asked(worker, None, log, Priority.BACKGROUND)]
+        threads = [asked(worker, client, log, Priority.BACKGROUND) for client in "bcd"]
         threads += [asked(worker, "a", log) for _ in range(2 * LEAD)]
     for thread in threads:
         thread.join(30)
-    assert log.index("None") == LEAD
+    assert "".join(log) == "a" * LEAD + "b" + "a" * LEAD + "cd"
+
+
+def test_a_client_gets_one_place_of_the_background_for_what_its_user_waits_for() -> None:
+    worker, log = Worker(3), []
+    with worker.turn():
+        threads = [asked(worker, client, log, Priority.BACKGROUND) for client in "abc"]
+        threads.append(asked(worker, "d", log))
+        assert log == ["c refused"]
+        threads.append(asked(worker, "d", log))
+        assert log[1:] == ["d refused"]
+    for thread in threads:
+        thread.join(30)
+    assert log[2:] == ["d", "a", "b"]
 
 
 # Over the wire.
