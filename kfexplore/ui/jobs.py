@@ -63,8 +63,8 @@ class Worker:
     """Does one thing at a time. Each runs in its caller's own thread.
 
     What a user waits for goes first, but after `LEAD` of its turns in a row one of the background has a turn. Either
-    goes in rounds in which each client has one turn; within a round, what was asked first goes first. Clients are those of `clients.CLIENT`; without one, everything that
-    is asked is a client of its own.
+    goes in rounds in which each client has one turn; within a round, what was asked first goes first. Clients are those
+    of `clients.CLIENT`; without one, everything that is asked is a client of its own.
 
     Args:
         waiting: Bound on what waits; None: none. Where all places are taken, a newcomer gets the last one of the client
@@ -75,7 +75,7 @@ class Worker:
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting, self._clock = waiting, clock
-        self._is_busy, self._rounds, self._ahead = False, {priority: 0 for priority in Priority}, 0
+        self._is_busy, self._rounds, self._ahead = False, dict.fromkeys(Priority, 0), 0
         self._queue: list[_Waiting] = []
         self._numbers = itertools.count()
         self._lengths: deque[tuple[float, int]] = deque()

@@ -116,8 +116,8 @@ class LocalExecutor:
         pair, context = self.models.context(name, question.prompt)
         u = question.noise(self.models.slots(pair))
         with self.turn(pair, Priority.BACKGROUND):
-            most = max(FINENESS[-1][1], self._fineness() // 4)
-            resolution = min(question.resolution, most)
+            fineness = self._fineness()
+            resolution = min(question.resolution, fineness, max(32, fineness // 4))
             found = grid(context.prefilled, u, question.axes, resolution, question.temperature)
         return grid_payload(found, pair.texts)
 
