@@ -16,8 +16,8 @@ These models know one generated language: simple stories from a grammar of 19 pl
 if it were such a story. The language is easy on purpose, so the student's results here say little about real prose; for
 that, see the pair `tales`.""",
     "tales": """\
-Small models of old children's books. They write grammatical nonsense, in the language and with the views of their
-time. Their purpose is to show the map, not to write.""",
+Small models trained on old children's books. They write grammatical nonsense, in the language and with the views of
+their time. Their purpose is to show the map, not to write.""",
 }
 
 
