@@ -105,6 +105,7 @@ def test_the_example_of_stories_is_on_the_first_screen_at_once(page: Page, stori
     expect(page.locator("#joint-k input[type=range]")).to_have_value("3")
     expect(page.locator("#joint-temperature input[type=range]")).to_have_value("0.7")
     expect(page.locator("#prompt textarea")).to_have_value("Once upon a time, there was a little")
+    expect(page.locator("#joint-cancel")).to_be_disabled()
     page.locator("#joint-go").click()
     expect(head).to_contain_text("next 3 tokens after")
     expect(page.locator("#joint-status")).to_contain_text("Stored with the page")
@@ -112,6 +113,18 @@ def test_the_example_of_stories_is_on_the_first_screen_at_once(page: Page, stori
     expect(head).to_contain_text("next 4 tokens after")
     expect(page.locator("#prompt textarea")).to_have_value(re.compile("cried loudly,$"))
     expect(page.locator("#joint-k input[type=range]")).to_have_value("4")
+
+
+def test_scrub_shows_the_prompt_of_the_example_and_a_link_its_own_noise(page: Page, stories_url: str) -> None:
+    example, root = "Once upon a time, there was a little", page.locator("[data-u]")
+    opened(page, stories_url)
+    page.wait_for_url(re.compile(r"prompt=Once\+upon\+a\+time%2C\+there\+was\+a\+little&"))
+    page.get_by_role("tab", name="Scrub").click()
+    expect(page.locator(".kfs-exactline .kfs-prompt")).to_have_text(re.compile(f"{example}$"))
+    page.goto(f"{stories_url}?tab=joint&prompt=Lily+was&k=2&u=0.1,0.7")
+    expect(page.locator("#joint-head")).to_contain_text("next 2 tokens after “Lily was”")
+    page.get_by_role("tab", name="Scrub").click()
+    expect(root).to_have_attribute("data-u", "0.1,0.7")
 
 
 def test_a_mistake_leaves_what_was_shown(page: Page, app_url: str, pair: Pair) -> None:
@@ -147,6 +160,7 @@ def test_progress_stands_below_what_is_being_done(page: Page, app_url: str, widt
     assert words[0].startswith("Drawing what follows")
     assert words[1]["bottom"] <= bar[1]["top"] < bar[1]["bottom"] <= head[1]["top"]
     page.locator("#joint-cancel").click()
+    expect(page.locator("#joint-cancel")).to_be_disabled()
 
 
 def test_a_number_as_it_is_typed_is_sent_within_its_ends(page: Page, app_url: str) -> None:

@@ -16,6 +16,13 @@ export function open(pair, prompt) {
   return choose(pair, prompt);
 }
 
+// Scrub shows the prompt that a tab has put into the field, without a step of the browser's way back. A link that is on
+// its way comes first.
+export function taken(pair, prompt) {
+  const shown = window.kfScrub.state();
+  if (!shown.loading && prompt !== shown.prompt) window.kfScrub.open({ pair, prompt });
+}
+
 export function shown() {
   const { pair, prompt } = window.kfScrub.state();
   return [pair, prompt];

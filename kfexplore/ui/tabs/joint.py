@@ -38,7 +38,7 @@ from kfexplore.ui.links import Link
 from kfexplore.ui.models import cut_note
 from kfexplore.ui.service import Part, Service
 from kfexplore.ui.studies import PANELS, drawn, end_of, stored_studies
-from kfexplore.ui.tabs.scrub import Dependence, opening
+from kfexplore.ui.tabs.scrub import TAKEN, Dependence, opening
 from kfexplore.ui.tabs.toy import build_toy_tab
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
@@ -116,10 +116,10 @@ class JointTab:
                     )
                     seed = gr.Number(0, label="Seed", elem_id="joint-seed", min_width=90)
                     go, halt = (
-                        gr.Button(name, variant=look, scale=0, min_width=90, elem_id=elem_id, elem_classes="kf-beside")
-                        for name, look, elem_id in (
-                            ("Draw", "primary", "joint-go"),
-                            ("Cancel", "secondary", "joint-cancel"),
+                        gr.Button(name, scale=0, min_width=90, elem_id=elem_id, elem_classes="kf-beside", **options)
+                        for name, elem_id, options in (
+                            ("Draw", "joint-go", {"variant": "primary"}),
+                            ("Cancel", "joint-cancel", {"interactive": False}),
                         )
                     )
                 self.stored = {name: stored_studies(name) for name in service.models.loaders}
@@ -158,6 +158,7 @@ class JointTab:
 
             self.follows = [dataset.click(pick, dataset, [fields[1], k, temperature, self.status], **QUIET).then]
         settings, running = [*fields, k, blocks, seed, temperature, self.held, is_open, dark], []
+        changing: list[Callable[..., Any]] = []
         shown = [*self.parts.values(), self.held]
         changed = (k.input, blocks.input, temperature.input, seed.submit)
         for event, start in [
@@ -167,7 +168,12 @@ class JointTab:
             also = self.settings if start == self.open else ()
             started = event(start, settings, [*shown, *also], js=sent(settings), **QUIET)
             running.append(queued(started, self, shown, "joint", 1, trigger_mode="always_last"))
-        halt.click(self.cancel, self.held, self.status, cancels=running, **QUIET)
+            changing += [started.then, running[-1].then]
+            if start == self.open:
+                started.then(None, fields, None, js=TAKEN)
+        changing.append(halt.click(self.cancel, self.held, self.status, cancels=running, **QUIET).then)
+        for event in changing:
+            event(lambda held: gr.update(interactive=is_at_work(held)), self.held, halt, **QUIET)
 
     def open(
         self,
@@ -252,8 +258,9 @@ class JointTab:
         return {self.status: boxed(CANCELLED)}
 
     def refuse(self, study: Study | None) -> Shown:
-        """The server did not let a study run: the queue was full, or it was replaced by a newer request."""
-        return {self.status: boxed(CANCELLED) if study is not None and study.job.is_over else REFUSED}
+        """The server did not let a study run: the queue was full, or the study had been cancelled."""
+        refused = {self.status: REFUSED} if study is None or is_at_work(study) else {}
+        return {**self.cancel(study), **refused}
 
     def _follow(self, held: Study | None, shown: Shown) -> Shown:
         """Cancels a study, after which this is shown."""
@@ -269,6 +276,11 @@ class JointTab:
     def _add_figure(self, name: str, height: int) -> None:
         self.parts[f"{name}-words"] = html("")
         self.parts[name] = plot(empty_figure(height), min_height=height, elem_id=f"joint-{name}")
+
+
+def is_at_work(study: Study | None) -> bool:
+    """Whether there is something to cancel."""
+    return study is not None and not study.job.is_over
 
 
 def _progress(study: Study, share: float = 0.0, what: str = "") -> str:

@@ -83,7 +83,7 @@ def opening(name: str) -> Opening:
     return OPENINGS.get(name, Opening())
 
 
-OPEN, CHOOSE, SHOWN = (calling("pagefields.js", name) for name in ("open", "choose", "shown"))
+OPEN, CHOOSE, SHOWN, TAKEN = (calling("pagefields.js", name) for name in ("open", "choose", "shown", "taken"))
 """For events of the fields above the tabs, see pagefields.js."""
 
 
