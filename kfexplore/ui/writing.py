@@ -246,7 +246,7 @@ class Writing:
         self._spelling = Spelling(pair.need_tokenizer())
         self._eos = end_of_text(pair.need_tokenizer())
         self._surprises: dict[tuple[int, ...], list[float]] = {}
-        self._linked: dict[tuple[str, int, tuple[int, ...]], list[tuple[int, str]]] = {}
+        self._linked: dict[tuple[str, int], list[bool]] = {}
         self._turn = turn
 
     @property
@@ -317,28 +317,26 @@ class Writing:
         return Line(tokens, steps, pieces, ended, nats, shared, diverged, links)
 
     def _links(self, output: DecoderOutput, row: int, tokens: list[int], pieces: list[str]) -> list[tuple[int, str]]:
-        """Links to Scrub, block by block, for decoders that read the noise as the maps do; found once per text."""
-        key = (output.decoder, row, tuple(tokens))
-        if key not in self._linked:
-            self._linked[key] = self._find_links(output, row, tokens, pieces)
-        return self._linked[key]
+        """Links to Scrub, block by block, for decoders that read the noise as the maps do.
 
-    def _find_links(
-        self, output: DecoderOutput, row: int, tokens: list[int], pieces: list[str]
-    ) -> list[tuple[int, str]]:
+        A link holds the whole text before its block, so of a text that is done only whether each can be is kept.
+        """
         config, k = self.config.of(output.decoder), min(self.config.k, block_limit(self.pair.student))
         if not DECODERS[output.decoder].in_order or config.frequency_penalty:
             return []
+        before = {first: self.config.prompt + "".join(pieces[:first]) for first in range(0, len(tokens), k)}
+        if (output.decoder, row) not in self._linked:
+            most = self.pair.teacher.config.context - len(self.ids) - k
+            self._linked[output.decoder, row] = [
+                first <= most and self.pair.encode(text)[0] == self.ids + tokens[:first]
+                for first, text in before.items()
+            ]
         u = noise.uniform(output.seed, [row], 0, len(tokens) + k)[0]
+        heat = {} if config.temperature == 1 else {"temperature": config.temperature}
         found = []
-        for first in range(0, len(tokens), k):
-            text = self.config.prompt + "".join(pieces[:first])
-            is_same = self.pair.encode(text)[0] == self.ids + tokens[:first]
-            has_room = len(self.ids) + first + k <= self.pair.teacher.config.context
+        for (first, text), can_be in zip(before.items(), self._linked[output.decoder, row], strict=True):
             values = {"pair": self.config.pair, "prompt": text, "k": k, "u": ",".join(map(str, u[first : first + k]))}
-            if config.temperature != 1:
-                values["temperature"] = config.temperature
-            found.append((first, urlencode(values) if is_same and has_room else ""))
+            found.append((first, urlencode(values | heat) if can_be else ""))
         return found
 
     def _pieces(self, tokens: list[int], steps: list[int]) -> list[str]:

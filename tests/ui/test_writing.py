@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import count
@@ -222,6 +223,16 @@ def test_links_are_found_once_per_text(service: Service, monkeypatch: pytest.Mon
     first = [line.links for written in writing.written() for line in written.lines]
     monkeypatch.setattr(Pair, "encode", lambda *_: pytest.fail("encoded again"))
     assert [line.links for written in writing.written() for line in written.lines] == first
+
+
+def test_the_texts_in_links_are_not_kept(service: Service) -> None:
+    first, writing = (done(service, prompt="a b c " * 8, decoders=("ar", "pflm"), samples=2, k=1) for _ in range(2))
+    first.written()  # what every text has need of is held by now
+    tracemalloc.start()
+    linked = sum(len(link) for written in writing.written() for line in written.lines for _, link in line.links)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < linked
 
 
 def test_a_context_whose_text_gives_other_tokens_has_no_link(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
