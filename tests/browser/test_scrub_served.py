@@ -85,6 +85,17 @@ def test_a_typed_number_is_not_rounded(served: Page) -> None:
         expect(field).to_have_value("0.123456789")
 
 
+def test_what_is_of_another_prompt_fades_until_the_answer_is_there(served: Page) -> None:
+    parts = served.locator(".kfs-sentence, .kfs-cells, .kfs-rows")
+    opacities = "parts => parts.map((part) => Number(getComputedStyle(part).opacity))"
+    served.evaluate(HOLD)
+    served.evaluate("void api.open({ prompt: 'Twice' })")
+    assert max(parts.evaluate_all(opacities)) < 0.5
+    served.evaluate("go()")
+    expect(served.locator(".kfs-exactline")).to_contain_text("Twice")
+    assert parts.evaluate_all(opacities) == [1, 1, 1]
+
+
 def test_a_temperature_moves_both_maps_and_is_named(served: Page) -> None:
     served.locator(".kfs-heat").fill("0.3")
     root = served.locator("[data-u]")

@@ -48,6 +48,7 @@ export class View {
     if (has("message")) showMessage(parts.message, state.message);
     setText(parts.said, state.said);
     this.expose("busy", state.isBusy);
+    this.box.classList.toggle("kfs-loading", state.isLoading);
     if (!state.context) return;
     this.text = (id) => (id === null ? "?" : labelOf(state.texts[id]));
     if (has("context")) this.showContext(state);
