@@ -186,7 +186,7 @@ def test_scrub_by_keys_alone(page: Page, app_url: str) -> None:
     rows = [
         name.format(n=n)
         for n in (1, 2, 3)
-        for name in ("u{n}, the noise of slot {n} as an exact number", "Lock slot {n}", "Noise of slot {n}")
+        for name in ("u{n}, the noise of slot {n} as a number", "Lock slot {n}", "Noise of slot {n}")
     ]
     expected = [
         *(

@@ -9,7 +9,7 @@ import { GridView } from "./gridview.js";
 import { Session } from "./session.js";
 import { activated, diced, gridChanged, heated, linkedNoise, lockToggled, messageCleared, picked, playBegun,
   playEnded, playedTo, reset, shortened, slid, slidByKey, typed } from "./state.js";
-import { View } from "./view.js";
+import { View, noiseText } from "./view.js";
 
 const PLAYED = 9000; // milliseconds from one end of a slider to the other
 const STEPS_PLAYED = 9; // for those who ask for less motion
@@ -106,8 +106,10 @@ class Scrub {
   }
 
   onTyped(slot, field) {
-    this.move(typed(this.state, slot, field.value.trim()), true);
-    field.value = this.state.u[slot];
+    const text = field.value.trim();
+    const u = this.state.u[slot];
+    this.move(typed(this.state, slot, text === noiseText(u) ? String(u) : text), true); // what is shown is rounded
+    field.value = noiseText(this.state.u[slot]);
     if (this.state.message) field.scrollIntoView({ block: "nearest" }); // the message takes room above it
   }
 

@@ -95,7 +95,7 @@ export class View {
       row.root.dataset.slot = n;
       row.name.textContent = `Slot ${n}`;
       row.field.querySelector("sub").textContent = n;
-      row.u.ariaLabel = `u${n}, the noise of slot ${n} as an exact number`;
+      row.u.ariaLabel = `u${n}, the noise of slot ${n} as a number`;
       row.range.ariaLabel = `Noise of slot ${n}`;
       const cell = make(parts.newcell, CELL_PARTS);
       cell.nth.textContent = `slot ${n}`;
@@ -127,8 +127,10 @@ export class View {
     const { heat, degrees, cold } = this.parts;
     for (let slot = 0; slot < k; slot++) {
       const { row } = this.slots[slot];
-      const value = String(u[slot]);
-      for (const input of [row.range, row.u]) if (input.value !== value) input.value = value;
+      row.u.title = `u = ${u[slot]}`;
+      for (const [input, value] of [[row.range, String(u[slot])], [row.u, noiseText(u[slot])]]) {
+        if (input.value !== value) input.value = value;
+      }
     }
     if (Number(heat.value) !== temperature) heat.value = temperature;
     setText(degrees, String(temperature));
@@ -214,7 +216,7 @@ export class View {
     const said = [["Exact", lines.teacher], ["Learned", lines.student]].filter(([, tokens]) => tokens);
     const texts = said.map(([name, tokens]) => `${name}: ${begun}${spokenLine(tokens)}`);
     const panels = this.slots.slice(0, state.k).map(({ row }, slot) => {
-      return { label: `Slot ${slot + 1}: u = ${state.u[slot]}`, canvas: row.canvas };
+      return { label: `Slot ${slot + 1}: u = ${noiseText(state.u[slot])}`, canvas: row.canvas };
     });
     savePicture("kfexplore-tracks.png", texts, panels, false, this.colours);
   }
@@ -268,6 +270,12 @@ function showChip(chip, id, label) {
 
 function shownNumber(value, format) {
   return typeof value === "number" && Number.isFinite(value) ? format(value) : "–";
+}
+
+// Four digits; a noise value is never 1.
+export function noiseText(u) {
+  const short = Number(u.toPrecision(4));
+  return String(short < 1 ? short : u);
 }
 
 // In whole percent; never 100 where anything differs.

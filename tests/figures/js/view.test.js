@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { diced, heated } from "../../../kfexplore/figures/assets/state.js";
-import { originText, percentOf, quoted } from "../../../kfexplore/figures/assets/view.js";
+import { noiseText, originText, percentOf, quoted } from "../../../kfexplore/figures/assets/view.js";
 import { fileName } from "../../../kfexplore/figures/assets/components.js";
 import { Server, arrived, sessionOn } from "./played.js";
 
@@ -25,6 +25,10 @@ test("the time of the first tracks is not said of others", async () => {
   session.move(heated(session.state, 0.5), true);
   await arrived();
   assert.match(origin(), /temperature 0\.5; 64 steps per track\. Many are asking/);
+});
+
+test("a noise value is shown with four digits and never as 1", () => {
+  assert.deepEqual([0.2705078125, 0.5, 0.00001234567, 0.99996].map(noiseText), ["0.2705", "0.5", "0.00001235", "0.99996"]);
 });
 
 test("a share is 100 % only where all of it agrees", () => {
