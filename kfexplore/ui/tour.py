@@ -68,7 +68,7 @@ STEPS: Final = (
         "A point is a pair of noise values, a region a pair of tokens. Exact borders are straight; the student is "
         "smooth, so its borders bend. Click to move both sliders.",
         ".kfs-maps",
-        _scrub(prompt=1, k=4),
+        _scrub({1: 260}, prompt=1, k=4),
     ),
     Step(
         "K passes against one",

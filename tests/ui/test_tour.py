@@ -8,19 +8,26 @@ from pathlib import Path
 import pytest
 
 from kfexplore import load_pair
+from kfexplore.figures.palette import hue_index
 from kfexplore.ui.links import TABS
 from kfexplore.ui.tour import PAIR, STEPS, Step
 
 TOUR = Path(__file__).parents[2] / "docs" / "TOUR.md"
 
 
-def block(step: Step) -> tuple[list[str], list[str]]:
+def tokens(step: Step) -> tuple[list[int], list[int]]:
     """Exact and learned tokens of a step in Scrub."""
     pair = load_pair(PAIR)
     noise = [float(value) for value in step.link["u"].split(",")]
     assert len(noise) == int(step.link["k"])
     found = pair.block([pair.encode(step.link["prompt"])[0]], [noise])
-    return pair.texts(found.exact[0].tolist()), pair.texts(found.learned[0].tolist())
+    return found.exact[0].tolist(), found.learned[0].tolist()
+
+
+def block(step: Step) -> tuple[list[str], list[str]]:
+    """The texts of these."""
+    exact, learned = tokens(step)
+    return load_pair(PAIR).texts(exact), load_pair(PAIR).texts(learned)
 
 
 def test_the_words_are_about_what_is_shown() -> None:
@@ -33,6 +40,11 @@ def test_the_words_are_about_what_is_shown() -> None:
     assert (first[0][4], later[0][4]) == (" boy", " girl")
     assert first[0][6] != later[0][6]  # the name
     assert (differing[0][2], differing[1][2]) == (" funny", " kind")
+
+
+def test_the_tokens_beside_the_grid_have_colours_of_their_own() -> None:
+    for row in tokens(STEPS[4]):
+        assert len(set(map(hue_index, row))) == len(row)
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
