@@ -143,7 +143,12 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         # A step of the tour is a link, too.
         for event, usual in ((demo.load, ""), (top.submit, "scrub")):
             opened = event(
-                partial(linked, usual), [query, wanted], outputs, js=calling("pagefields.js", "queried"), **QUIET
+                partial(linked, usual),
+                [query, wanted],
+                outputs,
+                js=calling("pagefields.js", "queried"),
+                trigger_mode="always_last",  # a step of the tour may be left before it is there
+                **QUIET,
             )
             opened.then(None, [pair, prompt], [pair, prompt], js=calling("pagefields.js", "linked"))
             opened.then(None, [link.field for link in links], None, js=followed)

@@ -112,16 +112,16 @@ STYLE: Final = (
   box-shadow: 0 6px 28px rgb(0 0 0 / 0.25); line-height: 1.45;
 }
 .kf-tour h2 { font-size: 1.05rem; font-weight: 600; }
-.kf-tour .kf-count { color: var(--body-text-color-subdued); font-size: 13px; }
+.kf-tour .kf-count { float: right; padding-left: 12px; color: var(--body-text-color-subdued); font-size: 13px; }
 .kf-tour .kf-tools { margin-top: 10px; }
+@media (max-width: 600px) { .kf-tour { right: 8px; bottom: 8px; width: calc(100vw - 16px); padding: 10px 12px; } }
 .kf-tour .kf-skip { margin-right: auto; border-color: transparent; }
 [data-kf-tour] {
   outline: 3px solid var(--color-accent) !important; outline-offset: 5px; border-radius: 4px;
-  scroll-margin: 215px 0 240px;
+  scroll-margin: var(--kf-above) 0 var(--kf-below);
 }
-@media (max-width: 600px) { [data-kf-tour] { scroll-margin-top: 280px; } }
 /* What the tour points at can be scrolled above its card. */
-.gradio-container:has(.kf-tour:not([hidden])) { padding-bottom: 240px; }
+.gradio-container:has(.kf-tour:not([hidden])) { padding-bottom: var(--kf-below); }
 :is(#prompt, #pair) { padding-block: 6px; }
 :is(#prompt, #pair) [data-testid="block-info"] { margin-bottom: 2px; }
 #examples { display: flex; align-items: center; gap: 10px; contain: inline-size; }

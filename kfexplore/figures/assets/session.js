@@ -89,7 +89,8 @@ export class Session {
     if (this.state.u !== u) this.onRest();
   }
 
-  // Asks for another context; only an ok reply to the newest call changes anything. Returns whether it did.
+  // Asks for another context; only an ok reply to the newest call changes anything. Returns whether it did; null where
+  // there is a newer call.
   async load(change) {
     if (!this.transport) return false;
     this.update(loading(this.state));
@@ -102,7 +103,7 @@ export class Session {
       isOver: () => loads !== this.state.loads,
       onBusy: (reply) => this.update(busy(this.state, reply)),
     });
-    if (loads !== this.state.loads) return false;
+    if (loads !== this.state.loads) return null;
     clearTimeout(this.patience);
     const hasMoved = this.state.seq !== seq && change.u === undefined && change.temperature === undefined;
     const isTaken = this.take(reply, hasMoved, question.pair);

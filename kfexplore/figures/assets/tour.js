@@ -3,6 +3,8 @@
 
 const SEEN = "kfexplore-seen"; // in the browser's storage, from the first visit on
 const PATIENCE = 60000; // milliseconds until a tab must have what a step points at
+const GAP = 12; // pixels around it
+const NARROW = 600;
 
 // For gr.HTML's js_on_load. trigger: "copy" copies a link, "submit" has the page follow the address.
 // steps: [{title, text, link: {key: value}, at: selector}].
@@ -36,6 +38,10 @@ class Tour {
     part("back").onclick = () => this.show(this.at - 1);
     part("skip").onclick = () => this.end();
     document.addEventListener("keydown", (event) => this.onKey(event));
+    this.sizes = new ResizeObserver(() => this.keepInSight());
+    for (const act of ["wheel", "touchmove", "pointerdown", "keydown"]) {
+      document.addEventListener(act, () => this.sizes.disconnect(), { capture: true, passive: true });
+    }
   }
 
   // Escape closes what is open above the page first.
@@ -72,26 +78,47 @@ class Tour {
     this.follow();
   }
 
-  // Marks the element once its tab has it, and brings it into sight.
+  // Marks the element once its tab has it, and keeps it in sight until the reader does something.
   point(selector) {
-    clearTimeout(this.timer);
-    document.querySelector("[data-kf-tour]")?.removeAttribute("data-kf-tour");
+    this.forget();
     const until = performance.now() + PATIENCE;
     const look = () => {
       const found = [...document.querySelectorAll(selector)].find((each) => each.offsetParent);
       if (found) {
         found.dataset.kfTour = "here";
-        const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-        found.scrollIntoView({ block: "nearest", behavior: isCalm ? "auto" : "smooth" });
+        this.sizes.observe(document.querySelector(".gradio-container"));
       } else if (performance.now() < until) this.timer = setTimeout(look, 100);
     };
     look();
   }
 
+  forget() {
+    clearTimeout(this.timer);
+    this.sizes.disconnect();
+    document.querySelector("[data-kf-tour]")?.removeAttribute("data-kf-tour");
+  }
+
+  // Between what sticks to the top and the card; its top where there is no room for all of it. On a narrow page it goes
+  // to the top, so that what follows it is above the card, too.
+  keepInSight() {
+    const found = document.querySelector("[data-kf-tour]");
+    if (!found) return this.point(this.steps[this.at].at); // its tab was drawn anew
+    const card = this.part("tour").getBoundingClientRect();
+    const stuck = [...document.querySelectorAll(".kfs-shown, .kfs-sentence")].find((each) =>
+      each.offsetHeight && getComputedStyle(each).position === "sticky" && !each.contains(found));
+    const above = (stuck?.offsetParent ? stuck.offsetHeight : 0) + GAP;
+    const below = innerHeight - card.top + GAP;
+    const { style } = document.documentElement;
+    style.setProperty("--kf-above", `${above}px`);
+    style.setProperty("--kf-below", `${below}px`);
+    const isTall = innerWidth <= NARROW || found.offsetHeight > innerHeight - above - below;
+    const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    return found.scrollIntoView({ block: isTall ? "start" : "nearest", behavior: isCalm ? "auto" : "smooth" });
+  }
+
   end() {
     const { part } = this;
-    clearTimeout(this.timer);
-    document.querySelector("[data-kf-tour]")?.removeAttribute("data-kf-tour");
+    this.forget();
     part("tour").hidden = true;
     part("start").focus();
     const query = new URLSearchParams(location.search);
