@@ -1,4 +1,4 @@
-"""A "?" beside a term: a button that opens two lines about it, and a link to how the figures are read."""
+"""A "?": a button that opens two lines about a term with a link to more, or the rest of an explanation."""
 
 from __future__ import annotations
 
@@ -51,9 +51,24 @@ def hint(term: str, place: str) -> str:
         place: Where it stands; the term and the place are one id of the page.
     """
     words, found = HINTS[term]
-    name = f"kfs-hint-{place}-{term.replace(' ', '-')}"
+    more = f'{words} <a href="{READING}#:~:text={quote(found)}" target="_blank">More</a>'
+    return _opened(f"What is {term}?", more, f"{place}-{term.replace(' ', '-')}")
+
+
+def brief(words: str, place: str) -> str:
+    """The first sentence of an explanation, with the others behind the button; both are HTML.
+
+    Args:
+        words: The explanation.
+        place: As for `hint`.
+    """
+    first, _, rest = words.partition(". ")
+    return f"{first}. {_opened('What does this mean?', rest, place)}" if rest else words
+
+
+def _opened(label: str, words: str, place: str) -> str:
+    name = f"kfs-hint-{place}"
     return (
-        f'<button type="button" class="kfs-hint" popovertarget="{name}" aria-label="What is {term}?">?</button>'
-        f'<span popover id="{name}" class="kfs-hint-text" role="note">{words} '
-        f'<a href="{READING}#:~:text={quote(found)}" target="_blank">More</a></span>'
+        f'<button type="button" class="kfs-hint" popovertarget="{name}" aria-label="{label}">?</button>'
+        f'<span popover id="{name}" class="kfs-hint-text" role="note">{words}</span>'
     )

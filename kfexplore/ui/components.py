@@ -12,6 +12,7 @@ import gradio as gr
 
 from kfexplore.decoders import DECODERS, MODELS, Kind, possible
 from kfexplore.errors import KfError
+from kfexplore.figures.hints import brief
 from kfexplore.figures.scripts import calling, inlined
 from kfexplore.pair import Pair
 from kfexplore.ui.limits import ServerLimits
@@ -148,9 +149,10 @@ def table(columns: Sequence[str], rows: Iterable[str], name: str) -> str:
     return scrolling(f"<table><tr>{cells(columns, 'th')}</tr>{body}</table>", name)
 
 
-def heading(finding: str, reading: str) -> str:
-    """What a figure finds, and how to read it."""
+def heading(finding: str, reading: str, place: str = "") -> str:
+    """What a figure finds, and how to read it; with a place as for `hint`, all but the first sentence behind a "?"."""
     finding, reading = map(markup.escape, (finding, reading))
+    reading = brief(reading, place) if place else reading
     return boxed(f'<h2>{finding}</h2><p class="kf-prose-reading">{reading}</p>')
 
 

@@ -14,7 +14,7 @@ import gradio as gr
 
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
-from kfexplore.figures.hints import hint
+from kfexplore.figures.hints import brief, hint
 from kfexplore.figures.page import bare
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
@@ -68,13 +68,11 @@ GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained};
 could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
 operations of all products."""
 READING: Final = """One row per decoder, K and batch. Times are medians; in brackets the slowest and the fastest
-repeat: extremes, not a confidence interval. × AR: inconclusive where the brackets contain 1, or there is one repeat.
-{chance}At limit {hint}: the ratio if both ran at the device's limit, a model of bytes and FLOPs with the memory and
-arithmetic that were measured in the first races, the best of them. × AR can be above it, as AR pays what a call costs
-besides for every token. Of limit: the fraction of it that was reached; it is above 100 % where others were at work
-meanwhile, or the models fit a cache. Kept: mean tokens that a round of verified or Jacobi keeps; idle: fraction of
-row-rounds in which a finished row waits for others of its batch. After end: new tokens behind the end of a text,
-which are counted in tokens per second."""
+repeat. × AR: inconclusive where the brackets contain 1, or there is one repeat. {chance}At limit: the ratio if both
+ran at the device's limit; × AR can be above it, as AR pays what a call costs besides for every token. Of limit: the
+fraction of it that was reached; it is above 100 % where others were at work meanwhile, or the models fit a cache. Kept:
+mean tokens that a round of verified or Jacobi keeps; idle: fraction of row-rounds in which a finished row waits for
+others of its batch. After end: new tokens behind the end of a text, which are counted in tokens per second."""
 COLUMNS: Final = (
     "decoder",
     "K",
@@ -84,7 +82,7 @@ COLUMNS: Final = (
     "tokens/s",
     "× AR",
     "× AR at limit",
-    "of limit",
+    f"of limit {hint('device limit', 'timing')}",
     "GB/s",
     "GFLOP/s",
     "kept",
@@ -174,7 +172,7 @@ class TimingTab:
             with gr.Column(visible=False) as self.gain_part:
                 self.gain_words = html("", elem_id="timing-gain-words")
                 self.gain = plot(empty_figure(360), min_height=360, elem_id="timing-gain")
-        html(boxed(f'<p class="kf-prose-reading">{INTRO}</p>'))
+        html(boxed(f'<p class="kf-prose-reading">{brief(INTRO, "race-intro")}</p>'))
         self.held, self.document = session_state(limits), gr.Textbox(visible=False)
 
         shown = [
@@ -300,10 +298,10 @@ class TimingTab:
         words, figure = bare(race_figure(rows, race.theme, races), height)
         (finding, reading), ratios = bare(speedup_figure(rows, race.theme, races), height)
         return {
-            self.race_words: heading(*words),
+            self.race_words: heading(*words, "race"),
             self.race: figure,
             self.words: boxed(f"<h2>{markup.escape(plain_words(rows, race.config.decoders))}.</h2>") if rows else "",
-            self.speedup_words: heading(finding, reading if compared_with_ar(rows) else ""),
+            self.speedup_words: heading(finding, reading if compared_with_ar(rows) else "", "speedup"),
             self.speedup: gr.update(value=ratios, visible=bool(compared_with_ar(rows))),
             self.table: _table(rows),
         }
@@ -316,7 +314,7 @@ class TimingTab:
         raced = [k for _, decoder, k in race.racing.settings.races if DECODERS[decoder].takes_k]
         (finding, reading), figure = bare(gain_figure(gains, race.theme, max(raced, default=None)), 360)
         note = GAIN_NOTE.format(trained=race.racing.pair.k_max)
-        words = heading(finding, f"{reading} {note}")
+        words = heading(finding, f"{reading} {note}", "gain")
         return {self.gain_part: gr.update(visible=True), self.gain_words: words, self.gain: figure}
 
 
@@ -380,7 +378,7 @@ def _table(rows: Sequence[TimingRow]) -> str:
         own = [DECODERS[row.decoder].label, f"{row.k}", f"{row.batch}"]
         why = f'<td colspan="{len(COLUMNS) - 3}" style="white-space: normal">✕ {markup.escape(row.error or "")}</td>'
         lines.append(cells(own) + why if row.error else cells([*own, *_numbers(row)]))
-    reading = READING.format(chance=chance_words(rows), hint=hint("device limit", "timing"))
+    reading = brief(READING.format(chance=chance_words(rows)), "rows")
     all_rows = table(COLUMNS, lines, "All rows")
     return boxed(f'<h2>All rows</h2>{all_rows}<p class="kf-prose-reading">{reading}</p>')
 
