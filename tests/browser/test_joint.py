@@ -99,6 +99,7 @@ def test_the_example_of_stories_is_on_the_first_screen_at_once(page: Page, stori
     opened(page, stories_url)
     head, texts = page.locator("#joint-head"), page.locator("#joint-texts")
     expect(head).to_contain_text("of independent draws are blocks that the teacher almost never writes")
+    expect(page.get_by_text("they illustrate, they do not rank samplers")).to_be_in_viewport(ratio=1)
     expect(head).to_be_in_viewport(ratio=1)
     expect(texts.locator(".kf-prose-block").nth(2)).to_be_in_viewport()
     expect(texts.locator(".kf-prose-why").first).to_contain_text("most likely")

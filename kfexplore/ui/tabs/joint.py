@@ -51,6 +51,7 @@ BLOCKS: Final = (512, 1024, 4096)
 """Of each sampler, as far as the limits allow."""
 TEMPERATURES_SHOWN: Final = (0.1, 2.0)
 """Ends of the slider, as in Scrub."""
+CHOSEN: Final = "All were chosen for a large gap: they illustrate, they do not rank samplers."
 NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
 CANCELLED: Final = "<p>Cancelled. Showing the previous result.</p>"
 
@@ -310,7 +311,7 @@ def _offered(first: str) -> tuple[list[Dependence], gr.Dataset] | None:
     dataset = gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[name] for name in names],
-        label=f"{label} (our own sentences, highest first; {pair})",
+        label=f"{label} (our own sentences, highest first; {pair}). {CHOSEN}",
         type="index",
         samples_per_page=4,
         elem_id="joint-contexts",
