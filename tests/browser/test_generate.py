@@ -107,6 +107,17 @@ def test_a_block_opens_its_context_and_noise_in_scrub(page: Page, app_url: str, 
     ids = pair.encode(page.locator("#prompt textarea").input_value())[0]
     learned = pair.block([ids], [[float(u) for u in (root.get_attribute("data-u") or "").split(",")]]).learned
     assert "".join(pair.texts(learned[0].tolist())).strip() == written.replace("≠", "").strip()
+    entries, u = page.evaluate("history.length"), root.get_attribute("data-u")
+    for _ in range(2):
+        page.evaluate("history.back()")
+        expect(page.locator("#prompt textarea")).to_have_value(EXAMPLES[0])
+        expect(block).to_be_visible()
+        assert block.inner_text() == written  # no new run
+        page.evaluate("history.forward()")
+        expect(root).to_be_visible()
+        expect(page.locator("#prompt textarea")).to_have_value(re.compile(f"^{EXAMPLES[0]}.+"))
+        expect(root).to_have_attribute("data-u", u or "")
+    assert page.evaluate("history.length") == entries
 
 
 def test_texts_stream_and_stop_where_they_are(page: Page, app_url: str) -> None:

@@ -59,7 +59,9 @@ export class Address {
 
   write() {
     clearTimeout(this.timer);
-    if (!this.read().context || !location.protocol.startsWith("http")) return;
+    const { context, isLoading } = this.read();
+    // While another context is on its way, the address may be its own already.
+    if (!context || isLoading || !location.protocol.startsWith("http")) return;
     const query = new URLSearchParams(location.search);
     const shown = queryOf(this.read());
     put(query, shown);

@@ -12,7 +12,10 @@ export function mountInPage(element, props, server, trigger) {
   };
   window.kfScrub = Object.assign(page, { openLink: follow });
   follow();
-  window.addEventListener("popstate", () => openLink().then(() => trigger("submit")));
+  window.addEventListener("popstate", () => {
+    page.backTo = new URLSearchParams(location.search).get("tab") ?? "scrub";
+    openLink().then(() => trigger("submit"));
+  });
 }
 
 // What a copied link or the browser's way back says. The server reports a value that is not a number.

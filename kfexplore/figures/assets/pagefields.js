@@ -28,6 +28,15 @@ export function shown() {
   return [pair, prompt];
 }
 
+// Opens the tab to which the browser's way back leads; before the fields are as they were there, it would begin a run.
+export function backToTab() {
+  const backTo = CSS.escape(window.kfScrub.backTo);
+  const inner = document.querySelector(`.tabitem [role="tab"][data-tab-id="${backTo}"]`);
+  const outer = document.querySelector(`[role="tab"][data-tab-id="${inner ? "joint" : backTo}"]`);
+  for (const tab of [outer, inner]) if (tab?.ariaSelected === "false") tab.click();
+  window.kfScrub.backTo = null;
+}
+
 // Hands the address's query to the server, which checks it.
 export function queried(query, ...fields) {
   return [location.search, ...fields];

@@ -83,7 +83,9 @@ def opening(name: str) -> Opening:
     return OPENINGS.get(name, Opening())
 
 
-OPEN, CHOOSE, SHOWN, TAKEN = (calling("pagefields.js", name) for name in ("open", "choose", "shown", "taken"))
+OPEN, CHOOSE, SHOWN, TAKEN, BACK = (
+    calling("pagefields.js", name) for name in ("open", "choose", "shown", "taken", "backToTab")
+)
 """For events of the fields above the tabs, see pagefields.js."""
 
 
@@ -114,7 +116,7 @@ def scrub_view(service: Service, first: Json, fields: list[gr.Component]) -> gr.
         first=json.dumps(first),
         elem_id="scrub",
     )
-    view.submit(None, None, fields, js=SHOWN)
+    view.submit(None, None, fields, js=SHOWN).then(None, None, None, js=BACK)
     return view
 
 
