@@ -77,7 +77,8 @@ def _rounds(batch: DecodeBatch, anew: bool) -> Iterator[Step]:
         counts = np.logical_and.accumulate(right, axis=1).sum(axis=1) + 1
         if batch.recheck:
             for row in np.flatnonzero(near_tie.cpu().numpy().any(axis=1) & (sequences.written < length)).tolist():
-                one = exact[row], guesses[row], near_tie[row], u[row]
+                left = int(length - sequences.written[row])
+                one = exact[row, :left], guesses[row], near_tie[row], u[row]
                 counts[row] = _rechecked(teacher, sequences.row(row), *one, temperature)
         kept = np.minimum(counts, length - sequences.written)
         sequences.append(exact, kept)
@@ -92,7 +93,10 @@ def _rounds(batch: DecodeBatch, anew: bool) -> Iterator[Step]:
 def _rechecked(
     teacher: AnyTeacher, ids: Tensor, exact: Tensor, guesses: Tensor, near_tie: Tensor, u: Tensor, temperature: float
 ) -> int:
-    """Number of tokens that one row keeps after near ties are decided again by the row alone; corrects `exact`."""
+    """Number of tokens that one row keeps after near ties are decided again by the row alone; corrects `exact`.
+
+    `exact` may have fewer tokens than the pass: no more than the row still needs.
+    """
     for position in range(len(exact)):
         if near_tie[position]:
             before = torch.cat([ids, exact[None, :position]], dim=1)

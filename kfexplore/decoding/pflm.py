@@ -39,8 +39,9 @@ def steps(batch: DecodeBatch) -> Iterator[Step]:
         if batch.recheck:
             for row in near_tie.any(dim=1).nonzero()[:, 0].tolist():
                 one = slice(row, row + 1)
-                alone = student(sequences.row(row), u[one], KVCache(), config.temperature, also=also)
-                tokens[one], _, counts[one] = read(config, alone, u[one], before[one])
+                fitting = u[one, : student.config.context - sequences.ends[row]]  # the rest of a last block is dropped
+                alone = student(sequences.row(row), fitting, KVCache(), config.temperature, also=also)
+                tokens[one, : fitting.shape[1]], _, counts[one] = read(config, alone, fitting, before[one])
         sequences.append(tokens)
         fed = k
         yield Step(tokens.clone() if passes.use_cuda_graphs else tokens)
@@ -69,7 +70,8 @@ def reference(batch: DecodeBatch) -> list[int]:
     """The slow twin."""
     (student,), config, noise = batch.models, batch.config, batch.noise[0]
     row, counts = batch.sequences.row(0)[0].tolist(), torch.zeros(student.config.vocab_size)
-    for u in noise.split(batch.k):
+    prompt = len(row)
+    for u in noise[: student.config.context - prompt].split(batch.k):
         logits = student(torch.tensor([row]), u[None], KVCache(), config.temperature, also=1)[0]
         for j, slot in enumerate(logits[1:]):
             if config.exact_first and j == 0:
@@ -80,4 +82,4 @@ def reference(batch: DecodeBatch) -> list[int]:
                 token = int((slot - config.frequency_penalty * counts).argmax())
             row.append(token)
             counts[token] += 1
-    return row[-len(noise) :]
+    return row[prompt:]

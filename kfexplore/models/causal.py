@@ -21,6 +21,7 @@ from kfexplore.errors import KfError
 from kfexplore.models.attention import Cache, KVCache, attend
 from kfexplore.models.layers import Network
 from kfexplore.models.networks import Autoregressive, PushForward
+from kfexplore.models.static_cache import StaticCache
 
 ATTENTION = "kfexplore"
 """Name of `attend_cached` in the registry of transformers."""
@@ -82,7 +83,9 @@ class CausalNetwork(Network):
         """
         count = x.shape[1]
         positions = cache.positions(count, x.device)
-        if (last := int(positions.max())) >= self.config.context:
+        if isinstance(cache, StaticCache):  # of a decoder, whose texts fit: it drops what it guesses behind their end
+            positions = positions.clamp_max(self.config.context - 1)
+        elif (last := int(positions.max())) >= self.config.context:
             raise KfError(f"The text has {last + 1} tokens.", f"at most {self.config.context} for this model")
         again = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:

@@ -18,6 +18,7 @@ from kfexplore.checkpoints.registry import load_model
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, reference
+from kfexplore.decoding.readout import NearTie
 from kfexplore.errors import KfError
 from kfexplore.models import CausalLM, CausalStudent, KVCache
 from kfexplore.pair import Pair, load_pair
@@ -70,6 +71,18 @@ def test_decoders_and_maps_agree_with_their_slow_twins(pair: Pair) -> None:
         )
     block = pair.block(IDS[:, :5], NOISE)
     assert np.array_equal(block.learned, pair.need_student().block_logits(IDS[:, :5], NOISE).argmax(dim=-1))
+
+
+@pytest.mark.parametrize("decoder", ["ar", "pflm", "verified", "jacobi"])
+def test_every_decoder_fills_the_context_to_its_end(
+    pair: Pair, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, networks = DecodeConfig(decoder), Networks(pair.teacher, pair.student)
+    prompts, u = [IDS[0].tolist() * 3, [2] * 37, [7] * 39], np.random.default_rng(2).random((3, 12))
+    expected = reference(config, networks, prompts, u, 9)  # 48 tokens in all; the last block of 4 has room for 1
+    assert np.array_equal(generate(config, networks, prompts, u, 9).tokens, expected)
+    monkeypatch.setattr("kfexplore.decoding.readout.DECODING", NearTie(1.0, 1e3))
+    assert np.array_equal(generate(config, networks, prompts, u, 9).tokens, expected)  # every token decided twice
 
 
 def test_a_pair_is_saved_pushed_and_loaded_as_any(pair: Pair, tmp_path: Path) -> None:
