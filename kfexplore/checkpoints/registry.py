@@ -202,7 +202,7 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
     near = difflib.get_close_matches(str(name_or_folder), NAMED, n=2)
     raise KfError(
         f"There is no pair {str(name_or_folder)!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."),
-        f"{', '.join(NAMED)}, or a folder with a teacher and, for a learned map, a student",
+        f"{', '.join(NAMED)}, a folder with a teacher and, for a learned map, a student, or a transformers model",
         f"use the pair {DEFAULT_PAIR}, which needs no download",
     )
 
@@ -318,7 +318,14 @@ def bundled_pairs() -> list[str]:
 
 
 def bundled_folder(name: str) -> Path:
-    """Folder of a bundled pair: beside the package in a working copy, or packed inside it."""
+    """Folder of a bundled pair: beside the package in a working copy, or packed inside it.
+
+    Raises:
+        KfError: it is not a bundled pair, or its folder is missing.
+    """
+    bundled = [each for each, pair in NAMED.items() if pair.repository is None]
+    if name not in bundled:
+        raise KfError(f"{name} is not a bundled pair.", f"{' or '.join(bundled)}: results of other pairs are not stored")
     places = _places(name)
     if found := next(filter(Path.is_dir, places), None):
         return found

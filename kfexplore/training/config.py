@@ -280,7 +280,16 @@ class Recipe:
         return dataclasses.replace(self, students=students, **shape)
 
     def shape(self, kind: Kind, vocab_size: int, mask_id: int, block: int = 0) -> ModelConfig:
-        """The shape of a model of this recipe."""
+        """The shape of a model of this recipe.
+
+        Raises:
+            KfError: it has none of its own, and was not fitted to a teacher.
+        """
+        if not self.width:
+            raise KfError(
+                f"The recipe {self.name} has the shape of the teacher that it is given.",
+                "a recipe with width, depth, heads and context",
+            )
         return ModelConfig(
             kind,
             vocab_size=vocab_size,

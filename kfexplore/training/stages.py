@@ -181,6 +181,8 @@ class Run:
             self._check_memory(stages[first:])
         teacher = self.teacher()
         before = self._initial_model("student") if continues else teacher
+        if continues:
+            check_pair(teacher.config, {"student": before.config})
         if first and stages[first].targets == "self":
             raise KfError(
                 "Self-forcing needs the student of half the block, which a trained pair no longer has.",

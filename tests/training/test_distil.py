@@ -17,9 +17,10 @@ from helpers import save_causal, student, teacher
 
 from kfexplore import distributed
 from kfexplore.checkpoints.registry import load_model
+from kfexplore.checkpoints.saving import save_model
 from kfexplore.errors import KfError
 from kfexplore.evaluate.agreement import agreement
-from kfexplore.models import CausalStudent
+from kfexplore.models import CausalLM, CausalStudent
 from kfexplore.pair import load_pair
 from kfexplore.training import memory, targets
 from kfexplore.training.config import Recipe, TrainConfig
@@ -178,6 +179,10 @@ def test_a_teacher_becomes_a_pair(source: Path, tmp_path: Path, capsys: pytest.C
     further.prepare(source.parent / "texts")
     assert isinstance(further.students(), CausalStudent)
     assert not (tmp_path / "further" / "student1").exists()
+    save_model(CausalLM(further.students().network, pair.teacher.config), folder / "teacher")
+    with pytest.raises(KfError, match="distilled from another teacher"):
+        Run(small(), tmp_path / "mixed", init_from=folder).pair(source.parent / "texts")
+    assert not (tmp_path / "mixed" / "student4").exists()
 
 
 def test_contexts_are_sampled_from_the_teacher_itself(source: Path, tmp_path: Path) -> None:
