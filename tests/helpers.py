@@ -7,11 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+from kfexplore.checkpoints.registry import load_model
 from kfexplore.config import ModelConfig
 from kfexplore.decoders import Kind
-from kfexplore.models import MaskedModel, Model, Student, Teacher, build
+from kfexplore.models import CausalStudent, MaskedModel, Model, Student, Teacher, build
 from kfexplore.pair import Pair
 from kfexplore.training.data import train_tokenizer
 
@@ -137,6 +139,18 @@ def save_causal(folder: Path, family: str = "gpt2", **changes: Any) -> Any:
         parameter.data *= 12 if parameter.ndim > 1 else 1
     made.save_pretrained(folder)
     return made.eval().requires_grad_(False)
+
+
+def distilled(folder: Path, family: str = "llama", **changes: Any) -> Pair:
+    """A tiny transformers teacher, written to a folder, and its student, not trained, which reads its noise."""
+    save_causal(folder, family, **changes)
+    given: Any = load_model(folder)
+    torch.manual_seed(1)
+    learner = CausalStudent.after(given, 4).requires_grad_(False)
+    learner.noise_encoder.combined_proj.weight *= 30
+    tokenizer = Tokenizer(models.WordLevel({chr(97 + n): n for n in range(24)}, "a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return Pair(given, learner, tokenizer=tokenizer)
 
 
 def _linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import distilled
 from shell import Shell
 
 import kfexplore
@@ -163,8 +164,18 @@ def test_outside_a_working_copy_the_missing_parts_are_named(
 
 
 @pytest.fixture(scope="module")
-def url(space: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app, started in the folder as a Space starts it: no editable install, no home, no way out."""
+def distilled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distilled")
+    distilled(folder / "model").save_pretrained(folder / "pair")
+    return folder / "pair"
+
+
+@pytest.fixture(scope="module")
+def url(space: Path, distilled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app, started in the folder as a Space starts it: no editable install, no home, no way out.
+
+    It opens with a pair of transformers models.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -177,6 +188,7 @@ def url(space: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ),  # under -S its .pth files, the editable install's too, are not read
         "PYTHONUNBUFFERED": "1",
         "GRADIO_SERVER_PORT": str(port),
+        "KFEXPLORE_PAIR": str(distilled_folder),
         "OMP_WAIT_POLICY": "PASSIVE",
         **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), nowhere),
         "NO_PROXY": "127.0.0.1,localhost",
@@ -214,20 +226,21 @@ def ask(url: str, body: Any = None) -> str:
 
 
 @FULL
-def test_the_app_starts_from_the_folder_alone_and_answers(space: Path, url: str) -> None:
+def test_the_app_starts_from_the_folder_alone_and_answers(space: Path, url: str, distilled_folder: Path) -> None:
     assert '"title":"kfexplore"' in ask(url)
     assert "**The numbers below a slot**" in ask(f"{url}/{READING}")
     config = json.loads(ask(f"{url}/config"))
     (scrub,) = [part for part in config["components"] if part["props"].get("elem_id") == "scrub"]
-    pair = kfexplore.load_pair("tales")
-    ids, _ = pair.encode("Once upon a time")
-    noise = [0.1, 0.7, 0.3, 0.9]
-    question = {"seq": 7, "pair": "tales", "prompt": "Once upon a time", "u": noise}
-    body = {"data": question, "component_id": scrub["id"], "fn_name": "point", "session_hash": "a"}
-    answer = json.loads(ask(f"{url}/gradio_api/component_server", body))
-    block = pair.block([ids], [noise])
-    assert (answer["ok"], answer["seq"]) == (True, 7)
-    assert (answer["teacher"], answer["student"]) == (block.teacher[0].tolist(), block.student[0].tolist())
+    for name, prompt in (("tales", "Once upon a time"), (str(distilled_folder), "a b c")):
+        pair = kfexplore.load_pair(name)
+        ids, _ = pair.encode(prompt)
+        noise = [0.1, 0.7, 0.3, 0.9]
+        question = {"seq": 7, "pair": name, "prompt": prompt, "u": noise}
+        body = {"data": question, "component_id": scrub["id"], "fn_name": "point", "session_hash": "a"}
+        answer = json.loads(ask(f"{url}/gradio_api/component_server", body))
+        block = pair.block([ids], [noise])
+        assert (answer["ok"], answer["seq"]) == (True, 7)
+        assert (answer["teacher"], answer["student"]) == (block.teacher[0].tolist(), block.student[0].tolist())
     compiled = {file.name.split(".")[0] for file in (space / "kfexplore").rglob("*.pyc")}
     assert {"pair", "service", "registry"} <= compiled  # it was the folder's own package that ran
 

@@ -325,7 +325,8 @@ def bundled_folder(name: str) -> Path:
     """
     bundled = [each for each, pair in NAMED.items() if pair.repository is None]
     if name not in bundled:
-        raise KfError(f"{name} is not a bundled pair.", f"{' or '.join(bundled)}: results of other pairs are not stored")
+        valid = f"{' or '.join(bundled)}; results of other pairs are not stored"
+        raise KfError(f"{name} is not a bundled pair.", valid)
     places = _places(name)
     if found := next(filter(Path.is_dir, places), None):
         return found

@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from helpers import save_causal
+from helpers import distilled, save_causal
 from safetensors.torch import load_file, save_file
 from shell import Shell
 from tokenizers import Tokenizer
@@ -165,6 +165,13 @@ def test_a_repository_of_checkpoint_files_is_a_pair(hub: Hub, shell: Shell) -> N
     for role in ("teacher", "student"):
         shutil.copyfile(shell.folder / role / "model.safetensors", made / f"{role}.safetensors")
     assert load_pair(NAME).tokenizer is None
+
+
+def test_a_distilled_pair_comes_back_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    pair = replace(distilled(tmp_path / "model"), info={"name": "owls"})
+    pair.push_to_hub(NAME)
+    assert_same(load_pair(NAME), replace(pair, info=load_pair(NAME).info))
+    assert {file.name for file in (hub.folder / NAME / "student").iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_shards_of_transformers_come_with_their_index(hub: Hub) -> None:

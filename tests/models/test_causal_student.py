@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import CAUSAL, save_causal
+from helpers import CAUSAL, distilled
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from kfexplore.checkpoints.registry import load_model
@@ -27,17 +26,6 @@ SEEDED = torch.Generator().manual_seed(0)
 IDS = torch.randint(0, 24, (3, 12), generator=SEEDED)
 NOISE = torch.rand(3, 4, dtype=torch.float64, generator=SEEDED)
 ENDS = torch.tensor([[12], [7], [3]])
-
-
-def distilled(folder: Path, family: str = "llama", **changes: Any) -> Pair:
-    """A teacher and a student of it that is not trained, but reads its noise."""
-    save_causal(folder, family, **changes)
-    teacher: Any = load_model(folder)
-    torch.manual_seed(1)
-    student = CausalStudent.after(teacher, 4).requires_grad_(False)
-    student.noise_encoder.combined_proj.weight *= 30
-    vocabulary = {chr(97 + n): n for n in range(24)}
-    return Pair(teacher, student, tokenizer=Tokenizer(models.WordLevel(vocabulary, "a")))
 
 
 @pytest.fixture(scope="module", params=[*CAUSAL, "tied llama"])
@@ -74,9 +62,7 @@ def test_decoders_and_maps_agree_with_their_slow_twins(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["ar", "pflm", "verified", "jacobi"])
-def test_every_decoder_fills_the_context_to_its_end(
-    pair: Pair, decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_decoder_fills_the_context_to_its_end(pair: Pair, decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config, networks = DecodeConfig(decoder), Networks(pair.teacher, pair.student)
     prompts, u = [IDS[0].tolist() * 3, [2] * 37, [7] * 39], np.random.default_rng(2).random((3, 12))
     expected = reference(config, networks, prompts, u, 9)  # 48 tokens in all; the last block of 4 has room for 1
