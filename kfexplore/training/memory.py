@@ -27,7 +27,7 @@ class Needs:
     weights: tuple[int, int]
     """Numbers of weights of the teacher, and of those of the student that are trained."""
     teacher: int
-    """Weights."""
+    """Weights; with self-forcing, those of the frozen student as well."""
     student: int
     """Trained weights, and a copy of their mean or of the initial ones where a stage keeps it."""
     gradients: int
@@ -74,10 +74,10 @@ def needs(teacher: Network, student: Network, stage: TrainConfig) -> Needs:
     per_layer = rows * ((stage.context + slots) * inside + slots * scores)
     layers = 1 if stage.recompute else shape.depth
     kept = rows * (stage.context + slots) * 3 * shape.width * shape.depth  # inputs of blocks, keys and values
-    theirs = sum(weight.numel() for weight in teacher.parameters())
+    theirs, whole = (sum(weight.numel() for weight in model.parameters()) for model in (teacher, student))
     return Needs(
         weights=(theirs, weights),
-        teacher=WEIGHT * theirs,
+        teacher=WEIGHT * (theirs + whole * (stage.targets == "self")),
         student=WEIGHT * weights * copies,
         gradients=WEIGHT * weights,
         optimizer=WEIGHT * moments,

@@ -13,6 +13,7 @@ import json
 import shlex
 import shutil
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -59,6 +60,9 @@ from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.memory import check_memory, needs
 from kfexplore.training.stories import stories
 from kfexplore.training.work_folder import StageInfo, claim, finished, locked, write
+
+Model = Callable[[], AnyModel]
+"""Loads a model."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class Run:
         config = self.recipe.teacher
         if self._initial is not None or config is None:
             return self._initial_model("teacher")
-        return self._train("teacher", config, StageInfo(self._data(), self._shape("teacher"), config))
+        return self._train("teacher", config, StageInfo(self._data(), self._shape("teacher"), config))()
 
     def students(self) -> AnyModel:
         """Trains all students in their order; returns the last one.
@@ -180,19 +184,19 @@ class Run:
         if initial is not None and not finished(self.folder / f"student{stages[-1].block}"):
             self._check_memory(stages[first:])
         teacher = self.teacher()
-        before = self._initial_model("student") if continues else teacher
+        before: Model = partial(self._initial_model, "student") if continues else lambda: teacher
         if continues:
-            check_pair(teacher.config, {"student": before.config})
+            check_pair(teacher.config, {"student": before().config})
         if first and stages[first].targets == "self":
             raise KfError(
                 "Self-forcing needs the student of half the block, which a trained pair no longer has.",
                 "targets exact in the last stage of the recipe",
             )
         for n, config in list(enumerate(stages))[first:]:
-            shape, frozen = self._shape("student", config.block), before if config.targets == "self" else None
+            shape, frozen = self._shape("student", config.block), before() if config.targets == "self" else None
             info = StageInfo(data, shape, self.recipe.teacher, stages[: n + 1], init_from=origin)
             before = self._train(f"student{config.block}", config, info, before, teacher=teacher, frozen=frozen)
-        return before
+        return before()
 
     def masked(self) -> AnyModel:
         """Trains the masked diffusion model, starting from the teacher's weights.
@@ -206,8 +210,8 @@ class Run:
         self._need("teacher")
         shape, initial = self._shape("masked"), self._initial
         info = StageInfo(self._data(), shape, self.recipe.teacher, masked=config, init_from=self._origin())
-        before = self._initial_model("masked") if initial and initial.masked else self.teacher()
-        return self._train("masked", config, info, before)
+        before = partial(self._initial_model, "masked") if initial and initial.masked else self.teacher
+        return self._train("masked", config, info, before)()
 
     def pair(self, text: Path | None = None, dataset: str | None = None, self_generated: int | None = None) -> Path:
         """Runs all stages that are not finished and writes the pair; without prepared data, texts are needed.
@@ -222,7 +226,8 @@ class Run:
             )
         if distributed.count() == 1 and (text is not None or dataset is not None or self_generated or missing):
             self.prepare(text, dataset, self_generated)
-        parts = {"teacher": self.teacher(), "student": self.students()}
+        self.teacher()  # trained before the students, which load it themselves
+        parts = {"student": self.students(), "teacher": self.teacher()}
         if self.recipe.masked is not None:
             parts["masked"] = self.masked()
         elif (initial := self._initial) and initial.masked:
@@ -321,9 +326,11 @@ class Run:
         return usable_device(distributed.device(self.device))
 
     def _train(
-        self, name: str, config: TrainConfig, info: StageInfo, before: AnyModel | None = None, **given: Any
-    ) -> AnyModel:
-        """The model of a stage: loaded if the stage is finished; else trained, saved and loaded.
+        self, name: str, config: TrainConfig, info: StageInfo, before: Model | None = None, **given: Any
+    ) -> Model:
+        """Trains and saves a stage unless it is finished; loads its model when called.
+
+        `before` loads the model of the stage before, so that it is in memory no longer than its weights are copied.
 
         It is saved as it will be published, in bf16, so that later stages (above all the student's targets) build on
         exactly those weights.
@@ -332,7 +339,7 @@ class Run:
         kind: Any = name.rstrip("0123456789")
         claim(folder, info, self._command(name))
         if not finished(folder):
-            model = _fresh(info.model, config, before, given.get("teacher")).to(device)
+            model = _fresh(info.model, config, before() if before else None, given.get("teacher")).to(device)
             tokens = load_tokens(self.folder / "data")
             given["starts"] = document_starts(self.folder / "data", tokens)
             # A seed for every stage and initial pair, so that none sees the noise of another.
@@ -344,7 +351,7 @@ class Run:
             if distributed.rank() == 0:
                 save_model(model, folder, dtype=torch.bfloat16)
             distributed.wait()
-        return load_model(folder, device=device, kind=kind)
+        return partial(load_model, folder, device=device, kind=kind)
 
     def _data(self) -> DataInfo:
         folder = self.folder / "data"

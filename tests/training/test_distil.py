@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from kfexplore.checkpoints.registry import load_model
 from kfexplore.checkpoints.saving import save_model
 from kfexplore.errors import KfError
 from kfexplore.evaluate.agreement import agreement
-from kfexplore.models import CausalLM, CausalStudent
+from kfexplore.models import CausalLM, CausalStudent, share_embeddings
 from kfexplore.pair import load_pair
 from kfexplore.training import memory, targets
 from kfexplore.training.config import Recipe, TrainConfig
@@ -72,6 +73,52 @@ def test_a_few_steps_lower_the_loss(tmp_path: Path, family: str, tied: bool) -> 
     assert np.mean(after) < 0.9 * np.mean(before)
     network = learner.network
     assert tied == (network.get_output_embeddings().weight is network.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(("family", "tied"), [("gpt2", True), ("llama", False)])
+def test_embedding_and_head_can_stay_the_teachers_in_the_same_memory(tmp_path: Path, family: str, tied: bool) -> None:
+    save_causal(tmp_path / "model", family, tie_word_embeddings=tied)
+    given: Any = load_model(tmp_path / "model")
+    before = {name: weight.clone() for name, weight in given.state_dict().items()}
+    torch.manual_seed(1)
+    learner = CausalStudent.after(given, 2)
+    share_embeddings(learner, given)
+    theirs = {weight.data_ptr() for weight in given.parameters()}
+    own = [weight for weight in learner.parameters() if weight.data_ptr() not in theirs]
+    assert len(list(learner.parameters())) - len(own) == 2 - tied
+    found = needs(given, learner, dataclasses.replace(CONFIG, optimizer="adamw"))
+    assert found.student + found.gradients + found.optimizer == 16 * sum(weight.numel() for weight in own)
+
+    def loss(step: int, rows: slice = slice(None)) -> torch.Tensor:
+        return student_loss(learner, given, TOKENS, CONFIG, step, rows)
+
+    first = np.mean([loss(step).mean().item() for step in range(90, 94)])
+    fit(learner, loss, CONFIG, tmp_path / "stage")
+    assert np.mean([loss(step).mean().item() for step in range(90, 94)]) < 0.9 * first
+    assert all(torch.equal(weight, before[name]) for name, weight in given.state_dict().items())
+    assert {weight.data_ptr() for weight in own}.isdisjoint(theirs)
+    assert sum(weight.data_ptr() in theirs for weight in learner.parameters()) == 2 - tied
+
+
+def test_a_stage_holds_its_student_and_the_teacher_alone(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def networks() -> int:
+        gc.collect()
+        return sum(type(each) in (CausalLM, CausalStudent) for each in gc.get_objects())
+
+    def counted(*given: Any) -> None:
+        held.append(networks())
+        fit(*given)
+
+    monkeypatch.setattr("kfexplore.training.stages.fit", counted)
+    run = Run(small(), tmp_path / "out", given_teacher=source)
+    run.prepare(source.parent / "texts")
+    before = networks()
+    run.pair()
+    assert [count - before for count in held] == [2, 2, 2]
 
 
 def train(folder: Path) -> None:
@@ -250,6 +297,7 @@ def test_the_memory_of_adamw_is_sixteen_bytes_per_weight() -> None:
     weights = sum(weight.numel() for weight in learner.parameters())
     assert found.student + found.gradients + found.optimizer == 16 * weights
     assert found.teacher == 4 * sum(weight.numel() for weight in given.parameters())
+    assert needs(given, learner, dataclasses.replace(CONFIG, targets="self")).teacher == found.teacher + 4 * weights
     lighter = needs(given, learner, dataclasses.replace(CONFIG, recompute=True, accumulate=4))
     assert lighter.activations < found.activations / 4
     assert lighter.optimizer < found.optimizer
