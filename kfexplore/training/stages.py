@@ -155,7 +155,8 @@ class Run:
             if initial is None:
                 raise KfError("There is no teacher to sample contexts from.", "--teacher, or --text FOLDER")
             teacher: Any = load_model(initial.teacher, device=self._place(), kind="teacher")
-            sampled = Sampled(teacher, self._origin(), tokenizer, data.self_generated, longest + 1)
+            length = min(longest + 1, teacher.config.context)
+            sampled = Sampled(teacher, self._origin(), tokenizer, data.self_generated, length)
         with locked(self.folder):
             return prepare(data, self.folder / "data", longest + 1, text, sampled)
 

@@ -189,13 +189,14 @@ def test_shards_of_transformers_come_with_their_index(hub: Hub) -> None:
 
 
 def test_a_pair_that_cannot_be_fetched_says_what_to_do(hub: Hub, shell: Shell) -> None:
+    assert "no connection" in shell.refused("train data --recipe distil --teacher nobody/owls --out run --text FOLDER")
     err = shell.refused("map --pair nobody/owls --token-ids 1 --noise 0.1")
     assert "no connection" in err
     assert "second line" not in err
     assert "home/nobody/owls" in err
     shutil.copytree(shell.folder, Path("home/nobody/owls"))
     assert load_pair("nobody/owls").info["folder"].endswith("home/nobody/owls")
-    assert len(hub.asked) == 1
+    assert len(hub.asked) == 2
 
 
 def test_an_info_does_not_say_where_its_pair_lies(hub: Hub, shell: Shell) -> None:

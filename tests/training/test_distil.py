@@ -253,6 +253,8 @@ def test_a_teacher_of_the_published_layout_is_distilled_by_the_same_recipe(sourc
     folder = Run(small(), tmp_path / "out", given_teacher=tmp_path / "pair").pair(source.parent / "texts")
     pair = load_pair(folder)
     assert (pair.need_student().config.width, pair.need_student().config.context) == (16, 32)
+    info = Run(small(), tmp_path / "own", given_teacher=tmp_path / "pair").prepare(self_generated=20)
+    assert info.source.startswith("20 contexts of 32 tokens")  # as many as the teacher has
 
 
 @pytest.mark.parametrize(
