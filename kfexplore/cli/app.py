@@ -51,7 +51,7 @@ def export_first_screen_command(pair: BundledOption = DEFAULT_PAIR) -> None:
 @export.command("contexts")
 def export_contexts_command(
     pair: BundledOption = DEFAULT_PAIR,
-    text: Annotated[Path | None, typer.Option(help="Sentences, one per line; by default our own, for tales.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Sentences, one per line; default: ours, for tales.")] = None,
 ) -> None:
     """Rank contexts by the mutual information of the next two tokens, and store them beside a bundled pair."""
     from kfexplore.laws.ranking import store_contexts

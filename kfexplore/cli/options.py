@@ -15,7 +15,7 @@ from kfexplore.errors import KfError, writing
 if TYPE_CHECKING:
     from kfexplore.pair import Pair
 
-PAIR_HELP = "stories, tales, owt, lm1b, a folder, or owner/name on the hub; a transformers model is a teacher."
+PAIR_HELP = "stories, tales, owt, lm1b, a folder, or owner/name on the hub; a transformers model is a teacher alone."
 PairOption = Annotated[str | None, typer.Option("--pair", help=PAIR_HELP)]
 TeacherOption = Annotated[
     Path | None, typer.Option("--teacher", help="Teacher checkpoint, or the folder of a transformers model.")

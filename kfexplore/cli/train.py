@@ -34,7 +34,7 @@ TeacherOption = Annotated[
     str | None,
     typer.Option(
         "--teacher",
-        help="Teacher to distil: a folder of transformers, a pair, or owner/name on the hub; its tokenizer is kept.",
+        help="Teacher to distil: a transformers folder, a pair, or owner/name on the hub; its tokenizer is kept.",
     ),
 ]
 SelfOption = Annotated[

@@ -148,7 +148,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
         f"{percent(0.001)}",
         "Bars: fraction of a sampler's blocks that are one of the most likely, under the line that the teacher's exact "
         f"distribution expects; on the right ({_IMPOSSIBLE}), on a scale of its own, the fraction of blocks that are "
-        "all but impossible.",
+        "almost impossible.",
     )
 
     def panels(likely: Iterable[float], impossible: float) -> list[tuple[list[int], list[float], list[str], Any]]:

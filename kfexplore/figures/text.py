@@ -19,8 +19,8 @@ SHADES: Final = 8
 LEVELS: Final = (1.5, 3.0, 5.0, 7.0)
 """Nats of surprisal from which the underline is thicker."""
 READING: Final = (
-    "Tokens of one step share one of two alternating backgrounds (a masked model: the later, the stronger); "
-    f"exact backgrounds are solid, learned ones have an outline. NFE {hint('NFE', 'texts')} counts passes."
+    "Tokens from the same pass share a shade; the two shades alternate (a masked model: later passes are stronger). "
+    f"Exact tokens are solid, learned ones have an outline. NFE {hint('NFE', 'texts')} counts passes."
 )
 DIVERGES: Final = "≠ marks where a text diverges from the exact one under the same noise."
 BLOCKS: Final = "Press a block to open its context and its noise in Scrub; arrow keys go from block to block."
@@ -80,7 +80,7 @@ def _passes(texts: Sequence[Written]) -> str:
     is_done = all(written.stage == "done" and written.nfe for written in (ar, student))
     slower = SLOW / (student.k * ar.seconds / ar.nfe) if is_done and ar.seconds else 0.0
     lanes = "".join(_lane(written, student.k, slower) for written in (ar, student))
-    reading = f"The first block in slow motion, at each decoder's mean time per pass: {slower:,.0f} times slower."
+    reading = f"The first block in slow motion, at each decoder's mean time per pass, {slower:,.0f} times slower."
     again = '<button type="button" class="kft-again">Play again</button>' if slower else ""
     return (
         f'<section class="kft-race{" kft-go" if slower else ""}"><h2>{student.k} passes against one</h2>{lanes}'

@@ -149,9 +149,9 @@ class Api:
 
     def map(self, prompt: str, u: list[float], pair: str | None = None, temperature: float = 1.0) -> MapAnswer:
         """Maps K uniform random numbers to the K tokens that follow a prompt, in two ways at the same numbers.
-        Exact: as the teacher, an autoregressive language model, chooses them one by one by inverse CDF.
-        Learned: as the student (K-Forcing, a push-forward language model) chooses them all in one pass.
-        The same numbers always give the same tokens, and a slot depends on no number behind its own.
+        Exact: the teacher, an autoregressive language model, decodes token by token by inverse CDF.
+        Learned: the student (K-Forcing, a push-forward language model) predicts all K tokens in one forward pass.
+        The same numbers always give the same tokens, and a slot never depends on later numbers.
 
         Args:
             prompt: The text that is continued, such as "Once upon a time".
@@ -161,8 +161,8 @@ class Api:
 
         Returns:
             slots: for each number u the exact token and the learned one, with margin and edge
-            margin: lead of the student's best logit over its second (small near a border of the learned map)
-            edge: how far u is from a border of the exact map
+            margin: gap between the student's top two logits (small near a border of the learned map)
+            edge: distance of u from the nearest border of the exact map
             prompt_tokens: the ids that were read, the last ones of a prompt longer than the context
         """
         with _refused():
@@ -190,7 +190,7 @@ class Api:
     ) -> LawsAnswer:
         """Measures samplers of the next K tokens after a prompt against the teacher's exact joint distribution.
         A sampler that draws the tokens of a block independently, each from its own marginal, loses their mutual
-        information, however good the marginals are; the student draws them together in one pass, and need not.
+        information, however good the marginals are; the student draws them jointly in one pass and need not lose it.
         Takes from a second to minutes.
 
         Args:
@@ -202,7 +202,7 @@ class Api:
             temperature: Of teacher and student. Most students know only 1; mdlm is left out at any other.
 
         Returns:
-            temperature: at which teacher and student were asked
+            temperature: the one that teacher and student used
             total_correlation: of the K tokens, in nats
             entropy: of the block, in nats
             irreducible_tv: total variation distance (0 to 1) of the first two tokens from their marginals' product
@@ -229,7 +229,7 @@ class Api:
             _finish(job)
             measured = job.snapshot
             if not isinstance(measured, ContextStudy):
-                raise KfError(f"Stopped after {limits.run_seconds} s, the most on this page.", "fewer blocks")
+                raise KfError(f"Stopped after {limits.run_seconds} s, the limit of this page.", "fewer blocks")
             models = self._service.models.pair(name)
             return LawsAnswer(
                 pair=name,
@@ -384,8 +384,8 @@ def _refused() -> Iterator[None]:
         short = KfError(shorten(error.failed, LONGEST, placeholder=" …"), error.valid, error.run)
         raise Refused(" ".join(str(short).splitlines())) from None
     except Exception as error:
-        log_failure("A call of the API", error)
-        raise Refused("The server made a mistake.") from None
+        log_failure("An API call", error)
+        raise Refused("The server failed to answer.") from None
 
 
 def _finish(job: Job[Any]) -> None:

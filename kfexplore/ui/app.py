@@ -72,13 +72,13 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
                 scale=2,
                 min_width=180,
                 elem_id="prompt",
-                placeholder="Press Enter to continue another text.",
+                placeholder="Type a text to continue, and press Enter.",
             )
             pair = gr.Dropdown(
                 [(_described(each), each) for each in service.models.loaders],
                 value=name,
                 label="Models",
-                info="Or a folder, or an id of the hub." if service.limits.other_checkpoints else None,
+                info="Or a folder, or owner/name on the hub." if service.limits.other_checkpoints else None,
                 allow_custom_value=service.limits.other_checkpoints,
                 scale=1,
                 min_width=130,
@@ -169,7 +169,7 @@ def announced(service: Service, name: str, wanted: Wanted) -> dict[str, Any]:
         return gr.skip()
     wanted.setdefault(name, False)
     from_hub = name in NAMED and NAMED[name].repository is not None
-    more = f" The first time, over a gigabyte is fetched from {hub_name()}." if from_hub else ""
+    more = f" The first time, this downloads over a gigabyte from {hub_name()}." if from_hub else ""
     return gr.update(value=boxed(f"<p>Loading {markup.escape(name)} …{more}</p>"), visible=True)
 
 

@@ -180,7 +180,7 @@ def plot(figure: str, **options: Any) -> gr.HTML:
 
 
 REFUSED: Final = mistake(
-    "<p>The server did not take this on: too many pages wait, or it made a mistake. Try again in a while.</p>"
+    "<p>The server could not accept this: too many requests are waiting, or it failed. Try again in a while.</p>"
 )
 
 

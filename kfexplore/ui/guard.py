@@ -129,9 +129,9 @@ class Guard:
             _Refused: it is not.
         """
         if "content-length" in headers and "transfer-encoding" in headers:
-            raise _Refused("A length and an encoding were given: one of them only.", 400)
+            raise _Refused("Content-Length and Transfer-Encoding were both given: send one of them.", 400)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise _Refused("Only application/json is taken.", 415)
+            raise _Refused("Only application/json is accepted.", 415)
         try:
             body = await asyncio.wait_for(self._body(receive), BODY_SECONDS)
         except TimeoutError:
@@ -139,13 +139,13 @@ class Guard:
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
-            raise _Refused("The request is not JSON that is taken here.", 400) from None
+            raise _Refused("The request is not valid JSON.", 400) from None
         _check_size(value)
         session = value.get("session_hash") if isinstance(value, dict) else None
         if not (session is None or (isinstance(session, str) and len(session) <= LONGEST_SESSION)):
-            raise _Refused("The session is not one of this page.", 400)
+            raise _Refused("The session_hash is not valid.", 400)
         if _has_file(value):
-            raise _Refused("No files are taken.", 400)
+            raise _Refused("Files are not accepted.", 400)
         if wrong := _wrong_arguments(path, value):
             raise _Refused(wrong, 422, JSONResponse({"error": wrong}, 422))
         return body, session
@@ -241,7 +241,7 @@ def _check_size(value: Any) -> None:
         nodes += 1
         inside = list(each.values()) if isinstance(each, dict) else each if isinstance(each, list) else []
         if nodes + len(waiting) + len(inside) > MOST_NODES or depth > MOST_DEPTH:
-            raise _Refused(f"The request has more than {MOST_NODES} values, or {MOST_DEPTH} within each other.", 413)
+            raise _Refused(f"The request has more than {MOST_NODES} values, or {MOST_DEPTH} nested levels.", 413)
         waiting += [(one, depth + 1) for one in inside]
 
 
@@ -286,7 +286,7 @@ def _refusal(path: str) -> PlainTextResponse:
     """Of a path that is not served, or not by this method: MCP clients ask for a stream first, and go on after 405."""
     for method, served in (("GET, HEAD", READ), ("POST", WRITE)):
         if served.fullmatch(path):
-            return PlainTextResponse("Not by this method.", 405, {"Allow": method})
+            return PlainTextResponse("This method is not allowed.", 405, {"Allow": method})
     return PlainTextResponse("Not found.", 404)
 
 

@@ -93,7 +93,7 @@ class ServerLimits:
             )
         unknown = [name for name in self.pairs if name not in NAMED]
         if unknown:
-            raise KfError(f"There is no pair {unknown[0]!r} to be offered.", ", ".join(NAMED))
+            raise KfError(f"There is no pair {unknown[0]!r} to offer.", ", ".join(NAMED))
 
     def check(self, what: str, value: int, name: str, least: int = 1) -> int:
         """The value, if it is from `least` up to the limit of that name.
@@ -134,7 +134,7 @@ def limits_from(environment: Mapping[str, str] = os.environ) -> ServerLimits:
     for setting in filter(None, (part.strip() for part in environment.get(VARIABLE, "").split(","))):
         name, sign, text = (part.strip() for part in setting.partition("="))
         if not sign or not text:
-            raise KfError(f"{VARIABLE} has {setting!r}.", "name=value, with commas between")
+            raise KfError(f"{VARIABLE} has {setting!r}.", "name=value, separated by commas")
         values[name] = text.split("+") if name == "pairs" else _plain(text)
     return from_dict(ServerLimits, values)
 

@@ -163,13 +163,14 @@ def _load(name: str, load: Callable[[], Pair]) -> Pair:
         print(f"kfexplore: the pair {name!r} cannot be loaded: {error}", file=sys.stderr)
         if isinstance(error, Unreachable):
             raise Unreachable(
-                f"The pair {name!r} is not here, and {hub_name()}, where it is fetched from, could not be reached.",
-                f"a connection, and the pair chosen again after a minute; or the pair {DEFAULT_PAIR}, which needs none",
-                "read in the log of the app where files can be put by hand",
+                f"The pair {name!r} must be downloaded from {hub_name()}, which could not be reached.",
+                f"a connection (choose the pair again after a minute), or the pair {DEFAULT_PAIR}, which needs none",
+                "see the app's log for where to put the files by hand",
             ) from None
         raise KfError(
-            f"The pair {name!r} cannot be loaded.", "another pair", "read the reason in the log of the app"
+            f"The pair {name!r} cannot be loaded.", "another pair", "see the app's log for the reason"
         ) from None
     if pair.teacher.config.vocab_size > 2**16:
-        raise KfError(f"The pair has {pair.teacher.config.vocab_size} tokens.", f"at most {2**16} on this page")
+        size = pair.teacher.config.vocab_size
+        raise KfError(f"The pair's vocabulary has {size} tokens.", f"at most {2**16} on this page")
     return pair

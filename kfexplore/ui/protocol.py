@@ -150,7 +150,7 @@ class Question:
         """
         k = slots if self.k is None else self.k
         if not 1 <= k <= slots:
-            raise KfError(f"K is {k}.", f"1 to {slots}, the most slots of this pair")
+            raise KfError(f"K is {k}.", f"1 to {slots} for this pair")
         if self.given is None:
             return np.full(k, 0.5)
         u = checked(self.given, self.k)
@@ -184,7 +184,7 @@ def read(request: object, limits: ServerLimits, most: str) -> Question:
         KfError: expected an object, a prompt, or numbers within the limits.
     """
     if not isinstance(request, dict):
-        raise KfError("The question is not an object.", "pair, prompt, u, ...")
+        raise KfError("The request is not a JSON object.", "pair, prompt, u, ...")
     k, slots, resolution = (request.get(name) for name in ("k", "slots", "resolution"))
     if slots is not None and not (isinstance(slots, list) and 1 <= len(slots) <= limits.slots):
         raise KfError(f"The slots that move are {slots!r}.", f"a list of 1 to {limits.slots} slots, from 0")

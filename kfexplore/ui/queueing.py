@@ -22,8 +22,8 @@ MOST_SESSIONS: Final = 1500
 """With events that have not been answered and read; Gradio drops the oldest one's messages beyond 2000."""
 MOST_OF_CLIENT: Final = 100
 """Of these sessions."""
-FULL: Final = "The server is busy: too many wait for the same. Try again in a while."
-FOLLOWED: Final = "Another request of this session waits already. Try again once it runs."
+FULL: Final = "The server is busy: too many requests like this are waiting. Try again in a while."
+FOLLOWED: Final = "Another request of this session is already waiting. Try again when it runs."
 
 
 def is_abandoned() -> bool:

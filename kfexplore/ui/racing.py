@@ -81,7 +81,7 @@ class RaceConfig:
             raise KfError("No K is chosen.", "one or more, or only decoders that write one token per pass")
         room = pair.teacher.config.context - prompt
         if self.new_tokens > room:
-            raise KfError(f"{self.new_tokens} new tokens do not fit the context.", f"1 to {room} of them")
+            raise KfError(f"{self.new_tokens} new tokens do not fit the context.", f"1 to {room} after this prompt")
         return settings
 
 

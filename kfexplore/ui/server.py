@@ -139,7 +139,7 @@ def exempt_loopback(host: str, environment: MutableMapping[str, str] = os.enviro
         httpx.Client().close()
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         raise KfError(
-            f"The proxy of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) cannot be used: {error}",
+            f"The proxy set in the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) cannot be used: {error}",
             "an http:// proxy, or none",
             "unset ALL_PROXY; or, for a SOCKS proxy, pip install 'httpx[socks]'",
         ) from error
@@ -157,6 +157,6 @@ def root_path(text: str) -> str:
     first = urlsplit(found).path.split("/")[1:2]
     if OWN.intersection(first):
         raise KfError(
-            f"{ROOT_VARIABLE} is {text!r}, which is a path of the page's own.", "another prefix, such as /demo"
+            f"{ROOT_VARIABLE} is {text!r}, which is one of the page's own paths.", "another prefix, such as /demo"
         )
     return found

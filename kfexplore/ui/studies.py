@@ -26,19 +26,19 @@ END_SHOWN: Final = 40
 """Characters of a context."""
 WORDS_SHOWN: Final = 3
 """Words before a token that is wrong."""
-SHOWN_AS_STORED: Final = "Stored with the page; Draw studies the prompt above."
+SHOWN_AS_STORED: Final = "Stored with the page. Press Draw to study the prompt above."
 READING: Final = f"""<b>TV</b> {hint("total variation", "joint")}: total variation distance from the teacher's
 distribution. 0: the same distribution; 1: nothing in common. <b>limits</b>: how the value was found. <i>exact</i>:
 both distributions are known. A range: by quadrature over the student's noise, with its error. <b>≥</b>: the 95 %
-lower limit from the sampled blocks; the distance may be any larger, so do not compare lower limits with each other or
-with exact values. One prompt does not rank samplers: notebook 02 compares them over contexts of <code>tales</code>.
-<b>✕</b>: fraction of blocks rarer than about one in a thousand of the teacher's own. <b>p</b>: how often blocks of
-the teacher itself would be this far from its distribution (G-test). <b>KL</b>: of the teacher from the sampler, where
-that is known (of exact marginals for the ideal MDLM)."""
+lower limit from the sampled blocks; the distance may be larger by any amount, so do not compare lower limits with each
+other or with exact values. One prompt does not rank samplers: notebook 02 compares them over many contexts. <b>✕</b>:
+fraction of blocks as unlikely as the teacher's rarest 0.1 %. <b>p</b>: how often the teacher's own blocks would be at
+least this far from its distribution (G-test). <b>KL</b>: KL(teacher ‖ sampler) where it is known; for the ideal
+MDLM, that of exact marginals."""
 """Of the table of samplers."""
-POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others: a pool is
-of blocks with one beginning, so p does not see what is wrong inside it."""
-SQUARES: Final = " The squares are of the first two tokens."
+POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others by how they
+begin, so p does not detect errors within a pool."""
+SQUARES: Final = " The three tables show the first two tokens."
 
 
 def drawn(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "light") -> dict[str, str]:
@@ -156,9 +156,9 @@ def _blocks(measured: ContextStudy, text: Callable[[int], str], theme: Theme) ->
         for row in measured.samplers
     )
     return boxed(
-        f'<div class="kf-prose-cards">{cards}</div><p class="kf-prose-reading">Teacher, student and the one-pass '
-        "samplers read the same noise in a row. ✕ marks a block rarer than about one in a thousand of the teacher's "
-        "own, with its most surprising token.</p>"
+        f'<div class="kf-prose-cards">{cards}</div><p class="kf-prose-reading">In each row, teacher, student and the '
+        "one-pass samplers read the same noise. ✕ marks a block as unlikely as the teacher's rarest 0.1 %, with its "
+        "most surprising token.</p>"
     )
 
 

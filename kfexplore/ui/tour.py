@@ -46,7 +46,7 @@ STEPS: Final = (
     Step(
         "One value changes what follows",
         "Slot 3 is now at 0.08: “little”, so a girl named Lily follows. The teacher reads the earlier tokens. The "
-        "student reads the earlier noise values, enough to know those tokens, so one pass suffices.",
+        "student reads the earlier noise values, which determine those tokens, so one pass suffices.",
         ".kfs-sentence",
         _scrub({3: 40}),
     ),
@@ -59,7 +59,7 @@ STEPS: Final = (
     Step(
         "Where student and teacher differ, and why",
         "At the border between “kind” and “funny” the token changes at once, and the learned border lies a little off. "
-        "Noise between the two borders gives two tokens, marked ≠; thin bands suffer most.",
+        "Noise between the two borders gives different tokens, marked ≠. Thin bands suffer most.",
         ".kfs-row[data-slot='3']",
         _scrub({3: 267}),
     ),
@@ -87,7 +87,7 @@ STEPS: Final = (
     Step(
         "How much faster",
         "Fewer passes are certain, but a pass of several tokens costs more than a pass of one. This race measures "
-        "both on this machine; its result is marked once it is there.",
+        "both on this machine; the result is outlined when it is ready.",
         "#timing-words:has(h2)",
         {"tab": "timing"},
     ),

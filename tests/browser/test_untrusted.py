@@ -168,7 +168,7 @@ def test_where_the_queue_is_full_a_page_says_so_and_can_ask_again(
     generate(second, app.url)
     expect(second.locator("#generate-status")).to_contain_text("queue: 1/1")
     generate(third, app.url)
-    expect(third.locator("#generate-status")).to_contain_text("too many pages wait")
+    expect(third.locator("#generate-status")).to_contain_text("too many requests are waiting")
     expect(third.locator("#generate-go")).to_be_enabled()
     expect(third.locator("#generate-stop")).to_be_disabled()
     second.close()

@@ -314,10 +314,10 @@ def test_a_mistake_of_the_server_tells_nothing(
     for asks in ("point", "study", "writing"):
         monkeypatch.setattr(service, asks, broken)
     for name in NAMES:
-        with pytest.raises(ValueError, match=r"^The server made a mistake\.$"):
+        with pytest.raises(ValueError, match=r"^The server failed to answer\.$"):
             client.predict(**USUAL[name], api_name=f"/{name}")
     for answer in by_mcp(f"{url}/gradio_api/mcp/", *(tool(name, **USUAL[name]) for name in NAMES)):
-        assert (answer.isError, text(answer)) == (True, "The server made a mistake.")
+        assert (answer.isError, text(answer)) == (True, "The server failed to answer.")
 
 
 def test_a_text_whose_time_is_over_is_returned_as_far_as_it_is(pair: Pair) -> None:
@@ -331,7 +331,7 @@ def test_a_text_whose_time_is_over_is_returned_as_far_as_it_is(pair: Pair) -> No
 def test_laws_whose_time_is_over_say_so(pair: Pair) -> None:
     now = count()
     limited = local_service({"small": lambda: pair}, ServerLimits(run_seconds=1), clock=lambda: float(next(now)))
-    with pytest.raises(Refused, match=r"^Stopped after 1 s, the most on this page\. Valid: fewer blocks$"):
+    with pytest.raises(Refused, match=r"^Stopped after 1 s, the limit of this page\. Valid: fewer blocks$"):
         Api(limited).laws(PROMPT)
 
 

@@ -30,7 +30,7 @@ def test_a_load_is_announced_until_the_pair_is_there(service: Service) -> None:
 
 
 def test_the_hub_is_named_where_a_pair_comes_from_it(service: Service) -> None:
-    assert "over a gigabyte is fetched from huggingface.co" in announced(service, "owt", {})["value"]
+    assert "downloads over a gigabyte from huggingface.co" in announced(service, "owt", {})["value"]
 
 
 def test_a_failure_stays(service: Service) -> None:

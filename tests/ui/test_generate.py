@@ -193,7 +193,7 @@ def test_a_bad_seed_reaches_the_tab_as_it_is(service: Service) -> None:
 def test_what_waits_can_be_stopped_or_refused(tab: GenerateTab, end: str) -> None:
     writing, nothing = begun(tab.service), {tab.status: gr.skip()}
     shown = tab.stop(writing, False) if end == "stop" else tab.refuse(writing)
-    assert ("too many pages wait" in shown[tab.status]) is (end == "refuse")
+    assert ("too many requests are waiting" in shown[tab.status]) is (end == "refuse")
     assert able(tab, shown) == [True, False, True]
     assert list(tab.run(writing)) == list(tab.run(None)) == [nothing]
     assert tab.refuse(writing) == nothing  # a place that was given up counts as a failure, too

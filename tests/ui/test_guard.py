@@ -131,7 +131,7 @@ def test_what_gradio_would_take_for_a_file_is_refused_before_it_fetches_it(
     body = f'{{"fn_index": {number}, "session_hash": "a", "data": [{file}, ["ar"], 1, 1]}}'
     answer = client.post(f"{API}/{path}", content=body, headers={"Content-Type": "application/json"})
     assert fetched == []
-    assert (answer.status_code, answer.text) == (400, "No files are taken.")
+    assert (answer.status_code, answer.text) == (400, "Files are not accepted.")
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def scrub(demo: gr.Blocks) -> int:
         ({"pair": "small", "prompt": "x" * 101}, "101 characters"),
         ({"pair": "small", "prompt": "a", "resolution": 10**9}, "steps"),
         ({"pair": "small", "prompt": "a", "k": [1]}, "K is [1]"),
-        ([], "not an object"),
-        ("a", "not an object"),
+        ([], "not a JSON object"),
+        ("a", "not a JSON object"),
     ],
 )
 def test_the_sliders_questions_are_checked_by_the_server(
@@ -248,7 +248,7 @@ def test_a_session_that_is_no_short_text_is_refused(client: TestClient, session:
 def test_multipart_is_refused_before_it_is_parsed(client: TestClient) -> None:
     body = b'--b\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\nleft'
     answer = sent(client, body, **{"Content-Type": "multipart/form-data; boundary=b"})
-    assert (answer.status_code, answer.text) == (415, "Only application/json is taken.")
+    assert (answer.status_code, answer.text) == (415, "Only application/json is accepted.")
 
 
 def test_a_length_beside_an_encoding_is_refused(client: TestClient) -> None:

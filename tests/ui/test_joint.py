@@ -82,7 +82,7 @@ def test_the_answer_is_that_of_the_study(tab: JointTab, k: int) -> None:
         assert f">{row.tv.words}</td>" in table
         assert f">{row.tv.limits}</td>" in table
     assert f">{study.samplers[1].tv.low:.3f} to " in table or k > 2
-    assert ("a pool is of blocks with one beginning" in plain(table)) is (k > 2)
+    assert ("pools the others by how they begin" in plain(table)) is (k > 2)
     blocks = shown[tab.parts["blocks"]]
     marked = sum(int(row.is_impossible[:8].sum()) for row in study.samplers)
     assert blocks.count(" ✕</p>") == len(study.samplers) + marked
@@ -250,7 +250,7 @@ def test_what_is_asked_last_runs_once_and_cancels_what_was_asked_before(tab: Joi
 
 def test_a_place_in_the_queue_that_is_given_up_is_not_the_servers_fault(tab: JointTab) -> None:
     study, shown = running(tab)
-    assert "did not take" in tab.refuse(study)[tab.status]
+    assert "could not accept this" in tab.refuse(study)[tab.status]
     cancelled = tab.cancel(study)
     assert list(shown) == [{tab.status: gr.skip()}]
     assert tab.refuse(study) == cancelled

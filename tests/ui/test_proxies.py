@@ -52,7 +52,7 @@ def test_the_page_starts_where_a_proxy_is_named(service: Service, monkeypatch: p
 @pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS proxies can be used here")
 def test_a_proxy_that_cannot_be_used_is_one_message(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
-    with pytest.raises(KfError, match=r"proxy of the environment .* cannot be used") as caught:
+    with pytest.raises(KfError, match=r"proxy set in the environment .* cannot be used") as caught:
         serve(service, "small")
     assert "unset ALL_PROXY" in caught.value.run
 
@@ -97,7 +97,7 @@ def test_a_prefix_without_its_slash_leads_to_the_page(service: Service, monkeypa
 
 @pytest.mark.parametrize("text", ["/config", "static/demo", "https://example.org/gradio_api"])
 def test_a_prefix_that_is_a_path_of_the_page_is_refused(text: str) -> None:
-    with pytest.raises(KfError, match="a path of the page's own"):
+    with pytest.raises(KfError, match="one of the page's own paths"):
         root_path(text)
 
 

@@ -311,7 +311,7 @@ def test_a_hub_out_of_reach_is_reported_and_not_asked_again_for_a_minute(capsys:
     service = local_service({"gone": lost}, clock=lambda: now[0])
     for now[0] in (0, 30, 59, 61, 100, 122):
         reply = service.point(asked(pair="gone"))
-        assert "huggingface.co, where it is fetched from, could not be reached" in reply["failed"]
+        assert "must be downloaded from huggingface.co, which could not be reached" in reply["failed"]
         assert f"the pair {DEFAULT_PAIR}" in reply["valid"]
         assert "/secret" not in json.dumps(reply)
     assert asked_for == [0, 61, 122]

@@ -310,7 +310,7 @@ def test_cancel_keeps_the_rows_and_frees_the_buttons(tab: TimingTab) -> None:
 def test_a_full_queue_frees_the_buttons(tab: TimingTab) -> None:
     race = press(tab)[tab.held]
     shown = tab.refuse(race)
-    assert "too many pages wait" in shown[tab.status]
+    assert "too many requests are waiting" in shown[tab.status]
     assert able(tab, shown) == [True, False, False, False]
     assert list(tab.run(race)) == [{tab.status: gr.skip()}]
 

@@ -51,7 +51,7 @@ def test_figures_follow_the_theme_of_the_page() -> None:
 def test_noisy_xor_says_that_the_theorem_fails_as_stated_and_why() -> None:
     text = words(meaning(toy_law("noisy-xor")))
     assert "Theorem 1 as literally stated fails here" in text
-    assert "3 passes are needed, and 2 can be exact (2+1, in every order)" in text
+    assert "3 passes are needed, yet 2 can be exact (2+1, in every order)" in text
     assert "x₁ and x₂ are independent marginally" in text
     assert "1+2 is off by 0.400 even in its best order" in text
     assert "takes dependence given every visible set" in text

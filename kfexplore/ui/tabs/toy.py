@@ -27,7 +27,7 @@ from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, m
 from kfexplore.ui.links import Link
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
-what is visible. Here the marginals are exact, so all error is that independence."""
+what is visible. Here the marginals are exact, so the only error is that of drawing independently."""
 DRAWN: Final = 100
 """Blocks per click."""
 ROUNDS: Final = 10
@@ -43,7 +43,7 @@ ABOUT: Final = {
 }
 
 LIMITS: Final = """<b>What this does not show.</b> Fixed orders and a uniformly random order are enumerated; orders that
-are chosen from the tokens drawn so far are not. A trained masked model has inexact marginals besides. The star is the
+are chosen from the tokens drawn so far are not. A trained masked model also has inexact marginals. The star is the
 exact push-forward map, which exists for every distribution; how close a trained student comes to it is a question for
 the other tabs."""
 
@@ -215,9 +215,9 @@ def _shows(toy: ToyLaw) -> str:
     if toy.strong is not None:
         return (
             f"{at_last} But <b>Theorem 1 as literally stated fails here</b>: it concludes that {length} passes are "
-            f"needed, and {passes} can be exact ({_which(least)}). An earlier pass may unmask together what is "
-            f"independent while little is visible, and here {toy.strong!s}. To rule out every fixed "
-            "schedule with a pass of two or more takes dependence given every visible set, which this distribution "
+            f"needed, yet {passes} can be exact ({_which(least)}). An earlier pass can unmask positions together that "
+            f"are independent while little is visible, and here {toy.strong!s}. Ruling out every fixed "
+            "schedule with a pass of two or more requires dependence given every visible set, which this distribution "
             f"does not have.{_other_way(toy, least)}"
         )
     always = (
@@ -226,9 +226,9 @@ def _shows(toy: ToyLaw) -> str:
     )
     if toy.support is None:
         return (
-            f"{always} It meets the support condition as well: a pass that draws two positions apart gives some blocks "
-            "that the distribution never gives, and mixing orders cannot take them away. So a <b>random</b> order, or "
-            f"one chosen from the visible tokens, needs {length} passes too."
+            f"{always} It meets the support condition as well: a pass that draws two positions independently gives "
+            "some blocks that the distribution never gives, and mixing orders cannot remove them. So a <b>random</b> "
+            f"order, or one chosen from the visible tokens, needs {length} passes too."
         )
     mixed, open_case = exact_at_random(toy), "For random or data-dependent orders neither condition proves anything."
     if mixed is None:
