@@ -350,7 +350,7 @@ def test_an_assistant_finds_three_tools_that_say_what_they_do(url: str) -> None:
     assert [each.name for each in found.tools] == NAMES
     for each in found.tools:
         assert each.description.startswith(inspect.getdoc(getattr(Api, each.name)).splitlines()[0])
-        assert {"map": "margin: lead", "laws": "tv_by_chance: mean", "generate": "complete: false"}[
+        assert {"map": "margin: gap", "laws": "tv_by_chance: mean", "generate": "complete: false"}[
             each.name
         ] in each.description
         assert all(len(argument["description"]) > 20 for argument in each.inputSchema["properties"].values())

@@ -54,7 +54,7 @@ def test_noisy_xor_says_that_the_theorem_fails_as_stated_and_why() -> None:
     assert "3 passes are needed, yet 2 can be exact (2+1, in every order)" in text
     assert "x₁ and x₂ are independent marginally" in text
     assert "1+2 is off by 0.400 even in its best order" in text
-    assert "takes dependence given every visible set" in text
+    assert "requires dependence given every visible set" in text
     assert "every fixed schedule whose last pass fills two or more positions errs" in text
 
 
