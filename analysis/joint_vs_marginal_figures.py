@@ -28,7 +28,7 @@ class SamplerError:
     tv_plug_in: float  # see `SamplerLaw`, as the next one
     tv_expected: float
     kl: Estimate | None  # KL(teacher || sampler), nats, where the sampler's distribution is known
-    impossible: Estimate  # fraction of all but impossible blocks
+    impossible: Estimate  # fraction of almost impossible blocks
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ INSTEAD = {
     r"not to be read as": "common misreading",
     r"only as honest as": "depends on",
     r"the fuller": "denser",
+    r"all but impossible": "almost impossible",
+    r"(?:the|margin:) lead of": "the gap between",
+    r"(?:can|that|who) means? harm": "hostile",
+    r"the most on this page": "the limit of this page",
+    r"independent given nothing": "marginally independent",
     r"(?:they|texts|maps) part": "differ, diverge",
 }
 """A phrase, as a regular expression of words -> what to write."""

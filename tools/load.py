@@ -75,7 +75,7 @@ class LoadSettings:
     timing: int = 1
     """Clients that race decoders."""
     hostile: int = 0
-    """Clients that mean harm, beside the others; no row counts them."""
+    """Hostile clients, beside the others; no row counts them."""
     restart: bool = False
     """Whether the server is killed and started again at half time."""
     seed: int = 0
@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="duration of the test")
     parser.add_argument("--writing", type=int, default=usual.writing, help="clients that generate; the others scrub")
     parser.add_argument("--timing", type=int, default=usual.timing, help="clients that race decoders")
-    parser.add_argument("--hostile", type=int, default=usual.hostile, help="further clients that mean harm")
+    parser.add_argument("--hostile", type=int, default=usual.hostile, help="further hostile clients")
     parser.add_argument("--url", help="a running app with that pair; by default one is started")
     parser.add_argument("--restart", action="store_true", help="kill the app at half time, and start it again")
     parser.add_argument("--seed", type=int, default=usual.seed, help="random seed of the clients")

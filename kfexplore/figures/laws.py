@@ -135,7 +135,7 @@ def surprise_figure(measured: ContextStudy, theme: Theme = "light") -> go.Figure
 
 
 def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "light", most: int = 8) -> go.Figure:
-    """Bars of each sampler's blocks against expectation: the most likely and the all but impossible ones."""
+    """Bars of each sampler's blocks against expectation: the most likely and the almost impossible ones."""
     palette, teacher = colours(theme), measured.samplers[0]
     blocks = teacher.cells.blocks[:most]
     names = [" ".join(visible(text, token) for token in block) for block in blocks]

@@ -29,7 +29,7 @@ MOST_POOLS = 32
 LARGEST_SORTED = 2**23
 """Entries of a distribution of two tokens that are sorted into pools; larger ones are pooled by their beginnings."""
 RARE = 1e-3
-"""Fraction of the teacher's own blocks that count as all but impossible."""
+"""Fraction of the teacher's own blocks that count as almost impossible."""
 UNUSUAL = 0.05
 """Fraction of a longer tail. A distance over it finds most errors inside cells: 0.79 of 0.90 for a product of
 marginals of three tokens, where cells alone had 0.31."""
@@ -324,7 +324,7 @@ def judged(
         parts: Cells that were chosen for N blocks.
         tree: The teacher's distributions, to say what is wrong with impossible blocks.
         known: (N,) their log-probabilities under the teacher.
-        tails: Of the teacher's distribution, that of all but impossible blocks first.
+        tails: Of the teacher's distribution, that of almost impossible blocks first.
         tv: The distance, where it is known; None: a lower bound from the blocks.
         plain: The other fields: sampler, nfe, kl, seconds.
     """

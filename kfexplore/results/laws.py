@@ -295,7 +295,7 @@ class ContextStudy:
     correlation: Correlation
     error: ProductError | None  # None without a masked model
     samplers: list[SamplerLaw]  # the teacher first
-    impossible_below: float  # log-probability of "all but impossible": rarer than 1 in 1,000 of the teacher's blocks
+    impossible_below: float  # log-probability of "almost impossible": rarer than 1 in 1,000 of the teacher's blocks
     impossible_expected: float
     """Fraction of the teacher's blocks below it: exact for K = 2 if all is covered, else 0.001."""
     seed: int

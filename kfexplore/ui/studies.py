@@ -146,7 +146,7 @@ def _status(measured: ContextStudy, note: str) -> str:
 
 
 def _blocks(measured: ContextStudy, text: Callable[[int], str], theme: Theme) -> str:
-    """The first blocks of each sampler, written out, with what is wrong in those that are all but impossible."""
+    """The first blocks of each sampler, written out, with what is wrong in those that are almost impossible."""
     before = "".join(map(text, measured.law.context.tolist()))
     cards = "".join(
         f"<div><p><b>{row.sampler}</b>{_passes(row)}: "

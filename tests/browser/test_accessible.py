@@ -213,7 +213,7 @@ def test_scrub_by_keys_alone(page: Page, app_url: str) -> None:
             *rows,
         ),
         *("Slot across", "Slot up", "show where they differ", "Save image"),
-        *(f"{model} map of slots 1 and 2; arrow keys move both sliders" for model in ("Exact", "Learned")),
+        *(f"{model} grid of slots 1 and 2; arrow keys move both sliders" for model in ("Exact", "Learned")),
     ]
     assert seen[: len(expected)] == expected  # then comes Gradio's footer
 

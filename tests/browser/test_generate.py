@@ -183,7 +183,7 @@ def test_a_mistake_leaves_fields_and_texts(page: Page, app_url: str) -> None:
     page.locator("#generate-seed input").fill("-1")
     page.locator(GO).click()
     expect(page.locator(STATUS)).to_contain_text("The seed is -1")
-    expect(page.locator(STATUS)).to_contain_text("The texts below are still of this prompt.")
+    expect(page.locator(STATUS)).to_contain_text("The texts below are still for this prompt.")
     expect(page.locator("#generate-length input[type=number]")).to_have_value("255")
     assert page.locator(TEXTS).inner_text() == kept
     page.locator("#generate-seed input").fill("0")

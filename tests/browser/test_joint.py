@@ -158,7 +158,7 @@ def test_progress_stands_below_what_is_being_done(page: Page, app_url: str, widt
             return parts[1] && parts.map((part) => [part.innerText, part.getBoundingClientRect().toJSON()]);
         }"""
     ).json_value()
-    assert words[0].startswith("Drawing what follows")
+    assert words[0].startswith("Drawing blocks after")
     assert words[1]["bottom"] <= bar[1]["top"] < bar[1]["bottom"] <= head[1]["top"]
     page.locator("#joint-cancel").click()
     expect(page.locator("#joint-cancel")).to_be_disabled()

@@ -206,7 +206,7 @@ def test_a_busy_server_is_reported_and_asked_again(page: Page, app: App) -> None
         for slot, u in ((0, "0.9"), (1, "0.8")):
             root.locator(".kfs-range").nth(slot).fill(u)
         expect(root).to_have_attribute("data-busy", "true")
-        expect(root.locator(".kfs-said")).to_contain_text("The server is busy. Asking again…")
+        expect(root.locator(".kfs-said")).to_contain_text("The server is busy. Trying again…")
         assert root.get_attribute("data-u") != before
     waiting.join(30)
     expect(root).to_have_attribute("data-busy", "false")

@@ -170,7 +170,7 @@ def test_after_a_mistake_the_texts_stay(tab: GenerateTab, changes: dict[str, Any
     assert message in alert.replace("&#x27;", "'")
     assert "Valid:" in alert
     assert f"After <b>“{PROMPT}”</b>" in rest
-    assert "still of this prompt" in rest
+    assert "still for this prompt" in rest
 
 
 def test_no_more_is_written_than_fits_and_the_page_says_so(tab: GenerateTab) -> None:
@@ -210,7 +210,7 @@ def test_a_text_stops_when_its_time_is_over(pair: Pair) -> None:
     limits = ServerLimits(run_seconds=30)
     tab = tab_of(local_service({"small": lambda: pair}, limits, clock=lambda: float(next(now))))
     last = asked(tab, decoders=["ar"], samples=1)[-1]
-    assert "Stopped after 30 s, the most on this page." in last[tab.status]
+    assert "Stopped after 30 s, the limit of this page." in last[tab.status]
     assert 'data-stage="stopped"' in last[tab.texts]
     assert able(tab, last) == [True, False, True]
 
@@ -256,13 +256,13 @@ def test_the_download_has_texts_and_settings(tab: GenerateTab, pair: Pair) -> No
         assert (saved["nfe"], saved["seconds"], saved["nats_per_token"]) == (each.nfe, each.seconds, each.loss)
     gone = tab.download(None)
     assert gone[tab.document] == ""
-    assert "no longer held" in gone[tab.status]
+    assert "no longer has the texts" in gone[tab.status]
 
 
 def test_the_status_says_prompt_seeds_and_untrained_temperatures(tab: GenerateTab, pair: Pair) -> None:
     status = press(tab, prompt="a <b> c", same=False, temperature=0.5)[tab.status]
     assert "a &lt;b&gt; c" in status
-    assert "seed 5 of AR, seed 6 of PFLM" in status
+    assert "seed 5 for AR, seed 6 for PFLM" in status
     assert "trained at temperature 1 only" in status
     known = dataclasses.replace(pair, info={"training": {"student_temperatures": [0.3, 1]}})
     other = tab_of(local_service({"small": lambda: known}))

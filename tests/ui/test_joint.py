@@ -228,7 +228,7 @@ def test_the_last_few_studies_are_kept_within_limits(pair: Pair, monkeypatch: py
 
 def test_progress_is_shown_until_a_study_is_cancelled(tab: JointTab) -> None:
     study, shown = running(tab)
-    assert "Drawing what follows “a b c”" in press(tab)[tab.status]
+    assert "Drawing blocks after “a b c”" in press(tab)[tab.status]
     for each in shown:
         assert list(each) == [tab.status]
         assert 'role="progressbar"' in each[tab.status]

@@ -72,7 +72,7 @@ export class GridView {
     if (!isNew) return;
     parts.mapbody.hidden = !isShown;
     parts.alone.hidden = isShown;
-    const why = k > 1 ? "This page holds no map of two slots." : "A map needs two slots: choose K of 2 or more.";
+    const why = k > 1 ? "This page holds no grid of two slots." : "A grid needs two slots: choose K of 2 or more.";
     setText(parts.alone, why);
     parts.mapbody.ariaBusy = isShown && grid.isVisible && grid.status === "pending";
     if (!isShown) return;
@@ -102,7 +102,7 @@ export class GridView {
       for (const axis of axes) setText(axis, `noise of slot ${slot + 1} →`);
     }
     for (const { name, plane } of this.planes) {
-      plane.ariaLabel = `${name} map of slots ${i + 1} and ${j + 1}; arrow keys move both sliders`;
+      plane.ariaLabel = `${name} grid of slots ${i + 1} and ${j + 1}; arrow keys move both sliders`;
       if (data) plane.ariaDescription = share;
     }
   }

@@ -97,7 +97,7 @@ export class Session {
     const { loads, seq } = this.state;
     const question = { seq: loads, ...openQuestion(this.state, change) };
     clearTimeout(this.patience);
-    this.patience = setTimeout(() => this.update(said(this.state, "Asking the models…")), PATIENCE_SHOWN);
+    this.patience = setTimeout(() => this.update(said(this.state, "Computing…")), PATIENCE_SHOWN);
     const reply = await ask(this.transport.tables, question, {
       patience: LOAD_PATIENCE,
       isOver: () => loads !== this.state.loads,

@@ -9,7 +9,7 @@ export const LARGE_STEP = 16;
 export const NO_ANSWER = {
   ok: false,
   failed: "The server gave no answer.",
-  run: "move a slider to ask again; everything on the page stays as it was",
+  run: "move a slider to try again; nothing on the page is lost",
 };
 
 // A status is "known", "pending" (asked for, or about to be) or "failed" (refused, or there is no server to ask).
@@ -263,7 +263,7 @@ export function gridChanged(state, change) {
 
 // A busy server is asked again; busy is its reply, or null once that is over.
 export function busy(state, reply) {
-  return next(state, { isBusy: Boolean(reply), said: reply ? `${reply.failed} Asking again…` : "" });
+  return next(state, { isBusy: Boolean(reply), said: reply ? `${reply.failed} Trying again…` : "" });
 }
 
 export function said(state, text) {

@@ -298,7 +298,7 @@ export function originText({ pair, device, dtype, resolution, seconds, stored, s
   const heat = temperature === 1 ? "" : `, temperature ${temperature}`;
   const took = isFirst && Number.isFinite(seconds) ? `, computed in ${seconds.toFixed(2)} s` : "";
   const steps = `1/${resolution / every}`;
-  const coarse = every > 1 ? ` Many are asking: some tracks are in steps of ${steps} until there is time.` : "";
+  const coarse = every > 1 ? ` The server is busy: some tracks are in steps of ${steps} until there is time.` : "";
   return `Model pair ${pair} on ${device}, ${dtype}${heat}; ${resolution} steps per track${took}` +
     `${isFirst && stored ? ", stored with the page" : ""}.${coarse}`;
 }

@@ -102,7 +102,7 @@ class GenerateTab:
                 underlined = gr.Checkbox(
                     False,
                     label="Underline tokens the teacher finds unlikely",
-                    info="Also after a run; not part of its time.",
+                    info="You can switch this after a run; it takes none of the run's time.",
                     elem_id="generate-surprise",
                     min_width=240,
                 )
@@ -237,7 +237,7 @@ class GenerateTab:
     def download(self, writing: Writing | None) -> Shown:
         """The file's text; "" and a message where nothing is held any more."""
         if writing is None:
-            gone = KfError("The texts below are no longer held.", "texts that are", "generate them again")
+            gone = KfError("The server no longer has the texts below.", "recent texts", "generate them again")
             return {self.document: "", self.status: failed(gone)}
         return {self.document: json.dumps(writing.as_json(), indent=1, ensure_ascii=False)}
 
@@ -272,7 +272,7 @@ def _drawn(writing: Writing, underlined: bool) -> str:
 
 def _mistaken(error: KfError, held: Writing | None) -> str:
     """A mistake, and the prompt of the texts that stay below it."""
-    return failed(error) + (_status(held, "The texts below are still of this prompt.") if held else "")
+    return failed(error) + (_status(held, "The texts below are still for this prompt.") if held else "")
 
 
 def _status(writing: Writing, more: str = "") -> str:
@@ -280,7 +280,7 @@ def _status(writing: Writing, more: str = "") -> str:
     cut = f"… {prompt[-LONGEST_PROMPT_SHOWN:]}" if len(prompt) > LONGEST_PROMPT_SHOWN else prompt
     seeds = f"seed {config.seed}"
     if not config.same_noise:
-        seeds = ", ".join(f"seed {config.seed_of(name)} of {DECODERS[name].label}" for name in config.decoders)
+        seeds = ", ".join(f"seed {config.seed_of(name)} for {DECODERS[name].label}" for name in config.decoders)
     batch = f", {config.samples} samples at once" if config.samples > 1 else ""
     facts = f"{config.pair} on {writing.texts.environment['device']}, float32{batch}, {seeds}."
     asks_student = any("student" in DECODERS[name].models for name in config.decoders)
@@ -289,7 +289,7 @@ def _status(writing: Writing, more: str = "") -> str:
     room = writing.pair.teacher.config.context - len(writing.ids)
     full = f"No more than {room} new tokens fit after this prompt." if config.new_tokens == room else ""
     late = (
-        f"Stopped after {writing.job.cancel.seconds} s, the most on this page." if writing.job.state == "late" else ""
+        f"Stopped after {writing.job.cancel.seconds} s, the limit of this page." if writing.job.state == "late" else ""
     )
     notes = " ".join(markup.escape(each) for each in (facts, writing.note, full, off, late, more) if each)
     return boxed(

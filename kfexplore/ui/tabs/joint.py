@@ -42,17 +42,17 @@ from kfexplore.ui.tabs.scrub import TAKEN, Dependence, opening
 from kfexplore.ui.tabs.toy import build_toy_tab
 
 INTRO: Final = """A masked diffusion model that fills several positions in one pass draws each from its own marginal,
-independently of the others. Here the teacher's distribution of the next tokens after the prompt is exact, so the cost
-of independent draws is known, and every sampler is compared with it; heads that predict several tokens at once (MTP)
-are, at best, this same product. A push-forward model has no such cost in principle; what this student makes of it is
-shown beside."""
+independently of the others; separate heads that predict several tokens at once (MTP) do the same. At best they sample
+the product of the exact marginals. Here the teacher's distribution of the next tokens is computed exactly, so the cost
+of drawing independently is known, and every sampler is compared with that distribution. A push-forward model has no
+such cost in principle; the tables show this student's error."""
 
 BLOCKS: Final = (512, 1024, 4096)
 """Of each sampler, as far as the limits allow."""
 TEMPERATURES_SHOWN: Final = (0.1, 2.0)
 """Ends of the slider, as in Scrub."""
 CHOSEN: Final = "All were chosen for a large gap: they illustrate, they do not rank samplers."
-NOT_YET: Final = "<p>The models are asked when this tab is opened.</p>"
+NOT_YET: Final = "<p>The study starts when you open this tab.</p>"
 CANCELLED: Final = "<p>Cancelled. Showing the previous result.</p>"
 
 
@@ -248,7 +248,7 @@ class JointTab:
             yield {self.status: failed(error)}
         if study.job.state == "late":
             seconds = study.job.cancel.seconds
-            yield {self.status: failed(KfError(f"Stopped after {seconds} s, the most on this page.", "fewer blocks"))}
+            yield {self.status: failed(KfError(f"Stopped after {seconds} s, the limit of this page.", "fewer blocks"))}
         if study.followed_by:
             yield study.followed_by
 
@@ -286,7 +286,7 @@ def is_at_work(study: Study | None) -> bool:
 
 def _progress(study: Study, share: float = 0.0, what: str = "") -> str:
     """How far a study is; it is read out only once."""
-    words = f"Drawing what follows {quoted(end_of(study.prompt))} …"
+    words = f"Drawing blocks after {quoted(end_of(study.prompt))} …"
     if not what:
         return boxed(f"<p>{words}</p>")
     bar = progress_bar(share, 1.0, "Study")

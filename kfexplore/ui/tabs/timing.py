@@ -59,20 +59,20 @@ from kfexplore.ui.service import Service
 from kfexplore.ui.tabs.runs import wire
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
-decoding is timed: prompts have been read and nothing is spelled out. The decoders take turns, one run each per round,
-so that a change of load meets all of them; the first round is a warm-up and is not counted. Races of all pages run one
-after the other, and tables, studies and texts of other tabs wait while a clock runs."""
+decoding is timed, without prefill and without turning tokens into text. The decoders take turns, one run each per
+round, so that a change of load affects all of them; the first round is a warm-up and is not counted. The server runs
+one race at a time; tables, studies and texts of other tabs wait while a clock runs."""
 NOT_YET: Final = "<p>Press Start: the decoders race after the prompt above.</p>"
 LEAST_NEW_TOKENS: Final = 16
-GAIN_NOTE: Final = """The student of this pair was trained on K up to {trained}; other K show what one of the same shape
-could gain. A pass's cost is counted by hand from the shapes: weights, keys and values, and activations moved, and the
-operations of all products."""
+GAIN_NOTE: Final = """The student of this pair was trained for K up to {trained}; larger K show the speed of a student
+of the same shape. The cost of a pass is computed from shapes: the weights, keys, values and activations moved, and the
+operations of all matrix products."""
 READING: Final = """One row per decoder, K and batch. Times are medians; in brackets the slowest and the fastest
 repeat. × AR: inconclusive where the brackets contain 1, or there is one repeat. {chance}At limit: the ratio if both
-ran at the device's limit; × AR can be above it, as AR pays what a call costs besides for every token. Of limit: the
-fraction of it that was reached; it is above 100 % where others were at work meanwhile, or the models fit a cache. Kept:
-mean tokens that a round of verified or Jacobi keeps; idle: fraction of row-rounds in which a finished row waits for
-others of its batch. After end: new tokens behind the end of a text, which are counted in tokens per second."""
+ran at the device's limit; × AR can be above it, since AR pays the overhead of a call for every token. Of limit: the
+fraction of it that was reached; above 100 % if other work slowed the measurement of the limit, or if the models fit in
+a cache. Kept: mean tokens that a round of verified or Jacobi keeps; idle: fraction of row-rounds in which a finished
+row waits for others of its batch. After end: new tokens after the end of a text, which count in tokens per second."""
 COLUMNS: Final = (
     "decoder",
     "K",

@@ -119,7 +119,7 @@ test("a GPU is asked for all tracks at once, and once more after it was busy", a
   await settle();
   assert.deepEqual(server.sweeps, [[1, 2]]);
   assert.equal(session.state.isBusy, true);
-  assert.equal(session.state.said, "The server is busy. Asking again…");
+  assert.equal(session.state.said, "The server is busy. Trying again…");
   session.move(slid(session.state, 0, 0.4)); // the question is then for this noise
   await pass(1000);
   await settle();

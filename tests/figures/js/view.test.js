@@ -24,7 +24,7 @@ test("the time of the first tracks is not said of others", async () => {
   server.every = 8;
   session.move(heated(session.state, 0.5), true);
   await arrived();
-  assert.match(origin(), /temperature 0\.5; 64 steps per track\. Many are asking/);
+  assert.match(origin(), /temperature 0\.5; 64 steps per track\. The server is busy/);
 });
 
 test("a noise value is shown with four digits and never as 1", () => {
