@@ -38,15 +38,15 @@ def _scrub(moved: dict[int, int] | None = None, prompt: int = 0, k: int = 8) -> 
 STEPS: Final = (
     Step(
         "A noise value selects a token",
-        "The slider of slot 1 is a noise value between 0 and 1; its track shows the token for each. The wider a band, "
-        "the more probable its token.",
+        "A noise value is a random number between 0 and 1; each of the eight here selects one token, that of its slot. "
+        "The track of slot 1 shows which: the wider a band, the more probable its token.",
         ".kfs-row[data-slot='1']",
         _scrub(),
     ),
     Step(
         "One value changes what follows",
-        "Slot 3 is now at 0.08: “little”, so a girl named Lily follows. The teacher reads the earlier tokens. The "
-        "student reads the earlier noise values, which determine those tokens, so one pass suffices.",
+        "Slot 3 is now at 0.08: “little”, so a girl named Lily follows. The teacher reads each token before it writes "
+        "the next; the student reads the noise values, which determine those tokens: one pass writes all.",
         ".kfs-sentence",
         _scrub({3: 40}),
     ),
@@ -79,8 +79,8 @@ STEPS: Final = (
     ),
     Step(
         "What marginals get wrong",
-        "Two tokens are 01 or 10. Drawn independently, each from its own marginal, half of the pairs are impossible; "
-        "a map of noise gives none of those. Press Draw 100.",
+        "Only 01 and 10 occur, but two independent draws, each by its own probabilities (its marginal), cannot know of "
+        "each other: half give 00 or 11. In a map, token 2 reads both noise values and fits. Press Draw 100.",
         "#toy-draw",
         {"tab": "toys", "toy-name": "permutation", "toy-length": "2"},
     ),
