@@ -76,7 +76,8 @@ class LRUCache(Generic[Key, Value]):
 class Sessions(OrderedDict[str, Any]):
     """Sessions by hash, for Gradio's `StateHolder`, which drops the first one where there are too many.
 
-    A session whose event runs or waits never goes. If all others are at work, the newcomer goes, and its event fails.
+    A session with a running or waiting event is never dropped. If all others have one, the new session is dropped and
+    its event fails.
 
     Args:
         events: Those in Gradio's queue, each with a `session_hash`, until they have run.

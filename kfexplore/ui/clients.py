@@ -54,10 +54,10 @@ class Places:
 
 
 def client_of(host: str | None, session: object) -> Hashable:
-    """The client of a request: its address where that tells visitors apart, else its session, which it chose itself.
+    """The client of a request: its address if that identifies a visitor, else its session, which the client chooses.
 
-    A private address may be that of a proxy, behind which all visitors are. A public one is the visitor's own, or what
-    a proxy that uvicorn trusts says (FORWARDED_ALLOW_IPS). Whoever has an IPv6 address has all those of its /64.
+    A private address may be that of a proxy in front of all visitors. A public one is the visitor's own, or the one
+    that a trusted proxy reports (FORWARDED_ALLOW_IPS). All IPv6 addresses of a /64 network count as one.
 
     Args:
         host: Address of the other end.

@@ -60,7 +60,7 @@ CSS: Final = """
 """
 
 READABLE: Final = "<style>.kf-told .pending { opacity: 1; }</style>"
-"""Gradio fades what waits in its queue; what has the class `kf-told` says what it waits for."""
+"""Gradio fades components that wait in its queue; those of class `kf-told` show the reason and stay readable."""
 
 QUIET: Final[dict[str, Any]] = {"queue": False, "show_progress": "hidden"}
 """Options of an event that is answered at once."""

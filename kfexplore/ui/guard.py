@@ -37,7 +37,7 @@ USAGE: Final = "monitoring/summary"
 MOST_NODES: Final = 2_000
 """Values in a request's JSON; a page sends fewer than a hundred. Gradio walks all of them several times."""
 MOST_DEPTH: Final = 20
-"""Lists and objects within each other in a request's JSON."""
+"""Nested lists and objects in a request's JSON."""
 BODY_SECONDS: Final = 10.0
 """Seconds in which a request's body must have arrived."""
 LONGEST_SESSION: Final = 64
@@ -73,7 +73,7 @@ HEADERS: Final = (
         b"form-action 'self'",
     ),
 )
-"""A browser then asks no other host for anything, whatever stands in a page. Gradio makes functions of text."""
+"""With it a browser contacts no other host, whatever a page contains. Gradio needs eval to compile functions."""
 
 
 class Guard:

@@ -21,11 +21,11 @@ from kfexplore.pair import Pair
 from kfexplore.ui.clients import CLIENT, crowd, next_round
 
 CHECK_EVERY: Final = 0.05
-"""Seconds between two checks whether work that waits was cancelled."""
+"""Seconds between two checks whether waiting work was cancelled."""
 RECENT: Final = 5.0
 """Seconds for which the length of a queue is remembered."""
 LEAD: Final = 8
-"""Most turns in a row that work in the background waits for work that a user waits for."""
+"""Interactive turns in a row after which background work gets one."""
 SMALL: Final = 32_000_000
 """Weights of a teacher's blocks below which one thread is enough."""
 
@@ -34,7 +34,7 @@ State = Literal["waiting", "running", "done", "cancelled", "late", "failed"]
 
 
 class Busy(KfError):
-    """Too many wait already; the same question may be asked again a little later."""
+    """The queue is full; the same request may succeed a little later."""
 
     def __init__(self) -> None:
         super().__init__("The server is busy.", "the same again in a moment")
@@ -62,14 +62,14 @@ class _Waiting:
 class Worker:
     """Does one thing at a time. Each runs in its caller's own thread.
 
-    What a user waits for goes first, but after `LEAD` of its turns in a row one of the background has a turn. Either
-    goes in rounds in which each client has one turn; within a round, what was asked first goes first. Clients are those
-    of `clients.CLIENT`; without one, everything that is asked is a client of its own.
+    Interactive work goes first, but after `LEAD` interactive turns in a row background work gets one turn. Each kind
+    runs in rounds with one turn per client, in order of arrival within a round. Clients are those of `clients.CLIENT`;
+    a request without one counts as its own client.
 
     Args:
-        waiting: Bound on what waits; None: none. Where all places are taken, a newcomer gets the last one of the client
-            that has most; where none has more, what a user waits for gets one of the background. Work that can be
-            cancelled is always let in, because it already has a place in the page's queue.
+        waiting: Bound on the waiting requests; None: no bound. If the queue is full, a new request takes over the last
+            place of the client that has the most; if none has more, an interactive one takes a background place. Work
+            that can be cancelled is always accepted, because it already has a place in the page's queue.
         clock: Seconds.
     """
 
@@ -233,7 +233,7 @@ class Job(Generic[Snapshot]):
 
 
 class Executor(Protocol):
-    """Where models are asked: in this process, or with a GPU that is lent."""
+    """Where the models run: in this process, or on a borrowed GPU."""
 
     races_at_once: int
     """Races that the page's queue lets in; those that run in this process still run one after another."""

@@ -62,10 +62,11 @@ class ServerLimits:
     """Requests of one client that are answered at once; more wait. A client is an address, or a session where the
     address is private: see `clients.client_of`."""
     pages: int = 200
-    """Sessions whose last texts, race, study and fields are kept. The least recently used goes first, but none whose
-    work runs or waits: then a new one is refused."""
+    """Sessions whose last texts, race, study and fields are kept. The least recently used is dropped first, but none
+    with running or waiting work: if all have some, a new session is refused."""
     contexts: int = 64
-    """Prompts of a pair held ready, within `held_bytes`: fewer than there are pages and each reads its own again."""
+    """Prefilled prompts kept per pair, within `held_bytes`. With fewer than there are pages, prompts are prefilled
+    again."""
     studies: int = 16
     """Studies kept."""
     held_bytes: int = 2**30
@@ -73,7 +74,7 @@ class ServerLimits:
     loaded_pairs: int = 2
     """Pairs in memory; the one that the page opens with stays."""
     idle_seconds: int = 3600
-    """After which a context, a study, a pair (but the first) or a page's last texts and race go, if nobody used it."""
+    """Idle time after which a context, study, pair (except the first) or a page's last texts and race are dropped."""
     pairs: tuple[str, ...] = tuple(name for name, pair in NAMED.items() if pair.repository or name in bundled_pairs())
     """On offer, beside the one that the page opens with; those that are not bundled are fetched on first use."""
     download_bytes: int = 4 * 2**30

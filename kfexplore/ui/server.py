@@ -108,7 +108,7 @@ def close_silent(connections: Iterable[Any], silent: Mapping[Any, float]) -> dic
 
 
 def log_failure(what: str, error: BaseException) -> None:
-    """Prints one line about a request that failed by a mistake of the server or of whoever made the request."""
+    """Prints one line about a failed request, whether the server or the client is at fault."""
     places = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
     print(f"kfexplore: {what} failed: {type(error).__name__}: {shown(error, 200)}{where}", file=sys.stderr)

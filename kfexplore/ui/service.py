@@ -154,9 +154,9 @@ class LocalExecutor:
         return next(steps for most, steps in FINENESS if asking <= most)
 
     def measured(self, device: torch.device, dtype: torch.dtype) -> DevicePeaks:
-        """What a device can do: the best of some measurements, the last of them when nobody else was at work.
+        """A device's peak rates: the best of some measurements, the last of them made while nothing else ran.
 
-        Each takes a second, in which all others wait.
+        Each takes a second, during which all other work waits.
         """
         where, load = (device, dtype), os.getloadavg()[0]
         known = self._peaks.get(where)

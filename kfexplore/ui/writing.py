@@ -1,4 +1,4 @@
-"""Several decoders at work on one prompt: they take turns, and each has a clock of its own."""
+"""Several decoders on one prompt: they are interleaved, and each has its own clock."""
 
 from __future__ import annotations
 
