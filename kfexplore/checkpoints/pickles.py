@@ -20,7 +20,6 @@ What a file may name (nothing that it names is ever looked up; the rule tells an
 from __future__ import annotations
 
 import io
-import mmap
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +30,10 @@ import torch
 MAX_OPERATIONS = 1_000_000
 """A checkpoint of a hundred layers with its optimizer has some 100,000; the limit bounds time and memory."""
 MAX_NAME = 500
-"""Characters of a name. A longer text is held once and could be joined, split and compared a million times."""
+"""Characters of a name, each of which counts as an operation: a text that is held once can be joined, split and kept
+again and again."""
+MAX_LINE = 1 << 12
+"""Bytes of a name or a number that is written as text."""
 MAX_ELEMENTS = 1 << 48
 """Of a storage. A number of millions of digits takes for ever to multiply."""
 
@@ -120,21 +122,21 @@ def is_plain_attribute(owner: str, attribute: str) -> bool:
     return attribute.isidentifier() and not private and not is_refused(named)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Name:
     """A class or function by name only."""
 
     full: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Placeholder:
     """What the file would have built by calling `origin`."""
 
     origin: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class StorageRef:
     """Where a tensor's elements lie. `key` and `numel` are as the file gives them."""
 
@@ -143,7 +145,7 @@ class StorageRef:
     numel: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class TensorRef:
     """A tensor as the file describes it; offset, size and stride (in elements) are unchecked."""
 
@@ -153,12 +155,21 @@ class TensorRef:
     stride: Any
 
 
-def read_pickle(stream: io.BytesIO | mmap.mmap, storages: dict[str, StorageRef] | None = None) -> Any:
+class _Lines:
+    """A stream as `pickletools` reads it, with short lines: its errors quote them."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        self.read, self.tell, self._line = stream.read, stream.tell, stream.readline
+
+    def readline(self) -> bytes:
+        return self._line(MAX_LINE)
+
+
+def read_pickle(stream: io.BytesIO, storages: dict[str, StorageRef] | None = None) -> Any:
     """The value that one pickle describes; the stream is left just after it.
 
     Args:
-        stream: Must not allocate for a read beyond its end (a BytesIO or an mmap does not, a
-            buffered file does).
+        stream: The pickle and what follows it.
         storages: Filled with every storage that the pickle declares, by key.
 
     Raises:
@@ -167,11 +178,12 @@ def read_pickle(stream: io.BytesIO | mmap.mmap, storages: dict[str, StorageRef] 
     """
     machine = _Machine({} if storages is None else storages)
     try:
-        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], _Lines(stream))):
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
-        raise PickleError(f"its pickle is damaged ({error})") from error
+        # Without the error's text, which may quote the file: a link can make it any file.
+        raise PickleError(f"its pickle is damaged before byte {stream.tell():,}") from error
 
 
 class _Machine:
@@ -201,6 +213,12 @@ class _Machine:
         self.spent += operations
         if self.spent > MAX_OPERATIONS:
             raise PickleError(f"its pickle has more than {MAX_OPERATIONS} operations")
+
+    def spend_name(self, *parts: str) -> None:
+        length = sum(map(len, parts))
+        if length > MAX_NAME:
+            raise PickleError(f"its pickle has a name of more than {MAX_NAME} characters")
+        self.spend(length)
 
     # Stack and memo.
 
@@ -297,7 +315,7 @@ class _Machine:
         self._push_name(module, name)
 
     def _push_name(self, module: str, name: str) -> None:
-        _check_length(module, name)
+        self.spend_name(module, name)
         full = f"{module}.{name}"
         if is_refused(full) and full not in GETATTR:
             raise UnsafeName(full)
@@ -344,7 +362,7 @@ class _Machine:
         owner, attribute = arguments if len(arguments) == 2 else (None, None)
         if not (isinstance(owner, Name) and isinstance(attribute, str)):
             raise UnsafeName(getattr_name)
-        _check_length(attribute)
+        self.spend_name(owner.full, attribute)
         if is_plain_attribute(owner.full, attribute):
             return Placeholder(f"{owner.full}.{attribute}")
         raise UnsafeName(getattr_name)
@@ -370,18 +388,13 @@ class _Machine:
         plain = isinstance(key, str) and isinstance(location, str) and type(numel) is int
         dtype = STORAGES.get(cls.full.replace("torch.cuda.", "torch.")) if isinstance(cls, Name) else None
         if plain:
-            _check_length(key)
+            self.spend_name(key)
         if not plain or not 0 <= numel <= MAX_ELEMENTS or dtype is None or pid[5:] not in ((), (None,)):
             raise PickleError("its pickle has a storage of unknown form")
         storage = self.storages.setdefault(key, StorageRef(dtype, key, numel))
         if (storage.dtype, storage.numel) != (dtype, numel):
             raise PickleError(f"its pickle declares storage {key[:80]!r} twice, differently")
         self.stack.append(storage)
-
-
-def _check_length(*parts: str) -> None:
-    if sum(map(len, parts)) > MAX_NAME:
-        raise PickleError(f"its pickle has a name of more than {MAX_NAME} characters")
 
 
 _CONSTANT_TEXT = """

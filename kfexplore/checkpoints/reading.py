@@ -23,7 +23,7 @@ from kfexplore.errors import KfError
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_PICKLE_BYTES = 64 << 20
-"""Size of the pickle, without the elements of tensors, which lie beside it."""
+"""Size of the pickle, without the elements of tensors, which lie beside it; in the older format, of all five."""
 MAX_HEADER_BYTES = 1 << 20
 """Header of a safetensors file: names and offsets of some 10,000 tensors."""
 MAX_DIRECTORY_BYTES = 2 << 20
@@ -55,6 +55,7 @@ _BROKEN = (
     OSError,
     EOFError,
     RuntimeError,
+    TypeError,  # torch, for a shape of more than 64 bits
     ValueError,
     struct.error,
 )
@@ -216,16 +217,17 @@ def _checked_root(entries: Mapping[str, zipfile.ZipInfo]) -> str:
 def _read_legacy(path: Path) -> dict[str, Tensor]:
     """The format before torch 1.6: pickles of magic, version, system, value, storage keys; then storages."""
     # A memory map: reading a declared length allocates no more than the file has.
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if read_pickle(data) != _LEGACY_MAGIC:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
+        if read_pickle(stream) != _LEGACY_MAGIC:
             raise _Damaged("it was not written by torch.save")
         declared: dict[str, StorageRef] = {}
-        version, system, value, keys = (read_pickle(data, declared) for _ in range(4))
+        version, system, value, keys = (read_pickle(stream, declared) for _ in range(4))
         if version != _LEGACY_PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
             raise _Damaged("its header is not that of torch.save")
         if system.get("little_endian") is not True:
             raise _Damaged("it was written on a big-endian machine")
-        places = _legacy_places(data, keys, declared)
+        places = _legacy_places(data, stream.tell(), keys, declared)
 
         def fetch(storage: StorageRef) -> bytearray:
             return bytearray(data[places[storage.key]])
@@ -233,12 +235,13 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
         return _materialise(_weights(value), fetch, len(data))
 
 
-def _legacy_places(data: mmap.mmap, keys: list[Any], declared: Mapping[str, StorageRef]) -> dict[str, slice]:
-    """Each storage's elements: after the pickles, in the order of `keys`, each after its count."""
+def _legacy_places(
+    data: mmap.mmap, start: int, keys: list[Any], declared: Mapping[str, StorageRef]
+) -> dict[str, slice]:
+    """Each storage's elements: from `start` on, after the pickles, in the order of `keys`, each after its count."""
     places: dict[str, slice] = {}
     if len(keys) != len(declared) or not all(isinstance(key, str) for key in keys) or set(keys) != set(declared):
         raise _Damaged("its list of storages is not that of its tensors")
-    start = data.tell()
     for key in keys:
         count = int.from_bytes(data[start : start + 8], "little")
         end = start + 8 + count * declared[key].dtype.itemsize

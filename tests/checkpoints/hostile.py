@@ -35,9 +35,11 @@ def raw_config(data: bytes) -> Build:
     return lambda folder: written(beside()(folder) / "config.json", data).parent
 
 
-def linked(name: str, target: str) -> Build:
+def linked(name: str, target: str, opcode: str = "") -> Build:
+    """A link; `opcode` makes the text of secret.txt begin as a pickle does."""
+
     def build(folder: Path) -> Path:
-        (folder / "secret.txt").write_text(SECRET)
+        (folder / "secret.txt").write_text(f"{opcode}{SECRET}\n")
         (folder / name).symlink_to(target)
         return folder / name
 
@@ -73,6 +75,10 @@ FOLDERS = {
     "a link to nothing": Hostile(linked("m.ckpt", "../gone.ckpt"), "no file"),
     "a link to an endless device": Hostile(linked("m.ckpt", "/dev/zero"), "is empty"),
     "a link to another file": Hostile(linked("m.ckpt", "secret.txt"), "cannot be read"),
+    **{
+        f"a link to a text that begins with {opcode}": Hostile(linked("m.ckpt", "secret.txt", opcode), "cannot be read")
+        for opcode in "FISg"
+    },
     "a pipe": Hostile(lambda f: no_file("m.ckpt", os.mkfifo)(f) / "m.ckpt", "is empty"),
     "a pipe in a folder": Hostile(no_file("model.safetensors", os.mkfifo), "no checkpoint file"),
     "a folder named as a file": Hostile(no_file("model.safetensors", Path.mkdir), "no checkpoint file"),
@@ -250,6 +256,7 @@ SHORT = set(SOUND) - {"a transformers model", "one that turns by position"} | {
     *("many aliases of one number", "600 tiny blocks", "logits that overflow", "a name that a terminal obeys"),
     *("a zip bomb", "a bomb of overlapping entries", "two checkpoints in one", "a header of 2^60 bytes"),
     *("two tensors of one name", "a terabyte of nothing", "NaN in safetensors", "a link to an endless device"),
+    *("a link to a text that begins with S", "a shape beyond 64 bits without elements"),
     *("a link to another file", "a pipe as config.json", "a context of 10^12", "a setting of 4,000 digits"),
     *("config.json nested a million times", "a billion laughs", "config.json of two megabytes"),
     *("a pattern that searches for ever", "words of any length", "a template of 50,000 copies"),

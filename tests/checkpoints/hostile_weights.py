@@ -91,9 +91,9 @@ def with_value(value: float, dtype: torch.dtype = torch.float32) -> dict[str, to
     return state
 
 
-def many_names(length: int, times: int) -> bytes:
-    """One long text, joined to itself as module and name again and again."""
-    return text("a" * length) + b"\x94" + b"h\x00h\x00\x930" * times + b"."
+def many_names(part: str, times: int, after: bytes = b"0") -> bytes:
+    """One text, joined to itself as module and name again and again; `after` drops the name, or keeps it."""
+    return text(part) + b"\x94" + (b"h\x00h\x00\x93" + after) * times + b"."
 
 
 def many_attributes(length: int, times: int) -> bytes:
@@ -145,8 +145,13 @@ PICKLES = {
     "globals of a function": Hostile(
         zipped(b"cbuiltins\ngetattr\ncos.path\njoin\n" + text("__globals__") + b"\x86R."), r"names os\.path\.join"
     ),
-    "a name of five million parts": Hostile(zipped(b"c" + b"a." * 5_000_000 + b"\na\n."), "name of more than 500"),
-    "a long name joined again and again": Hostile(zipped(many_names(4_000_000, 500)), "name of more than 500"),
+    "a name of five million parts": Hostile(zipped(b"c" + b"a." * 5_000_000 + b"\na\n."), "damaged before byte 4,097"),
+    "a long name joined again and again": Hostile(zipped(many_names("a" * 4_000_000, 500)), "name of more than 500"),
+    "names of 240 parts": Hostile(zipped(many_names("a." * 120, 240_000)), "more than 1000000 operations"),
+    "wide names that are kept": Hostile(
+        zipped(many_names("\U0001f600" * 249, 330_000, b"")), "more than 1000000 operations"
+    ),
+    "a line of 40 MB": Hostile(zipped(b"S" + b"\xff" * (40 << 20) + b"\n."), "damaged before byte 4,097"),
     "a long attribute again and again": Hostile(zipped(many_attributes(4_000_000, 5000)), "name of more than 500"),
     "a number of millions of digits": Hostile(zipped(long_number()), "storage of unknown form"),
     "millions of empty lists": Hostile(zipped(b"]" * 2_000_000 + b"."), "more than 1000000 operations"),
@@ -280,6 +285,9 @@ SAFETENSORS = {
     "tensors with a hole": Hostile(tensors({"a": place([2], 8, 16)}, bytes(16)), "invalid offset"),
     "a shape below zero": Hostile(tensors({"a": place([-2])}, bytes(8)), "cannot be read"),
     "a product of shapes that overflows": Hostile(tensors({"a": place([2**32] * 3)}, bytes(8)), "overflow"),
+    "a shape beyond 64 bits without elements": Hostile(
+        tensors({"a": place([2**63, 0], 0, 0)}), "cannot be read.*Overflow"
+    ),
     "a shape of 100,000 axes": Hostile(
         tensors({"vocab_embed.embedding": place([1] * 100_000 + [2])}, bytes(8)), r"has shape \(1, 1, .*\.\.\."
     ),
