@@ -11,6 +11,9 @@ from typing import Any
 from kfexplore.errors import KfError
 
 HOME_VARIABLE = "KFEXPLORE_HOME"
+MAX_VALUES = 2_500_000
+"""Values and keys of a JSON object, about. Each takes up to a hundred bytes, and can be written in two; Gemma 3's
+tokenizer.json has 2.2 million."""
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
@@ -103,12 +106,14 @@ def read_json_object(path: Path, most: int) -> dict[str, Any]:
         raise KfError(f"{path} cannot be read: {error}.", "a JSON object, {...}") from error
 
 
-def json_object(text: str | bytes) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
     """Parses a JSON object.
 
     Raises:
-        ValueError: it is something else, or has a key twice, which parsers resolve differently.
+        ValueError: it is something else, has more than `MAX_VALUES`, or a key twice, which parsers resolve differently.
     """
+    if sum(map(text.count, "[{,:")) > MAX_VALUES:
+        raise ValueError(f"it has more than {MAX_VALUES:,} values")
     try:
         value = json.loads(text, object_pairs_hook=_distinct)
     except RecursionError:

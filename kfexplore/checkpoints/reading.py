@@ -158,7 +158,7 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(stream.read(8), "little")
         if length > MAX_HEADER_BYTES:
             raise _Damaged(f"it has no safetensors header, or one of more than {MAX_HEADER_BYTES >> 20} MiB")
-        _check_count(json_object(stream.read(length)))
+        _check_count(json_object(stream.read(length).decode()))
 
 
 def _check_count(tensors: Sized) -> None:
