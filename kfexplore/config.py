@@ -16,6 +16,8 @@ from kfexplore.errors import KfError
 ConfigT = TypeVar("ConfigT")
 DEFAULT_PAIR = "stories"
 """The bundled pair that everything uses unless another is named."""
+MAX_VOCABULARY = 1 << 19
+"""Most tokens of a model or a tokenizer; Gemma 3 has half as many. Logits of 1,024 rows then take 2 GB."""
 STUDY_BLOCKS = 1024
 """Default number of blocks that each sampler draws."""
 TEMPERATURES = (0.01, 10.0)

@@ -8,6 +8,8 @@ BERT and Llama use, and nothing else:
 - the step types of `STEPS` with the parameters listed there, few of them, whose product lengthens a text little;
 - the regular expressions of `PATTERNS`;
 - short tokens, and few added ones.
+
+The costs that remain were measured on texts of 20,000 characters: a few seconds.
 """
 
 from __future__ import annotations
@@ -17,24 +19,31 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kfexplore.checkpoints.files import shown
+from tokenizers import Tokenizer
 
-MAX_STEPS = 32
-"""Steps of all sections; the families have at most 8."""
+from kfexplore.checkpoints.files import shown
+from kfexplore.config import MAX_VOCABULARY
+
+MAX_STEPS = 16
+"""Steps of all sections; the families have at most 9."""
 MAX_STEPS_TEXT = 1 << 14
 """Characters of all steps as JSON; Llama 3's have about 2,500."""
 MAX_STEP_STRING = 64
 """Characters of a parameter of a step."""
-MAX_GROWTH = 128.0
-"""Factor by which the steps on a prompt together may lengthen it."""
+MAX_GROWTH = 72.0
+"""Factor by which the steps on a prompt together may lengthen it; that of NFKC and ByteLevel, of which no family has
+more."""
+BYTES = 4.0
+"""Bytes of a character, which a model with `byte_fallback` can make tokens."""
 MAX_DECODER_GROWTH = 8.0
 """The same for the decoder's steps on a token: with `MAX_TOKEN` it bounds the length of a decoded text."""
 MAX_TOKEN = 1 << 10
 """Characters per token; the longest of Llama 3 and GPT-2 have 128."""
-MAX_ADDED_TEXT = 1 << 18
-"""Characters of all added tokens, from which the library builds a table."""
-MAX_WORD = 1 << 10
-"""Characters of a word that WordPiece splits, in time that grows with the square; BERT's has 100."""
+MAX_ADDED_TEXT = 1 << 20
+"""Characters of all added tokens once they are normalized, from which the library builds a table of 70 bytes each."""
+MAX_WORD = 1 << 11
+"""Characters of a word that WordPiece splits, in time that grows with the square, times the growth of the steps before;
+BERT has 100 times 12."""
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -123,41 +132,64 @@ def check_pipeline(described: dict[str, Any]) -> None:
     Raises:
         ValueError: the file has something that is not allowed; the message completes "FILE is not a tokenizer ...:".
     """
-    _check_model(described.get("model"))
-    added = [token.get("content") for token in described.get("added_tokens") or [] if isinstance(token, dict)]
-    _check_tokens(added)
-    if sum(len(text) for text in added if isinstance(text, str)) > MAX_ADDED_TEXT:
-        raise ValueError(f"its added tokens have more than {MAX_ADDED_TEXT:,} characters")
+    model = _checked_model(described.get("model"))
     sections = {name: described.get(name) for name in STEPS}
     if len(json.dumps(sections)) > MAX_STEPS_TEXT:
         raise ValueError(f"its steps are described by more than {MAX_STEPS_TEXT:,} characters")
     growth = {name: math.prod(_growth(name, step) for step in _steps(sections[name])) for name in STEPS}
-    if growth["normalizer"] * growth["pre_tokenizer"] > MAX_GROWTH:
+    before = growth["normalizer"] * growth["pre_tokenizer"]
+    if before * (BYTES if model.get("byte_fallback") else 1.0) > MAX_GROWTH:
         raise ValueError(f"its steps can make a text more than {MAX_GROWTH:.0f} times as long")
+    longest = model.get("max_input_chars_per_word", 100)
+    if model.get("type") == "WordPiece" and not 0 < longest * before <= MAX_WORD:
+        most = f"{MAX_WORD / before:,.0f}"
+        raise ValueError(f"its model splits words of {longest} characters; at most {most} are allowed")
     if growth["decoder"] > MAX_DECODER_GROWTH:
         raise ValueError(f"its decoder can make a token more than {MAX_DECODER_GROWTH:.0f} times as long")
     if sum(1 for section in sections.values() for _ in _steps(section)) > MAX_STEPS:
         raise ValueError(f"it has more than {MAX_STEPS} steps")
+    added = [token.get("content") for token in described.get("added_tokens") or [] if isinstance(token, dict)]
+    _check_tokens(added)
+    if sum(len(text) for text in added if isinstance(text, str)) * growth["normalizer"] > MAX_ADDED_TEXT:
+        raise ValueError(f"its added tokens can have more than {MAX_ADDED_TEXT:,} characters")
 
 
-def _check_model(model: Any) -> None:
+def check_added(tokenizer: Tokenizer) -> None:
+    """Checks the added tokens of a tokenizer that passed `check_pipeline`.
+
+    Raises:
+        ValueError: one takes the spaces around it, and is itself nothing but spaces once it is normalized: on a text of
+            spaces, that takes time that grows with the square, or all memory.
+    """
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if token.lstrip or token.rstrip:
+            normalizer = tokenizer.normalizer if token.normalized else None
+            text = normalizer.normalize_str(token.content) if normalizer else token.content
+            if not text.strip():
+                raise ValueError("an added token that takes the spaces around it has nothing but spaces")
+
+
+def _checked_model(model: Any) -> dict[str, Any]:
     kind = model.get("type", "BPE") if isinstance(model, dict) else None
     if kind == "Unigram":
         raise ValueError("its model is of the kind Unigram (SentencePiece)")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not model["vocab"]:
         raise ValueError("its model has no vocabulary of token to id")
+    if len(model["vocab"]) > MAX_VOCABULARY:
+        raise ValueError(f"its model has more than {MAX_VOCABULARY:,} tokens")
     if kind not in _MODELS:
         raise ValueError(f"its model is of the unknown kind {shown(kind)}")
     _check_names(f"its model, {kind},", model, {"type", "vocab", *_MODELS[kind].split()})
     if model.get("dropout"):
         raise ValueError("its model drops merges at random, so a text's tokens are not fixed")
     longest = model.get("max_input_chars_per_word", 100)
-    if type(longest) is not int or not 0 < longest <= MAX_WORD:
-        raise ValueError(f"its model splits words of {shown(longest)} characters; at most {MAX_WORD:,} are allowed")
+    if type(longest) is not int:
+        raise ValueError(f"its model splits words of {shown(longest)} characters; a whole number is needed")
     affixes = [model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")]
     if not all(isinstance(text, str) and len(text) <= MAX_STEP_STRING for text in affixes):
         raise ValueError(f"a prefix or suffix of its words is not a text of at most {MAX_STEP_STRING} characters")
     _check_tokens(model["vocab"])
+    return model
 
 
 def _check_tokens(texts: Any) -> None:
@@ -192,7 +224,9 @@ def _growth(section: str, step: Step) -> float:
         raise ValueError(f"its {section} has a step of the unknown type {shown(kind)}")
     parameters, growth = STEPS[section][kind]
     _check_names(f"its step {kind}", step, {"type", *parameters.split()})
-    if kind == "TemplateProcessing":  # describes special tokens, which are never added to a prompt here
+    if kind == "TemplateProcessing":  # its special tokens are never added to a prompt here
+        if [piece["Sequence"]["id"] for piece in step["single"] if "Sequence" in piece] != ["A"]:
+            raise ValueError("its template does not have the text once")
         return 1.0
     for name, value in step.items():
         texts = [value] if isinstance(value, str) else list(value.values()) if name == "pattern" else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 
 from kfexplore.checkpoints.files import SLOW_FILES, TOKENIZER_FILE, by_hand, given, json_object, read_text, shown
-from kfexplore.checkpoints.hub import fetching
-from kfexplore.checkpoints.tokenizer_checks import check_pipeline
+from kfexplore.checkpoints.hub import fetch_file
+from kfexplore.checkpoints.tokenizer_checks import check_added, check_pipeline
 from kfexplore.errors import KfError
 
 MAX_TOKENIZER_BYTES = 40 << 20
@@ -63,8 +62,8 @@ def document_frame(tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
 def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     """A tokenizer from a tokenizer.json, a folder that has one, or a hub name such as `gpt2`.
 
-    A hub name is looked up in the folder for files downloaded by hand (`files.by_hand`), then fetched by transformers,
-    without remote code.
+    The tokenizer.json of a hub name is looked up in the folder for files downloaded by hand (`files.by_hand`), then
+    fetched.
 
     Raises:
         KfError: the file is missing, too large, not a tokenizer, or refused by `tokenizer_checks`; the hub has none or
@@ -81,8 +80,7 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     is_name = isinstance(path_or_name, str) and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)
     if path.suffix == ".json" or not is_name:
         raise KfError(f"There is no tokenizer file {path}.", f"a {TOKENIZER_FILE} or a hub name", "check the path")
-    downloaded = by_hand(name) / TOKENIZER_FILE
-    return _from_file(downloaded) if downloaded.is_file() else _from_hub(name)
+    return _from_file(fetch_file(name, REVISIONS.get(name), TOKENIZER_FILE, by_hand(name), [TOKENIZER_FILE]))
 
 
 def slow_only(folder: Path) -> KfError | None:
@@ -222,40 +220,16 @@ def _refused(failed: str, valid: str) -> Iterator[None]:
         raise KfError(f"{failed}: {shown(error, 300).rstrip('.')}.", valid) from error
 
 
-def _from_file(path: Path) -> AnyTokenizer:
+def _from_file(path: Path) -> Tokenizer:
     text = read_text(path, MAX_TOKENIZER_BYTES)
     with _refused(f"{path} is not a tokenizer that can be used", f"a {TOKENIZER_FILE} of {FAMILIES}"):
         check_pipeline(json_object(text))
         tokenizer = Tokenizer.from_str(text)
+        check_added(tokenizer)
     # A tokenizer never pads or truncates a prompt here: a file can ask for 10^12 tokens of padding.
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return _without_cleanup(tokenizer)
-
-
-def _from_hub(name: str) -> AnyTokenizer:
-    transformers = importlib.import_module("transformers")  # slow to import, needed for hub names only
-    revision = REVISIONS.get(name, "main")
-    with fetching(
-        f"The tokenizer {name!r} is not here and cannot be fetched",
-        f"a {TOKENIZER_FILE} file, or a hub name and a connection to the hub (or HF_ENDPOINT, a mirror)",
-        f"put https://huggingface.co/{name}/resolve/{revision}/{TOKENIZER_FILE} into {by_hand(name)}",
-    ) as local:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=False, local_files_only=local
-        )
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise KfError(f"The tokenizer {name!r} is slow ({type(tokenizer).__name__}).", f"a fast one, of {FAMILIES}")
-    with _refused(f"The tokenizer {name!r} is refused", f"one of {FAMILIES}"):
-        check_pipeline(json_object(backend.to_str()))
-    return _without_cleanup(tokenizer)
-
-
-def _without_cleanup(tokenizer: Any) -> AnyTokenizer:
-    """Makes BERT decoders keep the space before a full stop, for which decode has no option."""
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", tokenizer), "decoder", None)
-    if decoder is not None and hasattr(decoder, "cleanup"):
-        decoder.cleanup = False
-    found: AnyTokenizer = tokenizer
-    return found
+    decoder: Any = tokenizer.decoder
+    if hasattr(decoder, "cleanup"):
+        decoder.cleanup = False  # keeps the space before a full stop, in BERT's family; decode has no option for it
+    return tokenizer

@@ -151,9 +151,14 @@ def decoders(step: dict[str, Any]) -> Build:
     return json_tokenizer({"decoder": {"type": "Sequence", "decoders": [step] * 30}})
 
 
-def added(count: int, length: int) -> dict[str, Any]:
-    rest = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
-    return {"added_tokens": [{"id": 12 + i, "content": f"{i}" * length, **rest} for i in range(count)]}
+def added(count: int, length: int, text: str = "", **changed: bool) -> dict[str, Any]:
+    rest = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False} | changed
+    return {"added_tokens": [{"id": 12 + i, "content": (text or f"{i}") * length, **rest} for i in range(count)]}
+
+
+def lengthened(steps: dict[str, Any], string: str, content: str) -> Build:
+    """With another section, and one step before all others that replaces a text."""
+    return json_tokenizer({"pre_tokenizer": None, **sequence([replace({"String": string}, content)]), **steps})
 
 
 def in_pair(build: Build) -> Build:
@@ -161,7 +166,12 @@ def in_pair(build: Build) -> Build:
 
 
 TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
-COPIES = {"post_processor": {**TEMPLATE, "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 50_000}}
+
+
+def copies(*texts: str) -> dict[str, Any]:
+    return {"post_processor": {**TEMPLATE, "single": [{"Sequence": {"id": text, "type_id": 0}} for text in texts]}}
+
+
 TABLE = base64.b64encode(b"\x08\x00\x00\x00" + b"\x01\xff\xff\x7f" * 2 + b"abc").decode()
 PARTS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges")
 WORDS = {"type": "WordLevel", "unk_token": "?", "merges": None} | dict.fromkeys(PARTS)
@@ -185,12 +195,39 @@ TOKENIZERS = {
         json_tokenizer(sequence([{"type": "Precompiled", "precompiled_charsmap": TABLE}])), "Precompiled"
     ),
     "a step without a type": Hostile(json_tokenizer(sequence([{"precompiled_charsmap": TABLE}])), "has no type"),
-    "steps nested a hundred times": Hostile(json_tokenizer(nested(100)), "more than 32 steps"),
+    "steps nested a hundred times": Hostile(json_tokenizer(nested(100)), "more than 16 steps"),
     "steps nested a million times": Hostile(
         lambda f: written(f / "tokenizer.json", b'{"normalizer":' + b"[" * 1_000_000), "too deeply"
     ),
-    "a template of 50,000 copies": Hostile(json_tokenizer(COPIES), "more than 16,384 characters"),
-    "long added tokens": Hostile(json_tokenizer(added(400, 300)), "added tokens have more than"),
+    "a template of 50,000 copies": Hostile(json_tokenizer(copies(*["A"] * 50_000)), "more than 16,384 characters"),
+    "a template of 300 copies": Hostile(json_tokenizer(copies(*["A"] * 300)), "does not have the text once"),
+    "a template without the text": Hostile(json_tokenizer(copies("B")), "does not have the text once"),
+    "long added tokens": Hostile(json_tokenizer(added(1100, 1000, "q")), "added tokens can have more than"),
+    "added tokens that are lengthened": Hostile(
+        lengthened(added(50, 1000, "q"), "q", "\U0001f600" * 60), "added tokens can have more than"
+    ),
+    "an added token of spaces": Hostile(lengthened(added(1, 1, " ", lstrip=True), "a", " " * 60), "nothing but spaces"),
+    "an added token that becomes a space": Hostile(
+        lengthened(added(1, 1, "q", rstrip=True), "q", " "), "nothing but spaces"
+    ),
+    "an added token that becomes nothing": Hostile(
+        lengthened(added(1, 1, "q", rstrip=True), "q", ""), "nothing but spaces"
+    ),
+    "bytes of a lengthened text as tokens": Hostile(
+        json_tokenizer({"pre_tokenizer": None, **sequence([replace({"String": "a"}, "b" * 40)])}, byte_fallback=True),
+        "times as long",
+    ),
+    "17 steps": Hostile(json_tokenizer(sequence([replace({"String": "a"}, "b")] * 17)), "more than 16 steps"),
+    "millions of empty lists in JSON": Hostile(
+        lambda f: written(f / "tokenizer.json", b'{"model": [' + b"[]," * 2_600_000 + b"[]]}"), "2,500,000 values"
+    ),
+    "millions of lists in lists": Hostile(
+        lambda f: written(f / "tokenizer.json", b'{"model": [' + (b"[" * 400 + b"]" * 400 + b",") * 7_000 + b"[]]}"),
+        "2,500,000 values",
+    ),
+    "a million tokens": Hostile(
+        json_tokenizer(vocab={f"{i}": i for i in range(1_000_000)}, merges=[]), "more than 524,288 tokens"
+    ),
     "a tree of long tokens": Hostile(
         json_tokenizer(type="Unigram", unk_id=0, vocab=[[f"{i}" * 20_000, 0.0] for i in range(200)]),
         "of the kind Unigram",
@@ -214,6 +251,14 @@ TOKENIZERS = {
     ),
     "words of any length": Hostile(
         json_tokenizer(**WORDPIECE, max_input_chars_per_word=10**9), "splits words of 1000000000 characters"
+    ),
+    "long words of a lengthened text": Hostile(
+        json_tokenizer(
+            {"pre_tokenizer": None, **sequence([replace({"String": "a"}, "b" * 64)])},
+            **WORDPIECE,
+            max_input_chars_per_word=1024,
+        ),
+        "splits words of 1024 characters; at most 32",
     ),
     "a token of 600,000 characters": Hostile(
         json_tokenizer(vocab={"a": 0, "b" * 600_000: 1}, merges=[]), "a token of more than 1,024"
@@ -260,6 +305,9 @@ SHORT = set(SOUND) - {"a transformers model", "one that turns by position"} | {
     *("a link to another file", "a pipe as config.json", "a context of 10^12", "a setting of 4,000 digits"),
     *("config.json nested a million times", "a billion laughs", "config.json of two megabytes"),
     *("a pattern that searches for ever", "words of any length", "a template of 50,000 copies"),
+    *("a template of 300 copies", "added tokens that are lengthened", "an added token that becomes nothing"),
+    *("bytes of a lengthened text as tokens", "long words of a lengthened text", "17 steps"),
+    *("millions of lists in lists",),
     *("a token numbered 2^32 - 1"),
 }
 """Inputs of each class that the short run tries; those of transformers, whose import is slow, in `test_causal`."""

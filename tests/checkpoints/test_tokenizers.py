@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import types
 from pathlib import Path
 from typing import Any
 
@@ -121,18 +120,9 @@ def word_pieces(path: Path) -> Path:
     return path
 
 
-def test_spaces_are_not_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spaces_are_not_cleaned_up(tmp_path: Path) -> None:
     path = word_pieces(tmp_path / "tokenizer.json")
     assert decode_ids(load_tokenizer(path), [1, 2, 3]) == "ab ."
-
-    def from_pretrained(name: str, *, revision: str, trust_remote_code: bool, **_: Any) -> Any:
-        assert (revision, trust_remote_code) == (REVISIONS[name], False)
-        return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=True)
-
-    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(hub, "check_hub", lambda: None)
-    assert decode_ids(load_tokenizer("bert-base-uncased"), [1, 2, 3]) == "ab ."
 
 
 def test_a_file_or_its_folder_is_loaded(tmp_path: Path) -> None:
@@ -201,31 +191,18 @@ def test_a_prompt_is_neither_filled_up_nor_cut(tmp_path: Path) -> None:
     assert encode_ids(load_tokenizer(path), "ab ab") == [7, 8]
 
 
-def test_a_hub_tokenizer_is_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "tokenizer.json"
+def test_a_hub_tokenizer_is_judged_before_it_is_loaded(
+    tmp_path: Path, hub_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    hub_files["someone/sound"] = hub_files["someone/hostile"] = tmp_path / "tokenizer.json"
+    assert encode_ids(load_tokenizer("someone/sound"), "ab ab c") == [7, 8, 1, 4]
     made: Any = tokenizer()
     made.normalizer = normalizers.Sequence([normalizers.Replace("a", "aa")] * 7)
-    made.save(str(path))
-
-    def from_pretrained(*_: Any, **__: Any) -> Any:
-        return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
-
-    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(hub, "check_hub", lambda: None)
+    made.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr(ours, "Tokenizer", None)
     with pytest.raises(KfError, match="times as long"):
         load_tokenizer("someone/hostile")
-
-
-def test_a_tokenizer_of_the_slow_kind_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class SlowTokenizer:
-        pass
-
-    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path))
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: SlowTokenizer())
-    monkeypatch.setattr(hub, "check_hub", lambda: None)
-    with pytest.raises(KfError, match=r"is slow \(SlowTokenizer\)"):
-        load_tokenizer("someone/slow")
 
 
 def test_a_huge_file_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,17 +222,31 @@ def test_a_missing_file_is_not_looked_up_on_the_hub(path: str, no_hub: list[str]
 
 
 @pytest.fixture
+def hub_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Path]:
+    """The tokenizer.json of each repository of the hub."""
+    files: dict[str, Path] = {}
+
+    def download(name: str, file: str, **_: Any) -> str:
+        assert file == "tokenizer.json"
+        return str(files[name])
+
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "check_hub", lambda: None)
+    monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path / "home"))
+    return files
+
+
+@pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """No connection; the names that were asked for."""
     asked: list[str] = []
 
-    def from_pretrained(name: str, trust_remote_code: bool, **_: Any) -> None:
-        assert not trust_remote_code
-        asked.append(name)
+    def download(name: str, file: str, *, revision: str, **_: Any) -> None:
+        asked.append(f"{file} of {name} at {revision}")
         raise OSError("We couldn't connect\nto the hub")
 
-    fake = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=from_pretrained))
-    monkeypatch.setattr(ours.importlib, "import_module", lambda _: fake)
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub.huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(hub, "check_hub", lambda: None)
     monkeypatch.setenv("KFEXPLORE_HOME", str(tmp_path / "home"))
     return asked
@@ -271,8 +262,7 @@ def test_a_file_put_there_by_hand_comes_before_the_hub(tmp_path: Path, no_hub: l
 def test_without_a_connection_the_message_says_what_to_put_where(tmp_path: Path, no_hub: list[str]) -> None:
     with pytest.raises(KfError, match="We couldn't connect") as caught:
         load_tokenizer("bert-base-uncased")
-    assert no_hub == ["bert-base-uncased"]
-    assert f"https://huggingface.co/bert-base-uncased/resolve/{REVISIONS['bert-base-uncased']}/tokenizer.json" in str(
-        caught.value
-    )
+    revision = REVISIONS["bert-base-uncased"]
+    assert no_hub == [f"tokenizer.json of bert-base-uncased at {revision}"]
+    assert f"https://huggingface.co/bert-base-uncased/tree/{revision}" in str(caught.value)
     assert str(tmp_path / "home" / "bert-base-uncased") in str(caught.value)
