@@ -136,9 +136,9 @@ class ModelConfig:
         return 12 * self.width**2 * self.depth
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "depth", "heads", "context"):
-            if getattr(self, name) < 1:
-                raise KfError(f"{name} is {getattr(self, name)}.", "a whole number of at least 1")
+        for name, least in (("vocab_size", 2), ("width", 1), ("depth", 1), ("heads", 1), ("context", 1)):
+            if getattr(self, name) < least:
+                raise KfError(f"{name} is {getattr(self, name)}.", f"a whole number of at least {least}")
         if self.width % (2 * self.heads):
             raise KfError(f"width {self.width} does not give {self.heads} heads of even width.")
         if not 0 <= self.mask_id < self.vocab_size:

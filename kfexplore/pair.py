@@ -241,4 +241,10 @@ def _loaded(
     first: Any = load_model(teacher, device=device, kind="teacher")
     rest: dict[str, Any] = {kind: load_model(path, device=device, kind=kind) for kind, path in others.items() if path}
     check_pair(first.config, {MODELS[kind]: rest[kind].config for kind in others if kind in rest}, read)
-    return Pair(first, tokenizer=read, info=info, **rest)
+    pair = Pair(first, tokenizer=read, info=info, **rest)
+    if pair.room < 1:
+        raise KfError(
+            f"The context of {pair.room + pair.k_max} tokens has no room for a prompt and a block of {pair.k_max}.",
+            f"models with a context of at least {pair.k_max + 1} tokens",
+        )
+    return pair

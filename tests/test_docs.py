@@ -39,7 +39,7 @@ from test_readme import KNOWN, MEASURED
 import kfexplore
 from docs.measured import MARKED
 from docs.wording import found
-from kfexplore.checkpoints import causal
+from kfexplore.checkpoints import families
 from kfexplore.checkpoints.registry import bundled_folder, bundled_pairs
 from kfexplore.config import from_dict
 from kfexplore.pair import Pair
@@ -189,7 +189,7 @@ def test_the_plot_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_family_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal, "FAMILIES", dict(causal.FAMILIES))
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     found = example("One more family")["exact_tokens"]
     theirs = save_causal(tmp_path, "olmo2", **CAUSAL["llama"], vocab_size=24)
     noise, row = [0.2, 0.7, 0.9, 0.4], [3, 1, 4]

@@ -1,7 +1,7 @@
 """A transformers model as a teacher or a student: config.json of a known family, weights from safetensors only.
 
-The library builds what the config says, so only the settings in `FAMILIES` are passed on, each checked for its range,
-and the weights must be exactly those of the resulting network. No code comes from a repository.
+The library builds what the config says, so only settings that passed `families.checked_settings` are passed on, and the
+weights must be exactly those of the resulting network. No code comes from a repository.
 
 A student's config.json has `STUDENT_KEYS`; `network` is the config.json of its teacher.
 """
@@ -14,13 +14,13 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from kfexplore.checkpoints.families import FAMILIES, checked_settings
 from kfexplore.checkpoints.files import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -45,72 +45,16 @@ from kfexplore.models import (
 )
 
 MAX_INDEX_BYTES = 4 << 20
-_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
-_PLAIN = re.compile(r"\w[\w.-]*\.safetensors")
+_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors", re.ASCII)
+_PLAIN = re.compile(r"\w[\w.-]{0,200}\.safetensors", re.ASCII)
 HEAD = "lm_head.weight"
 STUDENT_KEYS = {"kind", "block", "origin", "network"}
 NETWORK, ENCODER = "network.", "noise_encoder."
 """Prefixes of a student's weights."""
 LEFT_OUT = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 """Masks and frequencies saved by earlier versions of the library; they follow from the config."""
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
-ROPE_TYPES = ("default", "linear", "llama3")
-"""Kinds whose rotary angles depend only on the position."""
-LAYER_TYPES = ("full_attention", "sliding_attention")
-_ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
-_ROPE |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-_BASES = ("rope_theta", "rope_local_base_freq", "rotary_emb_base")
-MAX_BASE = 1e12
-"""Base of the angles of positions; Llama 3 has 5e5."""
-_UNREAD = {
-    "auto_map": "code of its own",
-    "quantization_config": "weights that are not plain numbers",
-    "transformers_weights": "weights in a file of another name",
-    "use_bidirectional_attention": "attention to later tokens",
-}
-"""Settings that change what is computed in ways that are not supported."""
 
 CausalT = TypeVar("CausalT", CausalLM, CausalStudent)
-_SIZES = {"n_layer": "depth", "num_hidden_layers": "depth", "n_positions": "context"}
-_SIZES |= {"max_position_embeddings": "context"}
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models that differ only in size and weights."""
-
-    settings: str
-    """Names of the settings in config.json that affect what is computed."""
-    tied: bool = False
-    """Default of `tie_word_embeddings`."""
-
-
-COMMON = "vocab_size tie_word_embeddings "
-ROTARY = COMMON + (
-    "max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-    "attention_bias rope_parameters rope_scaling partial_rotary_factor original_max_position_embeddings "
-)
-"""Families with rotary positions."""
-GROUPED = ROTARY + "num_key_value_heads head_dim rms_norm_eps rope_theta "
-"""Families that share keys between heads."""
-WINDOWED = GROUPED + "use_sliding_window sliding_window max_window_layers layer_types "
-"""Families whose layers may see only the last tokens (`models.causal.window`)."""
-GEMMA = WINDOWED + "hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping "
-FAMILIES = {
-    "gpt2": Family(
-        COMMON + "n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon "
-        "scale_attn_weights scale_attn_by_inverse_layer_idx",
-        tied=True,
-    ),
-    "gpt_neox": Family(ROTARY + "layer_norm_eps use_parallel_residual rotary_pct rotary_emb_base"),
-    "llama": Family(GROUPED + "mlp_bias"),
-    "mistral": Family(GROUPED + "sliding_window"),
-    "qwen2": Family(WINDOWED),
-    "qwen3": Family(WINDOWED),
-    "gemma2": Family(GEMMA, tied=True),
-    "gemma3_text": Family(GEMMA + "sliding_window_pattern rope_local_base_freq", tied=True),
-}
-"""By `model_type`."""
 
 
 def is_causal(path: str | Path, key: str = "model_type") -> bool:
@@ -175,7 +119,7 @@ def empty_network(folder: Path, stated: Mapping[str, Any] | None = None) -> tupl
         KfError: as `load_causal`, for what concerns the config.json.
     """
     stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES) if stated is None else stated
-    family, settings = _settings(folder, stated)
+    family, settings = checked_settings(folder, stated)
     tied = settings.pop("tie_word_embeddings", None)
     tied = FAMILIES[family].tied if tied is None else bool(tied)
     with _building(folder, family):
@@ -234,7 +178,7 @@ def _place(folder: Path, shape: CausalConfig, network: Any, tensors: Mapping[str
 def _tried(folder: Path, model: CausalT, device: torch.device) -> CausalT:
     """The model on its device, after a first pass, which finds head counts that do not divide."""
     with _building(folder, model.config.family), torch.inference_mode():
-        model.to(device).prefill(torch.zeros(1, 2, dtype=torch.int64, device=device))
+        model.to(device).prefill(torch.zeros(1, 1, dtype=torch.int64, device=device))
     return model
 
 
@@ -250,66 +194,6 @@ def _building(folder: Path, family: str) -> Iterator[None]:
             f"{folder / CONFIG_FILE}: no {family} model can be built from it: {shown(error, 300).rstrip('.')}.",
             "the config.json that was saved with these weights",
         ) from error
-
-
-def _settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The family, and the settings of a config.json that affect what is computed."""
-    family = stated["model_type"]
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise KfError(
-            f"{folder} has a transformers model of the type {shown(repr(family))}.",
-            f"a causal language model of the type {', '.join(FAMILIES)}",
-        )
-    for name, what in _UNREAD.items():
-        if stated.get(name):
-            raise KfError(f"{folder} asks for {what} ({name}).", "a model with code in transformers, in floats")
-    taken = {name: stated[name] for name in FAMILIES[family].settings.split() if name in stated}
-    for name, value in taken.items():
-        if not _is_plain(name, value):
-            raise KfError(f"{folder / CONFIG_FILE}: {name} is {shown(repr(value))}.", _valid(name))
-        # The library builds lists of these lengths before weights show that they are wrong.
-        size = _SIZES.get(name)
-        if size and value is not None and not 0 < value <= MOST[size]:
-            raise KfError(f"{folder}: {size} is {value}.", f"1 to {MOST[size]}")
-    return family, taken
-
-
-def _is_plain(name: str, value: Any) -> bool:
-    """Whether a setting's value may be passed to the library, as null always may."""
-    if value is None:
-        return True
-    if name in LAYER_TYPES:
-        name = "rope_parameters"
-    if name in ("rope_parameters", "rope_scaling"):
-        known = isinstance(value, dict) and (value.keys() <= _ROPE or value.keys() <= {*LAYER_TYPES})
-        return known and all(_is_plain(*item) for item in value.items())
-    if name == "sliding_window":
-        return isinstance(value, int) and 1 < value < 1 << 31
-    if name == "layer_types":
-        return isinstance(value, list) and all(each in LAYER_TYPES for each in value)
-    if name in ("rope_type", "type"):
-        return value in ROPE_TYPES
-    if name in ("activation_function", "hidden_act", "hidden_activation"):
-        return value in ACTIVATIONS
-    if name in ("rotary_pct", "partial_rotary_factor"):
-        return type(value) in (int, float) and 0 < value <= 1
-    if name in _BASES:
-        return type(value) in (int, float) and 1 <= value <= MAX_BASE
-    return isinstance(value, int | float) and abs(value) < 1 << 31
-
-
-def _valid(name: str) -> str:
-    if name in ("rope_parameters", "rope_scaling"):
-        return f"numbers under some of {', '.join(sorted(_ROPE))}; types: {', '.join(ROPE_TYPES)}"
-    if name == "layer_types":
-        return f"a list of {' and '.join(LAYER_TYPES)}"
-    if name in ("activation_function", "hidden_act", "hidden_activation"):
-        return ", ".join(ACTIVATIONS)
-    if name == "sliding_window":
-        return "null, or at least 2 tokens"
-    if name in _BASES:
-        return f"a number from 1 to {MAX_BASE:.0e}"
-    return "above 0, at most 1" if name in ("rotary_pct", "partial_rotary_factor") else "a number below 2^31"
 
 
 def _named(folder: Path, network: Any, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from kfexplore.checkpoints.files import (
     given,
     read_json_object,
     shortened,
+    shown,
     weight_files,
 )
 from kfexplore.checkpoints.hub import ROLES, fetch_file
@@ -234,7 +235,7 @@ def check_pair(
             ours, theirs = getattr(teacher, setting, None), getattr(config, setting, None)
             if ours != theirs and setting == "origin":
                 raise KfError(
-                    f"The {name} was distilled from another teacher than this one ({theirs} instead of {ours}).",
+                    f"The {name} was distilled from another teacher than this one ({shown(theirs)} instead of {ours}).",
                     "a student with the teacher that gave its targets",
                     "keep the folders teacher and student of one training run together",
                 )

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kfexplore.checkpoints.saving import save_model
 
 from .hostile_causal import CAUSAL, causal
 from .hostile_weights import WEIGHTS, Build, Hostile, saved, written
-from .synthetic import config, model, tokenizer, write_config
+from .synthetic import config, model, tokenizer, weights, write_config
 
 SECRET = "password-of-another-file"
 
@@ -70,6 +72,19 @@ def pair(folder: Path) -> Path:
     return folder
 
 
+def small(**changed: Any) -> Build:
+    """A teacher of another shape, alone in a pair."""
+    return lambda folder: save_model(model(**changed), folder / "teacher").parent
+
+
+def mask_alone(folder: Path) -> Path:
+    """A model with one row."""
+    cut = ("vocab_embed.", "output_layer.linear.")
+    state = {name: tensor[:1].clone() if name.startswith(cut) else tensor for name, tensor in weights(rows=2).items()}
+    torch.save(state, folder / "m.ckpt")
+    return folder / "m.ckpt"
+
+
 FOLDERS = {
     "a link in a circle": Hostile(linked("m.ckpt", "m.ckpt"), "no file"),
     "a link to nothing": Hostile(linked("m.ckpt", "../gone.ckpt"), "no file"),
@@ -100,6 +115,12 @@ FOLDERS = {
     "a context of 1e300": Hostile(beside(context=1e300), r"context is 1e\+300"),
     "a block of a million": Hostile(beside(block=10**6), "block is 1000000"),
     "a depth of a million": Hostile(beside(depth=10**6), "depth is 1000000"),
+    "a vocabulary that a file can hold and memory cannot": Hostile(
+        small(rows=1_000_000, width=2, heads=1, depth=1), "vocab_size is 1000000"
+    ),
+    "heads by the thousand": Hostile(small(width=1024, heads=512, depth=1), "heads is 512"),
+    "a vocabulary of the mask alone": Hostile(mask_alone, "vocab_size is 1"),
+    "a context without room": Hostile(small(context=8), "has no room for a prompt"),
     "heads that do not divide": Hostile(beside(heads=3), "does not give 3 heads"),
     "no heads": Hostile(beside(heads=0), "heads is 0"),
     "a truth value": Hostile(beside(width=True), "width is True"),

@@ -13,7 +13,8 @@ from helpers import CAUSAL, save_causal
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from kfexplore.checkpoints.causal import LAYER_TYPES, is_causal, load_causal
+from kfexplore.checkpoints.causal import is_causal, load_causal
+from kfexplore.checkpoints.families import LAYER_TYPES
 from kfexplore.checkpoints.registry import pair_parts
 from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.config import DecodeConfig

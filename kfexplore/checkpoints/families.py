@@ -1,0 +1,158 @@
+"""Families of transformers models: which settings of a config.json are passed on to the library, and their ranges.
+
+The library builds lists as long as a setting says before weights show that it is wrong, and a small file can have sizes
+that take gigabytes for each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kfexplore.checkpoints.files import CONFIG_FILE, shown
+from kfexplore.checkpoints.infer_config import MOST
+from kfexplore.errors import KfError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that differ only in size and weights."""
+
+    settings: str
+    """Names of the settings in config.json that affect what is computed."""
+    tied: bool = False
+    """Default of `tie_word_embeddings`."""
+
+
+COMMON = "vocab_size tie_word_embeddings "
+ROTARY = COMMON + (
+    "max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+    "attention_bias rope_parameters rope_scaling partial_rotary_factor original_max_position_embeddings "
+)
+"""Families with rotary positions."""
+GROUPED = ROTARY + "num_key_value_heads head_dim rms_norm_eps rope_theta "
+"""Families that share keys between heads."""
+WINDOWED = GROUPED + "use_sliding_window sliding_window max_window_layers layer_types "
+"""Families whose layers may see only the last tokens (`models.causal.window`)."""
+GEMMA = WINDOWED + "hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping "
+FAMILIES = {
+    "gpt2": Family(
+        COMMON + "n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon "
+        "scale_attn_weights scale_attn_by_inverse_layer_idx",
+        tied=True,
+    ),
+    "gpt_neox": Family(ROTARY + "layer_norm_eps use_parallel_residual rotary_pct rotary_emb_base"),
+    "llama": Family(GROUPED + "mlp_bias"),
+    "mistral": Family(GROUPED + "sliding_window"),
+    "qwen2": Family(WINDOWED),
+    "qwen3": Family(WINDOWED),
+    "gemma2": Family(GEMMA, tied=True),
+    "gemma3_text": Family(GEMMA + "sliding_window_pattern rope_local_base_freq", tied=True),
+}
+"""By `model_type`."""
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
+_ROPE_TYPES = ("default", "linear", "llama3")
+"""Kinds whose rotary angles depend only on the position."""
+_CHOICES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("activation_function", "hidden_act", "hidden_activation"), _ACTIVATIONS),
+    **dict.fromkeys(("rope_type", "type"), _ROPE_TYPES),
+}
+_ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
+_ROPE |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+RANGES: dict[type, dict[str, tuple[float, float]]] = {
+    int: {
+        "vocab_size": (2, MOST["vocab_size"]),
+        **dict.fromkeys(("n_layer", "num_hidden_layers"), (1, MOST["depth"])),
+        **dict.fromkeys(("n_head", "num_attention_heads", "num_key_value_heads"), (1, MOST["heads"])),
+        **dict.fromkeys(("n_embd", "hidden_size", "n_inner", "intermediate_size"), (1, MOST["width"])),
+        "head_dim": (1, 512),
+        **dict.fromkeys(("n_positions", "max_position_embeddings"), (1, MOST["context"])),
+        "original_max_position_embeddings": (1, MOST["context"]),
+        "sliding_window": (2, 1 << 31),
+        **dict.fromkeys(("sliding_window_pattern", "max_window_layers"), (0, 1 << 31)),
+    },
+    float: {
+        **dict.fromkeys(("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps"), (1e-12, 1)),
+        **dict.fromkeys(("rope_theta", "rope_local_base_freq", "rotary_emb_base"), (1, 1e12)),  # Llama 3 has 5e5
+        **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), (0.001, 1)),
+        **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor"), (0.001, 1e6)),
+        **dict.fromkeys(("final_logit_softcapping", "attn_logit_softcapping"), (0.001, 1e6)),
+        "query_pre_attn_scalar": (0.001, 1e6),
+    },
+}
+"""Least and greatest value of the numbers; a setting without one, and without choices, is a truth value."""
+_UNREAD = {
+    "auto_map": "code of its own",
+    "quantization_config": "weights that are not plain numbers",
+    "transformers_weights": "weights in a file of another name",
+    "use_bidirectional_attention": "attention to later tokens",
+}
+"""Settings that change what is computed in ways that are not supported."""
+
+
+def checked_settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The family, and the settings of a config.json that affect what is computed.
+
+    Args:
+        folder: The model's, for messages.
+        stated: The config.json; it has a `model_type`.
+
+    Raises:
+        KfError: the family is unknown, or a setting is not supported or out of range.
+    """
+    family = stated["model_type"]
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise KfError(
+            f"{folder} has a transformers model of the type {shown(repr(family))}.",
+            f"a causal language model of the type {', '.join(FAMILIES)}",
+        )
+    for name, what in _UNREAD.items():
+        if stated.get(name):
+            raise KfError(f"{folder} asks for {what} ({name}).", "a model with code in transformers, in floats")
+    taken = {name: stated[name] for name in FAMILIES[family].settings.split() if name in stated}
+    for name, value in taken.items():
+        if not _is_valid(name, value):
+            raise KfError(f"{folder / CONFIG_FILE}: {name} is {shown(repr(value))}.", _valid(name))
+    return family, taken
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    """Whether a setting's value may be passed to the library, as null always may."""
+    if value is None:
+        return True
+    if name in ("rope_parameters", "rope_scaling"):
+        if isinstance(value, dict) and value.keys() <= {*LAYER_TYPES}:
+            return all(_is_rope(inside) for inside in value.values())
+        return _is_rope(value)
+    if name == "layer_types":
+        return isinstance(value, list) and all(each in LAYER_TYPES for each in value)
+    if name in _CHOICES:
+        return value in _CHOICES[name]
+    for kind, ranges in RANGES.items():
+        if name in ranges:
+            low, high = ranges[name]
+            return type(value) in (int, kind) and low <= value <= high
+    return isinstance(value, bool)
+
+
+def _is_rope(value: Any) -> bool:
+    """Whether it describes rotary angles."""
+    return isinstance(value, dict) and value.keys() <= _ROPE and all(_is_valid(*item) for item in value.items())
+
+
+def _valid(name: str) -> str:
+    if name in ("rope_parameters", "rope_scaling"):
+        return f"numbers under some of {', '.join(sorted(_ROPE))}; types: {', '.join(_ROPE_TYPES)}"
+    if name == "layer_types":
+        return f"a list of {' and '.join(LAYER_TYPES)}"
+    if name in _CHOICES:
+        return ", ".join(_CHOICES[name])
+    for kind, ranges in RANGES.items():
+        if name in ranges:
+            low, high = ranges[name]
+            return f"null, or a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
+    return "true or false"
