@@ -29,7 +29,9 @@ from kfexplore.results import Floats, Ints, Learned
 TILE = 1024
 """Most tokens, or noise slots, evaluated at once."""
 TILE_ENTRIES = 2**24
-"""Most probabilities in float64, or logits, at once."""
+"""Most probabilities in float64 at once."""
+TILE_LOGITS = 2**26
+"""Most logits of the student at once."""
 REMEMBERED = 64
 """Single prefixes whose logits are kept; the least recently used is dropped first."""
 EXACT_SLOTS = 8
@@ -156,7 +158,7 @@ class _LearnedMap:
         margins = torch.empty_like(noise)
         prefixes = noise.new_empty((1, 0))
         branch = self.cache.branch()
-        slots = max(1, min(TILE, TILE_ENTRIES // self.student.config.vocab_size))
+        slots = max(1, min(TILE, TILE_LOGITS // self.student.config.vocab_size))
         for parents, values, node in _tree(noise):
             first, stop = prefixes.shape[1], prefixes.shape[1] + values.shape[1]
             prefixes = torch.cat([prefixes[parents], values], dim=1)

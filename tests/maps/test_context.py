@@ -225,10 +225,13 @@ def test_distributions_that_were_evicted_are_computed_again(monkeypatch: pytest.
     assert len(here._read) == 3
 
 
-def test_tiles_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limits", [{"TILE": 8}, {"TILE_ENTRIES": 8 * 24, "TILE_LOGITS": 8 * 24}])
+def test_tiles_do_not_change_the_map(limits: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are limited by rows, and with a large vocabulary by its entries."""
     u = random_noise(100)
     whole = [held().exact(u), held().learned(u)]
-    monkeypatch.setattr(context, "TILE", 8)
+    for name, value in limits.items():
+        monkeypatch.setattr(context, name, value)
     here = held()
     teacher_rows, student_rows = (rows_passed(network, monkeypatch) for network in (here.teacher, here.student))
     for (tokens, gaps), (tiled, tiled_gaps) in zip(whole, [here.exact(u), here.learned(u)], strict=True):
