@@ -10,9 +10,11 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from kfexplore.checkpoints.files import shown
@@ -62,7 +64,7 @@ def run_child(command: list[str], what: str, wall_seconds: float = WALL_SECONDS)
         done = subprocess.run(command, capture_output=True, timeout=wall_seconds, check=False)
     except subprocess.TimeoutExpired:
         raise KfError(f"Loading {shown(what)} takes more than {wall_seconds:.0f} s.", "smaller files") from None
-    if done.returncode == 2:
+    if done.returncode == 2 and done.stdout:
         raise KfError(*json.loads(done.stdout.splitlines()[-1]))  # libraries may print before
     if done.returncode:
         code = -done.returncode
@@ -71,24 +73,32 @@ def run_child(command: list[str], what: str, wall_seconds: float = WALL_SECONDS)
 
 
 def limit_process(folder: Path) -> None:
-    """Limits memory and time of this process."""
+    """Limits memory and time of this process, and makes it the first that the kernel ends where memory runs out."""
     import resource  # only Unix has it
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     files = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
-    limit = used + 6 * files + SPARE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limits = {
+        resource.RLIMIT_AS: used + 6 * files + SPARE_BYTES,
+        resource.RLIMIT_CPU: CPU_SECONDS,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, limit in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
+    with suppress(OSError):  # some containers have no such file
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def main(folder: str) -> None:
-    """In the child: loads the pair, and encodes and decodes a text with its tokenizer."""
+    """In the child: loads the pair, reads one block of it, and encodes and decodes a text with its tokenizer."""
     torch.set_num_threads(1)
     if sys.platform == "linux":
         limit_process(Path(folder))
     try:
         pair = load_pair(folder)
+        pair.block([[0]], np.full((1, pair.k_max), 0.5))
         if pair.tokenizer is not None:
             decode_ids(pair.tokenizer, encode_ids(pair.tokenizer, TEXT))
     except KfError as error:

@@ -32,6 +32,8 @@ from kfexplore.errors import KfError
 
 PATIENCE: Final = 5.0
 """Seconds to wait for the hub. The libraries retry six times per address, for a minute or two."""
+MAX_FILES: Final = 256
+"""Files that are fetched from a repository whose size is limited: each takes a request, however small it is."""
 ROLES = ("teacher", "student", "masked")
 FETCHED = [f"{role}{rest}" for role in ROLES for rest in ("/*", ".*")]
 FETCHED += [TOKENIZER_FILE, TRAINING_FILE, INFO_FILE, *CARD_FILES]
@@ -118,11 +120,11 @@ def fetch_pair(repository: str, max_bytes: int | None = None, **options: Any) ->
 
     Args:
         repository: `owner/name` on the hub.
-        max_bytes: Largest download, checked before it starts. None: any size.
+        max_bytes: Largest download, checked before it starts, of at most `MAX_FILES`. None: any size.
         options: As for `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
 
     Raises:
-        KfError: it is not here and cannot be fetched, or it is larger than `max_bytes`.
+        KfError: it is not here and cannot be fetched, or it is larger than `max_bytes` or has too many files.
     """
     folder = by_hand(repository)
     if folder.is_dir():
@@ -142,6 +144,8 @@ def _revision_within(repository: str, max_bytes: int, revision: str | None) -> s
     """The commit whose files were measured, so that no other one is fetched."""
     found = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
     fetched = [file for file in found.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in FETCHED)]
+    if len(fetched) > MAX_FILES:
+        raise KfError(f"The repository {repository} has {len(fetched):,} files of models.", f"at most {MAX_FILES} here")
     size = sum(file.size or 0 for file in fetched)
     if size > max_bytes:
         raise KfError(

@@ -143,10 +143,10 @@ def test_options_of_the_hub_are_passed_on_and_nothing_else_is_fetched(hub: Hub, 
 
 def test_a_repository_is_measured_before_it_is_fetched(hub: Hub, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     load_pair(shell.folder).push_to_hub(NAME)
+    sizes = {"teacher/model.safetensors": 700, "student/model.safetensors": 300, "data/huge.bin": 10**12}
 
     def model_info(_: Any, name: str, *, revision: str | None, files_metadata: bool) -> Any:
         assert (name, revision, files_metadata) == (NAME, None, True)
-        sizes = {"teacher/model.safetensors": 700, "student/model.safetensors": 300, "data/huge.bin": 10**12}
         return SimpleNamespace(
             sha="abc", siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in sizes.items()]
         )
@@ -157,6 +157,9 @@ def test_a_repository_is_measured_before_it_is_fetched(hub: Hub, shell: Shell, m
     assert not (hub.folder / "fetched").exists()
     Pair.from_pretrained(NAME, max_bytes=1000)
     assert hub.asked[-1]["revision"] == "abc"
+    sizes.update({f"teacher/{n}": 0 for n in range(300)})
+    with pytest.raises(KfError, match="has 302 files of models"):
+        Pair.from_pretrained(NAME, max_bytes=1000)
 
 
 def test_a_repository_of_checkpoint_files_is_a_pair(hub: Hub, shell: Shell) -> None:
