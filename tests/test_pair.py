@@ -148,6 +148,8 @@ def test_a_block_at_a_temperature_follows_the_teacher_divided_by_it(pair: Pair) 
         ({"recipe": "tales-cpu"}, (1, 1)),
         ({"student_temperatures": [0.3, 1.0]}, (0.3, 1)),
         ({"student_temperatures": ["a", 1]}, (1, 1)),
+        ({"student_temperatures": [1, 10**400]}, (1, 1)),
+        ({"student_temperatures": [float("nan"), 1]}, (1, 1)),
         ({"student_temperatures": [1]}, (1, 1)),
     ],
 )

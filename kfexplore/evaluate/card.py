@@ -188,7 +188,7 @@ def _facts(info: Mapping[str, Any]) -> str:
     if isinstance(training, Mapping):
         training = [f"{key}: {value}" for key, value in training.items()]
     if training:
-        facts = [training] if isinstance(training, str) else training
+        facts = training if isinstance(training, list) else [training]
         lines += ["", "## Training", "", *(f"- {fact}" for fact in facts)]
     return "\n".join(lines) + ("\n" if lines else "")
 
