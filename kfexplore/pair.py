@@ -137,8 +137,10 @@ class Pair(
         """Range of temperatures in the student's training: `student_temperatures` of training.json, or (1, 1)."""
         training = self.info.get("training")
         found = training.get("student_temperatures") if isinstance(training, dict) else None
-        numbers = isinstance(found, list) and len(found) == 2 and all(isinstance(t, int | float) and 0 < t < 1e6 for t in found)
-        return (float(found[0]), float(found[1])) if found and numbers else (1.0, 1.0)
+        if not isinstance(found, list) or len(found) != 2:
+            return 1.0, 1.0
+        known = all(isinstance(t, int | float) and 0 < t < 1e6 for t in found)
+        return (float(found[0]), float(found[1])) if known else (1.0, 1.0)
 
     @property
     def untrained(self) -> str:
