@@ -29,7 +29,7 @@ from kfexplore.ui.protocol import Failure, GridReply, PointReply, Question, Requ
 from kfexplore.ui.racing import RaceConfig, Racing, Standing, before_race, run_race
 from kfexplore.ui.writing import Texts, WriteConfig, Writing, decoder_runs, snapshot, write
 
-FINENESS: Final = ((3, 512), (5, 128), (10, 32), (math.inf, 16))
+FINENESS: Final = ((1, 512), (5, 128), (10, 32), (math.inf, 16))
 """Most steps of a slider's row, by the recent length of the queue: the first entry that it is within."""
 MEASUREMENTS: Final = 3
 """Most measurements of a device's limits, one per race, while others are at work."""

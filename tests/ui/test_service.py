@@ -88,7 +88,7 @@ def test_replies_have_the_keys_that_are_described(service: Service, name: str, m
     assert set(getattr(service, name)(asked(**more))) == set(described.__annotations__)
 
 
-@pytest.mark.parametrize(("asking", "every", "side"), [(3, 1, 128), (4, 4, 32), (6, 16, 32), (11, 32, 16)])
+@pytest.mark.parametrize(("asking", "every", "side"), [(1, 1, 128), (2, 4, 32), (6, 16, 32), (11, 32, 16)])
 def test_where_many_ask_answers_are_coarser(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, asking: int, every: int, side: int
 ) -> None:
