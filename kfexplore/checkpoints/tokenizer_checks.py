@@ -158,15 +158,16 @@ def check_added(tokenizer: Tokenizer) -> None:
     """Checks the added tokens of a tokenizer that passed `check_pipeline`.
 
     Raises:
-        ValueError: one takes the spaces around it, and is itself nothing but spaces once it is normalized: on a text of
-            spaces, that takes time that grows with the square, or all memory.
+        ValueError: once it is normalized, one is empty, or spaces that take the spaces around them: the library then
+            searches a text for ever, or in time that grows with the square.
     """
     for token in tokenizer.get_added_tokens_decoder().values():
-        if token.lstrip or token.rstrip:
-            normalizer = tokenizer.normalizer if token.normalized else None
-            text = normalizer.normalize_str(token.content) if normalizer else token.content
-            if not text.strip():
-                raise ValueError("an added token that takes the spaces around it has nothing but spaces")
+        normalizer = tokenizer.normalizer if token.normalized else None
+        text = normalizer.normalize_str(token.content) if normalizer else token.content
+        if not (text.strip() if token.lstrip or token.rstrip else text):
+            raise ValueError(
+                f"its added token {shown(ascii(token.content))} is nothing but spaces once it is normalized"
+            )
 
 
 def _checked_model(model: Any) -> dict[str, Any]:

@@ -234,6 +234,16 @@ TOKENIZERS = {
     "an added token that becomes nothing": Hostile(
         lengthened(added(1, 1, "q", rstrip=True), "q", ""), "nothing but spaces"
     ),
+    "an added token that becomes nothing beside a longer one": Hostile(
+        json_tokenizer(
+            {
+                "pre_tokenizer": None,
+                **sequence([{"type": "StripAccents"}, replace({"String": ""}, " ##b")]),
+                "added_tokens": added(1, 1, "\u0301")["added_tokens"] + added(1, 1, "\u0301ab")["added_tokens"],
+            }
+        ),
+        "nothing but spaces",
+    ),
     "bytes of a lengthened text as tokens": Hostile(
         json_tokenizer({"pre_tokenizer": None, **sequence([replace({"String": "a"}, "b" * 40)])}, byte_fallback=True),
         "times as long",
