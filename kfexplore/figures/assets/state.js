@@ -9,7 +9,7 @@ export const LARGE_STEP = 16;
 export const NO_ANSWER = {
   ok: false,
   failed: "The server gave no answer.",
-  run: "move a slider to try again; nothing on the page is lost",
+  run: "move a slider; nothing on the page is lost",
 };
 
 // A status is "known", "pending" (asked for, or about to be) or "failed" (refused, or there is no server to ask).
