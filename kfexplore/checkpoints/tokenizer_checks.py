@@ -35,10 +35,10 @@ MAX_GROWTH = 72.0
 more."""
 BYTES = 4.0
 """Bytes of a character, which a model with `byte_fallback` can make tokens."""
-MAX_DECODER_GROWTH = 8.0
-"""The same for the decoder's steps on a token: with `MAX_TOKEN` it bounds the length of a decoded text."""
-MAX_TOKEN = 1 << 10
-"""Characters per token; the longest of Llama 3 and GPT-2 have 128."""
+MAX_DECODER_GROWTH = 2.0
+"""The same for the decoder's steps on a token; that of WordPiece, of which no family has more."""
+MAX_TOKEN = 1 << 9
+"""Characters per token; the longest of Llama 3 and GPT-2 have 128. A server keeps and sends the texts of thousands."""
 MAX_ADDED_TEXT = 1 << 20
 """Characters of all added tokens once they are normalized, from which the library builds a table of 70 bytes each."""
 MAX_WORD = 1 << 11

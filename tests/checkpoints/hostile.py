@@ -204,6 +204,10 @@ TOKENIZERS = {
         json_tokenizer({"decoder": {"type": "Sequence", "decoders": [replace({"String": "a"}, "a" * 60)]}}),
         "times as long",
     ),
+    "a token that is decoded to four times its length": Hostile(
+        json_tokenizer({"decoder": {"type": "Sequence", "decoders": [replace({"String": ""}, "a")] * 2}}),
+        "a token more than 2 times as long",
+    ),
     "bytes as characters again and again": Hostile(
         json_tokenizer({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 30}}),
         "times as long",
@@ -223,9 +227,9 @@ TOKENIZERS = {
     "a template of 50,000 copies": Hostile(json_tokenizer(copies(*["A"] * 50_000)), "more than 16,384 characters"),
     "a template of 300 copies": Hostile(json_tokenizer(copies(*["A"] * 300)), "does not have the text once"),
     "a template without the text": Hostile(json_tokenizer(copies("B")), "does not have the text once"),
-    "long added tokens": Hostile(json_tokenizer(added(1100, 1000, "q")), "added tokens can have more than"),
+    "long added tokens": Hostile(json_tokenizer(added(2200, 500, "q")), "added tokens can have more than"),
     "added tokens that are lengthened": Hostile(
-        lengthened(added(50, 1000, "q"), "q", "\U0001f600" * 60), "added tokens can have more than"
+        lengthened(added(100, 500, "q"), "q", "\U0001f600" * 60), "added tokens can have more than"
     ),
     "an added token of spaces": Hostile(lengthened(added(1, 1, " ", lstrip=True), "a", " " * 60), "nothing but spaces"),
     "an added token that becomes a space": Hostile(
@@ -291,10 +295,13 @@ TOKENIZERS = {
         ),
         "splits words of 1024 characters; at most 32",
     ),
-    "a token of 600,000 characters": Hostile(
-        json_tokenizer(vocab={"a": 0, "b" * 600_000: 1}, merges=[]), "a token of more than 1,024"
+    "a token of 600 characters": Hostile(
+        json_tokenizer(vocab={"a": 0, "b" * 600: 1}, merges=[]), "a token of more than 512"
     ),
-    "an added token of 5,000 characters": Hostile(json_tokenizer(added(1, 5_000)), "a token of more than 1,024"),
+    "a token of 600,000 characters": Hostile(
+        json_tokenizer(vocab={"a": 0, "b" * 600_000: 1}, merges=[]), "a token of more than 512"
+    ),
+    "an added token of 5,000 characters": Hostile(json_tokenizer(added(1, 5_000)), "a token of more than 512"),
     "a parameter of 100 characters": Hostile(
         json_tokenizer(sequence([replace({"String": "a" * 100}, "")])), "more than 64 characters"
     ),
