@@ -95,7 +95,7 @@ class PrefilledContext:
                 for n, own in zip(tile.tolist(), cumulative, strict=True):
                     at = members[n]
                     tokens[at, j], edges[at, j] = choose(own, noise[at, j])
-                    if j and (edges[at, j] < near).any():
+                    if len(prefixes) > 1 and (edges[at, j] < near).any():
                         alone = self._after(tuple(prefixes[n].tolist()))[0]
                         tokens[at, j], edges[at, j] = choose(cdf(alone, temperature), noise[at, j])
             children, node = torch.unique(torch.stack([node, tokens[:, j]], 1), dim=0, return_inverse=True)

@@ -149,7 +149,8 @@ class Worker:
         if crowded is not None:
             return [each for each in others if each.client == crowded][-1]
         later = [each for each in others if each.priority > priority]
-        if later and not any(each.client == client and each.priority == priority for each in others):
+        waits = client is not None and any(each.client == client and each.priority == priority for each in others)
+        if later and not waits:
             return later[-1]
         raise Busy
 

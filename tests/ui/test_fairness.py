@@ -103,6 +103,18 @@ def test_of_the_background_one_has_a_turn_after_so_many_that_a_user_waits_for() 
     assert "".join(log) == "a" * LEAD + "b" + "a" * LEAD + "cd"
 
 
+def test_unknown_clients_each_get_a_place_of_the_background() -> None:
+    worker, log = Worker(3), []
+    with worker.turn():
+        threads = [asked(worker, client, log, Priority.BACKGROUND) for client in "abc"]
+        threads.append(asked(worker, None, log))
+        assert log == ["c refused"]
+        threads.append(asked(worker, None, log))
+    for thread in threads:
+        thread.join(30)
+    assert log == ["c refused", "b refused", "None", "None", "a"]
+
+
 def test_a_client_gets_one_place_of_the_background_for_what_its_user_waits_for() -> None:
     worker, log = Worker(3), []
     with worker.turn():
