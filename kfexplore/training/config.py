@@ -178,6 +178,11 @@ class DataConfig:
         if not 0 <= self.held_out_fraction < 1:
             raise KfError(f"The held-out fraction is {self.held_out_fraction}.", "above 0 and below 1")
 
+    @property
+    def needs_texts(self) -> bool:
+        """Whether the recipe names no corpus, so that texts must be given."""
+        return not (self.dataset or self.stories or self.self_generated)
+
 
 def _with_context(stage: TrainConfig, context: int) -> TrainConfig:
     return stage if stage.context else dataclasses.replace(stage, context=context)

@@ -222,9 +222,7 @@ class Run:
         """
         missing = not (self.folder / "data" / INFO).exists()
         if missing and distributed.count() > 1:
-            raise KfError(
-                "Several processes cannot prepare the tokens.", "prepared tokens", self._command("data") + " --text .."
-            )
+            raise KfError("Several processes cannot prepare the tokens.", "prepared tokens", self._command("data"))
         if distributed.count() == 1 and (text is not None or dataset is not None or self_generated or missing):
             self.prepare(text, dataset, self_generated)
         self.teacher()  # trained before the students, which load it themselves
@@ -294,7 +292,7 @@ class Run:
                 f"The tokens in {prepared.parent} are from another tokenizer than that of"
                 f" {self.init_from or self.given_teacher}.",
                 "tokens made with the pair's own tokenizer, in a new folder",
-                self._command("data") + " --text FOLDER",
+                self._command("data"),
             )
         model = load_model(getattr(initial, role), device=self._place(), kind=role)
         theirs, ours = model.config, self._shape(role)
@@ -357,8 +355,7 @@ class Run:
     def _data(self) -> DataInfo:
         folder = self.folder / "data"
         if not (folder / INFO).exists():
-            source = "" if self.recipe.data.dataset else " --text FOLDER"
-            raise KfError(f"There are no tokens in {folder} yet.", "a prepared folder", self._command("data") + source)
+            raise KfError(f"There are no tokens in {folder} yet.", "a prepared folder", self._command("data"))
         # `init_from` requires its own tokenizer (`_initial_model`), however the tokens were made.
         return read_info(folder, self.recipe.data if self._initial is None else None)
 
@@ -380,6 +377,7 @@ class Run:
         options = {"--recipe": self.recipe.name, "--out": self.folder}
         options |= {"--teacher": self.given_teacher} if self.given_teacher is not None else {}
         options |= {"--init-from": self.init_from} if self.init_from is not None else {}
+        options |= {"--text": "FOLDER"} if stage == "data" and self.recipe.data.needs_texts else {}
         return f"kfexplore train {verb} " + " ".join(f"{name} {shlex.quote(str(v))}" for name, v in options.items())
 
 

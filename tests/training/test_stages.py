@@ -19,7 +19,7 @@ from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel, Student, Teacher
 from kfexplore.pair import load_pair
 from kfexplore.training import losses as real_losses
-from kfexplore.training.config import DataConfig, Recipe, TrainConfig
+from kfexplore.training.config import DataConfig, Recipe, StoriesConfig, TrainConfig
 from kfexplore.training.stages import Run
 
 STAGE = TrainConfig(steps=2, batch=2, context=8, groups=4, warmup=1, decay=0.0)
@@ -269,6 +269,23 @@ def test_stages_that_are_missing_name_the_command(losses: Losses, texts: Path, t
         run.prepare(texts, "some/tales")
     with pytest.raises(KfError, match="has no masked model"):
         Run(dataclasses.replace(RECIPE, masked=None, cond_width=0), tmp_path / "my out").masked()
+
+
+@pytest.mark.parametrize(
+    "corpus", [{"stories": StoriesConfig(count=9, held_out=1)}, {"dataset": "some/tales"}, {"self_generated": 9}]
+)
+def test_a_recipe_with_a_corpus_of_its_own_is_prepared_without_texts(
+    tmp_path: Path, corpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(dataclasses.replace(RECIPE, data=DataConfig(vocab_size=260, **corpus)), tmp_path / "out")
+    command = f"kfexplore train data --recipe small --out {tmp_path}/out"
+    with pytest.raises(KfError, match="no tokens in") as caught:
+        run.students()
+    assert caught.value.run == command
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(KfError, match="Several processes cannot prepare") as caught:
+        run.pair()
+    assert caught.value.run == command
 
 
 def test_a_pair_without_a_masked_model_has_none(losses: Losses, texts: Path, tmp_path: Path) -> None:
