@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from kfexplore import noise as noises
 from kfexplore.checkpoints.hub import fetch_pair, is_repository
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts
 from kfexplore.checkpoints.saving import card_text, save_pair, stored_info
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, load_tokenizer, slow_only, token_texts
+from kfexplore.checkpoints.tokenizers import encode_ids, load_tokenizer, own_tokenizer, slow_only, token_texts
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.decoders import MODELS, Kind
 from kfexplore.errors import KfError
@@ -48,8 +49,13 @@ class Pair(
     teacher: AnyTeacher
     student: AnyStudent | None = None
     masked: MaskedModel | None = None
-    tokenizer: AnyTokenizer | None = None
+    tokenizer: Tokenizer | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Accepts the tokenizers of transformers as well."""
+        if self.tokenizer is not None:
+            object.__setattr__(self, "tokenizer", own_tokenizer(self.tokenizer))
 
     def __new__(cls, *_: Any, **__: Any) -> Pair:
         """Bypasses the mixin, which would keep the arguments as a config."""
@@ -177,7 +183,7 @@ class Pair(
         """Each token's own text; [] where the pair has no tokenizer."""
         return token_texts(self.tokenizer, ids) if self.tokenizer is not None else []
 
-    def need_tokenizer(self) -> AnyTokenizer:
+    def need_tokenizer(self) -> Tokenizer:
         """The tokenizer, or a KfError that names the alternative."""
         if self.tokenizer is None:
             folder = self.info.get("folder")

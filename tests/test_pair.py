@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import written_pair
 from shell import SENTENCES
+from transformers import PreTrainedTokenizerFast
 
 from kfexplore.errors import KfError
 from kfexplore.maps import grid
@@ -96,8 +97,11 @@ def test_a_teacher_alone_has_more_slots_than_its_student_but_not_any_number(pair
         alone.block([[1]], [[0.5] * 9])
 
 
-def test_a_teacher_alone_is_saved_and_found_again(pair: Pair, tmp_path: Path) -> None:
-    Pair(pair.teacher, tokenizer=pair.tokenizer).save_pretrained(tmp_path)
+def test_a_teacher_alone_with_a_tokenizer_of_transformers_is_saved_and_found_again(pair: Pair, tmp_path: Path) -> None:
+    wrapped: Any = PreTrainedTokenizerFast(tokenizer_object=pair.tokenizer)
+    alone = Pair(pair.teacher, tokenizer=wrapped)
+    assert alone.encode(SENTENCES[0]) == pair.encode(SENTENCES[0])
+    alone.save_pretrained(tmp_path)
     assert not (tmp_path / "student").exists()
     for found in (load_pair(tmp_path), pair_from_files(tmp_path / "teacher", None, tmp_path / "tokenizer.json")):
         assert found.student is None

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from kfexplore.batch.request import Request, Shape
 from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.files import write_whole
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, continuation, decode_ids
+from kfexplore.checkpoints.tokenizers import continuation, decode_ids
 from kfexplore.decoders import DECODERS
 from kfexplore.errors import writing
 from kfexplore.results import Ints
@@ -143,7 +144,7 @@ def prepare(folder: Path) -> None:
 
 
 def write_files(
-    folder: Path, tokenizer: AnyTokenizer, prefixes: list[list[int]], parts: list[Part], throughput: dict[str, Any]
+    folder: Path, tokenizer: Tokenizer, prefixes: list[list[int]], parts: list[Part], throughput: dict[str, Any]
 ) -> None:
     """Writes both files whole, or neither.
 

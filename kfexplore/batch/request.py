@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from kfexplore import noise
 from kfexplore.checkpoints.registry import MDLM, NAMED, check_pair, load_model
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, encode_ids, end_of_text, load_tokenizer
+from kfexplore.checkpoints.tokenizers import encode_ids, end_of_text, load_tokenizer
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
@@ -69,7 +71,7 @@ class Loaded:
     """Models in memory."""
 
     networks: Networks
-    tokenizer: AnyTokenizer | None
+    tokenizer: Tokenizer | None
     """None: only token ids can be used."""
     name: str
     """Name of the pair, the checkpoint or the task."""
@@ -200,7 +202,7 @@ class Shape:
     """Id of the token that ends a text; None: the tokenizer has none."""
 
 
-def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer, prefix: int) -> Shape:
+def shape(request: Request, loaded: Loaded, tokenizer: Tokenizer, prefix: int) -> Shape:
     """The lengths that follow from task, models and request, for prefixes of at most `prefix` tokens.
 
     Raises:
@@ -227,7 +229,7 @@ def shape(request: Request, loaded: Loaded, tokenizer: AnyTokenizer, prefix: int
     return Shape(prefix, new, end)
 
 
-def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int | None) -> tuple[list[list[int]], int]:
+def read_prefixes(path: Path, tokenizer: Tokenizer, length: int | None) -> tuple[list[list[int]], int]:
     """Reads JSON lines `{"prefix": text}`; skips empty lines.
 
     Returns:
@@ -254,7 +256,7 @@ def read_prefixes(path: Path, tokenizer: AnyTokenizer, length: int | None) -> tu
     return [ids[:length] for ids in found], sum(len(ids) > (length or len(ids)) for ids in found)
 
 
-def _prefix(where: str, line: str, tokenizer: AnyTokenizer, length: int) -> list[int]:
+def _prefix(where: str, line: str, tokenizer: Tokenizer, length: int) -> list[int]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:

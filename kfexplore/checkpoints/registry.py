@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from kfexplore.checkpoints.causal import is_causal, load_causal, load_causal_student
 from kfexplore.checkpoints.files import (
@@ -29,7 +30,7 @@ from kfexplore.checkpoints.files import (
 from kfexplore.checkpoints.hub import ROLES, fetch_file
 from kfexplore.checkpoints.infer_config import KIND_NAMES, describe, stated_settings
 from kfexplore.checkpoints.reading import read_tensors
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, highest_id
+from kfexplore.checkpoints.tokenizers import highest_id
 from kfexplore.config import DEFAULT_PAIR, ModelConfig
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
@@ -222,7 +223,7 @@ def fingerprint(parts: PairParts) -> str:
 def check_pair(
     teacher: ModelConfig | CausalConfig,
     others: Mapping[str, ModelConfig | CausalConfig],
-    tokenizer: AnyTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Raises KfError unless models and tokenizer share one vocabulary; a transformers model has no mask token.
 

@@ -28,7 +28,6 @@ from kfexplore.checkpoints.files import (
     write_whole,
 )
 from kfexplore.checkpoints.reading import check_values
-from kfexplore.checkpoints.tokenizers import AnyTokenizer
 from kfexplore.errors import KfError, writing
 from kfexplore.models import AnyModel, CausalLM, CausalStudent
 
@@ -86,28 +85,25 @@ def _saved(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def save_pair(
-    folder: Path, models: Mapping[str, AnyModel], tokenizer: AnyTokenizer | None, info: Mapping[str, Any]
+    folder: Path, models: Mapping[str, AnyModel], tokenizer: Tokenizer | None, info: Mapping[str, Any]
 ) -> None:
     """Writes a pair for `registry.pair_parts` and `stored_info`.
 
     Args:
         folder: Made if need be.
         models: By role (`hub.ROLES`). Weights that are exact in bfloat16 are written in it, others in float32.
-        tokenizer: As loaded; None: the pair has none.
+        tokenizer: None: the pair has none.
         info: Its `folder` is left out.
 
     Raises:
-        KfError: as `save_model`, or a tokenizer that has no file.
+        KfError: as `save_model`.
     """
     kept = {key: value for key, value in info.items() if key not in ("folder", "training")}
     texts = {INFO_FILE: json.dumps(kept, indent=1)}
     if "training" in info:
         texts[TRAINING_FILE] = json.dumps(info["training"], indent=1)
     if tokenizer is not None:
-        fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        if not isinstance(fast, Tokenizer):
-            raise KfError("The pair's tokenizer has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}")
-        texts[TOKENIZER_FILE] = fast.to_str()
+        texts[TOKENIZER_FILE] = tokenizer.to_str()
     for role, model in models.items():
         save_model(model, folder / role, dtype=None)
     for name, text in texts.items():

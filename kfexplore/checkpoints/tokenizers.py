@@ -1,4 +1,4 @@
-"""Tokenizers of both libraries (`tokenizers` and `transformers`) behind a few functions."""
+"""Loads tokenizers safely, and turns text into token ids and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -40,17 +40,7 @@ REMEMBERED = 2**16
 """Pieces that a `Spelling` caches."""
 
 
-class AnyTokenizer(Protocol):
-    """Common interface of `tokenizers.Tokenizer` and the tokenizers of transformers."""
-
-    def encode(self, text: Any, /, *, add_special_tokens: bool = True) -> Any: ...
-
-    def decode(self, ids: Any, /, *, skip_special_tokens: bool = True) -> Any: ...
-
-    def get_vocab(self) -> dict[str, int]: ...
-
-
-def document_frame(tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
+def document_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Ids before and after a document in training; both empty if the tokenizer has no such tokens."""
     vocabulary = tokenizer.get_vocab()
     for opening, closing in FRAMES:
@@ -59,7 +49,7 @@ def document_frame(tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
+def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
     """A tokenizer from a tokenizer.json, a folder that has one, or a hub name such as `gpt2`.
 
     The tokenizer.json of a hub name is looked up in the folder for files downloaded by hand (`files.by_hand`), then
@@ -83,6 +73,20 @@ def load_tokenizer(path_or_name: str | Path) -> AnyTokenizer:
     return _from_file(fetch_file(name, REVISIONS.get(name), TOKENIZER_FILE, by_hand(name), [TOKENIZER_FILE]))
 
 
+def own_tokenizer(given: Any) -> Tokenizer:
+    """A user's tokenizer as all functions here take it: of one of transformers, a copy of the tokenizer inside.
+
+    Raises:
+        KfError: it has no fast version.
+    """
+    if isinstance(given, Tokenizer):
+        return given
+    fast = getattr(given, "backend_tokenizer", None)
+    if not isinstance(fast, Tokenizer):
+        raise KfError("The tokenizer has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}")
+    return _as_used(Tokenizer.from_str(fast.to_str()))
+
+
 def slow_only(folder: Path) -> KfError | None:
     """The error for a folder that has only a slow tokenizer of transformers; None: it has none."""
     found = [name for name in SLOW_FILES if (folder / name).is_file()]
@@ -95,7 +99,7 @@ def slow_only(folder: Path) -> KfError | None:
     )
 
 
-def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
+def encode_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a text, with no special tokens added."""
     try:
         text.encode()
@@ -103,20 +107,16 @@ def encode_ids(tokenizer: AnyTokenizer, text: str) -> list[int]:
         place = f"character {error.start + 1} is {text[error.start]!a}"
         raise KfError(f"The text is not valid Unicode: {place}.", "text in UTF-8") from None
     with _refused("The tokenizer cannot encode this text", f"another text, or an undamaged {TOKENIZER_FILE}"):
-        encoded = tokenizer.encode(text, add_special_tokens=False)
-    return [int(i) for i in getattr(encoded, "ids", encoded)]
+        return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def decode_ids(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
+def decode_ids(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     """The text of token ids with special tokens, spaces unchanged."""
-    options = {"skip_special_tokens": False}
-    if not isinstance(tokenizer, Tokenizer):
-        options["clean_up_tokenization_spaces"] = False
     with _refused("The tokenizer cannot decode its own tokens", f"an undamaged {TOKENIZER_FILE}"):
-        return str(tokenizer.decode([int(i) for i in ids], **options))
+        return tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
-def continuation(tokenizer: AnyTokenizer, ids: Iterable[int], before: Sequence[int]) -> str:
+def continuation(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int]) -> str:
     """The text of token ids `ids` after the token ids `before`, with its leading space.
 
     Decoders of the SentencePiece and BERT families drop the space at the beginning of a text.
@@ -126,7 +126,7 @@ def continuation(tokenizer: AnyTokenizer, ids: Iterable[int], before: Sequence[i
     return whole[len(start) :] if whole.startswith(start) else decode_ids(tokenizer, ids)
 
 
-def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:
+def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """Each token's own text with its leading space; `<id>` for an unknown one (the mask).
 
     Part of a character becomes the replacement character U+FFFD.
@@ -134,9 +134,10 @@ def token_texts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[str]:
     return [_token_text(tokenizer, int(i)) for i in ids]
 
 
-def plain_text(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
+def plain_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     """The text of token ids without special tokens; documents that these separate are joined by a space."""
-    special, documents = _special_ids(tokenizer), list[list[int]]([[]])
+    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    documents = list[list[int]]([[]])
     for token in map(int, ids):
         if token in special:
             documents.append([])
@@ -145,7 +146,7 @@ def plain_text(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
     return " ".join(decode_ids(tokenizer, document) for document in documents if document)
 
 
-def end_of_text(tokenizer: AnyTokenizer) -> int | None:
+def end_of_text(tokenizer: Tokenizer) -> int | None:
     """The first of `ENDS_OF_TEXT` that the tokenizer has; None: it has none."""
     vocabulary = tokenizer.get_vocab()
     return next((vocabulary[name] for name in ENDS_OF_TEXT if name in vocabulary), None)
@@ -158,7 +159,7 @@ class Spelling:
     before a word only after other text. Pieces are cached: the app spells the same text repeatedly while it grows.
     """
 
-    def __init__(self, tokenizer: AnyTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {}
 
@@ -187,26 +188,18 @@ class Spelling:
         return self._known[key]
 
 
-def highest_id(tokenizer: AnyTokenizer, added: bool = True) -> int:
-    """The largest token id of a tokenizer with a fast version; with `added`, also of added tokens such as padding."""
-    fast: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    return max((tokenizer.get_vocab() if added else fast.get_vocab(with_added_tokens=False)).values())
+def highest_id(tokenizer: Tokenizer, added: bool = True) -> int:
+    """The largest token id of a tokenizer; with `added`, also of added tokens such as padding."""
+    return max(tokenizer.get_vocab(with_added_tokens=added).values())
 
 
-def _token_text(tokenizer: Any, token: int) -> str:
-    ours = isinstance(tokenizer, Tokenizer)
-    piece = tokenizer.id_to_token(token) if ours else tokenizer.convert_ids_to_tokens(token)
+def _token_text(tokenizer: Tokenizer, token: int) -> str:
+    piece = tokenizer.id_to_token(token)
     if piece is None:
         return f"<{token}>"
     text = decode_ids(tokenizer, [token])
     # SentencePiece decoders drop the space at the beginning of a text.
     return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    if not isinstance(tokenizer, Tokenizer):
-        return {int(token) for token in tokenizer.all_special_ids}
-    return {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
 
 
 @contextmanager
@@ -226,7 +219,11 @@ def _from_file(path: Path) -> Tokenizer:
         check_pipeline(json_object(text))
         tokenizer = Tokenizer.from_str(text)
         check_added(tokenizer)
-    # A tokenizer never pads or truncates a prompt here: a file can ask for 10^12 tokens of padding.
+    return _as_used(tokenizer)
+
+
+def _as_used(tokenizer: Tokenizer) -> Tokenizer:
+    """Never pads or truncates a prompt: a file can ask for 10^12 tokens of padding."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     decoder: Any = tokenizer.decoder

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from kfexplore.checkpoints.files import by_hand
 from kfexplore.checkpoints.hub import fetching
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, plain_text
+from kfexplore.checkpoints.tokenizers import plain_text
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
 from kfexplore.results import Estimate, Ints, Judged
@@ -43,7 +44,7 @@ class Continued:
     new: str
 
 
-def continued(tokenizer: AnyTokenizer, prefixes: Ints, tokens: Ints) -> list[Continued]:
+def continued(tokenizer: Tokenizer, prefixes: Ints, tokens: Ints) -> list[Continued]:
     """Texts of prefixes (S, N) and new tokens (S, n), decoded together, as some tokens are parts of characters.
 
     Special tokens are left out: no judge expects them as words.

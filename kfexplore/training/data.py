@@ -29,7 +29,6 @@ from kfexplore.checkpoints.files import TOKENIZER_FILE, read_json_object
 from kfexplore.checkpoints.tokenizers import (
     END_OF_TEXT,
     FRAMES,
-    AnyTokenizer,
     document_frame,
     highest_id,
     load_tokenizer,
@@ -256,14 +255,7 @@ def _write(
         kept = (str(text) for name, text in documents() if not is_held_out(name))
         tokenizer = train_tokenizer(kept, config.vocab_size)
     else:
-        loaded: Any = load_tokenizer(config.tokenizer)
-        tokenizer = getattr(loaded, "backend_tokenizer", loaded)
-        if not isinstance(tokenizer, Tokenizer):
-            raise KfError(
-                f"The tokenizer {config.tokenizer} has no fast version.", f"a tokenizer with a {TOKENIZER_FILE}"
-            )
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        tokenizer = load_tokenizer(config.tokenizer)
     (part / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
     begin, end = document_frame(tokenizer)
     if not end:
@@ -339,7 +331,7 @@ class Sampled:
     teacher: AnyTeacher
     origin: str
     """Names the teacher."""
-    tokenizer: AnyTokenizer
+    tokenizer: Tokenizer
     """Has the tokens that frame a text."""
     count: int
     """Number of contexts."""

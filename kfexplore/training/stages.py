@@ -287,7 +287,7 @@ class Run:
         initial = self._initial
         assert initial is not None
         prepared, original = self.folder / "data" / TOKENIZER_FILE, initial.tokenizer
-        if not isinstance(original, Path) or _as_read(original) != _as_read(prepared):
+        if not isinstance(original, Path) or load_tokenizer(original).to_str() != load_tokenizer(prepared).to_str():
             raise KfError(
                 f"The tokens in {prepared.parent} are from another tokenizer than that of"
                 f" {self.init_from or self.given_teacher}.",
@@ -401,10 +401,3 @@ def _student_after(before: Any, config: TrainConfig, shape: ModelConfig | None, 
     if before is not None and before.device.type != "meta":
         begin_from(model, before)
     return model
-
-
-def _as_read(file: Path) -> str:
-    """A tokenizer as it is used, however its file is written."""
-    tokenizer: Any = load_tokenizer(file)
-    text: str = tokenizer.to_str()
-    return text

@@ -13,7 +13,7 @@ from helpers import save_gpt2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from kfexplore.checkpoints import hub
-from kfexplore.checkpoints.tokenizers import AnyTokenizer, load_tokenizer
+from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.errors import KfError
 from kfexplore.evaluate.intervals import wilson
 from kfexplore.evaluate.judges import TEMPLATE, Continued, Judge, continued, gen_ppl, load_judge, win_rate
@@ -174,8 +174,8 @@ def test_texts_are_decoded_with_their_prefix() -> None:
     assert text == Continued("aé", " b")
 
 
-def bert(folder: Path) -> AnyTokenizer:
-    """Words and the special tokens of BERT's tokenizers, as a file and as transformers load it."""
+def bert(folder: Path) -> Tokenizer:
+    """Words and the special tokens of BERT's tokenizers."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "owl", "rain", "fell"]
     tokenizer = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -186,17 +186,11 @@ def bert(folder: Path) -> AnyTokenizer:
 
 
 def test_special_tokens_do_not_reach_a_judge(tmp_path: Path) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    ours = bert(tmp_path)
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    special = {f"{name}_token": token for name, token in names.items()}
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **special)
-    for tokenizer in (ours, theirs):
-        (text,) = continued(tokenizer, np.array([[2, 5, 6]]), np.array([[8, 3, 2, 7, 8, 3]]))
-        assert text == Continued("the owl", " fell rain fell")
-        (text,) = continued(tokenizer, np.array([[2]]), np.array([[5, 7, 3]]))
-        assert text == Continued("", "the rain")
+    tokenizer = bert(tmp_path)
+    (text,) = continued(tokenizer, np.array([[2, 5, 6]]), np.array([[8, 3, 2, 7, 8, 3]]))
+    assert text == Continued("the owl", " fell rain fell")
+    (text,) = continued(tokenizer, np.array([[2]]), np.array([[5, 7, 3]]))
+    assert text == Continued("", "the rain")
     gpt = train_tokenizer(["plain words"], 270)
     end = gpt.token_to_id("<|endoftext|>")
     ids = gpt.encode("one.").ids, gpt.encode("Two").ids
