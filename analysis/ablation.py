@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from analysis.distillation_figures import arms_figure
 from analysis.writing import write_document, write_figures, write_rows
@@ -30,7 +32,7 @@ from kfexplore.evaluate.text import read_text
 from kfexplore.models import Student, Teacher, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.config import TrainConfig
-from kfexplore.training.data import load_tokens, windows
+from kfexplore.training.data import Corpus
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss
 from kfexplore.training.targets import exact_targets
@@ -116,7 +118,8 @@ def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folde
 def _fit(
     student: Student, teacher: Teacher, tokens: Any, config: TrainConfig, folder: Path, frozen: Student | None
 ) -> None:
-    fit(student, lambda step, rows: student_loss(student, teacher, tokens, config, step, rows, frozen), config, folder)
+    corpus = Corpus(tokens)
+    fit(student, lambda step, rows: student_loss(student, teacher, corpus, config, step, rows, frozen), config, folder)
 
 
 @torch.inference_mode()
@@ -126,7 +129,7 @@ def exact_first(student: Student, teacher: Teacher, tokens: Any) -> float:
     own.load_state_dict({name: student.state_dict()[name] for name in own.state_dict()})
     hits = []
     for step in range(WINDOWS):
-        ids = windows(tokens, 1, BASE.context, 1, step)
+        ids = Corpus(tokens).windows(1, BASE.context, 1, step)
         rng = noise.generator(1, "student", step)
         ends = torch.from_numpy(rng.permutation(BASE.context)[None, : BASE.groups] + 1)
         u = torch.from_numpy(rng.random((1, BASE.groups, 1)))
@@ -152,19 +155,17 @@ def reordered(pair: Pair, tokens: Any) -> tuple[Pair, Any]:
         state[name] = state[name][old]
     teacher.load_state_dict(state)
     teacher.requires_grad_(False)
-    renamed = Renamed(pair.tokenizer, new.tolist())
-    return Pair(teacher, pair.student, None, renamed), new.numpy()[tokens].astype("uint16")
+    tokenizer = renamed(pair.need_tokenizer(), new.tolist())
+    return Pair(teacher, pair.student, None, tokenizer), new.numpy()[tokens].astype("uint16")
 
 
-class Renamed:
-    """A tokenizer whose ids are renamed; it only encodes."""
-
-    def __init__(self, tokenizer: Any, names: list[int]) -> None:
-        self.tokenizer, self.names = tokenizer, names
-
-    def encode(self, text: str, **given: Any) -> list[int]:
-        found = self.tokenizer.encode(text, **given)
-        return [self.names[i] for i in getattr(found, "ids", found)]
+def renamed(tokenizer: Tokenizer, names: list[int]) -> Tokenizer:
+    """The tokenizer with other ids for its tokens."""
+    described = json.loads(tokenizer.to_str())
+    described["model"]["vocab"] = {token: names[i] for token, i in described["model"]["vocab"].items()}
+    for added in described["added_tokens"]:
+        added["id"] = names[added["id"]]
+    return Tokenizer.from_str(json.dumps(described))
 
 
 def tidy(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="output folder")
     asked = parser.parse_args()
     plain, texts = load_pair(asked.pair), read_text(asked.text)
-    tokens, held_out = load_tokens(asked.data), np.load(asked.data / "held_out.npy")
+    tokens, held_out = Corpus.read(asked.data).tokens, np.load(asked.data / "held_out.npy")
     best, nats = noise_blind(plain, texts, WINDOWS, GROUPS, SEED)
     rows = []
     document = {

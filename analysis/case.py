@@ -32,7 +32,7 @@ from kfexplore.evaluate.text import read_text, text_ids, text_windows
 from kfexplore.pair import Pair, pair_from_files
 from kfexplore.results import Ints
 from kfexplore.training.config import DataConfig
-from kfexplore.training.data import hub_rows
+from kfexplore.training.documents import hub_rows
 from kfexplore.training.recipes import load_recipe
 
 PREFIX = {"lm1b": 6, "owt": 64}

@@ -40,8 +40,9 @@ from kfexplore.models import Student, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import Agreement
 from kfexplore.training.config import TrainConfig
+from kfexplore.training.data import Corpus, Tokens
 from kfexplore.training.loop import fit
-from kfexplore.training.losses import Tokens, student_loss
+from kfexplore.training.losses import student_loss
 
 BENCH = Path(__file__).parents[1] / "docs" / "bench"
 FEW = 1
@@ -88,7 +89,7 @@ def distil(
             now = dataclasses.replace(config, steps=end, seed=seed)
 
             def loss(step: int, rows: slice, now: TrainConfig = now) -> torch.Tensor:
-                return student_loss(student, pair.teacher, corpus, now, step, rows)
+                return student_loss(student, pair.teacher, Corpus(corpus), now, step, rows)
 
             fit(student.requires_grad_(True), loss, now, Path(folder) / "student")  # continues from the last point
             found.append(_measured(end, pair, student.requires_grad_(False), texts))

@@ -31,7 +31,7 @@ from kfexplore.figures.palette import Theme, colours
 from kfexplore.models import Student, begin_from, build
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.config import DataConfig, Recipe, StoriesConfig, TrainConfig
-from kfexplore.training.data import document_starts, load_tokens, prepare
+from kfexplore.training.data import Corpus, prepare
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss
 from kfexplore.training.stages import Run
@@ -52,8 +52,8 @@ PUBLISHED = {"entropy": 3.04, "slots": (0.591, 0.327, 0.197, 0.155), "block": 0.
 with the exact map, as an independent replication measured it."""
 
 
-def richness_case(richness: float, folder: Path) -> tuple[Pair, Any, Any, list[str]]:
-    """A small teacher of stories of this richness, its training tokens and their starts, and held-out stories."""
+def richness_case(richness: float, folder: Path) -> tuple[Pair, Corpus, list[str]]:
+    """A small teacher of stories of this richness, its training tokens, and held-out stories."""
     recipe = Recipe(
         name="entropy",
         about="",
@@ -69,13 +69,12 @@ def richness_case(richness: float, folder: Path) -> tuple[Pair, Any, Any, list[s
     )
     run = Run(recipe, folder)
     run.prepare()
-    teacher, tokens = run.teacher(), load_tokens(folder / "data")
-    tokenizer = load_tokenizer(folder / "data")
+    teacher, tokenizer = run.teacher(), load_tokenizer(folder / "data")
     texts = [story.text for story in stories(HELD_OUT, seed=99, richness=richness)]
-    return Pair(teacher, None, None, tokenizer), tokens, document_starts(folder / "data", tokens), texts
+    return Pair(teacher, None, None, tokenizer), Corpus.read(folder / "data"), texts
 
 
-def train(pair: Pair, tokens: Any, starts: Any, temperature: float, seed: int, folder: Path) -> Student:
+def train(pair: Pair, corpus: Corpus, temperature: float, seed: int, folder: Path) -> Student:
     """A student that begins with its teacher's weights and learns the map at one temperature."""
     config = dataclasses.replace(STUDENT, tau_min=temperature, tau_max=temperature, seed=seed)
     torch.manual_seed(seed)
@@ -83,7 +82,7 @@ def train(pair: Pair, tokens: Any, starts: Any, temperature: float, seed: int, f
     begin_from(student, pair.teacher)
     fit(
         student,
-        lambda step, rows: student_loss(student, pair.teacher, tokens, config, step, rows, starts=starts),
+        lambda step, rows: student_loss(student, pair.teacher, corpus, config, step, rows),
         config,
         folder,
     )
@@ -166,14 +165,13 @@ def main() -> None:
                 continue
             name = f"{language}-{value:g}"
             if language == "stories":
-                pair, tokens, starts, texts = richness_case(value, asked.out / name)
+                pair, corpus, texts = richness_case(value, asked.out / name)
                 temperature = 1.0
             else:
                 pair, temperature = load_pair("tales"), value
                 prepared = DataConfig(tokenizer=str(asked.out / "tales"), held_out=("00012", "00289", "07439"))
-                tokens, texts = tales_tokens(pair, prepared, asked.text, asked.out)
-                starts = None
-            student = train(pair, tokens, starts, temperature, seed, asked.out / f"{name}-student{seed}")
+                corpus, texts = tales_corpus(pair, prepared, asked.text, asked.out)
+            student = train(pair, corpus, temperature, seed, asked.out / f"{name}-student{seed}")
             found = measured(dataclasses.replace(pair, student=student), texts, temperature)
             rows.append({"language": language, "dial": dial, "value": value, "seed": seed, **found})
             slots = "  ".join(f"{100 * share:4.1f}%" for share in found["agreement_by_length"])
@@ -185,13 +183,13 @@ def main() -> None:
     write_figures("entropy", lambda theme: {"entropy": entropy_figure(rows, theme)}, asked.out, title, foot)
 
 
-def tales_tokens(pair: Pair, config: DataConfig, text: Path, out: Path) -> tuple[Any, list[str]]:
+def tales_corpus(pair: Pair, config: DataConfig, text: Path, out: Path) -> tuple[Corpus, list[str]]:
     """Tokens of the bundled pair's training books, and the texts of its held-out books."""
     (out / "tales").mkdir(parents=True, exist_ok=True)
     pair.tokenizer.save(str(out / "tales" / "tokenizer.json"))
     prepare(config, out / "tales-data", STUDENT.context + 1, text)
     held_out = [file for file in sorted(text.glob("*.txt")) if file.name.startswith(config.held_out)]
-    return load_tokens(out / "tales-data"), [read_text(file)[0] for file in held_out]
+    return Corpus.read(out / "tales-data"), [read_text(file)[0] for file in held_out]
 
 
 if __name__ == "__main__":

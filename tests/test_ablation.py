@@ -16,9 +16,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from analysis import ablation
 from kfexplore.bench.train import token_passes
+from kfexplore.checkpoints.tokenizers import encode_ids
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.evaluate.agreement import noise_blind
 from kfexplore.pair import Pair
+from kfexplore.training.data import Corpus
 
 TOKENS = np.random.default_rng(0).integers(0, 23, 400).astype(np.uint16)
 
@@ -61,7 +63,7 @@ def test_independent_slots_do_not_see_each_other(small: Pair) -> None:
 
 def test_another_order_renames_tokens_and_nothing_else(small: Pair) -> None:
     pair, corpus = ablation.reordered(small, TOKENS)
-    names = np.array(pair.tokenizer.encode("a b c d e f g h i j k l m n o p q r s t u v w"))
+    names = np.array(encode_ids(pair.need_tokenizer(), "a b c d e f g h i j k l m n o p q r s t u v w"))
     assert sorted(names) == list(range(23))
     assert (names != np.arange(23)).any()
     assert (corpus == names[TOKENS]).all()
@@ -82,7 +84,7 @@ def test_a_row_per_slot_and_a_figure_are_written(small: Pair, tmp_path: Path, mo
     for name in ("train.npy", "held_out.npy"):
         np.save(tmp_path / name, TOKENS)
     (tmp_path / "text.txt").write_text("a b c d e f g h " * 200)
-    monkeypatch.setattr(ablation, "load_tokens", lambda folder: np.load(folder / "train.npy"))
+    monkeypatch.setattr(Corpus, "read", lambda folder: Corpus(np.load(folder / "train.npy")))
     budget = 2 * sum(token_passes(ablation.BASE))
     words = ("--data", tmp_path, "--text", tmp_path / "text.txt", "--arms", "B,exact", "--budget", budget)
     document = run(ablation, monkeypatch, small, tmp_path / "out", *words)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from kfexplore.config import ModelConfig
 from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher, build
 from kfexplore.training.config import TrainConfig
+from kfexplore.training.data import Corpus
 from kfexplore.training.loop import backward, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 
@@ -56,19 +56,19 @@ def bench_train(
     if repeats < 1:
         raise KfError(f"{repeats} repeats were requested.", "at least 1")
     place = torch.device(device or "cpu")
-    tokens = noise.generator(0, "tokens").integers(0, teacher_shape.mask_id, 4 * config.context).astype(np.uint16)
+    corpus = Corpus(noise.generator(0, "tokens").integers(0, teacher_shape.mask_id, 4 * config.context))
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     peak = measure_peaks(place, dtype, repeats).flops_per_second
     teacher = cast(Teacher, build(teacher_shape)).to(place)
     flops: float = 2 * _multiplied(teacher) * 3 * config.batch * config.context
     jobs: list[tuple[str, nn.Module, TrainConfig, Callable[..., Tensor], float]] = [
-        ("teacher", teacher, config, partial(teacher_loss, teacher, tokens, config), flops)
+        ("teacher", teacher, config, partial(teacher_loss, teacher, corpus, config), flops)
     ]
     frozen = cast(Teacher, build(teacher_shape)).to(place).requires_grad_(False)
     for k in slots:
         stage = dataclasses.replace(config, block=k, targets="exact")
         student = cast(Student, build(dataclasses.replace(student_shape, block=k))).to(place)
-        loss = partial(student_loss, student, frozen, tokens, stage)
+        loss = partial(student_loss, student, frozen, corpus, stage)
         own, targets = token_passes(stage)
         flops = 2 * (_multiplied(student) * own + _multiplied(frozen) * targets)
         jobs.append(("student", student, stage, loss, flops))

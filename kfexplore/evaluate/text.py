@@ -12,7 +12,7 @@ from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import Ints
-from kfexplore.training.data import read_file, text_files
+from kfexplore.training.documents import read_file, text_files
 
 FEWEST_BEFORE = 4
 """Tokens of a prefix."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
 import json
-import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,16 +29,13 @@ from kfexplore.checkpoints.tokenizers import (
     highest_id,
     load_tokenizer,
 )
-from kfexplore.config import DecodeConfig, differences, from_dict
-from kfexplore.decoding.generate import Networks, generate, keyed_noise
+from kfexplore.config import differences, from_dict
 from kfexplore.errors import KfError, writing
-from kfexplore.models import AnyTeacher
-from kfexplore.training.config import DataConfig, StoriesConfig
-from kfexplore.training.stories import stories
+from kfexplore.training.config import DataConfig
+from kfexplore.training.documents import Documents, chosen
 
 MASK = "[MASK]"
 """Mask token of tokenizers that have one; otherwise the mask is one more row after the tokens."""
-HELD_OUT_STORY = "held-out"
 TRAIN, HELD_OUT, INFO = "train.npy", "held_out.npy", "data.json"
 REPLACED = {"dataset", "split", "column", "held_out_fraction", "self_generated"}
 """Settings that --text, --dataset, --held-out and --self-generated replace; they are not compared."""
@@ -50,13 +43,8 @@ HELD_OUT_FRACTION = 0.05
 """Default fraction of the documents to hold out, where the settings name none of them."""
 BATCH = 256
 """Documents encoded at once."""
-SAMPLED = 64
-"""Contexts that a teacher writes at once."""
 
 Tokens = npt.NDArray[np.integer[Any]]
-Document = tuple[str, str | list[int]]
-"""Name and text, or the token ids of a context."""
-Documents = Callable[[], Iterator[Document]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,7 @@ def prepare(
     out: Path,
     least: int,
     text: Path | None = None,
-    sampled: Sampled | None = None,
+    sampled: Documents | None = None,
 ) -> DataInfo:
     """Writes tokenizer.json, train.npy and held_out.npy (uint16 token ids, uint32 where they do not fit) and data.json.
 
@@ -104,35 +92,13 @@ def prepare(
             cannot be read; the disk is full.
     """
     config = dataclasses.replace(config, dataset=None if text else config.dataset)
-    held_out, names = config.held_out, list[str]()
-    documents: Documents
-    if sampled is not None:
-        source, documents, names = sampled.source, sampled.documents, sampled.names
-    elif config.stories is not None:
-        if text is not None or config.dataset is not None:
-            raise KfError("The recipe generates its own stories.", "the command without --text and --dataset")
-        documents, source, held_out = partial(_stories, config.stories), f"stories {config.stories}", (HELD_OUT_STORY,)
-    elif text is not None:
-        files = text_files(text)
-        documents, names = partial(_texts, files), [file.name for file in files]
-        digest = hashlib.sha256()
-        for name, each in documents():
-            digest.update(f"{name}\0{each}\0".encode())
-        source = f"{len(files)} texts, sha256 {digest.hexdigest()}"
-    elif config.dataset is not None:
-        documents, source = partial(hub_rows, config), f"{config.dataset}, {config.split}, {config.column}"
-    else:
-        raise KfError(
-            "The recipe names no dataset.",
-            "--text FOLDER of .txt files, --dataset NAME, or --self-generated N with a given teacher",
-        )
+    documents = sampled or chosen(config, text)
     if (out / INFO).exists():
-        return read_info(out, config, source)
-    is_held_out = _selection(held_out, config.held_out_fraction, names)
+        return read_info(out, config, documents.source)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
-            info = _write(config, documents, is_held_out, source, Path(part), least)
+            info = _write(config, documents, Path(part), least)
             for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json, the last, marks the set as complete
                 (Path(part) / name).replace(out / name)
     return info
@@ -162,46 +128,43 @@ def read_info(folder: Path, config: DataConfig | None, source: str | None = None
     return info
 
 
-def load_tokens(folder: Path) -> Tokens:
-    """The tokens to train on, memory-mapped."""
-    try:
-        loaded: Tokens = np.load(folder / TRAIN, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise KfError(f"{folder / TRAIN} cannot be read: {error}.", "the folder of kfexplore train data") from error
-    return loaded
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens to train on."""
 
+    tokens: Tokens
+    """(N,), memory-mapped where they come from a file."""
+    starts: Tokens | None = None
+    """Positions at which windows may begin, ascending; None: anywhere."""
 
-def document_starts(folder: Path, tokens: Tokens) -> Tokens | None:
-    """Positions at which documents begin, if the settings ask for whole documents; else None."""
-    if not read_info(folder, None).settings.whole_documents:
-        return None
-    _, end = document_frame(load_tokenizer(folder / TOKENIZER_FILE))
-    first = np.flatnonzero(np.asarray(tokens) == end[0]) + 1
-    return np.concatenate([[0], first[:-1]])
+    @classmethod
+    def read(cls, folder: Path) -> Corpus:
+        """Those of a prepared folder; windows start with a document if its settings ask for whole documents."""
+        try:
+            tokens: Tokens = np.load(folder / TRAIN, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise KfError(f"{folder / TRAIN} cannot be read: {error}.", "the folder of kfexplore train data") from error
+        if not read_info(folder, None).settings.whole_documents:
+            return cls(tokens)
+        _, end = document_frame(load_tokenizer(folder / TOKENIZER_FILE))
+        first = np.flatnonzero(np.asarray(tokens) == end[0]) + 1
+        return cls(tokens, np.concatenate([[0], first[:-1]]))
 
+    def windows(self, batch: int, length: int, seed: int, step: int) -> Tensor:
+        """`batch` random windows of `length` tokens, the same for the same (seed, step); (B, length) int64.
 
-def windows(tokens: Tokens, batch: int, length: int, seed: int, step: int, starts: Tokens | None = None) -> Tensor:
-    """`batch` random windows of `length` tokens, the same for the same (seed, step); (B, length) int64.
-
-    Args:
-        tokens: (N,) tokens of the corpus.
-        batch: Number of windows B.
-        length: Tokens per window.
-        seed, step: Key the choice.
-        starts: Positions at which a window may begin, ascending; None: anywhere.
-
-    Raises:
-        KfError: fewer tokens than one window.
-    """
-    count = len(tokens) - length + 1
-    if starts is not None:
-        count = int(np.searchsorted(starts, count))
-    if count < 1:
-        raise KfError(f"The corpus has {len(tokens)} tokens.", f"at least one window of {length} tokens")
-    chosen: Tokens = noise.generator(seed, "windows", step).integers(0, count, size=batch)
-    if starts is not None:
-        chosen = starts[chosen]
-    return torch.from_numpy(np.stack([tokens[s : s + length] for s in chosen]).astype(np.int64))
+        Raises:
+            KfError: fewer tokens than one window.
+        """
+        count = len(self.tokens) - length + 1
+        if self.starts is not None:
+            count = int(np.searchsorted(self.starts, count))
+        if count < 1:
+            raise KfError(f"The corpus has {len(self.tokens)} tokens.", f"at least one window of {length} tokens")
+        chosen: Tokens = noise.generator(seed, "windows", step).integers(0, count, size=batch)
+        if self.starts is not None:
+            chosen = self.starts[chosen]
+        return torch.from_numpy(np.stack([self.tokens[s : s + length] for s in chosen]).astype(np.int64))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -219,18 +182,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _selection(names: tuple[str, ...], fraction: float, documents: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a document is held out, by its name.
-
-    Args:
-        names: Prefixes of the names of held-out documents, unless `fraction` is given.
-        fraction: 0, or the fraction of the documents to hold out.
-        documents: Names of all documents if they are known, so that at least one is held out; else empty.
-    """
-    known = sorted(documents, key=_hash)
-    if not fraction and names and (not known or any(name.startswith(names) for name in known)):
-        return lambda name: name.startswith(names)
-    fraction = fraction or HELD_OUT_FRACTION
+def _selection(config: DataConfig, documents: Documents) -> Callable[[str], bool]:
+    """Whether a document is held out, by its name. Where all names are known, at least one is."""
+    prefixes, known = documents.held_out or config.held_out, sorted(documents.names, key=_hash)
+    by_name = prefixes and (not known or any(name.startswith(prefixes) for name in known))
+    if by_name and not config.held_out_fraction:
+        return lambda name: name.startswith(prefixes)
+    fraction = config.held_out_fraction or HELD_OUT_FRACTION
     if not known:
         return lambda name: _hash(name) < fraction
     chosen = set(known[: max(1, round(fraction * len(known)))])
@@ -241,18 +199,12 @@ def _hash(name: str) -> float:
     return zlib.crc32(name.encode()) / 2**32
 
 
-def _write(
-    config: DataConfig,
-    documents: Documents,
-    is_held_out: Callable[[str], bool],
-    source: str,
-    part: Path,
-    least: int,
-) -> DataInfo:
+def _write(config: DataConfig, documents: Documents, part: Path, least: int) -> DataInfo:
+    is_held_out = _selection(config, documents)
     if config.tokenizer is None:
         if not config.vocab_size:
             raise KfError("The recipe has no tokenizer.", "vocab_size or tokenizer in its data, or --teacher with one")
-        kept = (str(text) for name, text in documents() if not is_held_out(name))
+        kept = (str(text) for name, text in documents.read() if not is_held_out(name))
         tokenizer = train_tokenizer(kept, config.vocab_size)
     else:
         tokenizer = load_tokenizer(config.tokenizer)
@@ -263,7 +215,7 @@ def _write(
     top, mask = highest_id(tokenizer), tokenizer.token_to_id(MASK)
     dtype = np.uint16 if top <= np.iinfo(np.uint16).max else np.uint32
     count, held_out = 0, []
-    rows = iter(tqdm(documents(), unit="text", mininterval=5, disable=None))
+    rows = iter(tqdm(documents.read(), unit="text", mininterval=5, disable=None))
     with closing(TokenFile(part / TRAIN, dtype)) as train, closing(TokenFile(part / HELD_OUT, dtype)) as other:
         while batch := list(islice(rows, BATCH)):
             texts = [text for _, text in batch if isinstance(text, str)]
@@ -284,7 +236,7 @@ def _write(
         raise KfError(f"The texts to train on have {train.count} tokens.", f"at least {least}, a context and one more")
     info = DataInfo(
         config,
-        source,
+        documents.source,
         documents=count,
         tokens=train.count,
         held_out_tokens=other.count,
@@ -318,100 +270,3 @@ class TokenFile:
         with self._file:
             self._file.seek(0)
             self._header()
-
-
-def _texts(files: list[Path]) -> Iterator[tuple[str, str]]:
-    return ((file.name, read_file(file)) for file in files)
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """Contexts that a teacher writes from the beginning of a text, by AR under keyed noise."""
-
-    teacher: AnyTeacher
-    origin: str
-    """Names the teacher."""
-    tokenizer: Tokenizer
-    """Has the tokens that frame a text."""
-    count: int
-    """Number of contexts."""
-    length: int
-    """Tokens per context."""
-
-    @property
-    def source(self) -> str:
-        return f"{self.count} contexts of {self.length} tokens, sampled from {self.origin}"
-
-    @property
-    def names(self) -> list[str]:
-        return [f"sample-{n:06d}" for n in range(self.count)]
-
-    def documents(self) -> Iterator[Document]:
-        begin, end = document_frame(self.tokenizer)
-        start, config, networks = begin or end, DecodeConfig("ar"), Networks(teacher=self.teacher)
-        new = self.length - len(start)
-        for first in range(0, self.count, SAMPLED):
-            numbers = range(first, min(first + SAMPLED, self.count))
-            u = keyed_noise(0, numbers, config, networks, new)
-            written = generate(config, networks, [start] * len(numbers), u, new).tokens
-            yield from zip(self.names[first:], [[*start, *row] for row in written.tolist()], strict=False)
-
-
-def text_files(folder: Path) -> list[Path]:
-    """The .txt files of a folder, sorted by name; empty ones are skipped with a message.
-
-    Raises:
-        KfError: there are none.
-    """
-    found = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".txt" and file.is_file())
-    files = [file for file in found if file.stat().st_size]
-    if not files:
-        raise KfError(f"There are no texts in {folder}.", "a folder of .txt files that are not empty")
-    for file in found:
-        if file not in files:
-            print(f"Skipped {file}: it is empty.", file=sys.stderr)
-    return files
-
-
-def read_file(file: Path) -> str:
-    """The text of a file, without a byte-order mark."""
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KfError(f"{file} cannot be read: {error}.", "a text in UTF-8") from error
-
-
-def _stories(config: StoriesConfig) -> Iterator[Document]:
-    """Generated stories, held-out ones first."""
-    parts = ((HELD_OUT_STORY, config.held_out, config.seed + 1), ("story", config.count, config.seed))
-    for name, count, seed in parts:
-        for n, story in enumerate(stories(count, seed, config.richness)):
-            yield f"{name}-{n:06d}", story.text
-
-
-def hub_rows(config: DataConfig) -> Iterator[Document]:
-    """Streams the rows of a hub dataset; a row's name is its number."""
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise KfError(
-            f"The package datasets, which reads {config.dataset}, is not installed.",
-            "a folder of .txt files (--text FOLDER)",
-            "pip install datasets",
-        ) from error
-    number = 0
-    try:
-        for row in datasets.load_dataset(config.dataset, split=config.split, streaming=True):
-            if config.column not in row:
-                raise KfError(f"{config.dataset} has no column {config.column!r}.", f"column: {', '.join(row)}")
-            yield f"{number:08d}", str(row[config.column])
-            number += 1
-    except KfError:
-        raise
-    except Exception as error:  # no connection, no such dataset or split, a broken file
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise KfError(
-            f"The dataset {config.dataset} cannot be read after {number} rows of {config.split}: {reason}",
-            "a connection to the hub and the name of a dataset, or a folder of .txt files (--text FOLDER)",
-            "the same command again: prepared tokens and trained stages are kept",
-        ) from error

@@ -6,7 +6,6 @@ It is drawn for the whole batch, whatever `rows` are used, so the parts of a ste
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,45 +17,29 @@ from kfexplore.decoding.buffers import DecodeBatch, Sequences
 from kfexplore.errors import KfError
 from kfexplore.models import AnyStudent, AnyTeacher, KVCache, MaskedModel
 from kfexplore.training.config import TrainConfig
-from kfexplore.training.data import windows
+from kfexplore.training.data import Corpus
 from kfexplore.training.targets import exact_targets, in_chunks, inverted_noise, self_targets
 
-Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 ALL = slice(None)
 LONGEST_REGION = 64
 """Largest number of tokens after a prefix that a masked model learns to fill."""
 
 
-def teacher_loss(
-    teacher: AnyTeacher,
-    tokens: Tokens,
-    config: TrainConfig,
-    step: int,
-    rows: slice = ALL,
-    starts: Tokens | None = None,
-) -> Tensor:
+def teacher_loss(teacher: AnyTeacher, corpus: Corpus, config: TrainConfig, step: int, rows: slice = ALL) -> Tensor:
     """Next-token cross-entropy, nats per token."""
-    ids = windows(tokens, config.batch, config.context + 1, config.seed, step, starts)
-    ids = ids[rows].to(teacher.device)
+    ids = corpus.windows(config.batch, config.context + 1, config.seed, step)[rows].to(teacher.device)
     with _precision(config, ids):
         hidden = teacher.run_blocks(teacher.embed(ids[:, :-1]), KVCache())
         return in_chunks(teacher, _losses, hidden.flatten(0, 1), ids[:, 1:].flatten()).mean()
 
 
-def masked_loss(
-    masked: MaskedModel,
-    tokens: Tokens,
-    config: TrainConfig,
-    step: int,
-    rows: slice = ALL,
-    starts: Tokens | None = None,
-) -> Tensor:
+def masked_loss(masked: MaskedModel, corpus: Corpus, config: TrainConfig, step: int, rows: slice = ALL) -> Tensor:
     """Bound on the negative log-likelihood under masked diffusion with the linear schedule (MDLM), nats per token.
 
     A fraction t of the tokens is masked, t spread evenly over the batch; their loss is weighted by 1 / t. In
     `prefix_fraction` of the steps only the last tokens of a text, cut at a random place, are masked.
     """
-    ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
+    ids = corpus.windows(config.batch, config.context, config.seed, step)
     rng = noise.generator(config.seed, "masking", step)
     region = config.context
     if config.prefix_fraction and rng.random() < config.prefix_fraction:
@@ -75,12 +58,11 @@ def masked_loss(
 def student_loss(
     student: AnyStudent,
     teacher: AnyTeacher,
-    tokens: Tokens,
+    corpus: Corpus,
     config: TrainConfig,
     step: int,
     rows: slice = ALL,
     frozen: AnyStudent | None = None,
-    starts: Tokens | None = None,
 ) -> Tensor:
     """Cross-entropy on the noise's target tokens, nats, by slot (K,); the mean is minimised.
 
@@ -90,12 +72,11 @@ def student_loss(
     Args:
         student: The model to train.
         teacher: Gives the targets, and the cells for noise inversion.
-        tokens: The corpus.
+        corpus: The contexts.
         config: The stage's settings.
         step: Keys contexts, positions, noise and temperature.
         rows: Contexts of the batch to use.
         frozen: The student of half the block that gives the targets of self-forcing.
-        starts: Positions at which contexts may begin; None: anywhere.
 
     Raises:
         KfError: self-forcing without a frozen student of half the block, or too few positions for the groups.
@@ -103,7 +84,7 @@ def student_loss(
     rng = noise.generator(config.seed, "student", step)
     if config.places < config.groups:
         raise KfError(f"groups is {config.groups}.", f"at most {config.places}")
-    ids = windows(tokens, config.batch, config.context, config.seed, step, starts)
+    ids = corpus.windows(config.batch, config.context, config.seed, step)
     order = rng.random((config.batch, config.places)).argsort(axis=1)
     places = np.sort(order[:, : config.groups] + 1)  # sorted: neighbours see nearly the same keys
     ends = torch.from_numpy(np.repeat(places, config.noises, axis=1))

@@ -47,15 +47,8 @@ from kfexplore.errors import KfError
 from kfexplore.models import AnyModel, CausalLM, CausalStudent, Network, begin_from, build, share_embeddings
 from kfexplore.training import losses
 from kfexplore.training.config import Recipe, TrainConfig
-from kfexplore.training.data import (
-    INFO,
-    DataInfo,
-    Sampled,
-    document_starts,
-    load_tokens,
-    prepare,
-    read_info,
-)
+from kfexplore.training.data import INFO, Corpus, DataInfo, prepare, read_info
+from kfexplore.training.documents import sampled
 from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.memory import check_memory, needs
 from kfexplore.training.stories import stories
@@ -140,7 +133,7 @@ class Run:
             raise KfError(f"Both {' and '.join(named)} were given.", "one of them")
         changed: dict[str, Any] = {"dataset": dataset, "self_generated": self_generated}
         changed = {name: value for name, value in changed.items() if value is not None}
-        data, sampled = dataclasses.replace(self.recipe.data, **changed), None
+        data, contexts = dataclasses.replace(self.recipe.data, **changed), None
         initial, empty = self._initial, self._empty_teacher
         if initial is not None and empty is not None:
             if not isinstance(initial.tokenizer, Path):
@@ -156,9 +149,9 @@ class Run:
                 raise KfError("There is no teacher to sample contexts from.", "--teacher, or --text FOLDER")
             teacher: Any = load_model(initial.teacher, device=self._place(), kind="teacher")
             length = min(longest + 1, teacher.config.context)
-            sampled = Sampled(teacher, self._origin(), tokenizer, data.self_generated, length)
+            contexts = sampled(teacher, self._origin(), tokenizer, data.self_generated, length)
         with locked(self.folder):
-            return prepare(data, self.folder / "data", longest + 1, text, sampled)
+            return prepare(data, self.folder / "data", longest + 1, text, contexts)
 
     def teacher(self) -> AnyModel:
         """Trains the teacher, or reads it where it is finished.
@@ -339,13 +332,12 @@ class Run:
         claim(folder, info, self._command(name))
         if not finished(folder):
             model = _fresh(info.model, config, before() if before else None, given.get("teacher")).to(device)
-            tokens = load_tokens(self.folder / "data")
-            given["starts"] = document_starts(self.folder / "data", tokens)
+            corpus = Corpus.read(self.folder / "data")
             # A seed for every stage and initial pair, so that none sees the noise of another.
             drawn = dataclasses.replace(config, seed=zlib.crc32(f"{config.seed} {name} {info.init_from}".encode()))
             with locked(self.folder):
                 loss = getattr(losses, f"{kind}_loss")
-                of_batch = partial(loss, model, tokens=tokens, config=drawn, **given)
+                of_batch = partial(loss, model, corpus=corpus, config=drawn, **given)
                 fit(model, lambda step, rows: of_batch(step=step, rows=rows), config, folder)
             if distributed.rank() == 0:
                 save_model(model, folder, dtype=torch.bfloat16)

@@ -20,12 +20,10 @@ from kfexplore.errors import KfError
 from kfexplore.training.config import DataConfig, StoriesConfig
 from kfexplore.training.data import (
     END_OF_TEXT,
+    Corpus,
     TokenFile,
-    document_starts,
-    load_tokens,
     prepare,
     read_info,
-    windows,
 )
 from kfexplore.training.stories import stories
 
@@ -96,7 +94,7 @@ def test_a_folder_of_texts_becomes_a_tokenizer_and_two_arrays(corpus: Path, tmp_
     assert (info.documents, info.held_out) == (3, ("3-kept.txt",))
     assert (info.tokens, info.held_out_tokens) == (len(arrays["train"]), len(arrays["held_out"]))
     assert (info.vocab_size, info.mask_id) == (tokenizer.get_vocab_size() + 1, tokenizer.get_vocab_size())
-    assert np.array_equal(load_tokens(out), arrays["train"])
+    assert np.array_equal(Corpus.read(out).tokens, arrays["train"])
 
 
 def test_what_is_prepared_stays_as_it_is(corpus: Path, tmp_path: Path) -> None:
@@ -199,10 +197,8 @@ def test_stories_need_no_texts_and_are_split_by_seed(tmp_path: Path) -> None:
 def test_contexts_of_whole_documents_begin_where_a_document_begins(tmp_path: Path) -> None:
     config = DataConfig(vocab_size=300, stories=StoriesConfig(count=9, held_out=1), whole_documents=True)
     prepare(config, tmp_path, 9)
-    tokens, tokenizer = load_tokens(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    starts = document_starts(tmp_path, tokens)
-    assert starts is not None
-    drawn = windows(tokens, 20, 40, seed=0, step=0, starts=starts)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    drawn = Corpus.read(tmp_path).windows(20, 40, seed=0, step=0)
     begins = {story.text[:20] for story in stories(9, seed=0)}
     assert {tokenizer.decode(row.tolist())[:20] for row in drawn} <= begins
     assert len(np.unique(drawn.numpy(), axis=0)) > 4
@@ -250,10 +246,10 @@ def test_a_data_json_that_is_none_is_an_error(corpus: Path, tmp_path: Path, text
 
 def test_tokens_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(KfError, match=r"train\.npy cannot be read"):
-        load_tokens(tmp_path)
+        Corpus.read(tmp_path)
     (tmp_path / "train.npy").write_bytes(b"half")
     with pytest.raises(KfError, match=r"train\.npy cannot be read"):
-        load_tokens(tmp_path)
+        Corpus.read(tmp_path)
 
 
 def test_rows_of_a_hub_dataset_are_named_by_number(hub: list[Any], tmp_path: Path) -> None:
@@ -365,11 +361,11 @@ def test_a_token_file_is_what_numpy_would_save(tmp_path: Path, dtype: Any) -> No
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_windows_are_stretches_of_the_text_keyed_by_seed_and_step(dtype: Any) -> None:
-    tokens = np.arange(1000, dtype=dtype)
-    drawn = windows(tokens, 16, 20, seed=1, step=2)
+    corpus = Corpus(np.arange(1000, dtype=dtype))
+    drawn = corpus.windows(16, 20, seed=1, step=2)
     assert drawn.shape == (16, 20)
     assert drawn.dtype == torch.int64
     assert (drawn.diff(dim=1) == 1).all()
-    assert torch.equal(drawn, windows(tokens, 16, 20, seed=1, step=2))
-    assert not torch.equal(drawn, windows(tokens, 16, 20, seed=1, step=3))
-    assert not torch.equal(drawn, windows(tokens, 16, 20, seed=2, step=2))
+    assert torch.equal(drawn, corpus.windows(16, 20, seed=1, step=2))
+    assert not torch.equal(drawn, corpus.windows(16, 20, seed=1, step=3))
+    assert not torch.equal(drawn, corpus.windows(16, 20, seed=2, step=2))

@@ -25,7 +25,7 @@ from kfexplore.models import CausalLM, CausalStudent, share_embeddings
 from kfexplore.pair import load_pair
 from kfexplore.training import memory, targets
 from kfexplore.training.config import Recipe, TrainConfig
-from kfexplore.training.data import train_tokenizer
+from kfexplore.training.data import Corpus, train_tokenizer
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss, teacher_loss
 from kfexplore.training.memory import check_memory, needs
@@ -33,7 +33,7 @@ from kfexplore.training.recipes import load_recipe, with_steps
 from kfexplore.training.stages import Run
 from kfexplore.training.targets import exact_targets, inverted_noise, self_targets
 
-TOKENS = np.random.default_rng(0).integers(0, 24, 400).astype(np.uint16)
+CORPUS = Corpus(np.random.default_rng(0).integers(0, 24, 400).astype(np.uint16))
 CONFIG = TrainConfig(steps=50, batch=4, context=8, groups=4, block=2, optimizer="muon", lr=5e-3, warmup=2)
 TEXT = "The old owl went home, number {}. " * 20
 
@@ -67,9 +67,9 @@ def test_a_few_steps_lower_the_loss(tmp_path: Path, family: str, tied: bool) -> 
     given: Any = load_model(tmp_path / "model")
     torch.manual_seed(1)
     learner = CausalStudent.after(given, 2)
-    before = [student_loss(learner, given, TOKENS, CONFIG, step).mean().item() for step in range(90, 94)]
-    fit(learner, lambda step, rows: student_loss(learner, given, TOKENS, CONFIG, step, rows), CONFIG, tmp_path)
-    after = [student_loss(learner, given, TOKENS, CONFIG, step).mean().item() for step in range(90, 94)]
+    before = [student_loss(learner, given, CORPUS, CONFIG, step).mean().item() for step in range(90, 94)]
+    fit(learner, lambda step, rows: student_loss(learner, given, CORPUS, CONFIG, step, rows), CONFIG, tmp_path)
+    after = [student_loss(learner, given, CORPUS, CONFIG, step).mean().item() for step in range(90, 94)]
     assert np.mean(after) < 0.9 * np.mean(before)
     network = learner.network
     assert tied == (network.get_output_embeddings().weight is network.get_input_embeddings().weight)
@@ -90,7 +90,7 @@ def test_embedding_and_head_can_stay_the_teachers_in_the_same_memory(tmp_path: P
     assert found.student + found.gradients + found.optimizer == 16 * sum(weight.numel() for weight in own)
 
     def loss(step: int, rows: slice = slice(None)) -> torch.Tensor:
-        return student_loss(learner, given, TOKENS, CONFIG, step, rows)
+        return student_loss(learner, given, CORPUS, CONFIG, step, rows)
 
     first = np.mean([loss(step).mean().item() for step in range(90, 94)])
     fit(learner, loss, CONFIG, tmp_path / "stage")
@@ -129,7 +129,7 @@ def train(folder: Path) -> None:
     torch.manual_seed(1)
     learner = CausalStudent.after(given, 2)
     few = dataclasses.replace(CONFIG, steps=5)  # rounding grows from step to step
-    fit(learner, lambda step, rows: student_loss(learner, given, TOKENS, few, step, rows), few, folder)
+    fit(learner, lambda step, rows: student_loss(learner, given, CORPUS, few, step, rows), few, folder)
     if distributed.rank() == 0:
         torch.save(learner.state_dict(), folder / "weights.pt")
 
@@ -168,7 +168,7 @@ def test_recomputing_and_chunks_of_logits_change_no_gradient(
 
     def gradients() -> dict[str, torch.Tensor]:
         learner.zero_grad()
-        student_loss(learner, given, TOKENS, config, 0).mean().backward()
+        student_loss(learner, given, CORPUS, config, 0).mean().backward()
         return {name: weight.grad.clone() for name, weight in learner.named_parameters()}
 
     plain, passes = gradients(), list[int]()
@@ -200,9 +200,9 @@ def test_targets_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(targets, "LOGITS", 24 * 4)
     assert all(torch.equal(a, b) or torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, found(), strict=True))
     config = dataclasses.replace(CONFIG, steps=1)
-    chunked = teacher_loss(given, TOKENS, config, 0)
+    chunked = teacher_loss(given, CORPUS, config, 0)
     monkeypatch.setattr(targets, "LOGITS", 2**24)
-    assert torch.allclose(chunked, teacher_loss(given, TOKENS, config, 0))
+    assert torch.allclose(chunked, teacher_loss(given, CORPUS, config, 0))
 
 
 def test_a_teacher_becomes_a_pair(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,11 +21,12 @@ from kfexplore.errors import KfError
 from kfexplore.models import Student, Teacher
 from kfexplore.training import loop
 from kfexplore.training.config import TrainConfig
+from kfexplore.training.data import Corpus
 from kfexplore.training.loop import fit, lr_fraction, make_optimizers, tokens_per_step
 from kfexplore.training.losses import student_loss, teacher_loss
 
 Loss = Callable[[int, slice], Tensor]
-TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
+CORPUS = Corpus(np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16))
 CONFIG = TrainConfig(steps=6, batch=2, context=8, groups=4, block=2, warmup=2, save_every=-1.0)
 
 
@@ -63,9 +64,9 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     def start(seed: int) -> tuple[Teacher | Student, Loss]:
         if stage == "teacher":
             one = small_teacher(seed)
-            return one, lambda step, _: teacher_loss(one, TOKENS, config, step)
+            return one, lambda step, _: teacher_loss(one, CORPUS, config, step)
         other = small_student(seed)
-        return other, lambda step, _: student_loss(other, source, TOKENS, config, step)
+        return other, lambda step, _: student_loss(other, source, CORPUS, config, step)
 
     whole, loss = start(0)
     before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
@@ -83,7 +84,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     network = small_teacher()
-    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, CORPUS, CONFIG, step), CONFIG, tmp_path)
     again = small_teacher(3)
     fit(again, lambda *_: kill(), CONFIG, tmp_path)
     assert torch.equal(again.vocab_embed.embedding, network.vocab_embed.embedding)
@@ -92,7 +93,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", [{"lr": 2e-3}, {"optimizer": "muon"}])
 def test_a_state_of_other_settings_is_refused_and_named(tmp_path: Path, changed: dict[str, Any]) -> None:
     network = small_teacher()
-    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, CORPUS, CONFIG, step), CONFIG, tmp_path)
     with pytest.raises(KfError, match=f"other settings: {next(iter(changed))}"):
         fit(small_teacher(), lambda *_: kill(), dataclasses.replace(CONFIG, **changed), tmp_path)
 
@@ -105,7 +106,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path: Path,
         return network.vocab_embed.embedding.sum() * bad
 
     with pytest.raises(KfError, match="at step 3") as caught:
-        fit(network, until(3, lambda step, _: teacher_loss(network, TOKENS, config, step), spoiled), config, tmp_path)
+        fit(network, until(3, lambda step, _: teacher_loss(network, CORPUS, config, step), spoiled), config, tmp_path)
     assert "lower lr" in caught.value.run
     held = state(tmp_path)
     assert held["step"] == 3
@@ -120,7 +121,7 @@ def test_a_gradient_that_is_no_number_stops_with_the_last_good_state(tmp_path: P
         return (network.vocab_embed.embedding * 0).abs().sqrt().sum()
 
     with pytest.raises(KfError, match=r"gradient norm nan at step 3"):
-        fit(network, until(3, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), spoiled), CONFIG, tmp_path)
+        fit(network, until(3, lambda step, _: teacher_loss(network, CORPUS, CONFIG, step), spoiled), CONFIG, tmp_path)
     assert all(bool(tensor.isfinite().all()) for tensor in state(tmp_path)["model"].values())
 
 
@@ -130,7 +131,7 @@ def test_what_is_read_between_steps_is_read_with_the_new_weights(tmp_path: Path)
     def loss(step: int, rows: slice) -> Tensor:
         with torch.no_grad():
             model(ids)  # packs the weights
-        return teacher_loss(model, TOKENS, CONFIG, step, rows)
+        return teacher_loss(model, CORPUS, CONFIG, step, rows)
 
     fit(model, loss, CONFIG, tmp_path)
     plain = model(ids).detach()  # with gradient nothing is packed
@@ -143,7 +144,7 @@ def test_parts_of_a_step_are_that_step(tmp_path: Path) -> None:
     for accumulate in (1, 4):
         config = dataclasses.replace(CONFIG, batch=4, accumulate=accumulate)
         learner, asked = small_student(), []
-        loss = partial(student_loss, learner, small_teacher(5).requires_grad_(False), TOKENS, config)
+        loss = partial(student_loss, learner, small_teacher(5).requires_grad_(False), CORPUS, config)
         note = asked.append
         fit(learner, lambda *at, loss=loss, note=note: (note(at), loss(*at))[1], config, tmp_path / f"{accumulate}")
         assert asked == [(step, rows) for step in range(6) for rows in distributed.rows(4, accumulate)]
@@ -153,7 +154,7 @@ def test_parts_of_a_step_are_that_step(tmp_path: Path) -> None:
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     network = small_teacher()
-    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, CORPUS, CONFIG, step), CONFIG, tmp_path)
     path = tmp_path / "state.pt"
     for damaged in (path.read_bytes()[:1000], b"", b"nothing"):
         path.write_bytes(damaged)
@@ -164,7 +165,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
 
 def test_fewer_steps_than_were_done_are_refused(tmp_path: Path) -> None:
     network = small_teacher()
-    fit(network, lambda step, _: teacher_loss(network, TOKENS, CONFIG, step), CONFIG, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, CORPUS, CONFIG, step), CONFIG, tmp_path)
     with pytest.raises(KfError, match="a run of 6 steps"):
         fit(network, lambda *_: kill(), dataclasses.replace(CONFIG, steps=5), tmp_path)
 
@@ -224,12 +225,12 @@ def test_a_full_disk_keeps_the_state_before_and_says_so(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(KfError, match="after 3 steps cannot be saved") as caught:
-        fit(network, lambda step, _: teacher_loss(network, TOKENS, config, step), config, tmp_path)
+        fit(network, lambda step, _: teacher_loss(network, CORPUS, config, step), config, tmp_path)
     assert "same command" in caught.value.run
     assert state(tmp_path)["step"] == 2
     assert not list(tmp_path.glob("*.tmp"))
     monkeypatch.undo()
-    fit(network, lambda step, _: teacher_loss(network, TOKENS, config, step), config, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, CORPUS, config, step), config, tmp_path)
     assert state(tmp_path)["step"] == 6
 
 
@@ -238,7 +239,7 @@ def test_the_running_mean_is_what_is_kept_and_survives_a_kill(tmp_path: Path) ->
 
     def start() -> tuple[Teacher, Loss]:
         network = small_teacher()
-        return network, lambda step, _: teacher_loss(network, TOKENS, config, step)
+        return network, lambda step, _: teacher_loss(network, CORPUS, config, step)
 
     whole, loss = start()
     seen: list[Tensor] = []
@@ -267,7 +268,7 @@ def test_weights_are_interpolated_with_the_initial_ones_also_after_a_kill(tmp_pa
         network, config = small_teacher(), dataclasses.replace(CONFIG, wise_ft_alpha=share)
         fit(
             network,
-            until(stop, lambda step, _: teacher_loss(network, TOKENS, config, step), kill),
+            until(stop, lambda step, _: teacher_loss(network, CORPUS, config, step), kill),
             config,
             tmp_path / folder,
         )
@@ -311,7 +312,7 @@ def test_the_learning_rate_reaches_every_parameter_group(tmp_path: Path, monkeyp
     monkeypatch.setattr(
         "kfexplore.training.loop.make_optimizers", lambda *given: made.extend(make_optimizers(*given)) or made
     )
-    fit(network, lambda step, _: teacher_loss(network, TOKENS, config, step), config, tmp_path)
+    fit(network, lambda step, _: teacher_loss(network, CORPUS, config, step), config, tmp_path)
     assert {group["lr"] for optimizer in made for group in optimizer.param_groups} == {config.lr / 4}
 
 
@@ -335,7 +336,7 @@ def test_a_student_learns_a_tiny_map(tmp_path: Path, optimizer: str) -> None:
     )
 
     def loss(step: int, _: slice) -> Tensor:
-        value = student_loss(learner, source, TOKENS, config, step)
+        value = student_loss(learner, source, CORPUS, config, step)
         losses.append(value.mean().item())
         return value
 

@@ -23,11 +23,12 @@ from kfexplore.maps import PrefilledContext
 from kfexplore.models import MaskedModel, Student, Teacher
 from kfexplore.training import losses
 from kfexplore.training.config import TrainConfig
+from kfexplore.training.data import Corpus
 from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.losses import continued, masked_loss, student_loss, teacher_loss
 from kfexplore.training.targets import exact_targets, self_targets
 
-TOKENS = np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16)
+CORPUS = Corpus(np.random.default_rng(0).integers(0, 7, 400).astype(np.uint16))
 CONFIG = TrainConfig(steps=6, batch=4, context=8, groups=4, block=2)
 MASK = 7
 FULL = pytest.mark.full("kfexplore/training", "kfexplore/distributed.py", "requirements-dev.txt")
@@ -51,13 +52,13 @@ def test_groups_of_a_step_are_distinct_prefixes_and_keyed_by_the_step(monkeypatc
     monkeypatch.setattr("kfexplore.training.losses.exact_targets", spied)
     config = dataclasses.replace(CONFIG, batch=2, groups=8)
     for step in (3, 3, 4):
-        student_loss(small_student(), small_teacher(), TOKENS, config, step)
+        student_loss(small_student(), small_teacher(), CORPUS, config, step)
     for _, u, ends in seen:
         assert ends.sort(dim=1).values.tolist() == [list(range(1, 9))] * 2
         assert ((u >= 0) & (u < 1)).all()
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(seen[0][:2], seen[2][:2], strict=True))
-    student_loss(small_student(), small_teacher(), TOKENS, dataclasses.replace(config, groups=4), 3)
+    student_loss(small_student(), small_teacher(), CORPUS, dataclasses.replace(config, groups=4), 3)
     places = seen[3][2].tolist()
     assert all(row == sorted(set(row)) for row in places)
     assert places[0] != places[1]
@@ -71,7 +72,7 @@ def test_several_noise_vectors_stand_at_each_position(monkeypatch: pytest.Monkey
         return torch.zeros(u.shape, dtype=torch.int64)
 
     monkeypatch.setattr(losses, "exact_targets", spied)
-    student_loss(small_student(), small_teacher(), TOKENS, dataclasses.replace(CONFIG, noises=3), 0)
+    student_loss(small_student(), small_teacher(), CORPUS, dataclasses.replace(CONFIG, noises=3), 0)
     u, ends = seen[0]
     assert ends.shape == (4, 12)
     assert all(len(set(row.tolist())) == 4 for row in ends)
@@ -83,7 +84,7 @@ def test_the_loss_of_a_student_is_its_surprise_at_the_exact_tokens(monkeypatch: 
     monkeypatch.setattr(losses, "exact_targets", lambda *given: kept.append(given) or exact_targets(*given))
     learner, source = small_student(), small_teacher()
     config = dataclasses.replace(CONFIG, tau_min=0.5, tau_max=2.0)
-    loss = student_loss(learner, source, TOKENS, config, 0)
+    loss = student_loss(learner, source, CORPUS, config, 0)
     _, ids, u, ends, tau = kept[0]
     assert 0.5 < tau < 2.0
     law = learner.group_logits(ids, u, ends, tau).log_softmax(dim=-1)
@@ -96,8 +97,8 @@ def test_self_forcing_needs_the_student_of_half_the_block() -> None:
     config = dataclasses.replace(CONFIG, targets="self", block=4)
     for frozen in (None, small_student(block=4)):
         with pytest.raises(KfError, match="needs a student of 2"):
-            student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, frozen=frozen)
-    loss = student_loss(small_student(block=4), small_teacher(), TOKENS, config, 0, frozen=small_student())
+            student_loss(small_student(block=4), small_teacher(), CORPUS, config, 0, frozen=frozen)
+    loss = student_loss(small_student(block=4), small_teacher(), CORPUS, config, 0, frozen=small_student())
     assert loss.isfinite().all()
 
 
@@ -112,8 +113,8 @@ def test_noise_inversion_asks_for_the_text_under_noise_of_its_own_cells(monkeypa
     asked: list[Tensor] = []
     monkeypatch.setattr(F, "cross_entropy", lambda logits, wanted, **_: asked.append(wanted) or logits.sum(dim=1))
     source = small_teacher()
-    student_loss(small_student(), source, TOKENS, dataclasses.replace(CONFIG, targets="inversion"), 0)
-    ids, (u, ends) = losses.windows(TOKENS, CONFIG.batch, CONFIG.context, CONFIG.seed, 0), shown[0]
+    student_loss(small_student(), source, CORPUS, dataclasses.replace(CONFIG, targets="inversion"), 0)
+    ids, (u, ends) = CORPUS.windows(CONFIG.batch, CONFIG.context, CONFIG.seed, 0), shown[0]
     text = torch.stack([ids.gather(1, ends), ids.gather(1, ends + 1)], dim=-1)
     assert torch.equal(asked[0].view(text.shape), text)
     # The noise is one that the exact map turns into the text: it follows the text, so prefixes agree too.
@@ -125,10 +126,10 @@ def test_the_next_token_distribution_is_learned_beside_the_map() -> None:
     learner = small_student()
     learner.load_state_dict(source.state_dict(), strict=False)
     plain, both = (
-        student_loss(learner, source, TOKENS, dataclasses.replace(CONFIG, ntp_loss_weight=weight), 0).mean().item()
+        student_loss(learner, source, CORPUS, dataclasses.replace(CONFIG, ntp_loss_weight=weight), 0).mean().item()
         for weight in (0.0, 2.0)
     )
-    ids = losses.windows(TOKENS, CONFIG.batch, CONFIG.context, CONFIG.seed, 0)
+    ids = CORPUS.windows(CONFIG.batch, CONFIG.context, CONFIG.seed, 0)
     logits = learner.read(learner.run_blocks(learner.embed(ids), losses.KVCache(), keep=8))
     law = source.log_probs(ids)
     assert both - plain == pytest.approx(-2 * (law.exp() * logits.log_softmax(-1)).sum(-1).mean().item(), rel=1e-4)
@@ -151,13 +152,13 @@ def test_continued_contexts_keep_the_first_half_and_do_not_depend_on_the_corpus_
 def test_the_parts_of_a_batch_add_up_to_it(changes: dict[str, Any]) -> None:
     config = dataclasses.replace(CONFIG, batch=4, **changes)
     learner, source = small_student(), small_teacher().requires_grad_(False)
-    whole = student_loss(learner, source, TOKENS, config, 0).mean()
-    parts = [student_loss(learner, source, TOKENS, config, 0, slice(n, n + 1)).mean() for n in range(4)]
+    whole = student_loss(learner, source, CORPUS, config, 0).mean()
+    parts = [student_loss(learner, source, CORPUS, config, 0, slice(n, n + 1)).mean() for n in range(4)]
     assert sum(part.item() for part in parts) / 4 == pytest.approx(whole.item(), rel=1e-5)
     assert len({part.item() for part in parts}) == 4
     network = masked(vocab_size=8)
-    halves = [masked_loss(network, TOKENS, config, 0, rows).item() for rows in (slice(2), slice(2, 4))]
-    assert sum(halves) / 2 == pytest.approx(masked_loss(network, TOKENS, config, 0).item(), rel=1e-5)
+    halves = [masked_loss(network, CORPUS, config, 0, rows).item() for rows in (slice(2), slice(2, 4))]
+    assert sum(halves) / 2 == pytest.approx(masked_loss(network, CORPUS, config, 0).item(), rel=1e-5)
 
 
 def test_a_fraction_of_the_contexts_is_written_by_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +166,7 @@ def test_a_fraction_of_the_contexts_is_written_by_the_student(monkeypatch: pytes
     monkeypatch.setattr(losses, "continued", lambda _, ids, _noise: rows.append(len(ids)) or ids)
     for share in (0.0, 0.5, 1.0):
         config = dataclasses.replace(CONFIG, on_policy_fraction=share)
-        student_loss(small_student(), small_teacher(), TOKENS, config, 0)
+        student_loss(small_student(), small_teacher(), CORPUS, config, 0)
     assert rows == [2, 4]
 
 
@@ -179,12 +180,12 @@ def test_the_masked_loss_weighs_hidden_tokens_by_one_over_their_fraction(monkeyp
         return torch.zeros(*ids.shape, 8)
 
     monkeypatch.setattr(MaskedModel, "forward", uniform)
-    found = [masked_loss(masked(vocab_size=8), TOKENS, config, step).item() for step in range(80)]
+    found = [masked_loss(masked(vocab_size=8), CORPUS, config, step).item() for step in range(80)]
     assert np.mean(found) == pytest.approx(math.log(8), rel=0.05)
     hidden = (shown[0] == MASK).double().mean(dim=1)
     assert hidden.min() < 0.2
     assert hidden.max() > 0.8
-    text = losses.windows(TOKENS, 64, 8, config.seed, 0)
+    text = CORPUS.windows(64, 8, config.seed, 0)
     assert torch.equal(shown[0][shown[0] != MASK], text[shown[0] != MASK])
 
 
@@ -193,10 +194,10 @@ def test_the_masked_loss_does_not_count_what_is_shown(monkeypatch: pytest.Monkey
         return F.one_hot(ids, 8).double() * 1e4  # hidden tokens are sure to be the mask: infinitely wrong there
 
     monkeypatch.setattr(MaskedModel, "forward", knows_what_it_sees)
-    assert masked_loss(masked(vocab_size=8), TOKENS, CONFIG, 0) > 100
+    assert masked_loss(masked(vocab_size=8), CORPUS, CONFIG, 0) > 100
     monkeypatch.setattr(losses.noise, "generator", lambda *_: NothingHidden())
-    monkeypatch.setattr(losses, "windows", lambda *_: torch.arange(7)[None].repeat(4, 1))
-    assert masked_loss(masked(vocab_size=8), TOKENS, CONFIG, 0) == 0
+    monkeypatch.setattr(Corpus, "windows", lambda *_: torch.arange(7)[None].repeat(4, 1))
+    assert masked_loss(masked(vocab_size=8), CORPUS, CONFIG, 0) == 0
 
 
 def test_behind_a_prefix_only_the_last_tokens_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +209,7 @@ def test_behind_a_prefix_only_the_last_tokens_are_masked(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(MaskedModel, "forward", uniform)
     config = dataclasses.replace(CONFIG, batch=64, prefix_fraction=1.0)
-    found = [masked_loss(masked(vocab_size=8), TOKENS, config, step).item() for step in range(100)]
+    found = [masked_loss(masked(vocab_size=8), CORPUS, config, step).item() for step in range(100)]
     assert np.mean(found) == pytest.approx(math.log(8), rel=0.05)
     assert {hidden.shape[1] for hidden in shown} == set(range(2, config.context + 1))
     assert not any(hidden[:, 0].any() for hidden in shown)
@@ -233,10 +234,10 @@ def test_autocast_changes_a_loss_by_rounding_only_and_never_the_targets(
     def loss(precision: str) -> float:
         now = dataclasses.replace(config, precision=precision)
         if kind == "student":
-            return student_loss(small_student(), small_teacher(), TOKENS, now, 0).mean().item()
+            return student_loss(small_student(), small_teacher(), CORPUS, now, 0).mean().item()
         if kind == "masked":
-            return masked_loss(masked(vocab_size=8), TOKENS, now, 0).item()
-        return teacher_loss(small_teacher(), TOKENS, now, 0).item()
+            return masked_loss(masked(vocab_size=8), CORPUS, now, 0).item()
+        return teacher_loss(small_teacher(), CORPUS, now, 0).item()
 
     full, half = loss("fp32"), loss("bf16")
     assert full != half
@@ -258,7 +259,7 @@ def train(folder: Path) -> None:
     """Fifty steps of a student, alone or as one of several processes."""
     config = dataclasses.replace(CONFIG, steps=50, warmup=2, on_policy_fraction=0.75, ema=0.9)
     source, learner = small_teacher().requires_grad_(False), small_student()
-    fit(learner, lambda step, rows: student_loss(learner, source, TOKENS, config, step, rows), config, folder)
+    fit(learner, lambda step, rows: student_loss(learner, source, CORPUS, config, step, rows), config, folder)
     if distributed.rank() == 0:
         torch.save(learner.state_dict(), folder / "weights.pt")
 

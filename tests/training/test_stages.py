@@ -139,7 +139,7 @@ def test_a_student_begins_where_the_stage_before_ended_and_self_targets_are_that
     seeds = {given["teacher"]["config"].seed}
     for block, frozen in ((1, None), (2, "student1"), (4, None)):
         made = given[f"student{block}"]
-        assert set(made) == {"tokens", "config", "teacher", "frozen", "starts"}
+        assert set(made) == {"corpus", "config", "teacher", "frozen"}
         assert made["config"].block == block
         seeds.add(made["config"].seed)
         assert torch.equal(made["teacher"].vocab_embed.embedding, teacher.vocab_embed.embedding)
