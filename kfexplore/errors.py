@@ -46,6 +46,11 @@ class KfError(Exception):
         return "\n".join(parts)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error of a library; its type where it has no text."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Prints a user error of a command and exits with 2.

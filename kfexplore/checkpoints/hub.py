@@ -28,7 +28,7 @@ from kfexplore.checkpoints.files import (
     by_hand,
 )
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, reason
 
 PATIENCE: Final = 5.0
 """Seconds to wait for the hub. The libraries retry six times per address, for a minute or two."""
@@ -66,20 +66,16 @@ def fetching(failed: str, valid: str, run: str, asks: bool = True) -> Iterator[b
         if asks:
             check_hub()
     except ConnectionError as error:
-        lost = _reason(error)
+        lost = reason(error)
     try:
         yield bool(lost) or not asks
     except KfError:
         raise
     except Exception as error:
         if lost or isinstance(error, ConnectionError | LocalEntryNotFoundError):
-            lost = lost or _reason(error)
+            lost = lost or reason(error)
             raise Unreachable(f"{failed}: {hub_name()} could not be reached ({lost})", valid, run) from error
-        raise KfError(f"{failed}: {_reason(error)}", valid, run) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
+        raise KfError(f"{failed}: {reason(error)}", valid, run) from error
 
 
 def hub_name() -> str:

@@ -33,7 +33,7 @@ from kfexplore.checkpoints.reading import read_tensors
 from kfexplore.checkpoints.tokenizers import highest_id
 from kfexplore.config import DEFAULT_PAIR, ModelConfig
 from kfexplore.decoders import Kind
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, reason
 from kfexplore.models import AnyModel, CausalConfig, build
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -262,7 +262,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
             raise RuntimeError("it is not supported.")
         torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        why = str(error).splitlines()[0]
+        why = reason(error)
         listed = why.startswith("Expected one of")  # lists all twenty devices that torch knows
         raise KfError(
             f"The device {str(device)!r} cannot be used" + ("." if listed else f": {why}"),

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from kfexplore.checkpoints.tokenizers import document_frame
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, reason
 from kfexplore.models import AnyTeacher
 from kfexplore.training.config import DataConfig, StoriesConfig
 from kfexplore.training.stories import stories
@@ -148,9 +148,8 @@ def hub_rows(config: DataConfig) -> Iterator[Document]:
     except KfError:
         raise
     except Exception as error:  # no connection, no such dataset or split, a broken file
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise KfError(
-            f"The dataset {config.dataset} cannot be read after {number} rows of {config.split}: {reason}",
+            f"The dataset {config.dataset} cannot be read after {number} rows of {config.split}: {reason(error)}",
             "a connection to the hub and the name of a dataset, or a folder of .txt files (--text FOLDER)",
             "the same command again: prepared tokens and trained stages are kept",
         ) from error

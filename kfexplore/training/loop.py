@@ -20,7 +20,7 @@ from tqdm import tqdm
 from kfexplore import distributed
 from kfexplore.checkpoints.files import write_whole
 from kfexplore.config import differences, from_dict
-from kfexplore.errors import KfError
+from kfexplore.errors import KfError, reason
 from kfexplore.models import PushForward
 from kfexplore.training.config import TrainConfig
 
@@ -199,14 +199,10 @@ def _room(path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise KfError(
-            f"The {what} cannot be saved: {_first_line(error)}.",
+            f"The {what} cannot be saved: {reason(error)}.",
             f"space in {path.parent}; the earlier file is kept",
             "the same command again, which resumes from it",
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -244,7 +240,7 @@ class _Keeper:
             state = torch.load(path, weights_only=True, map_location=device)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise KfError(
-                f"{path} cannot be read: {_first_line(error)}.",
+                f"{path} cannot be read: {reason(error)}.",
                 "a complete state file",
                 f"the same command after removing {path}: the stage starts over",
             ) from error
