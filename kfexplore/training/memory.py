@@ -40,19 +40,17 @@ class Needs:
     """One chunk of logits."""
 
     @property
+    def parts(self) -> dict[str, int]:
+        """The bytes by what needs them."""
+        labels = {"activations": "activations (estimated)", "logits": "a chunk of logits"}
+        return {labels.get(name, name): count for name, count in vars(self).items() if name != "weights"}
+
+    @property
     def total(self) -> int:
-        return self.teacher + self.student + self.gradients + self.optimizer + self.activations + self.logits
+        return sum(self.parts.values())
 
     def __str__(self) -> str:
-        parts = {
-            "teacher": self.teacher,
-            "student": self.student,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer,
-            "activations (estimated)": self.activations,
-            "a chunk of logits": self.logits,
-        }
-        listed = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
+        listed = ", ".join(f"{name} {_size(count)}" for name, count in self.parts.items())
         teacher, student = (f"{count / 1e6:,.1f} M" for count in self.weights)
         return (
             f"A teacher of {teacher} weights and a student that trains {student} need about {_size(self.total)} per"

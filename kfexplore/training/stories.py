@@ -96,14 +96,13 @@ def _line(line: str | dict[str, str]) -> Line:
     return Line(template.removeprefix("? "), speaker, template.startswith("? "))
 
 
-def stories(count: int, seed: int, richness: float = 1.0, start: int = 0) -> Iterator[Story]:
-    """Stories start .. start + count - 1 of a seed.
+def stories(count: int, seed: int, richness: float = 1.0) -> Iterator[Story]:
+    """The first stories of a seed.
 
     Args:
         count: Number of stories, 1 to 1,000,000.
         seed: Keys the noise; sets with different seeds are independent.
         richness: How evenly choices are made, 0.1 to 10: option n has weight n^(-1 / (2 richness)).
-        start: Number of the first story.
 
     Raises:
         KfError: count or richness out of range, or a seed that is not a 64-bit number.
@@ -112,8 +111,8 @@ def stories(count: int, seed: int, richness: float = 1.0, start: int = 0) -> Ite
         raise KfError(f"The number of stories is {count}.", f"1 to {MOST_STORIES:,}")
     if not RICHNESS[0] <= richness <= RICHNESS[1]:
         raise KfError(f"richness is {richness}.", f"{RICHNESS[0]} to {RICHNESS[1]}")
-    for first in range(start, start + count, 1024):
-        numbers = range(first, min(first + 1024, start + count))
+    for first in range(0, count, 1024):
+        numbers = range(first, min(first + 1024, count))
         for values in noise.uniform(seed, numbers, 0, CHOICES):
             left = iter(values.tolist())
             story = _Writer(grammar(), left, richness).story()

@@ -22,7 +22,7 @@ PRONOUNS = {"girl": {"she", "her"}, "boy": {"he", "him", "his"}}
 
 def test_a_story_is_the_same_on_every_machine_and_in_every_batch() -> None:
     text = "\n".join(story.text for story in stories(50, seed=0))
-    assert [s.text for s in stories(3, seed=0, start=47)] == text.split("\n")[47:]
+    assert [s.text for s in stories(3, seed=0)] == text.split("\n")[:3]
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "21cee99c4a3b112b"
 
 
