@@ -31,9 +31,8 @@ from kfexplore.evaluate.samples import Written, write
 from kfexplore.evaluate.text import read_text, text_ids, text_windows
 from kfexplore.pair import Pair, pair_from_files
 from kfexplore.results import Ints
-from kfexplore.training.config import DataConfig
+from kfexplore.training.config import DataConfig, load_recipe
 from kfexplore.training.documents import hub_rows
-from kfexplore.training.recipes import load_recipe
 
 PREFIX = {"lm1b": 6, "owt": 64}
 """Tokens of a prefix in the paper; its script takes 6 for both."""

@@ -19,7 +19,7 @@ from kfexplore.checkpoints.registry import NAMED
 from kfexplore.cli.main import app
 from kfexplore.decoders import DECODERS
 from kfexplore.laws.toy import TOYS
-from kfexplore.training.recipes import names as recipes
+from kfexplore.training.config import recipe_names as recipes
 
 ROOT = Path(__file__).parents[1]
 EXTENDING = ROOT / "docs" / "EXTENDING.md"

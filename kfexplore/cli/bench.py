@@ -54,7 +54,7 @@ def bench_train_command(
 ) -> None:
     """Time training steps with random weights: the teacher, and students of 1, 2, 4 and 8 slots."""
     from kfexplore.bench.train import bench_train
-    from kfexplore.training.recipes import load_recipe
+    from kfexplore.training.config import load_recipe
 
     chosen = load_recipe(recipe)
     teacher, student = (chosen.shape(kind, vocab_size, vocab_size - 1) for kind in ("teacher", "student"))

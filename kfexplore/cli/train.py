@@ -159,7 +159,7 @@ def _run(
     held_out: float | None = None,
     teacher: str | None = None,
 ) -> Run:
-    from kfexplore.training.recipes import load_recipe, with_held_out, with_steps
+    from kfexplore.training.config import load_recipe, with_held_out, with_steps
     from kfexplore.training.stages import Run
 
     chosen = load_recipe(recipe)

@@ -1,18 +1,23 @@
-"""Settings of training: a recipe, its data and its stages."""
+"""Recipes: the settings of data, shapes and stages, read from YAML files, bundled in recipes/ or the user's own."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from kfexplore.config import ModelConfig
+import yaml
+
+from kfexplore.config import ModelConfig, from_dict
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError
 from kfexplore.models import CausalConfig
 
+RECIPES = Path(__file__).parent / "recipes"
 MIN_VOCAB = 257
 """Tokens of a byte-level tokenizer before any merge: the bytes and the end of a text."""
 
@@ -306,3 +311,56 @@ class Recipe:
             block=block,
             cond_width=self.cond_width if kind == "masked" else 0,
         )
+
+
+def recipe_names() -> list[str]:
+    """Names of the bundled recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A bundled recipe by its name, or one from a YAML file.
+
+    Args:
+        name_or_path: A name of `recipe_names()`, or a path that ends in .yaml or .yml; it becomes the recipe's name.
+
+    Raises:
+        KfError: no such recipe (near ones are named), invalid YAML, an unknown or contradictory setting.
+    """
+    name = str(name_or_path)
+    own = Path(name).suffix in {".yaml", ".yml"}
+    if not own and name not in recipe_names():
+        near = difflib.get_close_matches(name, recipe_names(), n=2)
+        raise KfError(
+            f"There is no recipe {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."),
+            f"{', '.join(recipe_names())}, or the path of a .yaml file",
+        )
+    path = Path(name).expanduser() if own else RECIPES / f"{name}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise KfError(f"The recipe {path} cannot be read: {error}", "a YAML file") from error
+    if not isinstance(values, dict) or "name" in values:
+        raise KfError(f"The recipe {path} is not a mapping of settings, or sets a name.", "about: .., data: ..")
+    return from_dict(Recipe, {"name": name, **values})
+
+
+def with_held_out(recipe: Recipe, fraction: float) -> Recipe:
+    """The recipe with a fraction of the documents held out instead of those that it names.
+
+    Raises:
+        KfError: not above 0 and below 1.
+    """
+    if not fraction:
+        raise KfError(f"The held-out fraction is {fraction}.", "above 0 and below 1")
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out_fraction=fraction))
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with `steps` optimizer steps in every stage, for trials."""
+    return dataclasses.replace(
+        recipe,
+        teacher=recipe.teacher and dataclasses.replace(recipe.teacher, steps=steps),
+        students=tuple(dataclasses.replace(stage, steps=steps) for stage in recipe.students),
+        masked=recipe.masked and dataclasses.replace(recipe.masked, steps=steps),
+    )

@@ -24,12 +24,11 @@ from kfexplore.evaluate.agreement import agreement
 from kfexplore.models import CausalLM, CausalStudent, share_embeddings
 from kfexplore.pair import load_pair
 from kfexplore.training import memory, targets
-from kfexplore.training.config import Recipe, TrainConfig
+from kfexplore.training.config import Recipe, TrainConfig, load_recipe, with_steps
 from kfexplore.training.data import Corpus, train_tokenizer
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss, teacher_loss
 from kfexplore.training.memory import check_memory, needs
-from kfexplore.training.recipes import load_recipe, with_steps
 from kfexplore.training.stages import Run
 from kfexplore.training.targets import exact_targets, inverted_noise, self_targets
 

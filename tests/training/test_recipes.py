@@ -14,9 +14,7 @@ from kfexplore.config import differences, from_dict
 from kfexplore.errors import KfError
 from kfexplore.models import build
 from kfexplore.pair import load_pair
-from kfexplore.training import recipes
-from kfexplore.training.config import Recipe, TrainConfig
-from kfexplore.training.recipes import load_recipe, names, with_steps
+from kfexplore.training.config import RECIPES, Recipe, TrainConfig, load_recipe, recipe_names, with_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
@@ -53,8 +51,8 @@ def written(folder: Path, values: Any) -> Path:
 
 
 def test_the_bundled_recipes_are_those_of_the_help() -> None:
-    assert names() == ["distil", "lm1b", "owt", "stories", "tales-cpu", "tales-further", "tales-gpu"]
-    assert [load_recipe(name).name for name in names()] == names()
+    assert recipe_names() == ["distil", "lm1b", "owt", "stories", "tales-cpu", "tales-further", "tales-gpu"]
+    assert [load_recipe(name).name for name in recipe_names()] == recipe_names()
 
 
 @pytest.mark.parametrize(("name", "context", "tokenizer"), [("owt", 1024, "gpt2"), ("lm1b", 128, "bert-base-uncased")])
@@ -104,10 +102,10 @@ def test_stages_take_the_context_of_the_models_unless_they_have_their_own(tmp_pa
 
 def test_recipes_and_books_are_packed_with_the_package() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    packed = {path for pattern in patterns["kfexplore.training"] for path in recipes.FOLDER.parent.glob(pattern)}
+    packed = {path for pattern in patterns["kfexplore.training"] for path in RECIPES.parent.glob(pattern)}
     assert packed == {
-        *recipes.FOLDER.iterdir(),
-        *(recipes.FOLDER.parent / name for name in ("books.json", "stories.yaml")),
+        *RECIPES.iterdir(),
+        *(RECIPES.parent / name for name in ("books.json", "stories.yaml")),
     }
 
 
