@@ -34,20 +34,12 @@ from kfexplore.models import AnyModel, CausalLM, CausalStudent
 SAVED_TYPES = (torch.float32, torch.bfloat16)
 
 
-def save_model(
-    model: AnyModel,
-    folder: str | Path,
-    context: int | None = None,
-    block: int | None = None,
-    dtype: torch.dtype | None = torch.float32,
-) -> Path:
+def save_model(model: AnyModel, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Path:
     """Saves model.safetensors and config.json for `registry.load_model`; replaces an earlier model there.
 
     Args:
         model: Teacher, student or masked model.
         folder: Made if need be.
-        context: Longest sequence it was trained on, in tokens; None: as in its config. Not for models of transformers.
-        block: Noise slots K it was trained on (students); None: as in its config.
         dtype: float32 or bfloat16 (half the size; the map changes where margins are small). None: bfloat16 if all
             weights are exact in it, else float32.
 
@@ -65,9 +57,7 @@ def save_model(
     if isinstance(model, CausalLM | CausalStudent):
         settings, weights = described(model), saved_weights(model)
     else:
-        changed = {"context": context, "block": block}
-        settings = dataclasses.asdict(model.config) | {name: n for name, n in changed.items() if n is not None}
-        weights = model.state_dict()
+        settings, weights = dataclasses.asdict(model.config), model.state_dict()
     tensors = {name: _saved(name, tensor, dtype) for name, tensor in weights.items()}
     check_values("the model to be saved", tensors)
     folder = Path(folder)
