@@ -76,7 +76,7 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
     """
     folder = given(path)
     shape, network = empty_network(folder)
-    _place(folder, shape, network, read_folder(folder, LEFT_OUT))
+    _place(folder, shape, network, read_folder(folder))
     return _tried(folder, CausalLM(network, dataclasses.replace(shape, origin=identity(network))), device)
 
 
@@ -94,7 +94,7 @@ def load_causal_student(path: str | Path, device: torch.device) -> CausalStudent
     shape, network = empty_network(folder, inner)
     if not 1 <= block <= min(MOST["block"], shape.context - 1):
         raise KfError(f"{folder}: block is {block}.", f"1 to {min(MOST['block'], shape.context - 1)}")
-    tensors = read_folder(folder, LEFT_OUT)
+    tensors = read_folder(folder)
     own = {name.removeprefix(ENCODER): weight for name, weight in tensors.items() if name.startswith(ENCODER)}
     with torch.device("meta"):
         encoder = NoiseEncoder(shape.width)
@@ -213,19 +213,20 @@ def _named(folder: Path, network: Any, tensors: Mapping[str, Tensor], tied: bool
     return named
 
 
-def read_folder(folder: Path, left_out: re.Pattern[str]) -> dict[str, Tensor]:
+def read_folder(folder: Path) -> dict[str, Tensor]:
     """The tensors of `model.safetensors`, else of the files that the index names, else of the only set of shards.
 
     Args:
         folder: As `save_pretrained` writes it. Other files are not read: earlier models may leave shards behind.
-        left_out: As in `read_tensors`.
 
     Raises:
         KfError: a file is missing, there are two sets of shards and no index, a tensor is in two files, or the index
             names a wrong file for a tensor; as `read_tensors`.
     """
-    places = {} if (folder / WEIGHTS_FILE).is_file() else _weight_map(folder)
-    files = sorted(set(places.values())) or _unindexed(folder)
+    if (folder / WEIGHTS_FILE).is_file():
+        return read_tensors(folder / WEIGHTS_FILE, LEFT_OUT)
+    places = _weight_map(folder)
+    files = sorted(set(places.values())) or _shards(folder)
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise KfError(
             f"{folder} lacks {shortened(missing)}.", f"all of: {shortened(files)}", "fetch or copy the folder again"
@@ -233,12 +234,12 @@ def read_folder(folder: Path, left_out: re.Pattern[str]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     found: dict[str, str] = {}
     for file in files:
-        for name, tensor in read_tensors(folder / file, left_out).items():
+        for name, tensor in read_tensors(folder / file, LEFT_OUT).items():
             if name in tensors:
                 raise KfError(f"{folder} has {shown(name)} twice: in {found[name]} and in {file}.", "one of each")
             tensors[name], found[name] = tensor, file
     for name, file in places.items():
-        if not left_out.search(name) and found.get(bare_name(name)) != file:
+        if not LEFT_OUT.search(name) and found.get(bare_name(name)) != file:
             raise KfError(
                 f"{folder / INDEX_FILE} places {shown(name)} in {file}, which does not have it.",
                 "an index that was saved with these weights",
@@ -261,10 +262,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return places
 
 
-def _unindexed(folder: Path) -> list[str]:
-    """`model.safetensors`, or a set of shards if it is the only one."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return [WEIGHTS_FILE]
+def _shards(folder: Path) -> list[str]:
+    """The only set of shards."""
     there = weight_files(folder)
     counts = {shard[1] for name in there if (shard := _SHARD.fullmatch(name))}
     if not counts:

@@ -6,7 +6,7 @@ that take gigabytes for each token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,44 +115,39 @@ def checked_settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict
             raise KfError(f"{folder} asks for {what} ({name}).", "a model with code in transformers, in floats")
     taken = {name: stated[name] for name in FAMILIES[family].settings.split() if name in stated}
     for name, value in taken.items():
-        if not _is_valid(name, value):
-            raise KfError(f"{folder / CONFIG_FILE}: {name} is {shown(repr(value))}.", _valid(name))
+        valid, accepts = _rule(name)
+        if value is not None and not accepts(value):
+            raise KfError(f"{folder / CONFIG_FILE}: {name} is {shown(repr(value))}.", valid)
     return family, taken
 
 
-def _is_valid(name: str, value: Any) -> bool:
-    """Whether a setting's value may be passed to the library, as null always may."""
-    if value is None:
-        return True
+def _rule(name: str) -> tuple[str, Callable[[Any], bool]]:
+    """What is valid for a setting besides null, in words and as a check."""
     if name in ("rope_parameters", "rope_scaling"):
-        if isinstance(value, dict) and value.keys() <= {*LAYER_TYPES}:
-            return all(_is_rope(inside) for inside in value.values())
-        return _is_rope(value)
+        listed = f"numbers under some of {', '.join(sorted(_ROPE))}; types: {', '.join(_ROPE_TYPES)}"
+        return listed, lambda value: _is_rope(value) or _is_rope_by_layer(value)
     if name == "layer_types":
-        return isinstance(value, list) and all(each in LAYER_TYPES for each in value)
+        return f"a list of {' and '.join(LAYER_TYPES)}", _is_layer_types
     if name in _CHOICES:
-        return value in _CHOICES[name]
-    for kind, ranges in RANGES.items():
-        if name in ranges:
-            low, high = ranges[name]
-            return type(value) in (int, kind) and low <= value <= high
-    return isinstance(value, bool)
+        return ", ".join(_CHOICES[name]), _CHOICES[name].__contains__
+    kind = next((kind for kind, ranges in RANGES.items() if name in ranges), None)
+    if kind is None:
+        return "true or false", lambda value: isinstance(value, bool)
+    low, high = RANGES[kind][name]
+    valid = f"null, or a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
+    return valid, lambda value: type(value) in (int, kind) and low <= value <= high
 
 
 def _is_rope(value: Any) -> bool:
     """Whether it describes rotary angles."""
-    return isinstance(value, dict) and value.keys() <= _ROPE and all(_is_valid(*item) for item in value.items())
+    if not isinstance(value, dict) or not value.keys() <= _ROPE:
+        return False
+    return all(inside is None or _rule(name)[1](inside) for name, inside in value.items())
 
 
-def _valid(name: str) -> str:
-    if name in ("rope_parameters", "rope_scaling"):
-        return f"numbers under some of {', '.join(sorted(_ROPE))}; types: {', '.join(_ROPE_TYPES)}"
-    if name == "layer_types":
-        return f"a list of {' and '.join(LAYER_TYPES)}"
-    if name in _CHOICES:
-        return ", ".join(_CHOICES[name])
-    for kind, ranges in RANGES.items():
-        if name in ranges:
-            low, high = ranges[name]
-            return f"null, or a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
-    return "true or false"
+def _is_rope_by_layer(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() <= {*LAYER_TYPES} and all(map(_is_rope, value.values()))
+
+
+def _is_layer_types(value: Any) -> bool:
+    return isinstance(value, list) and all(each in LAYER_TYPES for each in value)
