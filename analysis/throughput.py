@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
-from kfexplore.bench.setting import SIZES, measure_peaks, random_pair, timed
-from kfexplore.bench.throughput import RaceSettings, race, setting
+from kfexplore.bench.setting import SIZES, environment, measure_peaks, random_pair, timed
+from kfexplore.bench.throughput import RaceSettings, race
 from kfexplore.config import DecodeConfig, ModelConfig
 from kfexplore.decoding.buffers import Step
 from kfexplore.decoding.cdf import inverse_cdf
@@ -126,7 +126,7 @@ def measure(pair: Pair, size: str, settings: RaceSettings, peers: bool) -> dict[
         rows += [p.row for p in race(networks, here, peaks, size, ids, recheck=recheck) if p.row is not None]
     return {
         "bench": "throughput",
-        **setting(pair.teacher),
+        **environment(pair.teacher.device, pair.teacher.dtype),
         "limits": dataclasses.asdict(peaks),
         "rows": [row.as_json() for row in rows],
     }

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from kfexplore import noise
@@ -62,27 +61,12 @@ def bench_scrub(
     config = (pair.student or pair.teacher).config
     shape = {"pair": pair.info.get("name"), "context": len(ids), "k": context.k_max}
     shape |= {"width": config.width, "depth": config.depth, "vocab_size": config.vocab_size}
-    rows = []
+    rows, place = [], pair.teacher.device
     with tqdm(total=len(jobs) * (1 + repeats), unit="run", leave=False, disable=None) as bar:
         for name, settings, job in jobs:
             bar.set_description(name)
-            rows.append(_timed(name, {**shape, **settings}, job, repeats, pair.teacher.device, bar.update))
+            seconds = timed(job, repeats, place, ran=bar.update)
+            spread = {"seconds": statistics.median(seconds), "least": min(seconds), "largest": max(seconds)}
+            rows.append({"what": name, **shape, **settings, "repeats": repeats, **spread})
             report(rows[-1])
-    return {
-        "bench": "scrub",
-        **environment(pair.teacher.device),
-        "rows": rows,
-    }
-
-
-def _timed(
-    name: str,
-    settings: dict[str, Any],
-    job: Callable[[], object],
-    repeats: int,
-    place: torch.device,
-    ran: Callable[[], object] = lambda: None,
-) -> dict[str, Any]:
-    seconds = timed(job, repeats, place, ran=ran)
-    spread = {"seconds": statistics.median(seconds), "least": min(seconds), "largest": max(seconds)}
-    return {"what": name, **settings, "repeats": repeats, **spread}
+    return {"bench": "scrub", **environment(place), "rows": rows}

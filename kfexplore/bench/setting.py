@@ -33,12 +33,12 @@ LEAST_SECONDS = 20
 """A shorter timing hardly moves the load average, which is updated every five seconds."""
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Conditions that affect a timing."""
     return {
         "device": device.type,
         "device_name": device_name(device),
-        "dtype": "float32",
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
         "versions": {
@@ -102,14 +102,14 @@ def own_threads(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
-def random_pair(size: str, device: str | None = None, dtype: torch.dtype = torch.float32) -> Pair:
+def random_pair(size: str, device: str | None = None) -> Pair:
     """Teacher and student of a published size (`SIZES`) with random weights and no tokenizer."""
     if size not in SIZES:
         raise KfError(f"There is no size {size!r}.", ", ".join(SIZES))
     rows, width, depth, heads, mask, context = SIZES[size]
     shape = ModelConfig("teacher", rows, width, depth, heads, mask, context)
     student = dataclasses.replace(shape, kind="student", block=4)
-    models = [in_dtype(build(config).to(device or "cpu"), dtype) for config in (shape, student)]
+    models = [build(config).to(device or "cpu").eval().requires_grad_(False) for config in (shape, student)]
     return Pair(cast(Teacher, models[0]), cast(Student, models[1]), info={"name": f"random weights, size {size}"})
 
 

@@ -165,13 +165,13 @@ def bench_throughput(
         if progress.row is not None:
             rows.append(progress.row)
     load = Load(before, os.getloadavg()[0], time.monotonic() - start, own_threads(network.device))
-    return throughput_document(setting(network), peaks, load, rows)
+    return throughput_document(environment(network.device, network.dtype), peaks, load, rows)
 
 
 def throughput_document(
     where: dict[str, Any], peaks: DevicePeaks, load: Load, rows: Sequence[TimingRow]
 ) -> dict[str, Any]:
-    """A race, finished or not, as plain values; `where` is its `setting`."""
+    """A race, finished or not, as plain values; `where` is its `environment`."""
     return {
         "bench": "throughput",
         **where,
@@ -193,7 +193,7 @@ def bench_roofline(networks: Networks, settings: RaceSettings, size: str) -> dic
     curve = gains_at_limit(networks, settings, peaks, sorted(batches), sorted(ks))
     return {
         "bench": "roofline",
-        **setting(network),
+        **environment(network.device, network.dtype),
         "size": size,
         "keys": _keys(settings),
         "limits": dataclasses.asdict(peaks),
@@ -227,11 +227,6 @@ def _keys(settings: RaceSettings) -> float:
 
 def _any(networks: Networks) -> AnyModel:
     return next(n for n in (networks.teacher, networks.student, networks.masked) if n is not None)
-
-
-def setting(network: AnyModel) -> dict[str, Any]:
-    """Conditions that affect a race, dtype included."""
-    return {**environment(network.device), "dtype": str(network.dtype).removeprefix("torch.")}
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kfexplore.bench.setting import Load, own_threads
+from kfexplore.bench.setting import Load, environment, own_threads
 from kfexplore.bench.throughput import (
     CURVE_KS,
     Clock,
@@ -22,7 +22,6 @@ from kfexplore.bench.throughput import (
     RaceSettings,
     gains_at_limit,
     race,
-    setting,
     throughput_document,
 )
 from kfexplore.cancel import CancelToken
@@ -109,7 +108,7 @@ class Standing:
 def before_race(pair: Pair, settings: RaceSettings) -> Standing:
     """The snapshot of a race that has not begun."""
     load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
-    return Standing(setting(pair.teacher), load, Progress(0, len(settings.runs)))
+    return Standing(environment(pair.teacher.device), load, Progress(0, len(settings.runs)))
 
 
 def run_race(

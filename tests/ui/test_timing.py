@@ -16,7 +16,8 @@ import gradio as gr
 import pytest
 
 from kfexplore.bench import throughput
-from kfexplore.bench.throughput import setting, throughput_document
+from kfexplore.bench.setting import environment
+from kfexplore.bench.throughput import throughput_document
 from kfexplore.cancel import CancelToken
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.buffers import Step
@@ -151,7 +152,7 @@ def test_the_document_is_that_of_the_command(service: Service) -> None:
     race = racing(service)
     assert list(race.job.run())
     found = json.loads(json.dumps(race.document(), allow_nan=False))
-    expected = throughput_document(setting(race.pair.teacher), LIMITS, race.now.load, race.now.rows)
+    expected = throughput_document(environment(race.pair.teacher.device), LIMITS, race.now.load, race.now.rows)
     assert found == json.loads(json.dumps(expected)) | {"load_average": found["load_average"]}
     assert (found["bench"], len(found["rows"])) == ("throughput", 4)
     rows = list(csv.DictReader(io.StringIO(rows_csv(race.now.rows))))
