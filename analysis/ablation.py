@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from analysis.distillation import blind
 from analysis.distillation_figures import arms_figure
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore import noise
@@ -27,7 +28,7 @@ from kfexplore.bench.setting import environment
 from kfexplore.bench.train import token_passes
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
-from kfexplore.evaluate.agreement import agreement, noise_blind
+from kfexplore.evaluate.agreement import agreement
 from kfexplore.evaluate.text import read_text
 from kfexplore.models import Student, Teacher, begin_from
 from kfexplore.pair import Pair, load_pair
@@ -189,7 +190,7 @@ def main() -> None:
     asked = parser.parse_args()
     plain, texts = load_pair(asked.pair), read_text(asked.text)
     tokens, held_out = Corpus.read(asked.data).tokens, np.load(asked.data / "held_out.npy")
-    best, nats = noise_blind(plain, texts, WINDOWS, GROUPS, SEED)
+    best, nats = blind(plain, texts, WINDOWS, GROUPS, SEED)
     rows = []
     document = {
         "study": "ablation",

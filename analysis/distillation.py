@@ -32,7 +32,7 @@ from analysis.quality import prompts
 from analysis.writing import study_settings, study_texts, text_table, write_study
 from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.errors import KfError, reported
-from kfexplore.evaluate.agreement import agreement, noise_blind
+from kfexplore.evaluate.agreement import agreement, drawn, entropy
 from kfexplore.evaluate.samples import write
 from kfexplore.figures.evaluate import entropy_figure
 from kfexplore.figures.palette import Theme
@@ -136,9 +136,24 @@ def table(run: Sequence[Progress]) -> str:
     return text_table(head, rows)
 
 
-def blind(pair: Pair, texts: list[str]) -> Blind:
-    """Slot 1 of a student that never reads its noise, on the texts and prefixes of the run's measurements."""
-    return Blind(*noise_blind(pair, texts, WINDOWS, GROUPS))
+@torch.inference_mode()
+def blind(pair: Pair, texts: list[str], windows: int = WINDOWS, groups: int = GROUPS, seed: int = 0) -> Blind:
+    """Baselines for slot 1 of a student that never reads its noise.
+
+    The mean of the teacher's largest next-token probability is the agreement of always choosing that token; the mean
+    entropy of its distribution, in nats, is the lowest loss on the exact tokens.
+
+    Args:
+        pair: Teacher and tokenizer.
+        texts, windows, groups, seed: As in `agreement`, whose prefixes are used.
+    """
+    contexts, places, _ = drawn(pair, texts, windows, groups, seed)
+    largest, nats = np.empty(places.shape), np.empty(places.shape)
+    for w, (window, ends) in enumerate(zip(contexts, places, strict=True)):
+        log_probs = pair.teacher.log_probs(torch.from_numpy(window)[None].to(pair.teacher.device))[0, ends - 1]
+        largest[w] = log_probs.amax(dim=-1).exp().cpu().numpy()
+        nats[w] = entropy(log_probs)
+    return Blind(float(largest.mean()), float(nats.mean()))
 
 
 def figures(run: Sequence[Progress], baseline: Blind, theme: Theme = "light") -> dict[str, Any]:

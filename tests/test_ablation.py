@@ -15,10 +15,10 @@ from studies import run
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from analysis import ablation
+from analysis.distillation import blind
 from kfexplore.bench.train import token_passes
 from kfexplore.checkpoints.tokenizers import encode_ids
 from kfexplore.config import DEFAULT_PAIR
-from kfexplore.evaluate.agreement import noise_blind
 from kfexplore.pair import Pair
 from kfexplore.training.data import Corpus
 
@@ -90,7 +90,7 @@ def test_a_row_per_slot_and_a_figure_are_written(small: Pair, tmp_path: Path, mo
     document = run(ablation, monkeypatch, small, tmp_path / "out", *words)
     assert [row["arm"] for row in document["rows"]] == ["B", "exact"]
     settings = {name: document[name] for name in ("pair", "data", "text", "dtype", "base", "evaluation", "noise_blind")}
-    share, nats = noise_blind(small, [(tmp_path / "text.txt").read_text()], 24, 128, 0)
+    share, nats = blind(small, [(tmp_path / "text.txt").read_text()], 24, 128, 0)
     assert settings == {
         "pair": DEFAULT_PAIR,
         "data": tmp_path.name,

@@ -44,7 +44,7 @@ def agreement(
         KfError: no tokenizer, a context too short for a block, fewer than two windows, or too short a text.
     """
     teacher, student = pair.teacher, pair.need_student()
-    contexts, places, tokens = _drawn(pair, texts, windows, groups, seed)
+    contexts, places, tokens = drawn(pair, texts, windows, groups, seed)
     (windows, groups), slots = places.shape, student.config.block
     hits, margins = np.empty((windows, groups, slots), dtype=bool), np.empty((windows, groups, slots))
     entropies, losses, nll = np.empty((windows, groups)), [], []
@@ -59,7 +59,7 @@ def agreement(
         plain = teacher(context)[0]
         hits[w] = (logits.argmax(dim=-1) == exact)[0].cpu().numpy()
         margins[w] = (top[..., 0] - top[..., 1]).cpu().numpy()
-        entropies[w] = _entropy((plain[ends[0] - 1] / temperature).log_softmax(dim=-1))
+        entropies[w] = entropy((plain[ends[0] - 1] / temperature).log_softmax(dim=-1))
         losses.append(_loss(logits[0], exact[0]))
         nll.append(float(F.cross_entropy(plain[:-1], context[0, 1:])))
     lengths = np.logical_and.accumulate(hits, axis=2)
@@ -87,31 +87,6 @@ def agreement(
         agreement_by_length=by_length.mean(axis=0).tolist(),
         agreement_by_length_interval=_interval(by_length).tolist(),
     )
-
-
-@torch.inference_mode()
-def noise_blind(
-    pair: Pair, texts: list[str], windows: int = 64, groups: int = 128, seed: int = 0
-) -> tuple[float, float]:
-    """Baselines for slot 1 after the same prefixes, if it ignored its noise.
-
-    Args:
-        pair, texts, windows, groups, seed: As in `agreement`.
-
-    Returns:
-        The mean of the teacher's largest next-token probability, which is the agreement of always choosing that token;
-        and the mean entropy of its distribution in nats, which is the lowest loss on the exact tokens.
-
-    Raises:
-        KfError: as `agreement`.
-    """
-    contexts, places, _ = _drawn(pair, texts, windows, groups, seed)
-    largest, nats = np.empty(places.shape), np.empty(places.shape)
-    for w, (window, ends) in enumerate(zip(contexts, places, strict=True)):
-        log_probs = pair.teacher.log_probs(torch.from_numpy(window)[None].to(pair.teacher.device))[0, ends - 1]
-        largest[w] = log_probs.amax(dim=-1).exp().cpu().numpy()
-        nats[w] = _entropy(log_probs)
-    return float(largest.mean()), float(nats.mean())
 
 
 @torch.inference_mode()
@@ -165,7 +140,7 @@ def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[B
     return found
 
 
-def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -> tuple[Ints, Ints, int]:
+def drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -> tuple[Ints, Ints, int]:
     """Stretches of the text (W, N), the ends of their prefixes (W, G), and the number of tokens of the text."""
     (ids, begins), length = text_ids(pair, texts), pair.room
     if length < FEWEST_BEFORE:
@@ -176,7 +151,7 @@ def _drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -
     return contexts, np.stack(places), len(ids)
 
 
-def _entropy(log_probs: Tensor) -> Floats:
+def entropy(log_probs: Tensor) -> Floats:
     """Entropy in nats of log probabilities (G, V); (G,)."""
     log_probs = log_probs.double()
     return -(log_probs.exp() * log_probs).sum(dim=-1).cpu().numpy()

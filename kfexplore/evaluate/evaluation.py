@@ -49,23 +49,16 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
         KfError: no student or tokenizer; a text too short for the windows or samples; samples longer than the context;
             a judge that cannot be loaded.
     """
-    started, student = time.perf_counter(), pair.need_student()
+    started, student, device = time.perf_counter(), pair.need_student(), pair.teacher.device
     context = student.config.context
-    settings = replace(
-        settings,
-        prefix=min(USUAL_PREFIX, context // 4) if settings.prefix is None else settings.prefix,
-        new_tokens=min(USUAL_NEW, context // 2) if settings.new_tokens is None else settings.new_tokens,
-    )
-    assert settings.prefix is not None
-    assert settings.new_tokens is not None
-    device = pair.teacher.device
+    prefix = min(USUAL_PREFIX, context // 4) if settings.prefix is None else settings.prefix
+    new = min(USUAL_NEW, context // 2) if settings.new_tokens is None else settings.new_tokens
     ppl_model = load_judge(settings.gen_ppl, device) if settings.gen_ppl else None
     judge = load_judge(settings.judge, device) if settings.judge else None
-    length = settings.prefix + settings.new_tokens
-    prefixes = text_windows(*text_ids(pair, texts), settings.samples, length)[:, : settings.prefix]
+    prefixes = text_windows(*text_ids(pair, texts), settings.samples, prefix + new)[:, :prefix]
     chosen = decoders(student.config.block, settings.penalty, settings.dither)
     # Samples come first, so that errors in their settings show at once.
-    written = write_all(pair, prefixes, settings.new_tokens, chosen, settings.seed)
+    written = write_all(pair, prefixes, new, chosen, settings.seed)
     rows = _judged(pair, prefixes, written, ppl_model, judge)
     return Evaluation(
         pair=name,
@@ -73,7 +66,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
         agreement=agreement(pair, texts, windows=settings.windows, seed=settings.seed),
         slot_1=slot_law(pair, texts, settings.windows, settings.steps, settings.seed),
         samples=rows,
-        settings={**asdict(settings), "samples": len(prefixes)},
+        settings=asdict(replace(settings, samples=len(prefixes), prefix=prefix, new_tokens=new)),
         device=str(device),
         dtype=str(student.dtype).removeprefix("torch."),
         versions={library: version(library) for library in ("torch", "numpy", "tokenizers", "transformers")},

@@ -137,9 +137,9 @@ def distinct(sample: Ints, n: int) -> float:
     return len(found) / found.total()
 
 
-def repeated(sample: Ints, n: int = 4) -> float:
-    """Fraction of the n-grams of one sample that occurred in it before."""
-    return 1.0 - distinct(sample, n)
+def repeated(sample: Ints) -> float:
+    """Fraction of the 4-grams of one sample that occurred in it before."""
+    return 1.0 - distinct(sample, 4)
 
 
 def self_bleu(samples: Ints) -> Floats:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from analysis.distillation import blind
 from kfexplore import noise
 from kfexplore.errors import KfError
 from kfexplore.evaluate import agreement as module
-from kfexplore.evaluate.agreement import agreement, binned, noise_blind
+from kfexplore.evaluate.agreement import agreement, binned
 from kfexplore.evaluate.text import text_ids
 from kfexplore.pair import Pair
 from kfexplore.results import Agreement
@@ -59,7 +60,7 @@ def test_a_constant_student_agrees_as_often_as_noise_falls_into_its_cell(
 
 
 def test_a_noise_blind_student_names_the_most_likely_token(fixed_law: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    share, nats = noise_blind(fixed_law, [TEXT], windows=3, groups=5)
+    share, nats = blind(fixed_law, [TEXT], windows=3, groups=5)
     law = np.array([0.2, 0.3, 0.5])
     assert (share, nats) == pytest.approx((0.5, -(law * np.log(law)).sum()))
     answer_with(fixed_law, monkeypatch, lambda _, u, __: torch.full(u.shape, 70))
@@ -79,7 +80,7 @@ def test_the_noise_blind_are_measured_after_the_prefixes_of_the_agreement(
 
     answer_with(pair, monkeypatch, spied)
     agreement(pair, [TEXT], windows=3, groups=7, seed=4)
-    share, nats = noise_blind(pair, [TEXT], windows=3, groups=7, seed=4)
+    share, nats = blind(pair, [TEXT], windows=3, groups=7, seed=4)
     assert share == pytest.approx(np.mean([float(law.exp().max()) for law in laws]))
     assert nats == pytest.approx(np.mean([-float((law.exp() * law).sum()) for law in laws]), rel=1e-4)
 
