@@ -23,7 +23,7 @@ from kfexplore.figures.scripts import calling
 from kfexplore.pair import Pair, load_pair, pair_from_files
 from kfexplore.probe import load_untrusted
 from kfexplore.ui.api import add_api
-from kfexplore.ui.components import QUIET, boxed, failed, html, message
+from kfexplore.ui.components import QUIET, boxed, button, failed, html, message
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
 from kfexplore.ui.links import TABS, follow_links, read_links
@@ -84,7 +84,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
                 min_width=130,
                 elem_id="pair",
             )
-            go = gr.Button("Show", scale=0, min_width=90, variant="primary", elem_classes="kf-beside")
+            go = button("Show", min_width=90, variant="primary")
         loading, wanted = message("", visible=False, elem_id="loading"), gr.State({})
         mistaken, query = message("", visible=False, elem_id="mistaken"), gr.Textbox(visible=False)
         examples = gr.Examples([[text] for text in opening(name).prompts], [prompt], label="Try", elem_id="examples")

@@ -79,6 +79,12 @@ def message(text: str, **options: Any) -> gr.HTML:
     return html(text, html_template='<div role="status">${value}</div>', **options)
 
 
+def button(label: str, elem_id: str | None = None, min_width: int = 100, **options: Any) -> gr.Button:
+    """A button beside taller fields."""
+    look = {"scale": 0, "min_width": min_width, "elem_id": elem_id, "elem_classes": "kf-beside"}
+    return gr.Button(label, **look, **options)
+
+
 def status_line(text: str, elem_id: str) -> gr.HTML:
     """How far a job of a tab is."""
     return message(boxed(text), elem_id=elem_id, elem_classes="kf-told", head=READABLE)
@@ -182,6 +188,11 @@ def plot(figure: str, **options: Any) -> gr.HTML:
 REFUSED: Final = mistake(
     "<p>The server could not accept this: too many requests are waiting, or it failed. Try again in a while.</p>"
 )
+
+
+def decoder_field(elem_id: str) -> gr.CheckboxGroup:
+    """A choice of decoders."""
+    return gr.CheckboxGroup(decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id=elem_id, min_width=320)
 
 
 def decoder_choices(missing: Sequence[Kind] = ()) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ from kfexplore.checkpoints.tokenizers import end_of_text
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks
 from kfexplore.errors import KfError
+from kfexplore.figures.palette import Theme
 from kfexplore.figures.timing import compared_with_ar, speedup_finding
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks, Gain, TimingRow
@@ -176,6 +177,8 @@ class Racing:
     job: Job[Standing]
     note: str
     """Further notes on the prompt."""
+    theme: Theme = "light"
+    """Of the page that shows it."""
 
     @property
     def now(self) -> Standing:

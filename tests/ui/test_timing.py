@@ -379,7 +379,7 @@ def test_a_race_with_nothing_to_compare_says_so_and_draws_no_empty_figure(
 
 def test_the_first_sentence_is_computed_from_the_rows(tab: TimingTab) -> None:
     race, shown = asked(tab, batches=[1, 2], repeats=2, new_tokens=8)
-    ar, pflm = race.racing.now.rows[:2]
+    ar, pflm = race.now.rows[:2]
     first = plain(latest(tab.words, shown))
     assert f"PFLM against AR at batch 1: {ar.nfe / pflm.nfe:.1f} times fewer passes" in first
     assert f"A pass of 2 tokens costs {pflm.ms_per_step / ar.ms_per_step:.1f} AR passes here." in first
@@ -415,7 +415,7 @@ def test_the_page_says_whether_the_machine_was_busy(
 
 def test_the_tab_offers_what_the_pair_has(tab: TimingTab) -> None:
     shown = tab.fit("bare", ["ar", "mdlm"], [2, 7], 64)
-    decoders, ks, length = (shown[part] for part in (tab.decoders, tab.ks, tab.length))
+    decoders, ks, length = (shown[part] for part in (tab.decoders, tab.k, tab.length))
     assert "mdlm" not in [value for _, value in decoders["choices"]]
     assert decoders["value"] == ["ar"]
     assert "no masked model" in decoders["info"]
@@ -423,4 +423,4 @@ def test_the_tab_offers_what_the_pair_has(tab: TimingTab) -> None:
     assert (length["maximum"], length["value"]) == (47, 47)
     kept = tab.fit("small", ["mdlm"], [3], 20)
     assert not any("value" in each for each in kept.values())  # what a reader may just have changed is not sent back
-    assert tab.fit("none", [], [], 1) == {tab.ks: gr.skip()}
+    assert tab.fit("none", [], [], 1) == {tab.k: gr.skip()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as markup
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import gradio as gr
@@ -18,22 +18,20 @@ from kfexplore.ui.components import (
     REFUSED,
     Shown,
     boxed,
+    button,
     chosen_decoders,
-    decoder_choices,
+    decoder_field,
     failed,
     fitted,
     html,
     number,
-    offered_decoders,
     quoted,
-    session_state,
     status_line,
     takers,
     whole,
 )
 from kfexplore.ui.links import Link
-from kfexplore.ui.service import Service
-from kfexplore.ui.tabs.runs import wire
+from kfexplore.ui.tabs.runs import RunTab
 from kfexplore.ui.writing import WriteConfig, Writing
 
 INTRO: Final = """AR, Verified and Jacobi write the exact map's text, the teacher's, token for token; the student (PFLM)
@@ -46,41 +44,20 @@ LONGEST_PROMPT_SHOWN: Final = 160
 """Characters, the last ones."""
 
 
-class GenerateTab:
-    """Fills the tab, in the Gradio context that is open.
+class GenerateTab(RunTab):
+    """See `RunTab`."""
 
-    Args:
-        service: Answers for the models.
-        asked: Events that ask for another prompt.
-        fields: The dropdown of pairs and the prompt, which stand above all tabs.
-        tab: This tab.
-        k_max: The largest K of the first pair.
-    """
+    not_yet = NOT_YET
 
-    links: list[Link]
-    """What an address says of this tab."""
-
-    def __init__(
-        self,
-        service: Service,
-        asked: list[Callable[..., Any]],
-        fields: list[gr.Component],
-        tab: gr.Tab,
-        k_max: int,
-    ) -> None:
-        self.service, limits = service, service.limits
+    def build(self, k_max: int) -> None:
+        """Fills the tab."""
+        limits = self.service.limits
+        self.most_tokens = limits.new_tokens
         with gr.Row(equal_height=True):
-            self.decoders = gr.CheckboxGroup(
-                decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="generate-decoders", min_width=320
-            )
-            buttons = {}
-            for name in ("Generate", "Stop", "Download"):
-                look: Any = {"variant": "primary"} if name == "Generate" else {"interactive": False}
-                elem_id = "generate-" + {"Generate": "go", "Stop": "stop", "Download": "save"}[name]
-                buttons[name] = gr.Button(
-                    name, scale=0, min_width=100, elem_id=elem_id, elem_classes="kf-beside", **look
-                )
-        self.go, self.halt, self.save = buttons.values()
+            self.decoders = decoder_field("generate-decoders")
+            self.go = button("Generate", "generate-go", variant="primary")
+            self.halt = button("Stop", "generate-stop", interactive=False)
+            self.save = button("Download", "generate-save", interactive=False)
         with gr.Row():
             self.k = _slider("k", 1, k_max, k_max, "Tokens per pass, K")
             self.length = _slider("length", 1, min(255, limits.new_tokens), min(64, limits.new_tokens), "New tokens")
@@ -116,13 +93,9 @@ class GenerateTab:
             elem_id="generate-texts",
         )
         html(boxed(f'<p class="kf-prose-reading">{INTRO}</p>'))
-        self.held, self.document = session_state(limits), gr.Textbox(visible=False)
-
         shown = [self.status, self.texts, self.held, self.go, self.halt, self.save]
-        settings = [*fields, self.decoders, self.k, self.length, samples, temperature, penalty, seed, same]
-        settings += [underlined, self.held]
-        fitting = [self.decoders, self.k, self.length]
-        running = wire(self, tab, asked, self._start, settings, fitting, shown, limits.at_once, NOT_YET)
+        settings = [self.decoders, self.k, self.length, samples, temperature, penalty, seed, same, underlined]
+        running = self.wire([*settings, self.held], shown, limits.at_once)
         drawn: dict[str, Any] = {"inputs": [self.held, underlined], "outputs": shown, "show_progress_on": self.texts}
         halted = self.halt.click(self.stop, [self.held, underlined], shown, cancels=running, **QUIET)
         halted.then(self.underline, **drawn)
@@ -132,9 +105,6 @@ class GenerateTab:
         saved.then(None, self.document, None, js=save)
         rest = (self.length, samples, temperature, penalty, seed, same, underlined)
         self.links = [Link(self.decoders), Link(self.k, {"maximum": limits.slots}), *map(Link, rest)]
-
-    def _start(self, _dark: bool, *given: Any) -> Shown:
-        return self.start(*given)
 
     def start(
         self,
@@ -150,6 +120,7 @@ class GenerateTab:
         same: bool,
         underlined: bool,
         held: Writing | None = None,
+        _dark: bool = False,
     ) -> Shown:
         """Sets the decoders up; `run` lets them write. After a mistake, what was shown and held stays."""
         try:
@@ -241,19 +212,9 @@ class GenerateTab:
             return {self.document: "", self.status: failed(gone)}
         return {self.document: json.dumps(writing.as_json(), indent=1, ensure_ascii=False)}
 
-    def fit(self, name: str, decoders: list[str], k: float, length: float) -> Shown:
-        """What a pair offers: decoders, k and length; choices that it offers too are kept."""
-        try:
-            pair = self.service.models.pair(name)
-        except KfError:  # the message stands above the tabs
-            return {self.k: gr.skip()}
-        most = self.service.models.slots(pair)
-        longest = min(self.service.limits.new_tokens, pair.teacher.config.context - 1)
-        return {
-            self.decoders: offered_decoders(pair, decoders),
-            self.k: fitted(k, min(k or most, most), maximum=most),
-            self.length: fitted(length, min(length or 1, longest), maximum=longest),
-        }
+    def fit_k(self, k: Any, most: int) -> dict[str, Any]:
+        """See `RunTab`."""
+        return fitted(k, min(k or most, most), maximum=most)
 
     def _buttons(self, writing: Writing | None) -> Shown:
         over = writing is None or writing.job.is_over

@@ -21,6 +21,7 @@ from kfexplore.ui.components import (
     REFUSED,
     Shown,
     boxed,
+    button,
     empty_figure,
     failed,
     html,
@@ -116,13 +117,8 @@ class JointTab:
                         min_width=190,
                     )
                     seed = gr.Number(0, label="Seed", elem_id="joint-seed", min_width=90)
-                    go, halt = (
-                        gr.Button(name, scale=0, min_width=90, elem_id=elem_id, elem_classes="kf-beside", **options)
-                        for name, elem_id, options in (
-                            ("Draw", "joint-go", {"variant": "primary"}),
-                            ("Cancel", "joint-cancel", {"interactive": False}),
-                        )
-                    )
+                    go = button("Draw", "joint-go", 90, variant="primary")
+                    halt = button("Cancel", "joint-cancel", 90, interactive=False)
                 self.stored = {name: stored_studies(name) for name in service.models.loaders}
                 offered = _offered(next(iter(service.models.loaders)))
                 self.status = status_line(NOT_YET, "joint-status")

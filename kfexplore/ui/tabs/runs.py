@@ -2,84 +2,126 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import gradio as gr
 
+from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling
-from kfexplore.ui.components import QUIET, Shown, boxed, queued
+from kfexplore.ui.components import QUIET, Shown, boxed, fitted, offered_decoders, queued, session_state
+from kfexplore.ui.links import Link
+from kfexplore.ui.service import Service
 
 
-class RunTab(Protocol):
-    """A tab that runs one job at a time for a session."""
-
-    go: gr.Button
-    held: gr.State
-    """What ran last: it has the `config` that was asked for, and a `job`."""
-    status: gr.HTML
-
-    def fit(self, *args: Any, **kwargs: Any) -> Shown:
-        """The pair and its fields -> what that pair offers; choices that it offers too are kept."""
-
-
-def wire(
-    own: RunTab,
-    tab: gr.Tab,
-    asked: list[Callable[..., Any]],
-    start: Callable[..., Shown],
-    settings: list[gr.components.Component],
-    fitting: list[gr.components.Component],
-    shown: list[gr.blocks.Block],
-    limit: int,
-    not_yet: str,
-) -> list[Any]:
-    """Fits the fields of a tab to the pair, and starts its runs.
-
-    A run starts with the button, with a prompt that is submitted while the tab is open, and when it is opened with
-    another prompt than that of the last run. On a GPU that is lent, only the button starts one.
+class RunTab(ABC):
+    """A tab that runs one job at a time for a session; fills itself, in the Gradio context that is open.
 
     Args:
-        own: The tab's handlers.
-        tab: The tab.
+        service: Answers for the models.
         asked: Events that ask for another prompt.
-        start: Sets a run up, given whether the page is dark and the settings.
-        settings: The dropdown of pairs, the prompt, and more fields, `own.held` among them.
-        fitting: Fields that depend on the pair.
-        shown: What a run may change.
-        limit: Runs at once.
-        not_yet: What the status says before the first run.
-
-    Returns:
-        The events of the runs, to cancel them.
+        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        tab: This tab.
+        k_max: The largest K of the first pair.
     """
-    name, at = str(tab.id), settings.index(own.held)
-    is_open, dark = gr.Checkbox(visible=False), gr.Checkbox(visible=False)
 
-    def by_button(_: bool, dark: bool, *given: Any) -> Shown:
-        return start(dark, *given)
+    not_yet: ClassVar[str]
+    """What the status says before the first run."""
+    least_tokens: ClassVar[int] = 1
+    """Smallest number of new tokens; the largest is `most_tokens`, or as many as the context of a pair holds."""
+    most_tokens: int
+    go: gr.Button
+    decoders: gr.CheckboxGroup
+    k: gr.Slider | gr.CheckboxGroup
+    length: gr.Slider
+    status: gr.HTML
+    held: gr.State
+    """What ran last: it has the `config` that was asked for, and a `job`."""
+    links: list[Link]
+    """What an address says of this tab."""
 
-    def by_prompt(is_open: bool, dark: bool, *given: Any) -> Shown:
-        started = start(dark, *given) if is_open else {own.status: gr.skip()}
-        if own.held in started and started[own.held].job.is_remote:
-            started[own.held].job.stop()
-            return {own.status: boxed(not_yet)}
-        return started
+    def __init__(
+        self,
+        service: Service,
+        asked: list[Callable[..., Any]],
+        fields: list[gr.Component],
+        tab: gr.Tab,
+        k_max: int,
+    ) -> None:
+        self.service, self._asked, self._fields, self._tab = service, asked, fields, tab
+        self.held, self.document = session_state(service.limits), gr.Textbox(visible=False)
+        self.build(k_max)
 
-    def by_opening(is_open: bool, dark: bool, *given: Any) -> Shown:
-        held = given[at]
-        if held is not None and (held.config.pair, held.config.prompt) == given[:2]:
-            return {own.status: gr.skip()}
-        return by_prompt(is_open, dark, *given)
+    @abstractmethod
+    def build(self, k_max: int) -> None:
+        """Fills the tab."""
 
-    pair = settings[0]
-    pair.change(own.fit, [pair, *fitting], fitting, **QUIET)  # the pair of a copied link is never typed
-    fitted = tab.select(own.fit, [pair, *fitting], fitting, **QUIET)
-    script, reveal = calling("fields.js", "ofTab", name), calling("fields.js", "reveal", f"{name}-status")
-    running = []
-    for event, begin in [(own.go.click, by_button), (fitted.then, by_opening), *((each, by_prompt) for each in asked)]:
-        started = event(begin, [is_open, dark, *settings], shown, js=script, **QUIET)
-        running.append(queued(started, own, shown, name, limit))
-        if begin is not by_opening:
-            started.then(None, None, None, js=reveal)
-    return running
+    @abstractmethod
+    def start(self, pair: str, prompt: str, *given: Any) -> Shown:
+        """Sets a run up, given the settings of `wire` and whether the page is dark."""
+
+    @abstractmethod
+    def fit_k(self, k: Any, most: int) -> dict[str, Any]:
+        """The update of the field of K for a pair whose largest K is `most`."""
+
+    def fit(self, name: str, decoders: list[str], k: Any, length: float) -> Shown:
+        """What a pair offers: decoders, K and new tokens; choices that it offers too are kept."""
+        try:
+            pair = self.service.models.pair(name)
+        except KfError:  # the message stands above the tabs
+            return {self.k: gr.skip()}
+        longest = min(self.most_tokens, pair.teacher.config.context - 1)
+        least = min(self.least_tokens, longest)
+        fitting = max(least, min(length or least, longest))
+        return {
+            self.decoders: offered_decoders(pair, decoders),
+            self.k: self.fit_k(k, self.service.models.slots(pair)),
+            self.length: fitted(length, fitting, minimum=least, maximum=longest),
+        }
+
+    def wire(self, settings: list[gr.components.Component], shown: list[gr.blocks.Block], limit: int) -> list[Any]:
+        """Fits the fields of the tab to the pair, and starts its runs.
+
+        A run starts with the button, with a prompt that is submitted while the tab is open, and when it is opened with
+        another prompt than that of the last run. On a GPU that is lent, only the button starts one.
+
+        Args:
+            settings: What `start` takes after pair and prompt, `held` last.
+            shown: What a run may change.
+            limit: Runs at once.
+
+        Returns:
+            The events of the runs, to cancel them.
+        """
+        name, pair, nothing = str(self._tab.id), self._fields[0], {self.status: gr.skip()}
+        is_open, dark = gr.Checkbox(visible=False), gr.Checkbox(visible=False)
+
+        def by_button(_: bool, dark: bool, *given: Any) -> Shown:
+            return self.start(*given, dark)
+
+        def by_prompt(is_open: bool, dark: bool, *given: Any) -> Shown:
+            started = by_button(is_open, dark, *given) if is_open else nothing
+            if self.held in started and started[self.held].job.is_remote:
+                started[self.held].job.stop()
+                return {self.status: boxed(self.not_yet)}
+            return started
+
+        def by_opening(is_open: bool, dark: bool, *given: Any) -> Shown:
+            held = given[-1]
+            if held is not None and (held.config.pair, held.config.prompt) == given[:2]:
+                return nothing
+            return by_prompt(is_open, dark, *given)
+
+        fitting = [self.decoders, self.k, self.length]
+        pair.change(self.fit, [pair, *fitting], fitting, **QUIET)  # the pair of a copied link is never typed
+        fitted = self._tab.select(self.fit, [pair, *fitting], fitting, **QUIET)
+        script, reveal = calling("fields.js", "ofTab", name), calling("fields.js", "reveal", f"{name}-status")
+        given, running = [is_open, dark, *self._fields, *settings], []
+        asked = ((event, by_prompt) for event in self._asked)
+        for event, begin in ((self.go.click, by_button), (fitted.then, by_opening), *asked):
+            started = event(begin, given, shown, js=script, **QUIET)
+            running.append(queued(started, self, shown, name, limit))
+            if begin is not by_opening:
+                started.then(None, None, None, js=reveal)
+        return running

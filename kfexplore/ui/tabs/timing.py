@@ -5,9 +5,9 @@ from __future__ import annotations
 import html as markup
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
 import gradio as gr
@@ -16,7 +16,6 @@ from kfexplore.decoders import DECODERS
 from kfexplore.errors import KfError
 from kfexplore.figures.hints import brief, hint
 from kfexplore.figures.page import bare
-from kfexplore.figures.palette import Theme
 from kfexplore.figures.roofline import gain_figure
 from kfexplore.figures.scripts import calling
 from kfexplore.figures.timing import (
@@ -35,28 +34,25 @@ from kfexplore.ui.components import (
     REFUSED,
     Shown,
     boxed,
+    button,
     cells,
     chosen_decoders,
-    decoder_choices,
+    decoder_field,
     empty_figure,
     failed,
     fitted,
     heading,
     html,
     message,
-    offered_decoders,
     plot,
     progress_bar,
-    session_state,
     status_line,
     table,
     whole,
 )
-from kfexplore.ui.jobs import Job
 from kfexplore.ui.links import Link
-from kfexplore.ui.racing import RaceConfig, Racing, Standing, batches_offered, plain_words, rows_csv
-from kfexplore.ui.service import Service
-from kfexplore.ui.tabs.runs import wire
+from kfexplore.ui.racing import RaceConfig, Racing, batches_offered, plain_words, rows_csv
+from kfexplore.ui.tabs.runs import RunTab
 
 INTRO: Final = """Every decoder continues the prompt above in batches of equal samples, each with its own noise. Only
 decoding is timed, without prefill and without turning tokens into text. The decoders take turns, one run each per
@@ -91,65 +87,25 @@ COLUMNS: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Race:
-    """The last race of a session."""
+class TimingTab(RunTab):
+    """See `RunTab`."""
 
-    racing: Racing
-    theme: Theme
-    """Of the page."""
+    not_yet, least_tokens = NOT_YET, LEAST_NEW_TOKENS
 
-    @property
-    def config(self) -> RaceConfig:
-        """What was asked for."""
-        return self.racing.config
-
-    @property
-    def job(self) -> Job[Standing]:
-        """The race's job."""
-        return self.racing.job
-
-
-class TimingTab:
-    """Fills the tab, in the Gradio context that is open.
-
-    Args:
-        service: Answers for the models.
-        asked: Events that ask for another prompt.
-        fields: The dropdown of pairs and the prompt, which stand above all tabs.
-        tab: This tab.
-        k_max: The largest K of the first pair.
-    """
-
-    links: list[Link]
-    """What an address says of this tab."""
-
-    def __init__(
-        self,
-        service: Service,
-        asked: list[Callable[..., Any]],
-        fields: list[gr.Component],
-        tab: gr.Tab,
-        k_max: int,
-    ) -> None:
-        self.service, limits = service, service.limits
+    def build(self, k_max: int) -> None:
+        """Fills the tab."""
+        limits = self.service.limits
+        self.most_tokens = limits.race_tokens
         with gr.Row(equal_height=True):
-            self.decoders = gr.CheckboxGroup(
-                decoder_choices(), value=["ar", "pflm"], label="Decoders", elem_id="timing-decoders", min_width=320
-            )
-            self.go, self.halt = (
-                gr.Button(name, scale=0, min_width=100, elem_id=elem_id, elem_classes="kf-beside", **options)
-                for name, elem_id, options in (
-                    ("Start", "timing-go", {"variant": "primary"}),
-                    ("Cancel", "timing-cancel", {"interactive": False}),
-                )
-            )
+            self.decoders = decoder_field("timing-decoders")
+            self.go = button("Start", "timing-go", variant="primary")
+            self.halt = button("Cancel", "timing-cancel", interactive=False)
         with gr.Row():
             sizes = list(batches_offered(limits))
             batches = gr.CheckboxGroup(
                 sizes, value=[1], label="Batch (samples at once)", elem_id="timing-batches", min_width=240
             )
-            self.ks = gr.CheckboxGroup(
+            self.k = gr.CheckboxGroup(
                 list(range(1, k_max + 1)), value=[k_max], label="Tokens per pass, K", elem_id="timing-ks", min_width=300
             )
             least, most = min(LEAST_NEW_TOKENS, limits.race_tokens), limits.race_tokens
@@ -173,35 +129,20 @@ class TimingTab:
                 self.gain_words = html("", elem_id="timing-gain-words")
                 self.gain = plot(empty_figure(360), min_height=360, elem_id="timing-gain")
         html(boxed(f'<p class="kf-prose-reading">{brief(INTRO, "race-intro")}</p>'))
-        self.held, self.document = session_state(limits), gr.Textbox(visible=False)
-
-        shown = [
-            self.status,
-            self.words,
-            self.part,
-            self.race_words,
-            self.race,
-            self.speedup_words,
-            self.speedup,
-            self.table,
-        ]
-        shown += [self.gain_part, self.gain_words, self.gain, self.held, self.go, self.halt]
+        shown = [self.status, self.words, self.part, self.race_words, self.race, self.speedup_words, self.speedup]
+        shown += [self.table, self.gain_part, self.gain_words, self.gain, self.held, self.go, self.halt]
         shown += [self.save, self.spreadsheet]
-        settings = [*fields, self.decoders, batches, self.ks, self.length, repeats, self.held]
-        fitting, most = [self.decoders, self.ks, self.length], service.executor.races_at_once
-        running = wire(self, tab, asked, self._start, settings, fitting, shown, most, NOT_YET)
+        settings = [self.decoders, batches, self.k, self.length, repeats, self.held]
+        running = self.wire(settings, shown, self.service.executor.races_at_once)
         self.halt.click(self.cancel, self.held, shown, cancels=running, **QUIET)
-        for button, made, name, kind in (
+        for save, made, name, kind in (
             (self.save, document, "kfexplore-throughput.json", "application/json"),
             (self.spreadsheet, spreadsheet, "kfexplore-throughput.csv", "text/csv"),
         ):
-            ready = button.click(made, self.held, self.document, **QUIET)
+            ready = save.click(made, self.held, self.document, **QUIET)
             ready.then(None, self.document, None, js=calling("fields.js", "saveText", name, kind))
-        ks = Link(self.ks, {"choices": [(str(k), k) for k in range(1, limits.slots + 1)]})
+        ks = Link(self.k, {"choices": [(str(k), k) for k in range(1, limits.slots + 1)]})
         self.links = [Link(self.decoders), Link(batches), ks, Link(self.length), Link(repeats)]
-
-    def _start(self, dark: bool, *given: Any) -> Shown:
-        return self.start(*(*given, dark))
 
     def start(
         self,
@@ -212,7 +153,7 @@ class TimingTab:
         ks: list[int],
         new_tokens: float,
         repeats: float,
-        held: Race | None,
+        held: Racing | None,
         dark: bool,
     ) -> Shown:
         """Sets a race up; `run` runs it. After a mistake, what was shown and held stays."""
@@ -226,23 +167,23 @@ class TimingTab:
                 whole("The number of new tokens", new_tokens),
                 whole("The number of repeats", repeats),
             )
-            race = Race(self.service.racing(config), "dark" if dark else "light")
+            race = replace(self.service.racing(config), theme="dark" if dark else "light")
         except KfError as error:
             return {self.status: failed(error)}
         if held is not None:
             held.job.stop()
         return {**self._shown(race), **self._gains(race), self.part: gr.update(visible=True), self.held: race}
 
-    def run(self, race: Race | None) -> Iterator[Shown]:
+    def run(self, race: Racing | None) -> Iterator[Shown]:
         """Runs the race that was set up, if it still waits; what changes is sent as it does."""
         if race is None or not race.job.is_waiting:
             yield {self.status: gr.skip()}
             return
-        racing, rows, message = race.racing, 0, ""
+        rows, message = 0, ""
         try:
-            with closing(racing.job.run()) as standings:
+            with closing(race.job.run()) as standings:
                 for now in standings:
-                    shown = {self.status: _status(racing), **self._buttons(race)}
+                    shown = {self.status: _status(race), **self._buttons(race)}
                     if len(now.rows) > rows:
                         shown |= self._figures(race)
                     if now.peaks is not None and not now.progress.done:
@@ -251,49 +192,37 @@ class TimingTab:
                     yield shown
         except KfError as error:
             message = failed(error)
-        yield {self.status: message or _status(racing), **self._buttons(race)}
+        yield {self.status: message or _status(race), **self._buttons(race)}
 
-    def cancel(self, race: Race | None) -> Shown:
+    def cancel(self, race: Racing | None) -> Shown:
         """Cancels the race; its rows stay."""
         if race is None:
             return {self.status: boxed(NOT_YET), **self._buttons(None)}
         race.job.stop()
         return self._shown(race)
 
-    def refuse(self, race: Race | None) -> Shown:
+    def refuse(self, race: Racing | None) -> Shown:
         """The server did not let a race run: the queue was full, or it was replaced by a newer request."""
         if race is None or race.job.is_over:
             return {self.status: gr.skip()}
         return {**self.cancel(race), self.status: REFUSED}
 
-    def fit(self, name: str, decoders: list[str], ks: list[int], new_tokens: float) -> Shown:
-        """What a pair offers: decoders, K and new tokens; choices that it offers too are kept."""
-        try:
-            pair = self.service.models.pair(name)
-        except KfError:  # the message stands above the tabs
-            return {self.ks: gr.skip()}
-        most = self.service.models.slots(pair)
-        longest = min(self.service.limits.race_tokens, pair.teacher.config.context - 1)
-        least = min(LEAST_NEW_TOKENS, longest)
-        fitting = max(least, min(new_tokens or least, longest))
-        return {
-            self.decoders: offered_decoders(pair, decoders),
-            self.ks: fitted(ks, [k for k in ks if k <= most] or [most], choices=list(range(1, most + 1))),
-            self.length: fitted(new_tokens, fitting, minimum=least, maximum=longest),
-        }
+    def fit_k(self, k: Any, most: int) -> dict[str, Any]:
+        """See `RunTab`."""
+        return fitted(k, [each for each in k if each <= most] or [most], choices=list(range(1, most + 1)))
 
-    def _shown(self, race: Race) -> Shown:
-        return {self.status: _status(race.racing), **self._figures(race), **self._buttons(race)}
+    def _shown(self, race: Racing) -> Shown:
+        return {self.status: _status(race), **self._figures(race), **self._buttons(race)}
 
-    def _buttons(self, race: Race | None) -> Shown:
+    def _buttons(self, race: Racing | None) -> Shown:
         over = race is None or race.job.is_over
-        saved = over and race is not None and bool(race.racing.now.rows)
+        saved = over and race is not None and bool(race.now.rows)
         able = {self.go: over, self.halt: not over, self.save: saved, self.spreadsheet: saved}
         return {button: gr.update(interactive=on) for button, on in able.items()}
 
-    def _figures(self, race: Race) -> Shown:
+    def _figures(self, race: Racing) -> Shown:
         """Tokens per second, the speed-up or what it lacks, and the table."""
-        rows, races = race.racing.now.rows, race.racing.settings.races
+        rows, races = race.now.rows, race.settings.races
         height = figure_height(races)
         words, figure = bare(race_figure(rows, race.theme, races), height)
         (finding, reading), ratios = bare(speedup_figure(rows, race.theme, races), height)
@@ -306,27 +235,27 @@ class TimingTab:
             self.table: _table(rows),
         }
 
-    def _gains(self, race: Race) -> Shown:
+    def _gains(self, race: Racing) -> Shown:
         """The gain at the device's limit; nothing before that is known."""
-        gains = race.racing.gains()
+        gains = race.gains()
         if not gains:
             return {self.gain_part: gr.update(visible=False)}
-        raced = [k for _, decoder, k in race.racing.settings.races if DECODERS[decoder].takes_k]
+        raced = [k for _, decoder, k in race.settings.races if DECODERS[decoder].takes_k]
         (finding, reading), figure = bare(gain_figure(gains, race.theme, max(raced, default=None)), 360)
-        note = GAIN_NOTE.format(trained=race.racing.pair.k_max)
+        note = GAIN_NOTE.format(trained=race.pair.k_max)
         words = heading(finding, f"{reading} {note}", "gain")
         return {self.gain_part: gr.update(visible=True), self.gain_words: words, self.gain: figure}
 
 
-def document(race: Race | None) -> str:
+def document(race: Racing | None) -> str:
     """The JSON file; "" where there is no race."""
-    found = race and race.racing.document()
+    found = race and race.document()
     return json.dumps(found, indent=2, allow_nan=False) + "\n" if found else ""
 
 
-def spreadsheet(race: Race | None) -> str:
+def spreadsheet(race: Racing | None) -> str:
     """The CSV file; "" where there is no race."""
-    return "" if race is None else rows_csv(race.racing.now.rows)
+    return "" if race is None else rows_csv(race.now.rows)
 
 
 def _status(racing: Racing) -> str:

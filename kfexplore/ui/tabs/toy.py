@@ -23,7 +23,7 @@ from kfexplore.figures.toy import (
 )
 from kfexplore.laws.toy import TOYS, toy_draws, toy_law
 from kfexplore.results import ToyLaw, Unmasking
-from kfexplore.ui.components import DARK, QUIET, boxed, failed, heading, html, message, plot, scrolling, sent
+from kfexplore.ui.components import DARK, QUIET, boxed, button, failed, heading, html, message, plot, scrolling, sent
 from kfexplore.ui.links import Link
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
@@ -119,9 +119,7 @@ def build_toy_tab() -> list[Link]:
             links = gr.Slider(2, 5, 3, step=1, label="Tokens L", elem_id="toy-links", visible=False)
             rho = gr.Slider(0, 1, 0.5, step=0.01, label="Correlation ρ", elem_id="toy-rho", visible=False)
             eps = gr.Slider(0, 0.5, 0.1, step=0.01, label="Probability of a flip ε", elem_id="toy-eps", visible=False)
-        draw = gr.Button(
-            f"Draw {DRAWN}", variant="primary", scale=0, min_width=120, elem_id="toy-draw", elem_classes="kf-beside"
-        )
+        draw = button(f"Draw {DRAWN}", "toy-draw", 120, variant="primary")
     dark, clicks = gr.Checkbox(visible=False), gr.State(0)
     words, squares, second_words, blocks, about, third_words, passes, last = show("permutation", 2, 3, 0.5, 0.1)
     with gr.Row(elem_classes="kf-figures"):
