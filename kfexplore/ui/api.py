@@ -3,9 +3,9 @@
 Unlike elsewhere, annotations are evaluated on import: Gradio takes the types of an answer from them.
 """
 
-import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from textwrap import shorten
 from typing import Any, Final, TypedDict, cast
@@ -20,7 +20,6 @@ from kfexplore.errors import KfError
 from kfexplore.laws.samplers import FEWEST_BLOCKS
 from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
-from kfexplore.results.quality import Estimate
 from kfexplore.ui.components import whole
 from kfexplore.ui.jobs import Job
 from kfexplore.ui.queueing import is_abandoned
@@ -218,31 +217,23 @@ class Api:
         """
         with _refused():
             name, limits = self._name(pair), self._service.limits
-            sizes = (
-                whole("K", k),
-                whole("The number of blocks", blocks),
-                whole("The seed", seed),
-                check_temperature(temperature),
-            )
+            sizes = whole("K", k), whole("The number of blocks", blocks), whole("The seed", seed)
+            heat = check_temperature(temperature)
             limits.check("blocks", sizes[1], "study_blocks", FEWEST_BLOCKS)
-            job = self._service.study(name, prompt, *sizes)
+            job = self._service.study(name, prompt, *sizes, heat)
             _finish(job)
             measured = job.snapshot
             if not isinstance(measured, ContextStudy):
                 raise KfError(f"Stopped after {limits.run_seconds} s, the limit of this page.", "fewer blocks")
-            models = self._service.models.pair(name)
+            tv, models = measured.law.tv_product, self._service.models.pair(name)
             return LawsAnswer(
                 pair=name,
                 prompt_tokens=measured.law.context.tolist(),
                 k=measured.k,
                 temperature=measured.temperature,
-                total_correlation=_interval(measured.correlation.total),
+                total_correlation=cast(Interval, asdict(measured.correlation.total)),
                 entropy=measured.correlation.entropy,
-                irreducible_tv=Interval(
-                    value=measured.law.tv_product.value,
-                    low=measured.law.tv_product.lower,
-                    high=measured.law.tv_product.upper,
-                ),
+                irreducible_tv=Interval(value=tv.value, low=tv.lower, high=tv.upper),
                 samplers=[_sampler(row) for row in measured.samplers],
                 likely=_likely(measured, models),
                 notes=measured.notes,
@@ -287,13 +278,12 @@ class Api:
             else:
                 slots = whole("K", k)
                 DecodeConfig(decoder, slots)  # refuses a K for ar; the page has one K for all decoders
-            length = whole("The number of new tokens", new_tokens)
             config = WriteConfig(
                 name,
                 prompt,
                 (decoder,),
                 slots,
-                length,
+                whole("The number of new tokens", new_tokens),
                 temperature=check_temperature(temperature),
                 seed=whole("The seed", seed),
             )
@@ -356,15 +346,6 @@ def _list_decoders(types: dict[str, Any]) -> None:
         types["decoder"]["enum"] = list(DECODERS)
 
 
-@asynccontextmanager
-async def answers_in_json(app: Any) -> AsyncIterator[None]:
-    """While the server runs, MCP tools answer in JSON. Gradio writes Python, and opens files that an answer names."""
-    if server := app.get_blocks().mcp_server_obj:
-        text = server.types.TextContent
-        server.postprocess_output_data = lambda data, _: [text(type="text", text=json.dumps(each)) for each in data]
-    yield
-
-
 class Refused(gr.Error):
     """Gradio's error that a user may see, which its log need not."""
 
@@ -405,16 +386,12 @@ def _tokens(pair: Pair, ids: list[int]) -> list[Token]:
     return [Token(id=token, text=text) for token, text in zip(ids, pair.texts(ids), strict=True)]
 
 
-def _interval(estimate: Estimate) -> Interval:
-    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
-
-
 def _sampler(row: SamplerLaw) -> Sampler:
     return Sampler(
         name=row.sampler,
         passes=row.nfe,
         blocks=row.size,
-        tv=TotalVariation(value=row.tv.value, low=row.tv.low, high=row.tv.high, kind=row.tv.kind),
+        tv=cast(TotalVariation, asdict(row.tv)),
         tv_by_chance=row.tv_expected,
         p_value=row.p_value,
         kl=row.kl,

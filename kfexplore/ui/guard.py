@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kfexplore.checkpoints.files import shortened, shown
 from kfexplore.figures.hints import READING
 from kfexplore.figures.page import plotly_script
-from kfexplore.ui.api import Api, answers_in_json
+from kfexplore.ui.api import Api
 from kfexplore.ui.cache import Sessions
 from kfexplore.ui.clients import CLIENT, Places, TooMany, client_of
 from kfexplore.ui.limits import ServerLimits
@@ -107,7 +107,7 @@ class Guard:
             await _refusal(path)(scope, receive, send)
             return
         if served is READ:
-            await _answered(self._app, scope, receive, _with_headers(send))
+            await self._answer(scope, receive, send)
             return
         try:
             body, session = await self._checked(Headers(scope=scope), path, receive)
@@ -118,9 +118,27 @@ class Guard:
         CLIENT.set(client)
         try:
             async with self._places.place(client) if HELD.fullmatch(path) else nullcontext():
-                await _answered(self._app, scope, _again(body, receive), _with_headers(send))
+                await self._answer(scope, _again(body, receive), send)
         except TooMany:
             await PlainTextResponse("Too many requests wait.", 429)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Has the app answer; where it fails before it does, one line is logged and the answer tells nothing."""
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except Exception as error:
+            log_failure(shown(scope["path"], 100), error)
+            if not begun:
+                await PlainTextResponse("The request cannot be answered.", 400)(scope, receive, sent)
 
     async def _checked(self, headers: Headers, path: str, receive: Receive) -> tuple[bytes, str | None]:
         """The whole body, which is JSON of bounded size that Gradio may walk, and the session that it names.
@@ -207,10 +225,12 @@ async def _running(limits: ServerLimits, app: Any) -> AsyncIterator[None]:
         await inner(scope, receive, sent)
 
     app.middleware_stack = outermost
+    if server := blocks.mcp_server_obj:  # it would answer in Python, and open files that an answer names
+        text = server.types.TextContent
+        server.postprocess_output_data = lambda data, _: [text(type="text", text=json.dumps(each)) for each in data]
     watching = asyncio.create_task(_watch(blocks, FairQueue(blocks._queue, limits.queue)))
     try:
-        async with answers_in_json(app):
-            yield
+        yield
     finally:
         watching.cancel()
 
@@ -243,23 +263,6 @@ def _check_size(value: Any) -> None:
         if nodes + len(waiting) + len(inside) > MOST_NODES or depth > MOST_DEPTH:
             raise _Refused(f"The request has more than {MOST_NODES} values, or {MOST_DEPTH} nested levels.", 413)
         waiting += [(one, depth + 1) for one in inside]
-
-
-async def _answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Has the app answer; where it fails before it does, one line is logged and the answer tells nothing."""
-    begun = False
-
-    async def sent(message: Message) -> None:
-        nonlocal begun
-        begun = True
-        await send(message)
-
-    try:
-        await app(scope, receive, sent)
-    except Exception as error:
-        log_failure(shown(scope["path"], 100), error)
-        if not begun:
-            await PlainTextResponse("The request cannot be answered.", 400)(scope, receive, send)
 
 
 def _wrong_arguments(path: str, value: Any) -> str | None:
@@ -305,12 +308,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return first.pop() if first else await receive()
 
     return received
-
-
-def _with_headers(send: Send) -> Callable[[Message], Any]:
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
-        await send(message)
-
-    return sent
