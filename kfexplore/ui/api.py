@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from textwrap import shorten
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, cast
 
 import gradio as gr
 import numpy as np
@@ -22,6 +22,18 @@ from kfexplore.pair import Pair
 from kfexplore.results import ContextStudy, SamplerLaw
 from kfexplore.ui.components import whole
 from kfexplore.ui.jobs import Job
+from kfexplore.ui.protocol import (
+    GenerateAnswer,
+    Interval,
+    LawsAnswer,
+    Likely,
+    MapAnswer,
+    Sampler,
+    Slot,
+    Token,
+    TotalVariation,
+    WrittenToken,
+)
 from kfexplore.ui.queueing import is_abandoned
 from kfexplore.ui.server import log_failure
 from kfexplore.ui.service import Service
@@ -33,105 +45,6 @@ LIKELY_BLOCKS: Final = 10
 """Most likely blocks in an answer of `laws`."""
 LONGEST: Final = 300
 """Characters of an error, which may repeat what was asked."""
-
-
-class Token(TypedDict):
-    """An id of the pair's vocabulary, and its text."""
-
-    id: int
-    text: str
-
-
-class Slot(TypedDict):
-    """What a noise value becomes."""
-
-    u: float
-    exact: Token
-    learned: Token | None
-    margin: float | None
-    edge: float
-
-
-class MapAnswer(TypedDict):
-    """Both maps at one noise."""
-
-    pair: str
-    prompt_tokens: list[int]
-    slots: list[Slot]
-
-
-class Interval(TypedDict):
-    """A value and its limits."""
-
-    value: float
-    low: float
-    high: float
-
-
-class TotalVariation(TypedDict):
-    """A distance, its limits, and how it was found."""
-
-    value: float
-    low: float
-    high: float | None
-    kind: str
-
-
-class Sampler(TypedDict):
-    """Blocks of one sampler against the exact distribution."""
-
-    name: str
-    passes: int
-    blocks: int
-    tv: TotalVariation
-    tv_by_chance: float
-    p_value: float
-    kl: float | None
-    impossible: float
-
-
-class Likely(TypedDict):
-    """A block, its exact probability, and its frequency among each sampler's blocks."""
-
-    tokens: list[Token]
-    probability: float
-    shares: dict[str, float]
-
-
-class LawsAnswer(TypedDict):
-    """The distribution after a prompt, and samplers against it."""
-
-    pair: str
-    prompt_tokens: list[int]
-    k: int
-    temperature: float
-    total_correlation: Interval
-    entropy: float
-    irreducible_tv: Interval
-    samplers: list[Sampler]
-    likely: list[Likely]
-    notes: list[str]
-
-
-class WrittenToken(Token):
-    """A token of a text, and the step that wrote it, from 1."""
-
-    step: int
-
-
-class GenerateAnswer(TypedDict):
-    """One text."""
-
-    pair: str
-    prompt_tokens: list[int]
-    decoder: str
-    k: int
-    text: str
-    tokens: list[WrittenToken]
-    passes: int
-    seconds: float
-    ended: bool
-    complete: bool
 
 
 class Api:

@@ -1,7 +1,8 @@
-"""What the scrub widget asks and is answered: requests, checked, because one may be made by hand; and replies.
+"""What the scrub widget asks and is answered: requests, checked, because one may be made by hand; and replies. Last
+come the answers of the API.
 
-Replies carry arrays as base64 little-endian strings, because large lists in JSON are slow on both sides: tokens as
-uint16, margins and edges as float32. Below, K is the number of slots and R that of steps.
+The widget's replies carry arrays as base64 little-endian strings, because large lists in JSON are slow on both sides:
+tokens as uint16, margins and edges as float32. Below, K is the number of slots and R that of steps.
 """
 
 from __future__ import annotations
@@ -203,3 +204,102 @@ def read(request: object, limits: ServerLimits, most: str) -> Question:
         check_temperature(1.0 if request.get("temperature") is None else request["temperature"]),
         bool(request.get("fits")),
     )
+
+
+class Token(TypedDict):
+    """An id of the pair's vocabulary, and its text."""
+
+    id: int
+    text: str
+
+
+class Slot(TypedDict):
+    """What a noise value becomes."""
+
+    u: float
+    exact: Token
+    learned: Token | None
+    margin: float | None
+    edge: float
+
+
+class MapAnswer(TypedDict):
+    """Both maps at one noise."""
+
+    pair: str
+    prompt_tokens: list[int]
+    slots: list[Slot]
+
+
+class Interval(TypedDict):
+    """A value and its limits."""
+
+    value: float
+    low: float
+    high: float
+
+
+class TotalVariation(TypedDict):
+    """A distance, its limits, and how it was found."""
+
+    value: float
+    low: float
+    high: float | None
+    kind: str
+
+
+class Sampler(TypedDict):
+    """Blocks of one sampler against the exact distribution."""
+
+    name: str
+    passes: int
+    blocks: int
+    tv: TotalVariation
+    tv_by_chance: float
+    p_value: float
+    kl: float | None
+    impossible: float
+
+
+class Likely(TypedDict):
+    """A block, its exact probability, and its frequency among each sampler's blocks."""
+
+    tokens: list[Token]
+    probability: float
+    shares: dict[str, float]
+
+
+class LawsAnswer(TypedDict):
+    """The distribution after a prompt, and samplers against it."""
+
+    pair: str
+    prompt_tokens: list[int]
+    k: int
+    temperature: float
+    total_correlation: Interval
+    entropy: float
+    irreducible_tv: Interval
+    samplers: list[Sampler]
+    likely: list[Likely]
+    notes: list[str]
+
+
+class WrittenToken(Token):
+    """A token of a text, and the step that wrote it, from 1."""
+
+    step: int
+
+
+class GenerateAnswer(TypedDict):
+    """One text."""
+
+    pair: str
+    prompt_tokens: list[int]
+    decoder: str
+    k: int
+    text: str
+    tokens: list[WrittenToken]
+    passes: int
+    seconds: float
+    ended: bool
+    complete: bool
