@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -62,6 +63,14 @@ class LRUCache(Generic[Key, Value]):
                 if len(self._values) <= self._most and held <= self._most_bytes:
                     break
                 del self._values[other]
+        return value
+
+    def once(self, key: Key, turn: AbstractContextManager[None], make: Callable[[], Value]) -> Value:
+        """The value; where there is none, one caller makes it in a turn, and others wait for theirs."""
+        if (value := self.get(key)) is None:
+            with turn:
+                if (value := self.get(key)) is None:
+                    value = self.put(key, make())
         return value
 
     def __len__(self) -> int:

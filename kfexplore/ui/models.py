@@ -47,6 +47,11 @@ class _Loaded:
     contexts: LRUCache[str, Context]
     prefilling: Worker
 
+    def read(self, prompt: str) -> Context:
+        ids, cut = self.pair.encode(prompt)
+        with few_threads(self.pair):
+            return Context(self.pair.prefill(ids), cut_note(cut))
+
 
 class ModelStore:
     """Pairs by name, each with the prompts that it has read; bounded by the limits.
@@ -111,43 +116,30 @@ class ModelStore:
             KfError: as `prompt`.
         """
         loaded = self._loaded(name)
-        context = loaded.contexts.get(prompt)
-        if context is None:
-            with loaded.prefilling.turn():
-                context = loaded.contexts.get(prompt)
-                if context is None:
-                    ids, cut = loaded.pair.encode(prompt)
-                    with few_threads(loaded.pair):
-                        context = loaded.contexts.put(prompt, Context(loaded.pair.prefill(ids), cut_note(cut)))
-        return loaded.pair, context
+        return loaded.pair, loaded.contexts.once(prompt, loaded.prefilling.turn(), partial(loaded.read, prompt))
 
     def _loaded(self, name: str) -> _Loaded:
         load = self.loaders.get(name) or (partial(self.other, name) if self.other is not None else None)
         if load is None:
             raise KfError(f"There is no pair {name!r}.", ", ".join(self.loaders))
-        loaded = self._pairs.get(name)
-        if loaded is None:
-            with self._loading.get(name, self._loading_other).turn():
-                loaded = self._pairs.get(name)
-                if loaded is None:
-                    limits = self.limits
-                    contexts: LRUCache[str, Context] = LRUCache(
-                        limits.contexts, limits.idle_seconds, limits.held_bytes, lambda c: c.nbytes, clock=self.clock
-                    )
-                    pair = self._load_unless_missed(name, load)
-                    loaded = self._pairs.put(name, _Loaded(pair, contexts, Worker(limits.questions)))
-        return loaded
+        turn = self._loading.get(name, self._loading_other).turn()
+        return self._pairs.once(name, turn, partial(self._load_unless_missed, name, load))
 
-    def _load_unless_missed(self, name: str, load: Callable[[], Pair]) -> Pair:
+    def _load_unless_missed(self, name: str, load: Callable[[], Pair]) -> _Loaded:
         """The pair; a hub that could not be reached is not asked for it again at once."""
         until, missed = self._missed.get(name) or (-math.inf, None)
         if missed is not None and self.clock() < until:
             raise KfError(*missed.args)
         try:
-            return _load(name, load)
+            pair = _load(name, load)
         except Unreachable as error:
             self._missed.put(name, (self.clock() + HUB_RESTS, error))
             raise
+        limits = self.limits
+        contexts: LRUCache[str, Context] = LRUCache(
+            limits.contexts, limits.idle_seconds, limits.held_bytes, lambda c: c.nbytes, clock=self.clock
+        )
+        return _Loaded(pair, contexts, Worker(limits.questions))
 
 
 def cut_note(tokens: int) -> str:

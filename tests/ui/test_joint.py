@@ -38,7 +38,7 @@ def tab_of(service: Service) -> JointTab:
 def press(tab: JointTab, start: Callable[..., Shown] | None = None, **changes: Any) -> Shown:
     """What is shown when the button has been pressed, or after another start."""
     given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "temperature": 1, "held": None}
-    return (start or tab.start)(**{**given, "is_open": True, "dark": False, **changes})
+    return (start or tab.start)(*{**given, "is_open": True, "dark": False, **changes}.values())
 
 
 def running(tab: JointTab, **changes: Any) -> tuple[Study, Iterator[Shown]]:

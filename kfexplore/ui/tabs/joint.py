@@ -172,25 +172,15 @@ class JointTab:
         for event in changing:
             event(lambda held: gr.update(interactive=is_at_work(held)), self.held, halt, **QUIET)
 
-    def open(
-        self,
-        pair: str,
-        prompt: str,
-        k: float,
-        blocks: float,
-        seed: float,
-        temperature: float,
-        held: Study | None,
-        is_open: bool,
-        dark: bool,
-    ) -> Shown:
+    def open(self, pair: str, prompt: str, *given: Any) -> Shown:
         """As `start`; as long as nothing was asked or changed, the pair's first example is shown, with its settings."""
+        *sizes, held, _, dark = given
         is_as_opened = held is None and prompt == opening(pair).prompts[0]
-        if is_as_opened and (k, blocks, seed, temperature) == (2, STUDY_BLOCKS, 0, 1) and self.stored.get(pair):
+        if is_as_opened and sizes == [2, STUDY_BLOCKS, 0, 1] and self.stored.get(pair):
             example, parts = self.stored[pair][0]
             values = dict(zip(self.settings, (example.prompt, example.k, example.temperature), strict=True))
             return {**self._named(parts["dark" if dark else "light"]), **values}
-        return self.start(pair, prompt, k, blocks, seed, temperature, held, is_open, dark)
+        return self.start(pair, prompt, *given)
 
     def start(
         self,
