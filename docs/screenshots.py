@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from kfexplore.ui.app import launch
-from kfexplore.ui.preview import PICTURE
+from kfexplore.ui.theme import PICTURE
 
 FOLDER = Path(__file__).parent / "images"
 WIDTH = 1180

@@ -27,7 +27,6 @@ from kfexplore.ui.components import QUIET, boxed, button, failed, html, message
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import DEFAULTS, ServerLimits, limits_from
 from kfexplore.ui.links import TABS, follow_links, read_links
-from kfexplore.ui.preview import use_preview
 from kfexplore.ui.protocol import Json, Request
 from kfexplore.ui.queueing import MOST_SESSIONS
 from kfexplore.ui.server import DEFAULT_PORT, ROOT_VARIABLE, exempt_loopback, few_arenas, root_path
@@ -37,7 +36,7 @@ from kfexplore.ui.tabs.generate import GenerateTab
 from kfexplore.ui.tabs.joint import JointTab
 from kfexplore.ui.tabs.scrub import CHOOSE, open_on, opening, scrub_view
 from kfexplore.ui.tabs.timing import TimingTab
-from kfexplore.ui.theme import STYLE, theme
+from kfexplore.ui.theme import STYLE, theme, use_preview
 from kfexplore.ui.tour import head
 from kfexplore.ui.zero import is_zero, zero_service
 

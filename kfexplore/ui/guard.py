@@ -28,9 +28,9 @@ from kfexplore.ui.api import Api
 from kfexplore.ui.cache import Sessions
 from kfexplore.ui.clients import CLIENT, Places, TooMany, client_of
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.preview import PICTURE, PREVIEW
 from kfexplore.ui.queueing import FairQueue
 from kfexplore.ui.server import PLOTLY, close_silent, log_failure, log_in_lines
+from kfexplore.ui.theme import PICTURE, PREVIEW
 
 USAGE: Final = "monitoring/summary"
 """Where Gradio's page about the API asks how often each function was called."""

@@ -1,39 +1,57 @@
-"""What the page looks like: the palette of the figures in Gradio's own names, and a focus that can be seen."""
+"""What the page looks like: the palette of the figures in Gradio's own names, and a focus that can be seen; and what a
+shared link shows of it: its own title, description and picture in place of Gradio's."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Final
 
 import gradio as gr
+from jinja2 import ChoiceLoader, DictLoader
 
 from kfexplore.figures.palette import colours
 from kfexplore.figures.scripts import asset
 
 _LIGHT: Final = colours("light")
 _DARK: Final = colours("dark")
+_COLOURS: Final = {
+    "body_text_color_subdued": "muted",
+    "button_primary_background_fill": "accent",
+    "button_primary_text_color": "on_accent",
+    "input_border_color": "edge",
+    "checkbox_border_color": "muted",
+    "checkbox_border_color_hover": "accent",
+}
+"""Of the palette in each theme, by Gradio's name."""
+
+PREVIEW: Final = "kf/preview.png"
+"""Where the page serves the picture, relative to itself."""
+PICTURE: Final = Path(__file__).parent / "preview.png"
+"""Taken by docs/screenshots.py; 1200 by 630 pixels."""
+_PAGE: Final = "frontend/index.html"
+_ROOT: Final = "{{ config['root'] }}/"
+_SAID: Final = {
+    "title": "kfexplore: K noise values in, K tokens out",
+    "description": "Move a noise value and watch a sentence change. See why one pass of a language model can write "
+    "several tokens that fit together, and what it costs.",
+    "url": _ROOT,
+    "image": _ROOT + PREVIEW,
+    "creator": "",
+}
 
 
 def theme() -> gr.themes.Base:
     """Gradio's plainest theme with the one accent, and with text of second rank that can be read."""
     made = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    for name, colour in _COLOURS.items():
+        made.set(**{name: getattr(_LIGHT, colour), f"{name}_dark": getattr(_DARK, colour)})
     made.set(
         color_accent=_LIGHT.accent,
-        body_text_color_subdued=_LIGHT.muted,
-        body_text_color_subdued_dark=_DARK.muted,
-        button_primary_background_fill=_LIGHT.accent,
-        button_primary_background_fill_dark=_DARK.accent,
         button_primary_background_fill_hover=f"color-mix(in srgb, {_LIGHT.accent} 85%, black)",
         button_primary_background_fill_hover_dark=f"color-mix(in srgb, {_DARK.accent} 85%, white)",
-        button_primary_text_color=_LIGHT.on_accent,
-        button_primary_text_color_dark=_DARK.on_accent,
-        input_border_color=_LIGHT.edge,
-        input_border_color_dark=_DARK.edge,
         input_border_width="1px",
         input_border_width_dark="1px",
-        checkbox_border_color=_LIGHT.muted,
-        checkbox_border_color_dark=_DARK.muted,
-        checkbox_border_color_hover=_LIGHT.accent,
-        checkbox_border_color_hover_dark=_DARK.accent,
         checkbox_border_width="1px",
         checkbox_border_width_dark="1px",
         checkbox_background_color_selected_dark=_LIGHT.accent,  # under a white tick
@@ -145,3 +163,13 @@ STYLE: Final = (
 )
 """Of the page's head, where Gradio leaves it as it is. `kf-beside`: a button beside taller fields. `kf-figures`: a row
 of figures."""
+
+
+def use_preview() -> None:
+    """Has Gradio write the tags; they are in its template as they are, and readers of links run no scripts."""
+    templates = gr.routes.templates.env
+    page, *_ = templates.loader.get_source(templates, _PAGE)
+    for name, text in _SAID.items():
+        tag = rf'(<meta\s+(?:property|name)="(?:og|twitter):{name}"\s+content=")[^"]*"'
+        page = re.sub(tag, rf'\g<1>{text}"', page)
+    templates.loader = ChoiceLoader([DictLoader({_PAGE: page}), templates.loader])

@@ -22,9 +22,9 @@ from kfexplore.ui import guard
 from kfexplore.ui.app import build_app, fresh_first_payload
 from kfexplore.ui.guard import serving
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.preview import PREVIEW, use_preview
 from kfexplore.ui.server import PLOTLY
 from kfexplore.ui.service import local_service
+from kfexplore.ui.theme import PREVIEW, use_preview
 
 LIMITS = ServerLimits(request_bytes=4000, prompt_characters=100)
 API = "/gradio_api"

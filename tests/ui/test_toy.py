@@ -116,10 +116,12 @@ def test_a_value_out_of_range_changes_no_figure(asked: tuple[str, float], said: 
 
 
 def test_each_click_draws_a_hundred_more_of_one_seed_and_then_of_the_next() -> None:
-    fields = ("permutation", 2, 3, 0.5, 0.1, False)
-    assert "Independent draws give impossible blocks 50 % of the time, the exact map never" in words(drawn(*fields)[0])
+    toy = toy_law("permutation")
+    assert "Independent draws give impossible blocks 50 % of the time, the exact map never" in words(
+        drawn(toy, "light")[0]
+    )
     for clicks, count, seed in ((1, 100, 0), (10, 1000, 0), (11, 100, 1)):
-        text, figure = drawn(*fields, clicks)
+        text, figure = drawn(toy, "light", clicks)
         shown = [trace for trace in json.loads(figure)["data"] if trace["type"] == "scatter"]
         exact, possible, wrong = (len(trace["customdata"]) for trace in shown)
         assert (exact, possible + wrong) == (count, count)

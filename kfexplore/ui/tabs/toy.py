@@ -67,7 +67,7 @@ def show(name: str, length: float, links: float, rho: float, eps: float, dark: b
     toy, theme = _toy(name, length, links, rho, eps), _theme(dark)
     (blocks, first), (passes, second) = (bare(draw(toy, theme)) for draw in (blocks_figure, passes_figure))
     return (
-        *drawn(name, length, links, rho, eps, dark),
+        *drawn(toy, theme),
         heading(*blocks),
         first,
         boxed(_positions(f"<p>{ABOUT[name]} {INTRO}</p>")),
@@ -77,20 +77,17 @@ def show(name: str, length: float, links: float, rho: float, eps: float, dark: b
     )
 
 
-def drawn(
-    name: str, length: float, links: float, rho: float, eps: float, dark: bool = False, clicks: int = 0
-) -> tuple[str, str]:
-    """Words and figure of the squares after so many clicks; the other arguments are those of `show`."""
-    toy = _toy(name, length, links, rho, eps)
+def drawn(toy: ToyLaw, theme: Theme, clicks: int = 0) -> tuple[str, str]:
+    """Words and figure of the squares after so many clicks."""
     seed, rounds = divmod(max(0, clicks - 1), ROUNDS)
     draws = toy_draws(toy, DRAWN * (rounds + 1) if clicks else 0, seed)
-    words, figure = bare(squares_figure(toy, draws, _theme(dark)))
+    words, figure = bare(squares_figure(toy, draws, theme))
     return heading(*words), figure
 
 
 def _toy(name: str, length: float, links: float, rho: float, eps: float) -> ToyLaw:
     given = {"length": links if name == "chain" else length, "rho": rho, "eps": eps}
-    return toy_law(name, **{option: given[option] for option in TOYS[name].parameters})
+    return toy_law(name, **{option: given[option] for option in (TOYS[name].parameters if name in TOYS else ())})
 
 
 def _theme(dark: bool) -> Theme:
@@ -148,18 +145,16 @@ def _answer(*fields: Any) -> Any:
     """As `show`, with no blocks drawn; a value that no slider offers changes only the words about it."""
     try:
         return [*show(*fields), 0]
-    except (KfError, KeyError) as error:
-        mistake = (
-            error if isinstance(error, KfError) else KfError(f"There is no toy distribution {error}.", ", ".join(TOYS))
-        )
-        return [gr.skip()] * 4 + [failed(mistake)] + [gr.skip()] * 4
+    except KfError as error:
+        return [gr.skip()] * 4 + [failed(error)] + [gr.skip()] * 4
 
 
-def _draw_more(name: str, length: float, links: float, rho: float, eps: float, clicks: int, dark: bool) -> Any:
+def _draw_more(*given: Any) -> Any:
     """More blocks in the squares; a value that no slider offers changes nothing."""
+    *fields, clicks, dark = given
     try:
-        return [*drawn(name, length, links, rho, eps, dark, clicks + 1), clicks + 1]
-    except (KfError, KeyError):
+        return [*drawn(_toy(*fields), _theme(dark), clicks + 1), clicks + 1]
+    except KfError:
         return [gr.skip()] * 3
 
 
