@@ -166,7 +166,7 @@ of figures."""
 
 
 def use_preview() -> None:
-    """Has Gradio write the tags; they are in its template as they are, and readers of links run no scripts."""
+    """Has Gradio write the tags of a link: they are in its template, as readers of links run no scripts."""
     templates = gr.routes.templates.env
     page, *_ = templates.loader.get_source(templates, _PAGE)
     for name, text in _SAID.items():
