@@ -68,7 +68,7 @@ def passes_figure(rows: Sequence[SamplerError], theme: Theme = "light") -> go.Fi
         palette,
         f"In one pass, exact marginals are {ideal.tv.words} from the teacher's distribution{beside}",
         "A mark: total variation distance from the teacher's distribution, mean over contexts with its 95 % t "
-        "interval. An open mark with an arrow is a 95 % lower limit: the distance may be any larger. Compare samplers "
+        "interval. An open mark with an arrow is a 95 % lower bound: the true distance may be larger. Compare samplers "
         "by paired differences, not by whiskers. Marks are drawn slightly apart.",
     )
     for n, row in enumerate(rows):

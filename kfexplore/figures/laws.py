@@ -56,7 +56,8 @@ def joint_figure(
         "difference": (
             f"Mutual information of the next two tokens: {law.mutual_information.value:.2f} nats. Sampling them "
             f"independently gives a total variation distance of {law.tv_product.value:.2f}",
-            "Joint minus product, on that scale: the product gives + too rarely and − too often.",
+            "Joint minus product, on the same scale. +: the product underestimates the pair's probability; −: it "
+            "overestimates it.",
             joint - product,
             -top,
             [[0, palette.differ], [0.5, palette.surface], [1, palette.accent]],

@@ -34,8 +34,8 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light", k: int | None = N
         look,
         gain_words(gains, k),
         "A line: the tokens per second of one K over those of AR, if both ran at the device's limit: "
-        f"{WHAT_A_LIMIT_IS}. A measured ratio can be above it, since AR pays the overhead of a call for every "
-        "token, K tokens per pass once for K. Solid, with filled marks: reading the weights bounds the push-forward "
+        f"{WHAT_A_LIMIT_IS}. A measured ratio can be above it: AR pays the overhead of a call for every "
+        "token, the student once for K tokens. Solid, with filled marks: reading the weights bounds the push-forward "
         "pass, and K tokens cost little more than one. Dotted, with open marks: arithmetic does, and 2K tokens are fed "
         "for K gained.",
     )

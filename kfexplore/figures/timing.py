@@ -121,7 +121,7 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
         "faster. Whiskers go from the slowest repeat over AR's fastest to the reverse: extremes, not confidence "
         f"intervals. A comparison whose whisker contains 1 is inconclusive. {chance_words(compared)}The short line: "
         f"the ratio if both ran at the device's limit, {WHAT_A_LIMIT_IS}. A mark above it means that AR is further "
-        "from its limit: it pays the overhead of a call for every token, not once for K.",
+        "from its limit: it pays the overhead of a call for every token, not once for K tokens.",
     )
     figure.add_hline(1, line={"color": look.muted, "width": 1.5}, layer="below")
     for series in layout.series:
