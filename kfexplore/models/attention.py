@@ -117,19 +117,11 @@ class KVCache:
     Args:
         prefix: The cache whose keys come before this one's. Its batch G divides this one's batch.
         visible: (B,) int64, how many tokens of the prefix each row sees; None: all. Positions run on from there.
-        capacity: Room for so many tokens, allocated once (decoding loops). None: grow as needed (short blocks,
-            and training, where writing in place would break the gradient).
         alone: No token of this cache sees another of it, only the prefix.
     """
 
-    def __init__(
-        self,
-        prefix: KVCache | None = None,
-        visible: Tensor | None = None,
-        capacity: int | None = None,
-        alone: bool = False,
-    ) -> None:
-        self.prefix, self.visible, self.capacity, self.alone = prefix, visible, capacity, alone
+    def __init__(self, prefix: KVCache | None = None, visible: Tensor | None = None, alone: bool = False) -> None:
+        self.prefix, self.visible, self.alone = prefix, visible, alone
         self.length = 0
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._memo: dict[str, Any] = {}
@@ -143,27 +135,19 @@ class KVCache:
         return steps + (self.prefix.length if self.prefix is not None else 0)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
-        """Writes new keys and values (B, h, t, d) after the kept ones; returns all segments the queries may see."""
-        end = self.length + k.shape[2]
-        if self.capacity is not None:
-            if end > self.capacity:
-                raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}")
-            if layer == len(self._layers):
-                shape = (*k.shape[:2], self.capacity, k.shape[3])
-                self._layers.append((k.new_zeros(shape), v.new_zeros(shape)))
+        """Adds new keys and values (B, h, t, d) to the kept ones, in new tensors: in place would break the gradient.
+
+        Returns:
+            All segments the queries may see.
+        """
+        if layer == len(self._layers):
+            self._layers.append((k, v))
+        elif self.length:
             all_k, all_v = self._layers[layer]
-            all_k[:, :, self.length : end] = k
-            all_v[:, :, self.length : end] = v
-            k, v = all_k[:, :, :end], all_v[:, :, :end]
-        else:
-            if layer == len(self._layers):
-                self._layers.append((k, v))
-            elif self.length:
-                all_k, all_v = self._layers[layer]
-                k = torch.cat([all_k[:, :, : self.length], k], dim=2)
-                v = torch.cat([all_v[:, :, : self.length], v], dim=2)
-            if not self._again:
-                self._layers[layer] = (k, v)
+            k = torch.cat([all_k[:, :, : self.length], k], dim=2)
+            v = torch.cat([all_v[:, :, : self.length], v], dim=2)
+        if not self._again:
+            self._layers[layer] = (k, v)
         own = Segment(k, v, causal=not self.alone, alone=self.alone)
         return [own] if self.prefix is None else [self.prefix.as_segment(layer, self.visible, self._memo), own]
 
@@ -177,11 +161,11 @@ class KVCache:
         self.length += count
         self._memo = {}
 
-    def branch(self, visible: Tensor | None = None, capacity: int | None = None, alone: bool = False) -> KVCache:
+    def branch(self, visible: Tensor | None = None, alone: bool = False) -> KVCache:
         """An empty cache whose rows (any multiple of this batch) continue this one."""
         if self.prefix is not None:
             raise ValueError("a branch cannot branch again")
-        return KVCache(self, visible, capacity, alone)
+        return KVCache(self, visible, alone)
 
     def for_recomputing(self) -> KVCache:
         """This empty cache as its first pass sees it: layers that backward runs again find the same, and keep nothing.

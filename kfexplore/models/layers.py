@@ -160,9 +160,9 @@ class Network(nn.Module):
         """Logits float32 (B, T, V) of hidden states (B, T, H)."""
         raise NotImplementedError
 
-    def prefill(self, ids: Tensor, capacity: int | None = None) -> KVCache:
+    def prefill(self, ids: Tensor) -> KVCache:
         """The cache of contexts ids (B, N); skips the head."""
-        cache = KVCache(capacity=capacity)
+        cache = KVCache()
         self.fill(ids, cache)
         return cache
 

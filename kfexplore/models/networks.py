@@ -82,7 +82,11 @@ class PushForward(Network):
         super().__init__(*given)
         self.noise_encoder = NoiseEncoder(self.config.width)
 
-    def forward(
+    def forward(self, *given: Any, **named: Any) -> Tensor:
+        """Logits (B, also + k, V), float32, of the hidden states of `slots`, which takes the same arguments."""
+        return self.read(self.slots(*given, **named))
+
+    def slots(
         self,
         tokens: Tensor | None,
         noise: Tensor,
@@ -100,24 +104,12 @@ class PushForward(Network):
             tau: Temperature, an input of the noise encoder; 1 in all published results.
             keep_noise: Noise slots that the cache keeps too (only without `tokens`): a sweep of slot j reuses those
                 before j, by causality.
-            also: Number of last tokens whose logits come before those of the slots; trained with `ntp_loss_weight`,
-                a student gives the distribution of the next token there.
+            also: Number of last tokens that are read before the slots; trained with `ntp_loss_weight`, a student gives
+                the distribution of the next token there.
 
         Returns:
-            Logits (B, also + k, V), float32.
+            Hidden states (B, also + k, H).
         """
-        return self.read(self.slots(tokens, noise, cache, tau, keep_noise, also))
-
-    def slots(
-        self,
-        tokens: Tensor | None,
-        noise: Tensor,
-        cache: Cache,
-        tau: float = 1.0,
-        keep_noise: int = 0,
-        also: int = 0,
-    ) -> Tensor:
-        """As `forward`, without the head: hidden states (B, also + k, H)."""
         if tokens is not None and keep_noise:
             raise ValueError("noise slots can be kept only where no tokens come before them")
         x = self.noise_encoder(noise, tau)
@@ -138,35 +130,9 @@ class PushForward(Network):
         noises.checked(noise)
         return self(ids, noise, KVCache(), tau)
 
-    def group_logits(
-        self,
-        ids: Tensor,
-        noise: Tensor,
-        ends: Tensor,
-        tau: float = 1.0,
-        given: Tensor | None = None,
-        cache: KVCache | None = None,
-        causal: bool = True,
-    ) -> Tensor:
-        """The training pass: a block of noise slots after many prefixes of each context at once (paper, section 3).
-
-        Group g of row b sees the first ends[b, g] tokens of its context and its own slots, no other group, so the
-        cost is linear in the number of slots.
-
-        Args:
-            ids: (B, N) contexts.
-            noise: (B, G, k) in [0, 1).
-            ends: (B, G) int64, 1 .. N: tokens of the context that each group sees.
-            tau: Temperature.
-            given: (B, G, t) tokens placed between the prefix and the noise (second round of self-forcing).
-            cache: The prefilled context, if there is one.
-            causal: A slot sees the slots before it; False: the context and itself only.
-
-        Returns:
-            (B, G, k, V) float32.
-        """
-        cache = self.prefill(ids) if cache is None else cache
-        return self.read(self.group_slots(cache, noise, ends, tau, given, causal)).unflatten(0, ends.shape)
+    def group_logits(self, ids: Tensor, noise: Tensor, ends: Tensor, *given: Any, **named: Any) -> Tensor:
+        """Logits (B, G, k, V), float32, of the hidden states of `group_slots` after contexts ids (B, N)."""
+        return self.read(self.group_slots(self.prefill(ids), noise, ends, *given, **named)).unflatten(0, ends.shape)
 
     def group_slots(
         self,
@@ -177,7 +143,22 @@ class PushForward(Network):
         given: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
-        """As `group_logits` after the prefilled contexts, without the head: hidden states (B * G, k, H)."""
+        """The training pass: a block of noise slots after many prefixes of each context at once (paper, section 3).
+
+        Group g of row b sees the first ends[b, g] tokens of its context and its own slots, no other group, so the
+        cost is linear in the number of slots.
+
+        Args:
+            cache: B prefilled contexts of N tokens.
+            noise: (B, G, k) in [0, 1).
+            ends: (B, G) int64, 1 .. N: tokens of the context that each group sees.
+            tau: Temperature.
+            given: (B, G, t) tokens placed between the prefix and the noise (second round of self-forcing).
+            causal: A slot sees the slots before it; False: the context and itself only.
+
+        Returns:
+            Hidden states (B * G, k, H).
+        """
         rows = cache.branch(visible=ends.flatten(), alone=not causal)
         tokens = None if given is None else given.flatten(0, 1)
         return self.slots(tokens, noise.flatten(0, 1), rows, tau)
