@@ -7,5 +7,4 @@ R steps of a slider, K slots, B rows; noise u in [0, 1); token ids as int64.
 from kfexplore.results.laws import *
 from kfexplore.results.maps import *
 from kfexplore.results.quality import *
-from kfexplore.results.text import *
 from kfexplore.results.timing import *

@@ -24,8 +24,7 @@ from kfexplore.errors import KfError
 from kfexplore.maps.context import block_limit
 from kfexplore.models import AnyTeacher
 from kfexplore.pair import Pair
-from kfexplore.results import Ints, Line, Written
-from kfexplore.results.text import Stage
+from kfexplore.results import Ints, Line, Stage, Written
 from kfexplore.ui.jobs import Job
 
 TURN = 0.1
