@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kfexplore.figures.hints import hint
 from kfexplore.figures.palette import palette_css, palette_data
-from kfexplore.figures.scripts import asset, calling, inlined, script_json
+from kfexplore.figures.scripts import asset, inlined, script_json
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -60,21 +60,21 @@ def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> st
     """
     data = script_json(dict(payload))
     name = "kfs-" + hashlib.sha256(data.encode()).hexdigest()[:12]
+    fit = "" if height is None else "fitFrame();\n"
     fragment = (
         f'<div class="kfs-page" data-theme-from="system" data-kfs="{name}">\n'
         f"<style>\n{scrub_css()}</style>\n{scrub_markup()}</div>\n"
         f"<script>\n(() => {{\n{script('scrub.js')}\n"
         f"""const page = document.querySelector('[data-kfs="{name}"]:not([data-mounted])');\n"""
-        f"page.dataset.mounted = 'true';\nmountScrub(page, {data}, null);\n}})();\n</script>\n"
+        f"page.dataset.mounted = 'true';\nmountScrub(page, {data}, null);\n{fit}}})();\n</script>\n"
     )
     if height is None:
         return fragment
-    frame = calling("frame.js", "fitFrame")
     document = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>kfexplore: scrub</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<meta name="viewport" content="width=device-width"><style>body {{ margin: 0; }}</style></head><body>'
-        f"{fragment}<script>({frame})();</script></body></html>"
+        f"{fragment}</body></html>"
     )
     return (
         f'<iframe title="Scrub the noise of a block" srcdoc="{html.escape(document)}" '

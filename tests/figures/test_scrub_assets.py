@@ -15,7 +15,7 @@ from kfexplore.figures.palette import hue_index, palette_data, token_label
 EVIL = '</script><img src=x onerror="alert(1)"><!--'
 ASSETS = Path(scrub.__file__).parent / "assets"
 MODULES = sorted(path.name for path in ASSETS.glob("*.js"))
-ENTRIES = ("accessibility.js", "components.js", "fields.js", "frame.js", "gradio.js", "pagefields.js", "tour.js")
+ENTRIES = ("accessibility.js", "components.js", "fields.js", "gradio.js", "pagefields.js", "tour.js")
 """What a page asks for; the others are imported by these."""
 
 
@@ -116,6 +116,8 @@ def test_frame_holds_the_whole_figure_and_forbids_requests() -> None:
     inside = html.unescape(srcdoc)
     assert "default-src 'none'" in inside
     assert "mountScrub(page, {" in inside
+    assert inside.count("\nfitFrame();") == 1
+    assert "\nfitFrame();" not in scrub.standalone_html({"ok": True})
 
 
 def test_standalone_is_deterministic() -> None:
