@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from kfexplore.errors import KfError
 from kfexplore.maps import PrefilledContext, block
 from kfexplore.maps.context import block_limit
 from kfexplore.models import AnyModel, AnyStudent, AnyTeacher, MaskedModel
-from kfexplore.results import Block, no_student
+from kfexplore.results import Block, needed_student
 
 CARD = "---\n{{ card_data }}\n---\n\n{{ card }}\n"
 """README.md of a pair's repository, as a Jinja template."""
@@ -163,9 +163,7 @@ class Pair(
 
     def need_student(self) -> AnyStudent:
         """The student, or a KfError that says how to get one."""
-        if self.student is None:
-            raise no_student()
-        return self.student
+        return cast(AnyStudent, needed_student(self.student))
 
     def encode(self, text: str) -> tuple[list[int], int]:
         """Token ids of a prompt, and how many of its first tokens were cut to fit the context.

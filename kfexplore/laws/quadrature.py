@@ -12,7 +12,7 @@ import numpy as np
 from kfexplore.laws.exact import TeacherTree
 from kfexplore.laws.goodness import log_probs
 from kfexplore.laws.samplers import LARGEST_WORK
-from kfexplore.results import BlockLaw, Distance, Floats, Ints, no_student
+from kfexplore.results import BlockLaw, Distance, Floats, Ints, needed_student
 
 FEWEST_POINTS, MOST_POINTS = 2**13, 2**15
 EACH = 8
@@ -57,16 +57,12 @@ def student_distance(tree: TeacherTree, law: BlockLaw) -> Distance | None:
         tree: With a student of at least two slots.
         law: The exact distribution of two tokens, from the same tree.
     """
-    student = tree.context.student
-    if student is None:
-        raise no_student()
+    student = needed_student(tree.context.student)
     per_token = student.config.block_weights + student.config.vocab_size * student.config.width
     left = LARGEST_WORK if student.device.type == "cpu" else np.inf
     points, found = FEWEST_POINTS, None
     while points <= MOST_POINTS and (left := left - per_token * points * (1 + 1 / EACH)) >= 0:
-        learned = tree.context.learned(lattice(points, EACH), tree.temperature)
-        assert learned is not None
-        tokens = learned.tokens
+        tokens = needed_student(tree.context.learned(lattice(points, EACH), tree.temperature)).tokens
         half = tokens.reshape(-1, 2, EACH, 2)[:, 0].reshape(-1, 2)  # at every second value of u_1
         value, of_half = (_distance(tree, law, each) for each in (tokens, half))
         error = max(LEAST_ERROR, abs(value - of_half))

@@ -23,7 +23,7 @@ from kfexplore.errors import KfError
 from kfexplore.laws.exact import ENTRIES_AT_ONCE, TeacherTree
 from kfexplore.models import MaskedModel
 from kfexplore.pair import Pair
-from kfexplore.results import Floats, Ints, no_student
+from kfexplore.results import Floats, Ints, needed_student
 
 Order = Literal["random", "confident"]
 
@@ -68,19 +68,15 @@ def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal:
     found = [Sampler("teacher", k, partial(teacher_blocks, tree, k))]
     if pair.student is not None:
         found.append(Sampler("student", 1, partial(student_blocks, tree, k)))
-    found.append(Sampler("ideal MDLM", 1, lambda seed, samples: product_blocks(ideal, seed, samples), ideal))
-    if pair.masked is None:
+    found.append(Sampler("ideal MDLM", 1, partial(product_blocks, ideal), ideal))
+    if (masked := pair.masked) is None:
         return found
-    masked = need_masked(pair)
     own = masked_marginals(masked, ids, k)
-    found.append(Sampler("MDLM, 1 pass", 1, lambda seed, samples: product_blocks(own, seed, samples), own))
+    found.append(Sampler("MDLM, 1 pass", 1, partial(product_blocks, own), own))
     orders: dict[Order, str] = {"random": "random order", "confident": "most confident first"}
     for passes in sorted({2, k}):
         for order, words in orders.items():
-
-            def draw(seed: int, samples: range, passes: int = passes, order: Order = order) -> Ints:
-                return masked_blocks(pair, ids, k, seed, samples, passes, order)
-
+            draw = partial(masked_blocks, masked, ids, k, passes=passes, order=order)
             most = _most_blocks(masked, len(ids), own, passes)
             found.append(Sampler(f"MDLM, {passes} passes, {words}", passes, draw, most=most))
     return found
@@ -117,17 +113,6 @@ def check_slots(pair: Pair, k: int) -> None:
         raise KfError(f"k is {k}.", f"2 to {most} for this pair" if most > 1 else "a student of at least two slots")
 
 
-def need_masked(pair: Pair) -> MaskedModel:
-    """The pair's masked model, or a KfError that says how to get one."""
-    if pair.masked is None:
-        raise KfError(
-            "This pair has no masked model.",
-            "a pair with a folder masked/",
-            "kfexplore train masked --recipe tales-cpu",
-        )
-    return pair.masked
-
-
 def teacher_blocks(tree: TeacherTree, k: int, seed: int, samples: range, start: int = 0) -> Ints:
     """The exact map of keyed noise: the teacher by inverse CDF, k passes; noise from position `start` on."""
     return tree.context.exact(noise.uniform(seed, samples, start, k), tree.temperature)[0]
@@ -135,10 +120,7 @@ def teacher_blocks(tree: TeacherTree, k: int, seed: int, samples: range, start: 
 
 def student_blocks(tree: TeacherTree, k: int, seed: int, samples: range) -> Ints:
     """The learned map of keyed noise, one pass; the student reads the temperature beside the noise."""
-    learned = tree.context.learned(noise.uniform(seed, samples, 0, k), tree.temperature)
-    if learned is None:
-        raise no_student()
-    return learned.tokens
+    return needed_student(tree.context.learned(noise.uniform(seed, samples, 0, k), tree.temperature)).tokens
 
 
 def product_blocks(marginals: Floats, seed: int, samples: range) -> Ints:
@@ -155,7 +137,7 @@ def masked_marginals(masked: MaskedModel, ids: list[int], k: int) -> Floats:
 
 
 def masked_blocks(
-    pair: Pair, ids: list[int], k: int, seed: int, samples: range, passes: int, order: Order = "random"
+    masked: MaskedModel, ids: list[int], k: int, seed: int, samples: range, passes: int, order: Order
 ) -> Ints:
     """The masked model in several passes, as even as can be with larger ones first; float64 inverse CDF throughout.
 
@@ -163,9 +145,8 @@ def masked_blocks(
     that is still masked and keeps those that are most likely under their own distributions.
 
     Raises:
-        KfError: no masked model; passes are not 1 .. k.
+        KfError: passes are not 1 .. k.
     """
-    masked = need_masked(pair)
     if not 1 <= passes <= k:
         raise KfError(f"{passes} passes were requested.", f"1 to {k}, the tokens of a block")
     draws = noise.uniform(seed, samples, 0, passes * k).reshape(len(samples), passes, k)
@@ -242,12 +223,9 @@ def _masked_laws(masked: MaskedModel, ids: list[int], blocks: Ints) -> Iterator[
 
 
 def draw(cumulative: Tensor, member: Ints, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (n,) by inverse CDF, and how far u is from the edge of its cell.
+    """Tokens (n,) by inverse CDF, and how far u (n,) is from the edge of its cell.
 
-    Args:
-        cumulative: (r, V) float64 running sums.
-        member: (n,) which of the r distributions each draw is from.
-        u: (n,) noise.
+    `cumulative` are running sums (r, V) float64; `member` (n,) tells which of the r distributions each draw is from.
     """
     index = torch.from_numpy(member).to(cumulative.device)
     chunk = max(1, ENTRIES_AT_ONCE // cumulative.shape[1])

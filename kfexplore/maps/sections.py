@@ -23,7 +23,8 @@ def block(context: PrefilledContext, u: Floats, temperature: float = 1.0) -> Blo
     """
     temperature = check_temperature(temperature)
     u = np.atleast_2d(noise.checked(u))
-    _check_slots(context, u.shape[1])
+    if not 1 <= u.shape[1] <= context.k_max:
+        raise KfError(f"{u.shape[1]} noise values were given.", f"1 to {context.k_max} for this pair")
     return Block(u, *context.exact(u, temperature), context.learned(u, temperature))
 
 
@@ -83,11 +84,6 @@ def grid(
     whole = block(context, rows.reshape(-1, j + 1), temperature)
     at = np.arange(resolution**2).reshape(resolution, resolution, 1), np.array([i, j])
     return Grid((i, j), u, whole.exact[at], whole.of_student.take(at) if whole.of_student else None)
-
-
-def _check_slots(context: PrefilledContext, count: int) -> None:
-    if not 1 <= count <= context.k_max:
-        raise KfError(f"{count} noise values were given.", f"1 to {context.k_max} for this pair")
 
 
 def _check_slot(slot: int, count: int) -> None:

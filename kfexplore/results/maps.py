@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from kfexplore.errors import KfError
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+PartT = TypeVar("PartT")
 Stage = Literal["waiting", "writing", "done", "stopped"]
 
 
@@ -21,13 +22,15 @@ def steps(resolution: int) -> Floats:
     return (np.arange(resolution) + 0.5) / resolution
 
 
-def no_student() -> KfError:
-    """The error for a pair without a student where one is needed."""
-    return KfError(
-        "This pair has no student.",
-        "a pair with a student; exact maps, distributions and AR need the teacher alone",
-        "use a bundled pair, or name a student beside the teacher (--student FILE)",
-    )
+def needed_student(part: PartT | None) -> PartT:
+    """A student, or what comes from one. Raises KfError where the pair has none."""
+    if part is None:
+        raise KfError(
+            "This pair has no student.",
+            "a pair with a student; exact maps, distributions and AR need the teacher alone",
+            "use a bundled pair, or name a student beside the teacher (--student FILE)",
+        )
+    return part
 
 
 class Learned(NamedTuple):
@@ -55,16 +58,12 @@ class _Compared:
     @property
     def learned(self) -> Ints:
         """Tokens of the learned map. Raises KfError without a student."""
-        if self.of_student is None:
-            raise no_student()
-        return self.of_student.tokens
+        return needed_student(self.of_student).tokens
 
     @property
     def margins(self) -> Floats:
         """The student's logit margins, nats. Raises KfError without a student."""
-        if self.of_student is None:
-            raise no_student()
-        return self.of_student.margins
+        return needed_student(self.of_student).margins
 
     @property
     def teacher(self) -> Ints:

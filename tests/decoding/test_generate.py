@@ -29,7 +29,6 @@ from kfexplore.decoding.generate import (
 from kfexplore.errors import KfError
 from kfexplore.laws.samplers import masked_blocks
 from kfexplore.models import Student
-from kfexplore.pair import Pair
 from kfexplore.results import Decoded
 
 FULL = pytest.mark.full("kfexplore/decoding", "kfexplore/models")
@@ -225,8 +224,7 @@ def test_without_an_order_the_masked_model_writes_from_left_to_right() -> None:
 
 @pytest.mark.parametrize(("k", "passes"), [(4, 2), (4, 4), (3, 3)])
 def test_the_confident_order_is_the_sampler_that_laws_study(k: int, passes: int) -> None:
-    pair = Pair(cast(Any, ALL.teacher), ALL.student, masked=ALL.masked)
-    studied = masked_blocks(pair, LEVEL[0], k, 5, range(200), passes, "confident")
+    studied = masked_blocks(ALL.masked, LEVEL[0], k, 5, range(200), passes, "confident")
     config = DecodeConfig("mdlm", k // passes, order="confident")
     values = keyed_noise(5, range(200), config, ALL, k)
     assert generate(config, ALL, [LEVEL[0]] * 200, values, k).tokens.tolist() == studied.tolist()

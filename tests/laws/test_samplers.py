@@ -102,14 +102,14 @@ def test_masked_marginals_are_those_of_the_model() -> None:
 def test_masked_blocks_have_the_distribution_of_their_schedule(k: int, sizes: list[int], order: Order) -> None:
     law = filling_law(k, sizes, order)
     assert law.sum() == pytest.approx(1, abs=1e-5)
-    blocks = masked_blocks(PAIR, IDS, k, 13, range(N), len(sizes), order)
+    blocks = masked_blocks(PAIR.masked, IDS, k, 13, range(N), len(sizes), order)
     assert same_law(blocks, law) > 1e-3
 
 
 def test_orders_and_passes_are_distinguished_by_that_test() -> None:
     law = filling_law(2, [1, 1], "random")
-    assert same_law(masked_blocks(PAIR, IDS, 2, 13, range(N), 2, "confident"), law) < 1e-3
-    assert same_law(masked_blocks(PAIR, IDS, 2, 13, range(N), 1, "random"), law) < 1e-3
+    assert same_law(masked_blocks(PAIR.masked, IDS, 2, 13, range(N), 2, "confident"), law) < 1e-3
+    assert same_law(masked_blocks(PAIR.masked, IDS, 2, 13, range(N), 1, "random"), law) < 1e-3
 
 
 def test_a_block_depends_on_neither_the_others_nor_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,10 +137,10 @@ def test_near_ties_are_decided_again_alone(passes: int, order: Order, monkeypatc
     monkeypatch.setattr(
         samplers, "_masked_laws", lambda m, ids, blocks: alone.append(len(blocks)) or laws(m, ids, blocks)
     )
-    plain = masked_blocks(pair, IDS, 3, 0, range(64), passes, order)
+    plain = masked_blocks(pair.masked, IDS, 3, 0, range(64), passes, order)
     few = alone.count(1)
     monkeypatch.setattr(samplers, "SAMPLERS", NearTie(2.0, 2.0))
-    rechecked = masked_blocks(pair, IDS, 3, 0, range(64), passes, order)
+    rechecked = masked_blocks(pair.masked, IDS, 3, 0, range(64), passes, order)
     assert alone.count(1) - few >= 64 * (passes - 1)
     np.testing.assert_array_equal(rechecked, plain)
 
@@ -153,15 +153,10 @@ def test_k_outside_what_the_pair_allows_is_refused(k: int) -> None:
         check_slots(Pair(teacher(), student(block=1)), k)
 
 
-def test_no_masked_model_is_a_clear_error() -> None:
-    with pytest.raises(KfError, match="no masked model"):
-        masked_blocks(tiny(), IDS, 2, 0, range(2), 2)
-
-
 @pytest.mark.parametrize("passes", [0, 4])
 def test_passes_beyond_the_slots_are_refused(passes: int) -> None:
     with pytest.raises(KfError, match=f"{passes} passes"):
-        masked_blocks(PAIR, IDS, 3, 0, range(2), passes)
+        masked_blocks(PAIR.masked, IDS, 3, 0, range(2), passes, "random")
 
 
 def test_samplers_without_a_masked_model_are_the_other_three() -> None:
