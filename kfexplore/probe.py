@@ -49,21 +49,20 @@ def load_untrusted(name_or_folder: str, device: str | torch.device | None = None
     return load_pair(where, device)
 
 
-def run_child(command: list[str], what: str, wall_seconds: float = WALL_SECONDS) -> None:
+def run_child(command: list[str], what: str) -> None:
     """Runs a command that reads files.
 
     Args:
         command: Prints the JSON list of a KfError's parts and exits with 2 where the files are refused.
         what: The files, for messages.
-        wall_seconds: Time limit.
 
     Raises:
         KfError: what the command printed, or that it crashed.
     """
     try:
-        done = subprocess.run(command, capture_output=True, timeout=wall_seconds, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=WALL_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise KfError(f"Loading {shown(what)} takes more than {wall_seconds:.0f} s.", "smaller files") from None
+        raise KfError(f"Loading {shown(what)} takes more than {WALL_SECONDS} s.", "smaller files") from None
     if done.returncode == 2 and done.stdout:
         raise KfError(*json.loads(done.stdout.splitlines()[-1]))  # libraries may print before
     if done.returncode:

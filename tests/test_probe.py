@@ -37,9 +37,10 @@ def test_what_the_child_refuses_is_the_error_here(shell: Shell, tmp_path: Path) 
         ("import time; time.sleep(60)", "takes more than 1 s"),
     ],
 )
-def test_a_child_that_ends_badly_is_a_user_error(code: str, told: str) -> None:
+def test_a_child_that_ends_badly_is_a_user_error(code: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "WALL_SECONDS", 1 if "sleep" in code else 60)
     with pytest.raises(KfError, match=re.escape(told)):
-        probe.run_child([sys.executable, "-c", code], "FOLDER", wall_seconds=1 if "sleep" in code else 60)
+        probe.run_child([sys.executable, "-c", code], "FOLDER")
 
 
 def test_what_fails_only_in_use_is_found(shell: Shell) -> None:

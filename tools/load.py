@@ -32,7 +32,7 @@ from kfexplore.config import DEFAULT_PAIR, DecodeConfig
 from kfexplore.decoders import DECODERS
 from kfexplore.decoding.generate import Networks, generate, keyed_noise
 from kfexplore.errors import KfError, reported
-from kfexplore.laws.ranking import own_sentences
+from kfexplore.laws.ranking import lines
 from kfexplore.pair import Pair, load_pair
 from kfexplore.ui.limits import limits_from
 from tools.clicks import Event, Page, Racer, Text, Writer
@@ -315,7 +315,7 @@ def wrong_texts(pair: Pair, texts: Sequence[Text]) -> list[str]:
 
 def client_prompts(count: int) -> list[str]:
     """A distinct prompt for each client: the first words of a sentence, longer ones when all have been used."""
-    sentences = [sentence.split() for sentence in own_sentences()]
+    sentences = [sentence.split() for sentence in lines()]
     return [" ".join([*sentences[n % len(sentences)][:WORDS], *["and"] * (n // len(sentences))]) for n in range(count)]
 
 

@@ -34,6 +34,7 @@ class SlotMeans:
     surprise: Floats
     """(K, G) mean entropy of those distributions, nats."""
     samples: int
+    """Blocks over which the means are; 0: every slot is exact."""
     law: BlockLaw | None
     """The exact distribution behind slot 2, where there is one."""
 
@@ -47,9 +48,7 @@ class SlotMeans:
             by_slot[1] = limits
             if len(self.laws) == 2:
                 total = limits
-        return Correlation(
-            total, by_slot, self.surprise.mean(axis=1).tolist(), self.marginals, 0 if self.exact else self.samples
-        )
+        return Correlation(total, by_slot, self.surprise.mean(axis=1).tolist(), self.marginals, self.samples)
 
     def against(self, wrong: Floats) -> ProductError:
         """The two error sources of a sampler that draws the slots independently from `wrong` (K, V).
@@ -60,11 +59,6 @@ class SlotMeans:
         slots = zip(self.laws, wrong, strict=True)
         parts = [_leave_out(laws, partial(_divergence, q)) for laws, q in slots]
         return ProductError(_jackknife(information.sum(axis=0)).value, [_jackknife(part).value for part in parts])
-
-    @property
-    def exact(self) -> bool:
-        """Whether no slot is a mean over samples."""
-        return self.samples == 0
 
     @property
     def marginals(self) -> Floats:
@@ -78,30 +72,27 @@ class SlotMeans:
         return np.stack([np.zeros_like(later[0]), *later])
 
 
-def slot_means(tree: TeacherTree, k: int, blocks: Ints, law: BlockLaw | None = None, groups: int = GROUPS) -> SlotMeans:
+def slot_means(tree: TeacherTree, k: int, blocks: Ints, law: BlockLaw | None = None) -> SlotMeans:
     """Means over the teacher's own blocks.
 
     Args:
         tree: The context.
         k: Slots K >= 2.
-        blocks: (S, >= k - 1) independent blocks of the teacher, S a multiple of the groups; read from slot 3 on where
+        blocks: (S, >= k - 1) independent blocks of the teacher, S a multiple of `GROUPS`; read from slot 3 on where
             `law` is given.
         law: The exact distribution of two tokens; used for slot 2 where it covers all first tokens.
-        groups: G.
     """
     root = tree.root
-    if len(blocks):
-        groups = min(groups, len(blocks))
-    exact = law is not None and law.uncovered == 0
-    laws, surprise = [np.tile(root, (1, 1))], [np.full(1, entr(root).sum())]
-    if exact:
-        assert law is not None
+    if law is not None and law.uncovered:
+        law = None
+    laws, surprise = [root[None]], [np.full(1, entr(root).sum())]
+    if law is not None:
         weights = law.marginal_1[law.first]
         own = entr(law.given.astype(np.float64)).sum(axis=1)
         laws.append(law.marginal_2[None])
         surprise.append(np.array([weights @ own / weights.sum()]))
     for j in range(len(laws), k):
-        mean, own = _means_after(tree, blocks[:, :j], groups)
+        mean, own = _means_after(tree, blocks[:, :j])
         laws.append(mean)
         surprise.append(own)
     widest = max(len(each) for each in laws)
@@ -109,12 +100,13 @@ def slot_means(tree: TeacherTree, k: int, blocks: Ints, law: BlockLaw | None = N
         [np.broadcast_to(each, (widest, len(root))) for each in laws],
         np.stack([np.broadcast_to(each, widest) for each in surprise]),
         len(blocks) if widest > 1 else 0,
-        law if exact else None,
+        law,
     )
 
 
-def _means_after(tree: TeacherTree, prefixes: Ints, groups: int) -> tuple[Floats, Floats]:
+def _means_after(tree: TeacherTree, prefixes: Ints) -> tuple[Floats, Floats]:
     """Mean distribution (G, V) and mean entropy (G,) after prefixes (S, j), group by group."""
+    groups = min(GROUPS, len(prefixes))
     size = len(prefixes) // groups
     distinct, member = np.unique(prefixes[: size * groups], axis=0, return_inverse=True)
     weight = np.zeros((groups, len(distinct)))

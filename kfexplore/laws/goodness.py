@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr, gammaln, xlog1py, xlogy
-from scipy.stats import chi2, power_divergence
+from scipy.special import entr
+from scipy.stats import binom, chi2, power_divergence
 
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
@@ -166,11 +166,8 @@ def g_test(counts: Ints, probability: Floats) -> tuple[float, int, float]:
 
 def expected_tv(probability: Floats, size: int) -> float:
     """Mean plug-in distance of `size` blocks from their own distribution: half the binomial mean deviations."""
-    m = np.floor(size * probability)
-    choose = gammaln(size + 1) - gammaln(m + 2) - gammaln(np.maximum(size - m, 1))
-    log_term = choose + xlogy(m + 1, probability) + xlog1py(size - m, -probability)
-    deviation = np.where(m < size, 2 * (m + 1) * np.exp(log_term), 0.0)
-    return float(deviation.sum() / (2 * size))
+    m = np.floor(size * probability) + 1  # de Moivre: E|X - np| = 2 m (1 - p) P(X = m)
+    return float((m * (1 - probability) * binom.pmf(m, size, probability)).sum() / size)
 
 
 def plug_in_tv(counts: Ints, probability: Floats) -> float:
@@ -258,15 +255,15 @@ def _chosen(cells: Ints, numbers: Ints, law: Floats, named: int, bins: int, know
     return _Set(inside, seen, singles, float(rest[inside].sum() + own[singles].sum()), score)
 
 
-def rarest(law: BlockLaw, k: int, own: Floats, fractions: Sequence[float] = (RARE, UNUSUAL)) -> list[Tail]:
-    """For each fraction, the tail of blocks that are rarer than all but that fraction of the teacher's own.
+def rarest(law: BlockLaw, k: int, own: Floats) -> list[Tail]:
+    """The tails of blocks that are rarer than all but `RARE` and `UNUSUAL` of the teacher's own.
 
     Args:
         law: Distribution of two tokens: the tails are exact for k = 2 where all first tokens are covered.
         k: Slots.
         own: (S,) log-probabilities of the teacher's own blocks, for an estimate otherwise.
-        fractions: Fractions of the teacher's own blocks.
     """
+    fractions = (RARE, UNUSUAL)
     if k == 2 and not law.uncovered:
         rising = np.sort(law.joint, axis=None)
         ends = np.minimum(np.searchsorted(rising.cumsum(), fractions, side="right"), len(rising) - 1)

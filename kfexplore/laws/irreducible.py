@@ -54,7 +54,7 @@ def checked_law(law: npt.ArrayLike) -> Floats:
     return array
 
 
-def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERANCE) -> bool:
+def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False) -> bool:
     """Whether no group of positions can be split into two that are independent given the visible ones.
 
     The paper's definition: for every S of two positions or more, every split of it and every value of positive
@@ -64,16 +64,14 @@ def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False, toler
     Args:
         law: (V,) * L probabilities.
         strong: The second condition.
-        tolerance: Total variation distance from the product of the marginals up to which two positions count as
-            independent.
 
     Raises:
-        KfError: `law` is not a distribution, or the tolerance is outside [0, 1).
+        KfError: `law` is not a distribution.
     """
-    return witness(law, strong, tolerance) is None
+    return witness(law, strong) is None
 
 
-def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERANCE) -> Independence | None:
+def witness(law: npt.ArrayLike, strong: bool = False) -> Independence | None:
     """The first independence that makes a distribution reducible, fewest visible first; None if it is irreducible.
 
     Pairs of positions are enough. Where two groups are independent given U, so are one position of each given U
@@ -82,10 +80,8 @@ def witness(law: npt.ArrayLike, strong: bool = False, tolerance: float = TOLERAN
     Arguments and errors as for `is_conditionally_irreducible`.
     """
     law = checked_law(law)
-    if not 0 <= tolerance < 1:
-        raise KfError(f"The tolerance is {tolerance}.", "at least 0, below 1")
     for left, right, given in _pairs(law.ndim, range(law.ndim - 1) if strong else [law.ndim - 2]):
-        found = np.argwhere(_dependence(law, left, right, given) <= tolerance)
+        found = np.argwhere(_dependence(law, left, right, given) <= TOLERANCE)
         if len(found):
             return Independence(left, right, given, tuple(int(found[0][j]) for j in given))
     return None

@@ -28,21 +28,16 @@ FEWEST_BEFORE = 4
 """Tokens of a context."""
 
 
-def own_sentences() -> list[str]:
-    """Sixty sentences in the style of old tales."""
-    return SENTENCES.read_text(encoding="utf-8").splitlines()
-
-
-def lines(text: Path | None) -> list[str]:
-    """The lines of a file or folder of texts; None: our own sentences.
+def lines(text: Path | None = None) -> list[str]:
+    """The lines of a file or folder of texts; None: our own sixty sentences in the style of old tales.
 
     Raises:
         KfError: as `read_text`.
     """
-    return own_sentences() if text is None else "\n".join(read_text(text)).splitlines()
+    return "\n".join(read_text(text or SENTENCES)).splitlines()
 
 
-def rank_contexts(pair: Pair, sentences: Sequence[str], first: int | None = None) -> list[RankedContext]:
+def rank_contexts(pair: Pair, sentences: Sequence[str]) -> list[RankedContext]:
     """The context of each sentence with the largest mutual information of the next two tokens, largest first.
 
     A context ends inside its sentence, and encoding its text gives the same tokens, so that a prompt can reproduce it.
@@ -50,7 +45,6 @@ def rank_contexts(pair: Pair, sentences: Sequence[str], first: int | None = None
     Args:
         pair: Needs a tokenizer.
         sentences: At least one.
-        first: M, see `pair_law`.
 
     Raises:
         KfError: the pair has no tokenizer, or no sentence has a context.
@@ -62,7 +56,7 @@ def rank_contexts(pair: Pair, sentences: Sequence[str], first: int | None = None
         for end in range(FEWEST_BEFORE, len(ids)):
             text = "".join(pair.texts(ids[:end]))
             if pair.encode(text)[0] == ids[:end]:
-                found.append(_ranked(pair, text, pair_law(pair, ids[:end], first)))
+                found.append(_ranked(pair, text, pair_law(pair, ids[:end])))
         if found:
             best.append(max(found, key=lambda context: context.mutual_information))
     if not best:

@@ -11,12 +11,12 @@ from shell import SENTENCES
 from kfexplore.errors import KfError
 from kfexplore.laws import ranking
 from kfexplore.laws.exact import pair_law
-from kfexplore.laws.ranking import own_sentences, rank_contexts, store_contexts, stored_contexts
+from kfexplore.laws.ranking import lines, rank_contexts, store_contexts, stored_contexts
 from kfexplore.pair import Pair, load_pair
 
 
 def test_sixty_sentences_are_ours() -> None:
-    sentences = own_sentences()
+    sentences = lines()
     assert len(sentences) == 60 == len(set(sentences))
     assert all(20 < len(sentence) < 160 for sentence in sentences)
 
@@ -43,7 +43,9 @@ def test_stored_contexts_are_read_back_only_for_their_weights(
     monkeypatch.setattr(ranking, "load_pair", lambda _: load_pair(folder))
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(SENTENCES[1:]))
-    monkeypatch.setattr(ranking, "own_sentences", lambda: SENTENCES[:1])
+    own = tmp_path / "own.txt"
+    own.write_text(SENTENCES[0])
+    monkeypatch.setattr(ranking, "SENTENCES", own)
     assert stored_contexts() == []
     assert store_contexts() == folder / "contexts.json"
     assert stored_contexts() == rank_contexts(load_pair(folder), SENTENCES[:1])

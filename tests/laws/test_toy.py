@@ -294,7 +294,6 @@ def test_defaults_and_json() -> None:
         (lambda: witness([[0.5, float("inf")], [0.25, 0.25]]), "entry inf"),
         (lambda: witness([[0.5, 0.1], [0.3, 0.3]]), "sums to 1.2"),
         (lambda: witness([["a", "b"], ["c", "d"]]), "not an array of numbers"),
-        (lambda: witness(correlation(0.1), tolerance=-1), "tolerance is -1"),
     ],
 )
 def test_what_is_not_a_distribution_is_refused(call: object, failed: str) -> None:
