@@ -38,7 +38,7 @@ from kfexplore.figures.evaluate import entropy_figure
 from kfexplore.figures.palette import Theme
 from kfexplore.models import Student, begin_from
 from kfexplore.pair import Pair, load_pair
-from kfexplore.results import Agreement
+from kfexplore.results import Bin, Estimate
 from kfexplore.training.config import TrainConfig
 from kfexplore.training.data import Corpus, Tokens
 from kfexplore.training.loop import fit
@@ -116,6 +116,11 @@ def arms() -> list[dict[str, Any]]:
     return [row for name in ("ablation-tales", "ablation-options-tales") for row in _document(name)["rows"]]
 
 
+def _bins(document: dict[str, Any]) -> list[list[Bin]]:
+    slots = document["agreement_by_entropy"]
+    return [[Bin(**{**each, "share": Estimate(**each["share"])}) for each in bins] for bins in slots]
+
+
 def _document(name: str) -> dict[str, Any]:
     """A document of docs/bench.
 
@@ -162,7 +167,7 @@ def figures(run: Sequence[Progress], baseline: Blind, theme: Theme = "light") ->
         "progress": progress_figure(run, baseline, theme),
         "legs": legs_figure(legs(), theme),
         "versions": versions_figure(versions(), theme),
-        "entropy": entropy_figure(Agreement.from_json(_document("tales-agreement")), theme),
+        "entropy": entropy_figure(_bins(_document("tales-agreement")), theme),
         "ablation": arms_figure(arms(), theme, _document("ablation-tales")["noise_blind"]["share"]),
     }
 

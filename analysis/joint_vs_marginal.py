@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from scipy.special import rel_entr
 from tqdm import tqdm
 
 from analysis import joint_vs_marginal_figures as drawing
@@ -25,7 +26,7 @@ from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
 from kfexplore.evaluate.text import prefixes, read_text, text_ids, text_windows
 from kfexplore.figures.palette import Theme
-from kfexplore.laws.exact import information_by_first, pair_law
+from kfexplore.laws.exact import pair_law
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw, ContextStudy, Distance
@@ -67,7 +68,8 @@ def by_class(pair: Pair, laws: list[BlockLaw]) -> list[drawing.ClassInformation]
         index = [CLASSES.index(name) for name in names]
         weights = law.marginal_1[law.first]
         np.add.at(masses[n], index, weights)
-        np.add.at(amounts[n], index, weights * information_by_first(law))
+        information = rel_entr(law.given.astype(np.float64), law.marginal_2).sum(axis=1)  # KL(p(.|x1) || marginal)
+        np.add.at(amounts[n], index, weights * information)
     return [
         drawing.ClassInformation(name, float(mass.mean()), intervals.ratio(amount, mass))
         for name, mass, amount in zip(CLASSES, masses.T, amounts.T, strict=True)

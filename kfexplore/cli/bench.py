@@ -116,9 +116,10 @@ def bench_throughput_command(
         if all(row["error"] for row in result["rows"]):
             raise KfError(f"No decoder could be timed. {result['rows'][0]['error']}")
     if figures:
-        from kfexplore.figures.timing import write_page
+        from kfexplore.figures.page import write
+        from kfexplore.figures.timing import timing_page
 
-        write_page(result, figures)
+        write(timing_page(result), figures / "throughput.html")
     if json_file:
         write_text(json_file, _document(result))
 

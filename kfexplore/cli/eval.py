@@ -60,6 +60,7 @@ def eval_command(
     if card:
         write_text(card, model_card(chosen, measured))
     if figures:
-        from kfexplore.figures.evaluate import write_page
+        from kfexplore.figures.evaluate import evaluation_page
+        from kfexplore.figures.page import write
 
-        write_page(measured, figures)
+        write(evaluation_page(measured), figures / "evaluation.html")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import add_series, blank, dotted, half_widths, page, themed, titled, whiskers, write
+from kfexplore.figures.page import add_series, blank, dotted, half_widths, page, themed, titled, whiskers
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import PUBLISHED_AGREEMENT, Agreement, Bin, Evaluation, SampleQuality
 
@@ -57,10 +56,10 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
     return figure.update_yaxes(title=titled("exact tokens (%)"), rangemode="tozero")
 
 
-def entropy_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
-    """Lines of each slot's agreement over the entropy of the teacher's distribution at the block's start."""
+def entropy_figure(slots: Sequence[Sequence[Bin]], theme: Theme = "light") -> go.Figure:
+    """Lines of each slot's agreement over the teacher's entropy at the block's start, from `agreement_by_entropy`."""
     palette = colours(theme)
-    drawn = [[b for b in bins if b.blocks >= _FEWEST_DRAWN] for bins in measured.agreement_by_entropy]
+    drawn = [[b for b in bins if b.blocks >= _FEWEST_DRAWN] for bins in slots]
     figure = blank(
         palette,
         _entropy_finding(drawn[0]),
@@ -138,7 +137,7 @@ def evaluation_page(measured: Evaluation) -> str:
     def draw(theme: Theme) -> dict[str, go.Figure]:
         return {
             "agreement": agreement_figure(measured.agreement, theme),
-            "entropy": entropy_figure(measured.agreement, theme),
+            "entropy": entropy_figure(measured.agreement.agreement_by_entropy, theme),
             "quality": quality_figure(measured.samples, theme),
         }
 
@@ -148,12 +147,3 @@ def evaluation_page(measured: Evaluation) -> str:
         f"torch {measured.versions.get('torch', '')}."
     )
     return page(themed(draw), f"kfexplore: {measured.pair}", foot)
-
-
-def write_page(measured: Evaluation, folder: Path) -> Path:
-    """Writes evaluation.html into a folder, which is made.
-
-    Raises:
-        KfError: the folder cannot be written.
-    """
-    return write(evaluation_page(measured), folder / "evaluation.html")

@@ -25,7 +25,7 @@ Text = Callable[[int], str]
 THEMES: Final[tuple[Theme, ...]] = ("light", "dark")
 SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
 """Marks of the lines of a figure, which tell them apart without colour."""
-_CLEAR: Final = "rgba(0,0,0,0)"
+CLEAR: Final = "rgba(0,0,0,0)"
 _FONT: Final = 'system-ui, -apple-system, "Segoe UI", sans-serif'
 
 
@@ -84,8 +84,8 @@ def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
         height=height,
         margin={"t": 0},
         legend={"y": 1.04, "yanchor": "bottom", "font": {"size": 13}},
-        paper_bgcolor=_CLEAR,
-        plot_bgcolor=_CLEAR,
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
     )
     return words, figure.to_json()
 
@@ -135,15 +135,9 @@ def add_series(
     y: Sequence[Estimate] | Sequence[float],
     **trace: Any,
 ) -> None:
-    """Draws the n-th of several lines with marks, in its own colour and symbol.
+    """Draws the n-th of several lines with marks, in its own colour and symbol; estimates get whiskers.
 
-    Args:
-        figure: To draw into.
-        palette: Colours of the figure's theme.
-        n: From 0.
-        x: Positions.
-        y: Values, or estimates, which get whiskers.
-        trace: More properties: `name`, `hovertemplate`, ...; `scale` multiplies y, `size` is that of the marks.
+    `trace` holds more properties: `name`, `hovertemplate`, ...; `scale` multiplies y, `size` is that of the marks.
     """
     scale, size, colour = trace.pop("scale", 1.0), trace.pop("size", 8), palette.series(n)
     if estimates := [value for value in y if isinstance(value, Estimate)]:
@@ -163,8 +157,8 @@ def add_cell_values(
     """Writes into the cells of a heat map, in a colour that can be read on each.
 
     Args:
-        figure: To draw into.
-        palette: Colours of the figure's theme.
+        figure: The figure with the heat map.
+        palette: Colours of its theme.
         texts: (rows, columns); empty ones are left out.
         dark: (rows, columns) cells whose ground is dark in the light theme.
         trace: More properties: `size` of the text, the axes, and the names of the columns and rows as x and y.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import plotly.graph_objects as go
 
 from kfexplore.config import from_dict
 from kfexplore.decoders import DECODERS
-from kfexplore.figures.page import blank, log_axis, page, themed, whiskers, write
+from kfexplore.figures.page import CLEAR, blank, log_axis, page, themed, whiskers
 from kfexplore.figures.palette import Colours, Theme, colours, shades
 from kfexplore.figures.roofline import LIMIT_NAME, WHAT_A_LIMIT_IS, gain_figure, gain_of
 from kfexplore.results import Spread, TimingRow
@@ -27,7 +26,6 @@ _SPARSE: Final = 0.2
 _DENSE: Final = 0.6
 """How much of a bar the hatching of the smallest and of the largest K covers."""
 _HUE: Final = 5
-_CLEAR: Final = "rgba(0,0,0,0)"
 
 
 class Series(NamedTuple):
@@ -64,10 +62,7 @@ def figure_height(races: Sequence[Race]) -> int:
 def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequence[Race] | None = None) -> go.Figure:
     """Bars of tokens per second, by batch and decoder, each with the mark of the device's limit.
 
-    Args:
-        rows: The rows that are known so far.
-        theme: Colours.
-        races: All that are to come, so that every bar has its place from the beginning; None: those of the rows.
+    `races` are all that are to come, so that every bar has its place from the beginning; None: those of the rows.
     """
     look, layout = colours(theme), _Layout(rows, races)
     timed = [row for row in rows if row.tokens_per_second is not None]
@@ -105,13 +100,7 @@ def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequen
 
 
 def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequence[Race] | None = None) -> go.Figure:
-    """Speed-up over AR at the same batch, with its spread, and the roofline's own ratio.
-
-    Args:
-        rows: The rows that are known so far.
-        theme: Colours.
-        races: As for `race_figure`.
-    """
+    """Speed-up over AR at the same batch, with its spread, and the roofline's own ratio; `races` as `race_figure`."""
     look, layout = colours(theme), _Layout(rows, races, without="ar")
     compared = compared_with_ar(rows)
     figure = blank(
@@ -186,15 +175,6 @@ def timing_page(document: dict[str, Any]) -> str:
     return page(themed(partial(timing_figures, document)), TITLE, timing_foot(document))
 
 
-def write_page(document: dict[str, Any], folder: Path) -> Path:
-    """Writes throughput.html into a folder, which is made.
-
-    Raises:
-        KfError: the folder cannot be written.
-    """
-    return write(timing_page(document), folder / "throughput.html")
-
-
 def _rows(document: dict[str, Any]) -> list[TimingRow]:
     return [from_dict(TimingRow, values) for values in document["rows"]]
 
@@ -260,11 +240,9 @@ def _leader(rows: Sequence[TimingRow]) -> str:
 
 
 def speedup_finding(rows: Sequence[TimingRow], decoders: Collection[str]) -> str:
-    """The speed-up over AR of the student, at its best K, or of the fastest other; or why there is none.
+    """The speed-up over AR of the student, at its best K, or of the fastest other; or why there is none yet.
 
-    Args:
-        rows: The rows that are known so far.
-        decoders: All that are in the race.
+    `decoders` are all that are in the race, timed or not.
     """
     compared = compared_with_ar(rows)
     if not compared:
@@ -356,7 +334,7 @@ class _Layout:
             "pattern": {
                 "shape": known.pattern if known else "+",
                 "fgcolor": colour if is_learned else look.surface,
-                "bgcolor": _CLEAR if is_learned else colour,
+                "bgcolor": CLEAR if is_learned else colour,
                 "size": 6,
                 "solidity": dense if is_learned else 1 - dense,  # the background's colour on an exact bar
             },

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from kfexplore.figures.page import add_panel, blank, percent, titled
+from kfexplore.figures.page import CLEAR, add_panel, blank, percent, titled
 from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results import Floats, Ints, ToyDraws, ToyLaw, Unmasking
 
@@ -267,7 +267,7 @@ def order_words(order: tuple[tuple[int, ...], ...]) -> str:
 
 def _hatched(colour: str) -> dict[str, Any]:
     """A bar of what is not exact."""
-    pattern = {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(0,0,0,0)", "size": 6}
+    pattern = {"shape": "/", "fgcolor": colour, "bgcolor": CLEAR, "size": 6}
     return {"color": colour, "line": {"width": 1, "color": colour}, "pattern": pattern}
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.special import entr, rel_entr
+from scipy.special import entr
 from torch import Tensor
 
 from kfexplore.config import check_temperature
@@ -148,11 +148,6 @@ def law_from(context: Ints, marginal_1: Floats, first: Ints, given: Floats | np.
     rest = np.delete(marginal_1, first)
     information, distance = _bounds(marginal_1[first], given, rest)
     return BlockLaw(context, first, marginal_1, given.astype(np.float32), float(rest.sum()), information, distance)
-
-
-def information_by_first(law: BlockLaw) -> Floats:
-    """(M,) KL(p(.|x1) || marginal) of the second token after each first token, nats; its mean under p(x1) is the MI."""
-    return np.asarray(rel_entr(law.given.astype(np.float64), law.marginal_2).sum(axis=1))
 
 
 def check_sums(law: np.ndarray) -> None:

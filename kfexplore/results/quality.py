@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 PUBLISHED_AGREEMENT: Final = (59.1, 32.7, 19.7, 15.5, 5.2)
@@ -57,23 +55,9 @@ class Agreement:
     blocks: int  # noise vectors, each after a random prefix
     seed: int  # of the prefixes and the noise
     tokens: int  # of the whole text, from which the windows are taken evenly spaced
-    teacher_entropy: float = math.nan  # mean over the prefixes, nats per token
-    agreement_by_length: list[float] = field(default_factory=list)
-    """(K,) fraction of blocks whose first k tokens are all exact, k = 1 .. K; empty in older documents."""
-    agreement_by_length_interval: list[float] = field(default_factory=list)  # (K,)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Agreement:
-        """From a document of `kfexplore eval`, whose other values are ignored."""
-        own = {each.name: values[each.name] for each in fields(cls) if each.name in values}
-        own["block_by_entropy"] = _bins(own["block_by_entropy"])
-        for name in ("agreement_by_entropy", "agreement_by_margin"):
-            own[name] = [_bins(bins) for bins in own[name]]
-        return cls(**own)
-
-
-def _bins(values: Sequence[Mapping[str, Any]]) -> list[Bin]:
-    return [Bin(**{**value, "share": Estimate(**value["share"])}) for value in values]
+    teacher_entropy: float  # mean over the prefixes, nats per token
+    agreement_by_length: list[float]  # (K,) fraction of blocks whose first k tokens are all exact, k = 1 .. K
+    agreement_by_length_interval: list[float]  # (K,)
 
 
 @dataclass(frozen=True)

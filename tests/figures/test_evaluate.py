@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from kfexplore.errors import KfError
-from kfexplore.figures.evaluate import agreement_figure, entropy_figure, evaluation_page, quality_figure, write_page
-from kfexplore.figures.page import THEMES
+from kfexplore.figures.evaluate import agreement_figure, entropy_figure, evaluation_page, quality_figure
+from kfexplore.figures.page import THEMES, write
 from kfexplore.figures.palette import colours
 from kfexplore.results import Agreement, Bin, Estimate, Evaluation, SampleQuality, SlotLaw
 
 BINS = [[Bin(0.0, 1.0, 50, Estimate(0.8, 0.7, 0.88)), Bin(4.0, 5.0, 40, Estimate(0.2, 0.1, 0.35))] for _ in range(2)]
 FEW = Bin(6.0, 7.0, 3, Estimate(1.0, 0.4, 1.0))
+SLOTS = [[*bins, FEW] for bins in BINS]
 AGREEMENT = Agreement(
     teacher_nll=3.5,
     agreement_by_slot=[0.44, 0.2],
@@ -24,14 +25,17 @@ AGREEMENT = Agreement(
     agreement_block=0.1,
     agreement_block_interval=0.005,
     student_nll_by_slot=[2.0, 3.0],
-    agreement_by_entropy=[[*bins, FEW] for bins in BINS],
-    block_by_entropy=[*BINS[0], FEW],
+    agreement_by_entropy=SLOTS,
+    block_by_entropy=SLOTS[0],
     agreement_by_margin=BINS,
     windows=4,
     context=32,
     blocks=90,
     seed=0,
     tokens=5000,
+    teacher_entropy=3.0,
+    agreement_by_length=[0.44, 0.1],
+    agreement_by_length_interval=[0.02, 0.005],
 )
 
 
@@ -64,7 +68,7 @@ def test_bars_are_per_cent_with_their_intervals_beside_the_published_slots() -> 
 
 
 def test_points_of_entropy_lie_in_their_bins_and_small_bins_are_left_out() -> None:
-    figure = entropy_figure(AGREEMENT)
+    figure = entropy_figure(SLOTS)
     assert [trace.name for trace in figure.data] == ["slot 1", "slot 2"]
     for trace in figure.data:
         assert list(trace.x) == pytest.approx([0.5, 4.5], abs=0.1)
@@ -89,7 +93,7 @@ def test_marks_of_quality_are_where_the_numbers_say_and_the_teacher_anchors_them
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_themes_have_their_own_colours_and_axes_have_units(theme: Any) -> None:
-    for figure in (agreement_figure(AGREEMENT, theme), entropy_figure(AGREEMENT, theme), quality_figure(ROWS, theme)):
+    for figure in (agreement_figure(AGREEMENT, theme), entropy_figure(SLOTS, theme), quality_figure(ROWS, theme)):
         assert figure.layout.paper_bgcolor == colours(theme).surface
         assert figure.layout.font.color == colours(theme).ink
         assert "(%)" in figure.layout.yaxis.title.text or "(nats" in figure.layout.yaxis.title.text
@@ -106,7 +110,7 @@ def test_page_requests_no_other_host_and_escapes_names() -> None:
 
 
 def test_page_is_written_into_a_new_folder(tmp_path: Path) -> None:
-    path = write_page(EVALUATION, tmp_path / "new")
+    path = write(evaluation_page(EVALUATION), tmp_path / "new" / "evaluation.html")
     assert path.read_text(encoding="utf-8") == evaluation_page(EVALUATION)
     with pytest.raises(KfError, match="cannot be written"):
-        write_page(EVALUATION, path)
+        write("", path / "inside.html")

@@ -6,14 +6,12 @@ import dataclasses
 import json
 import re
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 
 from figures.test_palette import contrast
-from kfexplore.errors import KfError
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.figures.roofline import gain_figure, gain_of, gain_words
 from kfexplore.figures.timing import (
@@ -24,7 +22,6 @@ from kfexplore.figures.timing import (
     speedup_figure,
     timing_figures,
     timing_page,
-    write_page,
 )
 from kfexplore.results import Gain, Spread, TimingRow
 
@@ -306,15 +303,6 @@ def test_the_page_of_a_roofline_draws_the_whole_curve() -> None:
     (themes,) = page_data(timing_page(document))
     marks = [trace for trace in themes["light"]["data"] if trace["name"] == "K = 4"]
     assert marks[0]["x"] == [1, 8, 64]
-
-
-def test_the_page_is_written_into_a_new_folder(tmp_path: Path) -> None:
-    document = documented(bench="throughput", rows=[])
-    path = write_page(document, tmp_path / "new")
-    assert path == tmp_path / "new" / "throughput.html"
-    assert path.read_text(encoding="utf-8") == timing_page(document)
-    with pytest.raises(KfError, match="cannot be written"):
-        write_page(document, path)
 
 
 def test_whiskers_are_called_extremes_and_each_comparison_states_its_rate() -> None:
