@@ -44,24 +44,14 @@ HINTS: Final = {
 
 
 def hint(term: str, place: str) -> str:
-    """The button, and what it opens, as HTML.
-
-    Args:
-        term: A key of `HINTS`.
-        place: Where it stands; the term and the place are one id of the page.
-    """
+    """The button for a key of `HINTS`, and what it opens, as HTML; term and `place` make an id of the page."""
     words, found = HINTS[term]
     more = f'{words} <a href="{READING}#:~:text={quote(found)}" target="_blank">More</a>'
     return _opened(f"What is {term}?", more, f"{place}-{term.replace(' ', '-')}")
 
 
 def brief(words: str, place: str) -> str:
-    """The first sentence of an explanation, with the others behind the button; both are HTML.
-
-    Args:
-        words: The explanation.
-        place: As for `hint`.
-    """
+    """The first sentence of an explanation, with the others behind the button, as HTML; `place` as for `hint`."""
     first, _, rest = words.partition(". ")
     return f"{first}. {_opened('What does this mean?', rest, place)}" if rest else words
 

@@ -25,7 +25,7 @@ def scrub_payload(
         point: Both maps at exactly that noise, one row.
         prompt: Token ids of the context.
         texts: Gives the texts of token ids.
-        every: As for `sweeps_payload`.
+        every: Slider steps per evaluated step, which is the middle one.
         about: More to show or to overwrite: pair, prompt (its text), temperature, device, dtype.
     """
     prompt_ids = [int(token) for token in prompt]
@@ -46,13 +46,9 @@ def scrub_payload(
 
 
 def sweeps_payload(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) -> dict[str, Any]:
-    """All slots as the noise of some of them moves, each alone.
+    """All slots as the noise of some of them moves, each alone; the tokens of `also` get a text, too.
 
-    Args:
-        moved: Sweeps with one resolution and the same fixed noise, of any slots.
-        texts: Gives the texts of token ids.
-        also: Blocks whose tokens need a text, too.
-        every: Slider steps per evaluated step, which is the middle one.
+    As in `scrub_payload`, but `moved` can be the sweeps of any slots.
     """
     parts = [sweep.block for sweep in moved]
     learned = {}

@@ -24,10 +24,7 @@ _K_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x",
 def gain_figure(gains: Sequence[Gain], theme: Theme = "light", k: int | None = None) -> go.Figure:
     """The roofline's gain of K tokens per pass, over the batch; where arithmetic bounds it, lines are dotted.
 
-    Args:
-        gains: For several batches and K, batches ascending.
-        theme: Colours.
-        k: The K that the finding is on, as `gain_words`.
+    `gains` are for several batches, ascending, and several K; the finding is on `k`, as in `gain_words`.
     """
     look, ks = colours(theme), sorted({gain.k for gain in gains})
     figure = blank(
@@ -94,12 +91,7 @@ def gain_figure(gains: Sequence[Gain], theme: Theme = "light", k: int | None = N
 
 
 def gain_words(gains: Sequence[Gain], k: int | None = None) -> str:
-    """A sentence on where the gain of K tokens per pass ends.
-
-    Args:
-        gains: As `gain_figure`.
-        k: One of their K; None: 4 if present, else the largest.
-    """
+    """A sentence on where the gain of `k` tokens per pass ends; None: 4 if there are gains for it, else the largest."""
     ks = {gain.k for gain in gains}
     if k is None:
         k = 4 if 4 in ks else max(ks)

@@ -34,10 +34,10 @@ UNDERLINES: Final = (
 
 
 def texts_html(texts: Sequence[Written], underlined: bool = False, hints: bool = True) -> str:
-    """The texts of all decoders side by side.
+    """The texts of all decoders, with equally many lines, side by side.
 
     Args:
-        texts: One per decoder, with equally many lines.
+        texts: One per decoder.
         underlined: Draw the surprisal under the teacher, where it is known.
         hints: Every token shows its number and step on hover; without it, the HTML of long texts is half as long.
     """

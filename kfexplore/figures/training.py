@@ -14,12 +14,7 @@ Curve = Sequence[Mapping[str, float]]
 
 
 def curves_figure(curves: Mapping[str, Curve], theme: Theme = "light") -> go.Figure:
-    """One line per stage: the mean loss of each 50 steps.
-
-    Args:
-        curves: Name of a stage to its points; empty ones are left out.
-        theme: light or dark.
-    """
+    """One line per stage, by its name: the mean loss of each 50 steps. Stages without points are left out."""
     palette, drawn = colours(theme), {name: curve for name, curve in curves.items() if curve}
     ends = ", ".join(f"{name} {curve[-1]['loss']:.2f}" for name, curve in drawn.items())
     figure = blank(
