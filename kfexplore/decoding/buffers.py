@@ -114,12 +114,9 @@ class DecodeBatch:
 
 
 def text_lengths(tokens: Ints, end: int | None, known: np.ndarray | None = None) -> Ints:
-    """(B,) tokens of rows (B, n) up to and including the first `end`; n where there is none.
+    """(B,) tokens of rows (B, n) up to and including the first `end`; n where there is none, or `end` is None.
 
-    Args:
-        tokens: (B, n).
-        end: The token that ends a text; None: nothing does.
-        known: (B, n) bool, which tokens are written; None: all.
+    `known` (B, n) bool tells which tokens are written; None: all.
     """
     if end is None:
         return np.full(len(tokens), tokens.shape[1])

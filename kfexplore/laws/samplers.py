@@ -85,11 +85,7 @@ def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal:
 def _most_blocks(masked: MaskedModel, context: int, first: Floats, passes: int) -> int | None:
     """Blocks whose later passes, each distinct row with the whole context, stay within `LARGEST_WORK`; None: any.
 
-    Args:
-        masked: The masked model.
-        context: Length of the context, in tokens.
-        first: (K, V) distributions of the first pass: rows of two slots repeat, as one token alone is filled in.
-        passes: Passes of the schedule.
+    `first` are the distributions (K, V) of the first pass: rows of two slots repeat, as one token alone is filled in.
     """
     if masked.device.type != "cpu":
         return None
