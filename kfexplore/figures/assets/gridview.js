@@ -1,8 +1,7 @@
 // Draws the grid of two slots: choice of slots, two planes with a crosshair, tooltip, pointer and keys.
 
 import { gridPair, stepOf } from "./codec.js";
-import { fitCanvas } from "./paint.js";
-import { paintGrid } from "./paintgrid.js";
+import { fitCanvas, paintGrid } from "./paint.js";
 import { savePicture } from "./save.js";
 import { LARGE_STEP, SMALL_STEP } from "./state.js";
 import { coloursOf, hueOf, labelOf } from "./tokens.js";

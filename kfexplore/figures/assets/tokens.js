@@ -1,4 +1,7 @@
-// How tokens look: their colours and visible texts, by the rules of kfexplore/figures/palette.py.
+// How tokens look: colours and visible texts, by the rules of kfexplore/figures/palette.py; and the block as text: the
+// prompt and the K tokens, exact above learned, with their first difference marked.
+
+const LETTERS = 44; // of the prompt's end
 
 let palette = null;
 let marked = null;
@@ -28,11 +31,67 @@ export function labelOf(text) {
 }
 
 // The same within running text, where spaces are spaces.
-export function proseOf(text) {
+function proseOf(text) {
   return labelOf(text).replaceAll(palette.marks[" "], " ");
 }
 
 // Whether it holds a part of a character, which no token's own text can show.
 export function isBroken(text) {
   return text.includes("\ufffd");
+}
+
+// What the two lines say: {earlier, prompt: [[id, text]], lines: {teacher, student: [[id, text]]}, differs}. `earlier`
+// counts the tokens of the prompt that are left out; `differs` is the first slot in which the lines differ, or null.
+export function sentenceOf({ context, texts, k, point: { answer } }) {
+  const { promptTokens } = context;
+  let from = promptTokens.length;
+  for (let room = LETTERS; from > 0 && (room -= promptTokens[from - 1][1].length) >= 0; ) from--;
+  const line = (ids) => ids && ids.slice(0, k).map((id) => [id, id === null ? "?" : texts[id]]);
+  const lines = { teacher: line(answer.teacher), student: line(answer.student) };
+  const at = (lines.student ?? []).findIndex(([id], slot) => id !== null && id !== lines.teacher[slot][0]);
+  return { earlier: from, prompt: promptTokens.slice(from), lines, differs: at < 0 ? null : at };
+}
+
+// As one would read it.
+export function spokenLine(tokens) {
+  return tokens.map(([, text]) => proseOf(text)).join("").trim();
+}
+
+// places: the elements of the two lines, {teacher, student}.
+export function showSentence(places, sentence) {
+  for (const [model, place] of Object.entries(places)) {
+    const tokens = sentence.lines[model];
+    const { earlier, prompt, differs } = sentence;
+    const key = JSON.stringify([earlier, prompt, tokens, differs]);
+    if (!tokens || place.dataset.key === key) continue;
+    place.dataset.key = key;
+    place.replaceChildren(promptNode(sentence, model), ...tokens.map((token, slot) => {
+      const made = tokenNode(token);
+      if (slot !== differs) return made;
+      made.classList.add("kfs-first");
+      if (model === "student") made.prepend(span("kfs-sign", "≠"), span("kfs-sr", " first difference: "));
+      return made;
+    }));
+  }
+}
+
+function promptNode({ earlier, prompt }, model) {
+  const place = span(model === "teacher" ? "kfs-prompt" : "kfs-again", "");
+  if (model === "teacher") place.append(span("kfs-sr", "Prompt: "));
+  else place.ariaHidden = true; // the same once more
+  if (earlier) place.append("…", span("kfs-sr", ` ${earlier} earlier ${earlier === 1 ? "token" : "tokens"} `));
+  place.append(...prompt.map(tokenNode));
+  if (!prompt.length) place.append("(no prompt)");
+  return place;
+}
+
+function tokenNode([id, text]) {
+  const made = span("kfs-token", proseOf(text));
+  if (id !== null) made.dataset.hue = hueOf(id);
+  made.title = labelOf(text);
+  return made;
+}
+
+function span(className, text) {
+  return Object.assign(document.createElement("span"), { className, textContent: text });
 }

@@ -4,8 +4,7 @@ import { compareRuns, runAt, trackRuns } from "./codec.js";
 import { isWaiting } from "./decisions.js";
 import { TRACK, paintTrack } from "./paint.js";
 import { savePicture } from "./save.js";
-import { sentenceOf, showSentence, spokenLine } from "./sentence.js";
-import { coloursOf, hueOf, isBroken, labelOf } from "./tokens.js";
+import { coloursOf, hueOf, isBroken, labelOf, sentenceOf, showSentence, spokenLine } from "./tokens.js";
 
 const LETTERS_SHOWN = 60;
 const REST = 600; // milliseconds until the block is read out

@@ -1,9 +1,9 @@
-// The block as text (sentence.js): what is joined, what is left out, and where the two lines first differ.
+// The block as text (tokens.js): what is joined, what is left out, and where the two lines first differ.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { sentenceOf } from "../../../kfexplore/figures/assets/sentence.js";
+import { sentenceOf } from "../../../kfexplore/figures/assets/tokens.js";
 
 const TEXTS = [" a", " girl", " boy", "."];
 
