@@ -144,8 +144,8 @@ def curves_command(
     teacher: TeacherOption = None,
 ) -> None:
     """Draw the loss of every stage so far."""
+    from kfexplore.figures.evaluate import curves_page
     from kfexplore.figures.page import write
-    from kfexplore.figures.training import curves_page
 
     print(write(curves_page(_run(recipe, out, teacher=teacher).curves(), out.name), html))
 

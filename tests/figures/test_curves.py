@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kfexplore.figures.training import curves_figure, curves_page
+from kfexplore.figures.evaluate import curves_figure, curves_page
 
 CURVES = {
     "teacher": [{"step": 50, "loss": 5.0, "tokens_per_second": 900}, {"step": 100, "loss": 4.25}],
