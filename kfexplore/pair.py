@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from kfexplore import noise as noises
-from kfexplore.checkpoints.hub import fetch_pair, is_repository
+from kfexplore.checkpoints.hub import fetch_pair
 from kfexplore.checkpoints.registry import check_pair, load_model, pair_parts
 from kfexplore.checkpoints.saving import card_text, save_pair, stored_info
 from kfexplore.checkpoints.tokenizers import encode_ids, load_tokenizer, own_tokenizer, slow_only, token_texts
@@ -75,8 +75,7 @@ class Pair(
         Raises:
             KfError: as `load_pair`.
         """
-        where = fetch_pair(str(name_or_folder), **options) if is_repository(name_or_folder) else name_or_folder
-        return load_pair(where, device)
+        return load_pair(fetch_pair(name_or_folder, **options), device)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         models: dict[str, AnyModel | None] = {"teacher": self.teacher, "student": self.student, "masked": self.masked}
@@ -202,9 +201,7 @@ def load_pair(name_or_folder: str | Path = DEFAULT_PAIR, device: str | torch.dev
     Raises:
         KfError: an unknown name, files that are missing or unreadable, models or tokenizer that do not fit together.
     """
-    if is_repository(name_or_folder):
-        return Pair.from_pretrained(name_or_folder, device=device)
-    parts = pair_parts(name_or_folder)
+    parts = pair_parts(fetch_pair(name_or_folder))
     info = parts.info | stored_info(parts.info.get("folder"))
     return _loaded(parts.teacher, {"student": parts.student, "masked": parts.masked}, parts.tokenizer, device, info)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from kfexplore.checkpoints.files import shown
-from kfexplore.checkpoints.hub import fetch_pair, is_repository
+from kfexplore.checkpoints.hub import fetch_pair
 from kfexplore.checkpoints.tokenizers import decode_ids, encode_ids
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair
@@ -44,7 +44,7 @@ def load_untrusted(name_or_folder: str, device: str | torch.device | None = None
     Raises:
         KfError: as `load_pair`; loading it crashes, takes longer than `CPU_SECONDS` or too much memory.
     """
-    where = str(fetch_pair(name_or_folder, max_bytes) if is_repository(name_or_folder) else name_or_folder)
+    where = str(fetch_pair(name_or_folder, max_bytes))
     run_child([sys.executable, "-m", "kfexplore.probe", where], where)
     return load_pair(where, device)
 

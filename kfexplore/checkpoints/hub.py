@@ -111,17 +111,20 @@ def is_repository(name: str | Path) -> bool:
     return not Path(name.split("/")[0]).exists() and not name.endswith(WEIGHT_SUFFIXES)
 
 
-def fetch_pair(repository: str, max_bytes: int | None = None, **options: Any) -> Path:
+def fetch_pair(name: str | Path, max_bytes: int | None = None, **options: Any) -> str | Path:
     """The folder of a pair's repository: downloaded by hand (`files.by_hand`), or else fetched.
 
     Args:
-        repository: `owner/name` on the hub.
+        name: `owner/name` on the hub (`is_repository`); any other name or path is returned as it is.
         max_bytes: Largest download, checked before it starts, of at most `MAX_FILES`. None: any size.
         options: As for `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
 
     Raises:
         KfError: it is not here and cannot be fetched, or it is larger than `max_bytes` or has too many files.
     """
+    if not is_repository(name):
+        return name
+    repository = str(name)
     folder = by_hand(repository)
     if folder.is_dir():
         return folder

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
-from kfexplore.checkpoints.causal import is_causal, load_causal, load_causal_student
+from kfexplore.checkpoints.causal import empty_network, is_causal, load_causal, load_causal_student
 from kfexplore.checkpoints.files import (
     TOKENIZER_FILE,
     TRAINING_FILE,
@@ -34,7 +35,7 @@ from kfexplore.checkpoints.tokenizers import highest_id
 from kfexplore.config import DEFAULT_PAIR, ModelConfig
 from kfexplore.decoders import Kind
 from kfexplore.errors import KfError, reason
-from kfexplore.models import AnyModel, CausalConfig, build
+from kfexplore.models import AnyModel, CausalConfig, CausalLM, Model, Network, build
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
@@ -144,16 +145,30 @@ def load_model(
         return load_causal_student(path_or_id, target)
     path = locate(path_or_id)
     tensors = read_tensors(path)
-    config = describe(tensors, stated_settings(path), str(path))
-    _check_kind(path, config.kind, kind)
-    with torch.device("meta"):  # the tensors become the parameters; no weights are initialised
-        model = build(config)
+    model = _empty(path, tensors)
+    _check_kind(path, model.config.kind, kind)
     placed = {
         name: tensor.to(target) if name.endswith("inv_freq") else tensor.to(target, number)
         for name, tensor in tensors.items()
     }
     model.load_state_dict(placed, strict=True, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def empty_teacher(path: Path) -> Network:
+    """The teacher of `PairParts` on the meta device, without its weights; KfError as `load_model`."""
+    if is_causal(path):
+        config, network = empty_network(path)
+        return CausalLM(network, config).requires_grad_(False)
+    path = locate(path)
+    return _empty(path, read_tensors(path))
+
+
+def _empty(path: Path, tensors: Mapping[str, Tensor]) -> Model:
+    """The model of a file on the meta device, where no weights are initialised."""
+    config = describe(tensors, stated_settings(path), str(path))
+    with torch.device("meta"):
+        return build(config)
 
 
 def _check_kind(path: str | Path, found: Kind, wanted: Kind | None) -> None:

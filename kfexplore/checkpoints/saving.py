@@ -83,21 +83,22 @@ def save_pair(
         folder: Made if need be.
         models: By role (`hub.ROLES`). Weights that are exact in bfloat16 are written in it, others in float32.
         tokenizer: None: the pair has none.
-        info: Its `folder` is left out.
+        info: Its `folder` is left out; `training` gets a file of its own.
 
     Raises:
         KfError: as `save_model`.
     """
     kept = {key: value for key, value in info.items() if key not in ("folder", "training")}
-    texts = {INFO_FILE: json.dumps(kept, indent=1)}
+    texts = {INFO_FILE: json.dumps(kept, indent=1)} if kept else {}
     if "training" in info:
         texts[TRAINING_FILE] = json.dumps(info["training"], indent=1)
     if tokenizer is not None:
         texts[TOKENIZER_FILE] = tokenizer.to_str()
     for role, model in models.items():
         save_model(model, folder / role, dtype=None)
-    for name, text in texts.items():
-        write_whole(folder / name, text)
+    with writing(folder):
+        for name, text in texts.items():
+            write_whole(folder / name, text)
 
 
 def stored_info(folder: str | None) -> dict[str, Any]:

@@ -9,9 +9,7 @@ pair/                       what `load_pair` reads
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
-import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,24 +20,18 @@ from typing import Any
 import torch
 
 from kfexplore import distributed
-from kfexplore.checkpoints.causal import empty_network, is_causal
-from kfexplore.checkpoints.files import (
-    TOKENIZER_FILE,
-    TRAINING_FILE,
-)
-from kfexplore.checkpoints.hub import fetch_pair, is_repository
-from kfexplore.checkpoints.infer_config import describe, stated_settings
-from kfexplore.checkpoints.reading import read_tensors
+from kfexplore.checkpoints.files import TOKENIZER_FILE
+from kfexplore.checkpoints.hub import fetch_pair
 from kfexplore.checkpoints.registry import (
     PairParts,
     check_pair,
+    empty_teacher,
     fingerprint,
     load_model,
-    locate,
     pair_parts,
     usable_device,
 )
-from kfexplore.checkpoints.saving import save_model
+from kfexplore.checkpoints.saving import save_model, save_pair
 from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.config import ModelConfig
 from kfexplore.decoders import Kind
@@ -52,7 +44,7 @@ from kfexplore.training.documents import sampled
 from kfexplore.training.loop import fit, read_curve
 from kfexplore.training.memory import check_memory, needs
 from kfexplore.training.stories import stories
-from kfexplore.training.work_folder import StageInfo, claim, finished, locked, write
+from kfexplore.training.work_folder import StageInfo, claim, finished, locked
 
 Model = Callable[[], AnyModel]
 """Loads a model."""
@@ -91,21 +83,13 @@ class Run:
         name = self.given_teacher if self.init_from is None else self.init_from
         if name is None:
             return None
-        parts = pair_parts(fetch_pair(str(name)) if is_repository(name) else name)
+        parts = pair_parts(fetch_pair(name))
         return parts if self.given_teacher is None else dataclasses.replace(parts, student=None, masked=None)
 
     @cached_property
     def _empty_teacher(self) -> Network | None:
         """The teacher that training starts from, without its weights; None: the recipe trains it."""
-        if (initial := self._initial) is None:
-            return None
-        if is_causal(initial.teacher):
-            config, network = empty_network(initial.teacher)
-            return CausalLM(network, config).requires_grad_(False)
-        path = locate(initial.teacher)
-        described = describe(read_tensors(path), stated_settings(path), str(path))
-        with torch.device("meta"):
-            return build(described)
+        return None if self._initial is None else empty_teacher(self._initial.teacher)
 
     @cached_property
     def _fitted(self) -> Recipe:
@@ -227,12 +211,7 @@ class Run:
         out = self.folder / "pair"
         if distributed.rank() > 0:
             return out
-        for name, model in parts.items():
-            save_model(model, out / name, dtype=None)
-        source = self.folder / "data" / TOKENIZER_FILE
-        write(out / TOKENIZER_FILE, lambda path: shutil.copyfile(source, path))
-        facts = json.dumps(self.facts(), indent=1) + "\n"
-        write(out / TRAINING_FILE, facts)
+        save_pair(out, parts, load_tokenizer(self.folder / "data"), {"training": self.facts()})
         return out
 
     def facts(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,9 @@ def claim(stage: Path, info: StageInfo, command: str) -> None:
                 f"remove {stage}, then: {command}",
             )
     if not done and distributed.rank() == 0:
-        write(path, json.dumps(dataclasses.asdict(info), indent=1) + "\n")
+        with writing(path):
+            stage.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(dataclasses.asdict(info), indent=1) + "\n")
 
 
 @contextmanager
@@ -99,10 +101,3 @@ def locked(folder: Path) -> Iterator[None]:
             "one run per work folder",
             "another --out, or the same command when that run has ended",
         ) from None
-
-
-def write(path: Path, content: str | Callable[[Path], object]) -> None:
-    """Writes a file whole or not at all; its folder is made."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
