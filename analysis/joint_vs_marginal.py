@@ -18,13 +18,13 @@ from scipy.special import rel_entr
 from tqdm import tqdm
 
 from analysis import joint_vs_marginal_figures as drawing
-from analysis.writing import study_settings, study_texts, text_table, write_study
+from analysis.writing import prefixes, study_settings, study_texts, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import FEWEST_BEFORE
-from kfexplore.evaluate.text import prefixes, read_text, text_ids, text_windows
+from kfexplore.evaluate.text import read_text, text_ids, text_windows
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.exact import pair_law
 from kfexplore.laws.study import finished, study_steps

@@ -20,13 +20,12 @@ from tqdm import tqdm
 
 from analysis import noise_maps_figures as drawing
 from analysis.grid_figures import grid_figure
-from analysis.writing import study_settings, study_texts, text_table, write_study
+from analysis.writing import prefixes, study_settings, study_texts, text_table, write_study
 from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
 from kfexplore.evaluate import intervals
 from kfexplore.evaluate.agreement import binned
-from kfexplore.evaluate.text import prefixes
 from kfexplore.figures.palette import Theme
 from kfexplore.figures.payload import grid_payload, scrub_payload
 from kfexplore.figures.scrub import standalone_html

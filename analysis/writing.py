@@ -9,19 +9,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import torch
 
 from analysis.images import write_stills
+from kfexplore import noise
 from kfexplore.bench.setting import environment
 from kfexplore.errors import KfError, writing
 from kfexplore.figures.page import page, themed, write
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.ranking import lines
+from kfexplore.pair import Pair
 from kfexplore.training.stories import stories
 
 STORIES = "stories"
 """The pair whose language is generated."""
+LEAST_PREFIX = 4
+"""Tokens of a prefix."""
 Draw = Callable[[Theme], Mapping[str, go.Figure]]
 """All figures of a study by name, in one theme."""
 
@@ -42,6 +47,21 @@ def study_texts(pair: str, text: Path | None = None) -> list[str]:
         KfError: as `read_text`.
     """
     return [story.text for story in stories(60, seed=1)] if (pair, text) == (STORIES, None) else lines(text)
+
+
+def prefixes(pair: Pair, texts: Sequence[str], seed: int, most: int | None = None) -> list[list[int]]:
+    """A random prefix of each text, as token ids; of at most `most` texts, evenly spaced.
+
+    Raises:
+        KfError: fewer than two texts have a prefix.
+    """
+    coded = [pair.encode(text)[0] for text in texts if text]
+    long = [ids for ids in coded if len(ids) > LEAST_PREFIX]
+    if len(long) < 2:
+        raise KfError(f"{len(long)} texts have more than {LEAST_PREFIX} tokens.", "at least two")
+    at = np.linspace(0, len(long) - 1, min(most or len(long), len(long))).astype(int)
+    ends = [int(noise.generator(seed, "prefixes", int(n)).integers(LEAST_PREFIX, len(long[n]))) for n in at]
+    return [long[n][:end] for n, end in zip(at, ends, strict=True)]
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -14,8 +14,8 @@ from studies import TEXTS, about, finding, run
 from analysis import noise_maps as module
 from analysis import noise_maps_figures as drawing
 from analysis.grid_figures import closed_form_figure, closed_form_grid, grid_figure
+from analysis.writing import prefixes
 from kfexplore.errors import KfError
-from kfexplore.evaluate.text import prefixes
 from kfexplore.figures.page import THEMES
 from kfexplore.figures.palette import colours
 from kfexplore.laws.exact import pair_law

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kfexplore import noise
 from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 from kfexplore.results import Ints
 from kfexplore.training.documents import read_file, text_files
-
-FEWEST_BEFORE = 4
-"""Tokens of a prefix."""
 
 
 def read_text(path: Path) -> list[str]:
@@ -64,18 +59,3 @@ def text_windows(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
     if len(ids) < length * len(begins):
         starts = np.unique(begins[np.searchsorted(begins, starts, side="right") - 1])
     return np.stack([ids[start : start + length] for start in starts])
-
-
-def prefixes(pair: Pair, texts: Sequence[str], seed: int, most: int | None = None) -> list[list[int]]:
-    """A random prefix of each text, as token ids; of at most `most` texts, evenly spaced.
-
-    Raises:
-        KfError: fewer than two texts have a prefix.
-    """
-    coded = [pair.encode(text)[0] for text in texts if text]
-    long = [ids for ids in coded if len(ids) > FEWEST_BEFORE]
-    if len(long) < 2:
-        raise KfError(f"{len(long)} texts have more than {FEWEST_BEFORE} tokens.", "at least two")
-    at = np.linspace(0, len(long) - 1, min(most or len(long), len(long))).astype(int)
-    ends = [int(noise.generator(seed, "prefixes", int(n)).integers(FEWEST_BEFORE, len(long[n]))) for n in at]
-    return [long[n][:end] for n, end in zip(at, ends, strict=True)]
