@@ -38,7 +38,6 @@ from kfexplore.models import (
     CausalConfig,
     CausalLM,
     CausalStudent,
-    NoiseEncoder,
     causal_network,
     place_weights,
     window,
@@ -64,11 +63,7 @@ def is_causal(path: str | Path, key: str = "model_type") -> bool:
 
 
 def load_causal(path: str | Path, device: torch.device) -> CausalLM:
-    """Loads a transformers model from a folder, in float32 and without gradients.
-
-    Args:
-        path: A folder for which `is_causal` holds.
-        device: Its device.
+    """Loads a transformers model from a folder for which `is_causal` holds, in float32 and without gradients.
 
     Raises:
         KfError: an unknown family, custom code, weights that are missing, pickled, unsound or do not match the config,
@@ -97,23 +92,16 @@ def load_causal_student(path: str | Path, device: torch.device) -> CausalStudent
     tensors = read_folder(folder)
     own = {name.removeprefix(ENCODER): weight for name, weight in tensors.items() if name.startswith(ENCODER)}
     with torch.device("meta"):
-        encoder = NoiseEncoder(shape.width)
-    expected = {name: tuple(weight.shape) for name, weight in encoder.state_dict().items()}
-    check_shapes(own, expected, str(folder), "noise encoder")
+        student = CausalStudent(network, dataclasses.replace(shape, block=block, origin=origin))
+    check_shapes(own, student.noise_encoder.state_dict(), str(folder), "noise encoder")
     rest = {name.removeprefix(NETWORK): weight for name, weight in tensors.items() if not name.startswith(ENCODER)}
     _place(folder, shape, network, rest)
-    with torch.device("meta"):
-        student = CausalStudent(network, dataclasses.replace(shape, block=block, origin=origin))
     student.noise_encoder.load_state_dict({name: weight.float() for name, weight in own.items()}, assign=True)
     return _tried(folder, student.requires_grad_(False), device)
 
 
 def empty_network(folder: Path, stated: Mapping[str, Any] | None = None) -> tuple[CausalConfig, Any]:
-    """The shape of the model that a config.json describes, and its network on the meta device.
-
-    Args:
-        folder: The model's.
-        stated: The settings; None: those of its config.json.
+    """The shape of a folder's model and its network on the meta device, by `stated` settings or its config.json.
 
     Raises:
         KfError: as `load_causal`, for what concerns the config.json.
@@ -170,8 +158,7 @@ def _place(folder: Path, shape: CausalConfig, network: Any, tensors: Mapping[str
     tied = shape.settings["tie_word_embeddings"]
     with _building(folder, shape.family):
         named = _named(folder, network, tensors, tied)
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        check_shapes(named, expected, str(folder), f"{shape.family} model")
+        check_shapes(named, network.state_dict(), str(folder), f"{shape.family} model")
         place_weights(network, {name: tensor.float() for name, tensor in named.items()}, tied)
 
 

@@ -82,7 +82,7 @@ def describe(
             "at least 1 for a student, 0 for the others",
         )
     with torch.device("meta"):  # names and shapes of the module, without memory for it
-        expected = {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+        expected = build(config).state_dict()
     check_shapes(tensors, expected, where, f"{KIND_NAMES[config.kind]} checkpoint")
     return config
 
@@ -151,14 +151,14 @@ def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int, where: str
     return shape
 
 
-def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str, what: str) -> None:
-    """Raises KfError unless tensors have exactly the expected names and shapes; `where` and `what` describe them."""
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, what: str) -> None:
+    """Raises KfError unless names and shapes are the expected ones; `where` and `what` describe the tensors."""
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected]
     wrong = [
-        f"{name} {tuple(tensors[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own.shape)}"
+        for name, own in expected.items()
+        if name in tensors and tensors[name].shape != own.shape
     ]
     found = [("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong)]
     problems = [f"{how}: {shortened(names)}" for how, names in found if names]

@@ -185,11 +185,8 @@ def _facts(info: Mapping[str, Any]) -> str:
     """Data, licence and training, as far as the pair's info has them."""
     lines = [f"- {name.capitalize()}: {info[name]}." for name in ("data", "licence") if name in info]
     training = info.get("training")
-    if isinstance(training, Mapping):
-        training = [f"{key}: {value}" for key, value in training.items()]
-    if training:
-        facts = training if isinstance(training, list) else [training]
-        lines += ["", "## Training", "", *(f"- {fact}" for fact in facts)]
+    if isinstance(training, Mapping) and training:
+        lines += ["", "## Training", "", *(f"- {key}: {value}" for key, value in training.items())]
     return "\n".join(lines) + ("\n" if lines else "")
 
 
