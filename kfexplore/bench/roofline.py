@@ -22,7 +22,6 @@ def pass_cost(shape: Shape, batch: int, tokens: float, keys: float, read: int, s
     """One forward pass.
 
     Args:
-        shape: Shape of the network.
         batch: Rows B.
         tokens: Tokens t per row, noise slots included.
         keys: Mean number of keys that a query sees.
@@ -54,8 +53,7 @@ def decode_cost(
     """The sum of all passes of a decoder after the prompts have been read.
 
     Args:
-        config: The decoder.
-        shapes: Shapes of the networks, by kind.
+        shapes: Of the networks, by kind.
         batch: Samples.
         prompt: Tokens per prompt.
         new_tokens: New tokens per sample.
@@ -102,10 +100,6 @@ def gains(
     keys and values bound AR, the gain ends higher: a pass of K tokens reads them once.
 
     Args:
-        teacher: Shape of the teacher.
-        student: Shape of the student.
-        peaks: Peak rates of the device.
-        batches: Batch sizes.
         ks: Tokens per pass; also beyond what the student was trained on.
         keys: Mean number of keys that a query sees.
         width: Bytes per weight.

@@ -29,7 +29,6 @@ def bench_scrub(
     """Times the models' work for one user who drags a slider, after one warm-up each.
 
     Args:
-        pair: Teacher and student.
         context_length: Length of the context in tokens, which are drawn at random.
         tables: Also sweeps and grids (minutes on a CPU at the published sizes); needs K of at least 2.
         repeats: Timed repeats; the row has median, smallest and largest.

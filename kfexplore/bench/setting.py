@@ -127,13 +127,10 @@ def timed(
     warm_ups: int = 1,
     ran: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Seconds of each repeat, after some that are not counted; the device has finished when the clock stops.
+    """Seconds of each repeat; the device has finished when the clock stops.
 
     Args:
-        job: The work to time.
-        repeats: Number of timed runs.
-        place: The device.
-        warm_ups: Runs before that.
+        warm_ups: Runs that are not counted.
         ran: Called after every run, outside the clock.
     """
     for _ in range(warm_ups):

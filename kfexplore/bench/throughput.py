@@ -108,8 +108,6 @@ def race(
     decoder that fails gets a row with the reason, and the others continue.
 
     Args:
-        networks: The models.
-        settings: Decoders, batches and lengths.
         peaks: The device's, for the roofline.
         size: Name of the models.
         prompt: Token ids of every sample's prompt; None: random ones.

@@ -39,7 +39,6 @@ def bench_train(
     """Times whole steps on random weights and tokens: targets, both passes, optimizer.
 
     Args:
-        teacher_shape: Shape of the teacher.
         student_shape: Shape of the students, apart from their block.
         config: Batch, context, groups, optimizer and precision; block and targets are set here.
         repeats: Timed steps after a warm-up; the row has median, smallest and largest.

@@ -95,11 +95,7 @@ _UNREAD = {
 
 
 def checked_settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The family, and the settings of a config.json that affect what is computed.
-
-    Args:
-        folder: The model's, for messages.
-        stated: The config.json; it has a `model_type`.
+    """The family, and the settings that affect what is computed, of a folder's config.json with a `model_type`.
 
     Raises:
         KfError: the family is unknown, or a setting is not supported or out of range.

@@ -38,7 +38,6 @@ def save_model(model: AnyModel, folder: str | Path, dtype: torch.dtype | None = 
     """Saves model.safetensors and config.json for `registry.load_model`; replaces an earlier model there.
 
     Args:
-        model: Teacher, student or masked model.
         folder: Made if need be.
         dtype: float32 or bfloat16 (half the size; the map changes where margins are small). None: bfloat16 if all
             weights are exact in it, else float32.

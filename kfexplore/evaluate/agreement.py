@@ -33,7 +33,6 @@ def agreement(
     """Compares both maps after many prefixes of a text.
 
     Args:
-        pair: Teacher, student and tokenizer.
         texts: Held-out texts.
         windows: Stretches of one context length, evenly spaced.
         groups: Prefixes per window, drawn without replacement; each has one noise vector.
@@ -91,17 +90,11 @@ def agreement(
 
 @torch.inference_mode()
 def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int = 1024, seed: int = 0) -> SlotLaw:
-    """Total variation distance of the two distributions of the first token, after one random prefix per window.
+    """Total variation distance of the two distributions of the first token, after one random prefix per context.
 
-    The student's distribution is counted on a midpoint grid over u, so it has no sampling error; the exact map on the
-    same grid (`tv_exact`) shows the grid's error. The interval is over contexts.
-
-    Args:
-        pair: Teacher, student and tokenizer.
-        texts: Held-out texts.
-        contexts: Stretches, evenly spaced.
-        resolution: Steps of the grid.
-        seed: Random seed for the prefixes.
+    Contexts are evenly spaced in held-out texts. The student's distribution is counted on a midpoint grid over u of
+    `resolution` steps, so it has no sampling error; the exact map on the same grid (`tv_exact`) shows the grid's error.
+    The interval is over contexts.
 
     Raises:
         KfError: as `agreement`.

@@ -44,8 +44,6 @@ def text_windows(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
     Args:
         ids: (T,), from `text_ids`.
         begins: Where each text begins, ascending.
-        count: Number of windows.
-        length: Tokens per window.
 
     Raises:
         KfError: fewer than two were requested, or fit.

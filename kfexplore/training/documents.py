@@ -68,14 +68,9 @@ def chosen(config: DataConfig, text: Path | None) -> Documents:
 
 
 def sampled(teacher: AnyTeacher, origin: str, tokenizer: Tokenizer, count: int, length: int) -> Documents:
-    """Contexts that a teacher writes from the beginning of a text, by AR under keyed noise.
+    """Contexts of `length` tokens that a teacher writes from the beginning of a text, by AR under keyed noise.
 
-    Args:
-        teacher: Writes.
-        origin: Names the teacher.
-        tokenizer: Has the tokens that frame a text.
-        count: Number of contexts.
-        length: Tokens per context.
+    `origin` names the teacher, so that contexts from another one are not mistaken for them.
     """
     names = [f"sample-{n:06d}" for n in range(count)]
 

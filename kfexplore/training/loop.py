@@ -39,7 +39,6 @@ def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: Train
             interpolated with the initial weights by `config.wise_ft_alpha`.
         loss_of: Maps a step number and rows of its batch to a loss, a scalar or one per slot, whose mean is minimised;
             all its randomness is keyed by the step number.
-        config: The stage's settings.
         folder: State and curve; a state from other settings is refused.
 
     Raises:

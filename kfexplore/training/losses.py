@@ -70,10 +70,7 @@ def student_loss(
     `ntp_loss_weight` is added to every slot.
 
     Args:
-        student: The model to train.
         teacher: Gives the targets, and the cells for noise inversion.
-        corpus: The contexts.
-        config: The stage's settings.
         step: Keys contexts, positions, noise and temperature.
         rows: Contexts of the batch to use.
         frozen: The student of half the block that gives the targets of self-forcing.
@@ -135,7 +132,6 @@ def continued(student: AnyStudent, ids: Tensor, noise: Tensor) -> Tensor:
     """On-policy contexts: their second half is the student's own continuation of the first.
 
     Args:
-        student: Decodes.
         ids: (B, N) contexts.
         noise: (B, S, K) for its S steps.
 

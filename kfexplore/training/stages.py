@@ -100,14 +100,9 @@ class Run:
     def prepare(
         self, text: Path | None = None, dataset: str | None = None, self_generated: int | None = None
     ) -> DataInfo:
-        """Prepares the tokens, from a folder of texts or a hub dataset (by default the recipe's), or by the teacher.
+        """Prepares the tokens of a folder of texts, a hub dataset, or a number of contexts sampled by the teacher.
 
-        The tokenizer of `init_from` is kept.
-
-        Args:
-            text: Folder of texts.
-            dataset: Hub dataset.
-            self_generated: Number of contexts that the given teacher samples.
+        None of them: the recipe's own corpus. The tokenizer of `init_from` is kept.
 
         Raises:
             KfError: as `data.prepare`; or several are given.

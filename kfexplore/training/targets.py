@@ -22,7 +22,6 @@ def in_chunks(network: Network, of_logits: Callable[..., Tensor], hidden: Tensor
     """`of_logits(logits, *given)` of hidden states, in chunks of at most `LOGITS` logits; backward computes them again.
 
     Args:
-        network: Reads the logits.
         of_logits: Maps logits (m, V) and rows of `given` to (m, ...).
         hidden: (n, H).
         given: (n, ...) each.
@@ -48,7 +47,6 @@ def exact_targets(teacher: AnyTeacher, ids: Tensor, noise: Tensor, ends: Tensor,
     """The exact map G*, the teacher unrolled: each slot is the inverse CDF given the context and the slots before it.
 
     Args:
-        teacher: The model whose G* is learned.
         ids: (B, N) contexts.
         noise: (B, G, k) in [0, 1).
         ends: (B, G) int64, 1 .. N: tokens of the context before each group.
@@ -97,7 +95,6 @@ def inverted_noise(
     is uniform in the cell. Noise and token then have the map's joint distribution if the text has the teacher's.
 
     Args:
-        teacher: The model whose cells are used.
         ids: (B, N) texts.
         within: (B, G, k) in [0, 1), place in the cell.
         ends: (B, G) int64, 1 .. N - k: tokens before each group.

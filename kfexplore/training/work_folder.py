@@ -50,15 +50,10 @@ def finished(stage: Path) -> bool:
 
 
 def claim(stage: Path, info: StageInfo, command: str) -> None:
-    """Refuses a stage that was started with other settings; else records the settings.
-
-    Args:
-        stage: Its folder, named after the stage.
-        info: The settings.
-        command: Trains the stage.
+    """Refuses a stage that was started with other settings; else records them in its folder, which has its name.
 
     Raises:
-        KfError: other settings or data.
+        KfError: other settings or data; `command` trains the stage anew.
     """
     path = stage / STAGE_FILE
     done, started = finished(stage), any((stage / file).exists() for file in (STATE_FILE, WEIGHTS_FILE))
