@@ -119,9 +119,11 @@ def race(
     Raises:
         Cancelled: `stopped` returned true.
     """
+    if prompt is None:
+        vocab_size = _any(networks).config.vocab_size
+        prompt = noise.generator(settings.seed, "prompt").integers(0, vocab_size, settings.prompt).tolist()
     runner = _Runner(networks, settings, peaks, prompt, eos, recheck, stopped, clock)
-    done, total = 0, len(settings.runs)
-    length = settings.prompt if prompt is None else len(prompt)
+    done, total, length = 0, len(settings.runs), len(prompt)
     for batch in dict.fromkeys(settings.batches):
         load = os.getloadavg()[0]
         entries = [
@@ -248,7 +250,7 @@ class _Runner:
     networks: Networks
     settings: RaceSettings
     peaks: DevicePeaks
-    prompt: list[int] | None
+    prompt: list[int]
     eos: int | None
     recheck: bool | None
     stopped: Callable[[], bool]
@@ -271,10 +273,7 @@ class _Runner:
     def _run(self, row: TimingRow) -> tuple[float, list[Step]]:
         """Seconds of decoding alone, and the steps."""
         config, seed = DecodeConfig(row.decoder, row.k), self.settings.seed
-        network = _any(self.networks)
-        samples = range(row.batch)
-        ids = noise.generator(seed, "prompt").integers(0, network.config.vocab_size, row.prompt)
-        prompts = [list(self.prompt or ids.tolist())] * row.batch
+        network, samples, prompts = _any(self.networks), range(row.batch), [self.prompt] * row.batch
         values = keyed_noise(seed, samples, config, self.networks, row.new_tokens)
         order = keyed_order(seed, samples, row.new_tokens)
         steps = decode(config, self.networks, prompts, values, row.new_tokens, order, self.recheck)
@@ -294,7 +293,6 @@ class _Runner:
         if series.error is not None:
             return dataclasses.replace(row, error=series.error)
         config, networks, network = DecodeConfig(row.decoder, row.k), self.networks, _any(self.networks)
-        models = {"teacher": networks.teacher, "student": networks.student, "masked": networks.masked}
         buffer = TokenBuffer(row.batch, row.new_tokens, self.eos)
         for step in steps:
             buffer.write(step)
@@ -308,7 +306,7 @@ class _Runner:
         catch_up = (1 + float(kept[:-1].max(axis=1).sum())) / drafts if drafts and on_cpu else None
         cost = decode_cost(
             config,
-            {name: model.config for name, model in models.items() if model is not None},
+            {kind: model.config for kind, model in vars(networks).items() if model is not None},
             row.batch,
             row.prompt,
             row.new_tokens,
