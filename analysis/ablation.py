@@ -29,11 +29,11 @@ from kfexplore.bench.train import token_passes
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
 from kfexplore.evaluate.agreement import agreement
-from kfexplore.evaluate.text import read_text
 from kfexplore.models import Student, Teacher, begin_from
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.config import TrainConfig
 from kfexplore.training.data import Corpus
+from kfexplore.training.documents import read_text
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss
 from kfexplore.training.targets import exact_targets

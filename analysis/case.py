@@ -26,13 +26,13 @@ from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.config import DecodeConfig
 from kfexplore.decoding.generate import Networks, resolve_k
 from kfexplore.errors import KfError, writing
+from kfexplore.evaluate.agreement import text_ids, text_windows
 from kfexplore.evaluate.judges import Continued, continued
 from kfexplore.evaluate.samples import Written, write
-from kfexplore.evaluate.text import read_text, text_ids, text_windows
 from kfexplore.pair import Pair, pair_from_files
 from kfexplore.results import Ints
 from kfexplore.training.config import DataConfig, load_recipe
-from kfexplore.training.documents import hub_rows
+from kfexplore.training.documents import hub_rows, read_text
 
 PREFIX = {"lm1b": 6, "owt": 64}
 """Tokens of a prefix in the paper; its script takes 6 for both."""

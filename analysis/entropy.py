@@ -25,13 +25,13 @@ from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.errors import reported
 from kfexplore.evaluate.agreement import agreement
-from kfexplore.evaluate.text import read_text
 from kfexplore.figures.page import blank, titled
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.models import Student, begin_from, build
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.config import DataConfig, Recipe, StoriesConfig, TrainConfig
 from kfexplore.training.data import Corpus, prepare
+from kfexplore.training.documents import read_text
 from kfexplore.training.loop import fit
 from kfexplore.training.losses import student_loss
 from kfexplore.training.stages import Run

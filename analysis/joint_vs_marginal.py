@@ -23,13 +23,13 @@ from kfexplore import noise
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import reported
 from kfexplore.evaluate import intervals
-from kfexplore.evaluate.agreement import FEWEST_BEFORE
-from kfexplore.evaluate.text import read_text, text_ids, text_windows
+from kfexplore.evaluate.agreement import FEWEST_BEFORE, text_ids, text_windows
 from kfexplore.figures.palette import Theme
 from kfexplore.laws.exact import pair_law
 from kfexplore.laws.study import finished, study_steps
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw, ContextStudy, Distance
+from kfexplore.training.documents import read_text
 
 CLASSES = ("a word's start", "inside a word", "punctuation", "space or line end", "other")
 _KEY = 2

@@ -33,7 +33,7 @@ ORDER: list[set[str]] = [
 """A room may import itself and all rooms of earlier lines; `__init__` holds the public names and the version."""
 ACROSS = {
     ("evaluate", "kfexplore.training.targets"),
-    ("evaluate", "kfexplore.training.documents"),
+    ("laws", "kfexplore.training.documents"),
     ("laws", "kfexplore.evaluate"),
     *((a, f"kfexplore.{b}") for a in BASE for b in BASE),
 }

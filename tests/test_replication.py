@@ -34,7 +34,7 @@ from analysis.published import (
 from analysis.replication_figures import part_figure
 from kfexplore.checkpoints.registry import PairParts
 from kfexplore.errors import KfError
-from kfexplore.evaluate.text import text_ids
+from kfexplore.evaluate.agreement import text_ids
 from kfexplore.results import Estimate
 from kfexplore.training.data import train_tokenizer
 

@@ -54,11 +54,9 @@ class HubRepository:
 class NamedPair:
     """A pair that can be loaded by name."""
 
-    teacher: str
+    teacher: str = "teacher"
     """File in the repository, or folder in the bundled pair."""
-    student: str
-    masked: str | None = None
-    """None: this pair has no masked model."""
+    student: str = "student"
     tokenizer: str = TOKENIZER_FILE
     """A file of the bundled pair, or a hub name."""
     repository: HubRepository | None = None
@@ -80,8 +78,8 @@ REPOSITORIES = {repository.name: repository for repository in (K_FORCING, MDLM)}
 
 LICENCE = "MIT (model card of the hub repository)"
 NAMED = {
-    "stories": NamedPair(*ROLES, about="simple stories", info={"data": "generated simple stories"}),
-    "tales": NamedPair(*ROLES, about="real books: harder", info={"data": "the bundled corpus of tales"}),
+    "stories": NamedPair(about="simple stories", info={"data": "generated simple stories"}),
+    "tales": NamedPair(about="real books: harder", info={"data": "the bundled corpus of tales"}),
     "owt": NamedPair(
         K_FORCING.files[0],
         K_FORCING.files[1],

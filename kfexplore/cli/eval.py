@@ -38,8 +38,8 @@ def eval_command(
     """Measure a pair on a text: agreement with the exact map, the distribution of slot 1, sample quality."""
     from kfexplore.evaluate.card import model_card, summary
     from kfexplore.evaluate.evaluation import EvalSettings, evaluate
-    from kfexplore.evaluate.text import read_text
     from kfexplore.pair import load_pair
+    from kfexplore.training.documents import read_text
 
     chosen = load_pair(pair, device=device)
     settings = EvalSettings(

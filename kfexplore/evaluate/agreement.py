@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kfexplore import noise
+from kfexplore.checkpoints.tokenizers import document_frame, encode_ids
 from kfexplore.decoding.cdf import cdf, invert
 from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
-from kfexplore.evaluate.text import text_ids, text_windows
 from kfexplore.pair import Pair
 from kfexplore.results import Agreement, Bin, Floats, Ints, SlotLaw, steps
 from kfexplore.training.targets import exact_targets
@@ -116,6 +116,41 @@ def slot_law(pair: Pair, texts: list[str], contexts: int = 64, resolution: int =
             measured.append(float((counted - probs).abs().sum() / 2))
     learned_tv, exact_tv = np.array(measured).reshape(-1, 2).T
     return SlotLaw(intervals.mean(learned_tv), float(exact_tv.mean()), len(learned_tv), resolution)
+
+
+def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:
+    """Token ids of all texts, concatenated (T,) and framed as in training; and where each text begins.
+
+    Raises:
+        KfError: the pair has no tokenizer.
+    """
+    tokenizer = pair.need_tokenizer()
+    opening, closing = document_frame(tokenizer)
+    coded = [np.array([*opening, *encode_ids(tokenizer, text), *closing], dtype=np.int64) for text in texts]
+    return np.concatenate(coded), np.cumsum([0, *map(len, coded[:-1])])
+
+
+def text_windows(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
+    """Evenly spaced windows of a text, `count` or as many as fit without overlap; (count, length).
+
+    If texts are shorter than a window, each window starts with a text, as a prompt does.
+
+    Args:
+        ids: (T,), from `text_ids`.
+        begins: Where each text begins, ascending.
+
+    Raises:
+        KfError: fewer than two were requested, or fit.
+    """
+    if count < 2 or len(ids) < 2 * length:
+        raise KfError(
+            f"{count} windows of {length} tokens were requested; the text has {len(ids)} tokens.",
+            "at least 2 that fit in the text",
+        )
+    starts = np.linspace(0, len(ids) - length, min(count, len(ids) // length)).astype(int)
+    if len(ids) < length * len(begins):
+        starts = np.unique(begins[np.searchsorted(begins, starts, side="right") - 1])
+    return np.stack([ids[start : start + length] for start in starts])
 
 
 def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[Bin]:

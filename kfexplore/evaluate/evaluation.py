@@ -6,10 +6,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 
-from kfexplore.evaluate.agreement import agreement, slot_law
+from kfexplore.evaluate.agreement import agreement, slot_law, text_ids, text_windows
 from kfexplore.evaluate.judges import Judge, continued, gen_ppl, load_judge, win_rate
 from kfexplore.evaluate.samples import Written, decoders, scored, write_all
-from kfexplore.evaluate.text import text_ids, text_windows
 from kfexplore.pair import Pair
 from kfexplore.results import Evaluation, Ints, SampleQuality
 

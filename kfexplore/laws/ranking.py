@@ -16,10 +16,10 @@ from tqdm import tqdm
 from kfexplore.checkpoints.registry import bundled_folder, fingerprint, pair_parts
 from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError
-from kfexplore.evaluate.text import read_text
 from kfexplore.laws.exact import pair_law
 from kfexplore.pair import Pair, load_pair
 from kfexplore.results import BlockLaw, RankedContext
+from kfexplore.training.documents import read_text
 
 SENTENCES = Path(__file__).parent / "sentences.txt"
 CONTEXTS = "contexts.json"

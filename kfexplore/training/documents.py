@@ -115,6 +115,17 @@ def read_file(file: Path) -> str:
         raise KfError(f"{file} cannot be read: {error}.", "a text in UTF-8") from error
 
 
+def read_text(path: Path) -> list[str]:
+    """The texts of a file, or of a folder's .txt files, as training reads them.
+
+    Raises:
+        KfError: the path does not exist, or holds no text.
+    """
+    if not path.exists():
+        raise KfError(f"There is no text in {path}.", "a text file, or a folder of .txt files")
+    return [read_file(file) for file in (text_files(path) if path.is_dir() else [path])]
+
+
 def _stories(config: StoriesConfig) -> Iterator[Document]:
     """Generated stories, held-out ones first."""
     parts = ((HELD_OUT_STORY, config.held_out, config.seed + 1), ("story", config.count, config.seed))

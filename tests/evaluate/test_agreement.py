@@ -13,8 +13,7 @@ from analysis.distillation import blind
 from kfexplore import noise
 from kfexplore.errors import KfError
 from kfexplore.evaluate import agreement as module
-from kfexplore.evaluate.agreement import agreement, binned
-from kfexplore.evaluate.text import text_ids
+from kfexplore.evaluate.agreement import agreement, binned, text_ids
 from kfexplore.pair import Pair
 from kfexplore.training.targets import exact_targets
 

@@ -11,11 +11,10 @@ import pytest
 from kfexplore.config import DecodeConfig
 from kfexplore.errors import KfError
 from kfexplore.evaluate import evaluation as module
-from kfexplore.evaluate.agreement import agreement, slot_law
+from kfexplore.evaluate.agreement import agreement, slot_law, text_ids, text_windows
 from kfexplore.evaluate.card import model_card, summary
 from kfexplore.evaluate.evaluation import EvalSettings, evaluate
 from kfexplore.evaluate.samples import scored, write
-from kfexplore.evaluate.text import text_ids, text_windows
 from kfexplore.pair import Pair
 from kfexplore.results import Estimate, Evaluation, Judged
 

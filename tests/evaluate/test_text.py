@@ -11,7 +11,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kfexplore.errors import KfError
-from kfexplore.evaluate.text import read_text, text_ids, text_windows
+from kfexplore.evaluate.agreement import text_ids, text_windows
+from kfexplore.training.documents import read_text
 
 ONE = np.array([0])
 
