@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from helpers import student, teacher
 
 from kfexplore.bench import scrub
 from kfexplore.bench.scrub import bench_scrub
-from kfexplore.bench.setting import random_pair
+from kfexplore.bench.setting import random_pair, timed
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
 
@@ -43,13 +44,18 @@ def test_the_document_has_device_versions_settings_and_rows(tables: bool, monkey
     assert asked == ([("sweeps", 256)] * 3 + [("sweeps", 512)] * 3 + [("grid", 128)] * 3) * tables
 
 
-def test_median_least_and_largest_are_of_the_repeats_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, calls = iter([10.0, 14.0, 20.0, 21.0, 30.0, 32.0]), []
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    row = scrub._timed("job", {"resolution": 8}, lambda: calls.append(1), 3, torch.device("cpu"))
-    assert row == {"what": "job", "resolution": 8, "repeats": 3, "seconds": 2.0, "least": 1.0, "largest": 4.0}
-    assert len(calls) == 4
-    assert list(clock) == []
+def test_a_row_has_median_least_and_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub, "timed", lambda *_, **__: [4.0, 1.0, 2.0])
+    for row in bench_scrub(small_pair(), context_length=6, repeats=3, tables=False)["rows"]:
+        assert (row["repeats"], row["seconds"], row["least"], row["largest"]) == (3, 2.0, 1.0, 4.0)
+
+
+def test_repeats_alone_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, order = iter([10.0, 14.0, 20.0, 21.0, 30.0, 32.0]), []
+    monkeypatch.setattr(time, "perf_counter", lambda: order.append("clock") or next(clock))
+    job, ran = (partial(order.append, word) for word in ("job", "ran"))
+    assert timed(job, 3, torch.device("cpu"), ran=ran) == [4.0, 1.0, 2.0]
+    assert order == ["job", "ran", *(["clock", "job", "clock", "ran"] * 3)]
 
 
 def test_every_repeat_of_a_block_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +65,10 @@ def test_every_repeat_of_a_block_has_noise_of_its_own(monkeypatch: pytest.Monkey
     assert len(set(seen)) == 5
 
 
-def test_each_row_is_reported_when_known_and_each_run_outside_its_clock() -> None:
+def test_each_row_is_reported_when_known() -> None:
     reported: list[Any] = []
     document = bench_scrub(small_pair(), context_length=6, repeats=2, tables=False, report=reported.append)
     assert reported == document["rows"]
-    order: list[str] = []
-    scrub._timed("job", {}, lambda: order.append("job"), 2, torch.device("cpu"), lambda: order.append("ran"))
-    assert order == ["job", "ran"] * 3
 
 
 def test_an_unknown_size_is_refused() -> None:
