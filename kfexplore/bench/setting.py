@@ -106,8 +106,7 @@ def random_pair(size: str, device: str | None = None) -> Pair:
     """Teacher and student of a published size (`SIZES`) with random weights and no tokenizer."""
     if size not in SIZES:
         raise KfError(f"There is no size {size!r}.", ", ".join(SIZES))
-    rows, width, depth, heads, mask, context = SIZES[size]
-    shape = ModelConfig("teacher", rows, width, depth, heads, mask, context)
+    shape = ModelConfig("teacher", *SIZES[size])
     student = dataclasses.replace(shape, kind="student", block=4)
     models = [build(config).to(device or "cpu").eval().requires_grad_(False) for config in (shape, student)]
     return Pair(cast(Teacher, models[0]), cast(Student, models[1]), info={"name": f"random weights, size {size}"})

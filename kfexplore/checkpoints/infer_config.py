@@ -30,7 +30,6 @@ KIND_NAMES: dict[Kind, str] = {
     "student": "student (push-forward)",
     "masked": "masked (diffusion)",
 }
-_INFERRED = ("kind", "vocab_size", "width", "depth", "heads", "cond_width")
 _PUBLISHED_MASK = {OWT_ROWS: 50257, LM1B_ROWS: 103}
 _PUBLISHED_CONTEXT = {OWT_ROWS: 1024, LM1B_ROWS: 128}
 _PUBLISHED_BLOCK = 4
@@ -61,18 +60,17 @@ def describe(
         "context": _PUBLISHED_CONTEXT.get(rows, 1024),
         "block": _PUBLISHED_BLOCK if inferred["kind"] == "student" else 0,
     }
-    stated = stated or {}
     try:
-        config = from_dict(ModelConfig, {**inferred, **defaults, **stated})
+        config = from_dict(ModelConfig, {**inferred, **defaults, **(stated or {})})
     except KfError as error:
         raise KfError(f"{where}: {error.failed}", error.valid, error.run) from error
     for name, most in MOST.items():
         if getattr(config, name) > most:
             raise KfError(f"{where}: {name} is {getattr(config, name)}.", f"at most {most}")
-    for name in _INFERRED:
-        if getattr(config, name) != inferred[name]:
+    for name, value in inferred.items():
+        if getattr(config, name) != value:
             raise KfError(
-                f"{CONFIG_FILE} has {name} {getattr(config, name)}, but the tensors of {where} have {inferred[name]}.",
+                f"{CONFIG_FILE} has {name} {getattr(config, name)}, but the tensors of {where} have {value}.",
                 "a config.json that belongs to the weights beside it",
                 f"remove {CONFIG_FILE} or put the right one there",
             )

@@ -234,7 +234,7 @@ class Run:
                 found[name] += f"; weights interpolated with {stage.wise_ft_alpha:.0%} of the initial ones"
         both = {name: f"{before[name]}; then {what}" for name, what in found.items() if name in before}
         known = before | found | both
-        if self.recipe.students and finished(self.folder / f"student{self.recipe.students[-1].block}"):
+        if finished(self.folder / f"student{self.recipe.students[-1].block}"):
             known["student_temperatures"] = [self.recipe.students[-1].tau_min, self.recipe.students[-1].tau_max]
         return known
 
