@@ -17,9 +17,8 @@ import numpy.typing as npt
 from scipy.special import entr
 from scipy.stats import binom, chi2, power_divergence
 
-from kfexplore.errors import KfError
 from kfexplore.evaluate import intervals
-from kfexplore.laws.exact import NOT_A_LAW, TeacherTree
+from kfexplore.laws.exact import TeacherTree, check_sums
 from kfexplore.results import EXPLAINED, BlockLaw, Cells, Distance, Floats, Ints, SamplerLaw, Surprise
 
 EXPECTED = 5.0
@@ -61,11 +60,7 @@ class Partition:
 
 
 def partition(tree: TeacherTree, law: BlockLaw, k: int, size: int) -> Partition:
-    """Cells for `size` blocks of k tokens, chosen from the teacher's distribution alone.
-
-    Raises:
-        KfError: the distribution does not sum to one.
-    """
+    """Cells for `size` blocks of k tokens, chosen from the teacher's distribution alone."""
     if k == 2 and law.given.size <= LARGEST_SORTED:
         return pair_partition(law, size)
     return tree_partition(tree, k, size)
@@ -74,7 +69,6 @@ def partition(tree: TeacherTree, law: BlockLaw, k: int, size: int) -> Partition:
 def pair_partition(law: BlockLaw, size: int) -> Partition:
     """Pairs expected five times or more, and pools of the others by their pointwise mutual information."""
     joint, second, least = law.joint, law.marginal_2, EXPECTED / size
-    _check_total(float(joint.sum()) + law.uncovered)
     flat = joint.ravel()
     named = np.flatnonzero(flat >= least)
     named = named[np.argsort(-flat[named], kind="stable")]
@@ -154,7 +148,7 @@ def g_test(counts: Ints, probability: Floats) -> tuple[float, int, float]:
     Raises:
         KfError: the cells' probabilities do not sum to one.
     """
-    _check_total(float(probability.sum()))
+    check_sums(probability)
     dof = len(probability) - 1
     if not dof:
         return 0.0, 0, 1.0
@@ -344,9 +338,3 @@ def judged(
         wrong=dict(zip(wrong.tolist(), most_surprising(tree, drawn[wrong]), strict=True)),
         **plain,
     )
-
-
-def _check_total(total: float) -> None:
-    if not abs(total - 1) <= NOT_A_LAW:
-        valid = "probabilities that sum to 1; are the weights damaged?"
-        raise KfError(f"The distribution of a block sums to {total:g}.", valid)
