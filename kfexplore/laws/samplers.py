@@ -135,16 +135,11 @@ def masked_marginals(masked: MaskedModel, ids: list[int], k: int) -> Floats:
 def masked_blocks(
     masked: MaskedModel, ids: list[int], k: int, seed: int, samples: range, passes: int, order: Order
 ) -> Ints:
-    """The masked model in several passes, as even as can be with larger ones first; float64 inverse CDF throughout.
+    """The masked model in 1 .. k passes, as even as can be with larger ones first; float64 inverse CDF throughout.
 
     random: the slots are filled in an order drawn for each sample. confident: every pass draws a token for each slot
     that is still masked and keeps those that are most likely under their own distributions.
-
-    Raises:
-        KfError: passes are not 1 .. k.
     """
-    if not 1 <= passes <= k:
-        raise KfError(f"{passes} passes were requested.", f"1 to {k}, the tokens of a block")
     draws = noise.uniform(seed, samples, 0, passes * k).reshape(len(samples), passes, k)
     rank = np.argsort(np.argsort(noise.uniform(seed, samples, ORDER_NOISE, k), axis=1, kind="stable"), axis=1)
     filled = np.full((len(samples), k), masked.config.mask_id, dtype=np.int64)

@@ -153,12 +153,6 @@ def test_k_outside_what_the_pair_allows_is_refused(k: int) -> None:
         check_slots(Pair(teacher(), student(block=1)), k)
 
 
-@pytest.mark.parametrize("passes", [0, 4])
-def test_passes_beyond_the_slots_are_refused(passes: int) -> None:
-    with pytest.raises(KfError, match=f"{passes} passes"):
-        masked_blocks(PAIR.masked, IDS, 3, 0, range(2), passes, "random")
-
-
 def test_samplers_without_a_masked_model_are_the_other_three() -> None:
     pair = tiny()
     tree = TeacherTree(pair.teacher, np.array(IDS))
