@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -36,19 +36,17 @@ from kfexplore.results import (
     exactly,
 )
 
-Report = Callable[[float, str], object]
-"""Called with the fraction done and the name of the next step."""
 StudySteps = Generator[tuple[float, str], None, ContextStudy]
 """A running study: yields the fraction done and the name of the next step, and returns the result."""
 REFERENCE_BLOCKS = 4096
 """The teacher's own blocks over which marginals of later slots are averaged."""
 
 
-def finished(steps: StudySteps, report: Report = lambda _fraction, _what: None) -> ContextStudy:
-    """The result of a study, run to its end. `report` can raise to stop it."""
+def finished(steps: StudySteps) -> ContextStudy:
+    """The result of a study, run to its end."""
     while True:
         try:
-            report(*next(steps))
+            next(steps)
         except StopIteration as end:
             found: ContextStudy = end.value
             return found

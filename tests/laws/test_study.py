@@ -131,14 +131,13 @@ def test_bad_input_is_a_clear_error(changes: dict[str, object], words: str) -> N
 
 
 def test_progress_rises_and_names_every_sampler() -> None:
-    told: list[tuple[float, str]] = []
-    found = finished(
-        study_steps(tiny(with_masked=True), IDS, k=3, blocks=100), report=lambda share, what: told.append((share, what))
-    )
+    pair = tiny(with_masked=True)
+    told = list(study_steps(pair, IDS, k=3, blocks=100))
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
     assert 0 == shares[0] <= shares[-1] < 1
-    assert [what for _, what in told][2:] == [row.sampler for row in found.samplers]
+    names = [row.sampler for row in finished(study_steps(pair, IDS, k=3, blocks=100)).samplers]
+    assert [what for _, what in told][2:] == names
 
 
 def test_the_most_surprising_token_exceeds_the_entropy_of_its_slot_most() -> None:
