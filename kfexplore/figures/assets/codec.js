@@ -5,17 +5,10 @@
 // steps. Up to its own slot, where it shows one token as its noise goes from 0 to 1, it is drawn as a track.
 // A grid is what two slots become as both sliders move: tokens [step of the earlier][step of the later][2].
 
-function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-}
-
 // Every browser in use runs on a little-endian machine, so the bytes can be viewed as they are.
-function tokensOf(base64, length) {
-  return sized(new Uint16Array(bytesOf(base64).buffer), length);
-}
-
-function floatsOf(base64, length) {
-  return sized(new Float32Array(bytesOf(base64).buffer), length);
+function decoded(Numbers, base64, length) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return sized(new Numbers(bytes.buffer), length);
 }
 
 // Throws where an array has another length.
@@ -34,8 +27,8 @@ export function readSweeps(reply) {
   const { slots, u, k, temperature = 1, resolution, every } = reply;
   const size = (sized(u, k), (resolution / every) * k);
   const arrays = fieldsOf(reply).map((name) => {
-    const read = name === "teacher" || name === "student" ? tokensOf : floatsOf;
-    return [name, read(reply[name], slots.length * size)];
+    const Numbers = name === "teacher" || name === "student" ? Uint16Array : Float32Array;
+    return [name, decoded(Numbers, reply[name], slots.length * size)];
   });
   return slots.map((slot, n) => {
     const own = arrays.map(([name, array]) => [name, array.subarray(n * size, (n + 1) * size)]);
@@ -47,8 +40,8 @@ export function readSweeps(reply) {
 export function readGrid(reply, { pair, prompt, u, temperature }) {
   const { slots, resolution, agreement, texts } = reply;
   const size = resolution * resolution * 2;
-  const teacher = tokensOf(reply.teacher, size);
-  const student = reply.student && tokensOf(reply.student, size);
+  const teacher = decoded(Uint16Array, reply.teacher, size);
+  const student = reply.student && decoded(Uint16Array, reply.student, size);
   return { pair, prompt, u, temperature, slots, resolution, agreement, texts, teacher, student };
 }
 
