@@ -135,10 +135,6 @@ function baseNoise({ hasServer, u, context }) {
   return hasServer ? u : u.map((value, slot) => context.u[slot] ?? value);
 }
 
-function withSlot(u, slot, value) {
-  return u.map((old, at) => (at === slot ? value : old));
-}
-
 // Steps of a slider from one that its sweep holds to the next.
 export function strideOf(state, slot) {
   const { sweep } = state.tracks[slot];
@@ -151,7 +147,7 @@ export function activated(state, slot) {
 
 export function slid(state, slot, value) {
   const at = snapped(value, state.context.resolution, strideOf(state, slot));
-  return moved(state, { u: withSlot(baseNoise(state), slot, at), activeSlot: slot, lastMovedSlot: slot });
+  return moved(state, { u: baseNoise(state).with(slot, at), activeSlot: slot, lastMovedSlot: slot });
 }
 
 // The slider that was last active, or the first, is about to move by itself.
@@ -160,7 +156,7 @@ export function playBegun(state) {
   const slot = active < state.k ? active : 0;
   const from = state.u[slot];
   const begun = { playing: { slot, from }, activeSlot: slot, refused: [], isSettled: false };
-  return state.hasServer ? next(state, begun) : moved(state, { ...begun, u: withSlot(baseNoise(state), slot, from) });
+  return state.hasServer ? next(state, begun) : moved(state, { ...begun, u: baseNoise(state).with(slot, from) });
 }
 
 // It stands at a share of its way. It waits for its sweep, which then answers for every step, and stops where none comes.
@@ -175,7 +171,7 @@ export function playedTo(state, share) {
 // It is back where it began.
 export function playEnded(state) {
   const { slot, from } = state.playing;
-  return moved(state, { u: withSlot(state.u, slot, from), activeSlot: slot });
+  return moved(state, { u: state.u.with(slot, from), activeSlot: slot });
 }
 
 // A slider moves by so many steps; null where the key is none of its keys.
@@ -198,7 +194,7 @@ export function typed(state, slot, text) {
   }
   if (value === state.u[slot]) return next(state, { message: null });
   const at = state.hasServer ? value : snapped(value, state.context.resolution);
-  return moved({ ...state, message: null }, { u: withSlot(baseNoise(state), slot, at) });
+  return moved({ ...state, message: null }, { u: baseNoise(state).with(slot, at) });
 }
 
 // What a link says of the noise, where it is of the context that is shown; null where the server has to answer.
@@ -213,7 +209,7 @@ export function linkedNoise(state, { pair, prompt, k, u, temperature }) {
 // A point of the grid was chosen: both of its sliders move.
 export function picked(state, [i, j], x, y) {
   const { resolution } = state.context;
-  const u = withSlot(withSlot(baseNoise(state), i, snapped(x, resolution)), j, snapped(y, resolution));
+  const u = baseNoise(state).with(i, snapped(x, resolution)).with(j, snapped(y, resolution));
   return moved(state, { u, activeSlot: null });
 }
 
@@ -236,7 +232,7 @@ export function diced(state, random = Math.random) {
 }
 
 export function lockToggled(state, slot) {
-  return next(state, { locked: withSlot(state.locked, slot, !state.locked[slot]) });
+  return next(state, { locked: state.locked.with(slot, !state.locked[slot]) });
 }
 
 // Fewer slots are the first ones of the same sweeps, as no slot depends on a later one.
@@ -330,7 +326,7 @@ function tookSweeps(state, { slots }, reply) {
   const { lastMovedSlot: slot, u } = state;
   if (state.point.status !== "pending" || slot === null || !sweepFits(tracks[slot].sweep, made)) return next(made, {});
   const at = snapped(u[slot], state.context.resolution, strideOf(made, slot));
-  return next(made, { u: withSlot(u, slot, at), seq: state.seq + 1 });
+  return next(made, { u: u.with(slot, at), seq: state.seq + 1 });
 }
 
 function sweepsRefused(state, { slots }, message) {
