@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +231,44 @@ def sent(client: TestClient, body: bytes, **headers: str) -> Any:
     return client.post(f"{API}/component_server", content=body, headers={"Content-Type": "application/json"} | headers)
 
 
-@pytest.mark.parametrize(("body", "status"), [(b"[" + b"[]," * 1_300 + b"[]]", 413), (b"[" * 30 + b"]" * 30, 413)])
-def test_json_of_many_values_is_refused_before_it_is_walked(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"[]," * 1_300 + b"[]]",
+        b"[" + b"1," * 1_300 + b"1]",
+        b"[" * 1_300,
+        b'{"a":' * 1_300,
+        b'["' + b'\\"",' * 1_300,
+    ],
+)
+def test_json_of_many_values_is_refused_before_it_is_parsed(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    monkeypatch.setattr(guard, "MOST_NODES", 1_000)
+    monkeypatch.setattr(guard, "MOST_NODES", 700)
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("it was parsed"))
+    assert sent(client, body).status_code == 413
+
+
+def test_json_of_many_levels_is_refused_before_it_is_walked(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guard, "traverse", lambda *_: pytest.fail("it was walked"))
-    assert sent(client, body).status_code == status
+    assert sent(client, b"[" * 30 + b"]" * 30).status_code == 413
+
+
+@pytest.mark.parametrize("body", [b'["' + b'[,\\"{' * 200 + b'"]', b'"\\', '["∢,,"]'.encode("utf-16"), b'"' * 9])
+def test_what_strings_hold_counts_as_one_value(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(guard, "MOST_NODES", 10)
+    assert sent(client, body).status_code in (400, 422)  # not what the page sends, but not too long
+
+
+@pytest.mark.parametrize("part", ['"', '\\"', "\\", '"a', '"\\\\'])
+def test_strings_without_an_end_are_checked_quickly(part: str) -> None:
+    started = time.process_time()
+    guard._check_size(part * 100_000)
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("session", ["x" * 65, ["a"], {"a": 1}, 5])
