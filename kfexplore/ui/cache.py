@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,8 @@ Value = TypeVar("Value")
 class LRUCache(Generic[Key, Value]):
     """Bounded LRU cache with idle expiry; the newest value stays whatever its size.
 
-    Values expire when any is put or got, so nothing needs to run beside.
+    Values expire when any is put or got, so nothing needs to run beside. Values may have owners: then the owner with
+    the most values loses its least recently used one.
 
     Args:
         most: Values.
@@ -39,7 +40,7 @@ class LRUCache(Generic[Key, Value]):
     ) -> None:
         self._most, self._seconds, self._most_bytes = most, seconds, most_bytes
         self._size, self._pinned, self._clock = size, pinned, clock
-        self._values: OrderedDict[Key, tuple[Value, float]] = OrderedDict()
+        self._values: OrderedDict[Key, tuple[Value, float, Hashable]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
@@ -48,21 +49,22 @@ class LRUCache(Generic[Key, Value]):
             self._expire()
             if key not in self._values:
                 return None
-            value, _ = self._values.pop(key)
-            self._values[key] = value, self._clock()
+            value, _, owner = self._values.pop(key)
+            self._values[key] = value, self._clock(), owner
             return value
 
-    def put(self, key: Key, value: Value) -> Value:
+    def put(self, key: Key, value: Value, owner: Hashable = None) -> Value:
         """Keeps a value in place of the key's former one; returns it."""
         with self._lock:
             self._expire()
             self._values.pop(key, None)
-            self._values[key] = value, self._clock()
-            for other in [each for each in self._values if each not in (key, self._pinned)]:
-                held = sum(self._size(each) for each, _ in self._values.values())
-                if len(self._values) <= self._most and held <= self._most_bytes:
+            self._values[key] = value, self._clock(), owner
+            while self._is_full():
+                owners = {each: kept[2] for each, kept in self._values.items() if each not in (key, self._pinned)}
+                counts = Counter(owners.values())
+                if not counts:
                     break
-                del self._values[other]
+                del self._values[max(owners, key=lambda each: counts[owners[each]])]
         return value
 
     def once(self, key: Key, turn: AbstractContextManager[None], make: Callable[[], Value]) -> Value:
@@ -76,9 +78,13 @@ class LRUCache(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def _is_full(self) -> bool:
+        held = sum(self._size(value) for value, _, _ in self._values.values())
+        return len(self._values) > self._most or held > self._most_bytes
+
     def _expire(self) -> None:
         since = self._clock() - self._seconds
-        for key in [key for key, (_, used) in self._values.items() if used < since and key != self._pinned]:
+        for key in [key for key, (_, used, _) in self._values.items() if used < since and key != self._pinned]:
             del self._values[key]
 
 

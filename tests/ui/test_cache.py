@@ -46,6 +46,13 @@ def test_bytes_are_bounded_but_the_newest_stays() -> None:
     assert kept(values, "abcd") == "d"
 
 
+def test_the_owner_of_most_values_loses_one() -> None:
+    values = cache(most=4)
+    for name in "abcdef":
+        values.put(name, name, owner=name if name in "ad" else "crowd")
+    assert kept(values, "abcdef") == "adef"
+
+
 def test_an_unused_value_goes_after_its_time() -> None:
     clock = Clock()
     values = cache(clock=clock)
