@@ -1,4 +1,4 @@
-"""Cancelling work: a token that work checks at every step, and the exception that ends it."""
+"""Cancelling work: a token that work checks at every step, and the exception that ends it; and giving way to others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import Final
+
+PASSES: Final[ContextVar[Callable[[], AbstractContextManager[None]]]] = ContextVar("passes", default=nullcontext)
+"""Entered around each pass of a model. Long work sets it to wait for a turn, so that others get theirs in between."""
 
 
 class Cancelled(Exception):

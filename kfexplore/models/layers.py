@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kfexplore.cancel import PASSES
 from kfexplore.config import ModelConfig
 from kfexplore.models.attention import Cache, KVCache, attend
 from kfexplore.models.kernels import Segment
@@ -132,6 +133,10 @@ class Network(nn.Module):
     """The Transformer blocks, a `nn.ModuleList`."""
     recompute = False
     """Gradient checkpointing: backward computes each block's activations again. For passes over an empty cache."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with PASSES.get()():
+            return super().__call__(*args, **kwargs)
 
     @property
     def device(self) -> torch.device:

@@ -317,7 +317,7 @@ def serve(service: Service, name: str, **options: Any) -> gr.Blocks:
         enable_monitoring=False,
         state_session_capacity=service.limits.pages,
         root_path=root,
-        max_threads=THREADS + 2 * service.limits.questions,
+        max_threads=THREADS + service.limits.questions,
         app_kwargs=serving(service.limits),
         **options,
     )

@@ -67,12 +67,14 @@ class LRUCache(Generic[Key, Value]):
                 del self._values[max(owners, key=lambda each: counts[owners[each]])]
         return value
 
-    def once(self, key: Key, turn: AbstractContextManager[None], make: Callable[[], Value]) -> Value:
+    def once(
+        self, key: Key, turn: AbstractContextManager[None], make: Callable[[], Value], owner: Hashable = None
+    ) -> Value:
         """The value; where there is none, one caller makes it in a turn, and others wait for theirs."""
         if (value := self.get(key)) is None:
             with turn:
                 if (value := self.get(key)) is None:
-                    value = self.put(key, make())
+                    value = self.put(key, make(), owner)
         return value
 
     def __len__(self) -> int:

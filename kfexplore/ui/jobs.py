@@ -1,4 +1,4 @@
-"""Work and its turns: workers that give turns by priority and time of asking, and the one lifecycle of a job."""
+"""Work and its turns: workers that give turns by priority and fair shares, and the one lifecycle of a job."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ import torch
 from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
-from kfexplore.ui.clients import CLIENT, crowd, next_round
+from kfexplore.ui.clients import CLIENT, REFUSED, FairShares
 
 CHECK_EVERY: Final = 0.05
 """Seconds between two checks whether waiting work was cancelled."""
 RECENT: Final = 5.0
 """Seconds for which the length of a queue is remembered."""
-LEAD: Final = 8
-"""Interactive turns in a row after which background work gets one."""
+BACKGROUND_SHARE: Final = 0.2
+"""Of a worker's time, for background work while interactive work waits too."""
+LEAD: Final = 0.1
+"""Seconds of that share that interactive work has first."""
+EXPECTED: Final = 0.05
+"""Seconds that a turn is expected to take, until it has ended."""
 SMALL: Final = 32_000_000
 """Weights of a teacher's blocks below which one thread is enough."""
 
@@ -51,39 +55,45 @@ class Priority(IntEnum):
 @dataclass(order=True)
 class _Waiting:
     priority: Priority
-    round: int
+    tag: float
+    """See `FairShares`."""
     number: int
-    """The lowest priority, round and number go first."""
+    """The lowest priority, tag and number go first."""
     client: Hashable = field(compare=False)
     is_fixed: bool = field(compare=False)
     """Whether it can be cancelled, and so has a place in the page's queue, which is bounded itself."""
+    changed: threading.Condition = field(compare=False)
+    """Notified when it has its turn or is refused: to wake all that wait would hold up what runs."""
 
 
 class Worker:
     """Does one thing at a time. Each runs in its caller's own thread.
 
-    Interactive work goes first, but after `LEAD` interactive turns in a row background work gets one turn. Each kind
-    runs in rounds with one turn per client, in order of arrival within a round. Clients are those of `clients.CLIENT`;
-    a request without one counts as its own client.
+    Interactive work goes first, but background work keeps a share of the time. Within each kind clients get equal
+    shares of the time, and those who have had less go first. Clients are those of `clients.CLIENT`; without one, all
+    work with the same `cancel`, and each request without that, counts as a client.
 
     Args:
-        waiting: Bound on the waiting requests; None: no bound. If the queue is full, a new request takes over the last
-            place of the client that has the most; if none has more, an interactive one takes a background place. Work
-            that can be cancelled is always accepted, because it already has a place in the page's queue.
+        waiting: Bound on the waiting requests; None: no bound. If the queue is full, the request whose client is
+            furthest ahead of its share is refused; among equals, background work before interactive work, and the
+            last to come. Work that can be cancelled is always accepted, because it already has a place in the page's
+            queue.
         clock: Seconds.
     """
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._waiting, self._clock = waiting, clock
-        self._is_busy, self._rounds, self._ahead = False, dict.fromkeys(Priority, 0), 0
+        self._waiting, self._clock, self._is_busy = waiting, clock, False
+        self._shares = {priority: FairShares() for priority in Priority}
+        self._owed = -LEAD
+        """Seconds of the background's share that interactive work has had beyond its lead."""
         self._queue: list[_Waiting] = []
         self._numbers = itertools.count()
         self._lengths: deque[tuple[float, int]] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def recent_length(self) -> int:
         """The most clients that had something running or waiting within the last seconds."""
-        with self._changed:
+        with self._lock:
             self._remember()
             return max(length for _, length in self._lengths)
 
@@ -99,60 +109,71 @@ class Worker:
         """
         if cancel and cancel():
             raise Cancelled
-        with self._changed:
-            mine = self._enter(priority, cancel is not None)
+        with self._lock:
+            mine = self._enter(priority, cancel)
             try:
-                while self._is_busy or self._next() is not mine:
-                    self._changed.wait(CHECK_EVERY if cancel else None)
+                while mine in self._queue and (self._is_busy or self._next() is not mine):
+                    mine.changed.wait(CHECK_EVERY if cancel else None)
                     if cancel and cancel():
                         raise Cancelled
-                    if mine not in self._queue:
-                        raise Busy
-                self._begin(mine)
+                if mine not in self._queue:
+                    if refused := REFUSED.get(None):
+                        refused.set()
+                    raise Busy
+                owing = self._begin(mine)
+            except BaseException:
+                self._shares[priority].correct(mine.client, -EXPECTED)
+                raise
             finally:
                 if mine in self._queue:
                     self._queue.remove(mine)
-                self._changed.notify_all()
+                self._wake()
+        started = self._clock()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
+                seconds = self._clock() - started
+                self._shares[priority].correct(mine.client, seconds - EXPECTED)
+                self._owed += owing * seconds
                 self._is_busy = False
-                self._changed.notify_all()
+                self._wake()
 
-    def _enter(self, priority: Priority, is_fixed: bool) -> _Waiting:
-        client = CLIENT.get()
-        if not is_fixed and self._waiting is not None and self._is_busy + len(self._queue) > self._waiting:
-            self._queue.remove(self._least(client, priority))
-            self._changed.notify_all()
-        alike = ((each.client, each.round) for each in self._queue if each.priority == priority)
-        its = next_round(client, self._rounds[priority], alike)
-        mine = _Waiting(priority, its, next(self._numbers), client, is_fixed)
+    def _enter(self, priority: Priority, cancel: Callable[[], bool] | None) -> _Waiting:
+        client, is_fixed = CLIENT.get() or cancel, cancel is not None
+        tag, changed = self._shares[priority].tag(client, EXPECTED), threading.Condition(self._lock)
+        mine = _Waiting(priority, tag, next(self._numbers), client, is_fixed, changed)
         insort(self._queue, mine)
+        if not is_fixed and self._waiting is not None and self._is_busy + len(self._queue) > self._waiting + 1:
+            refused = max((each for each in self._queue if not each.is_fixed), key=self._ahead)
+            self._queue.remove(refused)
+            refused.changed.notify()
         self._remember()
         return mine
 
+    def _ahead(self, each: _Waiting) -> tuple[float, Priority, int]:
+        """How far a client is ahead of its share, and what decides between equals; the largest is refused."""
+        return each.tag - self._shares[each.priority].now, each.priority, each.number
+
     def _next(self) -> _Waiting:
         """What has the next turn."""
-        passed = (each for each in self._queue if self._ahead >= LEAD and each.priority)
-        return next(passed, self._queue[0])
+        first = (each for each in self._queue if self._owed > 0 and each.priority)
+        return next(first, self._queue[0])
 
-    def _begin(self, mine: _Waiting) -> None:
-        self._is_busy, self._rounds[mine.priority] = True, max(self._rounds[mine.priority], mine.round)
-        passes = not mine.priority and any(each.priority for each in self._queue)
-        self._ahead = self._ahead + 1 if passes else 0
+    def _wake(self) -> None:
+        """Wakes what has the next turn."""
+        if self._queue and not self._is_busy:
+            self._next().changed.notify()
 
-    def _least(self, client: Hashable, priority: Priority) -> _Waiting:
-        """What waits and is refused for the sake of a newcomer."""
-        others = [each for each in self._queue if not each.is_fixed]
-        crowded = crowd(client, (each.client for each in others))
-        if crowded is not None:
-            return [each for each in others if each.client == crowded][-1]
-        later = [each for each in others if each.priority > priority]
-        waits = client is not None and any(each.client == client and each.priority == priority for each in others)
-        if later and not waits:
-            return later[-1]
-        raise Busy
+    def _begin(self, mine: _Waiting) -> float:
+        """Begins a turn; returns the seconds that each second of it adds to what the background is owed."""
+        self._is_busy = True
+        alike = [each for each in self._queue if each.priority == mine.priority]
+        self._shares[mine.priority].begin(mine.tag, is_last=len(alike) == 1)
+        if len(alike) == len(self._queue):
+            self._owed = -LEAD
+            return 0.0
+        return -1.0 if mine.priority else BACKGROUND_SHARE / (1 - BACKGROUND_SHARE)
 
     def _remember(self) -> None:
         now = self._clock()

@@ -56,8 +56,8 @@ class ServerLimits:
     """Pages that Generate writes for at once; studies and races have one each."""
     queue: int = 16
     """Pages that wait for Generate, for a study or for a race, each; one place per session."""
-    questions: int = 24
-    """Questions of sliders that wait for one lock (tables, one context, one load); more are refused with Busy."""
+    questions: int = 64
+    """Questions of sliders that wait for the models, or for one pair to load; more are refused with Busy."""
     client_requests: int = 4
     """Requests of one client that are answered at once; more wait. A client is an address, or a session where the
     address is private: see `clients.client_of`."""

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -17,7 +18,8 @@ from kfexplore.maps import PrefilledContext
 from kfexplore.maps.context import REMEMBERED
 from kfexplore.pair import Pair
 from kfexplore.ui.cache import LRUCache
-from kfexplore.ui.jobs import Worker, few_threads
+from kfexplore.ui.clients import CLIENT
+from kfexplore.ui.jobs import Worker
 from kfexplore.ui.limits import DEFAULTS, ServerLimits
 
 HUB_RESTS: Final = 60.0
@@ -45,12 +47,10 @@ class Context:
 class _Loaded:
     pair: Pair
     contexts: LRUCache[str, Context]
-    prefilling: Worker
 
     def read(self, prompt: str) -> Context:
         ids, cut = self.pair.encode(prompt)
-        with few_threads(self.pair):
-            return Context(self.pair.prefill(ids), cut_note(cut))
+        return Context(self.pair.prefill(ids), cut_note(cut))
 
 
 class ModelStore:
@@ -108,15 +108,14 @@ class ModelStore:
         pair = self.pair(name)
         return pair, *pair.encode(prompt)
 
-    def context(self, name: str, prompt: str) -> tuple[Pair, Context]:
-        """The pair, and the prompt as it has read it.
+    def context(self, name: str, prompt: str) -> Context:
+        """The prompt, prefilled if it is not yet; for one thread at a time.
 
         Raises:
-            Busy: too many wait.
             KfError: as `prompt`.
         """
         loaded = self._loaded(name)
-        return loaded.pair, loaded.contexts.once(prompt, loaded.prefilling.turn(), partial(loaded.read, prompt))
+        return loaded.contexts.once(prompt, nullcontext(), partial(loaded.read, prompt), CLIENT.get())
 
     def _loaded(self, name: str) -> _Loaded:
         load = self.loaders.get(name) or (partial(self.other, name) if self.other is not None else None)
@@ -139,7 +138,7 @@ class ModelStore:
         contexts: LRUCache[str, Context] = LRUCache(
             limits.contexts, limits.idle_seconds, limits.held_bytes, lambda c: c.nbytes, clock=self.clock
         )
-        return _Loaded(pair, contexts, Worker(limits.questions))
+        return _Loaded(pair, contexts)
 
 
 def cut_note(tokens: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import torch
 
 from kfexplore.bench.setting import Load, measure_peaks, own_threads
-from kfexplore.cancel import Cancelled, CancelToken
+from kfexplore.cancel import PASSES, Cancelled, CancelToken
 from kfexplore.errors import KfError
 from kfexplore.figures.payload import grid_payload, point_payload, scrub_payload, sweeps_payload, token_texts
 from kfexplore.laws.study import study_steps
@@ -31,6 +31,8 @@ from kfexplore.ui.writing import Texts, WriteConfig, Writing, decoder_runs, snap
 
 FINENESS: Final = ((1, 512), (5, 128), (10, 32), (math.inf, 16))
 """Most steps of a slider's row, by the recent length of the queue: the first entry that it is within."""
+ROWS_AT_ONCE: Final = 2
+"""Rows that are computed in one turn. All in one would be an eighth faster, and others would wait twice as long."""
 MEASUREMENTS: Final = 3
 """Most measurements of a device's limits, one per race, while others are at work."""
 
@@ -41,8 +43,8 @@ Part = tuple[float, str] | ContextStudy
 class LocalExecutor:
     """Asks models in this process. The names of its tasks are those of `Executor`.
 
-    Points have a worker. Everything else has one, too: rows, grids, steps of texts, timed runs, one at a time. Parts of
-    a study take seconds, so they run beside it, but not while a clock runs.
+    One worker does everything, one thing at a time: points, rows, grids, prefills, steps of texts, timed runs, and the
+    passes of a study. What a study computes between passes runs beside it, but not while a clock runs.
 
     Args:
         models: The models.
@@ -51,8 +53,8 @@ class LocalExecutor:
     races_at_once = 1
 
     def __init__(self, models: ModelStore) -> None:
-        self.models, waiting = models, models.limits.questions
-        self.points, self.work, self.studies = Worker(waiting), Worker(waiting, models.clock), Worker()
+        self.models = models
+        self.work, self.studies = Worker(models.limits.questions, models.clock), Worker()
         self._peaks: dict[tuple[torch.device, torch.dtype], tuple[DevicePeaks, int]] = {}
 
     def token(self) -> CancelToken:
@@ -74,28 +76,33 @@ class LocalExecutor:
 
     @contextmanager
     def turn(self, pair: Pair, priority: Priority, cancel: CancelToken | None = None) -> Iterator[None]:
-        """A turn at the models, beside points and studies."""
+        """A turn at the models."""
         with self.work.turn(priority, cancel), few_threads(pair):
             yield
 
     @contextmanager
     def alone(self, cancel: CancelToken) -> Iterator[None]:
-        """A turn in which nothing runs but points."""
+        """A turn in which nothing else runs."""
         with self.studies.turn(Priority.BACKGROUND, cancel), self.work.turn(Priority.BACKGROUND, cancel):
             yield
 
     def tables(self, name: str, question: Question) -> dict[str, Any]:
         """The rows of some sliders, or of all with what a widget shows with them."""
-        pair, context = self.models.context(name, question.prompt)
-        most, held = self.models.slots(pair), context.prefilled
+        pair = self.models.pair(name)
+        most = self.models.slots(pair)
         u = question.noise(most)
         slots = list(question.slots or range(len(u)))
-        with self.turn(pair, Priority.BACKGROUND if question.yields else Priority.INTERACTIVE):
-            start = time.perf_counter()
-            every = math.gcd(question.resolution, max(1, question.resolution // self._fineness()))
-            moved = sweeps(held, u, slots, question.resolution, every, question.temperature)
-            at = None if question.slots else block(held, u, question.temperature)
-            seconds = time.perf_counter() - start
+        priority = Priority.BACKGROUND if question.yields else Priority.INTERACTIVE
+        moved, at, seconds, every = [], None, 0.0, 0
+        for some in (slots[n : n + ROWS_AT_ONCE] for n in range(0, len(slots), ROWS_AT_ONCE)):
+            with self.turn(pair, priority):
+                context = self.models.context(name, question.prompt)
+                held, start = context.prefilled, time.perf_counter()
+                every = every or math.gcd(question.resolution, max(1, question.resolution // self._fineness()))
+                moved += sweeps(held, u, some, question.resolution, every, question.temperature)
+                if at is None and not question.slots:
+                    at = block(held, u, question.temperature)
+                seconds += time.perf_counter() - start
         about = {"pair": name, "prompt": question.prompt, "temperature": question.temperature}
         if at is None:
             return {**about, **sweeps_payload(moved, pair.texts, every=every)}
@@ -105,19 +112,20 @@ class LocalExecutor:
 
     def point(self, name: str, question: Question) -> dict[str, Any]:
         """Both maps at one noise."""
-        pair, context = self.models.context(name, question.prompt)
+        pair = self.models.pair(name)
         u = question.noise(self.models.slots(pair))
-        with self.points.turn(), few_threads(pair):
-            answer = block(context.prefilled, u, question.temperature)
+        with self.turn(pair, Priority.INTERACTIVE):
+            answer = block(self.models.context(name, question.prompt).prefilled, u, question.temperature)
         return {"u": answer.u[0].tolist(), **point_payload(answer), "texts": token_texts(pair.texts, answer)}
 
     def grid(self, name: str, question: Question) -> dict[str, Any]:
         """Both maps over two sliders."""
-        pair, context = self.models.context(name, question.prompt)
+        pair = self.models.pair(name)
         u = question.noise(self.models.slots(pair))
         with self.turn(pair, Priority.BACKGROUND):
             fineness = self._fineness()
             resolution = min(question.resolution, fineness, max(32, fineness // 4))
+            context = self.models.context(name, question.prompt)
             found = grid(context.prefilled, u, question.axes, resolution, question.temperature)
         return grid_payload(found, pair.texts)
 
@@ -136,14 +144,18 @@ class LocalExecutor:
         self, name: str, ids: list[int], k: int, blocks: int, seed: int, temperature: float, cancel: CancelToken
     ) -> Iterator[Part]:
         """A study after a prompt's tokens."""
-        steps = study_steps(self.models.pair(name), ids, k, blocks, seed, temperature=temperature)
+        pair = self.models.pair(name)
+        steps = study_steps(pair, ids, k, blocks, seed, temperature=temperature)
         found = None
         while found is None:
             with self.studies.turn(Priority.BACKGROUND, cancel):
+                apart = PASSES.set(partial(self.turn, pair, Priority.BACKGROUND, cancel))
                 try:
                     part: Part = next(steps)
                 except StopIteration as end:
                     part = found = end.value
+                finally:
+                    PASSES.reset(apart)
             if found is None and cancel():
                 raise Cancelled
             yield part

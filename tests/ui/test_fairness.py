@@ -14,16 +14,19 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+from anyio import create_task_group, to_thread
 from anyio.from_thread import BlockingPortal
 from gradio.data_classes import PredictBodyInternal
 
 from kfexplore.cancel import Cancelled
 from kfexplore.pair import Pair
-from kfexplore.ui import queueing, server
+from kfexplore.results import ContextStudy
+from kfexplore.ui import clients, queueing, server
 from kfexplore.ui.app import serve
-from kfexplore.ui.clients import CLIENT, client_of
-from kfexplore.ui.jobs import LEAD, Busy, Priority, Worker
+from kfexplore.ui.clients import CLIENT, CREDIT, FairShares, Places, client_of
+from kfexplore.ui.jobs import BACKGROUND_SHARE, EXPECTED, LEAD, Busy, Priority, Worker
 from kfexplore.ui.limits import ServerLimits
+from kfexplore.ui.protocol import Question
 from kfexplore.ui.queueing import FOLLOWED, FULL, FairQueue
 from kfexplore.ui.service import Service, local_service
 
@@ -70,7 +73,37 @@ def asked(worker: Worker, client: str | None, log: list[str], priority: Priority
     return thread
 
 
-def test_each_client_has_one_turn_per_round() -> None:
+def test_clients_have_equal_shares_of_the_time() -> None:
+    now, shares, served = 0.0, FairShares(), dict.fromkeys("abc", 0.0)
+    costs = {"a": 0.2, "b": 0.02, "c": 0.1}
+    waiting = {client: shares.tag(client, EXPECTED) for client in costs}
+    while now < 30:
+        client = min(waiting, key=lambda each: (waiting[each], each))
+        shares.begin(waiting.pop(client), is_last=False)
+        now += costs[client]
+        served[client] += costs[client]
+        shares.correct(client, costs[client] - EXPECTED)
+        waiting[client] = shares.tag(client, EXPECTED)
+    assert list(served.values()) == pytest.approx([10, 10, 10], abs=0.4)
+    assert shares.tag("new", EXPECTED) == pytest.approx(min(waiting.values()) - CREDIT, abs=0.3)
+
+
+def test_what_a_client_has_had_is_forgotten_once_nobody_waits() -> None:
+    shares = FairShares()
+    shares.begin(shares.tag("a", EXPECTED), is_last=False)
+    shares.correct("a", 9.0)
+    assert shares.tag("a", EXPECTED) == pytest.approx(shares.earliest + 9.0 + EXPECTED)
+    shares.begin(shares.tag("b", EXPECTED), is_last=True)
+    assert shares.tag("a", EXPECTED) == shares.earliest
+
+
+def timed() -> tuple[Worker, list[float]]:
+    """A worker whose clock the second value sets."""
+    now = [0.0]
+    return Worker(clock=lambda: now[0]), now
+
+
+def test_turns_of_several_clients_alternate() -> None:
     worker, log = Worker(), []
     with worker.turn():
         threads = [asked(worker, client, log) for client in "aaaabc"]
@@ -79,7 +112,38 @@ def test_each_client_has_one_turn_per_round() -> None:
     assert "".join(log) == "abcaaa"
 
 
-def test_where_all_places_are_taken_a_newcomer_gets_the_last_of_the_client_that_has_most() -> None:
+def test_who_has_had_long_turns_waits_for_the_others() -> None:
+    worker, now = timed()
+    log: list[str] = []
+    begun, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with worker.turn():
+            begun.set()
+            over.wait(30)
+
+    def long() -> None:
+        CLIENT.set("long")
+        with worker.turn():
+            now[0] += 1.0
+            threads[0].start()
+            while not worker._queue:
+                time.sleep(0.001)
+            threads.append(asked(worker, "a", log))  # somebody always waits
+
+    threads = [threading.Thread(target=hold)]
+    first = threading.Thread(target=long)
+    first.start()
+    first.join(30)
+    threads += [asked(worker, client, log) for client in ("long", "b", "b", "c")]
+    over.set()
+    for thread in threads:
+        thread.join(30)
+    assert begun.is_set()
+    assert log == ["a", "b", "c", "b", "long"]
+
+
+def test_in_a_full_queue_who_is_furthest_ahead_of_its_share_is_refused() -> None:
     worker, log = Worker(3), []
     with worker.turn():
         threads = [asked(worker, client, log) for client in "aaab"]
@@ -93,14 +157,41 @@ def test_where_all_places_are_taken_a_newcomer_gets_the_last_of_the_client_that_
     assert log[3:] == ["a", "b", "c"]
 
 
-def test_of_the_background_one_has_a_turn_after_so_many_that_a_user_waits_for() -> None:
-    worker, log = Worker(), []
+def test_the_background_keeps_a_share_of_the_time() -> None:
+    worker, now = timed()
+    spent = {Priority.INTERACTIVE: 0.0, Priority.BACKGROUND: 0.0}
+    over = threading.Event()
+
+    def work(client: str, priority: Priority, seconds: float) -> None:
+        CLIENT.set(client)
+        while not over.is_set():
+            with worker.turn(priority):
+                now[0] += seconds
+                spent[priority] += seconds
+                while len(worker._queue) < 3 and not over.is_set():  # all others wait again
+                    time.sleep(0.0005)
+                if now[0] > 60:
+                    over.set()
+
+    given = [("a", Priority.INTERACTIVE, 0.03), ("b", Priority.INTERACTIVE, 0.2)]
+    given += [("c", Priority.BACKGROUND, 0.01), ("d", Priority.BACKGROUND, 0.3)]
+    threads = [threading.Thread(target=work, args=each) for each in given]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert spent[Priority.BACKGROUND] / sum(spent.values()) == pytest.approx(BACKGROUND_SHARE, abs=0.03)
+
+
+def test_moves_go_before_the_background_at_first() -> None:
+    worker, now = timed()
+    log: list[str] = []
     with worker.turn():
-        threads = [asked(worker, client, log, Priority.BACKGROUND) for client in "bcd"]
-        threads += [asked(worker, "a", log) for _ in range(2 * LEAD)]
+        threads = [asked(worker, "a", log, Priority.BACKGROUND), *(asked(worker, client, log) for client in "bcd")]
+        now[0] += LEAD
     for thread in threads:
         thread.join(30)
-    assert "".join(log) == "a" * LEAD + "b" + "a" * LEAD + "cd"
+    assert log == ["b", "c", "d", "a"]
 
 
 def test_unknown_clients_each_get_a_place_of_the_background() -> None:
@@ -126,6 +217,54 @@ def test_a_client_gets_one_place_of_the_background_for_what_its_user_waits_for()
     for thread in threads:
         thread.join(30)
     assert log[2:] == ["d", "a", "b"]
+
+
+def test_a_refused_request_keeps_its_place_for_a_while(portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "REFUSED_SECONDS", 0.3)
+
+    def refuse() -> None:
+        worker = Worker(0)
+        with worker.turn(), pytest.raises(Busy), worker.turn():
+            pass
+
+    async def both() -> list[float]:
+        places, waits = Places(1), []
+
+        async def one(refused: bool) -> None:
+            async with places.place("a"):
+                waits.append(time.monotonic() - started)
+                if refused:
+                    await to_thread.run_sync(refuse)
+
+        started = time.monotonic()
+        async with create_task_group() as group:
+            for refused in (True, False, False):
+                group.start_soon(one, refused)
+        return waits
+
+    first, second, third = portal.call(both)
+    assert first < 0.25
+    assert 0.3 <= second <= third < second + 0.25
+
+
+@pytest.mark.parametrize(("work", "fewest"), [("tables", 2), ("study", 20)])
+def test_others_get_their_turn_within_long_work(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, work: str, fewest: int
+) -> None:
+    local = local_service({"small": lambda: pair}).local
+    turn, turns = local.work.turn, []
+
+    def counted(*given: Any) -> Any:
+        turns.append(given)
+        return turn(*given)
+
+    monkeypatch.setattr(local.work, "turn", counted)
+    if work == "tables":
+        local.tables("small", Question("small", "a b", None, None, None, 32, False, 1.0, False))
+    else:
+        *_, found = local.run("study", "small", pair.encode("a b")[0], 2, 256, 0, 1.0, local.token())
+        assert isinstance(found, ContextStudy)
+    assert len(turns) >= fewest
 
 
 # Over the wire.

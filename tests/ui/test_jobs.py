@@ -56,6 +56,14 @@ def test_turns_come_by_priority_and_time_of_asking(asking: str, served: str) -> 
     assert log == list(served)
 
 
+def test_all_steps_of_one_text_count_as_one_client() -> None:
+    worker, log, text, other = Worker(), [], CancelToken(), CancelToken()
+    with worker.turn():
+        threads = [asked(worker, name, log, cancel) for name, cancel in (("a", text), ("a", text), ("b", other))]
+    joined(*threads)
+    assert log == ["a", "b", "a"]
+
+
 def test_a_full_queue_refuses_all_but_what_can_be_cancelled() -> None:
     worker, log = Worker(1), []
     with worker.turn():

@@ -360,7 +360,6 @@ def test_where_too_many_wait_the_rest_is_refused_at_once(pair: Pair, monkeypatch
         threads[-2].join(0.01)
     busy = replies.pop()
     assert (busy["ok"], busy["busy"], busy["seq"] in (2, 3)) == (False, True, True)
-    assert service.point(asked())["ok"]  # other questions go on
     release.set()
     for thread in threads:
         thread.join(30)

@@ -153,8 +153,8 @@ def held_by_others(locks: Sequence[AbstractContextManager[Any]]) -> Iterator[Non
 @pytest.fixture
 def spoken(lent: Service) -> Iterator[None]:
     """Others hold all workers of this process that work on a prompt asks."""
-    local, loaded = lent.local, lent.models._loaded("small")
-    workers = [local.work, local.points, local.studies, lent.models._loading["small"], loaded.prefilling]
+    lent.models.pair("small")
+    workers = [lent.local.work, lent.local.studies, lent.models._loading["small"]]
     with held_by_others([each.turn() for each in workers]):
         yield
 
