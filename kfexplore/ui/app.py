@@ -103,18 +103,15 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             with gr.Tab("Generate", id="generate") as generate:
                 generates = GenerateTab(service, asked, [pair, prompt], generate, first["k_max"])
             with gr.Tab("Joint vs marginal", id="joint") as joint:
-                pass  # filled below: it closes when any other tab is opened
+                study = JointTab(service, [*asked, pair.input], [pair, prompt], joint)
+                open_on(study.follows, [pair, prompt])
             with gr.Tab("Timing", id="timing") as timing:
                 times = TimingTab(service, asked, [pair, prompt], timing, first["k_max"])
-            with joint:
-                others = [scrub, generate, timing]
-                study = JointTab(service, [*asked, pair.input], [pair, prompt], joint, others)
-                open_on(study.follows, [pair, prompt])
         footer = html(_footer(), elem_id="facts")
         demo.load(_footer, None, footer, **QUIET)  # paths are checked once models run
 
         links = [*generates.links, *study.links, *times.links]
-        selected = [tab.select for tab in (*others, joint)] + study.selected
+        selected = [tab.select for tab in (scrub, generate, joint, timing)] + study.selected
         followed = follow_links(links, selected)
 
         def linked(usual: str, query: str, waiting: Wanted) -> dict[Any, Any]:

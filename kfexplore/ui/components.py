@@ -65,9 +65,6 @@ READABLE: Final = "<style>.kf-told .pending { opacity: 1; }</style>"
 QUIET: Final[dict[str, Any]] = {"queue": False, "show_progress": "hidden"}
 """Options of an event that is answered at once."""
 
-DARK: Final = calling("fields.js", "withTheme")
-"""For an event's `js`: the last field says which theme the page has."""
-
 
 def html(text: str, **options: Any) -> gr.HTML:
     """A component that shows what `boxed` makes."""
@@ -239,10 +236,13 @@ def fitted(held: object, fitting: object, **changes: Any) -> dict[str, Any]:
     return update
 
 
-def sent(fields: Sequence[gr.Component]) -> str:
-    """As `DARK`, for fields among which are sliders: their numbers are sent within their ends."""
+def sent(fields: Sequence[gr.Component], tab: str = "") -> str:
+    """For an event's `js`, with a hidden field before these: it says whether the page is dark.
+
+    Numbers of sliders are sent within their ends. With a tab, a field before that says whether the tab is open.
+    """
     ends = [[field.minimum, field.maximum] if isinstance(field, gr.Slider) else None for field in fields]
-    return calling("fields.js", "withinEnds", ends)
+    return calling("fields.js", "ofTab", tab, ends) if tab else calling("fields.js", "withTheme", ends)
 
 
 def number(what: str, value: object) -> float:

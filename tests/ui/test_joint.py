@@ -32,13 +32,13 @@ def tab(service: Service) -> JointTab:
 
 def tab_of(service: Service) -> JointTab:
     with gr.Blocks(), gr.Tab() as tab:
-        return JointTab(service, [], [gr.Textbox(), gr.Textbox()], tab, [])
+        return JointTab(service, [], [gr.Textbox(), gr.Textbox()], tab)
 
 
 def press(tab: JointTab, start: Callable[..., Shown] | None = None, **changes: Any) -> Shown:
     """What is shown when the button has been pressed, or after another start."""
-    given = {"pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0, "temperature": 1, "held": None}
-    return (start or tab.start)(*{**given, "is_open": True, "dark": False, **changes}.values())
+    given = {"is_open": True, "dark": False, "pair": "small", "prompt": "a b c", "k": 2, "blocks": 512, "seed": 0}
+    return (start or tab.start)(*{**given, "temperature": 1, "held": None, **changes}.values())
 
 
 def running(tab: JointTab, **changes: Any) -> tuple[Study, Iterator[Shown]]:

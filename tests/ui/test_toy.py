@@ -21,7 +21,7 @@ def words(text: str) -> str:
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("length", [2, 4])
 def test_every_slider_position_has_an_answer(name: str, value: float, length: int) -> None:
-    first, squares, second, blocks, about, third, passes, last = show(name, length, length, value, value)
+    first, squares, second, blocks, about, third, passes, last = show(False, name, length, length, value, value)
     for text in (first, second, about, third, last):
         assert text.startswith('<div class="kf-prose ')
         assert text.count("<div") == text.count("</div>")
@@ -35,16 +35,16 @@ def test_the_handler_takes_its_own_sliders_only() -> None:
     for name in TOYS:
         taken = TOYS[name].parameters
         fields = {"length": 3, "links": 4, "rho": 0.3, "eps": 0.2}
-        shown = show(name, **fields)
+        shown = show(False, name, **fields)
         other = {"length": 2, "links": 5, "rho": 0.6, "eps": 0.4}
         for field, value in other.items():
             its = name == "chain" if field == "links" else field in taken and (field, name) != ("length", "chain")
-            assert (show(name, **{**fields, field: value})[-1] != shown[-1]) is its, (name, field)
+            assert (show(False, name, **{**fields, field: value})[-1] != shown[-1]) is its, (name, field)
 
 
 def test_figures_follow_the_theme_of_the_page() -> None:
     for dark, theme in ((False, "light"), (True, "dark")):
-        figure = json.loads(show("chain", 2, 3, 0.5, 0.1, dark)[1])
+        figure = json.loads(show(dark, "chain", 2, 3, 0.5, 0.1)[1])
         assert figure["layout"]["font"]["color"] == colours(theme).ink
 
 
@@ -110,7 +110,7 @@ def test_of_the_other_splits_that_of_the_title_stands_out() -> None:
 
 @pytest.mark.parametrize(("asked", "said"), [(("chain", 7.0), "eps is 7.0"), (("gone", 0.1), "no toy distribution")])
 def test_a_value_out_of_range_changes_no_figure(asked: tuple[str, float], said: str) -> None:
-    *before, told, _, _, _, clicks = _answer(asked[0], 2, 3, 0.5, asked[1], False)
+    *before, told, _, _, _, clicks = _answer(False, asked[0], 2, 3, 0.5, asked[1])
     assert said in told
     assert [*before, clicks] == [gr.skip()] * 5
 
@@ -136,4 +136,4 @@ def test_the_tab_shows_the_first_distribution_at_once_and_only_its_sliders() -> 
     sliders = {b.elem_id: b.visible for b in demo.blocks.values() if isinstance(b, gr.Slider)}
     assert sliders == {"toy-length": True, "toy-links": False, "toy-rho": False, "toy-eps": False}
     values = [b.value for b in demo.blocks.values() if isinstance(b, gr.HTML)]
-    assert list(show("permutation", 2, 3, 0.5, 0.1)) == values
+    assert list(show(False, "permutation", 2, 3, 0.5, 0.1)) == values

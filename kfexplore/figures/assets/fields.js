@@ -2,22 +2,18 @@
 
 import { saveBlob } from "./save.js";
 
-// The last field tells the server which theme the page has.
-export function withTheme(...fields) {
-  return [...fields.slice(0, -1), document.body.classList.contains("dark")];
-}
-
-// The same, and numbers of sliders stay within their ends. While one is typed it may be empty or outside, which Gradio
-// refuses with a traceback. ends: [minimum, maximum] of each field, or null.
-export function withinEnds(ends, ...fields) {
+// The first field tells the server which theme the page has. Numbers of sliders stay within their ends: while one is
+// typed it may be empty or outside, which Gradio refuses with a traceback. ends: [minimum, maximum] of each field, or
+// null.
+export function withTheme(ends, isDark, ...fields) {
   const inside = (value, at) => (ends[at] ? Math.min(Math.max(value, ends[at][0]), ends[at][1]) : value);
-  return withTheme(...fields.map(inside));
+  return [document.body.classList.contains("dark"), ...fields.map(inside)];
 }
 
-// The first two fields tell the server whether a tab is open, and which theme the page has.
-export function ofTab(id, isOpen, isDark, ...fields) {
+// The same, after a field that tells the server whether a tab is open.
+export function ofTab(id, ends, isOpen, ...fields) {
   const tab = document.querySelector(`[role="tab"][data-tab-id="${id}"]`);
-  return [tab?.ariaSelected === "true", document.body.classList.contains("dark"), ...fields];
+  return [tab?.ariaSelected === "true", ...withTheme(ends, ...fields)];
 }
 
 // Scrolls to where a run shows what it does, if it is far down.

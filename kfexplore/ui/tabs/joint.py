@@ -78,7 +78,6 @@ class JointTab:
         asked: Events that ask for another prompt or pair.
         fields: The dropdown of pairs and the prompt, which stand above all tabs.
         tab: This tab.
-        others: The tabs beside it.
     """
 
     follows: list[Callable[..., Any]]
@@ -92,7 +91,6 @@ class JointTab:
         asked: list[Callable[..., Any]],
         fields: list[gr.Component],
         tab: gr.Tab,
-        others: list[gr.Tab],
     ) -> None:
         self.service, most = service, service.limits.study_blocks
         with gr.Tabs() as self.tabs:
@@ -136,13 +134,10 @@ class JointTab:
                 toy_links = build_toy_tab()
         self.links = [*map(Link, (k, blocks, temperature, seed)), *toy_links]
         self.selected = [prompt.select, toys.select]
-        is_open, dark = gr.Checkbox(value=False, visible=False), gr.Checkbox(visible=False)
+        is_open, dark = gr.Checkbox(visible=False), gr.Checkbox(visible=False)
         self.held = session_state(service.limits)
         self.settings = (fields[1], k, temperature)
 
-        opened = tab.select(lambda: True, None, is_open, **QUIET)
-        for other in others:
-            other.select(lambda: False, None, is_open, **QUIET)
         self.follows = []
         if offered is not None:
             contexts, dataset = offered
@@ -154,16 +149,17 @@ class JointTab:
                 return {fields[1]: context.prompt, k: context.k, temperature: context.temperature}
 
             self.follows = [dataset.click(pick, dataset, [fields[1], k, temperature, self.status], **QUIET).then]
-        settings, running = [*fields, k, blocks, seed, temperature, self.held, is_open, dark], []
+        settings, running = [*fields, k, blocks, seed, temperature, self.held], []
+        asking = {"js": sent(settings, "joint"), **QUIET}
         changing: list[Callable[..., Any]] = []
         shown = [*self.parts.values(), self.held]
         changed = (k.input, blocks.input, temperature.input, seed.submit)
         for event, start in [
-            (opened.then, self.open),
+            (tab.select, self.open),
             *((each, self.start) for each in (go.click, *changed, *asked, *self.follows)),
         ]:
             also = self.settings if start == self.open else ()
-            started = event(start, settings, [*shown, *also], js=sent(settings), **QUIET)
+            started = event(start, [is_open, dark, *settings], [*shown, *also], **asking)
             running.append(queued(started, self, shown, "joint", 1, trigger_mode="always_last"))
             changing += [started.then, running[-1].then]
             if start == self.open:
@@ -172,18 +168,20 @@ class JointTab:
         for event in changing:
             event(lambda held: gr.update(interactive=is_at_work(held)), self.held, halt, **QUIET)
 
-    def open(self, pair: str, prompt: str, *given: Any) -> Shown:
+    def open(self, is_open: bool, dark: bool, pair: str, prompt: str, *given: Any) -> Shown:
         """As `start`; as long as nothing was asked or changed, the pair's first example is shown, with its settings."""
-        *sizes, held, _, dark = given
+        *sizes, held = given
         is_as_opened = held is None and prompt == opening(pair).prompts[0]
         if is_as_opened and sizes == [2, STUDY_BLOCKS, 0, 1] and self.stored.get(pair):
             example, parts = self.stored[pair][0]
             values = dict(zip(self.settings, (example.prompt, example.k, example.temperature), strict=True))
             return {**self._named(parts["dark" if dark else "light"]), **values}
-        return self.start(pair, prompt, *given)
+        return self.start(is_open, dark, pair, prompt, *given)
 
     def start(
         self,
+        is_open: bool,
+        dark: bool,
         pair: str,
         prompt: str,
         k: float,
@@ -191,8 +189,6 @@ class JointTab:
         seed: float,
         temperature: float,
         held: Study | None,
-        is_open: bool,
-        dark: bool,
     ) -> Shown:
         """Cancels what the page asked for before, and sets up what it asks for now; `run` runs it.
 

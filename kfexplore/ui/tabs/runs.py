@@ -10,7 +10,7 @@ import gradio as gr
 
 from kfexplore.errors import KfError
 from kfexplore.figures.scripts import calling
-from kfexplore.ui.components import QUIET, Shown, boxed, fitted, offered_decoders, queued, session_state
+from kfexplore.ui.components import QUIET, Shown, boxed, fitted, offered_decoders, queued, sent, session_state
 from kfexplore.ui.links import Link
 from kfexplore.ui.service import Service
 
@@ -116,7 +116,7 @@ class RunTab(ABC):
         fitting = [self.decoders, self.k, self.length]
         pair.change(self.fit, [pair, *fitting], fitting, **QUIET)  # the pair of a copied link is never typed
         fitted = self._tab.select(self.fit, [pair, *fitting], fitting, **QUIET)
-        script, reveal = calling("fields.js", "ofTab", name), calling("fields.js", "reveal", f"{name}-status")
+        script, reveal = sent([], name), calling("fields.js", "reveal", f"{name}-status")
         given, running = [is_open, dark, *self._fields, *settings], []
         asked = ((event, by_prompt) for event in self._asked)
         for event, begin in ((self.go.click, by_button), (fitted.then, by_opening), *asked):

@@ -23,7 +23,7 @@ from kfexplore.figures.toy import (
 )
 from kfexplore.laws.toy import TOYS, toy_draws, toy_law
 from kfexplore.results import ToyLaw, Unmasking
-from kfexplore.ui.components import DARK, QUIET, boxed, button, failed, heading, html, message, plot, scrolling, sent
+from kfexplore.ui.components import QUIET, boxed, button, failed, heading, html, message, plot, scrolling, sent
 from kfexplore.ui.links import Link
 
 INTRO: Final = """A masked diffusion model draws the positions of one pass independently, each from its marginal given
@@ -49,16 +49,16 @@ the other tabs."""
 
 
 @lru_cache(maxsize=1024)
-def show(name: str, length: float, links: float, rho: float, eps: float, dark: bool = False) -> tuple[str, ...]:
+def show(dark: bool, name: str, length: float, links: float, rho: float, eps: float) -> tuple[str, ...]:
     """What stands below the sliders.
 
     Args:
+        dark: Whether the page is.
         name: A key of `TOYS`.
         length: Tokens of the permutation.
         links: Tokens of the chain.
         rho: Correlation.
         eps: Probability of a flip.
-        dark: Whether the page is.
 
     Returns:
         Words and figure of the squares, without blocks, and of the probabilities; about the distribution; words and
@@ -118,27 +118,28 @@ def build_toy_tab() -> list[Link]:
             eps = gr.Slider(0, 0.5, 0.1, step=0.01, label="Probability of a flip ε", elem_id="toy-eps", visible=False)
         draw = button(f"Draw {DRAWN}", "toy-draw", 120, variant="primary")
     dark, clicks = gr.Checkbox(visible=False), gr.State(0)
-    words, squares, second_words, blocks, about, third_words, passes, last = show("permutation", 2, 3, 0.5, 0.1)
+    words, squares, second_words, blocks, about, third_words, passes, last = show(False, "permutation", 2, 3, 0.5, 0.1)
     with gr.Row(elem_classes="kf-figures"):
         with gr.Column(min_width=320, scale=6):
             shown: list[gr.components.Component] = [message(words, elem_id="toy-squares"), plot(squares)]
         with gr.Column(min_width=320, scale=5):
             shown += [html(second_words), plot(blocks)]
     shown += [html(about), html(third_words), plot(passes), html(last, elem_id="toy-meaning")]
-    fields = [name, length, links, rho, eps, dark]
+    fields = [name, length, links, rho, eps]
+    drawing = {"js": sent(fields), **QUIET}
 
     def sliders(chosen: str) -> list[dict[str, Any]]:
         takes = TOYS[chosen].parameters
         visible = ("length" in takes and chosen != "chain", chosen == "chain", "rho" in takes, "eps" in takes)
         return [gr.update(visible=one) for one in visible]
 
-    name.change(sliders, name, [length, links, rho, eps], **QUIET)
-    for event in (field.change for field in (name, length, links, rho, eps)):  # a link changes them as well
-        event(_answer, fields, [*shown, clicks], **QUIET, js=sent(fields), trigger_mode="always_last")
-    draw.click(_draw_more, [*fields[:-1], clicks, dark], [*shown[:2], clicks], **QUIET, js=DARK)
+    name.change(sliders, name, fields[1:], **QUIET)
+    for event in (field.change for field in fields):  # a link changes them as well
+        event(_answer, [dark, *fields], [*shown, clicks], **drawing, trigger_mode="always_last")
+    draw.click(_draw_more, [dark, *fields, clicks], [*shown[:2], clicks], **drawing)
     if page := gr.context.Context.root_block:
-        page.load(_answer, fields, [*shown, clicks], **QUIET, js=DARK)  # in the page's own theme
-    return [Link(field) for field in (name, length, links, rho, eps)]
+        page.load(_answer, [dark, *fields], [*shown, clicks], **drawing)  # in the page's own theme
+    return [Link(field) for field in fields]
 
 
 def _answer(*fields: Any) -> Any:
@@ -149,9 +150,9 @@ def _answer(*fields: Any) -> Any:
         return [gr.skip()] * 4 + [failed(error)] + [gr.skip()] * 4
 
 
-def _draw_more(*given: Any) -> Any:
+def _draw_more(dark: bool, *given: Any) -> Any:
     """More blocks in the squares; a value that no slider offers changes nothing."""
-    *fields, clicks, dark = given
+    *fields, clicks = given
     try:
         return [*drawn(_toy(*fields), _theme(dark), clicks + 1), clicks + 1]
     except KfError:
