@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kfexplore.cli.options import DeviceOption
+
 if TYPE_CHECKING:
     from kfexplore.training.stages import Run
 
@@ -22,7 +24,6 @@ RecipeOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", help="Work folder; run the command again to resume.")]
 TextOption = Annotated[Path | None, typer.Option("--text", help="Folder of .txt files.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Hub dataset (needs the package datasets).")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (default) or cuda.")]
 InitOption = Annotated[
     str | None,
     typer.Option(

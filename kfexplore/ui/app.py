@@ -273,9 +273,7 @@ def launch(
     """Builds and serves the page; the first screen is drawn from a stored result while the models load behind it.
 
     Args:
-        pair: A named pair or a folder.
-        files: Teacher, student and tokenizer instead.
-        device: Where models run; None: the CPU.
+        pair, files, device: As of `make_service`.
         host: Address to listen on.
         port: Port.
         limits: What the page may ask; None: as the environment says.
