@@ -284,6 +284,7 @@ def launch(
     """
     few_arenas()
     service, name = make_service(pair, files, device, limits or limits_from())
+    threading.Thread(target=service.prepare, args=(name,), daemon=True).start()
     return serve(service, name, server_name=host, server_port=port, **options)
 
 

@@ -276,11 +276,16 @@ def is_small(pair: Pair) -> bool:
     return pair.teacher.config.block_weights < SMALL
 
 
+def threads(pair: Pair) -> int:
+    """Threads that its models use: small ones one, as their passes gain little from a second, and others need it."""
+    return 1 if is_small(pair) else torch.get_num_threads()
+
+
 @contextmanager
 def few_threads(pair: Pair) -> Iterator[None]:
-    """Runs small models on this thread alone: their passes gain little from a second one, and others need it."""
+    """Sets the number of `threads` meanwhile."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if is_small(pair) else before)
+    torch.set_num_threads(threads(pair))
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ from kfexplore.figures.palette import Theme
 from kfexplore.figures.timing import compared_with_ar, speedup_finding
 from kfexplore.pair import Pair
 from kfexplore.results import DevicePeaks, Gain, TimingRow
-from kfexplore.ui.jobs import Job
+from kfexplore.ui.jobs import Job, threads
 from kfexplore.ui.limits import ServerLimits
 
 Alone = Callable[[], AbstractContextManager[None]]
@@ -108,8 +108,9 @@ class Standing:
 
 def before_race(pair: Pair, settings: RaceSettings) -> Standing:
     """The snapshot of a race that has not begun."""
-    load = Load(os.getloadavg()[0], 0.0, 0.0, own_threads(pair.teacher.device))
-    return Standing(environment(pair.teacher.device), load, Progress(0, len(settings.runs)))
+    device = pair.teacher.device
+    load = Load(os.getloadavg()[0], 0.0, 0.0, min(threads(pair), own_threads(device)))
+    return Standing({**environment(device), "threads": threads(pair)}, load, Progress(0, len(settings.runs)))
 
 
 def run_race(
@@ -185,6 +186,12 @@ class Racing:
         """The last snapshot."""
         assert self.job.snapshot is not None
         return self.job.snapshot
+
+    @property
+    def is_batch_over(self) -> bool:
+        """Whether all rows of the last row's batch are known; they come one right after another."""
+        rows = self.now.rows
+        return len(rows) == sum(batch in {row.batch for row in rows} for batch, _, _ in self.settings.races)
 
     @property
     def seconds_left(self) -> float | None:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -81,9 +81,9 @@ class LocalExecutor:
             yield
 
     @contextmanager
-    def alone(self, cancel: CancelToken) -> Iterator[None]:
+    def alone(self, pair: Pair, cancel: CancelToken) -> Iterator[None]:
         """A turn in which nothing else runs."""
-        with self.studies.turn(Priority.BACKGROUND, cancel), self.work.turn(Priority.BACKGROUND, cancel):
+        with self.studies.turn(Priority.BACKGROUND, cancel), self.turn(pair, Priority.BACKGROUND, cancel):
             yield
 
     def tables(self, name: str, question: Question) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class LocalExecutor:
     def race(self, name: str, ids: list[int], config: RaceConfig, cancel: CancelToken) -> Iterator[Standing]:
         """A race after a prompt."""
         pair = self.models.pair(name)
-        alone = partial(self.alone, cancel)
+        alone = partial(self.alone, pair, cancel)
         return run_race(pair, ids, config.settings(pair, len(ids)), name, cancel, alone, self.measured)
 
     def study(
@@ -198,6 +198,13 @@ class Service:
             lambda study: study.law.given.nbytes,
             clock=self.models.clock,
         )
+
+    def prepare(self, name: str) -> None:
+        """Loads a pair if it can, and measures what its device can do while nobody asks yet."""
+        with suppress(KfError):
+            pair = self.models.pair(name)
+            with self.local.alone(pair, self.local.token()):
+                self.local.measured(pair.teacher.device, pair.teacher.dtype)
 
     def tables(self, request: Request) -> TablesReply | RowsReply | Failure:
         """What every slot becomes as each slider moves, the others held where `u` says."""

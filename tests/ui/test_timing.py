@@ -30,6 +30,7 @@ from kfexplore.ui.jobs import Job
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.racing import RaceConfig, Racing, plain_words, rows_csv, run_race
 from kfexplore.ui.service import Service, local_service
+from kfexplore.ui.tabs import timing as timing_tab
 from kfexplore.ui.tabs.timing import TimingTab, document, spreadsheet
 
 LIMITS = DevicePeaks(bytes_per_second=1e9, flops_per_second=1e10)
@@ -39,6 +40,7 @@ ASKED = {"pair": "small", "prompt": "a b c", "decoders": ["ar", "pflm"], "batche
 @pytest.fixture(autouse=True)
 def _limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_of_page, "measure_peaks", lambda *_: LIMITS)
+    monkeypatch.setattr(timing_tab, "UPDATE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -228,7 +230,7 @@ def test_a_race_stops_when_its_time_is_over(pair: Pair) -> None:
     while tab.table not in next(shown):
         pass
     now[0] = 31
-    assert "Out of time after 1 of 4 rows; they stay." in list(shown)[-1][tab.status]
+    assert "Out of time after 2 of 4 rows; they stay." in list(shown)[-1][tab.status]
 
 
 def test_the_device_is_measured_until_nobody_else_is_at_work(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,11 +266,11 @@ def test_the_tab_shows_rows_as_they_come(tab: TimingTab) -> None:
     race, shown = asked(tab)
     first, last = shown[0], shown[-1]
     assert "Waiting for its turn" in first[tab.status]
-    assert first[tab.part]["visible"]
+    assert [each[tab.part]["visible"] for each in shown if tab.part in each] == [False, True, True]
     assert able(tab, first) == [False, True, False, False]
     bars = [json.loads(each[tab.race])["data"] for each in shown if tab.race in each]
     filled = [sum(len(trace.get("y", [])) for trace in data if trace["type"] == "bar") for data in bars]
-    assert filled == [0, 1, 2, 3, 4]
+    assert filled == [0, 2, 4]
     (gain,) = [each for each in shown if tab.gain in each]
     assert gain[tab.gain_part]["visible"]
     assert f"K = {max(ASKED['ks'])} would have" in gain[tab.gain_words]
@@ -282,6 +284,14 @@ def test_the_tab_shows_rows_as_they_come(tab: TimingTab) -> None:
     assert spreadsheet(race).count("\n") == 5
     assert document(None) == spreadsheet(None) == ""
     assert list(tab.run(race)) == list(tab.run(None)) == [{tab.status: gr.skip()}]  # it runs once
+
+
+def test_the_progress_is_sent_now_and_then_and_new_rows_at_once(
+    tab: TimingTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing_tab, "UPDATE_SECONDS", 1e9)
+    _, shown = asked(tab, repeats=5)
+    assert [tab.table in each for each in shown] == [True, False, False, True, True, False]
 
 
 def test_who_starts_anew_stops_the_race_before(tab: TimingTab) -> None:
@@ -301,10 +311,10 @@ def test_cancel_keeps_the_rows_and_frees_the_buttons(tab: TimingTab) -> None:
         pass
     cancelled = tab.cancel(race)
     shown.close()  # type: ignore[attr-defined]
-    assert "Cancelled after 1 of 4 rows; they stay." in cancelled[tab.status]
+    assert "Cancelled after 2 of 4 rows; they stay." in cancelled[tab.status]
     assert plain(cancelled[tab.table]).count("AR 1 ") == 1
     assert able(tab, cancelled) == [True, False, True, True]
-    assert len(json.loads(document(race))["rows"]) == 1
+    assert len(json.loads(document(race))["rows"]) == 2
     assert tab.refuse(race) == {tab.status: gr.skip()}
 
 
@@ -393,7 +403,7 @@ def test_the_first_sentence_is_computed_from_the_rows(tab: TimingTab) -> None:
 
 
 def test_a_speed_up_is_shown_once_something_is_compared_with_ar(tab: TimingTab) -> None:
-    drawn = [each for each in asked(tab, batches=[1], repeats=2)[1] if tab.table in each][1:]
+    drawn = [each for each in asked(tab, batches=[1], repeats=2)[1] if tab.table in each]
     assert ["Whiskers" in each[tab.speedup_words] for each in drawn] == [False, True]
     assert "Nothing is timed against AR yet" in drawn[0][tab.speedup_words]
     assert "Speed of PFLM, K = 2 over AR" in drawn[1][tab.speedup_words]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html as markup
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -87,6 +88,10 @@ COLUMNS: Final = (
 )
 
 
+UPDATE_SECONDS = 0.25
+"""From one update of the progress to the next: what sends and shows it takes time from the run that follows."""
+
+
 class TimingTab(RunTab):
     """See `RunTab`."""
 
@@ -110,11 +115,11 @@ class TimingTab(RunTab):
             )
             least, most = min(LEAST_NEW_TOKENS, limits.race_tokens), limits.race_tokens
             self.length = gr.Slider(
-                least, most, min(64, most), step=1, label="New tokens", elem_id="timing-length", min_width=200
+                least, most, min(48, most), step=1, label="New tokens", elem_id="timing-length", min_width=200
             )
         with gr.Accordion("Advanced", open=False, elem_id="timing-advanced"):
             most = limits.race_repeats
-            repeats = gr.Slider(1, most, min(5, most), step=1, label="Timed repeats", elem_id="timing-repeats")
+            repeats = gr.Slider(1, most, min(3, most), step=1, label="Timed repeats", elem_id="timing-repeats")
         self.words = message("", elem_id="timing-words")
         self.status = status_line(NOT_YET, "timing-status")
         with gr.Column(visible=False) as self.part:
@@ -172,24 +177,29 @@ class TimingTab(RunTab):
             return {self.status: failed(error)}
         if held is not None:
             held.job.stop()
-        return {**self._shown(race), **self._gains(race), self.part: gr.update(visible=True), self.held: race}
+        kept = (
+            held is not None
+        )  # the first figures come with the first rows: until then they would draw nothing, slowly
+        return {**self._shown(race), **self._gains(race), self.part: gr.update(visible=kept), self.held: race}
 
     def run(self, race: Racing | None) -> Iterator[Shown]:
         """Runs the race that was set up, if it still waits; what changes is sent as it does."""
         if race is None or not race.job.is_waiting:
             yield {self.status: gr.skip()}
             return
-        rows, message = 0, ""
+        rows, message, sent = 0, "", -math.inf
         try:
             with closing(race.job.run()) as standings:
                 for now in standings:
                     shown = {self.status: _status(race), **self._buttons(race)}
-                    if len(now.rows) > rows:
-                        shown |= self._figures(race)
-                    if now.peaks is not None and not now.progress.done:
+                    if is_new := len(now.rows) > rows and race.is_batch_over:
+                        shown |= {**self._figures(race), self.part: gr.update(visible=True)}
+                        rows = len(now.rows)
+                    if begins := now.peaks is not None and not now.progress.done:
                         shown |= self._gains(race)
-                    rows = len(now.rows)
-                    yield shown
+                    if is_new or begins or time.monotonic() - sent > UPDATE_SECONDS:
+                        yield shown
+                        sent = time.monotonic()
         except KfError as error:
             message = failed(error)
         yield {self.status: message or _status(race), **self._buttons(race)}
