@@ -115,11 +115,11 @@ class TimingTab(RunTab):
             )
             least, most = min(LEAST_NEW_TOKENS, limits.race_tokens), limits.race_tokens
             self.length = gr.Slider(
-                least, most, min(48, most), step=1, label="New tokens", elem_id="timing-length", min_width=200
+                least, most, min(32, most), step=1, label="New tokens", elem_id="timing-length", min_width=200
             )
         with gr.Accordion("Advanced", open=False, elem_id="timing-advanced"):
             most = limits.race_repeats
-            repeats = gr.Slider(1, most, min(3, most), step=1, label="Timed repeats", elem_id="timing-repeats")
+            repeats = gr.Slider(1, most, min(5, most), step=1, label="Timed repeats", elem_id="timing-repeats")
         self.words = message("", elem_id="timing-words")
         self.status = status_line(NOT_YET, "timing-status")
         with gr.Column(visible=False) as self.part:
