@@ -18,7 +18,8 @@ import torch
 from kfexplore.cancel import Cancelled, CancelToken
 from kfexplore.errors import KfError
 from kfexplore.pair import Pair
-from kfexplore.ui.clients import CLIENT, REFUSED, FairShares
+from kfexplore.ui.clients import REFUSED, FairShares
+from kfexplore.ui.queueing import client_here
 
 CHECK_EVERY: Final = 0.05
 """Seconds between two checks whether waiting work was cancelled."""
@@ -26,7 +27,7 @@ RECENT: Final = 5.0
 """Seconds for which the length of a queue is remembered."""
 BACKGROUND_SHARE: Final = 0.2
 """Of a worker's time, for background work while interactive work waits too."""
-LEAD: Final = 0.1
+LEAD: Final = 0.2
 """Seconds of that share that interactive work has first."""
 EXPECTED: Final = 0.05
 """Seconds that a turn is expected to take, until it has ended."""
@@ -70,7 +71,7 @@ class Worker:
     """Does one thing at a time. Each runs in its caller's own thread.
 
     Interactive work goes first, but background work keeps a share of the time. Within each kind clients get equal
-    shares of the time, and those who have had less go first. Clients are those of `clients.CLIENT`; without one, all
+    shares of the time, and those who have had less go first. Clients are those of `client_here`; without one, all
     work with the same `cancel`, and each request without that, counts as a client.
 
     Args:
@@ -140,7 +141,7 @@ class Worker:
                 self._wake()
 
     def _enter(self, priority: Priority, cancel: Callable[[], bool] | None) -> _Waiting:
-        client, is_fixed = CLIENT.get() or cancel, cancel is not None
+        client, is_fixed = client_here() or cancel, cancel is not None
         tag, changed = self._shares[priority].tag(client, EXPECTED), threading.Condition(self._lock)
         mine = _Waiting(priority, tag, next(self._numbers), client, is_fixed, changed)
         insort(self._queue, mine)

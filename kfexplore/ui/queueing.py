@@ -14,7 +14,7 @@ from gradio.context import LocalContext
 from gradio.route_utils import get_fn
 from gradio.server_messages import ProcessCompletedMessage
 
-from kfexplore.ui.clients import client_of, crowd, next_round
+from kfexplore.ui.clients import CLIENT, client_of, crowd, next_round
 
 UNREAD_SECONDS: Final = 15.0
 """After which a session is given up if nobody has read its oldest message."""
@@ -28,9 +28,19 @@ FOLLOWED: Final = "Another request of this session is already waiting. Try again
 
 def is_abandoned() -> bool:
     """Whether the event of the queue that runs here was given up; Gradio itself ends only generators."""
-    blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
-    event = blocks._queue.event_ids_to_events.get(event_id) if blocks and event_id else None
+    event = _event()
     return event is not None and not event.alive
+
+
+def client_here() -> Hashable:
+    """The client of the request or of the queue's event that is being answered here; None: unknown."""
+    return CLIENT.get() or getattr(_event(), "client", None)
+
+
+def _event() -> Any:
+    """The event of the queue that runs here; None: there is none."""
+    blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    return blocks._queue.event_ids_to_events.get(event_id) if blocks and event_id else None
 
 
 class FairQueue:

@@ -27,7 +27,7 @@ from kfexplore.ui.clients import CLIENT, CREDIT, FairShares, Places, client_of
 from kfexplore.ui.jobs import BACKGROUND_SHARE, EXPECTED, LEAD, Busy, Priority, Worker
 from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.protocol import Question
-from kfexplore.ui.queueing import FOLLOWED, FULL, FairQueue
+from kfexplore.ui.queueing import FOLLOWED, FULL, FairQueue, client_here
 from kfexplore.ui.service import Service, local_service
 
 HOSTILE, HONEST = "8.8.8.8", "9.9.9.9"
@@ -451,6 +451,21 @@ def test_work_whose_answer_nobody_reads_ends_and_its_messages_go(
     assert session not in demo._queue.pending_event_ids_session
     wait_until(lambda: not running(demo), "it still runs")
     assert "failed" not in capfd.readouterr().err
+
+
+def test_the_client_of_a_text_is_known_while_it_runs(
+    demo: gr.Blocks, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients_seen: list[Any] = []
+
+    def texts(*_: Any) -> Iterator[None]:
+        clients_seen.append(client_here())
+        yield from ()
+
+    monkeypatch.setattr(service.local, "texts", texts)
+    stranger = Stranger(demo, HONEST)
+    stranger.answer(stranger.call().json()["event_id"])
+    assert clients_seen == [HONEST]
 
 
 def test_a_session_that_has_read_everything_leaves_nothing(demo: gr.Blocks) -> None:
