@@ -57,7 +57,7 @@ CausalT = TypeVar("CausalT", CausalLM, CausalStudent)
 
 
 def is_causal(path: str | Path, key: str = "model_type") -> bool:
-    """Whether a path is the folder of a transformers model, or with the key `network` of a student over one."""
+    """Whether a path is the folder of a transformers model, or, with the key `network`, of a student over one."""
     file = given(path) / CONFIG_FILE
     return file.is_file() and key in read_json_object(file, MAX_CONFIG_BYTES)
 
@@ -76,7 +76,7 @@ def load_causal(path: str | Path, device: torch.device) -> CausalLM:
 
 
 def load_causal_student(path: str | Path, device: torch.device) -> CausalStudent:
-    """Loads a student over a transformers model from a folder that `described` describes; as `load_causal`."""
+    """Loads a student over a transformers model, saved with the config of `described`; else as `load_causal`."""
     folder = given(path)
     stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
     block, origin, inner = (cast(Any, stated.get(name)) for name in ("block", "origin", "network"))
@@ -101,10 +101,10 @@ def load_causal_student(path: str | Path, device: torch.device) -> CausalStudent
 
 
 def empty_network(folder: Path, stated: Mapping[str, Any] | None = None) -> tuple[CausalConfig, Any]:
-    """The shape of a folder's model and its network on the meta device, by `stated` settings or its config.json.
+    """The shape of a folder's model and its network on the meta device, from `stated` settings or its config.json.
 
     Raises:
-        KfError: as `load_causal`, for what concerns the config.json.
+        KfError: the settings are invalid, as in `load_causal`.
     """
     stated = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES) if stated is None else stated
     family, settings = checked_settings(folder, stated)
@@ -128,7 +128,7 @@ def empty_network(folder: Path, stated: Mapping[str, Any] | None = None) -> tupl
 
 
 def described(model: CausalLM | CausalStudent) -> dict[str, Any]:
-    """The config.json of a model: of a teacher, one that transformers reads as well."""
+    """The config.json of a model; transformers can read a teacher's as well."""
     config = model.config
     network = {"model_type": config.family, **config.settings}
     if isinstance(model, CausalLM):
@@ -137,7 +137,7 @@ def described(model: CausalLM | CausalStudent) -> dict[str, Any]:
 
 
 def saved_weights(model: CausalLM | CausalStudent) -> dict[str, Tensor]:
-    """The weights of a model under the names of its file, a tied head left out."""
+    """The weights of a model under their names in the file, without a tied head."""
     prefix = NETWORK if isinstance(model, CausalLM) else ""
     tied = model.config.settings["tie_word_embeddings"]
     named = {name.removeprefix(prefix): weight for name, weight in model.state_dict().items()}
@@ -145,7 +145,7 @@ def saved_weights(model: CausalLM | CausalStudent) -> dict[str, Tensor]:
 
 
 def identity(network: Any) -> str:
-    """Tells a network's weights from those of another training run: a digest of some of each tensor's values."""
+    """Identifies a network's weights: 16 hexadecimal digits from a sample of each tensor's values."""
     digest = hashlib.sha256()
     for name, weight in sorted(network.named_parameters()):
         some = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
@@ -163,7 +163,7 @@ def _place(folder: Path, shape: CausalConfig, network: Any, tensors: Mapping[str
 
 
 def _tried(folder: Path, model: CausalT, device: torch.device) -> CausalT:
-    """The model on its device, after a first pass, which finds head counts that do not divide."""
+    """Moves the model to its device and runs one pass, which fails for head counts that do not divide."""
     with _building(folder, model.config.family), torch.inference_mode():
         model.to(device).prefill(torch.zeros(1, 1, dtype=torch.int64, device=device))
     return model
@@ -208,7 +208,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         KfError: a file is missing, there are two sets of shards and no index, a tensor is in two files, or the index
-            names a wrong file for a tensor; as `read_tensors`.
+            names a wrong file for a tensor; and as `read_tensors`.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return read_tensors(folder / WEIGHTS_FILE, LEFT_OUT)
@@ -236,7 +236,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """File by tensor, from the index; {} without an index."""
+    """File name by tensor name, from the index; {} without an index."""
     path = folder / INDEX_FILE
     if not path.exists():
         return {}
@@ -250,7 +250,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
 
 
 def _shards(folder: Path) -> list[str]:
-    """The only set of shards."""
+    """File names of the only set of shards."""
     there = weight_files(folder)
     counts = {shard[1] for name in there if (shard := _SHARD.fullmatch(name))}
     if not counts:

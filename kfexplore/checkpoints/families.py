@@ -1,7 +1,7 @@
 """Families of transformers models: which settings of a config.json are passed on to the library, and their ranges.
 
-The library builds lists as long as a setting says before weights show that it is wrong, and a small file can have sizes
-that take gigabytes for each token.
+The library allocates what the settings ask for before the weights show that they are wrong, and a small file can state
+sizes that need gigabytes per token.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROTARY = COMMON + (
 )
 """Families with rotary positions."""
 GROUPED = ROTARY + "num_key_value_heads head_dim rms_norm_eps rope_theta "
-"""Families that share keys between heads."""
+"""Families with grouped-query attention."""
 WINDOWED = GROUPED + "use_sliding_window sliding_window max_window_layers layer_types "
 """Families whose layers may see only the last tokens (`models.causal.window`)."""
 GEMMA = WINDOWED + "hidden_activation query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping "
@@ -84,7 +84,7 @@ RANGES: dict[type, dict[str, tuple[float, float]]] = {
         "query_pre_attn_scalar": (0.001, 1e6),
     },
 }
-"""Least and greatest value of the numbers; a setting without one, and without choices, is a truth value."""
+"""Smallest and largest value of each numeric setting. Without a range, choices or a case in `_rule`: a boolean."""
 _UNREAD = {
     "auto_map": "code of its own",
     "quantization_config": "weights that are not plain numbers",
@@ -95,7 +95,7 @@ _UNREAD = {
 
 
 def checked_settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The family, and the settings that affect what is computed, of a folder's config.json with a `model_type`.
+    """The family and the settings that affect what is computed, from a folder's config.json with a `model_type`.
 
     Raises:
         KfError: the family is unknown, or a setting is not supported or out of range.
@@ -118,7 +118,7 @@ def checked_settings(folder: Path, stated: Mapping[str, Any]) -> tuple[str, dict
 
 
 def _rule(name: str) -> tuple[str, Callable[[Any], bool]]:
-    """What is valid for a setting besides null, in words and as a check."""
+    """The valid values of a setting besides null: a description and a check."""
     if name in ("rope_parameters", "rope_scaling"):
         listed = f"numbers under some of {', '.join(sorted(_ROPE))}; types: {', '.join(_ROPE_TYPES)}"
         return listed, lambda value: _is_rope(value) or _is_rope_by_layer(value)
@@ -135,7 +135,7 @@ def _rule(name: str) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _is_rope(value: Any) -> bool:
-    """Whether it describes rotary angles."""
+    """Whether the value describes rotary angles."""
     if not isinstance(value, dict) or not value.keys() <= _ROPE:
         return False
     return all(inside is None or _rule(name)[1](inside) for name, inside in value.items())

@@ -12,18 +12,18 @@ from kfexplore.errors import KfError
 
 HOME_VARIABLE = "KFEXPLORE_HOME"
 MAX_VALUES = 2_500_000
-"""Values and keys of a JSON object, about. Each takes up to a hundred bytes, and can be written in two; Gemma 3's
-tokenizer.json has 2.2 million."""
+"""Approximate limit on values and keys of a JSON object. Each needs up to 100 bytes of memory but only two in the file;
+Gemma 3's tokenizer.json has 2.2 million."""
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-"""Tokenizers of transformers folders that have no tokenizer.json."""
+"""Tokenizer files in transformers folders without a tokenizer.json."""
 TRAINING_FILE = "training.json"
-"""Beside the models of a pair: a JSON object that says how it was trained, for the model card."""
+"""File beside the models of a pair: a JSON object that says how it was trained, for the model card."""
 INFO_FILE = "info.json"
-"""Beside the models of a saved pair: its info, except what has a file of its own."""
+"""File beside the models of a saved pair: its info, except what has a separate file."""
 CARD_FILES = ("MODEL_CARD.md", "README.md")
 """Description of a pair, as `kfexplore eval` writes it and as the hub shows it."""
 
@@ -53,14 +53,14 @@ def by_hand(name: str) -> Path:
 
 
 def shown(text: object, most: int = 80) -> str:
-    """A text for quoting in a message: its first `most` characters on one line, unprintable ones escaped."""
+    """A text for quoting in a message: cut to `most` characters, then unprintable ones and line breaks escaped."""
     whole = str(text)
     cut = whole if len(whole) <= most else whole[: most - 3] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def shortened(names: Iterable[str], most: int = 8) -> str:
-    """The first few names, and how many more there are."""
+    """The first `most` names, and how many more there are."""
     listed = list(names)
     rest = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(map(shown, listed[:most])) + rest
@@ -72,7 +72,7 @@ def unreadable(path: Path) -> KfError:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the checkpoint files in a folder, sorted; [] where there is no such folder."""
+    """Names of the checkpoint files in a folder, sorted; [] if there is no such folder."""
     if not folder.is_dir():
         return []
     try:
@@ -110,7 +110,7 @@ def json_object(text: str) -> dict[str, Any]:
     """Parses a JSON object.
 
     Raises:
-        ValueError: it is something else, has more than `MAX_VALUES`, or a key twice, which parsers resolve differently.
+        ValueError: it is not a JSON object, too deep, larger than `MAX_VALUES`, or has a key twice.
     """
     if sum(map(text.count, "[{,:")) > MAX_VALUES:
         raise ValueError(f"it has more than {MAX_VALUES:,} values")
@@ -133,7 +133,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
-    """Writes a text in UTF-8, or by the function, beside `path` and renames: no reader sees a partial file."""
+    """Writes a UTF-8 text, or what a function writes, to a temporary file and renames it: `path` is never partial."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""The hub: whether it can be reached, fetching files from it, and the errors where that fails."""
+"""The Hugging Face hub: checks that it answers, fetches files and turns failures into user errors."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError, reason
 
 PATIENCE: Final = 5.0
-"""Seconds to wait for the hub. The libraries retry six times per address, for a minute or two."""
+"""Seconds to wait for the hub. By default the libraries retry six times per address, for a minute or two."""
 MAX_FILES: Final = 256
-"""Files that are fetched from a repository whose size is limited: each takes a request, however small it is."""
+"""Most files fetched from a repository when its size is limited: even a small file takes a request."""
 ROLES = ("teacher", "student", "masked")
 FETCHED = [f"{role}{rest}" for role in ROLES for rest in ("/*", ".*")]
 FETCHED += [TOKENIZER_FILE, TRAINING_FILE, INFO_FILE, *CARD_FILES]
@@ -115,12 +115,12 @@ def fetch_pair(name: str | Path, max_bytes: int | None = None, **options: Any) -
     """The folder of a pair's repository: downloaded by hand (`files.by_hand`), or else fetched.
 
     Args:
-        name: `owner/name` on the hub (`is_repository`); any other name or path is returned as it is.
-        max_bytes: Largest download, checked before it starts, of at most `MAX_FILES`. None: any size.
-        options: As for `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
+        name: `owner/name` on the hub (`is_repository`); any other name or path is returned unchanged.
+        max_bytes: Largest download, checked before it starts along with `MAX_FILES`. None: no limit on either.
+        options: Passed to `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, ...
 
     Raises:
-        KfError: it is not here and cannot be fetched, or it is larger than `max_bytes` or has too many files.
+        KfError: it is not stored here and cannot be fetched, is larger than `max_bytes` or has too many files.
     """
     if not is_repository(name):
         return name
@@ -140,7 +140,7 @@ def fetch_pair(name: str | Path, max_bytes: int | None = None, **options: Any) -
 
 
 def _revision_within(repository: str, max_bytes: int, revision: str | None) -> str | None:
-    """The commit whose files were measured, so that no other one is fetched."""
+    """Checks a repository's size and returns the commit that was checked, so that no other one is fetched."""
     found = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
     fetched = [file for file in found.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in FETCHED)]
     if len(fetched) > MAX_FILES:
@@ -154,7 +154,7 @@ def _revision_within(repository: str, max_bytes: int, revision: str | None) -> s
 
 
 def fetch_file(repository: str, revision: str | None, file: str, folder: Path, needed: list[str]) -> Path:
-    """A file downloaded by hand into `folder`, or else fetched into the hub's cache; a commit's files never change."""
+    """A file downloaded by hand into `folder`, else from the hub's cache (if `revision` is a commit), else fetched."""
     if (folder / file).is_file():
         return folder / file
     cached = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision) if revision else None

@@ -38,7 +38,7 @@ _PUBLISHED_BLOCK = 4
 def describe(
     tensors: Mapping[str, Tensor], stated: Mapping[str, Any] | None = None, where: str = "the checkpoint"
 ) -> ModelConfig:
-    """The config of the model whose whole state these tensors are.
+    """The config of the model whose complete state dictionary is `tensors`.
 
     Kind, sizes and depth follow from names and shapes. The mask token is that of the published models if the vocabulary
     has their size (50258 rows: 50257; 30522 rows: 103), else the last row. Context (1024, or 128 for 30522 rows) and
@@ -50,8 +50,8 @@ def describe(
         where: The checkpoint's name for error messages.
 
     Raises:
-        KfError: names or shapes fit none of the three kinds, a stated value contradicts the tensors, or is not a
-            setting. The message names them.
+        KfError: names or shapes fit none of the three kinds, a stated value contradicts the tensors or is not a
+            setting, or a size exceeds `MOST`. The message names them.
     """
     inferred = _inferred(tensors, where)
     rows = inferred["vocab_size"]
@@ -86,7 +86,7 @@ def describe(
 
 
 def stated_settings(weights: Path) -> dict[str, Any]:
-    """Settings of the config.json beside a weights file; {} without one, or with one of transformers.
+    """Settings of the config.json beside a weights file; {} if there is none, or one of a transformers model.
 
     Raises:
         KfError: it is not a JSON object, or a value has a wrong type.
@@ -125,7 +125,7 @@ def _inferred(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     elif any(name.startswith("sigma_map.") for name in tensors):
         kind = "masked"
     cond_width = _shape(tensors, "sigma_map.mlp.0.weight", 2, where)[0] if kind == "masked" else 0
-    # Blocks are counted, so that one high index does not make a deep model: the missing blocks are then named.
+    # Blocks are counted, so that one high index does not claim a deep model; `check_shapes` reports missing ones.
     depth = len({found[1] for name in tensors if (found := re.match(r"blocks\.(\d{1,6})\.", name))})
     return {
         "kind": kind,

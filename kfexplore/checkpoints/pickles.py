@@ -3,10 +3,10 @@
 Python's unpickler imports what a file names and calls it. A published checkpoint needs none of that: it is a
 few tensors in dictionaries, with training state around them. So this is a small machine over the opcodes that
 `pickletools` decodes. Its values are plain Python data (None, numbers, strings, lists, tuples, dictionaries)
-and four inert records: a `Name` that is never looked up, a `StorageRef` and a `TensorRef` that hold numbers
-of no account until they are checked, and a `Placeholder` for whatever else the file would have built.
+and four inert records: a `Name` that is never looked up, a `StorageRef` and a `TensorRef` whose numbers are
+untrusted until they are checked, and a `Placeholder` for whatever else the file would have built.
 
-What a file may name (nothing that it names is ever looked up; the rule tells an honest file from an attack):
+What a file may name (nothing that it names is ever looked up; the rules distinguish honest files from attacks):
 
 - the few names that state dictionaries consist of are understood;
 - a name under `REFUSED` (operating system, interpreter, import, network, loaders), or one that reaches these by its
@@ -30,12 +30,12 @@ import torch
 MAX_OPERATIONS = 1_000_000
 """A checkpoint of a hundred layers with its optimizer has some 100,000; the limit bounds time and memory."""
 MAX_NAME = 500
-"""Characters of a name, each of which counts as an operation: a text that is held once can be joined, split and kept
-again and again."""
+"""Characters of a name. Each counts as an operation, because a text in the memo can be joined, split and stored many
+times."""
 MAX_LINE = 1 << 12
 """Bytes of a name or a number that is written as text."""
 MAX_ELEMENTS = 1 << 48
-"""Of a storage. A number of millions of digits takes for ever to multiply."""
+"""Elements of a storage. Multiplying numbers with millions of digits would take too long."""
 
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
@@ -89,10 +89,10 @@ _HARMLESS = frozenset(
 """Plain types and helpers of pickle itself that sit in refused modules; inert here like everything else."""
 
 _REFUSED_PARTS = frozenset(["os", "posix", "nt", "sys", "subprocess", "builtins"])
-"""No dotted part may be one of these: `torch.os.system` is `os.system` by another road."""
+"""No dotted part may be one of these: `torch.os.system` is `os.system` by another path."""
 
 _REFUSED_CALLS = frozenset(["system", "popen", "eval", "exec", "execfile", "compile", "getattr", "setattr"])
-"""No name may end so, whatever module it claims to come from."""
+"""No name may end in one of these, whatever module it claims to come from."""
 
 GETATTR = frozenset(["builtins.getattr", "__builtin__.getattr"])
 
@@ -138,7 +138,7 @@ class Placeholder:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StorageRef:
-    """Where a tensor's elements lie. `key` and `numel` are as the file gives them."""
+    """Where a tensor's elements are stored. `key` and `numel` come from the file."""
 
     dtype: torch.dtype
     key: str
@@ -156,7 +156,7 @@ class TensorRef:
 
 
 class _Lines:
-    """A stream as `pickletools` reads it, with short lines: its errors quote them."""
+    """The stream methods that `pickletools` uses, with short lines, because its errors quote them."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         self.read, self.tell, self._line = stream.read, stream.tell, stream.readline
@@ -182,7 +182,7 @@ def read_pickle(stream: io.BytesIO, storages: dict[str, StorageRef] | None = Non
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
-        # Without the error's text, which may quote the file: a link can make it any file.
+        # Without the error's text, which may quote the file, and a symbolic link can point to any file.
         raise PickleError(f"its pickle is damaged before byte {stream.tell():,}") from error
 
 
@@ -297,7 +297,7 @@ class _Machine:
         """Sets items [key, value, key, value, ...] of the mapping on top of the stack."""
         target = self.stack[-1]
         if isinstance(target, dict):
-            # A state dictionary has string keys. Hashing others is how a nested tuple overflows the C stack.
+            # A state dictionary has string keys. Hashing a deeply nested tuple would overflow the C stack.
             target.update((k, v) for k, v in zip(items[::2], items[1::2], strict=True) if isinstance(k, str))
         elif not isinstance(target, Placeholder):
             raise PickleError("its pickle sets items of something that is not a dictionary")
@@ -340,7 +340,7 @@ class _Machine:
         self.stack.append(self._result(self.stack.pop(), arguments))
 
     def build(self, _: Any) -> None:
-        """Drops the state of an object: no record has any (a state dictionary's is torch's `_metadata`)."""
+        """Drops an object's state: no record has any (a state dictionary's is torch's `_metadata`)."""
         self.stack.pop()
         if not isinstance(self.stack[-1], (Placeholder, TensorRef, dict, list)):
             raise PickleError("its pickle gives state to something that has none")
@@ -358,7 +358,7 @@ class _Machine:
         return Placeholder(function.full)
 
     def _attribute(self, getattr_name: str, arguments: tuple[Any, ...]) -> Placeholder:
-        """A class's attribute by name, the one use of getattr that honest files have."""
+        """An attribute of a named class, the only use of getattr in honest files."""
         owner, attribute = arguments if len(arguments) == 2 else (None, None)
         if not (isinstance(owner, Name) and isinstance(attribute, str)):
             raise UnsafeName(getattr_name)

@@ -23,7 +23,7 @@ from kfexplore.errors import KfError
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_PICKLE_BYTES = 64 << 20
-"""Size of the pickle, without the elements of tensors, which lie beside it; in the older format, of all five."""
+"""Size of the pickle without tensor elements, which are stored separately; in the older format, of all five pickles."""
 MAX_HEADER_BYTES = 1 << 20
 """Header of a safetensors file: names and offsets of some 10,000 tensors."""
 MAX_DIRECTORY_BYTES = 2 << 20
@@ -46,7 +46,7 @@ class _Damaged(Exception):
     """The file is damaged or of another format; the message completes 'FILE cannot be read: ...'."""
 
 
-# On a damaged file zipfile raises more than BadZipFile: for names that are not UTF-8, offsets before the start.
+# On a damaged file zipfile raises more than BadZipFile, for example for names that are not UTF-8.
 _BROKEN = (
     _Damaged,
     PickleError,
@@ -69,15 +69,15 @@ def read_tensors(path: str | Path, left_out: re.Pattern[str] | None = None) -> d
 
     Args:
         path: The file; its format is recognised by content.
-        left_out: Names of safetensors tensors to ignore, whatever they hold.
+        left_out: Names of safetensors tensors to ignore, whatever their dtype.
 
     Returns:
-        Tensors on the CPU in their saved dtype (float32, bfloat16, float16 or float64), their values sound
-        (`check_values`).
+        Tensors on the CPU in their saved dtype (float32, bfloat16, float16 or float64), with values that pass
+        `check_values`.
 
     Raises:
         KfError: the file is missing, damaged, not a checkpoint, names something dangerous (see `pickles`), declares
-            tensors that do not fit in it or into memory, or has weights that are not sound.
+            tensors that do not fit in it or into memory, or has weights that fail `check_values`.
     """
     path = given(path)
     try:
@@ -153,7 +153,7 @@ def _read(path: Path, left_out: re.Pattern[str] | None) -> dict[str, Tensor]:
 
 
 def _check_header(path: Path) -> None:
-    """Refuses what the library accepts: a header of 100 MB, and two tensors of one name."""
+    """Refuses what the library accepts: headers of up to 100 MB, and two tensors of one name."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > MAX_HEADER_BYTES:
@@ -167,7 +167,7 @@ def _check_count(tensors: Sized) -> None:
 
 
 class _ZipStream(io.BufferedReader):
-    """A file whose `most` bounds a single read: `ZipFile` reads the list of entries at once when it opens."""
+    """A file that limits each read to `most` bytes: `ZipFile` reads the whole list of entries at once when it opens."""
 
     most: float = MAX_DIRECTORY_BYTES
 
@@ -205,7 +205,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
 
 
 def _checked_root(entries: Mapping[str, zipfile.ZipInfo]) -> str:
-    """The folder, with its slash, that contains everything."""
+    """Name of the archive's only top folder, with its slash."""
     roots = [name.removesuffix("data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise _Damaged("it is a zip file that torch.save did not write (no data.pkl)")
@@ -215,8 +215,8 @@ def _checked_root(entries: Mapping[str, zipfile.ZipInfo]) -> str:
 
 
 def _read_legacy(path: Path) -> dict[str, Tensor]:
-    """The format before torch 1.6: pickles of magic, version, system, value, storage keys; then storages."""
-    # A memory map: reading a declared length allocates no more than the file has.
+    """The format before torch 1.6: pickles of magic number, version, system, value and storage keys; then storages."""
+    # Memory-mapped, so that a declared length cannot allocate more than the file's size.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
         if read_pickle(stream) != _LEGACY_MAGIC:
@@ -238,7 +238,7 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
 def _legacy_places(
     data: mmap.mmap, start: int, keys: list[Any], declared: Mapping[str, StorageRef]
 ) -> dict[str, slice]:
-    """Each storage's elements: from `start` on, after the pickles, in the order of `keys`, each after its count."""
+    """Byte range of each storage's elements, from `start` on in the order of `keys`, each preceded by its count."""
     places: dict[str, slice] = {}
     if len(keys) != len(declared) or not all(isinstance(key, str) for key in keys) or set(keys) != set(declared):
         raise _Damaged("its list of storages is not that of its tensors")
@@ -286,7 +286,7 @@ def _materialise(weights: Mapping[str, TensorRef], fetch: Fetch, file_size: int)
 
 
 def _check_view(name: str, ref: TensorRef) -> None:
-    """A tensor must lie within its storage, and not repeat its elements (stride 0)."""
+    """Checks that a tensor lies within its storage and does not repeat elements (stride 0)."""
     storage = ref.storage
     _check_type(name, storage.dtype)
     name = shown(name)

@@ -43,7 +43,7 @@ DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.bfloat
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository of the hub, `owner/name`, at one commit, and its checkpoint files."""
+    """A hub repository `owner/name` at one commit, and its checkpoint files."""
 
     name: str
     revision: str
@@ -62,9 +62,9 @@ class NamedPair:
     repository: HubRepository | None = None
     """None: bundled with the package."""
     about: str = ""
-    """A few words for lists."""
+    """Short description for lists."""
     info: dict[str, Any] = field(default_factory=dict)
-    """Data, licence and the like."""
+    """Training data, licence and similar facts."""
 
 
 K_FORCING = HubRepository(
@@ -124,12 +124,12 @@ def load_model(
             model or of a student over one, a hub id `owner/name/file`, or `owner/name` of a known repository with one
             file.
         device: None: the CPU.
-        dtype: None: float32, whatever the file has; the rotary frequencies keep the file's type. A model of
-            transformers is always float32.
+        dtype: None: float32, whatever the file has; the rotary frequencies keep the file's type. A
+            transformers model is always float32.
         kind: What the checkpoint must hold; None: any.
 
     Raises:
-        KfError: nothing is there, it cannot be read safely (`reading.read_tensors`), it is not a model of this kind
+        KfError: there is no checkpoint, it cannot be read safely (`reading.read_tensors`), is not a model of this kind
             (`infer_config.describe`), or the device or dtype is not available.
     """
     target, number = usable_device(device), DTYPES.get(str(dtype or torch.float32).removeprefix("torch."))
@@ -178,10 +178,10 @@ def _check_kind(path: str | Path, found: Kind, wanted: Kind | None) -> None:
 
 
 def locate(path_or_id: str | Path) -> Path:
-    """The checkpoint file of a path or a hub id; fetched if need be.
+    """The checkpoint file of a path or a hub id; fetched if necessary.
 
     Raises:
-        KfError: a folder without one clear checkpoint; a hub file that is not here and cannot be fetched.
+        KfError: a folder without one clear checkpoint; a hub file that is not stored here and cannot be fetched.
     """
     path = given(path_or_id)
     if path.is_dir():
@@ -203,8 +203,8 @@ def pair_parts(name_or_folder: str | Path) -> PairParts:
             A name takes precedence over a folder of that name; write `./tales` for the folder.
 
     Raises:
-        KfError: no such name (near ones are named) or folder, a part is missing, or the hub cannot be
-            reached.
+        KfError: no such name (near ones are suggested) or folder, a part is missing, or the hub does
+            not answer.
     """
     if name_or_folder in NAMED:
         name = str(name_or_folder)
@@ -240,7 +240,7 @@ def check_pair(
 ) -> None:
     """Raises KfError unless models and tokenizer share one vocabulary; a transformers model has no mask token.
 
-    A student over a transformers model fits the teacher that it was distilled from only.
+    A student over a transformers model fits only the teacher that it was distilled from.
     """
     for name, config in others.items():
         for setting in ("vocab_size", "mask_id", "family", "width", "depth", "origin"):
@@ -258,7 +258,7 @@ def check_pair(
                     f"The teacher and the {name} do not fit together: {setting} is {ours} and {theirs}.",
                     "models of one vocabulary",
                 )
-    # An added token above the rows (such as a padding token) may stay unused: a prompt with it is refused.
+    # An added token beyond the embedding rows, such as padding, may stay unused: a prompt with it is refused.
     if tokenizer is not None and (highest := highest_id(tokenizer, added=False)) >= teacher.vocab_size:
         raise KfError(
             f"The tokenizer does not fit the model: its highest id is {highest}, "

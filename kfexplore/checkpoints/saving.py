@@ -1,4 +1,4 @@
-"""Saves models and pairs as files that are whole or absent, and reads a saved pair's info and card."""
+"""Saves models and pairs, each file atomically, and reads a saved pair's info and card."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def save_model(model: AnyModel, folder: str | Path, dtype: torch.dtype | None = 
     """Saves model.safetensors and config.json for `registry.load_model`; replaces an earlier model there.
 
     Args:
-        folder: Made if need be.
+        folder: Created if missing.
         dtype: float32 or bfloat16 (half the size; the map changes where margins are small). None: bfloat16 if all
             weights are exact in it, else float32.
 
@@ -46,7 +46,7 @@ def save_model(model: AnyModel, folder: str | Path, dtype: torch.dtype | None = 
         The folder.
 
     Raises:
-        KfError: another dtype, weights that are not sound (`reading.check_values`), or a folder that cannot be written.
+        KfError: another dtype, weights that fail `reading.check_values`, or a folder that cannot be written.
     """
     if dtype is None:
         exact = all(torch.equal(tensor, tensor.to(torch.bfloat16).to(tensor.dtype)) for tensor in model.parameters())
@@ -79,10 +79,10 @@ def save_pair(
     """Writes a pair for `registry.pair_parts` and `stored_info`.
 
     Args:
-        folder: Made if need be.
+        folder: Created if missing.
         models: By role (`hub.ROLES`). Weights that are exact in bfloat16 are written in it, others in float32.
         tokenizer: None: the pair has none.
-        info: Its `folder` is left out; `training` gets a file of its own.
+        info: `folder` is left out; `training` is written to a separate file.
 
     Raises:
         KfError: as `save_model`.
@@ -101,10 +101,10 @@ def save_pair(
 
 
 def stored_info(folder: str | None) -> dict[str, Any]:
-    """The info that `save_pair` stored in a folder; {} for other folders, or none."""
+    """The info that `save_pair` stored in a folder; {} for other folders and for None."""
     file = Path(folder or "") / INFO_FILE
     stored = read_json_object(file, 1 << 16) if folder and file.is_file() else {}
-    stored.pop("folder", None)  # a file does not decide where a pair lies
+    stored.pop("folder", None)  # a pair's location never comes from a file
     return stored
 
 

@@ -4,12 +4,12 @@ The library runs no code, but it does whatever a file says: a file of a few line
 search a text for hours, build tables of gigabytes or abort the process. So a file may use what the families of GPT-2,
 BERT and Llama use, and nothing else:
 
-- a model with a vocabulary of token to id (BPE, WordPiece, WordLevel) that draws nothing at random;
-- the step types of `STEPS` with the parameters listed there, few of them, whose product lengthens a text little;
+- a model with a vocabulary of token to id (BPE, WordPiece, WordLevel) and without dropout;
+- a few steps of the types in `STEPS`, with the parameters listed there, which together lengthen a text little;
 - the regular expressions of `PATTERNS`;
 - short tokens, and few added ones.
 
-The costs that remain were measured on texts of 20,000 characters: a few seconds.
+What passes takes a few seconds at most, measured on texts of 20,000 characters.
 """
 
 from __future__ import annotations
@@ -31,30 +31,29 @@ MAX_STEPS_TEXT = 1 << 14
 MAX_STEP_STRING = 64
 """Characters of a parameter of a step."""
 MAX_GROWTH = 72.0
-"""Factor by which the steps on a prompt together may lengthen it; that of NFKC and ByteLevel, of which no family has
-more."""
+"""Factor by which all steps together may lengthen a prompt: that of NFKC with ByteLevel, the largest of any family."""
 BYTES = 4.0
-"""Bytes of a character, which a model with `byte_fallback` can make tokens."""
+"""Most bytes of a character; a model with `byte_fallback` can turn each into a token."""
 MAX_DECODER_GROWTH = 2.0
-"""The same for the decoder's steps on a token; that of WordPiece, of which no family has more."""
+"""The same for the decoder's steps on one token: that of WordPiece, the largest of any family."""
 MAX_TOKEN = 1 << 9
-"""Characters per token; the longest of Llama 3 and GPT-2 have 128. A server keeps and sends the texts of thousands."""
+"""Characters per token; the longest of Llama 3 and GPT-2 have 128. A server stores and sends thousands of tokens."""
 MAX_ADDED_TEXT = 1 << 20
-"""Characters of all added tokens once they are normalized, from which the library builds a table of 70 bytes each."""
+"""Characters of all added tokens after normalization; the library's table takes 70 bytes per character."""
 MAX_WORD = 1 << 11
-"""Characters of a word that WordPiece splits, in time that grows with the square, times the growth of the steps before;
-BERT has 100 times 12."""
+"""Characters of a word for WordPiece, whose time is quadratic in them, times the growth by earlier steps; BERT has
+100 times 12."""
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS = frozenset([_WORDS + "{1,3}" + _REST, _WORDS + _REST])
-"""The patterns of Llama 3 (and GPT-4) and of Qwen. Any other could search for ever."""
+"""The patterns of Llama 3 (and GPT-4) and of Qwen. Any other could backtrack without end."""
 
 Step = Mapping[str, Any]
 
 
 def _inserted(step: Step) -> float:
-    """Growth by a text that is put before each piece, which has one character at least."""
+    """Growth by a text inserted before each piece, which has at least one character."""
     return 1.0 + len(step.get("prepend") or "")
 
 
@@ -66,7 +65,7 @@ def _replaced(step: Step) -> float:
 
 
 def _subword(step: Step) -> float:
-    """BPEDecoder puts a space for each suffix: between all characters if that is empty."""
+    """BPEDecoder replaces each suffix by a space; an empty suffix matches between all characters."""
     return 1.0 if step.get("suffix") else math.inf
 
 
@@ -114,9 +113,9 @@ STEPS: dict[str, dict[str, tuple[str, float | Callable[[Step], float]]]] = {
         "TemplateProcessing": ("single pair special_tokens", 1.0),
     },
 }
-"""Step types by section: their parameters, and the factor by which one lengthens a text at most (in characters: NFC and
-the like as Unicode guarantees, a BertNormalizer by decomposing and by a space on each side of a Chinese character, a
-ByteLevel by one character for each byte)."""
+"""Step types by section: their parameters, and the largest factor by which a step lengthens a text, in characters (NFC
+and similar: as Unicode guarantees; BertNormalizer: decomposition, and a space on each side of a Chinese character;
+ByteLevel: one character per byte)."""
 
 _MODELS = {
     "BPE": "dropout unk_token continuing_subword_prefix end_of_word_suffix fuse_unk byte_fallback ignore_merges merges",
@@ -127,7 +126,7 @@ _MODELS = {
 
 
 def check_pipeline(described: dict[str, Any]) -> None:
-    """Checks a tokenizer.json as read.
+    """Checks the parsed content of a tokenizer.json.
 
     Raises:
         ValueError: the file has something that is not allowed; the message completes "FILE is not a tokenizer ...:".
@@ -158,8 +157,8 @@ def check_added(tokenizer: Tokenizer) -> None:
     """Checks the added tokens of a tokenizer that passed `check_pipeline`.
 
     Raises:
-        ValueError: once it is normalized, one is empty, or spaces that take the spaces around them: the library then
-            searches a text for ever, or in time that grows with the square.
+        ValueError: after normalization, a token is empty, or is only spaces and strips those around it: the library
+            would search a text for ever, or in quadratic time.
     """
     for token in tokenizer.get_added_tokens_decoder().values():
         normalizer = tokenizer.normalizer if token.normalized else None
@@ -205,7 +204,7 @@ def _check_names(what: str, found: Mapping[str, Any], known: set[str]) -> None:
 
 
 def _steps(section: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a section, those of sequences within sequences included."""
+    """The steps of a section, including those of nested sequences."""
     waiting = [] if section is None else [section]
     while waiting:
         step = waiting.pop()
@@ -217,7 +216,7 @@ def _steps(section: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(section: str, step: Step) -> float:
-    """Checks a step; returns the factor by which it lengthens a text at most."""
+    """Checks a step; returns the largest factor by which it lengthens a text."""
     kind = step["type"]
     if kind == "Precompiled":
         raise ValueError("it has a compiled table of characters (Precompiled)")

@@ -16,7 +16,7 @@ from kfexplore.checkpoints.tokenizer_checks import check_added, check_pipeline
 from kfexplore.errors import KfError
 
 MAX_TOKENIZER_BYTES = 40 << 20
-"""Llama 3's has 17 MB, Gemma 3's 33 MB. The library's tables take up to ten times the file's size."""
+"""Llama 3's file has 17 MB, Gemma 3's 33 MB. The library's tables take up to ten times the file's size."""
 FAMILIES = "the tokenizers library, like those of GPT-2, BERT and Llama: BPE, WordPiece or WordLevel"
 END_OF_TEXT = "<|endoftext|>"
 FRAMES = (
@@ -33,11 +33,11 @@ REVISIONS = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
 }
-"""Commits from which the tokenizers of the published pairs are taken; any other name means its newest."""
+"""Commits of the published pairs' tokenizers; for any other name, the newest commit is used."""
 LONGEST_CHARACTER = 4
-"""Bytes of a character, and so the most tokens that it can be split into."""
+"""Most bytes of a UTF-8 character, and so the most tokens that it can be split into."""
 REMEMBERED = 2**16
-"""Pieces that a `Spelling` caches."""
+"""Most pieces that a `Spelling` caches."""
 
 
 def document_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -74,7 +74,7 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
 
 
 def own_tokenizer(given: Any) -> Tokenizer:
-    """A user's tokenizer as all functions here take it: of one of transformers, a copy of the tokenizer inside.
+    """Converts a user's tokenizer for the functions here: from a transformers tokenizer, a copy of its fast backend.
 
     Raises:
         KfError: it has no fast version.
@@ -88,7 +88,7 @@ def own_tokenizer(given: Any) -> Tokenizer:
 
 
 def slow_only(folder: Path) -> KfError | None:
-    """The error for a folder that has only a slow tokenizer of transformers; None: it has none."""
+    """The error for a folder that has only a slow transformers tokenizer; None if it has no such files."""
     found = [name for name in SLOW_FILES if (folder / name).is_file()]
     if not found:
         return None
@@ -147,7 +147,7 @@ def plain_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
 
 
 def end_of_text(tokenizer: Tokenizer) -> int | None:
-    """The first of `ENDS_OF_TEXT` that the tokenizer has; None: it has none."""
+    """The id of the first of `ENDS_OF_TEXT` that the tokenizer has, or None."""
     vocabulary = tokenizer.get_vocab()
     return next((vocabulary[name] for name in ENDS_OF_TEXT if name in vocabulary), None)
 
@@ -189,7 +189,7 @@ class Spelling:
 
 
 def highest_id(tokenizer: Tokenizer, added: bool = True) -> int:
-    """The largest token id of a tokenizer; with `added`, also of added tokens such as padding."""
+    """The largest token id of a tokenizer; with `added`, including added tokens such as padding."""
     return max(tokenizer.get_vocab(with_added_tokens=added).values())
 
 
@@ -204,7 +204,7 @@ def _token_text(tokenizer: Tokenizer, token: int) -> str:
 
 @contextmanager
 def _refused(failed: str, valid: str) -> Iterator[None]:
-    """Turns whatever the library raises into a KfError: also panics, which are not Exceptions."""
+    """Turns whatever the library raises into a KfError, including panics, which are not Exceptions."""
     try:
         yield
     except BaseException as error:
@@ -223,7 +223,7 @@ def _from_file(path: Path) -> Tokenizer:
 
 
 def _as_used(tokenizer: Tokenizer) -> Tokenizer:
-    """Never pads or truncates a prompt: a file can ask for 10^12 tokens of padding."""
+    """Turns off padding and truncation: a file can ask for 10^12 tokens of padding."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     decoder: Any = tokenizer.decoder
