@@ -28,17 +28,17 @@ class Batch:
     """A batch of completions."""
 
     samples: range
-    """Their numbers; B of them."""
+    """Numbers of the B samples."""
     tokens: Ints
     """(B, n) new tokens."""
     lengths: Ints
-    """(B,) new tokens up to the end of each text, that token included."""
+    """(B,) number of new tokens up to and including the end-of-text token."""
     nfe: int
     """Forward passes over the batch, prefill excluded."""
     right: tuple[int, int]
     """Result of `right_guesses`."""
     seconds: float
-    """Prefill included."""
+    """Decoding time, prefill included."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Part:
 
     batches: list[Batch]
     warmed: int
-    """Batches before the clock started."""
+    """Warm-up batches before the clock started."""
     seconds: float
-    """From the first batch to the end of the last."""
+    """From the start of the first batch to the end of the last."""
 
 
 def right_guesses(kept: Ints, new_tokens: int) -> tuple[int, int]:
-    """Correct guesses of a decoder that checks them, and the number of rounds.
+    """The correct guesses of a decoder that checks guesses, and its rounds, summed over rows.
 
-    A row's last round is not counted, as it ends where the row is full.
+    A row's last round is not counted, because it is cut off when the row is full.
 
     Args:
         kept: (steps, B) tokens per row and round: its correct guesses and the token after them.
@@ -66,18 +66,18 @@ def right_guesses(kept: Ints, new_tokens: int) -> tuple[int, int]:
 
 
 def acceptance(right: int, rounds: int, k: int) -> float | None:
-    """Fraction of the k guesses per round that were correct; None: no complete round."""
+    """Fraction of the k guesses per round that were correct; None if there was no complete round."""
     return right / (rounds * k) if rounds else None
 
 
 def document(
     request: Request, name: str, form: Shape, k: int, parts: list[Part], place: torch.device, cut: int
 ) -> dict[str, Any]:
-    """The contents of throughput.json: the published keys with their published meaning, then keys of our own.
+    """The contents of throughput.json: the published keys with their published meaning, then additional keys.
 
     Differences: `total_elapsed_sec` excludes text decoding and writing files, and is that of the slowest process;
-    `throughput_tok_per_sec_avg_batch` uses the mean number of tokens per batch, a smaller last one included;
-    `n_warmup_batches` counts the batches that were run.
+    `throughput_tok_per_sec_avg_batch` uses the mean number of tokens per batch, including a smaller last one;
+    `n_warmup_batches` counts the warm-up batches that the first process ran.
 
     Args:
         request: The request.
@@ -146,7 +146,7 @@ def prepare(folder: Path) -> None:
 def write_files(
     folder: Path, tokenizer: Tokenizer, prefixes: list[list[int]], parts: list[Part], throughput: dict[str, Any]
 ) -> None:
-    """Writes both files whole, or neither.
+    """Writes both files completely, or neither.
 
     Raises:
         KfError: the folder cannot be written, or the disk is full.
@@ -164,7 +164,7 @@ def write_files(
 
     def both(samples: Path) -> None:
         samples.write_text("".join(rows), encoding="utf-8")
-        # Nested: the samples get their name only after the other file was written.
+        # Nested, so that samples.jsonl is renamed into place only after throughput.json was written.
         write_whole(folder / THROUGHPUT_FILE, text)
 
     with writing(folder, run="--output_dir FOLDER"):

@@ -1,4 +1,4 @@
-"""The request of a command: models, a decoder, and a file of prefixes to complete; and how these are read."""
+"""Requests to complete a file of prefixes; loads their models and reads their prefixes."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Source:
     """Where models and tokenizer come from, as plain values that can be sent to another process."""
 
     pair: str | None = None
-    """A name or a folder; the default pair if nothing is named."""
+    """A name or a folder; the default pair if no models and no task are given."""
     files: tuple[Path, Path | None] | None = None
     """Checkpoints of teacher and student; None: there is no student."""
     ckpt: Path | None = None
-    """One checkpoint, of the model that the decoder uses."""
+    """A single checkpoint: the model that the decoder uses."""
     task: str | None = None
     """A task of `TASKS`: its tokenizer, and its published checkpoints unless others are named."""
     tokenizer: Path | None = None
@@ -88,8 +88,8 @@ def load(source: Source, decoder: DecodeConfig, device: str | None = None) -> Lo
     """Loads what a decoder needs.
 
     Raises:
-        KfError: as `load_pair` and `load_model`; one checkpoint for a decoder of two models; a task whose model is
-            not published; a tokenizer that does not fit.
+        KfError: as `load_pair` and `load_model`; a single checkpoint for a decoder with two models; a task whose model
+            is not published; a tokenizer that does not fit the models.
     """
     pair: Pair | None = None
     if (single := _single(source, decoder)) is not None:
@@ -115,7 +115,7 @@ def load(source: Source, decoder: DecodeConfig, device: str | None = None) -> Lo
 
 
 def _single(source: Source, decoder: DecodeConfig) -> Path | str | None:
-    """The one checkpoint to load; None: a pair is loaded."""
+    """The single checkpoint to load, or None to load a pair."""
     name, kind = decoder.decoder, decoder.models[0]
     several = len(decoder.models) > 1
     if source.ckpt is not None:
@@ -148,7 +148,7 @@ class Request:
     source: Source
     """Models and tokenizer."""
     decoder: DecodeConfig
-    """Which decoder, and how."""
+    """The decoder and its settings."""
     prefix_file: Path
     """JSON lines with `prefix`."""
     output_dir: Path
@@ -160,9 +160,9 @@ class Request:
     warmup: int = 1
     """Batches decoded and discarded before the clock starts."""
     prefix_length: int | None = None
-    """Tokens kept of a prefix; None: the task's number, or all without a task."""
+    """Tokens kept per prefix; None: the task's number, or all without a task."""
     new_tokens: int | None = None
-    """Tokens per completion; None: as many as the task or the context has room for."""
+    """Tokens per completion; None: as many as fit the task or the context."""
     seed: int = 0
     """Random seed; noise is keyed by it, the sample and the position."""
     device: str | None = None
@@ -187,7 +187,7 @@ class Request:
 
     @property
     def kept_tokens(self) -> int | None:
-        """Tokens kept of every prefix; None: all."""
+        """Tokens kept per prefix; None: all."""
         return self.prefix_length or (self.source.limits.prefix if self.source.limits else None)
 
 
@@ -236,8 +236,8 @@ def read_prefixes(path: Path, tokenizer: Tokenizer, length: int | None) -> tuple
         The first `length` tokens of every prefix (None: all), without special tokens; and how many prefixes had more.
 
     Raises:
-        KfError: the file cannot be read or is empty; a line, named by its number, is not JSON, has no text `prefix`,
-            or one of fewer tokens.
+        KfError: the file cannot be read or is empty; a line is not JSON, has no text `prefix`, or one with fewer than
+            `length` tokens (None: 1). The message has the line's number.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -266,7 +266,7 @@ def _prefix(where: str, line: str, tokenizer: Tokenizer, length: int) -> list[in
         raise KfError(f'{where}, has no text "prefix".', LINE)
     try:
         ids = encode_ids(tokenizer, text)
-    except KfError:  # half a surrogate pair, which JSON can write and no text can hold
+    except KfError:  # an unpaired surrogate, which JSON can encode and UTF-8 cannot
         raise KfError(f"{where}, has a prefix that is not valid Unicode.", LINE) from None
     if len(ids) < length:
         raise KfError(

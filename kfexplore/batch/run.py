@@ -26,7 +26,7 @@ from kfexplore.decoding.generate import Networks, generate, keyed_noise, keyed_o
 from kfexplore.errors import KfError
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
-"""Texts of a failed allocation; on a CPU it is a plain RuntimeError."""
+"""Parts of the messages of failed allocations, which are plain RuntimeErrors on a CPU."""
 ROW = 1 << 10
 """Bytes of Python objects per row."""
 
@@ -51,13 +51,13 @@ def complete(request: Request) -> dict[str, Any] | None:
 
 
 def in_team(request: Request, team: distributed.Team) -> dict[str, Any] | None:
-    """`complete`, as one process of a team."""
+    """Runs `complete` in one process of a team."""
     place = usable_device(team.device)
     loaded = load(request.source, request.decoder, team.device)
     tokenizer, keep = loaded.tokenizer, request.kept_tokens
     if tokenizer is None:
         raise KfError(f"{loaded.name} has no tokenizer to read prefixes with.", "--tokenizer FILE, or --task")
-    form = shape(request, loaded, tokenizer, keep) if keep else None  # refuses a length before the file is read
+    form = shape(request, loaded, tokenizer, keep) if keep else None  # refuses invalid lengths before the file is read
     k = resolve_k(request.decoder, loaded.networks)
     prefixes, cut = read_prefixes(request.prefix_file, tokenizer, keep)
     form = form or shape(request, loaded, tokenizer, max(map(len, prefixes)))
@@ -75,10 +75,10 @@ def in_team(request: Request, team: distributed.Team) -> dict[str, Any] | None:
 
 
 def share_batches(samples: int, batch_size: int, rank: int, count: int) -> list[range]:
-    """The batches of one process, every `count`-th, as ranges of sample numbers; the last of all may be smaller.
+    """The batches of one process (every `count`-th), as ranges of sample numbers; the last of all may be smaller.
 
     Raises:
-        KfError: some process would have none.
+        KfError: a process would have no batch.
     """
     firsts = range(0, samples, batch_size)
     if len(firsts) < count:
@@ -90,7 +90,7 @@ def share_batches(samples: int, batch_size: int, rank: int, count: int) -> list[
 def write_batch(
     decoder: DecodeConfig, networks: Networks, prompts: list[list[int]], samples: range, seed: int, form: Shape
 ) -> Batch:
-    """Completes prompts under the noise of their sample numbers."""
+    """Completes prompts with the noise of their sample numbers."""
     start = time.perf_counter()
     noise = keyed_noise(seed, samples, decoder, networks, form.new)
     order = keyed_order(seed, samples, form.new) if "order" in DECODERS[decoder.decoder].options else None
@@ -103,10 +103,10 @@ def write_batch(
 def _timed(
     request: Request, networks: Networks, prefixes: list[list[int]], form: Shape, batches: list[range], quiet: bool
 ) -> Part:
-    """The batches of this process: the warm-up, then all of them."""
+    """Decodes the batches of this process: a warm-up, then all of them inside the clock."""
 
     def write(samples: range) -> Batch:
-        # All prefixes, then all again: a sample's number and noise do not depend on how many completions follow.
+        # Cycles through the prefixes, so that a sample's number and noise do not depend on --n_per_prefix.
         prompts = [prefixes[sample % len(prefixes)] for sample in samples]
         tokens = max(map(len, prompts)) + form.new
         with room_for(len(samples), "--batch_size", row_bytes(request.decoder, networks, tokens)):
@@ -124,11 +124,11 @@ def _timed(
 def room_for(rows: int, option: str, each: int = 0) -> Iterator[None]:
     """Refuses a batch that cannot fit in memory, and turns a failed allocation into a KfError.
 
-    Linux grants memory that it does not have, and kills the process that then uses it, so the check comes first.
+    Linux overcommits memory and kills the process that then uses it, so the check comes first.
 
     Args:
         rows: Samples in the batch.
-        option: The option that sets their number.
+        option: The option that sets `rows`.
         each: Lower bound on the bytes per sample on the host (`row_bytes`).
     """
     free = free_bytes()
@@ -150,7 +150,7 @@ def room_for(rows: int, option: str, each: int = 0) -> Iterator[None]:
 
 
 def row_bytes(config: DecodeConfig, networks: Networks, tokens: int) -> int:
-    """Lower bound on the host bytes of a row of `tokens` tokens: noise, and on a CPU what the models keep."""
+    """Lower bound on the host bytes for a row of `tokens` tokens: noise, and on a CPU the models' tensors."""
     each = ROW + 24 * tokens  # noise as drawn, as numbers, and as a tensor
     for network in (getattr(networks, kind) for kind in config.models):
         if network is not None and network.device.type == "cpu":
@@ -160,7 +160,7 @@ def row_bytes(config: DecodeConfig, networks: Networks, tokens: int) -> int:
 
 
 def free_bytes() -> int | None:
-    """Bytes that the system and the container leave to this process; None: unknown."""
+    """The system's available memory in bytes, at most the container's limit; None: unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
