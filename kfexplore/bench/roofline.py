@@ -1,8 +1,8 @@
-"""The shortest time that decoding can take on a device: a count of bytes moved and operations.
+"""Roofline model: the shortest time that decoding can take on a device, from counted bytes and operations.
 
-A pass over B rows of t tokens reads every weight once, the keys and values before it, and computes 2 operations per
-weight and token; the head is counted on the rows that are read. Smaller terms (norms, positions, the readout in
-float64) are left out, so this is a lower bound.
+A pass over B rows of t tokens reads every weight and the cached keys and values once, and computes 2 operations per
+weight and token; the head is counted only at the positions that are read. Smaller terms (norms, positions, the readout
+in float64) are left out, so this is a lower bound.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Shape = ModelConfig | CausalConfig
 
 
 def pass_cost(shape: Shape, batch: int, tokens: float, keys: float, read: int, slots: int = 0, width: int = 4) -> Cost:
-    """One forward pass.
+    """Cost of one forward pass.
 
     Args:
         batch: Rows B.
@@ -50,10 +50,10 @@ def decode_cost(
     width: int = 4,
     catch_up: float | None = None,
 ) -> Cost:
-    """The sum of all passes of a decoder after the prompts have been read.
+    """Total cost of a decoder's passes, prefill excluded.
 
     Args:
-        shapes: Of the networks, by kind.
+        shapes: Shapes of the networks, by kind.
         batch: Samples.
         prompt: Tokens per prompt.
         new_tokens: New tokens per sample.
@@ -61,21 +61,21 @@ def decode_cost(
         rounds: Counted passes of the decoder's first model; None: one per k tokens.
         drafts: Counted passes of the student that guesses.
         width: Bytes per weight.
-        catch_up: Mean number of tokens that a draft feeds before its slots: those that the rows have gained since the
-            draft before. None: as many as a round can bring, k + 1.
+        catch_up: Mean number of tokens that a draft feeds before its slots: those added to the rows since the previous
+            draft. None: the most that a round can add, k + 1.
     """
     keys = prompt + new_tokens / 2
     kind = config.models[0]
     count = -(-new_tokens // k) if rounds is None else rounds
-    if kind == "student":  # the first pass feeds the prompt's last token, every other one the block before it
+    if kind == "student":  # the first pass feeds the prompt's last token, every later one the previous block
         first = pass_cost(shapes[kind], batch, 1 + k, keys, k, slots=k, width=width)
         passes = first + pass_cost(shapes[kind], batch, 2 * k, keys, k, slots=k, width=width).scaled(count - 1)
     elif kind == "masked":
         whole, passes = prompt + new_tokens, Cost(0, 0)
-        for still in range(new_tokens, 0, -k):  # positions that are open before a pass
+        for still in range(new_tokens, 0, -k):  # masked positions before a pass
             read = still if config.draws_anew else min(k, still)
             passes += pass_cost(shapes[kind], batch, whole, whole, read, width=width)
-    else:  # guesses are fed and read behind the last token
+    else:  # guesses are fed and read after the last token
         fed = k + 1 if DECODERS[config.decoder].takes_k else 1
         passes = pass_cost(shapes[kind], batch, fed, keys, fed, width=width).scaled(count)
     if not drafts:
@@ -93,11 +93,11 @@ def gains(
     keys: float,
     width: int = 4,
 ) -> list[Gain]:
-    """Limit on the gain of K tokens per pass: 2 K tokens are fed for K gained, in every pass but the first.
+    """Upper limit on the speed-up from K tokens per pass: every pass after the first feeds 2 K tokens to gain K.
 
-    While reading the weights bounds both passes, K tokens cost as much as one: the gain is K. Once arithmetic bounds
-    both, it tends to 1/2 for the blocks and 1 for the head, whatever K is. In contexts so long that each sample's own
-    keys and values bound AR, the gain ends higher: a pass of K tokens reads them once.
+    While both passes are bound by reading the weights, K tokens cost as much as one and the gain is K. Once both are
+    bound by arithmetic, it tends to 1/2 for the blocks and 1 for the head, for any K. In contexts so long that AR is
+    bound by each sample's keys and values, the gain levels off higher: a pass of K tokens reads them once.
 
     Args:
         ks: Tokens per pass; also beyond what the student was trained on.

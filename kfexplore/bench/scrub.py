@@ -30,7 +30,7 @@ def bench_scrub(
 
     Args:
         context_length: Length of the context in tokens, which are drawn at random.
-        tables: Also sweeps and grids (minutes on a CPU at the published sizes); needs K of at least 2.
+        tables: Also times sweeps and grids (minutes on a CPU at the published sizes); needs K of at least 2.
         repeats: Timed repeats; the row has median, smallest and largest.
         report: Called with each row.
 
@@ -41,7 +41,7 @@ def bench_scrub(
         raise KfError(f"{repeats} repeats were requested.", "1 to 999")
     ids = noise.generator(0, "prompt").integers(0, pair.teacher.config.vocab_size, size=context_length).tolist()
     points = noise.uniform(0, range(1000), 0, pair.k_max)
-    fresh = itertools.cycle(points)  # a repeat must not reuse what the last one cached in the context
+    fresh = itertools.cycle(points)  # a repeat must not reuse what the previous one cached in the context
     context = pair.prefill(ids)
     slots = list(range(context.k_max))
     jobs: list[Job] = [

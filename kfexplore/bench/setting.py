@@ -26,7 +26,7 @@ from kfexplore.results import DevicePeaks
 SIZES = {"owt": (50258, 768, 12, 12, 50257, 1024), "lm1b": (30522, 768, 12, 12, 103, 128)}
 """Rows, width, depth, heads, mask id and context of the published models."""
 COPIED = 2**28
-"""Bytes of the buffer whose copy is timed."""
+"""Bytes of the buffer whose copy is timed; eight times as many on CUDA."""
 OTHERS = 0.75
 """A load average that exceeds a timing's own threads by this much means that other work is running."""
 LEAST_SECONDS = 20
@@ -70,18 +70,18 @@ def facts() -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """Number of threads that ran, or waited for a core, around a timing: averages over one minute, as in `uptime`."""
+    """Load averages around a timing: threads running or waiting for a core, over one minute, as in `uptime`."""
 
     before: float
     after: float
     seconds: float
-    """Between the two."""
+    """Time between the two."""
     own: int
     """Threads of the timing itself."""
 
     @property
     def during(self) -> float:
-        """Mean over the timing alone: the average is exponential, so the earlier load can be subtracted."""
+        """Mean during the timing: the exponential average without the earlier load; the larger of the two if short."""
         if self.seconds < LEAST_SECONDS:
             return max(self.before, self.after)
         left = math.exp(-self.seconds / 60)
@@ -98,7 +98,7 @@ class Load:
 
 
 def own_threads(device: torch.device) -> int:
-    """Threads that a timing itself uses: those of the products, or the one that feeds an accelerator."""
+    """Threads that a timing itself uses: torch's on a CPU, else the one that feeds the accelerator."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
@@ -113,7 +113,7 @@ def random_pair(size: str, device: str | None = None) -> Pair:
 
 
 def in_dtype(model: AnyModel, dtype: torch.dtype) -> AnyModel:
-    """The model with weights of another type; buffers, which are rotary frequencies, stay as they are."""
+    """Converts a model's weights in place; buffers (the rotary frequencies) keep their type."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model.eval().requires_grad_(False)
@@ -126,7 +126,7 @@ def timed(
     warm_ups: int = 1,
     ran: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Seconds of each repeat; the device has finished when the clock stops.
+    """Seconds per repeat; the clock stops after the device has finished.
 
     Args:
         warm_ups: Runs that are not counted.

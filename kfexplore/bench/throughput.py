@@ -1,4 +1,4 @@
-"""Throughput of the decoders, timed fairly: each on its fast path, and nothing but decoding inside the clock."""
+"""Throughput of the decoders: each on its fast path, with only decoding inside the clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kfexplore.results.timing import false_positive_rate
 Clock = Callable[[], float]
 CURVE_BATCHES = tuple(2**n for n in range(11))
 CURVE_KS = (1, 2, 4, 8)
-"""Where the roofline's gain is drawn; far enough to level off on any device."""
+"""Batches and K of the roofline's curve; batches are large enough for it to level off on any device."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class RaceSettings:
     ks: tuple[int, ...] = (4,)
     """Tokens, or guesses, per pass, for all decoders with a k."""
     prompt: int = 32
-    """Tokens per prompt, where none is given."""
+    """Tokens per prompt, if no prompt is given."""
     new_tokens: int = 64
     repeats: int = 5
     seed: int = 0
-    """Random seed of the noise, and of the prompts where none is given."""
+    """Random seed for the noise, and for the prompt if none is given."""
 
     def __post_init__(self) -> None:
         for decoder in self.decoders:
@@ -64,7 +64,7 @@ class RaceSettings:
 
     @property
     def races(self) -> list[tuple[int, str, int]]:
-        """(batch, decoder, k) in the order of the rows: at every batch ar first, the others against it."""
+        """(batch, decoder, k) in the order of the rows: at every batch, ar comes first as the baseline."""
         order = sorted(self.decoders, key=list(DECODERS).index)
         return [
             (batch, name, k)
@@ -75,17 +75,17 @@ class RaceSettings:
 
     @property
     def runs(self) -> list[tuple[int, str, int]]:
-        """(batch, decoder, k) of every run in turn: round by round at each batch, a round of warm-ups first."""
+        """(batch, decoder, k) of every run in order: at each batch a round of warm-ups, then the timed rounds."""
         rounds = [[race for race in self.races if race[0] == batch] for batch in dict.fromkeys(self.batches)]
         return [race for each in rounds for race in each * (self.repeats + 1)]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a race: after each run, and with each new row."""
+    """Progress of a race, yielded after each run and with each new row."""
 
     done: int
-    """Runs, warm-ups included."""
+    """Finished runs, warm-ups included."""
     total: int
     row: TimingRow | None = None
 
@@ -104,11 +104,11 @@ def race(
     """Times the decoders in turn, so that a drifting load affects all of them alike; rows of a batch come together.
 
     At each batch every decoder runs once to warm up, then once per repeat, one decoder after another in each round.
-    Each run writes the same tokens: it reads the prompts, then the clock runs until the last token is written. A
-    decoder that fails gets a row with the reason, and the others continue.
+    All runs of a decoder write the same tokens. The clock starts after prefill and stops when the last token is
+    written. A decoder that fails gets a row with the reason, and the others continue.
 
     Args:
-        peaks: The device's, for the roofline.
+        peaks: The device's peaks, for the roofline.
         size: Name of the models.
         prompt: Token ids of every sample's prompt; None: random ones.
         eos: The token that ends a text.
@@ -209,7 +209,7 @@ def gains_at_limit(
     batches: Sequence[int] = CURVE_BATCHES,
     ks: Sequence[int] = CURVE_KS,
 ) -> list[Gain]:
-    """The gain of a push-forward pass if both ran at the peaks, for prompts and new tokens as in a race.
+    """The gain of push-forward over AR if both ran at the device's peaks, at the lengths of a race.
 
     Raises:
         KfError: teacher or student is missing.
@@ -271,7 +271,7 @@ class _Runner:
         series.peak_memory = max(series.peak_memory, _peak_memory(place))
 
     def _run(self, row: TimingRow) -> tuple[float, list[Step]]:
-        """Seconds of decoding alone, and the steps."""
+        """Seconds of decoding, prefill excluded, and the steps."""
         config, seed = DecodeConfig(row.decoder, row.k), self.settings.seed
         network, samples, prompts = _any(self.networks), range(row.batch), [self.prompt] * row.batch
         values = keyed_noise(seed, samples, config, self.networks, row.new_tokens)
@@ -288,7 +288,7 @@ class _Runner:
         return self.clock() - start, written
 
     def measured(self, series: _Series) -> TimingRow:
-        """The row of a decoder whose runs are over."""
+        """The row of a decoder after its last run."""
         row, steps = series.row, series.steps
         if series.error is not None:
             return dataclasses.replace(row, error=series.error)
@@ -301,7 +301,7 @@ class _Runner:
         rounds = len(steps) if config.models[1:] else passes
         on_cpu, drafts = network.device.type == "cpu", passes - rounds
         kept = np.array([step.counts for step in steps if step.counts is not None])
-        # Drafts in a CUDA graph feed as many tokens as a round can bring. Others feed what is new: at first the
+        # Drafts in a CUDA graph feed the most tokens that a round can add. Others feed only new tokens: at first the
         # prompt's last token.
         catch_up = (1 + float(kept[:-1].max(axis=1).sum())) / drafts if drafts and on_cpu else None
         cost = decode_cost(
@@ -338,7 +338,7 @@ class _Runner:
 
 
 def _against(row: TimingRow, ar: TimingRow) -> TimingRow:
-    """The row with its speed-up over that of `ar` at the same batch; one without a time as it is."""
+    """The row with its speed-up over `ar` at the same batch; unchanged if it has no time."""
     if row.seconds is None or row.least_ms is None:
         return row
     assert ar.seconds is not None
@@ -359,7 +359,7 @@ def _peak_memory(place: torch.device) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a decoder has no time, in one sentence; an error that is neither the user's nor memory's is raised again."""
+    """Why a decoder has no time; errors other than user errors and out of memory are raised again."""
     if isinstance(error, KfError):
         return f"{error.failed} Valid: {error.valid}" if error.valid else error.failed
     words = str(error).lower()

@@ -43,11 +43,11 @@ def bench_train(
         config: Batch, context, groups, optimizer and precision; block and targets are set here.
         repeats: Timed steps after a warm-up; the row has median, smallest and largest.
         device: cpu or cuda.
-        slots: Blocks K that are timed.
+        slots: Block sizes K to time.
         report: Called with each row.
 
     Returns:
-        Environment, the device's measured peak of matrix products, and one row per stage: `ms_per_step`,
+        Environment, the device's measured peak for matrix products, and one row per stage: `ms_per_step`,
         `tokens_per_second` (text tokens of the teacher, noise slots of a student), `relative` (the student's tokens per
         second over the teacher's), `flops_per_second` (multiplications and additions of the weights' products, from the
         shapes) and `share_of_peak`.
@@ -103,13 +103,13 @@ def bench_train(
 
 
 def token_passes(config: TrainConfig) -> tuple[int, int]:
-    """Cost of a student's step in passes of one token, a backward pass counted as two forward.
+    """Cost of a student's step in forward passes of one token; a backward pass counts as two.
 
     Returns:
-        Through the student: context and slots, forward and backward. Through the frozen model of the targets, forward
-        only: the teacher over the context and one token per slot after the first (exact), or two rounds of the student
-        before (self), or the teacher over the text (inversion); once more over the context for its next-token
-        distribution.
+        Passes through the student: context and slots, forward and backward. Passes through the frozen model for the
+        targets, forward only: the teacher over the context and one token per slot after the first (exact), two rounds
+        of the previous student (self), or the teacher over the text (inversion); once more over the context if
+        `ntp_loss_weight` needs its next-token distribution.
     """
     context, groups = config.context, config.groups * config.noises
     own = 3 * (context + groups * config.block)
@@ -119,12 +119,12 @@ def token_passes(config: TrainConfig) -> tuple[int, int]:
         "inversion": context,
     }[config.targets]
     targets += context if config.ntp_loss_weight else 0
-    own += round(1.5 * config.on_policy_fraction * context)  # half of it read, the other written at two tokens per slot
+    own += round(1.5 * config.on_policy_fraction * context)  # half is read, half is written at two tokens per slot
     return config.batch * own, config.batch * targets
 
 
 def _multiplied(model: nn.Module) -> int:
-    """Weights that a token meets in a product: all but the embedding's rows, which are looked up."""
+    """Weights that each token is multiplied by: all except the embedding's rows, which are looked up."""
     return sum(p.numel() for name, p in model.named_parameters() if name != "vocab_embed.embedding")
 
 
