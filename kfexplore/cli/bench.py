@@ -140,7 +140,7 @@ def _models(pair: str | None, size: str | None, device: str | None) -> Pair:
 
 
 def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
+    tqdm.write(line, file=sys.stderr)  # above the progress bar, if there is one
 
 
 def _print(line: str) -> None:
@@ -163,11 +163,11 @@ HEAD = (
     f"{'decoder':<9}{'batch':>6}{'k':>3}{'passes':>8}{'ms/pass':>9}{'tokens/s':>10}{'GB/s':>7}{'GFLOP/s':>9}"
     f"{'at limit':>10}  over ar"
 )
-"""At limit: over ar if both ran at the device's limit, a model of bytes and FLOPs."""
+"""Table header; "at limit" is the speed-up over ar if both ran at the device's limit, from counted bytes and FLOPs."""
 
 
 def _show_race(head: list[str], progress: Progress) -> None:
-    """Prints a row on stdout, the head before the first one; failures go to stderr."""
+    """Prints a row on stdout, with the header before the first; failures go to stderr."""
     from kfexplore.figures.timing import over_ar
 
     row = progress.row

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NEW_TOKENS = 64
 PREFIX_FILE, OUTPUT_DIR = Path("assets/prefix_examples.jsonl"), Path("outputs")
 PENALTY = 0.5
-"""Default of pflm with --task, as in the published script."""
+"""Default frequency penalty of pflm with --task, as in the published script."""
 MASKED_K = 4
 """Default positions per pass of mdlm for a file, as in the published script; pflm uses its trained K."""
 _file_option = partial(typer.Option, rich_help_panel="A file of prefixes (the published script's options)")
@@ -205,11 +205,11 @@ class PromptRequest:
     source: Source
     """Models and tokenizer."""
     decoder: DecodeConfig
-    """Which decoder, and how."""
+    """The decoder and its settings."""
     prompt: str | None
     """The prompt as text."""
     token_ids: str | None
-    """Or as comma-separated token ids."""
+    """The prompt as comma-separated token ids."""
     noise_file: Path | None
     """Noise (steps, B, k) to replay; None: keyed noise."""
     new_tokens: int
@@ -257,7 +257,7 @@ def continue_prompt(asked: PromptRequest, as_json: bool) -> None:
     with room_for(rows, "--samples", row_bytes(config, networks, len(ids) + new)):
         values = keyed_noise(asked.seed, range(rows), config, networks, new) if replayed is None else replayed
         order = keyed_order(asked.seed, range(rows), new)
-        # Once before the clock: a process's first pass packs weights and allocates buffers.
+        # Warm-up, not timed: a process's first pass packs weights and allocates buffers.
         generate(config, networks, [ids] * len(values), values, warm, order[:, :warm])
         result = generate(config, networks, [ids] * len(values), values, new, order, end)
     _print_samples(result, ids, config, loaded, as_json)
@@ -317,10 +317,10 @@ def file_decoder(asked: dict[str, Any], greedy: bool, published: bool) -> Decode
     Args:
         asked: Fields of DecodeConfig; None: the default of this mode.
         greedy: mdlm fills positions by confidence.
-        published: With a task: pflm has the published penalty.
+        published: A task was given: by default, pflm uses the published penalty.
 
     Raises:
-        KfError: --mdlm_greedy beside another order; as DecodeConfig.
+        KfError: --mdlm_greedy with --order random; and as DecodeConfig.
     """
     from kfexplore.config import DecodeConfig
 

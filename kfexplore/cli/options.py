@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they mean."""
+"""Options that several verbs share, and the functions that interpret them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_context(pair: Pair | None, prompt: str | None, token_ids: str | None) -
     """The context from --prompt or --token-ids; a prompt that is too long loses its first tokens, with a message.
 
     Raises:
-        KfError: neither or both are given, ids that are not numbers, or text without a tokenizer.
+        KfError: neither or both are given, ids are not whole numbers, or there is text but no tokenizer.
     """
     if (prompt is None) == (token_ids is None):
         failed = "The context is missing." if prompt is None else "The context is given twice."

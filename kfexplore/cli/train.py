@@ -1,4 +1,4 @@
-"""`kfexplore train VERB`: books, stories, tokens, the stages of a recipe, or all of them."""
+"""`kfexplore train VERB`: fetches books, writes stories, prepares tokens, runs a recipe's stages, draws curves."""
 
 from __future__ import annotations
 
