@@ -1,6 +1,6 @@
-"""Three functions for programs, and for assistants by MCP, documented for readers who have not seen the page.
+"""Three functions for programs and, through MCP, for assistants, documented for readers who have not seen the page.
 
-Unlike elsewhere, annotations are evaluated on import: Gradio takes the types of an answer from them.
+Unlike elsewhere, annotations are evaluated on import, because Gradio reads the types of answers from them.
 """
 
 from collections.abc import Iterator
@@ -42,18 +42,18 @@ from kfexplore.ui.writing import WriteConfig
 EXAMPLES: Final[dict[str, Any]] = {"prompt": "Once upon a time", "u": [0.1, 0.7, 0.3, 0.9]}
 """Example values for parameters without a default."""
 LIKELY_BLOCKS: Final = 10
-"""Most likely blocks in an answer of `laws`."""
+"""Number of most likely blocks in an answer of `laws`."""
 LONGEST: Final = 300
-"""Characters of an error, which may repeat what was asked."""
+"""Characters of an error, which may quote the request."""
 
 
 class Api:
-    """Answers by the page's own service, so limits, turns and errors are the same.
+    """The API functions. They use the page's service, so limits, scheduling and errors are the same.
 
-    Gradio shows the docstrings of its methods to users: a description, and one line per argument.
+    Gradio shows the methods' docstrings to users: a description, and one line per argument.
 
     Args:
-        service: Answers for the models.
+        service: Runs the models.
     """
 
     def __init__(self, service: Service) -> None:
@@ -219,14 +219,14 @@ class Api:
             )
 
     def _name(self, pair: str | None) -> str:
-        """The pair asked for, or the one that the page opens with."""
+        """The requested pair, or the one that the page opens with."""
         return next(iter(self._service.models.loaders)) if pair is None else str(pair)
 
 
 def add_api(demo: gr.Blocks, service: Service) -> None:
-    """Adds the three functions to a page that is being built, and hides its own listeners.
+    """Adds the three functions to a page that is being built, and hides the page's listeners from the API.
 
-    Points wait for each other as the sliders' do, outside the page's queue; long work has its place there.
+    `map` bypasses the page's queue and waits for the models like a slider; the other two go through the queue.
     """
     api = Api(service)
     for listener in demo.fns.values():
@@ -240,7 +240,7 @@ def add_api(demo: gr.Blocks, service: Service) -> None:
 
 
 def _describe(endpoint: Any) -> None:
-    """Has Gradio show the whole docstring; by itself it calls parameters "1st" and "2nd", and omits answers."""
+    """Makes Gradio show the whole docstring; by default it calls parameters "1st" and "2nd", and omits answers."""
     about, parameters, answer = get_function_description(endpoint.fn)
     endpoint.api_description = f"{about} The answer: {'; '.join(answer)}."
     for (name, words), component in zip(parameters.items(), endpoint.inputs, strict=True):
@@ -253,14 +253,14 @@ def _describe(endpoint: Any) -> None:
 
 
 def _list_decoders(types: dict[str, Any]) -> None:
-    """Has Gradio name the present decoders; an annotation could name only those on import."""
+    """Makes Gradio list the current decoders; an annotation could list only those known on import."""
     if "decoder" in types:
         types["decoder"].clear()
         types["decoder"]["enum"] = list(DECODERS)
 
 
 class Refused(gr.Error):
-    """Gradio's error that a user may see, which its log need not."""
+    """A Gradio error that is shown to the user but not logged."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, print_exception=False)
@@ -271,7 +271,7 @@ class Refused(gr.Error):
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Turns a user error into one line; only the log says more about any other."""
+    """Turns a user error into one line; other errors are logged and reported without details."""
     try:
         yield
     except KfError as error:
@@ -286,7 +286,7 @@ def _finish(job: Job[Any]) -> None:
     """Runs a job to its end.
 
     Raises:
-        KfError: the job failed, or was cancelled, as it is when nobody reads the answer.
+        KfError: the job failed, or was cancelled, for example because nobody reads the answer.
     """
     for _ in job.run():
         if is_abandoned():
@@ -313,7 +313,7 @@ def _sampler(row: SamplerLaw) -> Sampler:
 
 
 def _likely(measured: ContextStudy, models: Pair) -> list[Likely]:
-    """The most likely blocks, of the finest partition that a sampler was tested on."""
+    """The most likely blocks in the finest partition that a sampler was tested on."""
     cells = max((row.cells for row in measured.samplers), key=lambda cells: len(cells.blocks))
     return [
         Likely(

@@ -1,4 +1,4 @@
-"""The whole page: what stands above the tabs, and one module per tab."""
+"""Builds and serves the page: the fields above the tabs, and the tabs, one module each."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ from kfexplore.ui.tour import head
 from kfexplore.ui.zero import is_zero, zero_service
 
 THREADS = 40
-"""Of the server, beside those in which questions of sliders wait."""
+"""Server threads, besides those in which slider requests wait."""
 FIRST_SCREEN = "first_screen.json"
-"""Beside the weights of a bundled pair."""
+"""File beside the weights of a bundled pair."""
 WORDS = gr.I18n(en={"common.complete": "Done."})
-"""What Gradio reads out at the end of an event, and has no word for."""
+"""Text that Gradio announces at the end of an event; its own translations lack it."""
 
 Wanted = dict[str, bool]
-"""The pairs that one session waits for, and whether `load` has begun with each. Changed in place: several events of a
-session can run at the same time, and an output of one would overwrite what another has just added."""
+"""Pairs that a session waits for -> whether `load` has started on them. Changed in place: several events of a session
+can run at once, and the output of one would overwrite what another has just added."""
 
 
 def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
-    """The page.
+    """Builds the page.
 
     Args:
-        service: Answers for the models.
+        service: Runs the models.
         name: The pair that is shown first.
-        first: The tables drawn at once.
+        first: Tables of the first screen.
     """
     with gr.Blocks(title="kfexplore", analytics_enabled=False) as demo:
         top = head(service.models.loaders)
@@ -93,7 +93,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             [pair, wanted],
             loading,
             **QUIET,
-            trigger_mode="multiple",  # the next choice counts while this one is announced
+            trigger_mode="multiple",  # a new choice is accepted while this one is announced
         )
         with gr.Tabs() as tabs:
             with gr.Tab("Scrub", id="scrub") as scrub:
@@ -108,16 +108,16 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             with gr.Tab("Timing", id="timing") as timing:
                 times = TimingTab(service, asked, [pair, prompt], timing, first["k_max"])
         footer = html(_footer(), elem_id="facts")
-        demo.load(_footer, None, footer, **QUIET)  # paths are checked once models run
+        demo.load(_footer, None, footer, **QUIET)  # fast paths are checked once models run
 
         links = [*generates.links, *study.links, *times.links]
         selected = [tab.select for tab in (scrub, generate, joint, timing)] + study.selected
         followed = follow_links(links, selected)
 
         def linked(usual: str, query: str, waiting: Wanted) -> dict[Any, Any]:
-            """What a link says, for the fields above the tabs and in them; what it does not name stays as it is.
+            """Updates from a link for the fields above and inside the tabs; other fields are unchanged.
 
-            A link that names no tab opens `usual`, if any: a page that opens may already be on another by a click.
+            A link without a tab opens `usual`; "" keeps the current tab, as the user may already have clicked another.
             """
             link = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True))
             shown, mistakes = read_links(links, link)
@@ -136,14 +136,14 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             event(lambda: [closed()] * 2, None, [loading, mistaken], **QUIET)
         outputs = [pair, prompt, loading, mistaken, tabs, study.tabs, *(link.field for link in links)]
         named = [chosen]
-        # A step of the tour is a link, too.
+        # Steps of the tour are links as well.
         for event, usual in ((demo.load, ""), (top.submit, "scrub")):
             opened = event(
                 partial(linked, usual),
                 [query, wanted],
                 outputs,
                 js=calling("pagefields.js", "queried"),
-                trigger_mode="always_last",  # a step of the tour may be left before it is there
+                trigger_mode="always_last",  # a step of the tour may be left before it is shown
                 **QUIET,
             )
             opened.then(None, [pair, prompt], [pair, prompt], js=calling("pagefields.js", "linked"))
@@ -153,13 +153,13 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
             each.then(partial(load, service), wanted, loading, **QUIET)
         top.copy(None, [pair, prompt], None, js=calling("pagefields.js", "copyLink"))
         add_api(demo, service)
-    return demo.queue(max_size=MOST_SESSIONS, api_open=False)  # places: FairQueue
+    return demo.queue(max_size=MOST_SESSIONS, api_open=False)  # FairQueue limits the places
 
 
 def announced(service: Service, name: str, wanted: Wanted) -> dict[str, Any]:
-    """Returns the line that announces a load at once, and adds the name to `wanted`.
+    """Adds a pair to `wanted` and returns the update that announces its loading.
 
-    A dropdown fires again when it loses the focus, by then perhaps with the pair that is shown: the line stays.
+    A dropdown fires again when it loses focus, perhaps with a pair that is loaded by then: nothing changes.
     """
     if service.models.holds(name):
         return gr.skip()
@@ -185,12 +185,12 @@ def load(service: Service, wanted: Wanted) -> dict[str, Any]:
 
 
 def closed() -> dict[str, Any]:
-    """Nothing is loaded, and nothing went wrong lately."""
+    """The update that hides a message."""
     return gr.update(visible=False)
 
 
 def first_payload(service: Service, name: str) -> Json:
-    """The stored first screen, where one is stored of these weights and this prompt, or else a fresh one."""
+    """The stored first screen if it matches weights, prompt and limits, else a new one."""
     if name in bundled_pairs() and (file := bundled_folder(name) / FIRST_SCREEN).is_file():
         stored = json.loads(file.read_text())
         fits = stored["resolution"] <= service.limits.sweep_steps and stored["k_max"] <= service.limits.slots
@@ -210,12 +210,12 @@ def store_first_screen(name: str = DEFAULT_PAIR) -> Path:
 
 
 def fresh_first_payload(service: Service, name: str) -> Json:
-    """The first example at fixed noise, with its 2-D section.
+    """The first example at fixed noise, with a grid of its first two slots.
 
     Raises:
         KfError: the pair cannot be loaded.
     """
-    service.models.loaders[name]()  # raises the reason, which the page's own error leaves to the log
+    service.models.loaders[name]()  # raises the full reason, which the page only logs
     limits, pair, first = service.limits, service.models.pair(name), opening(name)
     question: Request = {"seq": 0, "pair": name, "prompt": first.prompts[0], "resolution": min(512, limits.sweep_steps)}
     slots = service.models.slots(pair) if pair.student else min(limits.slots, len(first.steps))
@@ -235,13 +235,13 @@ def make_service(
     device: str | None = None,
     limits: ServerLimits = DEFAULTS,
 ) -> tuple[Service, str]:
-    """A service of the pair asked for and those that the limits offer, with the name of the first.
+    """A service for the requested pair and those that the limits offer, and the requested pair's name.
 
     Args:
         pair: A name or a folder.
-        files: Teacher, student and tokenizer instead.
-        device: Where models run; None: the CPU. On ZeroGPU it is where they are, and a GPU is lent for large ones.
-        limits: What the page may ask.
+        files: Files of teacher, student and tokenizer, instead of `pair`.
+        device: Device of the models; None: the CPU. Ignored on ZeroGPU, where large models borrow a GPU.
+        limits: Server limits.
     """
     name, device = "your files" if files else pair, None if is_zero() else device
     own = partial(pair_from_files, *files, device) if files else partial(load_pair, pair, device)
@@ -257,7 +257,7 @@ def _footer() -> str:
 
 
 def _described(name: str) -> str:
-    """A pair in the list of models: its name, and a few words where it is a named one."""
+    """Label of a pair in the list of models: its name and, for a named pair, a short description."""
     return f"{name} · {NAMED[name].about}" if name in NAMED else name
 
 
@@ -270,17 +270,17 @@ def launch(
     limits: ServerLimits | None = None,
     **options: Any,
 ) -> gr.Blocks:
-    """Builds and serves the page; the first screen is drawn from a stored result while the models load behind it.
+    """Builds and serves the page; a stored first screen is shown while the models load in the background.
 
     Args:
-        pair, files, device: As of `make_service`.
+        pair, files, device: As for `make_service`.
         host: Address to listen on.
         port: Port.
-        limits: What the page may ask; None: as the environment says.
-        options: More options of `gr.Blocks.launch`.
+        limits: Server limits; None: those of the environment (`limits_from`).
+        options: Further options of `gr.Blocks.launch`.
 
     Raises:
-        KfError: the pair cannot be loaded and no first screen of it is stored, or a limit is none.
+        KfError: the pair cannot be loaded and no first screen of it is stored, or a limit is invalid.
     """
     few_arenas()
     service, name = make_service(pair, files, device, limits or limits_from())
@@ -289,10 +289,10 @@ def launch(
 
 
 def serve(service: Service, name: str, **options: Any) -> gr.Blocks:
-    """Serves the page of a service, which opens with the pair of that name; `options` are those of `launch`.
+    """Serves a page that opens with the pair `name`; `options` are those of `launch`.
 
     Raises:
-        KfError: as `launch`; a proxy that cannot be used, or a prefix that is one of Gradio's own paths.
+        KfError: as `launch`; a proxy cannot be used, or a prefix is one of Gradio's own paths.
     """
     exempt_loopback(str(options.get("server_name") or ""))
     root = root_path(options.pop("root_path", None) or os.environ.get(ROOT_VARIABLE, ""))

@@ -1,4 +1,4 @@
-"""What is kept while there is room and somebody uses it: a bounded LRU cache, and Gradio's sessions."""
+"""A bounded LRU cache with idle expiry, and a store for Gradio's sessions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Key, Value]):
-    """Bounded LRU cache with idle expiry; the newest value stays whatever its size.
+    """Bounded LRU cache with idle expiry; the newest value is kept whatever its size.
 
-    Values expire when any is put or got, so nothing needs to run beside. Values may have owners: then the owner with
-    the most values loses its least recently used one.
+    `get` and `put` remove expired values, so no thread is needed. Values may have owners: when the cache is full, the
+    owner with the most values loses its least recently used one.
 
     Args:
-        most: Values.
-        seconds: After which an unused value goes.
-        most_bytes: Of all values.
-        size: Bytes of one.
-        pinned: A key whose value never goes.
-        clock: Seconds.
+        most: Largest number of values.
+        seconds: Idle time after which a value expires.
+        most_bytes: Largest total size.
+        size: Bytes of a value.
+        pinned: Key of a value that is never removed.
+        clock: Time in seconds.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LRUCache(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
-        """The value, now the most recently used; None where there is none."""
+        """The value, marked as the most recently used, or None."""
         with self._lock:
             self._expire()
             if key not in self._values:
@@ -54,7 +54,7 @@ class LRUCache(Generic[Key, Value]):
             return value
 
     def put(self, key: Key, value: Value, owner: Hashable = None) -> Value:
-        """Keeps a value in place of the key's former one; returns it."""
+        """Stores a value, replacing the key's previous one, and returns it."""
         with self._lock:
             self._expire()
             self._values.pop(key, None)
@@ -70,7 +70,7 @@ class LRUCache(Generic[Key, Value]):
     def once(
         self, key: Key, turn: AbstractContextManager[None], make: Callable[[], Value], owner: Hashable = None
     ) -> Value:
-        """The value; where there is none, one caller makes it in a turn, and others wait for theirs."""
+        """The value; if missing, it is made while holding `turn`, so that concurrent callers make it once."""
         if (value := self.get(key)) is None:
             with turn:
                 if (value := self.get(key)) is None:
@@ -91,13 +91,13 @@ class LRUCache(Generic[Key, Value]):
 
 
 class Sessions(OrderedDict[str, Any]):
-    """Sessions by hash, for Gradio's `StateHolder`, which drops the first one where there are too many.
+    """Sessions by hash, for Gradio's `StateHolder`, which drops the first one if there are too many.
 
     A session with a running or waiting event is never dropped. If all others have one, the new session is dropped and
     its event fails.
 
     Args:
-        events: Those in Gradio's queue, each with a `session_hash`, until they have run.
+        events: Events in Gradio's queue by id, each with a `session_hash`, until they have run.
     """
 
     def __init__(self, events: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ class Sessions(OrderedDict[str, Any]):
         self._events = events
 
     def popitem(self, last: bool = True) -> tuple[str, Any]:
-        """Takes out a session and its hash; `last` is as for `OrderedDict`."""
+        """Removes a session, if possible an idle one; returns its hash and itself. `last` is as for `OrderedDict`."""
         busy = {event.session_hash for event in list(self._events.values())}
         idle = None if last else next((key for key in self if key not in busy), None)
         return super().popitem() if idle is None else (idle, self.pop(idle))

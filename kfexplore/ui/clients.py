@@ -1,4 +1,4 @@
-"""The client of each request, and fair shares: of places, of rounds, and of a worker's time."""
+"""Identifies the client of each request, and divides places, rounds and a worker's time fairly among clients."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from threading import Event
 from typing import Final
 
 CLIENT: Final[ContextVar[Hashable]] = ContextVar("client", default=None)
-"""Of the request that is being answered; None: unknown."""
+"""Client of the current request; None: unknown."""
 REFUSED: Final[ContextVar[Event]] = ContextVar("refused")
-"""Set when the work of the request that is being answered is refused because too many wait."""
+"""Event that is set when the current request's work is refused because too many requests wait."""
 CREDIT: Final = 2.0
-"""Seconds of a worker's time that a client may have ahead of its share: about those of a few minutes on a page."""
+"""Seconds of a worker's time that a client may use ahead of its share: about as many as a few minutes on a page use."""
 MOST_WAITING: Final = 64
-"""Requests of a client that wait for its others."""
+"""Requests of a client that may wait for its other requests."""
 REFUSED_SECONDS: Final = 1.0
-"""Seconds for which a refused request keeps its place, so that asking again at once gains nothing."""
+"""Seconds for which a refused request keeps its place, so that an immediate retry gains nothing."""
 
 
 class TooMany(Exception):
-    """A client has too many requests that wait."""
+    """A client has too many waiting requests."""
 
 
 class Places:
-    """Requests of each client that are answered at once; more wait, in the order in which they came.
+    """Limits each client's concurrent requests; further ones wait in order of arrival.
 
     Args:
-        each: Places of a client.
+        each: Places per client.
     """
 
     def __init__(self, each: int) -> None:
@@ -40,10 +40,10 @@ class Places:
 
     @asynccontextmanager
     async def place(self, client: Hashable) -> AsyncIterator[None]:
-        """Waits for a place and holds it, for some time longer if `REFUSED` is set meanwhile.
+        """Waits for a place and holds it, `REFUSED_SECONDS` longer if `REFUSED` is set meanwhile.
 
         Raises:
-            TooMany: of the client's requests wait.
+            TooMany: too many of the client's requests wait.
         """
         places, count = self._taken.get(client) or (asyncio.Semaphore(self._each), 0)
         if count >= self._each + MOST_WAITING:
@@ -67,26 +67,26 @@ class Places:
 class FairShares:
     """Equal shares of a worker's time for all clients that wait: start-time fair queueing (Goyal et al., 1996).
 
-    Work begins in the order of its tags, in seconds of virtual time. A client that has had more than its share waits
-    for the others; one that has had less may have `CREDIT` seconds at once.
+    Work starts in the order of its tags, in seconds of virtual time. A client that has used more than its share waits
+    for the others; one that has used less may use `CREDIT` seconds at once.
     """
 
     def __init__(self) -> None:
         self.now = 0.0
-        """The largest tag that has begun."""
+        """Largest tag of work that has started."""
         self._next: dict[Hashable, float] = {}
-        """The tag of each client's next work, where that is later than the earliest."""
+        """Tag of each client's next work, if later than `earliest`."""
 
     @property
     def earliest(self) -> float:
-        """The tag of a client that has had nothing for a while."""
+        """Tag for a client without recent work."""
         return self.now - CREDIT
 
     def tag(self, client: Hashable, seconds: float) -> float:
-        """The tag of new work: the earliest, or after the client's work before.
+        """The tag of new work: `earliest`, or the end of the client's previous work if that is later.
 
         Args:
-            client: Whose work it is; None: unknown, and so without work before.
+            client: Client of the work; None: unknown, treated as having no previous work.
             seconds: How long it is expected to take.
         """
         tag = max(self.earliest, self._next.get(client, self.earliest))
@@ -95,12 +95,12 @@ class FairShares:
         return tag
 
     def correct(self, client: Hashable, seconds: float) -> None:
-        """Moves the client's next work back by seconds that its last took more than expected; negative: forward."""
+        """Delays the client's next work by the seconds that its last took beyond expectation; negative: advances it."""
         if client is not None:
             self._next[client] = self._next.get(client, self.earliest) + seconds
 
     def begin(self, tag: float, is_last: bool) -> None:
-        """Work with that tag begins. If no other work waits, what each client has had is forgotten."""
+        """Records the start of work with that tag; if no other work waits (`is_last`), past use is forgotten."""
         self.now = max(self.now, tag)
         self._next = {} if is_last else {each: tag for each, tag in self._next.items() if tag > self.earliest}
 
@@ -112,8 +112,8 @@ def client_of(host: str | None, session: object) -> Hashable:
     that a trusted proxy reports (FORWARDED_ALLOW_IPS). All IPv6 addresses of a /64 network count as one.
 
     Args:
-        host: Address of the other end.
-        session: Hash of a session, as it came.
+        host: Remote address.
+        session: Session hash from the request, unchecked.
 
     Returns:
         The client; None: unknown.
@@ -128,18 +128,18 @@ def client_of(host: str | None, session: object) -> Hashable:
 
 
 def next_round(client: Hashable, now: int, waiting: Iterable[tuple[Hashable, int]]) -> int:
-    """The round in which a newcomer has its turn: the next one in which its client has none.
+    """The round of a new event: the next one after the current round and those of its client's waiting events.
 
     Args:
-        client: Of the newcomer.
-        now: The round that runs.
-        waiting: Clients that wait, each with its round.
+        client: Client of the new event.
+        now: The current round.
+        waiting: Waiting clients, each with its round.
     """
     return 1 + max([now, *(its for other, its in waiting if client is not None and other == client)])
 
 
 def crowd(client: Hashable, waiting: Iterable[Hashable]) -> Hashable:
-    """The client whose last place a newcomer gets where all are taken; None: the newcomer gets none."""
+    """The client that loses its last place to a new event if all are taken; None: the new event is refused."""
     counts = Counter(other for other in waiting if other is not None)
     most, count = max(counts.items(), key=lambda item: item[1], default=(None, 0))
     return most if count > counts[client] + 1 else None

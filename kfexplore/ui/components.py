@@ -1,4 +1,4 @@
-"""What several tabs are made of: text in the page's own look, messages, figures, and fields that depend on the pair."""
+"""Components shared by tabs: styled text, messages, tables, figures, and fields that depend on the pair."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kfexplore.ui.limits import ServerLimits
 from kfexplore.ui.server import PLOTLY
 
 Shown = dict[gr.blocks.Block, Any]
-"""What a handler changes, by component; everything else stays."""
+"""A handler's updates by component; all other components are unchanged."""
 
 CSS: Final = """
 .kf-prose { line-height: 1.5; --kf-prose-second: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
@@ -63,16 +63,16 @@ READABLE: Final = "<style>.kf-told .pending { opacity: 1; }</style>"
 """Gradio fades components that wait in its queue; those of class `kf-told` show the reason and stay readable."""
 
 QUIET: Final[dict[str, Any]] = {"queue": False, "show_progress": "hidden"}
-"""Options of an event that is answered at once."""
+"""Options of an event that is answered immediately."""
 
 
 def html(text: str, **options: Any) -> gr.HTML:
-    """A component that shows what `boxed` makes."""
+    """A component for HTML from `boxed`."""
     return gr.HTML(text, css_template=CSS, apply_default_css=False, **options)
 
 
 def message(text: str, **options: Any) -> gr.HTML:
-    """As `html`; what is new in it is read out to those who do not see it."""
+    """As `html`; screen readers announce its changes."""
     return html(text, html_template='<div role="status">${value}</div>', **options)
 
 
@@ -83,20 +83,20 @@ def button(label: str, elem_id: str | None = None, min_width: int = 100, **optio
 
 
 def status_line(text: str, elem_id: str) -> gr.HTML:
-    """How far a job of a tab is."""
+    """The component for the progress of a tab's job."""
     return message(boxed(text), elem_id=elem_id, elem_classes="kf-told", head=READABLE)
 
 
 def queued(started: Any, tab: Any, shown: list[gr.blocks.Block], name: str, limit: int, **options: Any) -> Any:
-    """Has a tab's job run in the page's queue; returns the event, to cancel it.
+    """Runs a tab's job in the page's queue; returns the event, which can be cancelled.
 
     Args:
-        started: The event that sets the job up.
-        tab: Has `run` and `refuse`, which take what its `held` holds, and `status`.
-        shown: What they may change.
-        name: Jobs of one name share a place in the queue.
+        started: The event that sets up the job.
+        tab: Has `run` and `refuse`, which take the value of its `held`, and `status`.
+        shown: Components that they may change.
+        name: Jobs of one name share a queue.
         limit: Jobs of that name that run at once.
-        options: More of the event.
+        options: Further options of the event.
     """
     places = {"concurrency_id": name, "concurrency_limit": limit}
     progress = {"show_progress": "full", "show_progress_on": tab.status}
@@ -106,12 +106,12 @@ def queued(started: Any, tab: Any, shown: list[gr.blocks.Block], name: str, limi
 
 
 def session_state(limits: ServerLimits) -> gr.State:
-    """What one session holds in a tab: something with a `job`, which ends when it is let go."""
+    """A session's state in a tab: an object with a `job`, which is stopped when the state is dropped."""
     return gr.State(None, time_to_live=limits.idle_seconds, delete_callback=lambda held: held and held.job.stop())
 
 
 def progress_bar(done: float, total: float, label: str) -> str:
-    """A bar as wide as what is done."""
+    """HTML of a progress bar."""
     return (
         f'<div role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuenow="{done}" '
         f'aria-valuemax="{total}" style="height: 8px; margin: 0 0 .5rem; border-radius: 4px; overflow: hidden; '
@@ -121,23 +121,23 @@ def progress_bar(done: float, total: float, label: str) -> str:
 
 
 def boxed(text: str, more: str = "") -> str:
-    """HTML in the page's own look; `more` names further classes."""
+    """HTML in the page's style; `more` has further classes."""
     return f'<div class="kf-prose {more}">{text}</div>'
 
 
 def quoted(text: str) -> str:
-    """A text as HTML, with single quotation marks around it where it has double ones."""
+    """A text as HTML in double quotation marks, or in single ones if it contains double ones."""
     marks = "‘’" if set('"“”') & set(text) else "“”"
     return marks[0] + markup.escape(text) + marks[1]
 
 
 def mistake(text: str) -> str:
-    """What failed, as HTML that is read out at once; an element of its own, which Gradio inserts as a whole."""
+    """An error as HTML that screen readers announce; a separate element, which Gradio inserts as a whole."""
     return boxed(f'<div role="alert">{text}</div>', "kf-prose-failed")
 
 
 def scrolling(table: str, name: str) -> str:
-    """A wide table that is scrolled sideways, by keys too; `name` is read out."""
+    """A wide table that scrolls sideways, also by keyboard; `name` is its accessible label."""
     return f'<div class="kf-prose-scroll" role="region" aria-label="{markup.escape(name)}" tabindex="0">{table}</div>'
 
 
@@ -147,30 +147,30 @@ def cells(values: Sequence[str], tag: str = "td") -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[str], name: str) -> str:
-    """A table of rows that `cells` makes; `name` is read out."""
+    """A table of rows from `cells`; `name` is its accessible label."""
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return scrolling(f"<table><tr>{cells(columns, 'th')}</tr>{body}</table>", name)
 
 
 def heading(finding: str, reading: str, place: str = "") -> str:
-    """What a figure finds, and how to read it; with a place as for `hint`, all but the first sentence behind a "?"."""
+    """A figure's finding and how to read it; with a `place` as for `hint`, a "?" hides all but the first sentence."""
     finding, reading = map(markup.escape, (finding, reading))
     reading = brief(reading, place) if place else reading
     return boxed(f'<h2>{finding}</h2><p class="kf-prose-reading">{reading}</p>')
 
 
 def empty_figure(height: int) -> str:
-    """A figure before the first answer, as JSON."""
+    """An empty figure as JSON, shown before the first answer."""
     axis = {"visible": False}
     return json.dumps({"data": [], "layout": {"height": height, "xaxis": axis, "yaxis": axis}})
 
 
 def plot(figure: str, **options: Any) -> gr.HTML:
-    """A component whose value is a figure as JSON (`go.Figure.to_json`); give it another to change the picture.
+    """A component whose value is a figure as JSON (`go.Figure.to_json`); set another value to redraw it.
 
     Args:
-        figure: What it shows first; its layout names a height.
-        options: More arguments of `gr.HTML`.
+        figure: The initial figure; its layout has a height.
+        options: Further arguments of `gr.HTML`.
     """
     return gr.HTML(
         figure,
@@ -193,15 +193,15 @@ def decoder_field(elem_id: str) -> gr.CheckboxGroup:
 
 
 def decoder_choices(missing: Sequence[Kind] = ()) -> list[tuple[str, str]]:
-    """Names and values of the decoders, but for those that ask a model which is missing."""
+    """Labels and values of the decoders, except those that need a missing model."""
     return [(DECODERS[name].label, name) for name in possible([kind for kind in MODELS if kind not in missing])]
 
 
 def chosen_decoders(chosen: Sequence[str] | None) -> tuple[str, ...]:
-    """What the field of decoders holds.
+    """The decoders chosen in the field.
 
     Raises:
-        KfError: nothing.
+        KfError: none is chosen.
     """
     if not chosen:
         raise KfError("No decoder is chosen.", f"one or more of {', '.join(each.label for each in DECODERS.values())}")
@@ -209,14 +209,14 @@ def chosen_decoders(chosen: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def takers(option: str) -> str:
-    """Which decoders an option is for, in words."""
+    """A sentence that says which decoders an option applies to."""
     those = [decoder.label for decoder in DECODERS.values() if option in decoder.options]
     others = [decoder.label for decoder in DECODERS.values() if option not in decoder.options]
     return f"{', '.join(those)} only." if len(those) < len(others) else f"Ignored by {', '.join(others)}."
 
 
 def offered_decoders(pair: Pair, held: Sequence[str]) -> dict[str, Any]:
-    """The field of decoders as a pair offers them."""
+    """The update that limits the field of decoders to those that a pair offers."""
     missing: list[Kind] = [kind for kind in ("student", "masked") if getattr(pair, kind) is None]
     choices = decoder_choices(missing)
     offered = [name for _, name in choices]
@@ -231,39 +231,39 @@ def offered_decoders(pair: Pair, held: Sequence[str]) -> dict[str, Any]:
 
 
 def fitted(held: object, fitting: object, **changes: Any) -> dict[str, Any]:
-    """A field's update; a value that fits is not sent back, as a reader may have changed it since."""
+    """A field's update; a value that fits is not sent back, as the user may have changed it since."""
     update: dict[str, Any] = gr.update(**changes) if fitting == held else gr.update(value=fitting, **changes)
     return update
 
 
 def sent(fields: Sequence[gr.Component], tab: str = "") -> str:
-    """For an event's `js`, with a hidden field before these: it says whether the page is dark.
+    """The `js` of an event whose inputs are a hidden field, set to whether the page is dark, then `fields`.
 
-    Numbers of sliders are sent within their ends. With a tab, a field before that says whether the tab is open.
+    Values of sliders are clipped to their ranges. With a tab, another hidden field comes first: whether it is open.
     """
     ends = [[field.minimum, field.maximum] if isinstance(field, gr.Slider) else None for field in fields]
     return calling("fields.js", "ofTab", tab, ends) if tab else calling("fields.js", "withTheme", ends)
 
 
 def number(what: str, value: object) -> float:
-    """What a field holds.
+    """The number in a field.
 
     Raises:
-        KfError: no number.
+        KfError: it is empty, not a number, or not finite.
     """
     try:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return value
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer too large for a float
         pass
     raise KfError(f"{what} is {'empty' if value is None else repr(value)}.", "a number")
 
 
 def whole(what: str, value: object, least: int = 0) -> int:
-    """What a field of whole numbers holds.
+    """The whole number in a field.
 
     Raises:
-        KfError: no whole number, or less than `least`.
+        KfError: it is not a whole number, or less than `least`.
     """
     valid = f"a whole number, {least} or more"
     try:
@@ -276,5 +276,5 @@ def whole(what: str, value: object, least: int = 0) -> int:
 
 
 def failed(error: KfError) -> str:
-    """A mistake as a box of HTML: what failed, what would be valid, what to run."""
+    """An error as an HTML box: what failed, what would be valid, what to run."""
     return mistake("".join(f"<p>{markup.escape(line)}</p>" for line in str(error).splitlines()))

@@ -1,4 +1,4 @@
-"""What the server answers at all: paths that page and API need, bodies of a bounded length, nothing from elsewhere."""
+"""Middleware that accepts only the paths that page and API need, with JSON of bounded size, and sets safe headers."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ from kfexplore.ui.server import PLOTLY, close_silent, log_failure, log_in_lines
 from kfexplore.ui.theme import PICTURE, PREVIEW
 
 USAGE: Final = "monitoring/summary"
-"""Where Gradio's page about the API asks how often each function was called."""
+"""Path at which Gradio's page about the API requests the number of calls per function."""
 STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-"""Of JSON; the last may lack its end."""
+"""A string in JSON; the last one may be unterminated."""
 MOST_NODES: Final = 2_000
-"""Values in a request's JSON; a page sends fewer than a hundred. Gradio walks all of them several times."""
+"""Values in a request's JSON; the page sends fewer than a hundred. Gradio traverses all of them several times."""
 MOST_DEPTH: Final = 20
-"""Nested lists and objects in a request's JSON."""
+"""Nesting levels of lists and objects in a request's JSON."""
 BODY_SECONDS: Final = 10.0
 """Seconds in which a request's body must have arrived."""
 LONGEST_SESSION: Final = 64
-"""Characters of a session's hash, which is kept; Gradio's own have up to 36."""
+"""Characters of a session's hash, which the server stores; Gradio's own have up to 36."""
 WATCH_EVERY: Final = 1.0
-"""Seconds between two looks at what nobody reads or sends."""
+"""Seconds between checks for unread messages and silent connections."""
 CALL: Final = r"call/(v2/)?(map|laws|generate)"
-"""The API without a client of Gradio's; of another name, Gradio would fail."""
+"""API calls without a Gradio client; for other function names, Gradio would fail."""
 CALLED: Final = re.compile(r"/(call/(?P<named>v2/)?|run/)(?P<name>map|laws|generate)/?$")
 FILES: Final = {
     PLOTLY: (plotly_script(), "text/javascript"),
     PREVIEW: (PICTURE, "image/png"),
     READING: (Path(__file__).parents[2] / "docs" / "FIGURES.md", "text/plain"),
 }
-"""What the page takes from outside Gradio's own files, each with its type."""
+"""Files that the page needs besides Gradio's own, each with its media type."""
 READ: Final = re.compile(
     r"/(|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?"
     rf"|{'|'.join(map(re.escape, [*FILES, USAGE]))}"
@@ -64,10 +64,10 @@ READ: Final = re.compile(
     rf"|{CALL}/[0-9a-f]{{32}}))/?"
 )
 HELD: Final = re.compile(r"/gradio_api/(component_server|run/.+)/?")
-"""Answered when the work is done; the others at once, when it has a place in a queue."""
+"""Requests that are answered when their work is done; others are answered when it is queued."""
 WRITE: Final = re.compile(rf"/gradio_api/(queue/join|cancel|reset|component_server|run/.+|{CALL}|mcp)/?")
-"""Gradio has more: uploads, files of its cache, saved states, a proxy, monitoring, older transports of MCP. Neither the
-page nor its API needs them."""
+"""Paths for POST. Gradio has more, which neither the page nor its API needs: uploads, files of its cache, saved states,
+a proxy, monitoring, older transports of MCP."""
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (
@@ -76,30 +76,30 @@ HEADERS: Final = (
         b"form-action 'self'",
     ),
 )
-"""With it a browser contacts no other host, whatever a page contains. Gradio needs eval to compile functions."""
+"""With this policy a browser contacts no other host, whatever a page contains. Gradio compiles functions with eval."""
 
 
 class Guard:
-    """Refuses what the page and its API do not need before anything of Gradio sees it.
+    """Refuses requests that the page and its API do not need, before Gradio sees them.
 
-    A proxy that shows the page under a prefix may keep the prefix or strip it. Either way the paths below are those
-    behind it, and the app gets them with it.
+    A proxy that serves the page under a prefix may keep the prefix or strip it. Either way, paths are matched without
+    the prefix, and the app gets them with it.
 
     Args:
-        app: What answers the rest.
-        limits: Of a request's body, and of a client's requests.
+        app: Answers the accepted requests.
+        limits: Limits on a request's body and on a client's requests.
     """
 
     def __init__(self, app: ASGIApp, limits: ServerLimits) -> None:
         self._app, self._most_bytes, self._places = app, limits.request_bytes, Places(limits.client_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, or lets it through with its body read."""
+        """Refuses a request, or passes it to the app with its body read."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         prefix = urlsplit(scope.get("root_path", "")).path
-        if prefix and scope["path"] == prefix:  # where the page's relative addresses would lead elsewhere
+        if prefix and scope["path"] == prefix:  # without the slash, the page's relative URLs would be wrong
             question = scope["query_string"].decode("latin-1")
             await RedirectResponse(f"{prefix}/?{question}" if question else f"{prefix}/")(scope, receive, send)
             return
@@ -126,7 +126,7 @@ class Guard:
             await PlainTextResponse("Too many requests wait.", 429)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Has the app answer; where it fails before it does, one line is logged and the answer tells nothing."""
+        """Lets the app answer; an exception is logged in one line, and answered without details if nothing was sent."""
         begun = False
 
         async def sent(message: Message) -> None:
@@ -144,10 +144,10 @@ class Guard:
                 await PlainTextResponse("The request cannot be answered.", 400)(scope, receive, sent)
 
     async def _checked(self, headers: Headers, path: str, receive: Receive) -> tuple[bytes, str | None]:
-        """The whole body, which is JSON of bounded size that Gradio may walk, and the session that it names.
+        """Reads the body and checks that it is JSON of bounded size without files; returns it and its session hash.
 
         Raises:
-            _Refused: it is not.
+            _Refused: a check failed, or the body did not arrive in time.
         """
         if "content-length" in headers and "transfer-encoding" in headers:
             raise _Refused("Content-Length and Transfer-Encoding were both given: send one of them.", 400)
@@ -185,7 +185,7 @@ class Guard:
 
 
 class _Refused(Exception):
-    """A request that is not let through, with its answer."""
+    """A refused request, with its answer."""
 
     def __init__(self, why: str, status: int, answer: Response | None = None) -> None:
         super().__init__(why)
@@ -193,13 +193,13 @@ class _Refused(Exception):
 
 
 def serving(limits: ServerLimits) -> dict[str, Any]:
-    """`app_kwargs` of `gr.Blocks.launch`."""
+    """The `app_kwargs` for `gr.Blocks.launch`."""
 
     def file(path: Path, kind: str, _: Request) -> FileResponse:
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "max-age=3600"})
 
     def usage(_: Request) -> JSONResponse:
-        return JSONResponse({"functions": {}})  # nobody counts
+        return JSONResponse({"functions": {}})  # calls are not counted
 
     return {
         "middleware": [Middleware(Guard, limits=limits)],
@@ -210,13 +210,13 @@ def serving(limits: ServerLimits) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _running(limits: ServerLimits, app: Any) -> AsyncIterator[None]:
-    """While the server runs: MCP tools answer in JSON, sessions at work stay, the queue is shared fairly, what nobody
-    reads or sends ends, failures are one line, and no origin may send credentials.
+    """While the server runs: MCP tools answer in JSON, busy sessions are kept, the queue is fair, unread events and
+    silent connections end, failures are logged in one line, and no origin may send credentials.
 
-    Gradio allows credentials to any origin, in a middleware of its own around all others. The page has none to protect,
-    but an operator's proxy may have.
+    Gradio's outermost middleware allows any origin to send credentials. The page has none to protect, but an operator's
+    proxy may have.
     """
-    gc.freeze()  # a full collection of all that there is from the start takes 0.3 s, in which nothing else runs
+    gc.freeze()  # a full collection of the objects that exist at start blocks everything for 0.3 s
     blocks = app.get_blocks()
     app.state_holder.session_data = Sessions(blocks._queue.event_ids_to_events)
     log_in_lines()
@@ -231,7 +231,7 @@ async def _running(limits: ServerLimits, app: Any) -> AsyncIterator[None]:
         await inner(scope, receive, sent)
 
     app.middleware_stack = outermost
-    if server := blocks.mcp_server_obj:  # it would answer in Python, and open files that an answer names
+    if server := blocks.mcp_server_obj:  # it would answer in Python syntax, and open files named in an answer
         text = server.types.TextContent
         server.postprocess_output_data = lambda data, _: [text(type="text", text=json.dumps(each)) for each in data]
     watching = asyncio.create_task(_watch(blocks, FairQueue(blocks._queue, limits.queue)))
@@ -253,16 +253,16 @@ async def _watch(blocks: Any, queue: FairQueue) -> None:
 
 
 def _behind(prefix: str, path: str) -> str:
-    """The path behind a prefix: as it is where the proxy has stripped the prefix."""
+    """The path without its prefix; unchanged if the proxy has stripped the prefix."""
     if READ.fullmatch(path) or WRITE.fullmatch(path) or not path.startswith(f"{prefix}/"):
         return path
     return path[len(prefix) :]
 
 
 def _check_size(text: str) -> None:
-    """Refuses JSON of many values before it is parsed: whatever parses or walks it holds up all other requests.
+    """Refuses JSON of many values before it is parsed, because parsing or traversing it blocks all other requests.
 
-    Outside of strings each value but the first follows a comma or what opens a list or an object.
+    Outside strings, every value but the first follows a comma or an opening bracket.
     """
     bare = STRING.sub("", text)
     if sum(map(bare.count, ",[{")) >= MOST_NODES:
@@ -270,7 +270,7 @@ def _check_size(text: str) -> None:
 
 
 def _check_depth(value: Any) -> None:
-    """Refuses JSON of many nested levels."""
+    """Refuses deeply nested JSON."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -284,7 +284,7 @@ def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 
 def _wrong_arguments(path: str, value: Any) -> str | None:
-    """What is wrong with the arguments of a call of the API; None: nothing. Gradio would fail, and not say why."""
+    """What is wrong with the arguments of an API call, or None. Gradio would fail without giving a reason."""
     called = CALLED.search(path)
     if called is None:
         return None
@@ -294,7 +294,7 @@ def _wrong_arguments(path: str, value: Any) -> str | None:
         needed = [name for name in names if parameters[name].default is inspect.Parameter.empty]
         missing = [name for name in needed if name not in value] if isinstance(value, dict) else []
         unknown = [name for name in value if name not in names] if isinstance(value, dict) else []
-    else:  # one after another, all of them
+    else:  # positional: all are needed
         given = value.get("data") if isinstance(value, dict) else None
         missing, unknown = names[len(given) :] if isinstance(given, list) else [], []
     if not missing and not unknown:
@@ -304,7 +304,7 @@ def _wrong_arguments(path: str, value: Any) -> str | None:
 
 
 def _refusal(path: str) -> PlainTextResponse:
-    """Of a path that is not served, or not by this method: MCP clients ask for a stream first, and go on after 405."""
+    """The answer for an unknown path or a wrong method; MCP clients request a stream first, and continue after 405."""
     for method, served in (("GET, HEAD", READ), ("POST", WRITE)):
         if served.fullmatch(path):
             return PlainTextResponse("This method is not allowed.", 405, {"Allow": method})
@@ -312,14 +312,14 @@ def _refusal(path: str) -> PlainTextResponse:
 
 
 def _has_file(value: Any) -> bool:
-    """Whether Gradio would take a part of it for an uploaded file: it would fetch whatever address that names."""
+    """Whether Gradio would treat a part of it as an uploaded file, and fetch the address in it."""
     found: list[object] = []
     traverse(value, found.append, is_file_obj_with_meta)
     return bool(found)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """What has been read is received once more; then what else comes."""
+    """A `receive` that replays the body, then continues with the original."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def received() -> Message:

@@ -1,4 +1,4 @@
-"""Work and its turns: workers that give turns by priority and fair shares, and the one lifecycle of a job."""
+"""Workers that schedule turns by priority and fair shares, and the lifecycle of a job."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from kfexplore.ui.clients import REFUSED, FairShares
 from kfexplore.ui.queueing import client_here
 
 CHECK_EVERY: Final = 0.05
-"""Seconds between two checks whether waiting work was cancelled."""
+"""Seconds between checks whether waiting work was cancelled."""
 RECENT: Final = 5.0
 """Seconds for which the length of a queue is remembered."""
 BACKGROUND_SHARE: Final = 0.2
-"""Of a worker's time, for background work while interactive work waits too."""
+"""Fraction of a worker's time for background work while interactive work waits too."""
 LEAD: Final = 0.2
-"""Seconds of that share that interactive work has first."""
+"""Seconds of the background's time that interactive work may use first."""
 EXPECTED: Final = 0.05
-"""Seconds that a turn is expected to take, until it has ended."""
+"""Assumed seconds of a turn, until it has ended."""
 SMALL: Final = 32_000_000
-"""Weights of a teacher's blocks below which one thread is enough."""
+"""Number of weights in a teacher's blocks below which one thread is enough."""
 
 Snapshot = TypeVar("Snapshot")
 State = Literal["waiting", "running", "done", "cancelled", "late", "failed"]
@@ -59,41 +59,41 @@ class _Waiting:
     tag: float
     """See `FairShares`."""
     number: int
-    """The lowest priority, tag and number go first."""
+    """The lowest (priority, tag, number) goes first."""
     client: Hashable = field(compare=False)
     is_fixed: bool = field(compare=False)
-    """Whether it can be cancelled, and so has a place in the page's queue, which is bounded itself."""
+    """Whether it can be cancelled, and therefore already has a place in the page's queue, which is bounded."""
     changed: threading.Condition = field(compare=False)
-    """Notified when it has its turn or is refused: to wake all that wait would hold up what runs."""
+    """Notified when its turn comes or it is refused; waking all waiting threads would slow the running one."""
 
 
 class Worker:
-    """Does one thing at a time. Each runs in its caller's own thread.
+    """Grants one turn at a time; the work runs in its caller's thread.
 
-    Interactive work goes first, but background work keeps a share of the time. Within each kind clients get equal
-    shares of the time, and those who have had less go first. Clients are those of `client_here`; without one, all
-    work with the same `cancel`, and each request without that, counts as a client.
+    Interactive work goes first, but background work keeps a share of the time. Within each kind, clients get equal
+    shares of the time, and those who have had less go first. The client is `client_here`; if unknown, all work with the
+    same `cancel` counts as one client, and so does each request without `cancel`.
 
     Args:
         waiting: Bound on the waiting requests; None: no bound. If the queue is full, the request whose client is
             furthest ahead of its share is refused; among equals, background work before interactive work, and the
             last to come. Work that can be cancelled is always accepted, because it already has a place in the page's
             queue.
-        clock: Seconds.
+        clock: Time in seconds.
     """
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting, self._clock, self._is_busy = waiting, clock, False
         self._shares = {priority: FairShares() for priority in Priority}
         self._owed = -LEAD
-        """Seconds of the background's share that interactive work has had beyond its lead."""
+        """Seconds of the background's share that interactive work has used beyond `LEAD`."""
         self._queue: list[_Waiting] = []
         self._numbers = itertools.count()
         self._lengths: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
 
     def recent_length(self) -> int:
-        """The most clients that had something running or waiting within the last seconds."""
+        """The largest number of clients with running or waiting work within the last `RECENT` seconds."""
         with self._lock:
             self._remember()
             return max(length for _, length in self._lengths)
@@ -105,7 +105,7 @@ class Worker:
         """Waits for a turn and holds it.
 
         Raises:
-            Busy: too many wait.
+            Busy: too many requests wait.
             Cancelled: `cancel` returned true before the turn came.
         """
         if cancel and cancel():
@@ -153,21 +153,21 @@ class Worker:
         return mine
 
     def _ahead(self, each: _Waiting) -> tuple[float, Priority, int]:
-        """How far a client is ahead of its share, and what decides between equals; the largest is refused."""
+        """How far a client is ahead of its share, then the tie-breakers; the largest is refused."""
         return each.tag - self._shares[each.priority].now, each.priority, each.number
 
     def _next(self) -> _Waiting:
-        """What has the next turn."""
+        """The request whose turn is next."""
         first = (each for each in self._queue if self._owed > 0 and each.priority)
         return next(first, self._queue[0])
 
     def _wake(self) -> None:
-        """Wakes what has the next turn."""
+        """Wakes the request whose turn is next."""
         if self._queue and not self._is_busy:
             self._next().changed.notify()
 
     def _begin(self, mine: _Waiting) -> float:
-        """Begins a turn; returns the seconds that each second of it adds to what the background is owed."""
+        """Starts a turn; returns the seconds that each second of it adds to `_owed`."""
         self._is_busy = True
         alike = [each for each in self._queue if each.priority == mine.priority]
         self._shares[mine.priority].begin(mine.tag, is_last=len(alike) == 1)
@@ -186,12 +186,12 @@ class Worker:
 
 
 class Job(Generic[Snapshot]):
-    """Work from the time it is asked for to its end. One thread runs it; others may look at it and cancel it.
+    """A piece of work, from request to end. One thread runs it; others may read its state and cancel it.
 
     Args:
-        stream: Starts the work, given the token that ends it, and yields snapshots: values that nobody changes later.
-        cancel: Ends the work; its time runs once the work does.
-        first: The snapshot before the first one.
+        stream: Starts the work, given its cancel token, and yields snapshots: values that never change later.
+        cancel: Cancels the work; its time limit starts with the work.
+        first: The snapshot until the work yields one.
         is_remote: Whether another process does the work.
     """
 
@@ -208,7 +208,7 @@ class Job(Generic[Snapshot]):
         self.stream, self._lock = stream, threading.Lock()
 
     def run(self) -> Generator[Snapshot, None, None]:
-        """Runs the work, once. Closing this, or `stop`, leaves the last snapshot: a step under way is thrown away.
+        """Runs the work, once. Closing the generator, or `stop`, keeps the last snapshot and discards a step under way.
 
         Raises:
             KfError: the work failed.
@@ -241,12 +241,12 @@ class Job(Generic[Snapshot]):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has not run yet."""
+        """Whether the job has not started."""
         return self.state == "waiting"
 
     @property
     def is_over(self) -> bool:
-        """Whether there will be no other snapshot."""
+        """Whether there will be no further snapshot."""
         return self.state not in ("waiting", "running")
 
     def _end(self, state: State) -> None:
@@ -259,32 +259,32 @@ class Executor(Protocol):
     """Where the models run: in this process, or on a borrowed GPU."""
 
     races_at_once: int
-    """Races that the page's queue lets in; those that run in this process still run one after another."""
+    """Races that the page's queue admits at once; those in this process still run one after another."""
 
     def job(self, task: str, pair: str, *given: Any, first: Any = None) -> Job[Any]:
-        """A job that waits: a task of `LocalExecutor` by its name, its pair, and more arguments, all plain values."""
+        """A waiting job: the name of a task of `LocalExecutor`, its pair and further arguments, all plain values."""
 
     def ask(self, task: str, pair: str, question: Any) -> Any:
-        """The answer to a question of the sliders, as soon as it is its turn.
+        """Waits for its turn, then answers a slider request.
 
         Raises:
-            Busy: too many wait.
+            Busy: too many requests wait.
         """
 
 
 def is_small(pair: Pair) -> bool:
-    """Whether a CPU answers fast enough for a slider."""
+    """Whether a CPU runs the pair fast enough for a slider."""
     return pair.teacher.config.block_weights < SMALL
 
 
 def threads(pair: Pair) -> int:
-    """Threads that its models use: small ones one, as their passes gain little from a second, and others need it."""
+    """Threads for a pair's models: one for small ones, which gain little from a second that other work needs."""
     return 1 if is_small(pair) else torch.get_num_threads()
 
 
 @contextmanager
 def few_threads(pair: Pair) -> Iterator[None]:
-    """Sets the number of `threads` meanwhile."""
+    """Sets torch's number of threads to `threads(pair)` within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads(pair))
     try:

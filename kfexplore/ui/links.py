@@ -1,4 +1,4 @@
-"""Links: the fields of the tabs as keys of the page's address. Pair, prompt and what Scrub shows are the widget's."""
+"""Links: fields of the tabs as keys of the page's URL. The widget handles pair, prompt and the state of Scrub."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from kfexplore.figures.scripts import calling
 from kfexplore.ui.components import QUIET
 
 TABS: Final = {"scrub": "scrub", "generate": "generate", "joint": "joint", "toys": "joint", "timing": "timing"}
-"""What `tab` in an address can be, and the tab of the page that this is or is in."""
+"""Values of `tab` in a URL -> the tab of the page that it is, or is in."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A field that an address has under the field's `elem_id`, unless it is as the page opens."""
+    """A field that a URL stores under the field's `elem_id`, unless it has its initial value."""
 
     field: gr.components.Component
     """A slider, number, checkbox, group of checkboxes or radio."""
     widest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What its pair decides, as wide as for any pair: `maximum` or `choices`. It fits the field to the pair later."""
+    """`maximum` or `choices`, if it depends on the pair: as wide as for any pair. The field is fitted to it later."""
 
     @property
     def key(self) -> str:
-        """In the address."""
+        """Its key in the URL."""
         return str(self.field.elem_id)
 
     def read(self, text: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Link:
 
 
 def read_links(links: Sequence[Link], query: Mapping[str, str]) -> tuple[dict[Any, Any], list[KfError]]:
-    """Updates of the fields that an address names, and what is wrong with others, which stay as they are."""
+    """Updates of the fields that a URL names, and errors for invalid values, whose fields are unchanged."""
     updates: dict[Any, Any] = {}
     mistakes = []
     for link in links:
@@ -71,14 +71,14 @@ def read_links(links: Sequence[Link], query: Mapping[str, str]) -> tuple[dict[An
 
 
 def follow_links(links: Sequence[Link], selected: Sequence[Callable[..., Any]]) -> str:
-    """Lets the address follow the fields.
+    """Keeps the URL in step with the fields.
 
     Args:
         links: The fields.
         selected: Events after which another tab is open.
 
     Returns:
-        The function that an event calls with these fields, to have them in the address.
+        JavaScript for an event that has these fields as inputs: it writes them to the URL.
     """
     script = calling("pagefields.js", "follow", [[link.key, link.field.value] for link in links])
     fields = [link.field for link in links]

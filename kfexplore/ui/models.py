@@ -1,4 +1,4 @@
-"""The models in memory: pairs loaded once, and prompts that they have read."""
+"""The models in memory: pairs, loaded once, and their prefilled prompts."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from kfexplore.ui.jobs import Worker
 from kfexplore.ui.limits import DEFAULTS, ServerLimits
 
 HUB_RESTS: Final = 60.0
-"""Seconds before a hub that could not be reached is asked for the same pair again."""
+"""Seconds before the same pair is requested again from a hub that could not be reached."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """A prompt that the models have read."""
+    """A prefilled prompt."""
 
     prefilled: PrefilledContext
     note: str
-    """What was cut."""
+    """Message about tokens that were cut."""
 
     @property
     def nbytes(self) -> int:
-        """About: keys and values of the prompt, and all distributions that may be remembered."""
+        """Estimated bytes of the prompt's keys and values, and of all distributions that may be cached."""
         both = (self.prefilled.teacher, self.prefilled.student)
         models = [model.config for model in both if model is not None]
         keys = sum(2 * 4 * model.depth * model.width for model in models) * len(self.prefilled.ids)
@@ -54,13 +54,13 @@ class _Loaded:
 
 
 class ModelStore:
-    """Pairs by name, each with the prompts that it has read; bounded by the limits.
+    """Pairs by name, each with its prefilled prompts; bounded by the limits.
 
     Args:
-        loaders: How to load each pair on offer, on first use. The first one is never let go.
-        limits: What may be asked.
-        other: Loads a pair that is not on offer, by its folder or hub id; None: there is no other.
-        clock: Seconds.
+        loaders: Load the offered pairs, on first use. The first pair is never dropped.
+        limits: Server limits.
+        other: Loads a pair that is not offered, by its folder or hub id; None: such pairs are refused.
+        clock: Time in seconds.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class ModelStore:
         self._pairs: LRUCache[str, _Loaded] = LRUCache(
             limits.loaded_pairs, limits.idle_seconds, pinned=next(iter(self.loaders)), clock=clock
         )
-        self._loading = {name: Worker(limits.questions) for name in self.loaders}  # one download delays no other
+        self._loading = {name: Worker(limits.questions) for name in self.loaders}  # one download does not delay another
         self._loading_other = Worker(limits.questions)
         self._missed: LRUCache[str, tuple[float, KfError]] = LRUCache(limits.questions, HUB_RESTS, clock=clock)
 
     def offers(self, name: str) -> bool:
-        """Whether a pair of that name may be asked for."""
+        """Whether a pair of that name may be requested."""
         return name in self.loaders or bool(name and self.other)
 
     def holds(self, name: str) -> bool:
@@ -87,10 +87,10 @@ class ModelStore:
         return self._pairs.get(name) is not None
 
     def pair(self, name: str) -> Pair:
-        """The pair of that name, loaded if it is not yet.
+        """The pair of that name, loaded on first use.
 
         Raises:
-            KfError: it is not on offer or cannot be loaded; only the log says why, with all paths.
+            KfError: it is not offered or cannot be loaded; only the log has the reason, which may contain paths.
         """
         return self._loaded(name).pair
 
@@ -109,7 +109,7 @@ class ModelStore:
         return pair, *pair.encode(prompt)
 
     def context(self, name: str, prompt: str) -> Context:
-        """The prompt, prefilled if it is not yet; for one thread at a time.
+        """The prefilled prompt, from the cache if possible; only one thread may call this at a time.
 
         Raises:
             KfError: as `prompt`.
@@ -125,7 +125,7 @@ class ModelStore:
         return self._pairs.once(name, turn, partial(self._load_unless_missed, name, load))
 
     def _load_unless_missed(self, name: str, load: Callable[[], Pair]) -> _Loaded:
-        """The pair; a hub that could not be reached is not asked for it again at once."""
+        """Loads the pair; if the hub could not be reached, the next attempt waits for `HUB_RESTS` seconds."""
         until, missed = self._missed.get(name) or (-math.inf, None)
         if missed is not None and self.clock() < until:
             raise KfError(*missed.args)
@@ -142,12 +142,12 @@ class ModelStore:
 
 
 def cut_note(tokens: int) -> str:
-    """What to say about tokens that did not fit; "" for none."""
+    """Message about tokens that did not fit; "" for none."""
     return f"The first {tokens} tokens of the prompt were cut to fit the context." if tokens else ""
 
 
 def _load(name: str, load: Callable[[], Pair]) -> Pair:
-    """The pair, if its tokens fit the two bytes in which they travel."""
+    """Loads the pair, and checks that its token ids fit the uint16 of the replies."""
     try:
         pair = load()
     except KfError as error:

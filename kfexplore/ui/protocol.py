@@ -1,5 +1,5 @@
-"""What the scrub widget asks and is answered: requests, checked, because one may be made by hand; and replies. Last
-come the answers of the API.
+"""Requests and replies of the scrub widget, then the answers of the API. Requests are checked, because they may be
+written by hand.
 
 The widget's replies carry arrays as base64 little-endian strings, because large lists in JSON are slow on both sides:
 tokens as uint16, margins and edges as float32. Below, K is the number of slots and R that of steps.
@@ -23,10 +23,10 @@ Json = dict[str, Any]
 
 
 class Request(TypedDict, total=False):
-    """A question of the widget; all of it may be missing or wrong."""
+    """A request of the widget; any part may be missing or invalid."""
 
     seq: int
-    """Comes back with the reply."""
+    """Returned with the reply."""
     pair: str
     prompt: str
     u: list[float] | None
@@ -34,25 +34,25 @@ class Request(TypedDict, total=False):
     k: int | None
     """Slots; None: those of the pair."""
     slots: list[int] | None
-    """Sliders whose rows are wanted and nothing else, None: all, with what a widget needs to show them; the two of a
-    grid, the earlier one first."""
+    """Sliders whose rows are requested, without anything else; None: all, with everything that the widget shows. For a
+    grid: its two slots, the earlier one first."""
     resolution: int | None
     """Steps; None: as many as are allowed."""
     temperature: float | None
-    """Of both maps; None: 1."""
+    """Temperature of both maps; None: 1."""
     yields: bool
-    """Whether questions that do not yield go first."""
+    """Whether requests that do not yield go first."""
     fits: bool
-    """Whether noise for a pair of another K is cut, or filled up with 1/2, to the slots of this pair."""
+    """Whether noise for a pair of another K is cut, or padded with 1/2, to the slots of this pair."""
 
 
 class Failure(TypedDict):
-    """The reply to a question that cannot be answered."""
+    """The reply to a request that cannot be answered."""
 
     ok: Literal[False]
     seq: int | None
     busy: bool
-    """Whether the same question may be asked again a little later."""
+    """Whether the same request may succeed a little later."""
     failed: str
     valid: str
     run: str
@@ -68,17 +68,17 @@ class _Point(TypedDict):
 
 
 class PointReply(_Point):
-    """Both maps at one noise; without a student, the exact one."""
+    """Both maps for one noise; without a student, only the exact one."""
 
     ok: Literal[True]
     seq: int | None
     u: list[float]
     texts: dict[str, str]
-    """Of each token that occurs, by its id."""
+    """Text of each token that occurs, by its id."""
 
 
 class RowsReply(TypedDict):
-    """What every slot becomes as some sliders move, each alone: arrays of (sliders, R / every, K)."""
+    """The tokens of every slot as some sliders move, one at a time: arrays of (sliders, R / every, K)."""
 
     ok: Literal[True]
     seq: int | None
@@ -90,7 +90,7 @@ class RowsReply(TypedDict):
     u: list[float]
     resolution: int
     every: int
-    """Steps of a slider for each that was evaluated, the middle one of them."""
+    """Number of a slider's steps per evaluated step, which is the middle one of them."""
     teacher: str
     edge: str
     student: NotRequired[str]
@@ -99,7 +99,7 @@ class RowsReply(TypedDict):
 
 
 class TablesReply(RowsReply):
-    """The rows of all sliders, and what a widget shows with them."""
+    """The rows of all sliders, and what else the widget shows."""
 
     prompt_tokens: list[list[Any]]
     """Id and text of each token of the prompt."""
@@ -130,12 +130,12 @@ class GridReply(TypedDict):
 
 @dataclass(frozen=True)
 class Question:
-    """A request whose form is right; what depends on the pair is checked with it."""
+    """A request of valid form; what depends on the pair is checked later."""
 
     pair: str
     prompt: str
     given: object
-    """The noise, as it came."""
+    """The noise, unchecked."""
     k: int | None
     slots: tuple[int, ...] | None
     resolution: int
@@ -144,10 +144,10 @@ class Question:
     fits: bool
 
     def noise(self, slots: int) -> Floats:
-        """The noise (k,) for a pair with so many slots.
+        """The noise (k,) for a pair with `slots` slots.
 
         Raises:
-            KfError: k beyond `slots`; noise that is not a list of numbers in [0, 1), or not k of them where k is named.
+            KfError: k beyond `slots`; noise that is not a list of numbers in [0, 1), or not k of them if k is given.
         """
         k = slots if self.k is None else self.k
         if not 1 <= k <= slots:
@@ -166,7 +166,7 @@ class Question:
         """The two slots of a grid.
 
         Raises:
-            KfError: there are not two.
+            KfError: the request does not have two slots.
         """
         if self.slots is None or len(self.slots) != 2:
             raise KfError(f"The slots of a grid are {self.slots}.", "two slots, the earlier one first")
@@ -174,15 +174,15 @@ class Question:
 
 
 def read(request: object, limits: ServerLimits, most: str) -> Question:
-    """The question in a request.
+    """Checks the form of a request.
 
     Args:
-        request: As it came.
-        limits: What may be asked.
-        most: The limit that bounds the steps; without a resolution there are as many.
+        request: The parsed JSON.
+        limits: Server limits.
+        most: Name of the limit on the steps, which is also the default resolution.
 
     Raises:
-        KfError: expected an object, a prompt, or numbers within the limits.
+        KfError: it is not an object, or has an invalid prompt or numbers outside the limits.
     """
     if not isinstance(request, dict):
         raise KfError("The request is not a JSON object.", "pair, prompt, u, ...")

@@ -1,6 +1,6 @@
-"""Gradio's queue, shared fairly: a queue per kind of work, a place per session, a turn per client in each round.
+"""A fair version of Gradio's queue: a queue per kind of work, a place per session, a turn per client in each round.
 
-Messages that nobody reads expire, and the work that writes them ends.
+Unread messages expire, and the work that writes them ends.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from gradio.server_messages import ProcessCompletedMessage
 from kfexplore.ui.clients import CLIENT, client_of, crowd, next_round
 
 UNREAD_SECONDS: Final = 15.0
-"""After which a session is given up if nobody has read its oldest message."""
+"""Seconds after which a session is given up if its oldest message is unread."""
 MOST_SESSIONS: Final = 1500
-"""With events that have not been answered and read; Gradio drops the oldest one's messages beyond 2000."""
+"""Sessions with events that are not yet answered and read; beyond 2000, Gradio drops the oldest one's messages."""
 MOST_OF_CLIENT: Final = 100
-"""Of these sessions."""
+"""Such sessions per client."""
 FULL: Final = "The server is busy: too many requests like this are waiting. Try again in a while."
 FOLLOWED: Final = "Another request of this session is already waiting. Try again when it runs."
 
 
 def is_abandoned() -> bool:
-    """Whether the event of the queue that runs here was given up; Gradio itself ends only generators."""
+    """Whether the queue's event that runs in this context was given up; Gradio itself ends only generators."""
     event = _event()
     return event is not None and not event.alive
 
 
 def client_here() -> Hashable:
-    """The client of the request or of the queue's event that is being answered here; None: unknown."""
+    """The client of the request, or of the queue's event, that runs in this context; None: unknown."""
     return CLIENT.get() or getattr(_event(), "client", None)
 
 
 def _event() -> Any:
-    """The event of the queue that runs here; None: there is none."""
+    """The queue's event that runs in this context, or None."""
     blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     return blocks._queue.event_ids_to_events.get(event_id) if blocks and event_id else None
 
 
 class FairQueue:
-    """Stands in for `push` of Gradio's queue, and gives up what nobody reads.
+    """Replaces `push` of Gradio's queue, and gives up events that nobody reads.
 
     Args:
-        queue: Of a page; gets `push` of this.
-        places: Events of a kind of work that may wait.
-        clock: Seconds.
+        queue: Queue of a page; its `push` is replaced.
+        places: Events that may wait, per kind of work.
+        clock: Time in seconds.
     """
 
     def __init__(self, queue: Any, places: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,19 +57,18 @@ class FairQueue:
         self._push, queue.push = queue.push, self.push
         self._numbers = itertools.count()
         self._clients: dict[str, Hashable] = {}
-        """By session with events that are not done and read."""
+        """Client of each session with events that are not done and read."""
         self._unread: dict[str, tuple[Any, float]] = {}
-        """By session: what has not been read, and since when."""
+        """By session: its oldest unread message or events, and since when."""
 
     async def push(self, body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
-        """As Gradio's. Where all places are taken, a newcomer gets the last one of the client that has most.
+        """As Gradio's. If all places are taken, a new event gets the last one of the client that has most.
 
-        Of a session one event of a kind waits. A newer one takes its place, as the page goes by the newest; of the API,
-        the newer one is refused.
+        One event per kind and session waits. A newer event of the page replaces it; a newer API call is refused.
         """
         queue, fn = self._queue, get_fn(self._queue.blocks, None, body)
         client = client_of(request.client and request.client.host, body.session_hash)
-        async with queue.delete_lock:  # nothing begins, and nothing else is removed
+        async with queue.delete_lock:  # meanwhile no event starts or is removed elsewhere
             known = queue.event_queue_per_concurrency_id.get(fn.concurrency_id)
             waiting = known.queue if known else []
             older = next((event for event in waiting if event.session_hash == body.session_hash), None)
@@ -104,7 +103,7 @@ class FairQueue:
             return answer
 
     async def give_up_unread(self) -> None:
-        """Forgets sessions that are done, and gives up those that nobody reads: their work ends, waiting or not."""
+        """Forgets sessions that are done, and gives up those that nobody reads: their waiting and running work ends."""
         queue, now = self._queue, self._clock()
         sessions = {*queue.pending_event_ids_session, *queue.pending_messages_per_session}
         for session in sessions:
@@ -127,7 +126,7 @@ class FairQueue:
                 del kept[session]
 
     def _end(self, event: Any, success: bool) -> None:
-        """Takes an event that waits out of the queue, and answers it: that nothing changes, or that it is refused."""
+        """Removes a waiting event from the queue, and answers it: no change if `success`, else refused."""
         self._queue.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
         del self._queue.event_ids_to_events[event._id]
         output = {"data": [{"__type__": "update"}] * len(event.fn.outputs)} if success else {"error": FULL}

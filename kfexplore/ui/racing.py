@@ -1,4 +1,4 @@
-"""A race of decoders for the page: apart from other heavy work while a clock runs, and cancellable at any step."""
+"""A race of decoders for the page: timed without other heavy work running, and cancellable at any step."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from kfexplore.ui.jobs import Job, threads
 from kfexplore.ui.limits import ServerLimits
 
 Alone = Callable[[], AbstractContextManager[None]]
-"""Waits until no other heavy work runs, and keeps it waiting."""
+"""Waits until no other heavy work runs, and blocks it within the context."""
 Measure = Callable[[torch.device, torch.dtype], DevicePeaks]
 
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """What a user asks to be timed."""
+    """A user's request for a race."""
 
     pair: str
     prompt: str
@@ -64,10 +64,10 @@ class RaceConfig:
             limits.check("tokens per pass, K,", k, "slots")
 
     def settings(self, pair: Pair, prompt: int) -> RaceSettings:
-        """The settings of the race, after a prompt of so many tokens.
+        """The settings of the race, after a prompt of `prompt` tokens.
 
         Raises:
-            KfError: nothing is chosen, or more tokens than the context holds.
+            KfError: no decoder, batch or K is chosen, or the tokens do not fit the context.
         """
         settings = RaceSettings(
             self.decoders,
@@ -86,7 +86,7 @@ class RaceConfig:
 
 
 def batches_offered(limits: ServerLimits) -> tuple[int, ...]:
-    """Powers of two."""
+    """Powers of two up to `race_batch`."""
     return tuple(2**n for n in range(limits.race_batch.bit_length()))
 
 
@@ -97,13 +97,13 @@ class Standing:
     setting: dict[str, Any]
     """Conditions that affect the timing."""
     load: Load
-    """Of the machine, from the first timing to the last."""
+    """Load of the machine, from the first timing to the last."""
     progress: Progress
     rows: tuple[TimingRow, ...] = ()
     peaks: DevicePeaks | None = None
-    """What the device can do; measured first."""
+    """The device's peaks, measured first."""
     seconds: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
-    """For each decoder and K: the batch of its last run, and how long that took."""
+    """For each decoder and K: the batch of its last run, and that run's seconds."""
 
 
 def before_race(pair: Pair, settings: RaceSettings) -> Standing:
@@ -123,17 +123,17 @@ def run_race(
     measure: Measure,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Standing]:
-    """Runs a race; a snapshot at every change.
+    """Runs a race; yields a snapshot at every change.
 
     Args:
         pair: The models.
         ids: The prompt's tokens.
         settings: What is timed.
-        name: Of the pair.
+        name: Name of the pair.
         cancel: Checked at every step of a decoder.
         alone: Held while a clock runs, so that other heavy work waits.
-        measure: Finds what the device can do.
-        clock: Seconds.
+        measure: Measures the device's peaks.
+        clock: Time in seconds.
 
     Raises:
         Cancelled: `cancel` returned true.
@@ -168,7 +168,7 @@ def run_race(
 
 @dataclass(frozen=True)
 class Racing:
-    """One race, as it waits, runs and has run."""
+    """A race that waits, runs or is over."""
 
     pair: Pair
     ids: list[int]
@@ -179,7 +179,7 @@ class Racing:
     note: str
     """Further notes on the prompt."""
     theme: Theme = "light"
-    """Of the page that shows it."""
+    """Theme of the page that shows it."""
 
     @property
     def now(self) -> Standing:
@@ -195,10 +195,10 @@ class Racing:
 
     @property
     def seconds_left(self) -> float | None:
-        """About how long the rest will take; None before the first run.
+        """Estimated seconds of the remaining runs; None before the first run.
 
-        A decoder that was timed at another batch is taken to grow with the root of the batch, between what reading the
-        weights does (nothing) and arithmetic (as the batch).
+        From another batch, a decoder's time is scaled by the square root of the ratio of batches: between memory-bound
+        (constant) and arithmetic-bound (proportional to the batch).
         """
         if not self.now.seconds:
             return None
@@ -209,24 +209,24 @@ class Racing:
         return left
 
     def gains(self) -> list[Gain]:
-        """The gain at the device's limits, by batch and K; nothing before they are known, or without a student."""
+        """The gain at the device's peaks, by batch and K; [] before they are known, or without a student."""
         if self.now.peaks is None or self.pair.student is None:
             return []
         networks, ks = Networks(self.pair.teacher, self.pair.student), sorted({*CURVE_KS, *self.settings.ks})
         return gains_at_limit(networks, self.settings, self.now.peaks, ks=ks)
 
     def document(self) -> dict[str, Any] | None:
-        """As `kfexplore bench throughput --json` has it; None before the device's limits are known."""
+        """The document of `kfexplore bench throughput --json`; None before the device's peaks are known."""
         now = self.now
         return None if now.peaks is None else throughput_document(now.setting, now.peaks, now.load, now.rows)
 
 
 def plain_words(rows: Sequence[TimingRow], decoders: Collection[str]) -> str:
-    """One sentence on fewer passes and on speed, at the smallest batch with a speed-up; or why there is none.
+    """Passes and speed compared with AR, at the smallest batch with a speed-up; or why there is none.
 
     Args:
-        rows: The rows that are known so far.
-        decoders: All that are in the race.
+        rows: The rows so far.
+        decoders: All decoders in the race.
     """
     compared = compared_with_ar(rows)
     learned = [row for row in compared if row.decoder == "pflm"] or compared
@@ -246,7 +246,7 @@ def plain_words(rows: Sequence[TimingRow], decoders: Collection[str]) -> str:
 
 
 def rows_csv(rows: Sequence[TimingRow]) -> str:
-    """The rows as a table for a spreadsheet; a spread has three columns, and no text is a formula."""
+    """The rows as CSV; a spread has three columns, and text that could be a formula is quoted."""
     plain = [{name: _no_formula(value) for name, value in _flat(row).items()} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(plain[0]) if plain else ["decoder"], lineterminator="\n")

@@ -1,6 +1,6 @@
-"""The server around the page: the port it listens on, the proxies around it, and its memory.
+"""The server around the page: its port, proxies, connections, memory and log.
 
-Gradio is not imported here, because the port is checked before.
+This module does not import Gradio, because the port is checked before that.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from kfexplore.checkpoints.files import shown
 from kfexplore.errors import KfError
 
 PORT_VARIABLE: Final = "GRADIO_SERVER_PORT"
-"""Of the environment."""
+"""Environment variable."""
 DEFAULT_PORT: Final = 7860
 VALID: Final = f"a free port, from 1 to 65535, by --port or {PORT_VARIABLE}"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ROOT_VARIABLE: Final = "GRADIO_ROOT_PATH"
-"""Of the environment: the prefix under which a proxy shows the page, or its whole address."""
+"""Environment variable: the prefix under which a proxy serves the page, or its full URL."""
 OWN = {"config", "theme.css", "robots.txt", "favicon.ico", "manifest.json", "pwa_icon"}
 OWN |= {"assets", "static", "svelte", "gradio_api"}
-"""First parts of Gradio's paths, which a prefix would be taken for."""
+"""First parts of Gradio's paths; a prefix must not be one of them."""
 PLOTLY: Final = "kf/plotly.min.js"
-"""Where the page finds Plotly's script, the one file that it takes from outside Gradio's own."""
+"""Path of Plotly's script, relative to the page."""
 SILENT_SECONDS: Final = 20.0
-"""Seconds after which a connection without a request, or with the beginning of one, is closed."""
+"""Seconds after which a connection without a complete request is closed."""
 M_ARENA_MAX: Final = -8
-"""Of glibc's malloc.h."""
+"""Option of mallopt, from glibc's malloc.h."""
 
 
 def free_port(host: str, port: int | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """The port that was asked for, or else that of the environment, or else 7860: one that the page can listen on.
+    """The requested port, else that of the environment, else 7860, checked to be free.
 
-    Called before Gradio is imported: that reads the variable too, and raises if it is not a number.
+    Call this before importing Gradio, which reads the variable too and raises if it is not a number.
 
     Raises:
-        KfError: the environment has no whole number; the port is no port or in use; the host is no address of this
-            machine.
+        KfError: the environment's value is not a whole number; the port is invalid or in use; the host is not an
+            address of this machine.
     """
     named = environment.get(PORT_VARIABLE, str(DEFAULT_PORT))
     try:
@@ -60,7 +60,7 @@ def free_port(host: str, port: int | None = None, environment: Mapping[str, str]
     if not 1 <= chosen <= 65535:
         raise _refused(chosen, "does not exist")
     address = host.removeprefix("[").removesuffix("]")
-    for each in dict.fromkeys((address, "127.0.0.1")):  # Gradio wants it on both
+    for each in dict.fromkeys((address, "127.0.0.1")):  # Gradio needs it on both
         try:
             with socket.create_server((each, chosen), family=socket.AF_INET6 if ":" in each else socket.AF_INET):
                 pass
@@ -77,26 +77,26 @@ def _refused(port: int, why: str) -> KfError:
 
 
 def few_arenas(count: int = 2) -> bool:
-    """Has the C library keep freed memory in a few places instead of one or more a thread.
+    """Limits glibc's malloc to a few arenas, instead of one or more per thread.
 
-    The server has some forty threads, each of which asks the models now and then: what they free would stay with each.
+    Each of the server's many threads runs the models now and then; what it frees would stay in its own arena.
 
     Returns:
-        Whether it did (glibc; elsewhere nothing needs it, or nothing is known to help).
+        Whether it was set (glibc only).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and mallopt(M_ARENA_MAX, count) == 1
 
 
 def close_silent(connections: Iterable[Any], silent: Mapping[Any, float]) -> dict[Any, float]:
-    """Closes connections of uvicorn that have had no whole request to answer for `SILENT_SECONDS`.
+    """Closes uvicorn connections that have had no complete request to answer for `SILENT_SECONDS`.
 
     Args:
-        connections: All of them.
-        silent: What the last call returned.
+        connections: All open connections.
+        silent: Result of the previous call.
 
     Returns:
-        Those without a request, and since when.
+        Connections without a request -> since when.
     """
     now, found = time.monotonic(), {}
     for each in list(connections):
@@ -115,26 +115,26 @@ def log_failure(what: str, error: BaseException) -> None:
 
 
 def log_in_lines() -> None:
-    """Has Gradio print a line where it would print the whole traceback of a request, which anyone can cause."""
+    """Makes Gradio print one line instead of a traceback for failed requests, which anyone can cause."""
     one_line = SimpleNamespace(print_exc=lambda: log_failure("A request", sys.exc_info()[1] or Exception()))
     for module in ("gradio.queueing", "gradio.routes", "gradio.route_utils"):
         import_module(module).traceback = one_line  # type: ignore[attr-defined]
 
 
 def exempt_loopback(host: str, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Has requests to this machine pass by the proxies of the environment: Gradio asks its own address on start-up.
+    """Exempts requests to this machine from the environment's proxies, because Gradio requests its own URL at start.
 
     Args:
         host: Address that the page listens on.
-        environment: Gets a longer `no_proxy`.
+        environment: Its `no_proxy` is extended.
 
     Raises:
-        KfError: a proxy that no request can be made with, such as a SOCKS proxy without its package.
+        KfError: a proxy cannot be used, such as a SOCKS proxy without its package.
     """
     named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = [each.strip().strip("[]") for each in (*named.split(","), *LOOPBACK, host)]  # httpx takes no [::1]
     value = ",".join(filter(None, dict.fromkeys(hosts)))
-    environment.update({"no_proxy": value, "NO_PROXY": value})  # the first is read where both are there
+    environment.update({"no_proxy": value, "NO_PROXY": value})  # if both are set, the first is read
     try:
         httpx.Client().close()
     except (ImportError, ValueError, httpx.InvalidURL) as error:
@@ -146,10 +146,10 @@ def exempt_loopback(host: str, environment: MutableMapping[str, str] = os.enviro
 
 
 def root_path(text: str) -> str:
-    """The prefix of a proxy as Gradio wants it: "" for none, "/demo", or a whole address without a slash at its end.
+    """The prefix of a proxy in Gradio's form: "" for none, "/demo", or a full URL without a trailing slash.
 
     Raises:
-        KfError: the prefix begins as Gradio's own paths do, so that a path could mean two things.
+        KfError: the prefix begins like one of Gradio's own paths, which would be ambiguous.
     """
     text = text.strip().rstrip("/")
     whole = text.startswith(("http://", "https://"))

@@ -1,4 +1,4 @@
-"""What the page asks of the models: answers to its sliders as JSON, and jobs that write, race and study."""
+"""Runs the models for the page: answers to slider requests as JSON, and jobs for texts, races and studies."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from kfexplore.ui.racing import RaceConfig, Racing, Standing, before_race, run_r
 from kfexplore.ui.writing import Texts, WriteConfig, Writing, decoder_runs, snapshot, write
 
 FINENESS: Final = ((1, 512), (5, 128), (10, 32), (math.inf, 16))
-"""Most steps of a slider's row, by the recent length of the queue: the first entry that it is within."""
+"""Pairs of recent queue length and most steps of a slider's row; the first entry that covers the length applies."""
 ROWS_AT_ONCE: Final = 2
-"""Rows that are computed in one turn. All in one would be an eighth faster, and others would wait twice as long."""
+"""Rows computed per turn. All in one turn would be an eighth faster, but other requests would wait twice as long."""
 MEASUREMENTS: Final = 3
-"""Most measurements of a device's limits, one per race, while others are at work."""
+"""Most measurements of a device's peaks, one per race, while other work is running."""
 
 Part = tuple[float, str] | ContextStudy
 """A snapshot of a study: the fraction that is done and what comes next, or the result."""
 
 
 class LocalExecutor:
-    """Asks models in this process. The names of its tasks are those of `Executor`.
+    """Runs models in this process. Its methods are the tasks that `Executor` names.
 
     One worker does everything, one thing at a time: points, rows, grids, prefills, steps of texts, timed runs, and the
-    passes of a study. What a study computes between passes runs beside it, but not while a clock runs.
+    passes of a study. What a study computes between passes runs in parallel, but not while a clock runs.
 
     Args:
         models: The models.
@@ -58,7 +58,7 @@ class LocalExecutor:
         self._peaks: dict[tuple[torch.device, torch.dtype], tuple[DevicePeaks, int]] = {}
 
     def token(self) -> CancelToken:
-        """Ends work that takes longer than the limits allow."""
+        """A token that cancels work after `run_seconds`."""
         return CancelToken(self.models.limits.run_seconds, self.models.clock)
 
     def job(self, task: str, pair: str, *given: Any, first: Any = None) -> Job[Any]:
@@ -70,13 +70,13 @@ class LocalExecutor:
         return getattr(self, task)(pair, question)
 
     def run(self, task: str, pair: str, *given: Any) -> Iterator[Any]:
-        """The snapshots of a job; the last argument is its token, whose time begins."""
+        """The snapshots of a job; starts the time limit of its token, the last argument."""
         given[-1].begin()
         yield from getattr(self, task)(pair, *given)
 
     @contextmanager
     def turn(self, pair: Pair, priority: Priority, cancel: CancelToken | None = None) -> Iterator[None]:
-        """A turn at the models."""
+        """A turn to run a pair's models."""
         with self.work.turn(priority, cancel), few_threads(pair):
             yield
 
@@ -87,7 +87,7 @@ class LocalExecutor:
             yield
 
     def tables(self, name: str, question: Question) -> dict[str, Any]:
-        """The rows of some sliders, or of all with what a widget shows with them."""
+        """The rows of some sliders, or of all with what else the widget shows."""
         pair = self.models.pair(name)
         most = self.models.slots(pair)
         u = question.noise(most)
@@ -111,7 +111,7 @@ class LocalExecutor:
         return scrub_payload(moved, at, held.ids.tolist(), pair.texts, every, **about)
 
     def point(self, name: str, question: Question) -> dict[str, Any]:
-        """Both maps at one noise."""
+        """Both maps for one noise."""
         pair = self.models.pair(name)
         u = question.noise(self.models.slots(pair))
         with self.turn(pair, Priority.INTERACTIVE):
@@ -130,12 +130,12 @@ class LocalExecutor:
         return grid_payload(found, pair.texts)
 
     def texts(self, name: str, ids: list[int], config: WriteConfig, cancel: CancelToken) -> Iterator[Texts]:
-        """Decoders at work after a prompt."""
+        """Runs decoders after a prompt."""
         pair = self.models.pair(name)
         return write(pair, ids, config, cancel, partial(self.turn, pair, Priority.BACKGROUND, cancel))
 
     def race(self, name: str, ids: list[int], config: RaceConfig, cancel: CancelToken) -> Iterator[Standing]:
-        """A race after a prompt."""
+        """Runs a race after a prompt."""
         pair = self.models.pair(name)
         alone = partial(self.alone, pair, cancel)
         return run_race(pair, ids, config.settings(pair, len(ids)), name, cancel, alone, self.measured)
@@ -143,7 +143,7 @@ class LocalExecutor:
     def study(
         self, name: str, ids: list[int], k: int, blocks: int, seed: int, temperature: float, cancel: CancelToken
     ) -> Iterator[Part]:
-        """A study after a prompt's tokens."""
+        """Runs a study after a prompt's tokens."""
         pair = self.models.pair(name)
         steps = study_steps(pair, ids, k, blocks, seed, temperature=temperature)
         found = None
@@ -161,12 +161,12 @@ class LocalExecutor:
             yield part
 
     def _fineness(self) -> int:
-        """Steps of a row, by how many have asked lately."""
+        """Most steps of a row, by the recent number of clients."""
         asking = self.work.recent_length()
         return next(steps for most, steps in FINENESS if asking <= most)
 
     def measured(self, device: torch.device, dtype: torch.dtype) -> DevicePeaks:
-        """A device's peak rates: the best of some measurements, the last of them made while nothing else ran.
+        """A device's peak rates: the best of at most `MEASUREMENTS` measurements; an undisturbed one is the last.
 
         Each takes a second, during which all other work waits.
         """
@@ -181,11 +181,11 @@ class LocalExecutor:
 
 
 class Service:
-    """Answers the page and its API: the sliders' questions as JSON, and jobs of the tabs.
+    """Answers the page and its API: slider requests as JSON, and jobs of the tabs.
 
     Args:
-        local: Asks models in this process.
-        executor: Asks them somewhere else where that is better; None: never.
+        local: Runs models in this process.
+        executor: Runs them elsewhere if that is better; None: never.
     """
 
     def __init__(self, local: LocalExecutor, executor: Executor | None = None) -> None:
@@ -200,14 +200,14 @@ class Service:
         )
 
     def prepare(self, name: str) -> None:
-        """Loads a pair if it can, and measures what its device can do while nobody asks yet."""
+        """Loads a pair if possible, and measures its device's peaks, before the first requests."""
         with suppress(KfError):
             pair = self.models.pair(name)
             with self.local.alone(pair, self.local.token()):
                 self.local.measured(pair.teacher.device, pair.teacher.dtype)
 
     def tables(self, request: Request) -> TablesReply | RowsReply | Failure:
-        """What every slot becomes as each slider moves, the others held where `u` says."""
+        """The tokens of every slot as each slider moves, with the others fixed at `u`."""
         return cast(TablesReply, self._answer(request, partial(self.executor.ask, "tables"), "sweep_steps"))
 
     def point(self, request: Request) -> PointReply | Failure:
@@ -219,14 +219,14 @@ class Service:
         return cast(GridReply, self._answer(request, partial(self.executor.ask, "grid"), "grid_steps"))
 
     def writing(self, config: WriteConfig, cuts: bool = False) -> Writing:
-        """Decoders set to write after a prompt.
+        """A job in which decoders continue a prompt.
 
         Args:
-            config: What is to be written.
-            cuts: Whether no more new tokens are written than fit the context; else too many are a mistake.
+            config: The request.
+            cuts: Whether the number of new tokens is reduced to fit the context; otherwise too many are an error.
 
         Raises:
-            KfError: as `decoder_runs`; the pair or prompt, or more than the limits allow.
+            KfError: as `decoder_runs`; an invalid pair or prompt, or more than the limits allow.
         """
         pair, ids, cut = self.models.prompt(config.pair, config.prompt)
         self.limits.check("samples", config.samples, "samples")
@@ -243,10 +243,10 @@ class Service:
     def racing(self, config: RaceConfig) -> Racing:
         """A race of decoders after a prompt.
 
-        A prompt that leaves too little room for the new tokens is cut: what is timed is how many there are.
+        A prompt that leaves too little room for the new tokens is cut; the number of new tokens is kept.
 
         Raises:
-            KfError: as `RaceConfig.settings`; the pair or prompt, or more than the limits allow.
+            KfError: as `RaceConfig.settings`; an invalid pair or prompt, or more than the limits allow.
         """
         config.check(self.limits)
         pair, ids, cut = self.models.prompt(config.pair, config.prompt)
@@ -259,7 +259,7 @@ class Service:
     def study(self, name: str, prompt: str, k: int, blocks: int, seed: int, temperature: float = 1.0) -> Job[Part]:
         """The exact distribution and samplers after a prompt, as a job whose last snapshot is the result.
 
-        The last few are kept. The job raises KfError as `study_steps`, or for the pair, prompt or number of blocks.
+        Recent results are cached. The job raises KfError as `study_steps`, or for a bad pair, prompt or block count.
         """
 
         def stream(cancel: CancelToken) -> Iterator[Part]:
@@ -283,7 +283,7 @@ class Service:
 
     def _answer(self, request: Request, answer: Callable[[str, Question], dict[str, Any]], most: str) -> dict[str, Any]:
         seq = request.get("seq") if isinstance(request, dict) else None
-        seq = seq if type(seq) is int and abs(seq) < 2**53 else None  # it is repeated as JSON
+        seq = seq if type(seq) is int and abs(seq) < 2**53 else None  # it is returned as JSON
         try:
             question = read(request, self.limits, most)
             return {"ok": True, "seq": seq, **answer(question.pair, question)}
@@ -298,12 +298,12 @@ def local_service(
     other: Callable[[str], Pair] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Service:
-    """A service whose models are all asked in this process; arguments as of `ModelStore`."""
+    """A service that runs all models in this process; arguments as for `ModelStore`."""
     return Service(LocalExecutor(ModelStore(loaders, limits, other, clock)))
 
 
 def _trained(pair: Pair) -> dict[str, Any] | None:
-    """The temperatures that a student was trained with, and what to say where another is used."""
+    """The temperatures that a student was trained with, and a note for others."""
     if pair.student is None:
         return None
     low, high = pair.temperatures

@@ -1,4 +1,4 @@
-"""A study as the page shows it: words, tables and figures by name; some are stored beside a bundled pair."""
+"""A study as the page shows it: texts, tables and figures by name; some are stored beside a bundled pair."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from kfexplore.ui.tabs.scrub import Dependence, opening
 
 PANELS: Final[tuple[Panel, ...]] = ("joint", "product", "difference")
 STORED: Final = "joint.json"
-"""Beside the weights of a bundled pair."""
+"""File beside the weights of a bundled pair."""
 END_SHOWN: Final = 40
-"""Characters of a context."""
+"""Characters shown of a context."""
 WORDS_SHOWN: Final = 3
-"""Words before a token that is wrong."""
+"""Words shown before a wrong token."""
 SHOWN_AS_STORED: Final = "Stored with the page. Press Draw to study the prompt above."
 READING: Final = f"""<b>TV</b> {hint("total variation", "joint")}: total variation distance from the teacher's
 distribution. 0: the same distribution; 1: nothing in common. <b>limits</b>: how the value was found. <i>exact</i>:
@@ -35,23 +35,23 @@ other or with exact values. One prompt does not rank samplers: notebook 02 compa
 fraction of blocks as unlikely as the teacher's rarest 0.1 %. <b>p</b>: how often the teacher's own blocks would be at
 least this far from its distribution (G-test). <b>KL</b>: KL(teacher ‖ sampler) where it is known; for the ideal
 MDLM, that of exact marginals."""
-"""Of the table of samplers."""
+"""How to read the table of samplers."""
 POOLED: Final = """ For more than two tokens the G-test counts likely blocks one by one and pools the others by how they
 begin, so p does not detect errors within a pool."""
 SQUARES: Final = " The three tables show the first two tokens."
 
 
 def drawn(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "light") -> dict[str, str]:
-    """All that is shown of a study, as HTML or, for a figure, as JSON.
+    """Everything that the page shows for a study, as HTML or, for figures, as JSON.
 
     Args:
-        measured: After one context.
+        measured: The study.
         models: The pair, for the tokens' texts.
         note: Further notes.
-        theme: Of the page.
+        theme: Theme of the page.
 
     Returns:
-        By name: status, head, blocks, samplers, and for each figure its name and that with "-words".
+        Values by name: status, head, blocks, samplers, and for each figure NAME and NAME-words.
     """
 
     def text(token: int) -> str:
@@ -73,7 +73,7 @@ def drawn(measured: ContextStudy, models: Pair, note: str = "", theme: Theme = "
 
 
 def stored_studies(name: str) -> list[tuple[Dependence, Mapping[Theme, dict[str, str]]]]:
-    """The examples of a bundled pair with what is shown of each; [] where none are stored for its weights."""
+    """The examples of a bundled pair, each with its `drawn` study by theme; [] if none are stored for its weights."""
     file = bundled_folder(name) / STORED if name in bundled_pairs() else None
     if file is None or not file.is_file():
         return []
@@ -85,7 +85,7 @@ def stored_studies(name: str) -> list[tuple[Dependence, Mapping[Theme, dict[str,
 
 
 def store_studies(service: Service, name: str) -> None:
-    """Writes the examples of a bundled pair beside its weights, if it has any."""
+    """Runs the studies of a bundled pair's examples, if any, and stores them beside its weights."""
     studies = []
     for example in opening(name).dependences:
         job = service.study(name, example.prompt, example.k, STUDY_BLOCKS, 0, example.temperature)
@@ -101,12 +101,12 @@ def store_studies(service: Service, name: str) -> None:
 
 
 def end_of(text: str) -> str:
-    """The end of a context."""
+    """The last `END_SHOWN` characters of a context."""
     return text if len(text) <= END_SHOWN else f"…{text[-END_SHOWN:].lstrip()}"
 
 
 def _headline(measured: ContextStudy, models: Pair) -> str:
-    """The finding, and of which tokens all is that is shown; it stays when another study runs or fails."""
+    """The finding, and the tokens that the results are about; it stays when another study runs or fails."""
     law, ids, k, total = measured.law, measured.law.context.tolist(), measured.k, measured.correlation.total
     rows = {row.sampler: f"{100 * row.impossible.value:.1f} %" for row in measured.samplers}
     found = f"{rows['ideal MDLM']} of independent draws are blocks that the teacher almost never writes"
@@ -192,7 +192,7 @@ def _why(wrong: Surprise, tokens: list[int], before: str, text: Callable[[int], 
 
 
 def _percent(share: float) -> str:
-    """HTML: two digits, as a probability has them; never 0."""
+    """A fraction in percent, as HTML with two digits; never 0."""
     percent = 100 * share
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %" if percent >= 1e-3 else "&lt; 0.001 %"
 

@@ -1,5 +1,5 @@
-"""What the page looks like: the palette of the figures in Gradio's own names, and a focus that can be seen; and what a
-shared link shows of it: its own title, description and picture in place of Gradio's."""
+"""The page's style: the figures' palette under Gradio's names, and a visible focus. Also the preview of a shared link:
+title, description and picture instead of Gradio's."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _COLOURS: Final = {
     "checkbox_border_color": "muted",
     "checkbox_border_color_hover": "accent",
 }
-"""Of the palette in each theme, by Gradio's name."""
+"""Colours of the palette in each theme, by Gradio's name."""
 
 PREVIEW: Final = "kf/preview.png"
-"""Where the page serves the picture, relative to itself."""
+"""Path of the preview's picture, relative to the page."""
 PICTURE: Final = Path(__file__).parent / "preview.png"
 """Taken by docs/screenshots.py; 1200 by 630 pixels."""
 _PAGE: Final = "frontend/index.html"
@@ -42,7 +42,7 @@ _SAID: Final = {
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plainest theme with the one accent, and with text of second rank that can be read."""
+    """Gradio's plainest theme with one accent colour and readable secondary text."""
     made = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     for name, colour in _COLOURS.items():
         made.set(**{name: getattr(_LIGHT, colour), f"{name}_dark": getattr(_DARK, colour)})
@@ -161,12 +161,12 @@ STYLE: Final = (
 }
 </style>"""
 )
-"""Of the page's head, where Gradio leaves it as it is. `kf-beside`: a button beside taller fields. `kf-figures`: a row
-of figures."""
+"""For the page's head, where Gradio does not rewrite it. `kf-beside`: a button beside taller fields. `kf-figures`: a
+row of figures."""
 
 
 def use_preview() -> None:
-    """Has Gradio write the tags of a link: they are in its template, as readers of links run no scripts."""
+    """Sets the preview's tags in Gradio's template, because services that preview links run no scripts."""
     templates = gr.routes.templates.env
     page, *_ = templates.loader.get_source(templates, _PAGE)
     for name, text in _SAID.items():

@@ -1,4 +1,4 @@
-"""The tour on the page: a step is a link, one element that it points at, and a few words. docs/TOUR.md is longer."""
+"""The tour on the page: each step has a link, an element that it points at and a short text; see docs/TOUR.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kfexplore.figures.scripts import inlined, script_json
 from kfexplore.ui.tabs.scrub import OPENINGS
 
 PAIR: Final = "stories"
-"""Whose tokens the words are about."""
+"""The pair that the texts describe."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Step:
     text: str
     """One or two sentences."""
     at: str
-    """A CSS selector of what it points at."""
+    """CSS selector of the element that it points at."""
     link: dict[str, str]
-    """Keys of the address and their values."""
+    """Keys of the URL and their values."""
 
 
 def _scrub(moved: dict[int, int] | None = None, prompt: int = 0, k: int = 8) -> dict[str, str]:
-    """A link to Scrub: the noise of the first screen, but for slots that stand on other steps of 1/512."""
+    """A link to Scrub: the noise of the first screen, except for `moved` slots (from 1) -> their step of 1/512."""
     opening = OPENINGS[PAIR]
     noise = [(0.5 + (moved or {}).get(n, step)) / 512 for n, step in enumerate(opening.steps[:k], start=1)]
     return {"pair": PAIR, "prompt": opening.prompts[prompt], "k": f"{k}", "u": ",".join(map(str, noise))}
@@ -104,10 +104,10 @@ _HEAD: Final = """<h1>kfexplore</h1>
 
 
 def head(pairs: Collection[str]) -> gr.HTML:
-    """The head of the page, with Copy link and the tour; it triggers `copy`, and `submit` to follow the address.
+    """The head of the page, with Copy link and the tour; it triggers `copy`, and `submit` when a step changes the URL.
 
     Args:
-        pairs: Names of those that the page offers; without the tour's there is no tour.
+        pairs: Names of the offered pairs; without the tour's pair there is no tour.
     """
     steps = [dataclasses.asdict(step) for step in STEPS] if PAIR in pairs else []
     script = f"{inlined('tour.js')}\nmountHead(element, trigger, {script_json(steps)});"

@@ -1,4 +1,4 @@
-"""Several decoders on one prompt: they are interleaved, and each has its own clock."""
+"""Several decoders on one prompt, interleaved and each with its own clock."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from kfexplore.results import Ints, Line, Stage, Written
 from kfexplore.ui.jobs import Job
 
 TURN = 0.1
-"""Seconds of steps after which others may go first."""
+"""Seconds of steps per turn, after which other work may run."""
 PAUSE: Final = 0.1
-"""Seconds between two pictures of texts that grow, and more where they are long: a browser must keep up."""
+"""Seconds between two updates of growing texts, and more if they are long, so that a browser can keep up."""
 PAUSE_PER_TOKEN: Final = 1 / 20_000
 
 Clock = Callable[[], float]
 Turn = Callable[[], AbstractContextManager[None]]
-"""Waits for a turn at the models and holds it."""
+"""Waits for a turn to run the models, and holds it."""
 
 
 @dataclass(frozen=True)
 class WriteConfig:
-    """What is to be written."""
+    """A user's request for texts."""
 
     pair: str
     prompt: str
     decoders: tuple[str, ...]
     k: int
-    """Tokens, or guesses, per pass, for decoders that take it; likewise the next options."""
+    """Tokens, or guesses, per pass; like temperature and penalty, ignored by decoders without this option."""
     new_tokens: int
     samples: int = 1
     temperature: float = 1.0
     frequency_penalty: float = 0.0
     seed: int = 0
     same_noise: bool = True
-    """One noise for all decoders, or seed + n for the n-th of `DECODERS`."""
+    """One noise for all decoders; otherwise seed + n for the n-th of `DECODERS`."""
 
     def __post_init__(self) -> None:
         for name in self.decoders:
@@ -71,14 +71,14 @@ class WriteConfig:
         return self.seed + (0 if self.same_noise else list(DECODERS).index(decoder))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, as downloads have named them from the beginning."""
+        """Plain values under the keys of downloads: `tau` and `penalty` for temperature and frequency penalty."""
         old = {"temperature": "tau", "frequency_penalty": "penalty"}
         return {old.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What one decoder has written so far."""
+    """The tokens that one decoder has written so far."""
 
     decoder: str
     k: int
@@ -86,15 +86,15 @@ class DecoderOutput:
     tokens: Ints
     """(B, N)"""
     steps: Ints
-    """(B, N) the step that wrote each token, from 1; 0: none is there yet."""
+    """(B, N) the step that wrote each token, from 1; 0: not written yet."""
     lengths: Ints
-    """(B,) up to the end of each text."""
+    """(B,) tokens up to the end of each text."""
     nfe: int = 0
     seconds: float = 0.0
     stage: Stage = "waiting"
 
     def row(self, row: int) -> tuple[list[int], list[int]]:
-        """Tokens of a sample up to its end, and the step of each; a masked model's has gaps, with step 0."""
+        """Tokens of a sample up to its end, and the step of each; a masked model's sample has gaps, with step 0."""
         length = int(self.lengths[row])
         if DECODERS[self.decoder].in_order:
             length = min(length, int((self.steps[row] > 0).sum()))
@@ -103,19 +103,19 @@ class DecoderOutput:
 
 @dataclass(frozen=True)
 class Texts:
-    """A snapshot of decoders at work."""
+    """A snapshot of running decoders."""
 
     environment: dict[str, Any]
-    """Where they work."""
+    """Conditions that affect their times."""
     outputs: tuple[DecoderOutput, ...]
     """In the order of `DECODERS`."""
 
 
 class DecoderRun:
-    """One decoder at work.
+    """One running decoder.
 
     Raises:
-        KfError: a model that the pair has not, a k beyond the trained one.
+        KfError: the pair lacks one of its models, or k exceeds the trained one.
     """
 
     def __init__(self, pair: Pair, ids: list[int], config: WriteConfig, decoder: str) -> None:
@@ -132,7 +132,7 @@ class DecoderRun:
         self._steps = decode(own, networks, [ids] * config.samples, values, new_tokens, order)
 
     def prefill(self) -> None:
-        """Reads the prompt, before the clock starts."""
+        """Prefills the prompt, before the clock starts."""
         next(self._steps)
         synchronise(self._device)
         self._stage = "writing"
@@ -153,7 +153,7 @@ class DecoderRun:
 
     @property
     def output(self) -> DecoderOutput:
-        """What is written, copied."""
+        """A copy of what is written so far."""
         return DecoderOutput(
             self.decoder,
             self.k,
@@ -167,7 +167,7 @@ class DecoderRun:
         )
 
     def close(self) -> None:
-        """Ends the decoder, so that its cache is free."""
+        """Ends the decoder, which frees its cache."""
         self._steps.close()  # type: ignore[attr-defined]
 
 
@@ -175,7 +175,7 @@ def decoder_runs(pair: Pair, ids: list[int], config: WriteConfig) -> list[Decode
     """The decoders of a text, before their first step.
 
     Raises:
-        KfError: as `DecoderRun`; more new tokens than the context holds.
+        KfError: as `DecoderRun`; the new tokens do not fit the context.
     """
     room = pair.teacher.config.context - len(ids)
     if config.new_tokens > room:
@@ -187,16 +187,16 @@ def decoder_runs(pair: Pair, ids: list[int], config: WriteConfig) -> list[Decode
 
 
 def snapshot(pair: Pair, runs: list[DecoderRun]) -> Texts:
-    """What decoders have written, and where."""
+    """What decoders have written so far, with their environment."""
     return Texts(environment(pair.teacher.device), tuple(run.output for run in runs))
 
 
 def write(
     pair: Pair, ids: list[int], config: WriteConfig, cancel: CancelToken, turn: Turn, clock: Clock = time.perf_counter
 ) -> Iterator[Texts]:
-    """Runs decoders to their ends, some steps per turn.
+    """Runs decoders to their ends, `TURN` seconds of steps per turn; yields a snapshot after each.
 
-    The one whose clock is behind goes next, so the order you see is the order they would finish in if run alone.
+    The decoder with the least time goes next, so the order you see is the order they would finish in if run alone.
 
     Raises:
         Cancelled: `cancel` returned true.
@@ -230,9 +230,9 @@ class Writing:
     Args:
         pair: Models and tokenizer.
         ids: The prompt's tokens.
-        config: What is to be written.
-        job: Writes it; its first snapshot is empty.
-        turn: A turn at the models of this process, for the teacher that reads the texts.
+        config: The request.
+        job: Writes the texts; its first snapshot is empty.
+        turn: A turn to run this process's models, for the teacher that scores the texts.
         note: Further notes on the prompt.
     """
 
@@ -241,7 +241,7 @@ class Writing:
     ) -> None:
         self.pair, self.ids, self.config, self.job, self.note = pair, ids, config, job, note
         self.is_underlined = False
-        """Whether surprises are asked for when the texts are done; may change while they grow."""
+        """Whether surprises are computed when the texts are done; may change while they grow."""
         self._spelling = Spelling(pair.need_tokenizer())
         self._eos = end_of_text(pair.need_tokenizer())
         self._surprises: dict[tuple[int, ...], list[float]] = {}
@@ -255,7 +255,7 @@ class Writing:
         return self.job.snapshot
 
     def frames(self, clock: Clock = time.perf_counter) -> Iterator[None]:
-        """Runs the job; a caller that draws is not asked more often than is useful."""
+        """Runs the job; yields when it is time to draw, at most every `PAUSE` seconds."""
         due = clock() + PAUSE
         with closing(self.job.run()) as snapshots:
             for texts in snapshots:
@@ -265,7 +265,7 @@ class Writing:
                     due = clock() + PAUSE + PAUSE_PER_TOKEN * tokens
 
     def surprises(self) -> Iterator[None]:
-        """Asks the teacher how likely each text is, one per turn; what it answered once is kept."""
+        """Computes the teacher's surprise for each complete text, one per turn; results are cached."""
         for output in self.texts.outputs:
             for row in range(self.config.samples):
                 tokens, steps = output.row(row)
@@ -275,14 +275,14 @@ class Writing:
                     yield
 
     def written(self) -> list[Written]:
-        """All texts as they stand, in the order of `DECODERS`."""
+        """The current state of all texts, in the order of `DECODERS`."""
         outputs, is_over = self.texts.outputs, self.job.is_over
         reference = next((each for each in outputs if DECODERS[each.decoder].exact), None)
         if not self.config.same_noise:
             reference = None
         found = []
         for output in outputs:
-            # a masked model draws from marginals by that noise, which is no map of the whole text
+            # a masked model uses the noise to draw from marginals, so its text is not comparable with the exact map's
             compared = reference if output is not reference and DECODERS[output.decoder].in_order else None
             lines = [
                 self._line(output, row, compared.row(row)[0] if compared else None)
@@ -316,9 +316,9 @@ class Writing:
         return Line(tokens, steps, pieces, ended, nats, shared, diverged, links)
 
     def _links(self, output: DecoderOutput, row: int, tokens: list[int], pieces: list[str]) -> list[tuple[int, str]]:
-        """Links to Scrub, block by block, for decoders that read the noise as the maps do.
+        """Links to Scrub, block by block, for decoders that use the noise as the maps do.
 
-        A link holds the whole text before its block, so of a text that is done only whether each can be is kept.
+        A link contains all text before its block. To save memory, only whether each link is possible is cached.
         """
         config, k = self.config.of(output.decoder), min(self.config.k, block_limit(self.pair.student))
         if not DECODERS[output.decoder].in_order or config.frequency_penalty:
@@ -339,7 +339,7 @@ class Writing:
         return found
 
     def _pieces(self, tokens: list[int], steps: list[int]) -> list[str]:
-        """The text of each token, stretch by stretch between the gaps."""
+        """The text of each token, computed for each run of tokens between gaps."""
         pieces: list[str] = []
         while len(pieces) < len(tokens):
             start = end = len(pieces)

@@ -1,6 +1,6 @@
-"""ZeroGPU: on such a Space a GPU is lent for a question, to a process that is forked for it and lives on a while.
+"""ZeroGPU Spaces: a GPU is borrowed per request, by a forked process that lives on for a while.
 
-Small models stay on the CPU: they answer sooner there than a GPU is found, and cost a visitor nothing.
+Small models stay on the CPU: there they answer before a GPU would be found, and do not use up a visitor's quota.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ from kfexplore.ui.models import ModelStore
 from kfexplore.ui.service import LocalExecutor, Service
 
 LONGEST: Final = 60
-"""Seconds of a text, a study or a race, once it runs: a visitor has a few minutes per day."""
+"""Most seconds of a running text, study or race: a visitor has a few minutes per day."""
 QUESTION_SECONDS: Final = 20
-"""For rows and grids."""
+"""Most seconds for rows and grids."""
 STARTING: Final = 10
-"""Seconds until models are on the GPU, beside those of the work."""
+"""Seconds to move models to the GPU, in addition to those of the work."""
 RACES: Final = 4
-"""Races that the page lets in at once; those without a GPU of their own still run one after another."""
+"""Races that the page admits at once; those without a borrowed GPU still run one after another."""
 
 Work = Callable[..., Iterator[Any]]
 
 
 def is_zero() -> bool:
-    """Whether this is a ZeroGPU Space, as the package `spaces` itself finds it out."""
+    """Whether this is a ZeroGPU Space, determined as in the package `spaces`."""
     return find_spec("spaces") is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def gpu(work: Work, seconds: Callable[..., int]) -> Work:
-    """The generator function, with a GPU as long as it runs.
+    """Wraps a generator function so that it has a GPU while it runs.
 
-    It runs in a forked process. What goes in and comes out is pickled, so it is plain values: a prompt and settings,
-    never a model, a lock or an object that has one. What it finds in this process, it finds as it was at the fork,
-    locks that others held included, and what it changes stays there. A `KfError` and `Cancelled` come through.
+    It runs in a forked process. Arguments and results are pickled, so they must be plain values: a prompt and settings,
+    never a model, a lock or an object that has one. It sees this process's state as of the fork, including locks that
+    other threads held, and its changes are not seen here. `KfError` and `Cancelled` are passed on.
 
     Args:
-        work: What asks models.
-        seconds: The longest that it may take, for the same arguments; the shorter, the sooner a GPU is found.
+        work: Runs the models.
+        seconds: Its longest duration for the same arguments; with a shorter one, a GPU is found sooner.
     """
 
     def caught(*given: Any) -> Iterator[Any]:
         try:
             yield from work(*given)
         except (KfError, Cancelled) as error:
-            yield error  # any other way, nothing but the name of its class arrives
+            yield error  # if raised, only the name of its class would arrive
 
     lent: Work = import_module("spaces").GPU(caught, duration=seconds)
 
@@ -78,7 +78,7 @@ def gpu(work: Work, seconds: Callable[..., int]) -> Work:
         except gr.Error as error:
             why = re.sub(r"<[^>]*>", "", str(error.message))
             raise KfError(f"No answer from a GPU: {why}", "the same again later, or signed in to the hub") from None
-        except Exception:  # of the package, or of the service that it asks
+        except Exception:  # from the package, or from the service that it calls
             traceback.print_exc()
             raise KfError("No answer from a GPU.", "the same again later") from None
 
@@ -86,13 +86,13 @@ def gpu(work: Work, seconds: Callable[..., int]) -> Work:
 
 
 class ZeroExecutor:
-    """Has a GPU lent for what a visitor asks of a large model; its pairs are on the CPU, and loaded once.
+    """Borrows a GPU for visitors' requests to large models; its pairs are on the CPU, and loaded once.
 
-    Points are answered in this process, and so is what no visitor asks for, as the first screen.
+    Points, and work that no visitor requested, such as the first screen, run in this process.
 
     Args:
-        local: Asks the models of this process. A forked process finds those that are loaded, so none may be let go.
-        device: Where the forked process has its models.
+        local: Runs models in this process. Forked processes use the loaded pairs, so none may be dropped.
+        device: Device of the forked process's models.
     """
 
     races_at_once = RACES
@@ -129,7 +129,7 @@ class ZeroExecutor:
         *plain, cancel = given
         try:
             yield from self._lent(task, pair, *plain)
-        except Cancelled:  # that process has a token of its own, which only time can set
+        except Cancelled:  # that process has its own token, which only the time limit can set
             cancel.expire()
             raise
 
@@ -140,7 +140,7 @@ class ZeroExecutor:
         return STARTING + (QUESTION_SECONDS if task in ("tables", "grid") else self._local.models.limits.run_seconds)
 
     def _answers(self, task: str, pair: str, *given: Any) -> Iterator[Any]:
-        """In the forked process."""
+        """Runs a task in the forked process."""
         if task in ("tables", "grid"):
             yield self._there.ask(task, pair, *given)
         else:
@@ -148,8 +148,8 @@ class ZeroExecutor:
 
     @cached_property
     def _there(self) -> LocalExecutor:
-        """In the forked process, with locks and contexts of its own, for as long as that lives."""
-        torch.set_num_threads(1)  # a fork has none of the threads that others would wait for
+        """The forked process's own executor, with its own locks and contexts, kept while the process lives."""
+        torch.set_num_threads(1)  # a fork has none of torch's worker threads, which a larger pool would wait for
         here = self._local.models
         loaders = {name: partial(_moved, load, self._device) for name, load in here.loaders.items()}
         load_other = here.other
@@ -164,7 +164,7 @@ def zero_service(
     clock: Callable[[], float] = time.monotonic,
     device: str = "cuda",
 ) -> Service:
-    """A service that has GPUs lent; arguments as of `ModelStore` and `ZeroExecutor`. Nothing runs beyond `LONGEST`."""
+    """A service that borrows GPUs; arguments as for `ModelStore` and `ZeroExecutor`. No job runs beyond `LONGEST`."""
     limits = dataclasses.replace(limits, run_seconds=min(limits.run_seconds, LONGEST))
     once = {name: cache(load) for name, load in loaders.items()}
     local = LocalExecutor(ModelStore(once, limits, cache(other) if other else None, clock))

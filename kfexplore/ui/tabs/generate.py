@@ -1,4 +1,4 @@
-"""The tab Generate: one prompt through several decoders at once, side by side, as they write."""
+"""The tab Generate: several decoders continue one prompt, side by side, shown while they write."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOT_YET: Final = "<p>Press Generate: each decoder continues the prompt above.</p
 WAITING: Final = "Waiting for its turn: texts of all visitors are written one after another."
 ASKING: Final = "Requesting a GPU."
 LONGEST_PROMPT_SHOWN: Final = 160
-"""Characters, the last ones."""
+"""Number of last characters shown of a prompt."""
 
 
 class GenerateTab(RunTab):
@@ -88,7 +88,7 @@ class GenerateTab(RunTab):
             "",
             html_template='<div class="kft-page"></div>',
             js_on_load=inlined("components.js") + "mountTexts(element, props, watch);",
-            head=f"<style>{text_css()}</style>",  # a css_template would be scoped, and not see which theme the page has
+            head=f"<style>{text_css()}</style>",  # a css_template would be scoped, and not know the page's theme
             apply_default_css=False,
             elem_id="generate-texts",
         )
@@ -122,7 +122,7 @@ class GenerateTab(RunTab):
         held: Writing | None = None,
         _dark: bool = False,
     ) -> Shown:
-        """Sets the decoders up; `run` lets them write. After a mistake, what was shown and held stays."""
+        """Sets up the decoders; `run` runs them. After an error, the previous texts stay."""
         try:
             config = WriteConfig(
                 pair,
@@ -150,7 +150,7 @@ class GenerateTab(RunTab):
         }
 
     def run(self, writing: Writing | None) -> Iterator[Shown]:
-        """What stands below the settings as the texts grow and when they are done, if they still wait."""
+        """Runs the job if it still waits; yields updates while the texts grow and when they are done."""
         if writing is None or not writing.job.is_waiting:
             yield {self.status: gr.skip()}
             return
@@ -178,7 +178,7 @@ class GenerateTab(RunTab):
         yield {self.status: message or _status(writing), self.texts: texts, **self._buttons(writing)}
 
     def refuse(self, writing: Writing | None) -> Shown:
-        """The server did not let it run: the queue was full, or it was replaced by a newer request."""
+        """Handles a refusal by the server: the queue was full, or a newer request replaced this one."""
         if writing is None or writing.job.is_over:
             return {self.status: gr.skip()}
         shown = self.stop(writing, False)
@@ -192,7 +192,7 @@ class GenerateTab(RunTab):
         return {self.status: _status(writing), self.texts: _drawn(writing, underlined), **self._buttons(writing)}
 
     def underline(self, writing: Writing | None, underlined: bool) -> Iterator[Shown]:
-        """Draws the texts with the teacher's surprise or without; texts that still grow get theirs once done."""
+        """Draws the texts with or without the teacher's surprise; growing texts get it once they are done."""
         if writing is not None:
             writing.is_underlined = underlined
         if writing is None or not writing.job.is_over:
@@ -206,7 +206,7 @@ class GenerateTab(RunTab):
             yield {self.status: _mistaken(error, writing)}
 
     def download(self, writing: Writing | None) -> Shown:
-        """The file's text; "" and a message where nothing is held any more."""
+        """The text of the file, or "" and an error if the server no longer has the texts."""
         if writing is None:
             gone = KfError("The server no longer has the texts below.", "recent texts", "generate them again")
             return {self.document: "", self.status: failed(gone)}
@@ -232,7 +232,7 @@ def _drawn(writing: Writing, underlined: bool) -> str:
 
 
 def _mistaken(error: KfError, held: Writing | None) -> str:
-    """A mistake, and the prompt of the texts that stay below it."""
+    """An error, and the prompt of the texts that stay below it."""
     return failed(error) + (_status(held, "The texts below are still for this prompt.") if held else "")
 
 

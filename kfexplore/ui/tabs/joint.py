@@ -1,4 +1,4 @@
-"""The tab Joint vs marginal: the exact distribution of the next tokens, the cost of independent draws, and toy laws."""
+"""The tab Joint vs marginal: exact distribution of the next tokens, cost of independent draws, toy distributions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ of drawing independently is known, and every sampler is compared with that distr
 such cost in principle; the tables show this student's error."""
 
 BLOCKS: Final = (512, 1024, 4096)
-"""Of each sampler, as far as the limits allow."""
+"""Choices of blocks per sampler, as far as the limits allow."""
 TEMPERATURES_SHOWN: Final = (0.1, 2.0)
 """Ends of the slider, as in Scrub."""
 CHOSEN: Final = "All were chosen for a large gap: they illustrate, they do not rank samplers."
@@ -59,31 +59,31 @@ CANCELLED: Final = "<p>Cancelled. Showing the previous result.</p>"
 
 @dataclass
 class Study:
-    """What a session asks for."""
+    """A session's request for a study."""
 
     pair: str
     prompt: str
     theme: Theme
-    """Of the page."""
+    """Theme of the page."""
     job: Job[Part]
     followed_by: Shown | None = None
-    """What is shown of what was asked after it."""
+    """Updates for the request that replaced this one."""
 
 
 class JointTab:
     """Fills the tab, in the Gradio context that is open.
 
     Args:
-        service: Answers for the models.
-        asked: Events that ask for another prompt or pair.
-        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        service: Runs the models.
+        asked: Events that request another prompt or pair.
+        fields: The dropdown of pairs and the prompt, above the tabs.
         tab: This tab.
     """
 
     follows: list[Callable[..., Any]]
-    """The events of this tab that ask for another prompt."""
+    """The events of this tab that request another prompt."""
     links: list[Link]
-    """What an address says of this tab and its sub-tab."""
+    """The fields of this tab and its sub-tab that a URL stores."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class JointTab:
             event(lambda held: gr.update(interactive=is_at_work(held)), self.held, halt, **QUIET)
 
     def open(self, is_open: bool, dark: bool, pair: str, prompt: str, *given: Any) -> Shown:
-        """As `start`; as long as nothing was asked or changed, the pair's first example is shown, with its settings."""
+        """As `start`, but shows the pair's first example and its settings if nothing was requested or changed yet."""
         *sizes, held = given
         is_as_opened = held is None and prompt == opening(pair).prompts[0]
         if is_as_opened and sizes == [2, STUDY_BLOCKS, 0, 1] and self.stored.get(pair):
@@ -190,9 +190,9 @@ class JointTab:
         temperature: float,
         held: Study | None,
     ) -> Shown:
-        """Cancels what the page asked for before, and sets up what it asks for now; `run` runs it.
+        """Cancels the session's previous study and sets up a new one; `run` runs it.
 
-        What is stored is shown at once. While the tab is closed, nothing is asked.
+        A stored study is shown at once. While the tab is closed, nothing starts.
         """
         if not is_open:
             return {self.status: gr.skip()}
@@ -210,10 +210,10 @@ class JointTab:
         return {**self._follow(held, {self.status: _progress(study)}), self.held: study}
 
     def run(self, study: Study | None) -> Iterator[Shown]:
-        """What stands below the settings; after an error, all of it but the status stays.
+        """Runs the study if it still waits; yields its updates. After an error, only the status changes.
 
-        Gradio repeats the last output of an event when it completes, also after a later one's start: so the last that a
-        study shows is what follows it.
+        When an event completes, Gradio repeats its last output, even after a later one has started. So the last output
+        of a replaced study is the update for the request that replaced it.
         """
         if study is None or not study.job.is_waiting:
             yield (study and study.followed_by) or {self.status: gr.skip()}
@@ -235,25 +235,25 @@ class JointTab:
             yield study.followed_by
 
     def cancel(self, study: Study | None) -> Shown:
-        """Cancels the study of a page."""
+        """Cancels the session's study."""
         if study is not None:
             study.job.stop()
         return {self.status: boxed(CANCELLED)}
 
     def refuse(self, study: Study | None) -> Shown:
-        """The server did not let a study run: the queue was full, or the study had been cancelled."""
+        """Handles a refusal by the server: the queue was full, or the study had been cancelled."""
         refused = {self.status: REFUSED} if study is None or is_at_work(study) else {}
         return {**self.cancel(study), **refused}
 
     def _follow(self, held: Study | None, shown: Shown) -> Shown:
-        """Cancels a study, after which this is shown."""
+        """Cancels a study, and records the updates that follow it; returns them."""
         if held is not None:
             held.job.stop()
             held.followed_by = shown
         return shown
 
     def _named(self, parts: dict[str, str]) -> Shown:
-        """Parts of a study, as `drawn` names them."""
+        """Updates for the parts of a study, named as in `drawn`."""
         return {self.parts[name]: value for name, value in parts.items()}
 
     def _add_figure(self, name: str, height: int) -> None:
@@ -262,12 +262,12 @@ class JointTab:
 
 
 def is_at_work(study: Study | None) -> bool:
-    """Whether there is something to cancel."""
+    """Whether the study waits or runs, and so can be cancelled."""
     return study is not None and not study.job.is_over
 
 
 def _progress(study: Study, share: float = 0.0, what: str = "") -> str:
-    """How far a study is; it is read out only once."""
+    """The progress of a study; screen readers announce it only once."""
     words = f"Drawing blocks after {quoted(end_of(study.prompt))} …"
     if not what:
         return boxed(f"<p>{words}</p>")
@@ -276,10 +276,10 @@ def _progress(study: Study, share: float = 0.0, what: str = "") -> str:
 
 
 def _offered(first: str) -> tuple[list[Dependence], gr.Dataset] | None:
-    """Contexts to be tried, and their field: one per kind of dependence, then those where the product errs most.
+    """Suggested contexts and their field: one per kind of dependence, then those with high mutual information.
 
     Args:
-        first: The pair that is shown first; the contexts are those of the default pair where it is not bundled.
+        first: The pair that is shown first; if it is not bundled, the contexts are those of the default pair.
     """
     pair = first if first in bundled_pairs() else DEFAULT_PAIR
     contexts, kinds = list(opening(pair).dependences), bool(opening(pair).dependences)

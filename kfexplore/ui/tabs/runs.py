@@ -1,4 +1,4 @@
-"""What Generate and Timing share: fields that fit the pair, and runs that begin with a button, a prompt or the tab."""
+"""The common base of Generate and Timing: fields that fit the pair, and runs started by button, prompt or tab."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class RunTab(ABC):
     """A tab that runs one job at a time for a session; fills itself, in the Gradio context that is open.
 
     Args:
-        service: Answers for the models.
-        asked: Events that ask for another prompt.
-        fields: The dropdown of pairs and the prompt, which stand above all tabs.
+        service: Runs the models.
+        asked: Events that request another prompt.
+        fields: The dropdown of pairs and the prompt, above the tabs.
         tab: This tab.
         k_max: The largest K of the first pair.
     """
 
     not_yet: ClassVar[str]
-    """What the status says before the first run."""
+    """Status before the first run."""
     least_tokens: ClassVar[int] = 1
-    """Smallest number of new tokens; the largest is `most_tokens`, or as many as the context of a pair holds."""
+    """Smallest number of new tokens; the largest is `most_tokens`, or what fits the context of a pair."""
     most_tokens: int
     go: gr.Button
     decoders: gr.CheckboxGroup
@@ -37,9 +37,9 @@ class RunTab(ABC):
     length: gr.Slider
     status: gr.HTML
     held: gr.State
-    """What ran last: it has the `config` that was asked for, and a `job`."""
+    """The last run: it has the requested `config`, and a `job`."""
     links: list[Link]
-    """What an address says of this tab."""
+    """The fields of this tab that a URL stores."""
 
     def __init__(
         self,
@@ -59,17 +59,17 @@ class RunTab(ABC):
 
     @abstractmethod
     def start(self, pair: str, prompt: str, *given: Any) -> Shown:
-        """Sets a run up, given the settings of `wire` and whether the page is dark."""
+        """Sets up a run, given the settings of `wire` and whether the page is dark."""
 
     @abstractmethod
     def fit_k(self, k: Any, most: int) -> dict[str, Any]:
         """The update of the field of K for a pair whose largest K is `most`."""
 
     def fit(self, name: str, decoders: list[str], k: Any, length: float) -> Shown:
-        """What a pair offers: decoders, K and new tokens; choices that it offers too are kept."""
+        """Fits the fields to a pair's decoders, K and new tokens; choices that it offers are kept."""
         try:
             pair = self.service.models.pair(name)
-        except KfError:  # the message stands above the tabs
+        except KfError:  # the error is shown above the tabs
             return {self.k: gr.skip()}
         longest = min(self.most_tokens, pair.teacher.config.context - 1)
         least = min(self.least_tokens, longest)
@@ -83,16 +83,16 @@ class RunTab(ABC):
     def wire(self, settings: list[gr.components.Component], shown: list[gr.blocks.Block], limit: int) -> list[Any]:
         """Fits the fields of the tab to the pair, and starts its runs.
 
-        A run starts with the button, with a prompt that is submitted while the tab is open, and when it is opened with
-        another prompt than that of the last run. On a GPU that is lent, only the button starts one.
+        A run starts with the button, with a prompt submitted while the tab is open, and when the tab is opened with
+        another pair or prompt than those of the last run. On a borrowed GPU, only the button starts one.
 
         Args:
-            settings: What `start` takes after pair and prompt, `held` last.
-            shown: What a run may change.
+            settings: Arguments of `start` after pair and prompt, `held` last.
+            shown: Components that a run may change.
             limit: Runs at once.
 
         Returns:
-            The events of the runs, to cancel them.
+            The events of the runs, for cancelling them.
         """
         name, pair, nothing = str(self._tab.id), self._fields[0], {self.status: gr.skip()}
         is_open, dark = gr.Checkbox(visible=False), gr.Checkbox(visible=False)
@@ -114,7 +114,7 @@ class RunTab(ABC):
             return by_prompt(is_open, dark, *given)
 
         fitting = [self.decoders, self.k, self.length]
-        pair.change(self.fit, [pair, *fitting], fitting, **QUIET)  # the pair of a copied link is never typed
+        pair.change(self.fit, [pair, *fitting], fitting, **QUIET)  # a copied link's pair is never typed
         fitted = self._tab.select(self.fit, [pair, *fitting], fitting, **QUIET)
         script, reveal = sent([], name), calling("fields.js", "reveal", f"{name}-status")
         given, running = [is_open, dark, *self._fields, *settings], []

@@ -37,7 +37,7 @@ class Dependence:
 
 @dataclass(frozen=True)
 class Opening:
-    """What the page offers when it opens with a pair."""
+    """Examples that the page offers when it opens with a pair."""
 
     prompts: tuple[str, ...] = EXAMPLES
     """The first one is shown."""
@@ -75,27 +75,27 @@ OPENINGS = {
         ),
     )
 }
-"""By the name of a pair; others have the prompts of `Opening`."""
+"""By the name of a pair; other pairs have the defaults of `Opening`."""
 
 
 def opening(name: str) -> Opening:
-    """What the page offers when it opens with the pair of that name."""
+    """The `Opening` of the pair of that name."""
     return OPENINGS.get(name, Opening())
 
 
 OPEN, CHOOSE, SHOWN, TAKEN, BACK = (
     calling("pagefields.js", name) for name in ("open", "choose", "shown", "taken", "backToTab")
 )
-"""For events of the fields above the tabs, see pagefields.js."""
+"""JavaScript for events of the fields above the tabs; see pagefields.js."""
 
 
 def scrub_view(service: Service, first: Json, fields: list[gr.Component]) -> gr.HTML:
-    """The widget, which asks a Service for what it does not hold.
+    """The widget, which requests missing results from a Service.
 
     Args:
         service: Answers `tables`, `point` and `grid`.
         first: The payload that is drawn at once.
-        fields: The dropdown of pairs and the prompt: they follow the browser's way back.
+        fields: The dropdown of pairs and the prompt; they change when the user goes back in the browser.
     """
 
     def tables(question: Request) -> TablesReply | RowsReply | Failure:
@@ -121,10 +121,10 @@ def scrub_view(service: Service, first: Json, fields: list[gr.Component]) -> gr.
 
 
 def open_on(asked: list[Callable[..., Any]], fields: list[gr.Component], js: str = OPEN) -> None:
-    """Lets the component follow what stands above the tabs.
+    """Makes the widget follow the fields above the tabs.
 
     Args:
-        asked: Events that ask for another prompt or pair.
+        asked: Events that request another prompt or pair.
         fields: The dropdown of pairs and the prompt.
         js: `OPEN` or `CHOOSE`.
     """

@@ -1,4 +1,4 @@
-"""The tab Timing: decoders race each other on this device, beside its limit."""
+"""The tab Timing: decoders race on this device and are compared with its limit."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ COLUMNS: Final = (
 
 
 UPDATE_SECONDS = 0.25
-"""From one update of the progress to the next: what sends and shows it takes time from the run that follows."""
+"""Seconds between updates of the progress: sending and showing one takes time from the next run."""
 
 
 class TimingTab(RunTab):
@@ -161,7 +161,7 @@ class TimingTab(RunTab):
         held: Racing | None,
         dark: bool,
     ) -> Shown:
-        """Sets a race up; `run` runs it. After a mistake, what was shown and held stays."""
+        """Sets up a race; `run` runs it. After an error, the previous race stays."""
         try:
             config = RaceConfig(
                 pair,
@@ -177,13 +177,11 @@ class TimingTab(RunTab):
             return {self.status: failed(error)}
         if held is not None:
             held.job.stop()
-        kept = (
-            held is not None
-        )  # the first figures come with the first rows: until then they would draw nothing, slowly
+        kept = held is not None  # the figures are shown with the first rows: drawing empty ones would take time
         return {**self._shown(race), **self._gains(race), self.part: gr.update(visible=kept), self.held: race}
 
     def run(self, race: Racing | None) -> Iterator[Shown]:
-        """Runs the race that was set up, if it still waits; what changes is sent as it does."""
+        """Runs the race if it still waits; yields updates as they occur."""
         if race is None or not race.job.is_waiting:
             yield {self.status: gr.skip()}
             return
@@ -212,7 +210,7 @@ class TimingTab(RunTab):
         return self._shown(race)
 
     def refuse(self, race: Racing | None) -> Shown:
-        """The server did not let a race run: the queue was full, or it was replaced by a newer request."""
+        """Handles a refusal by the server: the queue was full, or a newer request replaced this one."""
         if race is None or race.job.is_over:
             return {self.status: gr.skip()}
         return {**self.cancel(race), self.status: REFUSED}
@@ -231,7 +229,7 @@ class TimingTab(RunTab):
         return {button: gr.update(interactive=on) for button, on in able.items()}
 
     def _figures(self, race: Racing) -> Shown:
-        """Tokens per second, the speed-up or what it lacks, and the table."""
+        """Tokens per second, the speed-up or why there is none, and the table."""
         rows, races = race.now.rows, race.settings.races
         height = figure_height(races)
         words, figure = bare(race_figure(rows, race.theme, races), height)
@@ -246,7 +244,7 @@ class TimingTab(RunTab):
         }
 
     def _gains(self, race: Racing) -> Shown:
-        """The gain at the device's limit; nothing before that is known."""
+        """The gain at the device's limit; hidden until that is known."""
         gains = race.gains()
         if not gains:
             return {self.gain_part: gr.update(visible=False)}
@@ -258,18 +256,18 @@ class TimingTab(RunTab):
 
 
 def document(race: Racing | None) -> str:
-    """The JSON file; "" where there is no race."""
+    """The JSON file; "" if there is no race."""
     found = race and race.document()
     return json.dumps(found, indent=2, allow_nan=False) + "\n" if found else ""
 
 
 def spreadsheet(race: Racing | None) -> str:
-    """The CSV file; "" where there is no race."""
+    """The CSV file; "" if there is no race."""
     return "" if race is None else rows_csv(race.now.rows)
 
 
 def _status(racing: Racing) -> str:
-    """How far a race is, and the conditions that affect its times."""
+    """The progress of a race, and the conditions that affect its times."""
     config, settings, job, now = racing.config, racing.settings, racing.job, racing.now
     number, rows, bar = len(settings.races), now.rows, ""
     facts = (
@@ -295,7 +293,7 @@ def _status(racing: Racing) -> str:
         message = "Measuring what this device can do: a large copy and a large product …"
     else:
         message = "Requesting a GPU." if job.is_remote else "Waiting for its turn: no two timings overlap."
-    quiet = ' aria-live="off"' if is_racing else ""  # or every run would be read out
+    quiet = ' aria-live="off"' if is_racing else ""  # or screen readers would announce every run
     return boxed(f'<p{quiet}><b>{message}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
 
 
@@ -309,7 +307,7 @@ def _name(decoder: str, k: int) -> str:
 
 
 def _table(rows: Sequence[TimingRow]) -> str:
-    """All rows, with the reason where one could not be timed."""
+    """All rows, with the reason if one could not be timed."""
     if not rows:
         return ""
     lines = []

@@ -1,4 +1,4 @@
-"""The sub-tab Toy distributions: independent draws beside the exact map, and what each condition proves."""
+"""The sub-tab Toy distributions: independent draws compared with the exact map, and what each condition proves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ what is visible. Here the marginals are exact, so the only error is that of draw
 DRAWN: Final = 100
 """Blocks per click."""
 ROUNDS: Final = 10
-"""Clicks after which another seed begins."""
+"""Clicks that add draws of one seed; the next click starts with another."""
 
 ABOUT: Final = {
     "permutation": "All orderings of L different tokens, equally likely. With L = 2 it is the paper's own example, "
@@ -50,10 +50,10 @@ the other tabs."""
 
 @lru_cache(maxsize=1024)
 def show(dark: bool, name: str, length: float, links: float, rho: float, eps: float) -> tuple[str, ...]:
-    """What stands below the sliders.
+    """Everything below the sliders.
 
     Args:
-        dark: Whether the page is.
+        dark: Whether the page is dark.
         name: A key of `TOYS`.
         length: Tokens of the permutation.
         links: Tokens of the chain.
@@ -61,8 +61,8 @@ def show(dark: bool, name: str, length: float, links: float, rho: float, eps: fl
         eps: Probability of a flip.
 
     Returns:
-        Words and figure of the squares, without blocks, and of the probabilities; about the distribution; words and
-        figure of the passes; what it all means. Text is HTML, figures are JSON.
+        Heading and figure of the squares (without drawn blocks), and of the probabilities; a text on the distribution;
+        heading and figure of the passes; the conclusions. Text is HTML, figures are JSON.
     """
     toy, theme = _toy(name, length, links, rho, eps), _theme(dark)
     (blocks, first), (passes, second) = (bare(draw(toy, theme)) for draw in (blocks_figure, passes_figure))
@@ -78,7 +78,7 @@ def show(dark: bool, name: str, length: float, links: float, rho: float, eps: fl
 
 
 def drawn(toy: ToyLaw, theme: Theme, clicks: int = 0) -> tuple[str, str]:
-    """Words and figure of the squares after so many clicks."""
+    """Heading and figure of the squares after `clicks` clicks."""
     seed, rounds = divmod(max(0, clicks - 1), ROUNDS)
     draws = toy_draws(toy, DRAWN * (rounds + 1) if clicks else 0, seed)
     words, figure = bare(squares_figure(toy, draws, theme))
@@ -95,13 +95,13 @@ def _theme(dark: bool) -> Theme:
 
 
 def meaning(toy: ToyLaw) -> str:
-    """Table of distances, both answers on irreducibility, and what follows, as HTML."""
+    """Table of distances, answers on each condition, and what follows from them, as HTML."""
     parts = f'<div class="kf-prose-parts">{_table(toy)}{_answers(toy)}</div>'
     return boxed(_positions(f"{parts}<p><b>What this shows.</b> {_shows(toy)}</p><p>{LIMITS}</p>"))
 
 
 def build_toy_tab() -> list[Link]:
-    """Fills the sub-tab, in the Gradio context that is open; returns what an address says of it."""
+    """Fills the sub-tab, in the Gradio context that is open; returns its fields that a URL stores."""
     with gr.Row(equal_height=True):
         name = gr.Radio(
             [(toy.title, key) for key, toy in TOYS.items()],
@@ -143,7 +143,7 @@ def build_toy_tab() -> list[Link]:
 
 
 def _answer(*fields: Any) -> Any:
-    """As `show`, with no blocks drawn; a value that no slider offers changes only the words about it."""
+    """As `show`, with no blocks drawn; for a value outside the sliders' ranges, only an error."""
     try:
         return [*show(*fields), 0]
     except KfError as error:
@@ -151,7 +151,7 @@ def _answer(*fields: Any) -> Any:
 
 
 def _draw_more(dark: bool, *given: Any) -> Any:
-    """More blocks in the squares; a value that no slider offers changes nothing."""
+    """Draws more blocks in the squares; a value outside the sliders' ranges changes nothing."""
     *fields, clicks = given
     try:
         return [*drawn(_toy(*fields), _theme(dark), clicks + 1), clicks + 1]
@@ -241,7 +241,7 @@ def _which(least: Unmasking) -> str:
 
 
 def _other_way(toy: ToyLaw, least: Unmasking) -> str:
-    """Splits of as many passes that no order makes exact."""
+    """A sentence on a split into as many passes that no order makes exact; "" if there is none."""
     bad = [s for s in toy.schedules if len(s.sizes) == len(least.sizes) and s.best > EXACT]
     if not bad:
         return ""
@@ -253,5 +253,5 @@ def _tv(distance: float) -> str:
 
 
 def _positions(text: str) -> str:
-    """Their numbers set low, as in x₁ for x1."""
+    """Sets the numbers of positions as subscripts: x₁ for x1."""
     return re.sub(r"\bx([1-9])\b", lambda found: "x" + chr(0x2080 + int(found[1])), text)
