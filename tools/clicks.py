@@ -24,9 +24,9 @@ BUSY: Final = "The server is busy."
 PATIENCE: Final = 180.0
 """Seconds to wait for an answer, as in the page's session.js."""
 REST: Final = 2.0
-"""Seconds from one text or race to the next."""
+"""Seconds between two texts or races."""
 DRAWN: Final = 3
-"""Number of the first picture that shows something; the first two say that it waits, and that its turn has come."""
+"""Number of the first update that shows a result; the first two say that it waits, and that its turn has come."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens that a decoder wrote for a client, to compare with those that the same seed gives alone."""
+    """Tokens that a decoder wrote for a client, to compare with a run of the same seed alone."""
 
     prompt: str
     decoder: str
@@ -59,14 +59,14 @@ class Lost(Exception):
 
 
 class Busy(Exception):
-    """The server has too much to do."""
+    """The server refused a request because it is busy."""
 
 
 class Page:
     """One open page of a served app.
 
     Args:
-        url: Its address.
+        url: Address of the app.
         is_cut: Whether the app was down at a given time.
 
     Raises:
@@ -88,7 +88,7 @@ class Page:
         Args:
             button: Its elem_id.
             fields: Values of fields, by elem_id.
-            drawn: Called once, when a picture shows something.
+            drawn: Called once, when an update shows a result.
 
         Raises:
             Busy: the queue is full.
@@ -99,7 +99,7 @@ class Page:
         for step in chain(self.client.config["dependencies"], self.ids[button]):
             inputs = [self._parts[n] for n in step["inputs"] if self._parts[n]["type"] != "state"]
             given = [values.get(part["id"], part["props"].get("value")) for part in inputs]
-            self.client.endpoints[step["id"]].is_valid = True  # buttons are private to the page, which this stands for
+            self.client.endpoints[step["id"]].is_valid = True  # buttons are private to the page, which this imitates
             try:
                 found += self._pictures(self.client.submit(*given, fn_index=step["id"]), len(found), drawn)
             except QueueError:
@@ -109,7 +109,7 @@ class Page:
         return found
 
     def _pictures(self, job: Any, before: int, drawn: Callable[[], None]) -> list[Any]:
-        """All outputs of a job, in the order in which they came."""
+        """All outputs of a job, in order of arrival."""
         began, is_over = time.time(), False
         is_drawn = before >= DRAWN
         while not is_over:
@@ -139,12 +139,12 @@ class Clicker(ABC):
     name: str
     pair: str
     prompt: str
-    """Its own."""
+    """Distinct for each client."""
     record: Callable[[Event], None]
     what: ClassVar[str]
-    """In events; with `_first` when the first picture of something done came."""
+    """`Event.what`; with the suffix `_first` for the first update that shows a result."""
     buttons: ClassVar[tuple[str, str]]
-    """The one that starts, and the one that downloads."""
+    """The buttons that start a run and download its result."""
 
     def run(self, opened: Callable[[], Page], until: float) -> None:
         """Clicks until a time, then waits for the running job. Reopens a page that lost its connection."""

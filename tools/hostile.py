@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import httpx
 
 PATIENCE: Final = 60.0
-"""Seconds within which a request is answered, or given up."""
+"""Seconds after which a request without an answer is given up."""
 PAUSE: Final = 1.0
-"""Seconds between two requests that need no answer to do harm."""
+"""Seconds between two requests that do harm without an answer."""
 BODY: Final = b"[" + b"[]," * 80_000 + b"[]]"
 """JSON of many values, as long as a body may be."""
 WORK: Final[dict[str, dict[str, Any]]] = {
@@ -31,8 +31,8 @@ class Hostile:
     The kinds are sweeps and points without a pause, work that nobody reads, and requests that are wrong or never end.
 
     Args:
-        number: Of the client; its address follows from it.
-        url: Of the app.
+        number: Number of the client, which determines its address.
+        url: Address of the app.
         pair: Name of a pair there.
         component: Id of the widget.
         k: Slots of the pair.
@@ -73,7 +73,7 @@ class Hostile:
         return self._ask(http, "tables", f"Once upon a time {n % 5}")
 
     def _point(self, http: httpx.Client, n: int) -> int:
-        return self._ask(http, "point", f"{self._number} once upon {n}")  # a prompt that nobody has read yet
+        return self._ask(http, "point", f"{self._number} once upon {n}")  # a prompt that is not prefilled yet
 
     def _unread(self, http: httpx.Client, n: int) -> int:
         time.sleep(PAUSE)

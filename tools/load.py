@@ -46,13 +46,13 @@ P95_MS: Final = 250.0
 P95_BESIDE_HOSTILE_MS: Final = 400.0
 """The same beside hostile clients."""
 FLAT: Final = 0.05
-"""Fraction by which memory that is flat may differ."""
+"""Fraction by which memory may differ and still count as flat."""
 GRACE: Final = 120.0
 """Seconds after the end in which the last answers may come."""
 NOTICED: Final = 1.0
-"""Seconds after a server is back in which a client may notice that an answer was lost before."""
+"""Seconds after a restart within which a client may still notice an answer lost before it."""
 CHECKED: Final = 20
-"""Answers, and texts, per client that are compared with the exact ones."""
+"""Answers, and texts, per client to compare with the exact ones."""
 WORDS: Final = 6
 """Words of a client's prompt."""
 QUOTED: Final = 20
@@ -68,14 +68,14 @@ class LoadSettings:
     """The clients, and the duration of the test."""
 
     clients: int = 50
-    """Number of all clients; those that neither write nor time scrub."""
+    """Number of all clients; those that neither write nor time drag sliders."""
     seconds: float = 600.0
     writing: int = 4
     """Clients that generate texts."""
     timing: int = 1
     """Clients that race decoders."""
     hostile: int = 0
-    """Hostile clients, beside the others; no row counts them."""
+    """Hostile clients, in addition to the others and not counted in any row."""
     restart: bool = False
     """Whether the server is killed and started again at half time."""
     seed: int = 0
@@ -124,13 +124,13 @@ def load_test(pair: Pair, name: str, settings: LoadSettings, url: str | None = N
         pair: The same models as the app's, for comparison.
         name: Name of that pair, or its folder.
         settings: The clients.
-        url: Address of an app that is running; its memory is not known, and it cannot be killed.
+        url: Address of a running app, whose memory is unknown and which cannot be killed.
 
     Returns:
         The document, as in docs/bench/load-tales.json.
 
     Raises:
-        KfError: no app answers there, or one is to be killed that was not started here.
+        KfError: no app answers there, or a restart is requested for an app that was not started here.
     """
     if url and settings.restart:
         raise KfError("Only an app that was started here can be killed.", "--restart without --url")
@@ -274,7 +274,7 @@ def spread(ms: Sequence[float]) -> dict[str, float | None]:
 
 
 def memory_of(used: Sequence[Usage], seconds: float) -> dict[str, Any] | None:
-    """The server's memory over a run of some seconds, evenly thinned; its growth is None where a quarter is missing."""
+    """The server's memory over a run of some seconds, evenly thinned; its growth is None if a quarter has no sample."""
     third, last = ([size for at, size, _ in used if n <= 4 * at / seconds < n + 1] for n in (2, 3))
     return (
         None
@@ -288,7 +288,7 @@ def memory_of(used: Sequence[Usage], seconds: float) -> dict[str, Any] | None:
 
 
 def wrong_answers(pair: Pair, answers: Sequence[Answer]) -> list[str]:
-    """Answers that differ from both maps after that prompt under that noise, in words."""
+    """Descriptions of the answers that differ from the two maps for their prompt and noise."""
     wrong, alike = [], defaultdict(list)
     for answer in answers:
         alike[answer.prompt, len(answer.u)].append(answer)
@@ -301,7 +301,7 @@ def wrong_answers(pair: Pair, answers: Sequence[Answer]) -> list[str]:
 
 
 def wrong_texts(pair: Pair, texts: Sequence[Text]) -> list[str]:
-    """Texts that differ from the same decoder's text when run alone from the same seed, in words."""
+    """Descriptions of the texts that differ from those of the same decoder and seed when run alone."""
     networks, eos = Networks(pair.teacher, pair.student, pair.masked), end_of_text(pair.need_tokenizer())
     wrong = []
     for text in texts:

@@ -23,12 +23,12 @@ PYTHON: Final = "3.11.5"
 """The oldest one that all packages of requirements-dev.txt support."""
 FILES: Final = tuple(f"requirements{part}.lock" for part in ("", "-dev", "-torch"))
 PACKAGE: Final = re.compile(r"^\w.*\n(?: .*\n)*", re.MULTILINE)
-"""In a file: a pin, and lines of hashes."""
+"""An entry of a lock file: a pin, and lines of hashes."""
 TORCH: Final = re.compile(r"(torch|triton|(nvidia|cuda)-[\w-]+)==")
 
 
 def locked(requirements: str, known: list[str]) -> list[str]:
-    """The packages of a file and all that they need, one text each: pin, marker and hashes.
+    """The packages of a file and their dependencies, one text each: pin, marker and hashes.
 
     Args:
         requirements: Name of the file.

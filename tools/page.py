@@ -28,7 +28,7 @@ from tools.served import App
 
 ARGUMENTS: Final = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 AT_REST: Final = 3000
-"""Milliseconds in which models load and sweeps come."""
+"""Milliseconds to wait while models load and sweeps arrive."""
 
 SLIDE: Final = """async ([slot, u]) => {
   const root = document.querySelector("[data-source]");
@@ -44,7 +44,7 @@ SLIDE: Final = """async ([slot, u]) => {
   }
   return [performance.now() - start, root.dataset.source];
 }"""
-"""Moves a slider as a reader would; resolves to the milliseconds until the tokens of that noise are on the page."""
+"""Moves a slider as a user would; resolves to the milliseconds until the tokens are shown, and to their source."""
 
 
 def page_rows(pair: str, device: str, moves: int) -> Iterator[dict[str, Any]]:

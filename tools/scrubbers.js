@@ -13,10 +13,10 @@ const RESOLUTION = 512;
 const MOVE_EVERY = 100;
 const RETRY = 1000;
 const PATIENCE = 180000;
-// Milliseconds of a drag, and from one to the next: the shortest and the longest.
+// Shortest and longest duration of a drag, and of the pause after it, in milliseconds.
 const DRAG = [2000, 4000];
 const REST = [1000, 3000];
-const RAMP = 0.05; // fraction of the time in which the clients begin, one after the other
+const RAMP = 0.05; // fraction of the time within which the clients start, one after another
 const KEEP_RATE = 0.1;
 
 const options = JSON.parse(process.argv[2]);
@@ -37,7 +37,7 @@ function randomFrom(seed) {
   };
 }
 
-// In which way a reply is not the one to this question, or null.
+// How a reply does not match its request, or null.
 function mismatch(name, question, reply) {
   for (const field of name === "point" ? ["seq", "u"] : ["seq", "u", "pair", "prompt"]) {
     const [asked, found] = [question[field], reply[field]].map((value) => JSON.stringify(value));
@@ -56,7 +56,7 @@ class Client {
     this.prompt = prompt;
     this.random = randomFrom(1000003 * options.seed + number);
     this.page = `load${options.seed}x${number}`;
-    this.moves = []; // whose tokens are not known yet: {seq, began}
+    this.moves = []; // moves whose tokens are not known yet: {seq, began}
     this.isMoving = false;
     this.kept = 0;
     const [point, tables] = ["point", "tables"].map((name) => (question) => this.ask(name, question));
@@ -84,13 +84,13 @@ class Client {
     closing.abort();
   }
 
-  // The connection by which the server knows that the page is open.
+  // The connection that tells the server that the page is open.
   async keepOpen(signal) {
     try {
       const reply = await fetch(`${options.url}gradio_api/heartbeat/${this.page}`, { signal });
       for await (const _ of reply.body);
     } catch {
-      // cut: nothing depends on it
+      // the connection was cut: nothing depends on it
     }
   }
 
@@ -103,7 +103,7 @@ class Client {
     return isTaken;
   }
 
-  // Moves one slider to another place, one step every tenth of a second, and lets it go.
+  // Drags one slider to another value, one step every tenth of a second, and releases it.
   async drag() {
     const { session } = this;
     const slot = Math.floor(this.random() * session.state.k);
@@ -127,8 +127,8 @@ class Client {
     this.isMoving = false;
   }
 
-  // Tokens of a move are drawn, and earlier moves that were waited for are out of date with them; or a question failed
-  // and the page went back to the noise that was drawn before, under a newer number.
+  // Either the tokens of a move are drawn, which makes earlier pending moves out of date; or a request failed and the
+  // page went back to the noise that was drawn before, under a newer sequence number.
   seeMoves(before, after) {
     const isBack = after.u === before.u && after.seq > before.seq;
     const known = this.moves.filter(({ seq }) => seq <= after.seq);
@@ -168,7 +168,7 @@ class Client {
     return reply.ok && why ? undefined : reply;
   }
 
-  // One answer in some; of sweeps, that at one step.
+  // Keeps some of the answers; of a sweep, that at one random step.
   keep(name, { u }, reply) {
     if (this.kept >= options.keep || this.random() > KEEP_RATE) return;
     this.kept += 1;

@@ -14,7 +14,7 @@ from typing import Final
 from kfexplore.errors import KfError
 
 READY_AFTER: Final = 300.0
-"""Seconds in which an app must answer."""
+"""Seconds within which an app must answer."""
 
 
 class App:
@@ -35,7 +35,7 @@ class App:
         self._past_seconds = 0.0
 
     def start(self) -> float:
-        """Starts it; returns the seconds to its first answer.
+        """Starts the app; returns the seconds until its first answer.
 
         Raises:
             KfError: it exits, or does not answer in time.
@@ -51,7 +51,7 @@ class App:
         raise KfError("The app did not start.", run="kfexplore app")
 
     def kill(self) -> None:
-        """Kills it, as a crash would."""
+        """Kills the app without a shutdown, as in a crash."""
         if self._process is not None:
             used = self.usage()
             self._past_seconds = used[1] if used else self._past_seconds
