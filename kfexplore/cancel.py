@@ -1,4 +1,4 @@
-"""Cancelling work: a token that work checks at every step, and the exception that ends it; and giving way to others."""
+"""Cancellation: a token that work checks at every step, the exception that ends it, and a hook to let others run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Final
 
 PASSES: Final[ContextVar[Callable[[], AbstractContextManager[None]]]] = ContextVar("passes", default=nullcontext)
-"""Entered around each pass of a model. Long work sets it to wait for a turn, so that others get theirs in between."""
+"""Context entered around each forward pass. Long work sets it to wait for its turn, so that others run in between."""
 
 
 class Cancelled(Exception):
@@ -19,7 +19,7 @@ class Cancelled(Exception):
 
 
 class CancelToken:
-    """Whether work must end: it was cancelled, or its time is over. Work checks it at every step.
+    """Tells work to stop because it was cancelled or its time limit has passed. Work calls it at every step.
 
     Args:
         seconds: Time limit, counted from `begin`.
@@ -32,16 +32,16 @@ class CancelToken:
         self._set = threading.Event()
 
     def begin(self) -> None:
-        """Starts the clock, unless the work was cancelled before."""
+        """Starts the time limit, unless the work is already cancelled."""
         if not self._set.is_set():
             self._until = self._clock() + self.seconds
 
     def expire(self) -> None:
-        """Marks the time as over; called when another process does the work and reports so."""
+        """Marks the work as late, when another process runs it and reports that its time limit has passed."""
         self._until = -math.inf
 
     def set(self) -> None:
-        """Cancels the work, or marks it as ended; it can no longer be late."""
+        """Cancels the work, or marks it as finished. Unless it is late already, it can no longer become late."""
         if not self.is_late:
             self._until = math.inf
         self._set.set()
@@ -51,5 +51,5 @@ class CancelToken:
 
     @property
     def is_late(self) -> bool:
-        """Whether the time is over."""
+        """Whether the time limit has passed."""
         return self._clock() >= self._until

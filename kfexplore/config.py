@@ -1,4 +1,4 @@
-"""Frozen settings. Every field is documented; an unknown key is an error that names the near ones."""
+"""Frozen settings. Every field is documented; an unknown key is an error that names similar ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ConfigT = TypeVar("ConfigT")
 DEFAULT_PAIR = "stories"
 """The bundled pair that everything uses unless another is named."""
 MAX_VOCABULARY = 1 << 19
-"""Most tokens of a model or a tokenizer; Gemma 3 has half as many. Logits of 1,024 rows then take 2 GB."""
+"""Largest vocabulary of a model or tokenizer, twice that of Gemma 3. Float32 logits of 1,024 rows then take 2 GiB."""
 STUDY_BLOCKS = 1024
 """Default number of blocks that each sampler draws."""
 TEMPERATURES = (0.01, 10.0)
-"""Least and greatest temperature of a map. Below, logits / temperature leave the range of float32; above, the mask
-token, whose logit is -1000, gets a probability."""
+"""Lowest and highest temperature of a map. Lower, logits / temperature can overflow float32; higher, the mask token,
+whose logit is -1000, gets a probability."""
 
 
 def check_temperature(value: object) -> float:
@@ -41,8 +41,8 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """Builds a config dataclass from plain values, as JSON or YAML have them; configs may hold configs.
 
     Raises:
-        KfError: a key is unknown (near ones are named) or also comes under its old name, a required one is missing, or
-            a value has another type.
+        KfError: a key is unknown (similar ones are named) or given under both its old and new names, a required key is
+            missing, or a value has the wrong type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     renamed: Mapping[str, str] = getattr(cls, "RENAMED", {})
@@ -67,7 +67,7 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """A plain value as its field's type: mappings become configs, lists tuples, whole numbers floats."""
+    """Converts a plain value to its field's type: mappings to configs, lists to tuples, whole numbers to floats."""
     kind, inside = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ class ModelConfig:
     kind: Kind
     """teacher (autoregressive), student (push-forward) or masked (diffusion)."""
     vocab_size: int
-    """Rows V of the embedding and of the output head, the mask token's row included."""
+    """Rows V of the embedding and of the output head, including the mask token's row."""
     width: int
     """Residual width H."""
     depth: int
@@ -172,10 +172,10 @@ class DecodeConfig:
     exact_first: bool = False
     """pflm: slot 1 from the student's own next-token distribution (trained with `ntp_loss_weight`)."""
     order: Literal["random", "confident"] = "random"
-    """mdlm: which positions are filled first. random: in an order drawn for each sample. confident: in every pass those
-    whose newly drawn tokens are the most likely, as in MaskGIT."""
+    """mdlm: which positions are filled first. random: an order drawn for each sample. confident: in each pass, the
+    positions whose newly drawn tokens are the most likely, as in MaskGIT."""
     guess: Literal["student", "nothing"] = "student"
-    """jacobi: what a block begins with."""
+    """jacobi: first guesses of a block, from the student or (nothing) the last token repeated."""
 
     def __post_init__(self) -> None:
         chosen = find_decoder(self.decoder)

@@ -1,4 +1,4 @@
-"""The registry of decoders: names, models, options and plot marks, without torch. The code of each is in decoding/."""
+"""The registry of decoders: names, models, options and plot marks, without torch. Their code is in decoding/."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODELS: Final[dict[Kind, str]] = {"teacher": "teacher", "student": "student", "m
 
 @dataclass(frozen=True)
 class Decoder:
-    """Everything about a decoder that is known without running it."""
+    """Static description of a decoder."""
 
     label: str
     """Its name on the page."""
@@ -28,11 +28,11 @@ class Decoder:
     models: tuple[Kind, ...] = ("teacher",)
     """The models it uses. The vocabulary and context are those of the first; a second is the student, which guesses."""
     options: tuple[str, ...] = ()
-    """The fields of DecodeConfig it takes; without k, it writes one token per pass."""
+    """The fields of DecodeConfig that it uses; without k, it writes one token per pass."""
     exact: bool = False
     """Whether it writes the tokens of the exact map."""
     in_order: bool = True
-    """Whether it writes from left to right; if not, its noise is not a map of the whole text."""
+    """Whether it writes from left to right; if not, its noise does not define a map to the whole text."""
     pattern: str = "+"
     """Fill pattern of its bars in figures, a name of Plotly."""
     symbol: str = "star"
@@ -46,7 +46,7 @@ class Decoder:
 
     @property
     def takes_k(self) -> bool:
-        """Whether a pass has several tokens, or guesses."""
+        """Whether a pass can have several tokens or guesses."""
         return "k" in self.options
 
     @property
@@ -109,19 +109,19 @@ DECODERS: Final[dict[str, Decoder]] = {
         symbol="triangle-up",
     ),
 }
-"""By name, in the order in which they are listed everywhere."""
+"""By name, in display order."""
 
 
 def possible(there: Collection[Kind]) -> list[str]:
-    """The decoders that need only these models."""
+    """Names of the decoders that need only these models."""
     return [name for name, each in DECODERS.items() if set(each.models) <= set(there)]
 
 
 def find_decoder(name: str) -> Decoder:
-    """The decoder of a name.
+    """The decoder with a given name.
 
     Raises:
-        KfError: there is none.
+        KfError: unknown name.
     """
     if name not in list(DECODERS):  # a value from JSON may not be hashable
         raise KfError(f"There is no decoder {name!r}.", ", ".join(DECODERS))

@@ -1,8 +1,8 @@
-"""One process or several: started here (`--devices N`), or by `torchrun` or `accelerate launch`, which number them.
+"""One or several processes, started here (`--devices N`) or by `torchrun` or `accelerate launch`, which number them.
 
-Training: every process draws the whole batch of a step and works on its own rows, and gradients are averaged, so the
-result is that of one process, up to rounding. Files of prefixes: whole batches are distributed, so a sample is decoded
-beside the same others as on one device, under the noise of its number.
+Training: every process draws the whole batch of a step and works on its own rows; gradients are averaged, so the result
+is that of one process, up to rounding. Files of prefixes: whole batches are distributed, so a sample is decoded in the
+same batch as on one device, with the noise of its sample number.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def device(name: str | None) -> str:
 
 
 def meet(place: torch.device) -> None:
-    """Joins the other processes, once."""
+    """Initializes the process group, if there are several processes and it does not exist yet."""
     if place.type == "cuda":
         torch.cuda.set_device(place)  # collectives without a tensor of their own use the current device
     if count() > 1 and not dist.is_initialized():
@@ -90,17 +90,17 @@ def wait() -> None:
 
 @dataclass(frozen=True)
 class Team:
-    """This process among those that share a file."""
+    """This process and the group that works on one file."""
 
     rank: int
-    """Its number, from 0; the first one writes files."""
+    """Number of this process, from 0; the first one writes files."""
     count: int
     """Number of processes."""
     device: str
     """Device of this process."""
 
     def gather(self, found: Any) -> list[Any]:
-        """In the first process: what every process found, in the order of their numbers."""
+        """In the first process, the results of all processes in the order of their numbers."""
         every = [found] * self.count
         if self.count > 1:
             dist.gather_object(found, every if self.rank == 0 else None)
@@ -122,7 +122,7 @@ def check_devices(devices: int, device: str) -> None:
 
 @contextmanager
 def joined(name: str) -> Iterator[Team]:
-    """This process and the others, if any, on a device `name`, cpu or cuda."""
+    """The process group, initialized while the context is open; `name` is the device, cpu or cuda."""
     team = Team(rank(), count(), device(name))
     if team.count == 1:
         yield team
@@ -138,13 +138,13 @@ def in_processes(work: Callable[[Any], Any], request: Any, count: int) -> Any:
     """Runs `work(request)` in `count` new processes, which call `joined`; returns the result of the first.
 
     Raises:
-        KfError: the first that one of them raises, or a worker exited without reporting an error.
+        KfError: the first one raised by a process, or a process exited without reporting an error.
     """
     answers = multiprocessing.get_context("spawn").SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    logging.getLogger(STARTER).setLevel(logging.ERROR)  # it logs every process that it stops after another's error
+    logging.getLogger(STARTER).setLevel(logging.ERROR)  # it warns about every process stopped after another's error
     failed: Exception | None = None
     try:
         start_processes(_process, (work, request, count, port, answers), nprocs=count, start_method="spawn")

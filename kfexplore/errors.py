@@ -1,4 +1,4 @@
-"""The one exception that a user may see."""
+"""The exception for user errors, and how commands report it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 IN_ASCII: Final = {"≠": "!", "≥": ">", "±": "~", "✕": "x", "…": "."}
-"""ASCII for the signs in our tables, one character each, so that columns stay aligned."""
+"""ASCII replacements for signs in tables, one character each, so that columns stay aligned."""
 COMMANDS: Final = ("kfexplore", "git", "make", "pip", "playwright", "python")
-"""First words of a command, as opposed to an action in words."""
+"""First words by which `KfError.run` is recognised as a command."""
 
 
 class KfError(Exception):
@@ -47,7 +47,7 @@ class KfError(Exception):
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error of a library; its type where it has no text."""
+    """The first line of a library's error message, or of its repr if the message is empty."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
@@ -85,7 +85,7 @@ def writing(place: Path, *kinds: type[Exception], run: str = "") -> Iterator[Non
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Our own signs by their ASCII ones, other characters as escapes."""
+    """Replaces the signs of `IN_ASCII`, and escapes other characters."""
     if isinstance(error, UnicodeEncodeError) and (sign := IN_ASCII.get(error.object[error.start])):
         return sign, error.start + 1
     return codecs.backslashreplace_errors(error)

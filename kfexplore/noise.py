@@ -1,8 +1,8 @@
-"""The only place that draws random numbers, each keyed by what it is for.
+"""The only place that draws random numbers, each keyed by its purpose.
 
-The noise of a token depends on (seed, sample, position) alone, so it does not change with the batch around it, the
-order of work or the device. Values are multiples of 2^-24: float32 holds them exactly, and none rounds to 1. (The dice
-button of the page draws in the browser.)
+The noise of a token depends only on (seed, sample, position), not on the batch, the order of work or the device. Values
+are multiples of 2^-24: float32 represents them exactly, and none rounds to 1. (The dice button of the page draws in the
+browser.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 
 def uniform(seed: int, samples: Sequence[int], start: int, count: int) -> Array:
-    """Noise of positions start .. start + count - 1 of some samples.
+    """Noise of positions start .. start + count - 1 for several samples.
 
     Args:
         seed: Any non-negative integer below 2^64.
@@ -64,10 +64,10 @@ def generator(seed: int, *key: int | str) -> np.random.Generator:
 
 
 def load(path: Path) -> Array:
-    """Noise (steps, B, k) of a .npy file.
+    """Noise (steps, B, k) from a .npy file.
 
     Raises:
-        KfError: a missing file, values that are not numbers or not in [0, 1), another shape.
+        KfError: a missing or unreadable file, values that are not real numbers in [0, 1), or another shape.
     """
     try:
         values = np.load(path, allow_pickle=False)

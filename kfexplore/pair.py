@@ -1,4 +1,4 @@
-"""A teacher and its push-forward student, if it has one, with their tokenizer and both maps."""
+"""A teacher, optionally with its push-forward student and tokenizer; gives the exact and the learned map."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ class Pair(
             object.__setattr__(self, "tokenizer", own_tokenizer(self.tokenizer))
 
     def __new__(cls, *_: Any, **__: Any) -> Pair:
-        """Bypasses the mixin, which would keep the arguments as a config."""
+        """Bypasses the mixin, which would store the arguments as a config."""
         return object.__new__(cls)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the mixin's would look for a config first
+    def from_pretrained(  # type: ignore[override]  # the mixin's own looks for a config first
         cls, name_or_folder: str | Path, *, device: str | torch.device | None = None, **options: Any
     ) -> Pair:
         """As `load_pair`, with options for the hub.
 
         Args:
-            name_or_folder: What `load_pair` takes.
+            name_or_folder: As in `load_pair`.
             device: None: the CPU.
-            options: For a repository of the hub: max_bytes, and those of `huggingface_hub.snapshot_download`.
+            options: For hub repositories: max_bytes, and the options of `huggingface_hub.snapshot_download`.
 
         Raises:
             KfError: as `load_pair`.
@@ -83,12 +83,12 @@ class Pair(
         save_pair(save_directory, there, self.tokenizer, self.info)
 
     def generate_model_card(self, **more: Any) -> ModelCard:
-        """README.md of the pair's repository: the model card beside its models, with the hub's header."""
+        """README.md of the pair's repository: its stored model card, with the hub's header."""
         text = card_text(self.info.get("folder")) or f"# Pair `{self.info.get('name', '')}`\n\n{WITHOUT_CARD}"
         return super().generate_model_card(card=text, **more)
 
     def block(self, ids: Tensor | npt.ArrayLike, noise: Tensor | npt.ArrayLike, temperature: float = 1.0) -> Block:
-        """The k tokens that noise gives after each context, exact (G*) and learned. Rows do not affect each other.
+        """The k tokens of the exact (G*) and the learned map after each context. Rows do not affect each other.
 
         Args:
             ids: (B, N) int64 contexts.
@@ -96,13 +96,13 @@ class Pair(
             temperature: Divides the teacher's logits; an input of the student (see `temperatures`).
 
         Returns:
-            Integer arrays `exact` and `learned` (B, k), the student's logit `margins` (B, k) and the `edges` (B, k),
-            the distance of each u from the edge of its exact cell. Without a student, `learned` and `margins` raise
+            Integer arrays `exact` and `learned` (B, k), the student's logit `margins` (B, k), and `edges` (B, k), the
+            distance of each u from the nearer edge of its exact cell. Without a student, `learned` and `margins` raise
             KfError.
 
         Raises:
-            KfError: shapes that do not fit, ids outside the vocabulary, noise outside [0, 1), k of 0 or beyond K, a
-                temperature outside `kfexplore.config.TEMPERATURES`.
+            KfError: shapes that do not match, an empty or too long context, ids outside the vocabulary, noise outside
+                [0, 1), k of 0 or above `k_max`, a temperature outside `kfexplore.config.TEMPERATURES`.
         """
         contexts, u = _whole_numbers(ids), noises.checked(noise)
         if contexts.ndim != 2 or u.ndim != 2 or len(contexts) != len(u) or not len(u):
@@ -122,7 +122,7 @@ class Pair(
         return PrefilledContext(self.teacher, self.student, torch.tensor(ids))
 
     def check_ids(self, ids: list[int]) -> None:
-        """Raises KfError unless ids are a context that leaves room for a block."""
+        """Raises KfError unless ids are a valid context that leaves room for a block."""
         config = self.teacher.config
         if not ids:
             raise KfError("The prompt is empty.", "at least one token")
@@ -134,7 +134,7 @@ class Pair(
 
     @property
     def k_max(self) -> int:
-        """The largest k of a block: what the student was trained on; without a student, a limit of this package."""
+        """The largest k: the student's trained block size, or without a student `maps.context.EXACT_SLOTS`."""
         return block_limit(self.student)
 
     @property
@@ -161,7 +161,7 @@ class Pair(
         return reader.config.context - self.k_max
 
     def need_student(self) -> AnyStudent:
-        """The student, or a KfError that says how to get one."""
+        """The student; raises a KfError that says how to get one."""
         return cast(AnyStudent, needed_student(self.student))
 
     def encode(self, text: str) -> tuple[list[int], int]:
@@ -177,11 +177,11 @@ class Pair(
         return ids[cut:], cut
 
     def texts(self, ids: list[int]) -> list[str]:
-        """Each token's own text; [] where the pair has no tokenizer."""
+        """The text of each token; [] if the pair has no tokenizer."""
         return token_texts(self.tokenizer, ids) if self.tokenizer is not None else []
 
     def need_tokenizer(self) -> Tokenizer:
-        """The tokenizer, or a KfError that names the alternative."""
+        """The tokenizer; raises a KfError that names the alternative."""
         if self.tokenizer is None:
             folder = self.info.get("folder")
             raise (folder and slow_only(Path(folder))) or KfError(
@@ -195,11 +195,11 @@ def load_pair(name_or_folder: str | Path = DEFAULT_PAIR, device: str | torch.dev
 
     Args:
         name_or_folder: A name, a folder, or `owner/name` of a hub repository with the same layout. A folder without a
-            student, or of a causal transformers model, is a teacher alone.
+            student, or with a causal transformers model, gives a teacher alone.
         device: None: the CPU.
 
     Raises:
-        KfError: an unknown name, files that are missing or unreadable, models or tokenizer that do not fit together.
+        KfError: an unknown name, missing or unreadable files, or models or a tokenizer that do not match.
     """
     parts = pair_parts(fetch_pair(name_or_folder))
     info = parts.info | stored_info(parts.info.get("folder"))
@@ -212,7 +212,7 @@ def pair_from_files(
     tokenizer: str | Path | None = None,
     device: str | None = None,
 ) -> Pair:
-    """A pair of any two checkpoints that fit together, or of a teacher alone.
+    """A pair from two matching checkpoints, or from a teacher alone.
 
     Raises:
         KfError: as `load_pair`.
@@ -222,7 +222,7 @@ def pair_from_files(
 
 
 def _whole_numbers(ids: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Token ids as an integer array; KfError for fractions, strings, ragged rows and numbers beyond 64 bits."""
+    """Token ids as an integer array; KfError for fractions, strings, ragged rows and numbers above 64 bits."""
     try:
         found = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
     except ValueError:
@@ -239,7 +239,7 @@ def _loaded(
     device: str | torch.device | None,
     info: dict[str, Any],
 ) -> Pair:
-    """A pair from its files."""
+    """Loads a pair from its files."""
     read = load_tokenizer(tokenizer) if tokenizer else None
     first: Any = load_model(teacher, device=device, kind="teacher")
     rest: dict[str, Any] = {kind: load_model(path, device=device, kind=kind) for kind, path in others.items() if path}

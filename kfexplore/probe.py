@@ -1,7 +1,7 @@
-"""Untrusted pairs: loaded in a child process first, so that a crash there does not end the server.
+"""Loads untrusted pairs in a child process first, so that a crash there does not end the server.
 
-The checks in `checkpoints` refuse every file that is known to do harm. They cannot refuse a fault inside a library that
-raises no exception: an abort, or a file that is truncated while it is mapped into memory.
+The checks in `checkpoints` reject all files known to be harmful. They cannot catch a fault inside a library that raises
+no exception: an abort, or a file that is truncated while it is mapped into memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kfexplore.errors import KfError
 from kfexplore.pair import Pair, load_pair
 
 CPU_SECONDS: Final = 120
-"""Limit on the child's processor time, its imports included."""
+"""Limit on the child's processor time, including imports."""
 WALL_SECONDS: Final = 300
 """Limit on the child's wall-clock time: a child that waits uses no processor time."""
 SPARE_BYTES: Final = 2 << 30
@@ -42,7 +42,7 @@ def load_untrusted(name_or_folder: str, device: str | torch.device | None = None
         max_bytes: Largest download; None: any size.
 
     Raises:
-        KfError: as `load_pair`; loading it crashes, takes longer than `CPU_SECONDS` or too much memory.
+        KfError: as `load_pair`; or loading crashes, exceeds `CPU_SECONDS` or `WALL_SECONDS`, or needs too much memory.
     """
     where = str(fetch_pair(name_or_folder, max_bytes))
     run_child([sys.executable, "-m", "kfexplore.probe", where], where)
@@ -50,14 +50,14 @@ def load_untrusted(name_or_folder: str, device: str | torch.device | None = None
 
 
 def run_child(command: list[str], what: str) -> None:
-    """Runs a command that reads files.
+    """Runs a command that loads untrusted files.
 
     Args:
-        command: Prints the JSON list of a KfError's parts and exits with 2 where the files are refused.
+        command: To reject the files, it prints the parts of a KfError as a JSON list and exits with 2.
         what: The files, for messages.
 
     Raises:
-        KfError: what the command printed, or that it crashed.
+        KfError: as the command printed it; or the command crashed or took longer than `WALL_SECONDS`.
     """
     try:
         done = subprocess.run(command, capture_output=True, timeout=WALL_SECONDS, check=False)
@@ -72,7 +72,7 @@ def run_child(command: list[str], what: str) -> None:
 
 
 def limit_process(folder: Path) -> None:
-    """Limits memory and time of this process, and makes it the first that the kernel ends where memory runs out."""
+    """Limits memory and time of this process, and makes it the kernel's first choice to kill if memory runs out."""
     import resource  # only Unix has it
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -91,7 +91,7 @@ def limit_process(folder: Path) -> None:
 
 
 def main(folder: str) -> None:
-    """In the child: loads the pair, reads one block of it, and encodes and decodes a text with its tokenizer."""
+    """In the child: loads the pair, computes one block, and encodes and decodes a text with its tokenizer."""
     torch.set_num_threads(1)
     if sys.platform == "linux":
         limit_process(Path(folder))

@@ -12,13 +12,13 @@ from kfexplore.config import DEFAULT_PAIR
 from kfexplore.errors import KfError, writing
 
 PYTHON: Final = "3.12"
-"""Python of the Space: the version of ZeroGPU."""
+"""Python version of the Space, as required by ZeroGPU."""
 TORCH: Final = "2.11.0"
-"""torch of the Space: ZeroGPU has no later one yet; elsewhere requirements.txt sets it."""
+"""torch version of the Space, the latest on ZeroGPU; elsewhere requirements.txt sets it."""
 LOCK: Final = "requirements.lock"
-"""All packages but torch, with hashes."""
+"""Pinned versions of all packages except torch, with hashes."""
 MARK: Final = "Assembled by `kfexplore export space`."
-"""Marks the README.md of an export, which may be overwritten."""
+"""Marks the README.md of an export, so that a later export may overwrite it."""
 README: Final = f"""---
 title: kfexplore
 emoji: 🎲
@@ -48,10 +48,10 @@ it unset, since large pairs get a GPU per request. `KFEXPLORE_PAIR` is the pair 
 
 {MARK} Code and weights: MIT.
 """
-"""README.md of a Space; the repository's own has no such header, which GitHub would show as a table."""
+"""README.md of a Space. The repository's own README has no such header, since GitHub would show it as a table."""
 
 Part = tuple[str, list[Path]]
-"""A name in the folder, and its files."""
+"""A name in the exported folder, and its files."""
 
 
 def write_space(folder: Path) -> list[Part]:
@@ -87,16 +87,16 @@ def write_space(folder: Path) -> list[Part]:
 
 
 def space_requirements(lock: str) -> str:
-    """The requirements of a Space: its own torch, and all locked versions.
+    """The requirements of a Space: its own torch version, and all locked versions without hashes.
 
-    Without the hashes: where one package has some, pip asks for those of all, and a Space's builder adds packages.
+    If one package has hashes, pip requires them for all, including the packages that a Space's builder adds.
     """
     pins = re.findall(r"^\w[^\\\n]*(?<! )", lock, re.MULTILINE)
     return "\n".join([f"torch=={TORCH}", *pins]) + "\n"
 
 
 def space_readme(requirements: str) -> str:
-    """README.md of a Space: its header names the Gradio that the requirements pin."""
+    """README.md of a Space; its header names the pinned Gradio version."""
     pinned = re.search(r"^gradio==(\S+)$", requirements, re.MULTILINE)
     if pinned is None:
         raise KfError(f"{LOCK} pins no gradio.", "a line gradio==X.Y.Z")
@@ -104,7 +104,7 @@ def space_readme(requirements: str) -> str:
 
 
 def summary(folder: Path, parts: list[Part]) -> str:
-    """The written parts with sizes, and the commands that push them."""
+    """A summary of the written parts with sizes, and the commands that push them."""
     rows = [(name, len(files), sum(file.stat().st_size for file in files)) for name, files in parts]
     rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     table = [
@@ -132,7 +132,7 @@ def _check_target(folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies a file, or a folder without Python's compiled files; replaces what was there."""
+    """Copies a file, or a folder without Python's compiled files; replaces an existing target."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_file():
         shutil.copyfile(source, target)
