@@ -28,7 +28,7 @@ class Step:
 
 
 PREFILLED = Step(torch.empty(0, 0, dtype=torch.int64), passes=0)
-"""The prompts have been read."""
+"""First step of every decoder: the prompts are prefilled."""
 
 
 class Sequences:
@@ -36,7 +36,7 @@ class Sequences:
 
     Args:
         prompts: B lists of token ids, none empty.
-        room: Tokens by which each can grow, those of a last block included.
+        room: Tokens that can be appended to each, including a whole last block.
         device: Device of the tokens.
     """
 
@@ -77,7 +77,7 @@ class Sequences:
         return self.ids.gather(1, start[:, None] + torch.arange(count, device=self.ids.device))
 
     def append(self, tokens: Tensor, counts: Ints | None = None) -> None:
-        """Writes (B, t) tokens at the ends, of which each row keeps `counts` (B,), or all."""
+        """Appends tokens (B, t); each row keeps its first `counts` (B,), or all by default."""
         start = self.start(0)
         if isinstance(start, int):
             self.ids[:, start : start + tokens.shape[1]] = tokens
@@ -97,7 +97,7 @@ class DecodeBatch:
     config: DecodeConfig
     """Which decoder, and how."""
     models: tuple[Any, ...]
-    """Those of `config.models`, in that order."""
+    """The models named in `config.models`, in that order."""
     sequences: Sequences
     """The prompts, to which the decoder appends."""
     noise: Tensor
@@ -108,15 +108,15 @@ class DecodeBatch:
     order: Floats | None = None
     """(B, P) ranks of the positions for mdlm's random order, lowest first; None: from left to right."""
     recheck: bool = True
-    """Decide near ties again by the row alone, so that no batch or cache changes a token."""
+    """Recheck near ties by a pass over the single row, so that neither batch nor cache changes a token."""
     use_cuda_graphs: bool | None = None
     """See `Passes`."""
 
 
 def text_lengths(tokens: Ints, end: int | None, known: np.ndarray | None = None) -> Ints:
-    """(B,) tokens of rows (B, n) up to and including the first `end`; n where there is none, or `end` is None.
+    """(B,) tokens of rows (B, n) up to and including the first `end`; n if there is none, or `end` is None.
 
-    `known` (B, n) bool tells which tokens are written; None: all.
+    `known` (B, n) bool marks the tokens that are written; None: all.
     """
     if end is None:
         return np.full(len(tokens), tokens.shape[1])
@@ -130,8 +130,8 @@ class TokenBuffer:
 
     Args:
         batch: Number of samples.
-        new_tokens: Tokens of each; what steps write beyond them is dropped.
-        eos: The token that ends a text; None: nothing does.
+        new_tokens: Tokens per sample; further ones are dropped.
+        eos: The token that ends a text; None: there is none.
     """
 
     def __init__(self, batch: int, new_tokens: int, eos: int | None = None) -> None:
@@ -141,7 +141,7 @@ class TokenBuffer:
         self._next = np.zeros(batch, dtype=np.int64)
 
     def write(self, step: Step) -> Ints:
-        """Takes a step; returns how many tokens each row gained (B,), dropped ones included."""
+        """Adds a step; returns how many tokens each row gained (B,), including dropped ones."""
         tokens = step.tokens.cpu().numpy()
         batch, width = len(self.tokens), self.tokens.shape[1]
         if not tokens.size:
@@ -161,7 +161,7 @@ class TokenBuffer:
 
     @property
     def lengths(self) -> Ints:
-        """(B,) tokens up to and including the end of each text; all of them where it does not end."""
+        """(B,) tokens up to and including the end of each text; all of them if it does not end."""
         known = None if self.eos is None else np.logical_and.accumulate(self.filled, axis=1)
         return text_lengths(self.tokens, self.eos, known)
 

@@ -1,8 +1,8 @@
-"""Decoding as a generator of steps: `decode` starts any decoder, `collect` runs it to its end.
+"""Decoding as a generator of steps: `decode` starts any decoder, `collect` runs it to the end.
 
-Noise is data: (B, P) values in [0, 1), value p of a row for its new token p, keyed or read from a file. `ar`,
+Noise is data: (B, P) values in [0, 1), keyed or read from a file; value p of a row is for its new token p. `ar`,
 `verified` and `jacobi` write the same text under the same noise. Only `mdlm` with order `confident` draws a position
-more than once, so it has a value for each pass and position: number s n + p for new token p of n in pass s.
+more than once, so it has one value per pass and position: value s n + p is for new token p of n in pass s.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from kfexplore.models import AnyModel, AnyStudent, AnyTeacher, MaskedModel
 from kfexplore.results import Decoded, Floats, Ints
 
 ORDER_NOISE = 2**32
-"""Positions from here on order the masked model's slots, where noise of the tokens themselves never reaches."""
+"""First noise position of the masked model's random order, beyond all noise positions of tokens."""
 JACOBI_GUESSES = 64
-"""Most positions guessed from nothing."""
+"""Largest k of `jacobi` when it guesses without the student."""
 Steps = Callable[[DecodeBatch], Iterator[Step]]
 """How a decoder writes a batch. Its first step is `PREFILLED`."""
 Reference = Callable[[DecodeBatch], list[int]]
-"""The slow twin of a decoder: new tokens of a batch of one sample; no cache, every pass over the whole row."""
+"""The slow twin of a decoder: new tokens of a batch of one sample; no cache, each pass reads the whole row."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The models for decoders; each needs only some."""
+    """The models available to decoders; each decoder needs some of them."""
 
     teacher: AnyTeacher | None = None
     student: AnyStudent | None = None
@@ -43,7 +43,7 @@ class Networks:
 
     @property
     def decoders(self) -> list[str]:
-        """Decoders that these models allow."""
+        """Names of the decoders that these models allow."""
         return possible([kind for kind in MODELS if getattr(self, kind) is not None])
 
 
@@ -51,7 +51,7 @@ def resolve_k(config: DecodeConfig, networks: Networks) -> int:
     """Tokens, or guesses, per pass.
 
     Raises:
-        KfError: k is beyond what the student was trained on.
+        KfError: k is above the student's trained block, or above `JACOBI_GUESSES`.
     """
     student, decoder = networks.student, DECODERS[config.decoder]
     if not decoder.takes_k:
@@ -68,7 +68,7 @@ def resolve_k(config: DecodeConfig, networks: Networks) -> int:
 
 
 def needed_noise(config: DecodeConfig, networks: Networks, new_tokens: int) -> int:
-    """Noise values per row: one for each new token, a whole last block, or one per new token and pass."""
+    """Noise values per row: one per new token; pflm: those of whole blocks; drawn anew: one per new token and pass."""
     k = resolve_k(config, networks)
     passes = -(-new_tokens // k)
     if config.draws_anew:
@@ -77,7 +77,7 @@ def needed_noise(config: DecodeConfig, networks: Networks, new_tokens: int) -> i
 
 
 def keyed_noise(seed: int, samples: Sequence[int], config: DecodeConfig, networks: Networks, new_tokens: int) -> Floats:
-    """Noise (B, P) of samples, keyed by (seed, sample, position)."""
+    """Noise (B, P) for samples, keyed by (seed, sample, position)."""
     return noises.uniform(seed, samples, 0, needed_noise(config, networks, new_tokens))
 
 
@@ -121,12 +121,12 @@ def decode(
         new_tokens: New tokens of each sample.
         order: (B, new_tokens) ranks in which mdlm fills positions, lowest first, for `order` random; None: from left
             to right.
-        recheck: Decide near ties again by the row alone, so that no batch or cache changes a token; None: for fp32
-            models on a CPU.
-        use_cuda_graphs: CUDA graphs; None: if the models are on CUDA.
+        recheck: See `DecodeBatch`; None: for fp32 models on a CPU.
+        use_cuda_graphs: See `Passes`.
 
     Raises:
-        KfError: a missing model, no prompt, ids outside the vocabulary, more than the context holds, too little noise.
+        KfError: a missing model, no prompt, ids outside the vocabulary, more tokens than the context holds, too little
+            noise.
     """
     steps: Steps = resolve_name(DECODERS[config.decoder].steps)
     return steps(_batch(config, networks, prompts, noise, new_tokens, order, recheck, use_cuda_graphs))
@@ -196,7 +196,7 @@ def keyed_order(seed: int, samples: Sequence[int], new_tokens: int) -> Floats:
 
 
 def collect(steps: Iterator[Step], batch: int, new_tokens: int, eos: int | None = None) -> Decoded:
-    """Runs a decoder until every row has `new_tokens` tokens or has ended; drops tokens beyond."""
+    """Runs a decoder until every row has `new_tokens` tokens or has ended; drops further tokens."""
     written = TokenBuffer(batch, new_tokens, eos)
     next(steps)  # the prompts
     kept, passes, start = [], 0, time.perf_counter()

@@ -1,9 +1,9 @@
 """Decoders that guess several tokens, check them in one pass of the teacher, and write exactly what AR writes.
 
-One pass of the teacher applies G* to all guesses in parallel, under the noise of their positions. Up to the first wrong
-guess the teacher's tokens are right, and so is the one after. `verified` guesses with the student in each round;
-`jacobi` continues with the last pass's tokens at the positions not yet reached, and begins a block with the student's
-tokens or with a repeated token.
+One pass of the teacher applies G* to all guesses in parallel, under the noise of their positions. Its tokens are exact
+up to and including the position of the first wrong guess. `verified` guesses with the student in each round; `jacobi`
+uses the last pass's tokens at the positions not yet kept, and starts a block with the student's tokens. Without a
+student it starts with a repeated token.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _rounds(batch: DecodeBatch, anew: bool) -> Iterator[Step]:
         kept = np.minimum(counts, length - sequences.written)
         sequences.append(exact, kept)
         if not anew:
-            # The pass's tokens behind the kept ones are the next guess, the last of them repeated.
+            # The next guesses are the pass's tokens after the kept ones, the last of them repeated.
             following = torch.from_numpy(counts).to(exact.device)[:, None] + ahead[:k]
             guesses = exact.gather(1, following.clamp_max(k))
             used_up = sequences.ends >= block_ends
@@ -93,9 +93,9 @@ def _rounds(batch: DecodeBatch, anew: bool) -> Iterator[Step]:
 def _rechecked(
     teacher: AnyTeacher, ids: Tensor, exact: Tensor, guesses: Tensor, near_tie: Tensor, u: Tensor, temperature: float
 ) -> int:
-    """Number of tokens that one row keeps after near ties are decided again by the row alone; corrects `exact`.
+    """Rechecks the near ties of one row and corrects `exact`; returns the number of tokens that the row keeps.
 
-    `exact` may have fewer tokens than the pass: no more than the row still needs.
+    `exact` may have fewer tokens than the pass: at most those that the row still needs.
     """
     for position in range(len(exact)):
         if near_tie[position]:
@@ -107,14 +107,14 @@ def _rechecked(
 
 
 class _Drafts:
-    """Guesses of the student, which first reads the tokens that were written since its last pass."""
+    """Guesses of the student, which first reads the tokens written since its last pass."""
 
     def __init__(self, student: AnyStudent, sequences: Sequences, k: int, use_cuda_graphs: bool | None) -> None:
         self.sequences, self.k = sequences, k
         self.passes = passes = Passes(student, sequences, k, use_cuda_graphs, allow_bf16=True)
         self.seen: Ints = sequences.prompt_lengths - 1
 
-        def run(tokens: Tensor, u: Tensor) -> Tensors:  # must not hold self: a cycle would keep the buffers from others
+        def run(tokens: Tensor, u: Tensor) -> Tensors:  # a cycle through self would keep the buffers in use
             return (student(tokens, u, passes.cache).argmax(dim=-1),)
 
         self._run = run
@@ -122,12 +122,12 @@ class _Drafts:
     def __call__(self, u: Tensor) -> tuple[Tensor, int]:
         """Noise (B, k) -> guesses (B, k), and the passes they took.
 
-        All rows feed equally many tokens: one that has grown less feeds some again, which changes nothing. Recorded
+        All rows feed the same number of tokens: a row that has grown less feeds some again, with no effect. Recorded
         passes feed as many as a round can add, so that few shapes are recorded.
         """
         missing, shortest = int((self.sequences.ends - self.seen).max()), int(self.sequences.ends.min())
         count, cost = max(missing, min(self.k + 1, shortest)) if self.passes.use_cuda_graphs else missing, 1
-        if missing > shortest:  # too few tokens to feed again: read all anew
+        if missing > shortest:  # too few tokens to feed again: prefill anew
             self.passes.prefill()
             count, cost = 1, 2
         (guesses,) = self.passes("draft", self._run, count, self.k, (u,))

@@ -14,17 +14,17 @@ from kfexplore.errors import KfError
 from kfexplore.models import MaskedModel
 
 ENTRIES_AT_ONCE = 2**24
-"""Most probabilities in float64 at once."""
+"""Maximum number of float64 probabilities in memory at once."""
 
 
 @torch.inference_mode()
 def steps(batch: DecodeBatch) -> Iterator[Step]:
     """k positions per step, until all new ones are filled; bidirectional, so nothing is cached.
 
-    Tokens are drawn from their marginals by inverse CDF in float64. In random order a position is drawn once, in the
-    pass that fills it, by noise p. In confident order every pass draws a token for each open position, by noise of that
-    pass, and keeps the k that are the most likely under their own marginals. With one noise value per position for all
-    passes, a rejected token would come again until it is accepted: another sampler, with a higher loss.
+    Tokens are drawn from their marginals by inverse CDF in float64. In random order, position p is drawn once, in the
+    pass that fills it, with noise value p. In confident order, every pass draws a token for each open position with
+    that pass's noise, and keeps the k most likely under their own marginals. With one noise value per position for all
+    passes, a rejected token would be drawn again until it is accepted: a different sampler, with a higher loss.
 
     Rows whose prompts differ in length take separate passes: a masked model would see any padding.
     """
@@ -58,10 +58,10 @@ def steps(batch: DecodeBatch) -> Iterator[Step]:
 
 
 def _draws(masked: MaskedModel, ids: Tensor, at: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens of positions `at` (R, m) of rows ids (R, N) by noise u (R, m), and their probabilities.
+    """Tokens at positions `at` (R, m) of rows ids (R, N) for noise u (R, m), and their probabilities.
 
     Raises:
-        KfError: the logits overflow: weights can be finite and too large.
+        KfError: the logits overflow, which weights that are finite but too large can cause.
     """
     hidden = masked.hidden(ids).gather(1, at[..., None].expand(-1, -1, masked.config.width))
     tokens, likely = [], []

@@ -1,7 +1,7 @@
-"""Forward passes over the ends of rows, with one static cache per network.
+"""Forward passes over the last tokens of rows, with one static cache per network.
 
-On CUDA every shape of a pass is recorded once as a graph, its readout included, and replayed: a step then costs no
-more Python than copying its inputs. Elsewhere a pass runs eagerly, which is also the graph's slow twin. Buffers and
+On CUDA each shape of a pass is recorded once as a graph, including its readout, and replayed, so that the only Python
+work of a step is copying its inputs. Elsewhere a pass runs eagerly, which is also the graph's slow twin. Buffers and
 graphs outlive a batch: the next batch of the same shape reuses them.
 """
 
@@ -21,7 +21,7 @@ from kfexplore.models import AnyStudent, AnyTeacher, StaticCache, Student, Teach
 from kfexplore.models.fast_paths import GRAPHS, difference
 
 GRAPH_STRIDE = 128
-"""Keys read by a recorded pass are a multiple of this, so that few shapes are recorded."""
+"""The number of keys read by a recorded pass is a multiple of this, so that few shapes are recorded."""
 WARM_UPS = 3
 KEPT = 2
 """Unused sets of buffers kept per network; the oldest is dropped first."""
@@ -43,7 +43,7 @@ class _Buffers:
 _unused: weakref.WeakKeyDictionary[Network, list[_Buffers]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()  # a finalizer may run while the same thread holds it
 _recording = threading.Lock()
-"""Captures of all threads share one stream."""
+"""Held during a capture, since captures of all threads share one stream."""
 
 
 def _renew_lock() -> None:
@@ -52,7 +52,7 @@ def _renew_lock() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)  # the thread that owns it does not exist there
+    os.register_at_fork(after_in_child=_renew_lock)  # the owning thread does not exist in the child
 
 
 class Passes:
@@ -60,10 +60,10 @@ class Passes:
 
     Args:
         network: Teacher or student.
-        sequences: The samples; all but the last token of each is read at once here.
-        slots: The most noise slots, or guesses, that follow a row's end.
+        sequences: The samples; all but the last token of each are prefilled here.
+        slots: Largest number of noise slots or guesses after a row's end.
         use_cuda_graphs: Whether passes are recorded as CUDA graphs; None: on CUDA, for models of the published layout.
-        allow_bf16: Whether products can be in bf16 on a CPU: only for guesses that are checked.
+        allow_bf16: Allows bf16 products on a CPU: only for guesses that are checked.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Passes:
 
     @property
     def use_cuda_graphs(self) -> bool:
-        """Whether passes are recorded and replayed: results are then overwritten by later passes."""
+        """Whether passes are recorded and replayed; later passes then overwrite the results."""
         return self._use_cuda_graphs and not GRAPHS.disabled(self._itself)
 
     def prefill(self) -> None:
@@ -114,11 +114,11 @@ class Passes:
         Args:
             name: Identifies `run` and its settings among the recorded passes of this network.
             run: (tokens (B, count), *extra) -> tensors; passes the tokens through the network with `self.cache`. It
-                changes none of its arguments, and gives no tensor that a later pass may not overwrite.
+                must not change its arguments, and later passes may overwrite its results.
             count: Tokens fed again or for the first time.
             after: Noise slots or guesses fed after them.
-            extra: More inputs, of one shape at each call by this name.
-            tail: The last tokens of each row, where they are at hand.
+            extra: More inputs, of the same shape in every call with this name.
+            tail: The last `count` tokens of each row, if already available.
         """
         tokens = self.sequences.tail(count) if tail is None else tail
         if self.use_cuda_graphs:
@@ -132,7 +132,7 @@ class Passes:
     def _replay(
         self, name: Hashable, run: Callable[..., Tensors], count: int, after: int, inputs: Tensors
     ) -> Tensors | None:
-        """As `__call__`, by a graph; None if the graph of this pass cannot be recorded, or is wrong."""
+        """As `__call__`, by a graph; None if this pass cannot be recorded or its graph gives wrong results."""
         graphs, cache, start = self._buffers.graphs, self.cache, self.sequences.start(count)
         if isinstance(start, int):
             start = torch.full((len(self.sequences),), start, device=inputs[0].device)
@@ -146,8 +146,8 @@ class Passes:
             return run(*inputs)
 
         def check() -> str:
-            # Recorded on other values than it is replayed with, none before a row's end: what the graph keeps as a
-            # constant differs then.
+            # Recorded with other values than it is replayed with, at positions not before any row's, so that a value
+            # that the graph captured as a constant shows as a difference.
             fixed = (torch.full_like(start, reach - fed), *map(torch.zeros_like, inputs))
             replay, out = record(lambda: placed(*fixed), self.network.device)
             expected, places = placed(*given), cache.places
@@ -184,14 +184,14 @@ def record(run: Callable[[], Tensors], device: torch.device) -> tuple[Callable[[
                 run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # By default a capture fails if another thread, which may be answering someone else, allocates meanwhile.
+        # By default a capture fails if another thread, such as one serving another request, allocates meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             out = run()
     return graph.replay, out
 
 
 def _taken(network: Network, shape: Hashable) -> _Buffers | None:
-    """Unused buffers of this shape, which are then in use."""
+    """Takes unused buffers of this shape; None if there are none."""
     with _lock:
         unused = _unused.get(network, [])
         found = next((buffers for buffers in unused if buffers.shape == shape), None)
@@ -201,7 +201,7 @@ def _taken(network: Network, shape: Hashable) -> _Buffers | None:
 
 
 def _left(network: weakref.ref[Network], buffers: _Buffers) -> None:
-    """Keeps buffers that are no longer in use for the next batch."""
+    """Keeps released buffers for the next batch."""
     with _lock:
         if (alive := network()) is not None:
             unused = _unused.setdefault(alive, [])

@@ -19,8 +19,8 @@ from kfexplore.models import KVCache
 def steps(batch: DecodeBatch) -> Iterator[Step]:
     """k tokens per step, by argmax unless the config says otherwise; slot j of step s reads noise s k + j.
 
-    Each pass feeds the tokens of the one before (the first: the last of the prompt) and k fresh noise slots; the slots'
-    keys are overwritten by the tokens that they became.
+    Each pass feeds the tokens of the previous pass (the first pass: the last prompt token) and k fresh noise slots; the
+    keys of the chosen tokens then overwrite those of the slots.
     """
     (student,), sequences, noise, k, config = batch.models, batch.sequences, batch.noise, batch.k, batch.config
     passes = Passes(student, sequences, k, batch.use_cuda_graphs)
@@ -48,7 +48,7 @@ def steps(batch: DecodeBatch) -> Iterator[Step]:
 
 
 def read(config: DecodeConfig, logits: Tensor, u: Tensor, counts: Tensor) -> Tensors:
-    """Tokens and whether each is a near tie, (B, k), and the counts after them.
+    """Tokens and whether each is a near tie, (B, k), and the updated counts.
 
     Args:
         config: frequency_penalty, dither or exact_first; without them, the argmax.

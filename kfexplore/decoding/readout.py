@@ -1,7 +1,7 @@
-"""From logits to tokens: the argmax, the published sampler's penalty, draws that keep the map deterministic.
+"""From logits to tokens: the argmax, the published sampler's penalty, and draws that keep the map deterministic.
 
-Floating point results depend a little on the batch. So every readout also says which choices are near ties: those are
-decided again ("recheck") by the pass over that row alone, whose shape is always the same.
+Floating point results depend slightly on the batch. Every readout therefore also reports near ties, which are rechecked
+by a pass over that row alone, whose shape is always the same.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from kfexplore.decoding.cdf import cdf, choose
 class NearTie(NamedTuple):
     """Distances below which a choice is a near tie.
 
-    Batches were seen to differ by 4e-6 in u and by 1.3e-5 in a logit margin (fp32, CPU; docs/LOG.md, "Batch-invariant
-    maps").
+    Measured differences between batches reach 4e-6 in u and 1.3e-5 in a logit margin (fp32, CPU; docs/LOG.md,
+    "Batch-invariant maps").
     """
 
     edge: float
     """Distance of u from the edge of its cell, at temperature 1. Also used for differences of probabilities."""
     margin: float
-    """Lead of the largest logit over the second, in nats."""
+    """Gap between the two largest logits, in nats."""
 
     def edge_at(self, temperature: float) -> float:
         """`edge` at a temperature: below 1 it grows as 1 / temperature, as differences of logits do."""
@@ -32,11 +32,11 @@ class NearTie(NamedTuple):
 
 
 MAPS: Final = NearTie(5e-5, 1e-3)
-"""For `maps/context.py`: well above what was seen, since a recheck is cheap there (the context is prefilled)."""
+"""For `maps/context.py`: well above the measured differences, since a recheck is cheap with a prefilled context."""
 SAMPLERS: Final = NearTie(1e-5, 1e-4)
-"""For `laws/samplers.py`: closer, since a study draws up to 2^17 rows and every recheck is one more pass."""
+"""For `laws/samplers.py`: smaller, since a study draws up to 2^17 rows and every recheck is one more pass."""
 DECODING: Final = NearTie(5e-6, 1e-4)
-"""For all decoders: their passes of different shapes differ by some 1e-6 in u only, and a recheck reads a whole row."""
+"""For all decoders: passes of different shapes differ by only about 1e-6 in u, and a recheck reads a whole row."""
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -70,8 +70,8 @@ def penalised_argmax(logits: Tensor, counts: Tensor, penalty: float) -> tuple[Te
 def dithered(logits: Tensor, u: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Tokens by inverse CDF of the student's own distribution, under the low bits of its noise.
 
-    Where the student has resolved u, its distribution is concentrated and the token stays the same. Where it has not,
-    the bits of u that it did not use draw from its distribution; the argmax would always take the mode.
+    If the student has resolved u, its distribution is concentrated and the token stays the same. If it has not, the
+    bits of u that it did not use draw from its distribution, whereas the argmax would always give the mode.
 
     Args:
         logits: (B, k, V) of the slots.
