@@ -5,11 +5,11 @@ it, so each distinct token prefix is evaluated once; slot j of the learned map d
 distinct noise prefix is evaluated once (causality), and all slots up to the next branching in one pass. A sweep or a
 grid is then just a list of noise vectors.
 
-A map must not depend on the batch in which it is computed, yet floating point does, by some 1e-5 in a logit. A near tie
-is decided again by the pass over a single noise vector, whose shape is always the same.
+A map must not depend on the batch in which it is computed, yet floating point does, by some 1e-5 in a logit. Near ties
+are rechecked by a pass over a single noise vector, whose shape is always the same.
 
-Neither prefill depends on the temperature, so one context serves all: the exact map divides the teacher's logits by it,
-the student reads it beside the noise.
+Neither prefill depends on the temperature, so one context serves all temperatures: the exact map divides the teacher's
+logits by it, and the student reads it together with the noise.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from kfexplore.models import AnyStudent, AnyTeacher, KVCache
 from kfexplore.results import Floats, Ints, Learned
 
 TILE = 1024
-"""Most tokens, or noise slots, evaluated at once."""
+"""Maximum number of tokens or noise slots evaluated at once."""
 TILE_ENTRIES = 2**24
-"""Most probabilities in float64 at once."""
+"""Maximum number of float64 probabilities in memory at once."""
 TILE_LOGITS = 2**26
-"""Most logits of the student at once."""
+"""Maximum number of student logits in memory at once."""
 REMEMBERED = 64
 """Single prefixes whose logits are kept; the least recently used is dropped first."""
 EXACT_SLOTS = 8
-"""Largest block without a student: the exact map has no limit of its own."""
+"""Largest block without a student; the exact map itself has no limit."""
 
 Tokens = tuple[int, ...]
 
 
 def block_limit(student: AnyStudent | None) -> int:
-    """The largest k of a block: what the student was trained on, `EXACT_SLOTS` without one."""
+    """The largest k: the student's trained block, or `EXACT_SLOTS` without a student."""
     return EXACT_SLOTS if student is None else student.config.block
 
 
@@ -50,9 +50,9 @@ class PrefilledContext:
 
     Args:
         teacher: The teacher.
-        student: The student, of the same vocabulary; None: there is no learned map.
+        student: The student, with the same vocabulary; None: there is no learned map.
         ids: (N,) int64 context, N >= 1.
-        near: Which choices are near ties.
+        near: Distances below which a choice is a near tie.
     """
 
     @torch.inference_mode()
@@ -62,13 +62,13 @@ class PrefilledContext:
         self.logits = teacher(ids[None].to(teacher.device), self._cache, read=1)[0, 0]
         """(V,) of the token after the context."""
         self._read: OrderedDict[Tokens, tuple[Tensor, KVCache]] = OrderedDict()
-        self._lock = threading.RLock()  # for _read: the app asks for sweeps and points at the same time
+        self._lock = threading.RLock()  # for _read: the app computes sweeps and points concurrently
         self._learned = _LearnedMap(student, ids) if student is not None else None
         self.k_max = block_limit(student)
 
     @torch.inference_mode()
     def exact(self, u: Floats, temperature: float = 1.0) -> tuple[Ints, Floats]:
-        """G*: noise (R, k) -> tokens (R, k) and the distance (R, k) of u from the nearest edge of its cell."""
+        """G*: noise (R, k) -> tokens (R, k) and the distance (R, k) of u from the nearer edge of its cell."""
         noise = torch.from_numpy(np.ascontiguousarray(u)).to(self.teacher.device)
         if len(u) == 1:
             chosen, edge = self._exact_alone(noise[0], temperature)
@@ -141,7 +141,7 @@ class PrefilledContext:
 
 
 class _LearnedMap:
-    """A context under the student."""
+    """The learned map after one context."""
 
     def __init__(self, student: AnyStudent, ids: Tensor) -> None:
         self.student = student
@@ -178,7 +178,7 @@ class _LearnedMap:
         return Learned(tokens.cpu().numpy(), margins.cpu().numpy())
 
     def _alone(self, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """One noise vector (k,) in one pass over all slots of the student: tokens (k,), margins (k,)."""
+        """One noise vector (k,) in one pass over all of the student's slots: tokens (k,), margins (k,)."""
         full = noise.new_full((1, self.student.config.block), 0.5)
         full[0, : len(noise)] = noise
         chosen, margin = _argmax(self.student(None, full, self.cache.branch(), temperature)[0])
@@ -186,7 +186,7 @@ class _LearnedMap:
 
 
 def _tree(noise: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The distinct prefixes of noise vectors (R, k), by stretches of slots in which none of them branches.
+    """The distinct prefixes of noise vectors (R, k), in stretches of slots within which no prefix branches.
 
     Returns:
         For each stretch of s slots with n prefixes: the earlier prefix that each continues (n,), the values that it
@@ -209,6 +209,6 @@ def _members(node: Tensor, count: int) -> tuple[Tensor, ...]:
 
 
 def _argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest logit of (..., V) and its lead over the second."""
+    """Index of the largest logit of (..., V), and its gap to the second."""
     top = logits.topk(2, dim=-1)
     return top.indices[..., 0], (top.values[..., 0] - top.values[..., 1]).double()

@@ -11,7 +11,7 @@ from kfexplore.maps.context import PrefilledContext
 from kfexplore.results import Block, Floats, Grid, Sweep, steps
 
 MAX_RESOLUTION = 1024
-"""Most steps of a sweep or of one side of a grid."""
+"""Maximum number of steps of a sweep or of one side of a grid."""
 
 
 def block(context: PrefilledContext, u: Floats, temperature: float = 1.0) -> Block:
@@ -36,13 +36,13 @@ def sweeps(
     Args:
         context: The prefilled context.
         u: (k,) noise, the sliders' values.
-        slots: From 0, each once or more.
+        slots: Slot numbers from 0; they may repeat.
         resolution: Steps R of a slider.
-        every: Evaluates only the middle one of every so many steps, R / every in all.
+        every: Evaluates only the middle one of each `every` steps, R / every in total.
         temperature: As for `block`.
 
     Raises:
-        KfError: as `block`; a slot beyond u; a resolution outside 1 .. 1024, or not a multiple of `every`.
+        KfError: as `block`; no slot, or one beyond u; a resolution outside 1 .. 1024, or not a multiple of `every`.
     """
     u = noise.checked(u)
     if not slots:
@@ -62,16 +62,16 @@ def sweeps(
 
 
 def sweep(context: PrefilledContext, u: Floats, slot: int, resolution: int = 512, temperature: float = 1.0) -> Sweep:
-    """The tokens of all slots as the noise of one moves over (r + 1/2) / R; see `sweeps`."""
+    """The tokens of all slots as the noise of one takes the values (r + 1/2) / R; see `sweeps`."""
     return sweeps(context, u, [slot], resolution, temperature=temperature)[0]
 
 
 def grid(
     context: PrefilledContext, u: Floats, slots: tuple[int, int], resolution: int = 128, temperature: float = 1.0
 ) -> Grid:
-    """The tokens of slots i < j as both move over R x R steps, the other noise of u (k,) fixed.
+    """The tokens of slots i < j as their noise takes R x R values and the other noise of u (k,) is fixed.
 
-    Slots after j cannot matter, by causality, and are not evaluated.
+    Slots after j have no effect, by causality, and are not evaluated.
     """
     u = noise.checked(u)
     i, j = slots

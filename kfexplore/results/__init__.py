@@ -1,4 +1,4 @@
-"""Results as numpy arrays and plain values; drawn by figures/, written by the command line.
+"""Results as NumPy arrays and plain values, drawn by figures/ and written by the command line.
 
 R steps of a slider, K slots, B rows; noise u in [0, 1); token ids as int64.
 """

@@ -12,7 +12,7 @@ from kfexplore.results.maps import Floats, Ints
 from kfexplore.results.quality import Estimate
 
 EXPLAINED = 8
-"""Blocks of each sampler that are written out, with what is wrong with them."""
+"""Number of blocks listed per sampler; for impossible ones the most surprising token is found."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Unmasking:
 class ToyLaw:
     """A distribution of L tokens in closed form, and the result of marginal unmasking.
 
-    The three conditions hold a counterexample: None where the distribution meets them.
+    The fields of the three conditions hold a counterexample, or None if the distribution satisfies the condition.
     """
 
     name: str
@@ -75,20 +75,20 @@ class ToyLaw:
     strong: Independence | None  # to dependence given every visible set
     support: FullSupport | None  # to the support condition, the one that also covers random orders
     push_forward: float = 0.0
-    """Distance of the exact map in one pass: by inverse CDF, one noise value per token gives any distribution."""
+    """Distance of the exact map in one pass: the inverse CDF of one noise value per token gives any distribution."""
 
     @property
     def passes(self) -> list[Unmasking]:
-        """(L,) the even schedule of each number of passes, from 1."""
+        """(L,) the even schedule for each number of passes, from 1."""
         return [schedule for schedule in self.schedules if schedule.even]
 
     @property
     def impossible(self) -> float:
-        """Probability of the one-pass blocks that the distribution never gives."""
+        """Probability that one pass gives a block of probability 0."""
         return float(self.one_pass[self.law == 0].sum())
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; distances to 12 decimals, which leaves out the rounding of float64."""
+        """Plain values; distances are rounded to 12 decimals to remove float64 rounding errors."""
         ends = {each.name: {"best": round(each.best, 12), "worst": round(each.worst, 12)} for each in self.schedules}
         return {
             "toy": self.name,
@@ -120,7 +120,7 @@ class ToyDraws:
 
 @dataclass(frozen=True)
 class Bounded:
-    """A quantity with certain limits, the effect of a truncation; all equal where nothing is left out."""
+    """A quantity with guaranteed limits under truncation; all three are equal if nothing is left out."""
 
     lower: float
     value: float  # the estimate: the left-out part behaves as the rest does
@@ -135,7 +135,7 @@ class BlockLaw:
     first: Ints  # (M,) first tokens, most likely first
     marginal_1: Floats  # (V,) distribution of the first token, complete
     given: npt.NDArray[np.float32]  # (M, V) distribution of the second token after each; float32 like the logits
-    uncovered: float  # delta, the probability of all other first tokens; 0 where all are there
+    uncovered: float  # delta, the probability of all other first tokens; 0 if none is left out
     mutual_information: Bounded  # nats; also KL(joint || product) and, for two tokens, the total correlation
     tv_product: Bounded  # total variation distance of joint and product, 0 .. 1
 
@@ -160,7 +160,7 @@ class BlockLaw:
 class Correlation:
     """Dependence within a block of K tokens: sums over slots of H(m_j) - H(x_j | x_<j), nats."""
 
-    total: Estimate  # total correlation; for K = 2 with the exact distribution the limits are certain
+    total: Estimate  # total correlation; for K = 2 with the exact distribution the limits are guaranteed
     by_slot: list[Estimate]  # (K,) mutual information of x_j and all slots before it; sums to the total
     surprise: list[float]  # (K,) entropy H(x_j | x_<j); sums to the block's own entropy
     marginals: Floats  # (K, V) distributions m_j of each slot after the context alone
@@ -176,7 +176,7 @@ class Correlation:
 class ProductError:
     """KL(teacher's block || product of a masked model's one-pass marginals), nats: two sources that add up."""
 
-    product: float  # the total correlation: what the product alone costs, however good the marginals are
+    product: float  # the total correlation: loss of the product even with exact marginals
     wrong_marginals: list[float]  # (K,) KL(m_j || q_j): what wrong marginals add, by slot
 
     @property
@@ -193,19 +193,19 @@ class Distance:
     low: float
     high: float | None  # None for a lower bound: nothing is known from above
     kind: Literal["exact", "quadrature", "lower_bound"]
-    """exact: both distributions are known, low = value = high. quadrature: the areas of the learned map, low and high
-    are the stated error. lower_bound: from sampled blocks; low is the 95 % lower limit, which is what may be shown as a
-    bound, and value estimates a smaller distance, so it may exceed the true one by chance. Never compare one lower
-    bound with another, nor with an exact value: how much each misses differs."""
+    """exact: both distributions are known, low = value = high. quadrature: from areas of the learned map; low and high
+    are the error limits. lower_bound: from sampled blocks; low is the 95 % lower limit, the only value to show as a
+    bound; value estimates a smaller distance, but may exceed the true one by chance. Do not compare a lower bound with
+    another one or with an exact value: their gaps to the true distance differ."""
 
     @property
     def is_known(self) -> bool:
-        """Whether the value is the distance itself, so that it may be compared with others."""
+        """Whether the value is the distance itself and can be compared with others."""
         return self.kind != "lower_bound"
 
     @property
     def words(self) -> str:
-        """The value in words, as in "0.581", or "≥ 0.520" with the limit of a lower bound."""
+        """The formatted value, such as "0.581", or for a lower bound its limit, such as "≥ 0.520"."""
         return f"{self.value:.3f}" if self.is_known else f"≥ {self.low:.3f}"
 
     @property
@@ -223,10 +223,10 @@ def exactly(value: float) -> Distance:
 
 @dataclass(frozen=True)
 class Cells:
-    """A partition of all blocks of K tokens under the teacher, chosen before any sample is looked at."""
+    """A partition of all blocks of K tokens, chosen from the teacher's distribution before any sample is drawn."""
 
     blocks: Ints  # (n, K) the blocks that are a cell each, most likely first
-    probability: Floats  # (C,) of each cell: the n blocks, then C - n pools of rarer ones
+    probability: Floats  # (C,) of each cell: the n blocks, then the C - n pools of rarer blocks
     pools: list[str]  # (C - n) what each pool holds
 
 
@@ -254,15 +254,15 @@ class SamplerLaw:
     p_value: float  # chance of such a G or a larger one under the teacher; 1 where there is only one cell
     tv: Distance  # exact where both distributions are known, quadrature for the student at K = 2, else a lower bound
     tv_plug_in: float
-    """Distance of the blocks' frequencies over the cells alone: biased upwards by the finite sample, and blind to
-    errors within cells. It is not an estimate of `tv`; compare it with `tv_expected`."""
-    tv_expected: float  # mean of that plug-in for N of the teacher's own blocks, whose distance is 0
+    """Distance of the blocks' frequencies over the cells: biased upwards by the finite sample, and insensitive to
+    errors within cells. It does not estimate `tv`; compare it with `tv_expected`."""
+    tv_expected: float  # mean of `tv_plug_in` for N of the teacher's own blocks, whose distance is 0
     impossible: Estimate  # fraction of blocks whose log-probability is below `ContextStudy.impossible_below`
-    is_impossible: npt.NDArray[np.bool_]  # (N,) which
+    is_impossible: npt.NDArray[np.bool_]  # (N,) whether each block is
     kl: float | None  # KL(teacher || sampler), nats, where it is known: 0 or for a product of marginals
     seconds: float  # to draw the blocks, and to find `tv` by quadrature
     wrong: dict[int, Surprise] = field(default_factory=dict)
-    """What is wrong with the impossible ones among the first `EXPLAINED` blocks, by sample number."""
+    """The most surprising token of each impossible block among the first `EXPLAINED`, by sample number."""
 
     @property
     def size(self) -> int:
@@ -271,12 +271,12 @@ class SamplerLaw:
 
     @property
     def tv_exact(self) -> float | None:
-        """The distance, where it is exact."""
+        """The distance if it is exact, else None."""
         return self.tv.value if self.tv.kind == "exact" else None
 
     @property
     def p_words(self) -> str:
-        """The p-value in words; never 0."""
+        """The formatted p-value; never shown as 0."""
         return f"{self.p_value:.2g}" if self.p_value >= 1e-4 else "< 0.0001"
 
     def as_json(self) -> dict[str, Any]:
@@ -297,9 +297,9 @@ class ContextStudy:
     samplers: list[SamplerLaw]  # the teacher first
     impossible_below: float  # log-probability of "almost impossible": rarer than 1 in 1,000 of the teacher's blocks
     impossible_expected: float
-    """Fraction of the teacher's blocks below it: exact for K = 2 if all is covered, else 0.001."""
+    """Fraction of the teacher's blocks below it: exact for K = 2 if all first tokens are covered, else 0.001."""
     seed: int
-    notes: list[str]  # what was left out, and why
+    notes: list[str]  # what is left out, and why
     seconds: float
     device: str  # of the models: cpu or cuda
     temperature: float = 1.0  # of teacher and student
@@ -330,11 +330,11 @@ class ContextStudy:
 
 @dataclass(frozen=True)
 class RankedContext:
-    """A context, and how dependent the next two tokens are after it."""
+    """A context, and the mutual information of the next two tokens."""
 
     text: str
     token_ids: list[int]
     mutual_information: float  # nats, the estimate
     tv_product: float
     uncovered_mass: float
-    example: str  # the pair of tokens whose probability under the product is off by most
+    example: str  # the pair of tokens whose probability under the product has the largest error

@@ -1,4 +1,4 @@
-"""Tokens under noise: blocks, sweeps, grids; what decoders write, as tokens and as texts."""
+"""Tokens for given noise: blocks, sweeps, grids; and the output of decoders, as tokens and as texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def steps(resolution: int) -> Floats:
 
 
 def needed_student(part: PartT | None) -> PartT:
-    """A student, or what comes from one. Raises KfError where the pair has none."""
+    """The student, or its part of a result; raises KfError if the pair has no student."""
     if part is None:
         raise KfError(
             "This pair has no student.",
@@ -34,18 +34,18 @@ def needed_student(part: PartT | None) -> PartT:
 
 
 class Learned(NamedTuple):
-    """The learned map's part of an answer, shaped like the exact tokens beside it."""
+    """Output of the learned map, in the shape of the exact tokens."""
 
     tokens: Ints  # tokens of the learned map
     margins: Floats  # the student's largest logit minus its second largest, nats
 
     def take(self, where: Any) -> Learned:
-        """Both at a NumPy index."""
+        """Both arrays at a NumPy index."""
         return Learned(self.tokens[where], self.margins[where])
 
 
 class _Compared:
-    """An answer of both maps; without a student there is no learned part."""
+    """Output of both maps; without a student, of the exact map only."""
 
     exact: Ints
     of_student: Learned | None
@@ -82,7 +82,7 @@ class Block(_Compared):
 
     u: Floats  # (B, K) noise
     exact: Ints  # (B, K) tokens of the exact map G*
-    edges: Floats  # (B, K) distance of u from the nearest edge of its exact cell, in units of u
+    edges: Floats  # (B, K) distance of u from the nearer edge of its exact cell, in units of u
     of_student: Learned | None = None  # (B, K) `learned` tokens and their `margins`; None: there is no student
 
     def take(self, rows: slice | Ints) -> Block:
@@ -92,7 +92,7 @@ class Block(_Compared):
 
     @staticmethod
     def join(parts: Sequence[Block]) -> Block:
-        """The rows of several blocks of one pair, one after another."""
+        """Concatenates the rows of several blocks of one pair."""
         u, exact, edges = (np.concatenate([getattr(p, name) for p in parts]) for name in ("u", "exact", "edges"))
         found = [part.of_student for part in parts if part.of_student]
         return Block(u, exact, edges, Learned(*map(np.concatenate, zip(*found, strict=True))) if found else None)
@@ -110,19 +110,19 @@ class Block(_Compared):
 
 @dataclass(frozen=True)
 class Sweep:
-    """All slots as the noise of one goes from 0 to 1 in R steps, the others fixed."""
+    """Tokens of all slots as the noise of one slot goes from 0 to 1 in R steps and the other noise is fixed."""
 
     slot: int  # whose noise moves, from 0
-    u: Floats  # (K,) the fixed noise; the entry of `slot` is where its slider stood
+    u: Floats  # (K,) the fixed noise; the entry of `slot` is its slider's current value
     block: Block  # R rows, one per step
 
 
 @dataclass(frozen=True)
 class Grid(_Compared):
-    """Two slots as their noise moves over R x R steps, the others fixed.
+    """Tokens of two slots as their noise takes R x R values and the other noise is fixed.
 
-    In the exact map of neighbouring slots, the area of a region that gives one pair of tokens is the pair's
-    probability, given the exact tokens before it.
+    In the exact map of neighbouring slots, the area of the region of a pair of tokens is the pair's probability, given
+    the exact tokens before it.
     """
 
     slots: tuple[int, int]  # i < j, from 0; i runs along the first axis
@@ -138,7 +138,7 @@ class Grid(_Compared):
 
 @dataclass(frozen=True)
 class Decoded:
-    """Generated tokens, and the passes and time that they took."""
+    """Generated tokens, with the number of passes and the time."""
 
     tokens: Ints  # (B, n) new tokens, without the context
     lengths: Ints  # (B,) new tokens up to the end of each text, that token included; n where it does not end
@@ -149,23 +149,23 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Line:
-    """One sample: what follows the prompt, no further than the end of its text."""
+    """One sample: the tokens after the prompt, up to the end of the text."""
 
-    tokens: list[int]  # ids; 0 where there is none yet
+    tokens: list[int]  # ids; 0 if not yet written
     steps: list[int]  # the step that wrote each token, from 1; 0: none yet (a masked model fills in any order)
     pieces: list[str]  # each token's part of the text; "" for one whose character a later token completes
     ended: bool = False  # whether the last token is the end of the text
     surprise: list[float] | None = None  # surprisal of each token under the teacher, nats; None: not requested
     shared: int | None = None  # first tokens that the exact map also gives for this noise; None: nothing to compare
-    diverged: bool = False  # whether a token that differs follows them
+    diverged: bool = False  # whether a differing token follows them
     links: list[tuple[int, str]] = field(default_factory=list)
-    """First token of each block, and the query of a link to its context and noise; "" where the text of the context
-    gives other tokens."""
+    """First token of each block, and the query of a link to its context and noise; "" if the context's text is encoded
+    to other tokens."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """The texts of one decoder so far, and their cost."""
+    """The texts that one decoder has written so far, and their cost."""
 
     decoder: str
     lines: list[Line]  # one per sample

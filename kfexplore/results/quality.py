@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 PUBLISHED_AGREEMENT: Final = (59.1, 32.7, 19.7, 15.5, 5.2)
-"""Per cent of exact tokens of the published LM1B pair in slots 1 to 4 and of its blocks of 4, as an independent
-replication found them."""
+"""Per cent of exact tokens in slots 1 to 4, and of exact blocks of 4, for the published LM1B pair, as measured by an
+independent replication."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Bin:
-    """Agreement among the blocks for which a quantity lies in [low, high)."""
+    """Agreement among blocks for which a quantity lies in [low, high)."""
 
     low: float
     high: float
@@ -92,7 +92,7 @@ class SampleQuality:
     tau: float  # temperature; 1 for the teacher's own distribution
     nfe: int  # forward passes per sample
     teacher_nll: Estimate  # the teacher's loss on the sample, nats per token
-    teacher_nll_ratio: Estimate  # to the loss on the teacher's own samples: 1 is the aim, less is no better
+    teacher_nll_ratio: Estimate  # to the loss on the teacher's own samples: 1 is the target, less is not better
     entropy: Estimate  # of the sample's own unigram counts, nats
     distinct_1: Estimate  # fraction of distinct tokens in a sample; then of pairs and triples
     distinct_2: Estimate
@@ -121,6 +121,6 @@ class Evaluation:
     seconds: float  # wall-clock
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, those of the agreement at the top level."""
+        """Plain values, with those of the agreement at the top level."""
         values = asdict(self)
         return {"pair": values.pop("pair"), "text": values.pop("text"), **values.pop("agreement"), **values}

@@ -1,4 +1,4 @@
-"""Timed decoding, and the least time that it could have taken."""
+"""Timed decoding, and the shortest possible time by the roofline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DevicePeaks:
     """Rate of a large square matrix product in the models' dtype; a multiplication and an addition are two."""
 
     def best(self, other: DevicePeaks) -> DevicePeaks:
-        """The larger of each: a measurement beside other work is too small."""
+        """The larger of each rate, since other work on the machine lowers a measurement."""
         return DevicePeaks(
             max(self.bytes_per_second, other.bytes_per_second), max(self.flops_per_second, other.flops_per_second)
         )
@@ -38,7 +38,7 @@ class Cost:
         return Cost(self.bytes * factor, self.flops * factor)
 
     def least_seconds(self, peaks: DevicePeaks) -> float:
-        """The roofline: neither faster than memory nor than arithmetic."""
+        """The roofline's time: the longer of the times that memory and arithmetic need."""
         return max(self.bytes / peaks.bytes_per_second, self.flops / peaks.flops_per_second)
 
 
@@ -72,10 +72,10 @@ class Spread:
 
 
 def false_positive_rate(repeats: int) -> float:
-    """Probability that all runs of one decoder are faster than all of another, although both are equally fast.
+    """Probability that all runs of one of two equally fast decoders are faster than all runs of the other.
 
-    Each has so many repeats, and all runs are exchangeable: 2 of the (2n choose n) orders separate them. 10 % with 3
-    repeats, 0.8 % with 5.
+    Both have n = `repeats` exchangeable runs, and 2 of the (2n choose n) orders separate them: 10 % with 3 repeats,
+    0.8 % with 5.
     """
     return 2 / math.comb(2 * repeats, repeats)
 
@@ -100,12 +100,12 @@ class TimingRow:
     """Tokens per second over those of `ar` at the same batch in the same run; low and high from the extremes of both.
     None for `ar` itself, the baseline."""
     false_positive_rate: float | None = None
-    """How often this comparison with `ar` is conclusive if both are equally fast: see the function of that name. Valid
-    for exchangeable runs: interleaved, under a load that is not in step with them."""
+    """Probability that this comparison with `ar` is conclusive if both are equally fast: see the function of that name.
+    Valid for exchangeable runs: interleaved, under a load that does not depend on them."""
     tokens_per_pass: float | None = None  # tokens that a sample gains per forward pass
     kept_per_round: float | None = None  # verified, jacobi: mean tokens kept per round; 1 to k + 1
     idle_share: float | None = None
-    """verified, jacobi: fraction of row-rounds in which a row that is done waits for others in its batch."""
+    """verified, jacobi: fraction of row-rounds in which a finished row waits for others in its batch."""
     bytes_per_second: float | None = None  # bytes that the passes must move, over the time
     flops_per_second: float | None = None  # operations that they must do, over the time
     least_ms: float | None = None  # the roofline's milliseconds per forward pass on this device
@@ -117,12 +117,12 @@ class TimingRow:
     """Bytes: allocated on the accelerator; on a CPU, the largest resident set of the process so far."""
     near_choices_settled: bool = False  # whether near ties were rechecked by the single-row pass
     load_average: float | None = None
-    """The machine's load over the minute before; above the threads used, other work was running."""
+    """The machine's load average over the previous minute; if it exceeds the threads used, other work was running."""
     error: str | None = None  # why there is no time
 
     @property
     def is_conclusive(self) -> bool:
-        """Whether it is faster than `ar`, or slower, whichever repeats are compared; never with one repeat."""
+        """Whether all repeats are faster than all of `ar`'s, or all are slower; never with one repeat."""
         over = self.speedup
         return over is not None and self.repeats > 1 and not over.low <= 1 <= over.high
 
