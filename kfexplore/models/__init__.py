@@ -1,4 +1,4 @@
-"""Tensors in, logits out."""
+"""Networks: token ids and noise in, logits out."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ __all__ = [
 
 
 def build(config: ModelConfig) -> Model:
-    """A model with fresh weights."""
+    """A model with newly initialised weights."""
     kinds: dict[str, type[Model]] = {"teacher": Teacher, "student": Student, "masked": MaskedModel}
     return kinds[config.kind](config)
 
 
 @torch.no_grad()
 def begin_from(model: Model, source: Model) -> None:
-    """Copies the weights of `source` wherever `model` has them; blocks beyond the source's begin as the identity.
+    """Copies all weights of `source` to `model`, by name; additional blocks of `model` start as the identity.
 
-    Parts that only `model` has (noise encoder, conditioning) keep their fresh weights. Both have the same width.
+    Parts that only `model` has (noise encoder, conditioning) keep their initial weights. Both have the same width.
     """
     model.load_state_dict({**model.state_dict(), **{name: w.cpu() for name, w in source.state_dict().items()}})
     for name, weights in model.blocks[source.config.depth :].named_parameters():

@@ -1,9 +1,9 @@
 """The attention path of every model: queries over a list of key segments, and the cache that lists them.
 
-A *segment* is a stretch of keys and values. Its batch G may divide the batch B of the queries: then row r reads the
+A *segment* is a stretch of keys and values. If its batch G is a divisor of the batch B of the queries, row r reads the
 keys of row r // (B / G), so a thousand noise vectors over one context share one copy of that context's keys. The same
 path serves a prompt, a decoding step, a sweep over noise and the training pass (one group of noise slots per position),
-whose cost is therefore linear in the number of slots: groups never attend to each other.
+whose cost is linear in the number of slots, since groups never attend to each other.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _per_group(rows: Tensor, shared: Tensor) -> Tensor:
 
 
 def attend_reference(q: Tensor, segments: list[Segment]) -> Tensor:
-    """`attend` written plainly: keys copied to every row, joined, masked."""
+    """`attend` without softcap, written plainly: keys are copied to every row, concatenated and masked."""
     batch, t = q.shape[0], q.shape[2]
     k = torch.cat([s.k.repeat_interleave(batch // s.k.shape[0], 0) for s in segments], dim=2)
     v = torch.cat([s.v.repeat_interleave(batch // s.v.shape[0], 0) for s in segments], dim=2)
@@ -96,28 +96,28 @@ def attend_reference(q: Tensor, segments: list[Segment]) -> Tensor:
 
 
 class Cache(Protocol):
-    """Where a pass reads earlier keys and writes its own."""
+    """Interface of a cache, from which a pass reads earlier keys and to which it writes its own."""
 
     def positions(self, count: int, device: torch.device) -> Tensor:
         """Positions (1 or B, count) of the next tokens."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
-        """Takes the pass's keys and values (B, h, t, d); returns all that its queries may see."""
+        """Adds the pass's keys and values (B, h, t, d); returns all segments that its queries may see."""
 
     def commit(self, count: int) -> None:
         """Keeps the first `count` tokens of the pass."""
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, layer by layer, and of what is tried on top of them.
+    """Keys and values by layer: those of the kept tokens, then those of the current pass.
 
-    A forward pass writes all its tokens and then keeps the first few (`commit`): the keys of noise tokens are read
+    A forward pass writes all its tokens and then keeps the first few (`commit`): the keys of noise slots are read
     within their block and overwritten by the next. `branch` starts rows that share this cache as their prefix.
 
     Args:
-        prefix: The cache whose keys come before this one's. Its batch G divides this one's batch.
-        visible: (B,) int64, how many tokens of the prefix each row sees; None: all. Positions run on from there.
-        alone: No token of this cache sees another of it, only the prefix.
+        prefix: The cache whose keys precede those of this one. Its batch G is a divisor of this one's batch.
+        visible: (B,) int64, how many tokens of the prefix each row sees; None: all. Positions continue from there.
+        alone: Each token of this cache sees the prefix and itself, but no other token of this cache.
     """
 
     def __init__(self, prefix: KVCache | None = None, visible: Tensor | None = None, alone: bool = False) -> None:
@@ -128,14 +128,14 @@ class KVCache:
         self._again = False
 
     def positions(self, count: int, device: torch.device) -> Tensor:
-        """Positions of the next `count` tokens: (1, count), or (B, count) where rows see different prefixes."""
+        """Positions of the next `count` tokens: (1, count), or (B, count) if rows see different prefixes."""
         steps = torch.arange(self.length, self.length + count, device=device)[None]
         if self.visible is not None:
             return self.visible[:, None] + steps
         return steps + (self.prefix.length if self.prefix is not None else 0)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
-        """Adds new keys and values (B, h, t, d) to the kept ones, in new tensors: in place would break the gradient.
+        """Appends keys and values (B, h, t, d) to the kept ones, in new tensors: writing in place breaks the gradient.
 
         Returns:
             All segments the queries may see.
@@ -168,16 +168,16 @@ class KVCache:
         return KVCache(self, visible, alone)
 
     def for_recomputing(self) -> KVCache:
-        """This empty cache as its first pass sees it: layers that backward runs again find the same, and keep nothing.
+        """A view of this empty cache for a pass with checkpointing: layers that backward runs again store nothing.
 
-        What the pass writes is in both.
+        Keys and values of the pass itself are stored in both.
         """
         seen = copy.copy(self)
         seen._again = True
         return seen
 
     def select(self, rows: Tensor) -> KVCache:
-        """Rows of a branch, repeated or dropped (R,): their own few tokens are copied, the shared prefix is not."""
+        """Selects rows (R,) of a branch, in any order, with repetition: copies their tokens, not the shared prefix."""
         if self.prefix is None or self.prefix._layers[0][0].shape[0] != 1:
             raise ValueError("only rows over one shared prefix can be selected")
         chosen = KVCache(self.prefix, None if self.visible is None else self.visible[rows])
@@ -187,7 +187,7 @@ class KVCache:
 
     @staticmethod
     def join(parts: list[KVCache]) -> KVCache:
-        """The rows of several branches of one prefix, all of it visible, as one branch."""
+        """Joins the rows of several branches that see all of one prefix into one branch."""
         if any(part.visible is not None or part.prefix is not parts[0].prefix for part in parts):
             raise ValueError("only branches that see the whole of one prefix can be joined")
         whole = KVCache(parts[0].prefix)

@@ -1,7 +1,7 @@
 """A causal transformers model as a teacher or a student: its weights and layers over the caches of this package.
 
-Only its attention is replaced, through the library's own registry: it runs over our caches (attention.py). A thousand
-prefixes can therefore share one context, and branches are selected and joined, as with a `Teacher` or a `Student`.
+Only its attention is replaced, through the library's registry, so that it reads our caches (attention.py). A thousand
+prefixes can then share one context, and branches can be selected and joined, as with a `Teacher` or a `Student`.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ class CausalConfig:
     depth: int
     """Number of Transformer blocks."""
     context: int
-    """Longest sequence, in tokens: no longer than the shortest `window` of its layers."""
+    """Longest sequence, in tokens; at most the shortest `window` of its layers."""
     heads: int = 0
     """Attention heads."""
     block: int = 0
     """Largest number of noise slots K the student was trained on; 0 for a teacher."""
     origin: str = ""
-    """Identity of the teacher's weights; a student has that of the teacher it was distilled from."""
+    """Identity of the teacher's weights; for a student, that of the teacher it was distilled from."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings of its config.json that affect what is computed."""
     block_weights: int = 0
-    """Weights of all blocks, together."""
+    """Number of weights in all blocks."""
 
 
 class CausalNetwork(Network):
-    """A causal transformers model behind the interface of this package; it has no mask token.
+    """A causal transformers model with the interface of this package; it has no mask token.
 
     Args:
         network: A causal transformers model whose attention is `ATTENTION`.
@@ -79,17 +79,17 @@ class CausalNetwork(Network):
         """As `Network.run_blocks`.
 
         Raises:
-            KfError: the text is longer than the context, so that a layer would not see all of it.
+            KfError: the text is longer than the context, so a layer would not see all of it.
         """
         count = x.shape[1]
         positions = cache.positions(count, x.device)
-        if isinstance(cache, StaticCache):  # of a decoder, whose texts fit: it drops what it guesses behind their end
+        if isinstance(cache, StaticCache):  # decoders check the length and drop guesses beyond it
             positions = positions.clamp_max(self.config.context - 1)
         elif (last := int(positions.max())) >= self.config.context:
             raise KfError(f"The text has {last + 1} tokens.", f"at most {self.config.context} for this model")
         again = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            block.gradient_checkpointing = block.training = again  # of this module alone: no dropout
+            block.gradient_checkpointing = block.training = again  # of this module only: no dropout
             block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         seen = cache.for_recomputing() if again and isinstance(cache, KVCache) else cache
         run = self.network.base_model(inputs_embeds=x, position_ids=positions, use_cache=False, kv_cache=seen)
@@ -104,13 +104,13 @@ class CausalNetwork(Network):
 
 
 class CausalLM(Autoregressive, CausalNetwork):
-    """Has the interface of `Teacher`."""
+    """A causal transformers model with the interface of `Teacher`."""
 
     def read(self, hidden: Tensor) -> Tensor:
         """As `Network.read`.
 
         Raises:
-            KfError: the logits are not finite, so that noise would choose tokens that do not exist.
+            KfError: the logits are not finite, so the inverse CDF would give invalid tokens.
         """
         logits = super().read(hidden)
         if not bool(logits.isfinite().all()):
@@ -119,11 +119,11 @@ class CausalLM(Autoregressive, CausalNetwork):
 
 
 class CausalStudent(PushForward, CausalNetwork):
-    """Has the interface of `Student`: the teacher's network and a noise encoder, whose vectors are inputs like any."""
+    """The teacher's network and a noise encoder that adds input vectors, with the interface of `Student`."""
 
     @staticmethod
     def after(model: CausalLM | CausalStudent, block: int) -> CausalStudent:
-        """A student of `block` slots with the weights of a teacher or of an earlier student, as a copy."""
+        """A student of `block` slots with a copy of the weights of a teacher or of an earlier student."""
         made = CausalStudent(copy.deepcopy(model.network), replace(model.config, block=block)).to(model.device)
         if isinstance(model, CausalStudent):
             made.noise_encoder.load_state_dict(model.noise_encoder.state_dict())
@@ -131,7 +131,7 @@ class CausalStudent(PushForward, CausalNetwork):
 
 
 def share_embeddings(student: CausalStudent, teacher: CausalLM) -> None:
-    """Makes a student use its teacher's embedding and head, the same tensors, which are not trained."""
+    """Makes a student share the tensors of its teacher's embedding and head, which are not trained."""
     for name in ("get_input_embeddings", "get_output_embeddings"):
         getattr(student.network, name)().weight = getattr(teacher.network, name)().weight
 
@@ -150,9 +150,9 @@ def attend_cached(
 ) -> tuple[Tensor, None]:
     """Attention of one layer as transformers calls it: q (B, h, t, d), k and v (B, g, t, d) -> (B, t, h, d).
 
-    Where keys have fewer heads than queries (g divides h), they are repeated. `kv_cache` comes from
-    `CausalNetwork.run_blocks`; `softcap` bounds the scores of Gemma 2. A window needs no mask: no text is longer
-    (`CausalConfig.context`).
+    Keys with fewer heads than queries (g is a divisor of h) are repeated. `kv_cache` comes from
+    `CausalNetwork.run_blocks`; `softcap` bounds the scores of Gemma 2. A sliding window needs no mask, since no text is
+    longer (`CausalConfig.context`).
     """
     repeated = q.shape[1] // k.shape[1]
     k, v = (part.repeat_interleave(repeated, dim=1) if repeated > 1 else part for part in (k, v))
@@ -161,7 +161,7 @@ def attend_cached(
 
 
 def window(config: Any) -> int | None:
-    """Tokens that a sliding-window layer sees, the query's included; None: every layer sees all."""
+    """Number of tokens that a sliding-window layer sees, including the query; None: every layer sees all."""
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     found: int | None = getattr(config, "sliding_window", None) if slides else None
     return found
@@ -169,19 +169,19 @@ def window(config: Any) -> int | None:
 
 def causal_network(config: Any) -> Any:
     """The causal model of a transformers config with the attention above, on the meta device (without weights)."""
-    transformers = importlib.import_module("transformers")  # slow to import, needed for such models only
+    transformers = importlib.import_module("transformers")  # slow to import, needed only for such models
     transformers.AttentionInterface.register(ATTENTION, attend_cached)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
 
 
 def place_weights(network: Any, tensors: dict[str, Tensor], tied: bool) -> None:
-    """Sets all weights of a network on the meta device; with `tied`, the head's weight is the embedding's."""
+    """Sets all weights of a network on the meta device; with `tied`, the head shares the embedding's weight."""
     network.load_state_dict(tensors, strict=True, assign=True)
     if tied:
         network.get_output_embeddings().weight = network.get_input_embeddings().weight
     for name, module in list(network.named_modules()):
-        if hasattr(module, "scalar_embed_scale"):  # of Gemma's embedding
+        if hasattr(module, "scalar_embed_scale"):  # Gemma's embedding
             module.embed_scale = torch.tensor(module.scalar_embed_scale)
         elif module._non_persistent_buffers_set:  # rotary frequencies, which follow from the config
             network.set_submodule(name, type(module)(network.config))

@@ -1,9 +1,9 @@
 """The blocks of a causal model for decoding on a CPU: the same arithmetic in as few operations as PyTorch allows.
 
-At the bundled pair's size a step of the plain modules spends more time between its products than in them. Here the
-rows of all tokens stay one matrix, residual sums and GELU are part of the products, and queries and keys are turned in
-place: their dimensions are reordered so that the two halves of a pair stand together and a rotation is one complex
-product. Scores are sums over dimensions, so the order of these does not matter. The slow twin is `Backbone.run_blocks`.
+At the bundled pair's size, the plain modules spend more time between matrix products than in them. Here all tokens form
+one matrix, residual sums and GELU are fused with the products, and queries and keys are rotated in place: their
+dimensions are reordered so that the halves of a pair are adjacent and a rotation is one complex product. Scores are
+sums over dimensions, so their order has no effect. The slow twin is `Backbone.run_blocks`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from kfexplore.models.static_cache import StaticCache
 
 
 def cpu_blocks(network: Backbone, allow_bf16: bool = False) -> CpuBlocks | None:
-    """The blocks of a network, prepared once for as long as its weights stay; None where they would not be faster.
+    """The blocks of a network; None unless it is in float32 on a CPU with oneDNN. Cached until its weights change.
 
     Args:
-        network: In float32, on a CPU.
-        allow_bf16: Products in bf16, if the CPU has instructions for it: for guesses that are checked, never for a map.
+        network: A model of the published layout.
+        allow_bf16: Use bf16 products if the CPU has instructions for them: for guesses that are checked, never a map.
     """
     weight = network.vocab_embed.embedding
     if network.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
@@ -50,7 +50,7 @@ class CpuBlocks:
     def __call__(self, x: Tensor, cache: StaticCache, read: int) -> Tensor:
         """x (B, t, H) -> hidden states of the last tokens (B, read, H).
 
-        Of the tokens before them, the last block computes keys and values alone.
+        The last block skips attention and MLP for the tokens before them.
         """
         batch, count, width = x.shape
         mask, first = cache.mask, 0
@@ -75,7 +75,7 @@ class CpuBlocks:
 
 
 class _CpuBlock:
-    """Weights of one block, ready to be multiplied."""
+    """Packed weights of one block."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         self.norm1, self.norm2 = block.norm1.weight.detach(), block.norm2.weight.detach()
@@ -91,7 +91,7 @@ class _CpuBlock:
 
 
 class _Product:
-    """x W' + b for rows x (n, in) float32; a single row of small weights is multiplied unpacked."""
+    """x W' + b for rows x (n, in) float32; a single row uses small weights unpacked."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         self.dtype = dtype

@@ -1,7 +1,7 @@
-"""Fast paths of accelerators, and whether each can be trusted here: checked once against the plain path where it runs.
+"""Fast paths, and whether each can be used here: CUDA paths are compared once with the plain path when first used.
 
 A path that raises or differs is disabled for its case (a network, or a device, dtype and head size) until the process
-ends, with one logged line. `kfexplore doctor`, the page and the bench documents read the same states.
+ends, and one line is logged. `kfexplore doctor`, the page and the bench documents report the same states.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 LOGGER = logging.getLogger(__name__)
 NEAR: Final = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 8e-2}
-"""Relative and absolute tolerance of a check by dtype. Kernels may round to TF32; a wrong result is far off."""
+"""Relative and absolute tolerance of a check by dtype. Kernels may round to TF32; wrong results differ by far more."""
 ATTENTION_VARIABLE = "KFEXPLORE_ATTENTION"
 """Environment variable: `torch` turns flash-attn off."""
 
@@ -30,7 +30,7 @@ class Verdict:
     case: str
     """A network, or a device, dtype and head size."""
     reason: str = ""
-    """Why the case is disabled; empty where the fast path is active."""
+    """Why the case is disabled; empty if the fast path is active."""
 
 
 class FastPath:
@@ -41,7 +41,7 @@ class FastPath:
         about: What it does.
         missing: Returns what is missing to use it here; empty if nothing.
         advice: What it needs.
-        checked: Whether it is checked where it runs. A path of the CPU is compared with its slow twin in the tests.
+        checked: Whether it is checked at run time. CPU paths are compared with their slow twins in the tests instead.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class FastPath:
         """Runs a check, keeps its verdict and logs a failure. A case that is disabled stays disabled.
 
         Args:
-            key: Tells the case from all others.
+            key: Identifies the case.
             case: The case in words.
-            check: Returns how the fast path differs from the plain one; empty where it does not.
+            check: Returns how the fast path differs from the plain one; empty if it does not.
             part: Which part of the case is checked, if there are several checks.
 
         Returns:
@@ -85,7 +85,7 @@ class FastPath:
         return not self.disabled(key)
 
     def works_for(self, q: Tensor, check: Callable[[], str]) -> bool:
-        """Whether attention by this path can be used for queries (B, h, t, d); checked once per device, dtype and d."""
+        """Whether this attention path can be used for queries (B, h, t, d); checked once per device, dtype and d."""
         key = (q.device, q.dtype, q.shape[-1])
         if key not in self.verdicts:
             dtype = str(q.dtype).removeprefix("torch.")
@@ -177,5 +177,5 @@ FAST_PATHS: Final = (GRAPHS, FLASH, FLEX, ONEDNN, BF16_DRAFTS)
 
 
 def summary() -> dict[str, str]:
-    """The state of every fast path by name, with the reason where there is one."""
+    """The state of every fast path by name, with the reason if there is one."""
     return {path.name: ": ".join(filter(None, (path.state, path.reason))) for path in FAST_PATHS}

@@ -2,8 +2,8 @@
 
 - flash-attn for decoding, if it is installed and the models run in half precision. KFEXPLORE_ATTENTION=torch turns it
   off: PyTorch's own kernels then do the same with a mask, as they do everywhere else.
-- FlexAttention for the training pass of many noise groups: blocks of keys that nobody sees are skipped, so the cost is
-  O(k) in the slots of a group and there is no matrix of scores. Elsewhere FlexAttention has no gradient.
+- FlexAttention for the training pass of many noise groups: blocks of keys that no query sees are skipped, so the cost
+  is O(k) in the slots of a group and no score matrix is stored. FlexAttention has a gradient on CUDA only.
 
 The first use for a device, dtype and head size is compared with the plain path (`kfexplore.models.fast_paths`).
 """
@@ -25,7 +25,7 @@ from kfexplore.models.fast_paths import ATTENTION_VARIABLE, FLASH, difference
 
 
 class Segment:
-    """Keys and values (G, h, n, d) with what may be seen of them.
+    """Keys and values (G, h, n, d), and which of them each query sees.
 
     Args:
         k: Keys.
@@ -34,8 +34,8 @@ class Segment:
         visible: (B,) row r sees its first `visible[r]` keys only; None: all.
         alone: Query i of t sees key n - t + i only.
         memo: Values shared by all layers of a pass.
-        mask: (1 or B, 1, t, n) bool, the keys that each query sees; None: as the others say.
-        ends: (1 or B,) int64, where each row ends, if the mask is nothing but causal up to there.
+        mask: (1 or B, 1, t, n) bool, the keys that each query sees; None: given by the other arguments.
+        ends: (1 or B,) int64, the end of each row, if the mask is exactly the causal one up to there.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Segment:
 
 
 def flash_usable(q: Tensor) -> bool:
-    """Whether flash-attn takes these queries, and does what PyTorch's own kernels do."""
+    """Whether flash-attn supports these queries and agrees with PyTorch's own kernels."""
     return _flash_takes(q) and FLASH.works_for(q, lambda: _flash_difference(q))
 
 
@@ -87,7 +87,7 @@ def _flash_difference(like: Tensor) -> str:
 
 
 def attend_ends(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
-    """Attention of the last t tokens of rows that end at different positions, each seeing those up to itself.
+    """Causal attention of the last t tokens of rows that end at different positions.
 
     Args:
         q: (B, h, t, d), at positions ends - t .. ends - 1.
@@ -165,7 +165,7 @@ def _mask(q: Tensor, prefix: Segment, own: Segment) -> BlockMask:
 
 @functools.cache
 def _compiled_masker() -> Any:
-    return torch.compile(create_block_mask)  # uncompiled, it allocates the whole mask of queries by keys
+    return torch.compile(create_block_mask)  # uncompiled, it allocates the whole mask (queries x keys)
 
 
 @functools.cache

@@ -55,7 +55,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (x_i, x_{i + d/2}) of x (B, T, n, h, d) by its angle."""
+    """Rotates each pair (x_i, x_{i + d/2}) of x (B, T, n, h, d) by its angle."""
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin).to(x.dtype)
 
@@ -125,14 +125,14 @@ class OutputLayer(nn.Module):
 
 
 class Network(nn.Module):
-    """What maps, decoders and training use of any model: embedded tokens, hidden states over a cache, logits."""
+    """Common interface for maps, decoders and training: embedded tokens, hidden states over a cache, logits."""
 
     config: Any
-    """`ModelConfig`, or `CausalConfig` of a transformers model."""
+    """`ModelConfig`, or `CausalConfig` for a transformers model."""
     blocks: Any
     """The Transformer blocks, a `nn.ModuleList`."""
     recompute = False
-    """Gradient checkpointing: backward computes each block's activations again. For passes over an empty cache."""
+    """Gradient checkpointing: backward recomputes each block's activations. For passes over an empty cache."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with PASSES.get()():
@@ -154,7 +154,7 @@ class Network(nn.Module):
         """Hidden states of embedded tokens x (B, T, H): (B, read or T, H).
 
         Args:
-            x: Embedded tokens that follow what `cache` holds.
+            x: Embedded tokens that follow those in `cache`.
             cache: Read and extended.
             keep: How many of the T tokens the cache keeps afterwards.
             read: How many of the last tokens to return; None: all.
@@ -172,12 +172,12 @@ class Network(nn.Module):
         return cache
 
     def fill(self, ids: Tensor, cache: Cache) -> None:
-        """Reads ids (B, N) into a cache, which keeps them; skips the head."""
+        """Adds ids (B, N) to a cache, which keeps them; skips the head."""
         self.run_blocks(self.embed(ids), cache, keep=ids.shape[1])
 
 
 class Backbone(Network):
-    """Embedding, blocks and head, shared by all three kinds of the published layout."""
+    """Embedding, blocks and head of all three kinds of models in the published layout."""
 
     config: ModelConfig
 

@@ -17,7 +17,7 @@ from kfexplore.models.layers import Backbone, Network
 from kfexplore.models.onednn_linear import Linear
 
 SIGMA_FEATURES = 256
-"""Features of the masked model's noise level."""
+"""Number of features of the masked model's noise level."""
 
 
 class Autoregressive(Network):
@@ -26,7 +26,7 @@ class Autoregressive(Network):
     def forward(self, ids: Tensor, cache: Cache | None = None, read: int | None = None) -> Tensor:
         """Next-token logits float32 after the last `read` of ids (B, T), all by default: (B, read or T, V).
 
-        `cache`, if given, comes before ids and keeps them.
+        `cache`, if given, holds the tokens before ids, and keeps ids.
         """
         return self.read(self.run_blocks(self.embed(ids), cache or KVCache(), keep=ids.shape[1], read=read))
 
@@ -40,7 +40,7 @@ class Teacher(Autoregressive, Backbone):
 
 
 class NoiseEncoder(nn.Module):
-    """From a noise value u in [0, 1) and a temperature tau to one input vector.
+    """Maps a noise value u in [0, 1) and a temperature tau to one input vector.
 
     Features of s: cos(2 pi s f_i), sin(2 pi s f_i) with f_i = 10000^(-i / half), half = H / 2, in float64. Never under
     autocast: bf16 resolves only 256 values of u.
@@ -70,7 +70,7 @@ class NoiseEncoder(nn.Module):
 
 @cache  # never evicted: CUDA graphs read the tensor at its address
 def _radians(frequencies: tuple[float, ...], device: torch.device) -> Tensor:
-    """2 pi f in float64: no buffer of the module, whose dtype follows the weights'."""
+    """2 pi f in float64; not a buffer of the module, whose dtype would follow the weights."""
     with torch.inference_mode(False):
         return torch.tensor([2 * math.pi * f for f in frequencies], dtype=torch.float64, device=device)
 
@@ -95,17 +95,17 @@ class PushForward(Network):
         keep_noise: int = 0,
         also: int = 0,
     ) -> Tensor:
-        """One pass over the tokens just chosen and k fresh noise slots.
+        """One pass over the tokens chosen last and k new noise slots.
 
         Args:
             tokens: (B, t) chosen tokens to append, which the cache keeps; None for none.
             noise: (B, k) in [0, 1).
-            cache: What came before.
+            cache: Keys and values of the tokens before.
             tau: Temperature, an input of the noise encoder; 1 in all published results.
-            keep_noise: Noise slots that the cache keeps too (only without `tokens`): a sweep of slot j reuses those
-                before j, by causality.
-            also: Number of last tokens that are read before the slots; trained with `ntp_loss_weight`, a student gives
-                the distribution of the next token there.
+            keep_noise: Noise slots that the cache keeps as well (only without `tokens`): by causality, a sweep of slot
+                j reuses those before j.
+            also: Number of last tokens to read as well, before the slots. A student trained with `ntp_loss_weight`
+                gives the distribution of the next token there.
 
         Returns:
             Hidden states (B, also + k, H).
@@ -120,10 +120,10 @@ class PushForward(Network):
         return self.run_blocks(x, cache, keep=kept, read=noise.shape[1] + also)
 
     def block_logits(self, ids: Tensor, noise: Tensor, tau: float = 1.0) -> Tensor:
-        """Logits of one block without any cache kept: ids (B, N), noise (B, k) -> (B, k, V) float32.
+        """Logits of one block, without keeping a cache: ids (B, N), noise (B, k) -> (B, k, V) float32.
 
         Raises:
-            KfError: k is 0 or beyond the trained block, or noise is outside [0, 1).
+            KfError: k is 0 or above the trained block, or noise is outside [0, 1).
         """
         if not 1 <= noise.shape[1] <= self.config.block:
             raise KfError(f"k is {noise.shape[1]}.", f"1 to {self.config.block}, the block this student was trained on")
@@ -169,7 +169,7 @@ class Student(PushForward, Backbone):
 
 
 class SigmaMap(nn.Module):
-    """Noise level sigma (B,) to conditioning (B, C); f_i = 10000^(-i / 128), cos then sin of sigma f_i."""
+    """Maps a noise level sigma (B,) to conditioning (B, C): cos, then sin of sigma f_i, f_i = 10000^(-i / 128)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class SigmaMap(nn.Module):
 
 
 class MaskedModel(Backbone):
-    """Masked diffusion model (MDLM): bidirectional, fills mask tokens, each from its own marginal; sigma = 0."""
+    """Masked diffusion model (MDLM): bidirectional, with one marginal distribution per mask token; sigma = 0."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -211,6 +211,6 @@ class MaskedModel(Backbone):
     def log_probs(self, ids: Tensor) -> Tensor:
         """Natural-log marginals at every position: ids (B, N) int64 -> (B, N, V) float32.
 
-        Meant for masked positions only.
+        Meaningful at masked positions only.
         """
         return self(ids).log_softmax(dim=-1)

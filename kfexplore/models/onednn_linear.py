@@ -1,7 +1,7 @@
 """Linear layers without gradient on a CPU: weights packed once for oneDNN, the GELU or sum fused with the product.
 
-A decoding step has few rows, and there the plain product reads its weights at half the speed that memory allows
-(docs/LOG.md). The packed weights are a second copy, kept until the layer is dropped or its weights change.
+A decoding step has few rows, for which the plain product reads its weights at half the memory bandwidth (docs/LOG.md).
+The packed weights are a second copy, kept until the layer is deleted or its weights change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALL = 2**20
-"""Weights of fewer entries fit the CPU's caches: a single row is then multiplied faster without packing."""
+"""Weights with fewer entries fit into the CPU's caches: a single row is then multiplied faster without packing."""
 
 _packed: weakref.WeakKeyDictionary[nn.Linear, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
 
@@ -34,7 +34,7 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, gelu: bool = False,
 
 
 def version(weight: Tensor) -> tuple[int, int]:
-    """Changes whenever the weight does."""
+    """A value that changes whenever the weight does."""
     return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
@@ -48,14 +48,14 @@ class Linear(nn.Linear):
         return multiply(x, self.packed(), self.bias, gelu, add)
 
     def plain(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
-        """The same by PyTorch's own operations."""
+        """The same with PyTorch's own operations."""
         out = F.linear(x, self.weight, self.bias)
         if gelu:
             out = F.gelu(out, approximate="tanh")
         return out if add is None else add + out
 
     def _packs(self, x: Tensor) -> bool:
-        """Whether this product is taken with packed weights."""
+        """Whether to use packed weights for this product."""
         return (
             x.device.type == "cpu"
             and not torch.is_grad_enabled()

@@ -1,8 +1,8 @@
 """The KV cache of decoding: keys and values of B rows in buffers that are allocated once.
 
-A token's keys are stored at its position, and a query sees the positions up to its own. So a pass may write anywhere:
-tokens overwrite the noise slots that they replace, rows may end at different positions, padding may follow a shorter
-prompt, and nothing has to be cleared.
+A token's keys are stored at its position, and a query sees the positions up to its own. A pass may therefore write
+anywhere: tokens overwrite the noise slots that they replace, rows may end at different positions, padding may follow a
+shorter prompt, and nothing has to be cleared.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from kfexplore.models.kernels import Segment
 
 
 class StaticCache:
-    """Room for `capacity` tokens in each row.
+    """Keys and values of up to `capacity` tokens in each row.
 
     Args:
-        capacity: Positions of a row, noise slots included.
-        stride: Keys read by a pass are a multiple of this (capacity at most): passes of one shape for recorded graphs.
+        capacity: Positions of a row, including noise slots.
+        stride: The number of keys read by a pass is a multiple of this, or `capacity`: few shapes for recorded graphs.
     """
 
     def __init__(self, capacity: int, stride: int = 1) -> None:
         self.capacity, self.stride = capacity, stride
         self.mask: Tensor | None = None
-        """(1 or B, 1, t, n) bool, the keys that the queries of the pass see; None: all."""
+        """(1 or B, 1, t, n) bool, which keys each query of the pass sees; None: all."""
         self.blocks: Callable[[Tensor, StaticCache, int], Tensor] | None = None
         """A faster path through the blocks that fills this cache (models/cpu_fast_path.py)."""
         self._layers: list[Tensor] = []
@@ -41,7 +41,7 @@ class StaticCache:
         Args:
             start: Position of the first, one for all rows or (B,) int64.
             count: Tokens of the pass.
-            last: The largest start, where `start` is a tensor.
+            last: The largest start or an upper bound of it, if `start` is a tensor.
         """
         highest = start if isinstance(start, int) else last
         if highest is None or highest + count > self.capacity:
@@ -74,7 +74,7 @@ class StaticCache:
         return table[self._positions]
 
     def store(self, layer: int, keys_and_values: Tensor) -> Tensor:
-        """Writes keys and values (B, t, 2, h, d) in their places; returns all that the pass may see (B, n, 2, h, d)."""
+        """Stores keys and values (B, t, 2, h, d); returns all that the pass may see (B, n, 2, h, d)."""
         if layer == len(self._layers):
             batch, _, _, heads, width = keys_and_values.shape
             self._layers.append(keys_and_values.new_zeros((batch, self.capacity, 2, heads, width)))
@@ -86,25 +86,25 @@ class StaticCache:
         return stored[:, : self._reach]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
-        """Writes keys and values (B, h, t, d) in their places; returns what the queries see."""
+        """Stores keys and values (B, h, t, d); returns the segment that the queries see."""
         seen = self.store(layer, torch.stack([k, v], dim=2).permute(0, 3, 2, 1, 4))
         ends = self._positions[:, -1] + 1
         return [Segment(seen[:, :, 0].transpose(1, 2), seen[:, :, 1].transpose(1, 2), mask=self.mask, ends=ends)]
 
     def written(self, places: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Copies of the keys and values in rows and positions (`places`), layer by layer."""
+        """Copies of the keys and values at rows and positions `places`, by layer."""
         return tuple(stored[places] for stored in self._layers)
 
     def erase(self, places: tuple[Tensor, Tensor]) -> None:
-        """Sets the keys and values in rows and positions to zero."""
+        """Sets the keys and values at rows and positions `places` to zero."""
         for stored in self._layers:
             stored[places] = 0
 
     @property
     def places(self) -> tuple[Tensor, Tensor]:
-        """Rows (B, 1) and positions (B, count) of a pass that was placed by a tensor."""
+        """Rows (B, 1) and positions (B, count) of a pass placed by a tensor."""
         assert self._rows is not None
         return self._rows, self._positions
 
     def commit(self, count: int) -> None:
-        """Nothing: a token is kept by not writing over it."""
+        """Does nothing: a token is kept unless it is overwritten."""
