@@ -1,9 +1,9 @@
 """Total correlation of a block: what a product of marginals loses, however good the marginals are.
 
-TC = sum over slots of H(m_j) - H(x_j | x_<j) = sum of I(x_j; x_<j). Slot 1 has none; slot 2 is exact if the pair's
-distribution is; later slots are means over the teacher's own blocks. There the marginal is Rao-Blackwellised, m_j =
-mean of p(. | x_<j), whole distributions instead of the tokens drawn. Its entropy is still too small by O(1 / samples);
-the jackknife over groups of blocks corrects that and gives the interval (Student's t, groups - 1 degrees of freedom).
+TC = sum over slots of H(m_j) - H(x_j | x_<j) = sum of I(x_j; x_<j). Slot 1 contributes 0; slot 2 is exact if the pair's
+distribution is; later slots are means over the teacher's own blocks. Their marginal is Rao-Blackwellised: m_j is the
+mean of the distributions p(. | x_<j), not of the tokens drawn. Its entropy is still too small by O(1 / samples); the
+jackknife over groups of blocks corrects this and gives the interval (Student's t, groups - 1 degrees of freedom).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class SlotMeans:
     surprise: Floats
     """(K, G) mean entropy of those distributions, nats."""
     samples: int
-    """Blocks over which the means are; 0: every slot is exact."""
+    """Number of blocks averaged; 0: every slot is exact."""
     law: BlockLaw | None
-    """The exact distribution behind slot 2, where there is one."""
+    """The exact distribution used for slot 2, if there is one."""
 
     def correlation(self) -> Correlation:
-        """Total correlation with its interval; for two exact slots, the bounds of the exact distribution."""
+        """Total correlation with its interval; for two exact slots, with the bounds of the exact distribution."""
         information = self._information()
         by_slot, total = [_jackknife(values) for values in information], _jackknife(information.sum(axis=0))
         if self.law is not None:
@@ -53,7 +53,7 @@ class SlotMeans:
     def against(self, wrong: Floats) -> ProductError:
         """The two error sources of a sampler that draws the slots independently from `wrong` (K, V).
 
-        Both use the same jackknife groups, so their sum is the mean of -log prod q_j less the block's entropy.
+        Both use the same jackknife groups, so their sum is the mean of -log prod q_j minus the block's entropy.
         """
         information = self._information()
         slots = zip(self.laws, wrong, strict=True)
@@ -66,7 +66,7 @@ class SlotMeans:
         return np.stack([laws.mean(axis=0) for laws in self.laws])
 
     def _information(self) -> Floats:
-        """I(x_j; x_<j) of each slot over all groups, then with each left out: (K, 1 + G), zero for slot 1."""
+        """I(x_j; x_<j) of each slot over all groups, then with each group left out: (K, 1 + G); 0 for slot 1."""
         both = zip(self.laws[1:], self.surprise[1:], strict=True)
         later = [_leave_out(laws, lambda mean: float(entr(mean).sum())) - _leave_out(own, float) for laws, own in both]
         return np.stack([np.zeros_like(later[0]), *later])
@@ -78,9 +78,8 @@ def slot_means(tree: TeacherTree, k: int, blocks: Ints, law: BlockLaw | None = N
     Args:
         tree: The context.
         k: Slots K >= 2.
-        blocks: (S, >= k - 1) independent blocks of the teacher, S a multiple of `GROUPS`; read from slot 3 on where
-            `law` is given.
-        law: The exact distribution of two tokens; used for slot 2 where it covers all first tokens.
+        blocks: (S, >= k - 1) independent blocks of the teacher, S a multiple of `GROUPS`.
+        law: The exact distribution of two tokens; used for slot 2 if it covers all first tokens.
     """
     root = tree.root
     if law is not None and law.uncovered:

@@ -1,8 +1,8 @@
-"""The teacher's exact distribution of the next two tokens after a context, with bounds where it is truncated.
+"""The teacher's exact distribution of the next two tokens after a context, with bounds if it is truncated.
 
-Write A for the M first tokens that are considered, 1 - delta for their probability, m_A for the distribution of the
-second token given A, I_A for the mutual information given A, and t_A = 1/2 sum over a in A of p(a) |p(.|a) - m_A|_1.
-The second token after any other is unknown. Then, with Z = [x1 in A] and the chain rule,
+Let A be the M first tokens that are covered, 1 - delta their probability, m_A the distribution of the second token
+given A, I_A the mutual information given A, and t_A = 1/2 sum over a in A of p(a) |p(.|a) - m_A|_1. The second token
+after any other first token is unknown. With Z = [x1 in A] and the chain rule,
 
     I(X1; X2) = I(Z; X2) + (1 - delta) I_A + delta I_rest
 
@@ -10,9 +10,9 @@ lies between (1 - delta) I_A, reached if the rest has the distribution m_A whate
 h(delta) + (1 - delta) I_A + delta H(X1 | rest), as I(Z; X2) <= h(delta), and
 H* - sum over a in A of p(a) H(p(.|a)), where H* is the largest entropy of any (1 - delta) m_A + delta q.
 
-The distance TV(joint, product) is at least t_A: the marginal's shift by the rest takes from the sum over A no more than
-the rest must itself give. It is at most (1 - delta) t_A + delta (1 - delta) by convexity of the sum over A, and
-delta - sum of p(a)^2 over the rest for the others, as p(a) of a token's own distribution is part of the marginal.
+The distance TV(joint, product) is at least t_A: the rest itself adds at least as much as its shift of the marginal can
+take from the sum over A. It is at most the sum of two bounds: (1 - delta) t_A + delta (1 - delta) for A, by convexity;
+and delta - sum of p(a)^2 for the rest, since the distribution after a has the weight p(a) in the marginal.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from kfexplore.pair import Pair
 from kfexplore.results import BlockLaw, Bounded, Floats, Ints
 
 SMALL_VOCABULARY = 4096
-"""Rows of the embedding up to which all first tokens are considered by default."""
+"""Largest vocabulary of which all first tokens are covered by default."""
 MOST_UNCOVERED = 0.02
-"""Probability left out above that: the fewest first tokens that leave no more."""
+"""Largest uncovered probability by default for larger vocabularies; the fewest first tokens are taken."""
 LARGEST_LAW = 2**28
-"""Most entries (M, V) of float32: 1 GiB."""
+"""Maximum number of entries (M, V) in float32: 1 GiB."""
 ENTRIES_AT_ONCE = 2**21
-"""Probabilities of one tile, float64."""
+"""Number of float64 probabilities in one tile."""
 ROWS_AT_ONCE = 1024
 NOT_A_LAW = 1e-4
-"""Probabilities whose sum is further than this from 1 are refused."""
+"""Probabilities whose sum differs from 1 by more than this are rejected."""
 
 
 class TeacherTree:
@@ -52,7 +52,7 @@ class TeacherTree:
     Args:
         teacher: The teacher.
         ids: (N,) context, N >= 1.
-        temperature: Divides the teacher's logits; everything that reads this tree follows.
+        temperature: Divides the teacher's logits; applies to all results from this tree.
         student: Prefilled as well, for its map after the same context.
 
     Raises:
@@ -77,8 +77,8 @@ class TeacherTree:
         """Distributions of the token after each of R prefixes (R, j), a tile of rows at a time.
 
         Args:
-            prefixes: (R, j) first tokens of a block; better without repetition.
-            every: Those of all slots 1 .. j + 1 instead of the last alone.
+            prefixes: (R, j) first tokens of a block; repeated ones are computed again.
+            every: Return the distributions of all slots 1 .. j + 1, not only of the last.
 
         Yields:
             The rows, and their distributions (r, V), or (r, j + 1, V), float64.
@@ -111,13 +111,13 @@ def pair_law(pair: Pair, ids: list[int], first: int | None = None, tree: Teacher
     Args:
         pair: Only its teacher is used.
         ids: N token ids.
-        first: M, how many first tokens are considered; None: all of a small vocabulary (up to 4,096 rows), else the
-            fewest that leave at most 2 % uncovered.
-        tree: The prefilled context, at its own temperature; None: at 1.
+        first: M, the number of first tokens to cover; None: all of a small vocabulary (up to 4,096 rows), else the
+            fewest that leave at most 2 % uncovered; in both cases at most `LARGEST_LAW` / V.
+        tree: The prefilled context, at its own temperature; None: temperature 1.
 
     Raises:
-        KfError: the context is empty, too long or has unknown ids; M is 0 or above V; the distribution has more
-            entries than `LARGEST_LAW`; the teacher's probabilities do not sum to 1 (broken weights).
+        KfError: the context is empty, too long or has unknown ids; M is 0, above V or above `LARGEST_LAW` / V; the
+            teacher's probabilities do not sum to 1 (broken weights).
     """
     pair.check_ids(ids)
     context = np.array(ids, dtype=np.int64)
@@ -162,7 +162,7 @@ def check_sums(law: np.ndarray) -> None:
 
 
 def _how_many(sorted_law: Floats, first: int | None) -> int:
-    """M, from the first token's distribution, most likely first."""
+    """M, from the distribution of the first token, sorted from the most likely."""
     rows = len(sorted_law)
     if first is not None:
         if not 1 <= first <= rows:
@@ -210,6 +210,6 @@ def largest_entropy(mass: Floats, more: float) -> float:
     """The largest entropy of `mass` (V,) plus `more` probability anywhere, by water filling."""
     rising = np.sort(mass)
     count = np.arange(1, len(rising) + 1)
-    levels = (rising.cumsum() + more) / count  # the level where the `count` lowest are filled up to it
+    levels = (rising.cumsum() + more) / count  # the level if the `count` lowest are filled up to it
     filled = int(np.flatnonzero(levels >= rising)[-1])
     return float(entr(np.maximum(rising, levels[filled])).sum())

@@ -1,9 +1,9 @@
 """Blocks of a sampler against the teacher's distribution: G-test, lower bound on total variation, rare blocks.
 
 The test's partition of the blocks (`Cells`) is chosen from the distribution alone. Blocks expected five times or more
-are a cell each; the rest is pooled so that every pool is expected five times or more as well. Two tokens, whose whole
-distribution is known, are pooled in order of pointwise mutual information, so that pairs that a product of marginals
-gives too often are apart from those it gives too rarely; more tokens by their longest beginning that is likely enough.
+are a cell each; the rest is pooled so that every pool is expected five times or more as well. Blocks of two tokens,
+whose whole distribution is known, are pooled by pointwise mutual information, which separates pairs that a product of
+marginals gives too often from those it gives too rarely. Longer blocks are pooled by their longest likely prefix.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from kfexplore.laws.exact import TeacherTree, check_sums
 from kfexplore.results import EXPLAINED, BlockLaw, Cells, Distance, Floats, Ints, SamplerLaw, Surprise
 
 EXPECTED = 5.0
-"""Least expected number of blocks per cell."""
+"""Minimum expected number of blocks per cell."""
 MOST_POOLS = 32
-"""Most pools of rare pairs."""
+"""Maximum number of pools of rare pairs."""
 LARGEST_SORTED = 2**23
-"""Entries of a distribution of two tokens that are sorted into pools; larger ones are pooled by their beginnings."""
+"""Largest number of pairs to sort into pools; larger distributions are pooled by prefix."""
 RARE = 1e-3
 """Fraction of the teacher's own blocks that count as almost impossible."""
 UNUSUAL = 0.05
-"""Fraction of a longer tail. A distance over it finds most errors inside cells: 0.79 of 0.90 for a product of
-marginals of three tokens, where cells alone had 0.31."""
+"""Fraction of a longer tail, which reveals most errors inside cells: for a product of three marginals at a distance of
+0.90, the bound is 0.79, and with cells alone 0.31."""
 
 
 Start = tuple[int, ...]
-"""First tokens of a block."""
+"""A prefix of a block."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Partition:
-    """Cells, and the rule that puts a block into one."""
+    """Cells, and the rule that assigns a block to one."""
 
     cells: Cells
     index: Callable[[Ints], Ints]
@@ -67,7 +67,7 @@ def partition(tree: TeacherTree, law: BlockLaw, k: int, size: int) -> Partition:
 
 
 def pair_partition(law: BlockLaw, size: int) -> Partition:
-    """Pairs expected five times or more, and pools of the others by their pointwise mutual information."""
+    """Pairs expected five times or more, and pools of the other pairs by pointwise mutual information."""
     joint, second, least = law.joint, law.marginal_2, EXPECTED / size
     flat = joint.ravel()
     named = np.flatnonzero(flat >= least)
@@ -82,7 +82,7 @@ def pair_partition(law: BlockLaw, size: int) -> Partition:
         known = np.nan_to_num(np.log(law.given / second).ravel()[tail], nan=-np.inf, neginf=-np.inf)
     tail = tail[np.argsort(known, kind="stable")]
     running = flat[tail].cumsum()
-    # Pools of equal mass, each at least `least` on whichever side of its ends the largest pair falls.
+    # Pools of about equal mass, each at least `least` even if the largest pair falls into its neighbour.
     pools = max(1, min(MOST_POOLS, int(running[-1] / (least + flat[tail].max())))) if len(tail) else 1
     which = np.minimum((running / running[-1] * pools).astype(int), pools - 1) if len(tail) and running[-1] else 0
     cell = np.empty(len(flat) + 1, dtype=np.int64)
@@ -102,7 +102,7 @@ def pair_partition(law: BlockLaw, size: int) -> Partition:
 
 
 def tree_partition(tree: TeacherTree, k: int, size: int) -> Partition:
-    """Blocks expected five times or more, found level by level; the others by the longest beginning that is so."""
+    """Blocks expected five times or more, found level by level; the others by their longest prefix that is."""
     least = EXPECTED / size
     prefixes, mass = np.zeros((1, 0), dtype=np.int64), np.ones(1)
     left: dict[Start, float] = {}
@@ -122,7 +122,7 @@ def tree_partition(tree: TeacherTree, k: int, size: int) -> Partition:
     rest = left.pop(())
     order = np.argsort(-mass, kind="stable")
     parts = [(tuple(prefixes[n].tolist()), float(mass[n])) for n in order]
-    few = []  # the least likely fill up the rest
+    few = []  # the least likely ones fill up the rest
     while rest < least and (parts or left):
         start, more = parts.pop() if parts else left.popitem()
         few.append(start)
@@ -165,24 +165,24 @@ def expected_tv(probability: Floats, size: int) -> float:
 
 
 def plug_in_tv(counts: Ints, probability: Floats) -> float:
-    """TV of the frequencies over cells (C,): biased upwards, and blind to errors within cells."""
+    """TV of the frequencies over cells (C,): biased upwards, and insensitive to errors within cells."""
     return float(np.maximum(counts / counts.sum() - probability, 0).sum())
 
 
 @dataclass(frozen=True)
 class _Set:
-    """A set of blocks that one half of a sample chose."""
+    """A set of blocks chosen on one half of a sample."""
 
     cells: npt.NDArray[np.bool_]
-    """(C,) which cells are in it; of a pool, what is left without the blocks that were seen."""
+    """(C,) which cells are in it; for a pool, only its blocks that were not seen."""
     seen: Ints
-    """(n,) numbers of the distinct blocks of pools that were seen, rising."""
+    """(n,) numbers of the distinct blocks of pools that were seen, ascending."""
     singles: npt.NDArray[np.bool_]
     """(n,) which of them are in the set."""
     probability: float
     """Probability of the set under the distribution, or an upper bound."""
     score: float
-    """Expected excess of the sampler's probability over the teacher's, each block left out of the choice in turn."""
+    """Leave-one-out estimate of the excess of the sampler's probability over the teacher's."""
 
     def holds(self, cells: Ints, numbers: Ints) -> npt.NDArray[np.bool_]:
         """Which blocks are in the set, given the cell and the number of each (N,)."""
@@ -199,14 +199,14 @@ def tv_lower_bound(
     """A lower bound on the total variation distance of the whole distributions, cross-fitted.
 
     The distance is the largest excess of any set's probability under the sampler over the exact one. One half of the
-    blocks chooses a set, the other half counts it, and vice versa: the mean is unbiased for the two sets, so it is not
-    biased upwards, but gives no upper bound. A set is made of
+    blocks chooses a set, the other half estimates its frequency, and vice versa: the mean is unbiased for the two sets,
+    so it is not biased upwards, but gives no upper bound. A set consists of
 
-    - cells that one block has to itself,
+    - cells of a single block,
     - single blocks of the pools that the choosing half has seen, each with its exact probability,
-    - what is left of each pool; its frequency under the sampler is estimated by the blocks seen once (Good-Turing),
-    - optionally a tail T of rare blocks. As P(A or T) <= P(A) + P(T), it is one more cell, whose blocks leave the other
-      cells while their exact probabilities stay.
+    - the unseen rest of each pool, whose frequency is estimated from the blocks seen once (Good-Turing),
+    - optionally a tail T of rare blocks. As P(A or T) <= P(A) + P(T), it is one more cell: its blocks no longer count
+      in other cells, whose exact probabilities are not reduced.
 
     `low` uses Wilson's lower limit of both counts.
 
@@ -244,18 +244,18 @@ def _chosen(cells: Ints, numbers: Ints, law: Floats, named: int, bins: int, know
     fraction += np.bincount(home[count == 1], minlength=len(law)) / size
     rest = np.where(pools, np.maximum(law - np.bincount(home, own, len(law)), 0), law)
     inside, singles = fraction > rest, count / size > own
-    left_out = np.where(count > 1, count / size, 0)  # a block that was seen once would not be seen without itself
+    left_out = np.where(count > 1, count / size, 0)  # a block seen once is unseen when left out
     score = float((fraction - rest)[inside].sum() + (left_out - own)[singles].sum())
     return _Set(inside, seen, singles, float(rest[inside].sum() + own[singles].sum()), score)
 
 
 def rarest(law: BlockLaw, k: int, own: Floats) -> list[Tail]:
-    """The tails of blocks that are rarer than all but `RARE` and `UNUSUAL` of the teacher's own.
+    """The tails of the rarest blocks, with a fraction of `RARE` and of `UNUSUAL` of the teacher's own blocks.
 
     Args:
-        law: Distribution of two tokens: the tails are exact for k = 2 where all first tokens are covered.
+        law: Distribution of two tokens: the tails are exact for k = 2 if all first tokens are covered.
         k: Slots.
-        own: (S,) log-probabilities of the teacher's own blocks, for an estimate otherwise.
+        own: (S,) log-probabilities of the teacher's own blocks, otherwise used for an estimate.
     """
     fractions = (RARE, UNUSUAL)
     if k == 2 and not law.uncovered:
@@ -285,7 +285,7 @@ def log_probs(tree: TeacherTree, law: BlockLaw, blocks: Ints) -> Floats:
 def most_surprising(tree: TeacherTree, blocks: Ints) -> list[Surprise]:
     """For each of R blocks (R, K), the token whose surprisal exceeds the entropy of its distribution most.
 
-    The excess counts because a rare token among many rare ones is nothing unusual.
+    The excess is used because a rare token among many rare ones is not unusual.
     """
     found = []
     for rows, laws in tree.after(blocks[:, :-1], every=True):
@@ -313,10 +313,10 @@ def judged(
     Args:
         drawn: Independent blocks.
         parts: Cells that were chosen for N blocks.
-        tree: The teacher's distributions, to say what is wrong with impossible blocks.
+        tree: The teacher's distributions, to find the most surprising token of impossible blocks.
         known: (N,) their log-probabilities under the teacher.
-        tails: Of the teacher's distribution, that of almost impossible blocks first.
-        tv: The distance, where it is known; None: a lower bound from the blocks.
+        tails: Tails of the teacher's distribution, that of almost impossible blocks first.
+        tv: The distance, if known; None: a lower bound from the blocks.
         plain: The other fields: sampler, nfe, kl, seconds.
     """
     law, cells = parts.cells.probability, parts.index(drawn)

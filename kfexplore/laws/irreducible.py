@@ -1,4 +1,4 @@
-"""Conditions under which unmasking by marginals must err, by enumeration, with what each of them proves.
+"""Conditions under which unmasking by marginals must err, checked by enumeration, and what each of them proves.
 
 - The paper's definition (Theorem 1): dependence given every value of all other positions. It proves that a fixed
   schedule whose last pass fills two or more positions errs.
@@ -58,12 +58,12 @@ def is_conditionally_irreducible(law: npt.ArrayLike, strong: bool = False) -> bo
     """Whether no group of positions can be split into two that are independent given the visible ones.
 
     The paper's definition: for every S of two positions or more, every split of it and every value of positive
-    probability of *all positions outside S*, the two parts are dependent. The strong condition asks for it given *every
-    set U* outside S. What each proves is in the docstring of this module.
+    probability of *all positions outside S*, the two parts are dependent. The strong condition requires this given
+    *every set U* outside S. The module docstring says what each proves.
 
     Args:
         law: (V,) * L probabilities.
-        strong: The second condition.
+        strong: Check the strong condition.
 
     Raises:
         KfError: `law` is not a distribution.
@@ -90,7 +90,7 @@ def witness(law: npt.ArrayLike, strong: bool = False) -> Independence | None:
 def support_witness(law: npt.ArrayLike) -> FullSupport | None:
     """The first two positions that take all combinations of their values, given the visible positions, fewest first.
 
-    None where the distribution meets the support condition.
+    None if the distribution satisfies the support condition.
 
     Args:
         law: (V,) * L probabilities.
@@ -121,7 +121,7 @@ def _pairs(length: int, sizes: Iterable[int]) -> Iterator[tuple[int, int, tuple[
 def _dependence(law: Floats, left: int, right: int, given: tuple[int, ...]) -> Floats:
     """Distance of p(left, right | given) from p(left | given) p(right | given), for each value of `given`.
 
-    Axes of `given` keep their length, the others have 1; infinite where the value has probability 0.
+    Axes of `given` keep their length, the others have length 1; infinite for values of probability 0.
     """
     hidden = tuple(j for j in range(law.ndim) if j not in (left, right, *given))
     joint = law.sum(axis=hidden, keepdims=True)

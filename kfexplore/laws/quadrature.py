@@ -1,8 +1,8 @@
-"""The distribution that the student's map pushes uniform noise to, by quadrature over the noise square of two slots.
+"""The student's distribution of two tokens under uniform noise, by quadrature over the unit square of noise.
 
-The learned map is piecewise constant, so its distribution is the area of each block of tokens in the unit square. The
-areas are counted at the points of a lattice; the teacher's probability of a block is exact. Each value of u_1 is shared
-by `EACH` points, so that the map evaluates slot 1 once for all of them.
+The learned map is piecewise constant, so the probability of a block of tokens is its area in the unit square. Areas are
+counted at the points of a lattice; the teacher's probability of a block is exact. `EACH` points share each value of
+u_1, so that the map evaluates slot 1 once for all of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ EACH = 8
 CONVERGED = 0.01
 """Change of the TV from half of the points to all of them up to which a quadrature has converged."""
 LEAST_ERROR = 0.005
-"""The stated error is that change, and no less than this. The error falls at least as 1 / points (measured on six
-contexts of `tales`: 2^13 points were off by at most 0.0022, where half of them were off by 0.005 to 0.008)."""
+"""The stated error is that change, but at least this. The error falls at least as 1 / points (measured on six contexts
+of `tales`: at most 0.0022 with 2^13 points, 0.005 to 0.008 with half of them)."""
 
 
 def lattice(points: int, each: int = 1) -> Floats:
@@ -29,7 +29,7 @@ def lattice(points: int, each: int = 1) -> Floats:
 
     Args:
         points: N.
-        each: Points in a row that share one u_1; 1: no value of either slot occurs twice.
+        each: Consecutive points that share one u_1; 1: no value of either slot occurs twice.
     """
     n = np.arange(points)
     first = (n // each + 0.5) * (each / points)
@@ -37,18 +37,18 @@ def lattice(points: int, each: int = 1) -> Floats:
 
 
 def block_areas(tokens: Ints) -> tuple[Ints, Floats]:
-    """Distinct blocks (P, k) of the tokens (N, k) at evenly spread points, and the area of each (P,)."""
+    """Distinct blocks (P, k) among the tokens (N, k) at evenly spread points, and the area of each (P,)."""
     distinct, count = np.unique(tokens, axis=0, return_counts=True)
     return distinct, count / len(tokens)
 
 
 def tv_of_areas(area: Floats, probability: Floats) -> float:
-    """TV of areas (P,) from a distribution that gives these blocks the probabilities (P,); others have no area."""
+    """TV of areas (P,) from a distribution that gives these blocks the probabilities (P,); other blocks have area 0."""
     return float(np.abs(area - probability).sum() + 1 - probability.sum()) / 2
 
 
 def student_distance(tree: TeacherTree, law: BlockLaw) -> Distance | None:
-    """TV of the student's distribution of the next two tokens from the teacher's; None where it would take too long.
+    """TV of the student's distribution of the next two tokens from the teacher's; None if it would take too long.
 
     The points are doubled until the distance has converged, `MOST_POINTS` are reached or, on a CPU, the work would
     exceed `LARGEST_WORK`.

@@ -1,4 +1,4 @@
-"""Contexts from a text, ranked by the mutual information of the next two tokens: where the product errs most.
+"""Contexts from a text, ranked by the mutual information of the next two tokens.
 
 The sentences beside this file were written for this purpose, so no pair was trained on them.
 """
@@ -23,9 +23,9 @@ from kfexplore.training.documents import read_text
 
 SENTENCES = Path(__file__).parent / "sentences.txt"
 CONTEXTS = "contexts.json"
-"""Beside the weights of a bundled pair."""
+"""File name, beside the weights of a bundled pair."""
 FEWEST_BEFORE = 4
-"""Tokens of a context."""
+"""Fewest tokens of a context."""
 
 
 def lines(text: Path | None = None) -> list[str]:
@@ -75,7 +75,7 @@ def store_contexts(name: str = DEFAULT_PAIR, text: Path | None = None) -> Path:
 
 
 def stored_contexts(name: str = DEFAULT_PAIR) -> list[RankedContext]:
-    """The ranked contexts of a bundled pair; [] where none are stored for its weights."""
+    """The ranked contexts of a bundled pair; [] if none are stored for its weights."""
     file = bundled_folder(name) / CONTEXTS
     if not file.is_file():
         return []

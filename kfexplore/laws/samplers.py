@@ -1,8 +1,8 @@
 """Samplers of one block of k tokens after a context, with one signature: (seed, sample numbers) -> blocks (N, k).
 
 Slot j in pass p reads noise at position p K + j of its sample, so the teacher, the student and every one-pass sampler
-see the same noise, and a block depends neither on how many others are drawn nor on the batch. As in the maps, near ties
-are decided again by a pass over that row alone.
+use the same noise, and a block depends neither on the number of other blocks nor on the batch. As in the maps, near
+ties are rechecked by a pass over that row alone.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Order = Literal["random", "confident"]
 
 LARGEST_BLOCK = 4
 ORDER_NOISE = 32
-"""Noise positions from which the order of unmasking is drawn."""
+"""First noise position for the order of unmasking."""
 REFERENCE_NOISE = 64
-"""Noise positions of the teacher's blocks for means and quantiles, distinct from those of tested blocks."""
+"""First noise position of the teacher's blocks for means and quantiles, distinct from those of tested blocks."""
 TOKENS_AT_ONCE = 2**13
-"""Tokens of one forward pass of many rows."""
+"""Maximum number of tokens in one forward pass over many rows."""
 LARGEST_WORK = 2e11
-"""Most multiplications in a masked model's later passes on a CPU: about four seconds on two cores."""
+"""Maximum number of multiplications in a masked model's later passes on a CPU: about four seconds on two cores."""
 FEWEST_BLOCKS, MOST_BLOCKS = 100, 2**17
-"""Sizes of a study's sample."""
+"""Smallest and largest sample of a study."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Sampler:
 
 
 def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal: Floats) -> list[Sampler]:
-    """Every sampler that the pair allows, the teacher first.
+    """All samplers that the pair allows, the teacher first.
 
     Args:
         pair: Teacher, and optionally student and masked model.
         ids: The context.
         k: Slots, 2 .. 4 and no more than the pair's.
-        tree: The context under the teacher, whose temperature teacher and student follow. The masked model has none.
+        tree: The context under the teacher; its temperature applies to teacher and student, not to the masked model.
         ideal: (K, V) the teacher's own marginals of the slots.
     """
     found = [Sampler("teacher", k, partial(teacher_blocks, tree, k))]
@@ -83,9 +83,9 @@ def block_samplers(pair: Pair, ids: list[int], k: int, tree: TeacherTree, ideal:
 
 
 def _most_blocks(masked: MaskedModel, context: int, first: Floats, passes: int) -> int | None:
-    """Blocks whose later passes, each distinct row with the whole context, stay within `LARGEST_WORK`; None: any.
+    """Largest number of blocks whose later passes, over distinct rows, stay within `LARGEST_WORK`; None: no limit.
 
-    `first` are the distributions (K, V) of the first pass: rows of two slots repeat, as one token alone is filled in.
+    `first` are the distributions (K, V) of the first pass: with two slots it fills in one token, so rows repeat.
     """
     if masked.device.type != "cpu":
         return None
@@ -120,7 +120,7 @@ def student_blocks(tree: TeacherTree, k: int, seed: int, samples: range) -> Ints
 
 
 def product_blocks(marginals: Floats, seed: int, samples: range) -> Ints:
-    """Draws every slot independently from its own distribution (K, V): all that marginals allow in one pass."""
+    """Draws every slot independently from its own distribution (K, V), as one pass of marginals must."""
     u = torch.from_numpy(noise.uniform(seed, samples, 0, len(marginals)))
     return invert(torch.from_numpy(marginals).cumsum(dim=-1), u.t()).t().contiguous().numpy()
 
@@ -135,10 +135,10 @@ def masked_marginals(masked: MaskedModel, ids: list[int], k: int) -> Floats:
 def masked_blocks(
     masked: MaskedModel, ids: list[int], k: int, seed: int, samples: range, passes: int, order: Order
 ) -> Ints:
-    """The masked model in 1 .. k passes, as even as can be with larger ones first; float64 inverse CDF throughout.
+    """The masked model in 1 .. k passes, as even as possible with larger ones first, by float64 inverse CDF.
 
     random: the slots are filled in an order drawn for each sample. confident: every pass draws a token for each slot
-    that is still masked and keeps those that are most likely under their own distributions.
+    that is still masked and keeps the tokens that are most likely under their own distributions.
     """
     draws = noise.uniform(seed, samples, 0, passes * k).reshape(len(samples), passes, k)
     rank = np.argsort(np.argsort(noise.uniform(seed, samples, ORDER_NOISE, k), axis=1, kind="stable"), axis=1)
@@ -161,7 +161,7 @@ def masked_blocks(
 
 @dataclass(frozen=True)
 class _Pass:
-    """One pass over partly masked blocks: which slots are filled, and with what."""
+    """One pass over partly masked blocks: which slots are filled, and with which tokens."""
 
     filled: Ints
     rank: Ints
@@ -175,7 +175,7 @@ class _Pass:
 
         Args:
             laws: (r, K, V) float64, one for each distinct row.
-            member: (n,) which of them each row has.
+            member: (n,) index of the distribution for each row.
             rows: (n,) numbers of the rows.
         """
         open_slots = self.filled[rows] == self.mask_id
@@ -190,7 +190,7 @@ class _Pass:
         by_key = np.argsort(key, axis=1, kind="stable")
         taken = np.zeros_like(open_slots)
         np.put_along_axis(taken, by_key[:, : self.size], True, axis=1)
-        # In confident order a token that is not kept matters as well: its probability decides which one is.
+        # In confident order tokens that are not kept count as well: their probabilities affect which ones are.
         read = open_slots if self.order == "confident" else taken
         near = (read & (gaps < SAMPLERS.edge)).any(axis=1)
         if self.order == "confident" and self.size < key.shape[1]:
@@ -214,9 +214,9 @@ def _masked_laws(masked: MaskedModel, ids: list[int], blocks: Ints) -> Iterator[
 
 
 def draw(cumulative: Tensor, member: Ints, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (n,) by inverse CDF, and how far u (n,) is from the edge of its cell.
+    """Tokens (n,) by inverse CDF, and the distance of u (n,) from the nearer edge of its cell.
 
-    `cumulative` are running sums (r, V) float64; `member` (n,) tells which of the r distributions each draw is from.
+    `cumulative` are running sums (r, V) float64; `member` (n,) is the index of the distribution of each draw.
     """
     index = torch.from_numpy(member).to(cumulative.device)
     chunk = max(1, ENTRIES_AT_ONCE // cumulative.shape[1])

@@ -39,11 +39,11 @@ from kfexplore.results import (
 StudySteps = Generator[tuple[float, str], None, ContextStudy]
 """A running study: yields the fraction done and the name of the next step, and returns the result."""
 REFERENCE_BLOCKS = 4096
-"""The teacher's own blocks over which marginals of later slots are averaged."""
+"""Number of the teacher's own blocks over which marginals of later slots are averaged."""
 
 
 def finished(steps: StudySteps) -> ContextStudy:
-    """The result of a study, run to its end."""
+    """Runs a study to its end and returns its result."""
     while True:
         try:
             next(steps)
@@ -63,14 +63,14 @@ def study_steps(
 ) -> StudySteps:
     """The exact distribution of the next two tokens, total correlation of the next k, and every sampler compared.
 
-    Run it to the end with `finished(study_steps(...))`.
+    `finished(study_steps(...))` returns the result.
 
     Args:
         pair: Teacher, and optionally student and masked model; `notes` of the result name missing samplers.
         ids: The context.
         k: Slots, 2 to 4 and no more than the pair's.
         blocks: Blocks N per sampler.
-        seed: Keys all noise, with the sample number.
+        seed: Random seed; noise is keyed by it and the sample number.
         first: M, see `pair_law`.
         temperature: Divides the teacher's logits; an input of the student. The masked model has none, so its samplers
             are left out unless it is 1.
@@ -145,7 +145,7 @@ def study_steps(
 
 
 def _divergence(sampler: Sampler, correlation: Correlation, error: ProductError | None) -> float | None:
-    """KL(teacher || sampler), where the sampler's distribution is known."""
+    """KL(teacher || sampler) if the sampler's distribution is known, else None."""
     if sampler.name == "teacher":
         return 0.0
     if sampler.marginals is None:
@@ -157,7 +157,7 @@ def _divergence(sampler: Sampler, correlation: Correlation, error: ProductError 
 
 
 def _distance(sampler: Sampler, law: BlockLaw, k: int) -> Distance | None:
-    """Total variation distance if both distributions are known: for the teacher, and for products if K = 2."""
+    """Total variation distance if both distributions are known (the teacher; products if K = 2), else None."""
     if sampler.name == "teacher":
         return exactly(0.0)
     if sampler.marginals is None or k > 2 or law.uncovered:

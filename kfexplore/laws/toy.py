@@ -24,9 +24,9 @@ from kfexplore.results import Floats, Ints, ToyDraws, ToyLaw, Unmasking
 Schedule = tuple[tuple[int, ...], ...]
 """An ordered partition of the positions: those unmasked in each pass."""
 Given = Callable[[int, frozenset[int]], Floats]
-"""A position and the visible ones -> its distribution given them, with the axes of `marginal`."""
+"""Position and visible positions -> distribution as from `marginal`."""
 LONGEST: Final = 6
-"""Positions of a distribution whose schedules are enumerated: 4,683 of them; for 8 it would be half a million."""
+"""Most positions for which schedules are enumerated: 4,683 of them; 8 positions have half a million."""
 
 
 def permutation(length: int = 2) -> Floats:
@@ -96,10 +96,10 @@ def total_variation(p: Floats, q: Floats) -> float:
 
 
 def marginal(law: Floats, position: int, visible: frozenset[int]) -> Floats:
-    """p(x_j | visible positions): axes of j and of what is visible have length V, the others 1.
+    """p(x_j | visible positions): axes of j and of the visible positions have length V, the others 1.
 
-    Uniform where the visible values have probability 0. This affects no distance: every block with such values has
-    probability 0, so all probability on them is error, however it is spread.
+    Uniform if the visible values have probability 0. This affects no distance: every block with such values has
+    probability 0, so all probability on them is error, however it is distributed.
     """
     hidden = tuple(j for j in range(law.ndim) if j != position and j not in visible)
     joint = law.sum(axis=hidden, keepdims=True)
@@ -138,7 +138,7 @@ def schedules(sizes: Sequence[int], positions: Sequence[int]) -> Iterator[Schedu
 
 
 def splits(length: int) -> list[tuple[int, ...]]:
-    """Every split of L positions into passes, as sizes: fewest passes first, and within them the even split first."""
+    """Every split of L positions into passes, as sizes: fewest passes first, and among these the even split first."""
     cuts = (cut for passes in range(length) for cut in combinations(range(1, length), passes))
     sizes = [tuple(b - a for a, b in pairwise((0, *cut, length))) for cut in cuts]
     return sorted(sizes, key=lambda split: (len(split), max(split) - min(split), [-size for size in split]))
@@ -147,7 +147,7 @@ def splits(length: int) -> list[tuple[int, ...]]:
 def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
     """Exact distance of marginal unmasking for every split: best and worst fixed order, and random order.
 
-    In a random order every assignment of the positions to the passes is equally likely, drawn for each block: its
+    A random order is drawn for each block, all assignments of positions to passes being equally likely, so its
     distribution is the average over the orders. Orders chosen from the tokens drawn so far are not included.
 
     Raises:
@@ -160,7 +160,7 @@ def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
     for sizes in splits(law.ndim):
         orders = list(schedules(sizes, range(law.ndim)))
         drawn = [unmasked(law, schedule, given) for schedule in orders]
-        # Rounded, so that of orders that are equally good the first is named.
+        # Rounded, so that among equally good orders the first is named.
         tried = [(round(total_variation(law, one), 13), order) for one, order in zip(drawn, orders, strict=True)]
         (best, first), (worst, last) = (pick(tried, key=lambda one: one[0]) for pick in (min, max))
         mixed = round(total_variation(law, np.mean(drawn, axis=0)), 13)
@@ -170,7 +170,7 @@ def unmasking(law: npt.ArrayLike) -> list[Unmasking]:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number of a toy distribution."""
+    """One parameter of a toy distribution."""
 
     default: float
     low: float
@@ -180,12 +180,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Toy:
-    """A toy distribution that can be chosen."""
+    """A selectable toy distribution."""
 
     title: str
     make: Callable[..., Floats]
     parameters: dict[str, Parameter]
-    """By name, those that `make` takes."""
+    """The parameters of `make`, by name."""
 
 
 _EPS: Final = Parameter(0.1, 0, 1, "probability of a flip")
@@ -199,14 +199,14 @@ TOYS: Final = {
 
 
 def toy_law(name: str, **given: float) -> ToyLaw:
-    """A toy distribution with everything that is shown about it.
+    """A toy distribution with all results about it.
 
     Args:
         name: A key of `TOYS`.
-        given: length, eps or rho, if the distribution takes them; defaults otherwise.
+        given: length, eps or rho, if the distribution has them; defaults otherwise.
 
     Raises:
-        KfError: no such distribution, a parameter that it does not take, or one outside its range.
+        KfError: no such distribution, an unknown parameter, or one outside its range.
     """
     if name not in TOYS:
         raise KfError(f"There is no toy distribution {name!r}.", ", ".join(TOYS))
@@ -229,7 +229,7 @@ def toy_law(name: str, **given: float) -> ToyLaw:
 
 
 def exact_map(law: Floats, u: Floats) -> Ints:
-    """The tokens that noise selects by inverse CDF, each given those before it.
+    """The tokens for given noise by inverse CDF, each conditioned on those before it.
 
     Args:
         law: (V,) * L probabilities; a product of marginals gives independent draws.
@@ -248,13 +248,13 @@ def exact_map(law: Floats, u: Floats) -> Ints:
 
 
 def toy_draws(toy: ToyLaw, count: int, seed: int) -> ToyDraws:
-    """The first `count` blocks of a seed, by the exact map and by independent draws; keyed, so more blocks only add."""
+    """The first `count` blocks of a seed, by the exact map and by independent draws; a larger count adds blocks."""
     u = noise.uniform(seed, range(count), 0, toy.law.ndim)
     return ToyDraws(seed, u, exact_map(toy.law, u), exact_map(toy.one_pass, u))
 
 
 def _within(name: str, value: float) -> float:
-    if not 0 <= value <= 1:  # refuses nan too
+    if not 0 <= value <= 1:  # also rejects nan
         raise KfError(f"{name} is {value}.", "0 to 1")
     return float(value)
 
