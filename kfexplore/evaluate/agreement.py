@@ -34,7 +34,7 @@ def agreement(
 
     Args:
         texts: Held-out texts.
-        windows: Stretches of one context length, evenly spaced.
+        windows: Number of text windows of the context length, evenly spaced.
         groups: Prefixes per window, drawn without replacement; each has one noise vector.
         seed: Random seed for prefixes and noise.
         temperature: Temperature of both maps; `teacher_nll` is at temperature 1.
@@ -133,14 +133,14 @@ def text_ids(pair: Pair, texts: list[str]) -> tuple[Ints, Ints]:
 def text_windows(ids: Ints, begins: Ints, count: int, length: int) -> Ints:
     """Evenly spaced windows of a text, `count` or as many as fit without overlap; (count, length).
 
-    If texts are shorter than a window, each window starts with a text, as a prompt does.
+    If texts are shorter than a window on average, each window starts with a text, as a prompt does.
 
     Args:
         ids: (T,), from `text_ids`.
         begins: Where each text begins, ascending.
 
     Raises:
-        KfError: fewer than two were requested, or fit.
+        KfError: fewer than two windows were requested, or fewer than two fit.
     """
     if count < 2 or len(ids) < 2 * length:
         raise KfError(
@@ -169,7 +169,7 @@ def binned(values: Floats, hits: npt.NDArray[np.bool_], edges: Floats) -> list[B
 
 
 def drawn(pair: Pair, texts: list[str], windows: int, groups: int, seed: int) -> tuple[Ints, Ints, int]:
-    """Stretches of the text (W, N), the ends of their prefixes (W, G), and the number of tokens of the text."""
+    """Text windows (W, N), the ends of their prefixes (W, G), and the number of tokens of the text."""
     (ids, begins), length = text_ids(pair, texts), pair.room
     if length < FEWEST_BEFORE:
         raise KfError(f"The pair's contexts have {length} tokens before a block.", f"at least {FEWEST_BEFORE}")
@@ -192,7 +192,7 @@ def _loss(logits: Tensor, exact: Tensor) -> Floats:
 
 
 def _interval(by_window: Floats) -> Floats:
-    """Half width of the 95 % interval of mean fractions over windows (W, ...), on its wider side."""
+    """Half width, on the wider side, of the 95 % interval of mean fractions over windows (W, ...)."""
     windows, mean = len(by_window), by_window.mean(axis=0)
     half = intervals.t(windows) * by_window.std(axis=0, ddof=1) / np.sqrt(windows)
     return np.where((mean == 0) | (mean == 1), intervals.none(windows), half)

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of a pair, and a table for the terminal. No number is typed by hand."""
+"""MODEL_CARD.md of a pair, and a summary for the terminal. All numbers are generated."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _samples_intro(measured: Evaluation) -> str:
 
 
 def _sample_table(rows: list[SampleQuality]) -> list[list[str]]:
-    """The head, then a row per decoder."""
+    """The header row, then one row per decoder."""
     judged = rows[-1].win_rate is not None
     head = ["decoder", "passes", "teacher's loss (nats)", "ratio to AR", "entropy (nats)"]
     head += ["distinct-1", "distinct-2", "distinct-3", "repeated 4-grams", "self-BLEU"]
@@ -182,7 +182,7 @@ def _origin(info: Mapping[str, Any]) -> str:
 
 
 def _facts(info: Mapping[str, Any]) -> str:
-    """Data, licence and training, as far as the pair's info has them."""
+    """Data, licence and training, if the pair's info has them."""
     lines = [f"- {name.capitalize()}: {info[name]}." for name in ("data", "licence") if name in info]
     training = info.get("training")
     if isinstance(training, Mapping) and training:

@@ -20,19 +20,19 @@ class EvalSettings:
     """Settings of an evaluation."""
 
     windows: int = 64
-    """Stretches of text for the agreement and for the distribution of slot 1."""
+    """Number of text windows for the agreement and for the distribution of slot 1."""
     steps: int = 1024
     """Steps of the grid over the noise of slot 1."""
     samples: int = 64
-    """Held-out prefixes that every decoder continues."""
+    """Number of held-out prefixes that every decoder continues."""
     prefix: int | None = None
     """Tokens of a prefix; None: 32, or a quarter of a shorter context."""
     new_tokens: int | None = None
     """New tokens per sample; None: 64, or half of a shorter context."""
     penalty: float = 0.5
-    """Frequency penalty of the readout compared at the largest K (published for four slots); 0 leaves it out."""
+    """Frequency penalty of the penalised readout at the largest K (published for four slots); 0 omits this readout."""
     dither: int = 6
-    """Bits of the dithered readout compared at the largest K."""
+    """Bits of the dithered readout at the largest K."""
     seed: int = 0
     """Random seed for prefixes and noise."""
     gen_ppl: str | None = None
@@ -56,7 +56,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
     judge = load_judge(settings.judge, device) if settings.judge else None
     prefixes = text_windows(*text_ids(pair, texts), settings.samples, prefix + new)[:, :prefix]
     chosen = decoders(student.config.block, settings.penalty, settings.dither)
-    # Samples come first, so that errors in their settings show at once.
+    # Samples come first, so that errors in their settings are reported at once.
     written = write_all(pair, prefixes, new, chosen, settings.seed)
     rows = _judged(pair, prefixes, written, ppl_model, judge)
     return Evaluation(
@@ -76,7 +76,7 @@ def evaluate(pair: Pair, name: str, texts: list[str], text_name: str, settings: 
 def _judged(
     pair: Pair, prefixes: Ints, written: list[Written], ppl_model: Judge | None, judge: Judge | None
 ) -> list[SampleQuality]:
-    """Adds the scores of other models; the teacher is not compared with itself."""
+    """Adds scores by other models; the teacher is not compared with itself."""
     rows = scored(pair.teacher, prefixes, written)
     texts = [continued(pair.need_tokenizer(), prefixes, each.tokens) for each in written]
     if ppl_model is not None:

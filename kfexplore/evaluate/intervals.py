@@ -27,7 +27,7 @@ def mean(values: Floats) -> Estimate:
 def none(units: int) -> float:
     """Upper 97.5 % limit of a fraction that is 0 in all of n independent units: 1 - 0.025^(1 / n), about 3.7 / n.
 
-    The exact binomial limit for the units with a non-zero fraction (a rule of three on units), which is at most 1 each.
+    The exact binomial limit for the units with a non-zero fraction, each at most 1 (the rule of three over units).
     """
     return float(1 - OUTSIDE ** (1 / units))
 
@@ -53,7 +53,7 @@ def clustered_fraction(hits: Floats, counts: Floats) -> Estimate:
     windows, over the binomial one), which is at least 1. As the design effect is estimated from W windows, the quantile
     is that of t with W - 1 degrees of freedom.
 
-    Without hits or without misses the spread is 0. Then a window counts as one trial; see `none`.
+    Without hits or without misses the spread is 0; then each window counts as one trial, see `none`.
     """
     used = counts > 0
     total, windows = float(counts.sum()), int(used.sum())

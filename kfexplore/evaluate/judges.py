@@ -1,7 +1,7 @@
 """Scores of samples by other models: perplexity under a causal model (Gen-PPL), and pairwise forced choice.
 
 Texts are decoded without special tokens, then encoded, prefix and continuation together, by the judge's own tokenizer.
-Each text has its own pass: no padding, and no influence of one on another.
+Each text has its own pass, so there is no padding and texts do not affect each other.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Continued:
 
 
 def continued(tokenizer: Tokenizer, prefixes: Ints, tokens: Ints) -> list[Continued]:
-    """Texts of prefixes (S, N) and new tokens (S, n), decoded together, as some tokens are parts of characters.
+    """Texts of prefixes (S, N) and new tokens (S, n), decoded together, since some tokens are parts of characters.
 
-    Special tokens are left out: no judge expects them as words.
+    Special tokens are removed, since a judge would read them as words.
     """
     found = []
     for prefix, new in zip(prefixes.tolist(), tokens.tolist(), strict=True):
@@ -71,7 +71,7 @@ class Judge:
         return int(getattr(self.model.config, "max_position_embeddings", None) or 2**31)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, no special tokens added."""
+        """Ids of a text, without added special tokens."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     @torch.inference_mode()
@@ -96,7 +96,7 @@ class Judge:
     def loss(self, text: Continued) -> tuple[float, int]:
         """Total loss in nats on the tokens of the continuation given the prefix, and the number of these tokens.
 
-        If both together exceed the judge's context, the beginning is cut.
+        If both together exceed the judge's context, tokens are cut from the beginning.
         """
         ids, new = self.encode_whole(text)
         ids = ids[-self.room :]
@@ -110,7 +110,7 @@ class Judge:
         """Whether A is more likely than B as the next token after the question.
 
         Raises:
-            KfError: the question is longer than the judge can read, or its tokenizer has no token for the answers.
+            KfError: the question exceeds the judge's context, or its tokenizer has no token for the answers.
         """
         question = TEMPLATE.format(prefix=prefix.strip(), a=a.strip(), b=b.strip())
         space = " "
@@ -134,9 +134,9 @@ def load_judge(name_or_folder: str, device: str | torch.device = "cpu") -> Judge
     """A causal model from the hub or a local folder, in float32, from safetensors and without remote code.
 
     Raises:
-        KfError: it is not here and cannot be fetched, or is not a causal model.
+        KfError: it is neither stored locally nor can be fetched, or is not a causal model.
     """
-    transformers = importlib.import_module("transformers")  # slow to import, needed here only
+    transformers = importlib.import_module("transformers")  # slow to import, needed only here
     folder = by_hand(name_or_folder)
     place = str(folder) if (folder / "config.json").is_file() else name_or_folder
     with fetching(
@@ -157,7 +157,7 @@ def gen_ppl(judge: Judge, texts: list[Continued]) -> Estimate:
     """Perplexity of the continuations given their prefixes, per token of the judge; interval over samples.
 
     Raises:
-        KfError: the texts have no token that can be scored.
+        KfError: the texts have no tokens to score.
     """
     losses, counts = np.array([judge.loss(text) for text in texts]).T
     if not counts.any():
@@ -182,7 +182,7 @@ def win_rate(judge: Judge, texts: list[Continued], others: list[Continued]) -> J
             for ours, theirs in zip(texts, others, strict=True)
         ]
     )
-    preferred = first[:, 0].astype(int) + ~first[:, 1]  # in 0, 1 or 2 of the orders
+    preferred = first[:, 0].astype(int) + ~first[:, 1]  # in 0, 1 or 2 orders
     return Judged(
         wins=int((preferred == 2).sum()),
         losses=int((preferred == 0).sum()),

@@ -21,7 +21,7 @@ from kfexplore.results import Estimate, Floats, Ints, SampleQuality
 
 ROWS_SCORED_AT_ONCE = 8
 FEWEST_NEW = BLEU_ORDER = 4
-"""A sample has at least one 4-gram."""
+"""Fewest new tokens of a sample, so that it has a 4-gram; and the longest n-grams of BLEU."""
 
 
 def name(config: DecodeConfig) -> str:
@@ -55,7 +55,7 @@ def write(
     """Continues prefixes (S, N) under noise keyed by (seed, sample, position), so the batch size has no effect.
 
     Raises:
-        KfError: fewer than four new tokens, or more than the context holds; an invalid readout.
+        KfError: fewer than four new tokens, more than the context holds, or an invalid readout.
     """
     if new_tokens < FEWEST_NEW:
         raise KfError(f"Samples of {new_tokens} tokens were requested.", f"at least {FEWEST_NEW} new tokens")
@@ -92,7 +92,7 @@ def quality(written: list[Written], losses: list[Floats]) -> list[SampleQuality]
 
 
 def scored(teacher: AnyTeacher, prefixes: Ints, written: list[Written]) -> list[SampleQuality]:
-    """`quality` with the teacher's losses."""
+    """`quality` of samples, with the teacher's losses computed here."""
     return quality(written, [token_losses(teacher, prefixes, each.tokens) for each in written])
 
 
@@ -132,7 +132,7 @@ def unigram_entropy(sample: Ints) -> float:
 
 
 def distinct(sample: Ints, n: int) -> float:
-    """Different n-grams over n-grams of one sample (L,), L >= n."""
+    """Number of distinct n-grams over number of n-grams of one sample (L,), L >= n."""
     found = _ngrams(sample, n)
     return len(found) / found.total()
 
@@ -146,12 +146,12 @@ def self_bleu(samples: Ints) -> Floats:
     """BLEU-4 of each sample (S, L) against all others as references; (S,) in 0 .. 1.
 
     Geometric mean of the clipped precisions of 1- to 4-grams; one is added to hits and totals of n >= 2 (Lin and Och,
-    2004), so that one order without a hit does not make all zero. All samples have one length: no brevity penalty.
+    2004), so that one order without a hit does not give zero. All samples have equal length: no brevity penalty.
     """
     logs = np.zeros(len(samples))
     for n in range(1, BLEU_ORDER + 1):
         counts = [_ngrams(sample, n) for sample in samples]
-        # A count is clipped by the largest among the others: the largest of all, or the second if that is one's own.
+        # A count is clipped to the largest one among the others: the largest of all, or the second if it is this one's.
         best: dict[tuple[int, ...], tuple[int, int]] = {}
         for own in counts:
             for gram, count in own.items():
