@@ -21,11 +21,11 @@ from kfexplore.errors import KfError, writing
 MANIFEST = Path(__file__).with_name("books.json")
 GUTENBERG = "https://www.gutenberg.org/cache/epub"
 PAUSE = 2.0
-"""Seconds between two books, as the site asks of robots."""
+"""Seconds between two books, as the site requests of robots."""
 TIMEOUT = 60.0
-"""Seconds to wait for an answer."""
+"""Seconds to wait for a response."""
 MARKED = re.compile(r"^\*\*\* ?START OF [^\n]*\n(.*?)^\*\*\* ?END OF ", re.DOTALL | re.MULTILINE)
-"""The book between the lines that separate it from the licence."""
+"""Matches the book between the lines that separate it from the licence."""
 ASCII = str.maketrans(
     {
         **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
@@ -60,26 +60,26 @@ class Book:
 
 
 def manifest() -> list[Book]:
-    """The books, by number."""
+    """The books of books.json."""
     return [from_dict(Book, values) for values in json.loads(MANIFEST.read_text(encoding="utf-8"))]
 
 
 def fetch_books(folder: Path, url: str = GUTENBERG, pause: float = PAUSE, books: list[Book] | None = None) -> int:
-    """Fetches the books that are not in the folder yet, one at a time; returns how many.
+    """Fetches the books that are missing in the folder, one at a time; returns their number.
 
     The licence is removed, each paragraph becomes a line, and the text becomes ASCII. Front matter, headings, footnotes
     and captions stay, unlike in the corpus of the bundled pair, so a pair trained on these files will be close to it
     but not the same.
 
     Args:
-        folder: For NNNNN-title-slug.txt; made if need be.
+        folder: For NNNNN-title-slug.txt; created if missing.
         url: Folder of `{id}/pg{id}.txt`.
         pause: Seconds between two books.
         books: None: the manifest's.
 
     Raises:
         KfError: a book cannot be fetched or has no Project Gutenberg marks, or the folder cannot be written to. Books
-            that were fetched before stay.
+            that were fetched before are kept.
     """
     wanted = manifest() if books is None else books
     missing = [book for book in wanted if not (folder / book.file).exists()]

@@ -97,11 +97,11 @@ class TrainConfig:
     """bf16: autocast for the pass with gradient; auto: where the device has instructions for it. Targets are always
     computed in fp32."""
     train_embeddings: bool = True
-    """Student over a transformers model; false: embedding and head stay the teacher's, and are in memory only once."""
+    """Student over a transformers model; false: embedding and head stay those of the teacher, and use memory once."""
     recompute: bool = False
-    """Gradient checkpointing: backward computes each block's activations again. Less memory, a third more time."""
+    """Gradient checkpointing: backward recomputes each block's activations. Less memory, a third more time."""
     seed: int = 0
-    """Keys all random numbers, together with the step."""
+    """Random seed; all random numbers are keyed by it and the step."""
     save_every: float = 120.0
     """Seconds between saved states."""
 
@@ -158,7 +158,7 @@ class DataConfig:
     split: str = "train"
     """Split of the hub dataset."""
     column: str = "text"
-    """Column of the hub dataset with the texts."""
+    """Column of the hub dataset that holds the texts."""
     stories: StoriesConfig | None = None
     """Generated stories instead of texts; they need neither a folder nor a network."""
     held_out: tuple[str, ...] = ()
@@ -166,12 +166,12 @@ class DataConfig:
     a hub dataset in eight digits: `00000` holds out the first thousand. Not for generated stories."""
     held_out_fraction: float = 0.0
     """Hold out this fraction of the documents, chosen by a hash of their names, instead of those in `held_out`;
-    0: by name, and 5 % where no name matches."""
+    0: by name, or 5 % if no name matches."""
     whole_documents: bool = False
     """Whether training contexts start at the beginning of a document; otherwise anywhere."""
 
     self_generated: int = 0
-    """Contexts that the teacher samples itself instead of texts; they need neither texts nor a network."""
+    """Number of contexts that the teacher samples, used instead of texts; they need neither texts nor a network."""
 
     def __post_init__(self) -> None:
         if self.vocab_size > 0 and self.tokenizer is not None:
@@ -200,7 +200,7 @@ class Recipe:
     name: str
     """Value of `--recipe`: the name of a bundled recipe, or the path of a file."""
     about: str
-    """One sentence that helps to choose it."""
+    """One sentence that helps to choose a recipe."""
     data: DataConfig
     """The data."""
     width: int = 0
@@ -229,7 +229,7 @@ class Recipe:
         if self.teacher and not (self.data.vocab_size or self.data.tokenizer):
             raise KfError("The recipe needs one tokenizer.", "vocab_size to train one, or tokenizer to name one")
         if self.width:
-            self.shape("teacher", vocab_size=2, mask_id=1)  # refuses widths and heads that do not fit
+            self.shape("teacher", vocab_size=2, mask_id=1)  # rejects widths and heads that do not match
             for name in ("teacher", "masked"):
                 object.__setattr__(self, name, (stage := getattr(self, name)) and _with_context(stage, self.context))
             object.__setattr__(self, "students", tuple(_with_context(stage, self.context) for stage in self.students))
@@ -265,7 +265,7 @@ class Recipe:
         return {**first, **students, **({"masked": self.masked} if self.masked else {})}
 
     def fitted(self, teacher: ModelConfig | CausalConfig) -> Recipe:
-        """The recipe with the shape of a given teacher, where it has none of its own.
+        """The recipe with the shape of a given teacher, if it has none of its own.
 
         A transformers model has no positions beyond its context, so a block must fit behind the longest prefix.
 
@@ -293,7 +293,7 @@ class Recipe:
         """The shape of a model of this recipe.
 
         Raises:
-            KfError: it has none of its own, and was not fitted to a teacher.
+            KfError: the recipe has no shape and was not fitted to a teacher.
         """
         if not self.width:
             raise KfError(
@@ -325,7 +325,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         name_or_path: A name of `recipe_names()`, or a path that ends in .yaml or .yml; it becomes the recipe's name.
 
     Raises:
-        KfError: no such recipe (near ones are named), invalid YAML, an unknown or contradictory setting.
+        KfError: no such recipe (similar ones are named), invalid YAML, an unknown or contradictory setting.
     """
     name = str(name_or_path)
     own = Path(name).suffix in {".yaml", ".yml"}
@@ -349,7 +349,7 @@ def with_held_out(recipe: Recipe, fraction: float) -> Recipe:
     """The recipe with a fraction of the documents held out instead of those that it names.
 
     Raises:
-        KfError: not above 0 and below 1.
+        KfError: the fraction is not above 0 and below 1.
     """
     if not fraction:
         raise KfError(f"The held-out fraction is {fraction}.", "above 0 and below 1")

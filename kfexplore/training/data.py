@@ -1,4 +1,4 @@
-"""Prepares a folder of texts or a hub dataset: a tokenizer, and token ids for training and held out."""
+"""Prepares a corpus: a tokenizer, and token ids for training and of held-out documents."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from kfexplore.training.config import DataConfig
 from kfexplore.training.documents import Documents, chosen
 
 MASK = "[MASK]"
-"""Mask token of tokenizers that have one; otherwise the mask is one more row after the tokens."""
+"""Mask token of tokenizers that have one; otherwise the mask is an additional row after the tokens."""
 TRAIN, HELD_OUT, INFO = "train.npy", "held_out.npy", "data.json"
 REPLACED = {"dataset", "split", "column", "held_out_fraction", "self_generated"}
-"""Settings that --text, --dataset, --held-out and --self-generated replace; they are not compared."""
+"""Settings that --text, --dataset, --held-out and --self-generated override, and that are therefore not compared."""
 HELD_OUT_FRACTION = 0.05
-"""Default fraction of the documents to hold out, where the settings name none of them."""
+"""Default fraction of the documents to hold out, if the settings name none of them."""
 BATCH = 256
 """Documents encoded at once."""
 
@@ -55,7 +55,7 @@ class DataInfo:
     source: str
     """The texts: a digest of a folder's texts, or the name of a dataset."""
     documents: int
-    """Number of documents, held-out ones included."""
+    """Number of documents, including held-out ones."""
     tokens: int
     """Tokens in train.npy."""
     held_out_tokens: int
@@ -75,17 +75,17 @@ def prepare(
     text: Path | None = None,
     sampled: Documents | None = None,
 ) -> DataInfo:
-    """Writes tokenizer.json, train.npy and held_out.npy (uint16 token ids, uint32 where they do not fit) and data.json.
+    """Writes tokenizer.json, train.npy and held_out.npy (token ids in uint16, or uint32 if needed) and data.json.
 
-    All four are written or none. Each document ends with the tokenizer's end of text. A tokenizer is trained on the
-    training documents only.
+    Either all four files are written or none. Each document ends with the tokenizer's end of text. A tokenizer is
+    trained on the training documents only.
 
     Args:
         config: The tokenizer, the dataset and the held-out part.
         out: Folder for the files; files made from the same texts and settings are kept.
         least: Fewest tokens that training needs.
         text: Folder of `*.txt`, read instead of the config's dataset.
-        sampled: Contexts that a teacher writes, used instead of texts.
+        sampled: Contexts sampled from a teacher, used instead of texts.
 
     Raises:
         KfError: `out` holds other texts or settings; too few texts to train on or to hold out; a text or the dataset
@@ -99,7 +99,7 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
             info = _write(config, documents, Path(part), least)
-            for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json, the last, marks the set as complete
+            for name in (TOKENIZER_FILE, TRAIN, HELD_OUT, INFO):  # data.json comes last and marks the set as complete
                 (Path(part) / name).replace(out / name)
     return info
 
@@ -109,7 +109,7 @@ def read_info(folder: Path, config: DataConfig | None, source: str | None = None
 
     Args:
         folder: As `prepare` writes it.
-        config: Settings that it must match, except for where the texts come from; None: any.
+        config: Settings that it must match, except for the source of the texts; None: any.
         source: Texts that it must match; None: any.
 
     Raises:
@@ -133,13 +133,13 @@ class Corpus:
     """Tokens to train on."""
 
     tokens: Tokens
-    """(N,), memory-mapped where they come from a file."""
+    """(N,), memory-mapped if they are read from a file."""
     starts: Tokens | None = None
     """Positions at which windows may begin, ascending; None: anywhere."""
 
     @classmethod
     def read(cls, folder: Path) -> Corpus:
-        """Those of a prepared folder; windows start with a document if its settings ask for whole documents."""
+        """The tokens of a prepared folder; windows start with a document if its settings require whole documents."""
         try:
             tokens: Tokens = np.load(folder / TRAIN, mmap_mode="r")
         except (OSError, ValueError) as error:
@@ -168,7 +168,7 @@ class Corpus:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE of `vocab_size` tokens, `<|endoftext|>` first; any text can be encoded."""
+    """Byte-level BPE with `vocab_size` tokens, `<|endoftext|>` first; it can encode any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -183,7 +183,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _selection(config: DataConfig, documents: Documents) -> Callable[[str], bool]:
-    """Whether a document is held out, by its name. Where all names are known, at least one is."""
+    """Returns the test whether a document is held out, by name. If all names are known, at least one is."""
     prefixes, known = documents.held_out or config.held_out, sorted(documents.names, key=_hash)
     by_name = prefixes and (not known or any(name.startswith(prefixes) for name in known))
     if by_name and not config.held_out_fraction:
@@ -249,7 +249,7 @@ def _write(config: DataConfig, documents: Documents, part: Path, least: int) -> 
 
 
 class TokenFile:
-    """A one-dimensional .npy file that grows by appending, so that a corpus need not fit into memory."""
+    """A one-dimensional .npy file to append to, so that a corpus need not fit into memory."""
 
     def __init__(self, path: Path, dtype: type[np.unsignedinteger[Any]]) -> None:
         self.dtype = np.dtype(dtype)
@@ -262,7 +262,7 @@ class TokenFile:
         self.count += len(ids)
 
     def _header(self) -> None:
-        # Numpy pads the header for the first axis to grow, so that it can be written again in place.
+        # NumPy pads the header so that the first axis can grow, and the header can be rewritten in place.
         described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count,)}
         np.lib.format.write_array_header_1_0(self._file, described)
 

@@ -1,4 +1,4 @@
-"""Documents of a corpus: a folder of texts, a hub dataset, generated stories, or contexts that a teacher samples."""
+"""Documents of a corpus: a folder of texts, a hub dataset, generated stories, or contexts sampled from a teacher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kfexplore.training.stories import stories
 
 HELD_OUT_STORY = "held-out"
 SAMPLED = 64
-"""Contexts that a teacher writes at once."""
+"""Contexts sampled from a teacher in one batch."""
 
 Document = tuple[str, str | list[int]]
 """Name and text, or the token ids of a context."""
@@ -33,11 +33,11 @@ class Documents:
     """The documents of a corpus."""
 
     source: str
-    """Tells them from others: a digest of a folder's texts, the name of a dataset, or how they were generated."""
+    """Identifies them: a digest of a folder's texts, the name of a dataset, or how they were generated."""
     read: Callable[[], Iterator[Document]]
-    """Iterates over all of them, anew at every call."""
+    """Returns a new iterator over all of them."""
     names: Sequence[str] = ()
-    """Their names, where they are known beforehand."""
+    """Their names, if known in advance."""
     held_out: tuple[str, ...] = ()
     """Prefixes of the names to hold out; empty: those of the recipe."""
 
@@ -46,7 +46,7 @@ def chosen(config: DataConfig, text: Path | None) -> Documents:
     """The documents of a recipe, or of a folder of texts.
 
     Raises:
-        KfError: the recipe names none, or generates its own and others are named; a text cannot be read.
+        KfError: the recipe names no documents, or generates its own although others are named; an unreadable text.
     """
     if config.stories is not None:
         if text is not None or config.dataset is not None:
@@ -68,9 +68,9 @@ def chosen(config: DataConfig, text: Path | None) -> Documents:
 
 
 def sampled(teacher: AnyTeacher, origin: str, tokenizer: Tokenizer, count: int, length: int) -> Documents:
-    """Contexts of `length` tokens that a teacher writes from the beginning of a text, by AR under keyed noise.
+    """Contexts of `length` tokens sampled from a teacher, from the beginning of a text, by AR under keyed noise.
 
-    `origin` names the teacher, so that contexts from another one are not mistaken for them.
+    `origin` identifies the teacher, so that contexts from another teacher are not reused.
     """
     names = [f"sample-{n:06d}" for n in range(count)]
 

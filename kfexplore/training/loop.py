@@ -32,14 +32,14 @@ FREE = frozenset({"steps", "decay", "save_every", "wise_ft_alpha"})
 
 
 def fit(model: nn.Module, loss_of: Callable[[int, slice], Tensor], config: TrainConfig, folder: Path) -> None:
-    """Trains in place; resumes from `folder/state.pt` after a kill, and writes `folder/losses.jsonl`.
+    """Trains a model; resumes from `folder/state.pt` if a run was interrupted, and writes `folder/losses.jsonl`.
 
     Args:
-        model: Trained in place. At the end it has the weights to keep: their running mean with `config.ema`,
+        model: Trained in place. At the end it has the weights to save: their running mean with `config.ema`,
             interpolated with the initial weights by `config.wise_ft_alpha`.
         loss_of: Maps a step number and rows of its batch to a loss, a scalar or one per slot, whose mean is minimised;
             all its randomness is keyed by the step number.
-        folder: State and curve; a state from other settings is refused.
+        folder: Folder for state and curve.
 
     Raises:
         KfError: a state from other settings or with more steps, a loss or gradient that is not finite (the last good
@@ -105,7 +105,7 @@ def backward(loss_of: Callable[[int, slice], Tensor], step: int, parts: list[sli
 
 
 def tokens_per_step(model: nn.Module, config: TrainConfig) -> int:
-    """Number of targets per step: noise slots of a student, text tokens of the others."""
+    """Number of targets per step: noise slots for a student, text tokens for other models."""
     slots = config.groups * config.noises * config.block
     return config.batch * (slots if isinstance(model, PushForward) else config.context)
 
@@ -118,7 +118,7 @@ def lr_fraction(step: int, config: TrainConfig) -> float:
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for vectors, embeddings and head; the blocks' matrices by `config.optimizer`."""
+    """AdamW for vectors, embeddings and head; `config.optimizer` for the blocks' matrices."""
     matrices = [p for p in getattr(model, "blocks", nn.Module()).parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
@@ -135,7 +135,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
 
 
 def _mean_of(decay: float) -> Callable[..., None]:
-    """Running mean with a shorter memory in the first steps, so that it forgets the initial weights."""
+    """Running mean with less memory in the first steps, so that it forgets the initial weights."""
 
     def update(means: Any, news: Any, count: Tensor | int) -> None:
         kept = min(decay, (1 + int(count)) / (10 + int(count)))
@@ -156,7 +156,7 @@ class _Curve:
 
     def __init__(self, folder: Path, start: int, config: TrainConfig, tokens: int) -> None:
         self.path, self.tokens = folder / CURVE_FILE, tokens
-        self.points = [point for point in read_curve(folder) if point["step"] <= start]  # a kill may leave points ahead
+        self.points = [point for point in read_curve(folder) if point["step"] <= start]  # a kill may leave later ones
         self._write()
         self.recent: list[Tensor] = []
         self.since = time.monotonic()
@@ -193,7 +193,7 @@ class _Curve:
 
 @contextlib.contextmanager
 def _room(path: Path, what: str) -> Iterator[None]:
-    """Turns a failed write into a KfError that says how to continue; the earlier file stays."""
+    """Turns a failed write into a KfError that says how to continue; the earlier file is kept."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
@@ -206,7 +206,7 @@ def _room(path: Path, what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Keeper:
-    """state.pt: written whole or not at all, resumed only with the same settings."""
+    """state.pt: written completely or not at all, and resumed only with the same settings."""
 
     folder: Path
     model: nn.Module
@@ -215,7 +215,7 @@ class _Keeper:
     config: TrainConfig
 
     def save(self, step: int) -> None:
-        """Saves the state after `step` steps; the earlier one stays if this fails."""
+        """Saves the state after `step` steps; if this fails, the earlier state is kept."""
         if distributed.rank():
             return
         state = {

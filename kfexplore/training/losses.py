@@ -1,6 +1,6 @@
 """The loss of one step for each kind of model. All randomness is keyed by the settings' seed and the step.
 
-It is drawn for the whole batch, whatever `rows` are used, so the parts of a step and the processes add up to it.
+Random numbers are drawn for the whole batch, whichever `rows` are used, so parts and processes add up to that batch.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def teacher_loss(teacher: AnyTeacher, corpus: Corpus, config: TrainConfig, step:
 def masked_loss(masked: MaskedModel, corpus: Corpus, config: TrainConfig, step: int, rows: slice = ALL) -> Tensor:
     """Bound on the negative log-likelihood under masked diffusion with the linear schedule (MDLM), nats per token.
 
-    A fraction t of the tokens is masked, t spread evenly over the batch; their loss is weighted by 1 / t. In
-    `prefix_fraction` of the steps only the last tokens of a text, cut at a random place, are masked.
+    A fraction t of the tokens is masked, with t spread evenly over the batch; their loss is weighted by 1 / t. In a
+    fraction `prefix_fraction` of the steps, texts are cut at a random place and only their last tokens are masked.
     """
     ids = corpus.windows(config.batch, config.context, config.seed, step)
     rng = noise.generator(config.seed, "masking", step)
@@ -71,7 +71,7 @@ def student_loss(
 
     Args:
         teacher: Gives the targets, and the cells for noise inversion.
-        step: Keys contexts, positions, noise and temperature.
+        step: Contexts, positions, noise and temperature are keyed by it.
         rows: Contexts of the batch to use.
         frozen: The student of half the block that gives the targets of self-forcing.
 
@@ -83,7 +83,7 @@ def student_loss(
         raise KfError(f"groups is {config.groups}.", f"at most {config.places}")
     ids = corpus.windows(config.batch, config.context, config.seed, step)
     order = rng.random((config.batch, config.places)).argsort(axis=1)
-    places = np.sort(order[:, : config.groups] + 1)  # sorted: neighbours see nearly the same keys
+    places = np.sort(order[:, : config.groups] + 1)  # sorted: neighbouring groups see nearly the same keys
     ends = torch.from_numpy(np.repeat(places, config.noises, axis=1))
     u = torch.from_numpy(rng.random((*ends.shape, config.block)))
     tau = float(rng.uniform(config.tau_min, config.tau_max))

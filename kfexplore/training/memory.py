@@ -1,4 +1,4 @@
-"""The memory that training a student takes, counted from shapes before any weight is loaded."""
+"""The memory needed to train a student, counted from shapes before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kfexplore.training.targets import LOGITS
 WEIGHT = 4
 """Bytes per weight, gradient or moment: float32."""
 LOGIT_COPIES = 4
-"""Tensors of one chunk of logits at once: logits, their softmax, gradient, and the products of autocast."""
+"""Tensors per chunk of logits in memory at once: logits, their softmax, gradient, and the products of autocast."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,23 @@ class Needs:
     """Bytes of one process, at the peak of a step."""
 
     weights: tuple[int, int]
-    """Numbers of weights of the teacher, and of those of the student that are trained."""
+    """Number of weights of the teacher, and of trained weights of the student."""
     teacher: int
     """Weights; with self-forcing, those of the frozen student as well."""
     student: int
-    """Trained weights, and a copy of their mean or of the initial ones where a stage keeps it."""
+    """Trained weights, and copies for their mean and the initial weights if a stage keeps these."""
     gradients: int
-    """Of all trained weights."""
+    """Gradients of all trained weights."""
     optimizer: int
     """Moments: two per weight with AdamW, one with Muon."""
     activations: int
-    """What backward needs of one part of a batch; an estimate."""
+    """Activations kept for backward, for one part of a batch; an estimate."""
     logits: int
     """One chunk of logits."""
 
     @property
     def parts(self) -> dict[str, int]:
-        """The bytes by what needs them."""
+        """The bytes, by purpose."""
         labels = {"activations": "activations (estimated)", "logits": "a chunk of logits"}
         return {labels.get(name, name): count for name, count in vars(self).items() if name != "weights"}
 
@@ -85,7 +85,7 @@ def needs(teacher: Network, student: Network, stage: TrainConfig) -> Needs:
 
 
 def check_memory(found: Needs, place: torch.device) -> str:
-    """A line on the memory that is needed and free.
+    """A message about the needed and the free memory.
 
     Raises:
         KfError: less is free than is needed.
@@ -101,7 +101,7 @@ def check_memory(found: Needs, place: torch.device) -> str:
 
 
 def free_bytes(place: torch.device) -> int | None:
-    """Free memory of a device for this process; None where the system does not say."""
+    """Free memory of a device for this process; None if unknown."""
     if place.type == "cuda":
         return torch.cuda.mem_get_info(place)[0]
     table = Path("/proc/meminfo")

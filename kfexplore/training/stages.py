@@ -52,7 +52,7 @@ Model = Callable[[], AnyModel]
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe in a work folder. Every method resumes where an earlier call stopped, also after a kill.
+    """A recipe in a work folder. Every method resumes where an earlier call stopped or was interrupted.
 
     Several processes may train together (`distributed.py`), once one of them has prepared the tokens.
     """
@@ -62,11 +62,11 @@ class Run:
     device: str | None = None
     """None: the CPU."""
     init_from: str | Path | None = None
-    """A pair, by name, folder or `owner/name`, to continue training from: its teacher stays, the last student stage
-    starts from its student (the earlier stages are skipped), and the masked stage from its masked model."""
+    """A pair, by name, folder or `owner/name`, to continue training from: its teacher is kept, the last student stage
+    starts from its student (earlier stages are skipped), and the masked stage from its masked model."""
     given_teacher: str | Path | None = None
-    """A teacher, by the same names, to train all students of the recipe for: a folder of transformers, or a pair whose
-    student is ignored. Not together with `init_from`."""
+    """The teacher for all students of the recipe, named in the same ways: a folder with a transformers model, or a pair
+    whose student is ignored. Not together with `init_from`."""
 
     def __post_init__(self) -> None:
         if self.init_from is not None and self.given_teacher is not None:
@@ -100,12 +100,12 @@ class Run:
     def prepare(
         self, text: Path | None = None, dataset: str | None = None, self_generated: int | None = None
     ) -> DataInfo:
-        """Prepares the tokens of a folder of texts, a hub dataset, or a number of contexts sampled by the teacher.
+        """Prepares the tokens of a folder of texts, a hub dataset, or `self_generated` contexts sampled by the teacher.
 
-        None of them: the recipe's own corpus. The tokenizer of `init_from` is kept.
+        Without any of them: of the recipe's own corpus. A tokenizer of `init_from` or `given_teacher` is kept.
 
         Raises:
-            KfError: as `data.prepare`; or several are given.
+            KfError: as `data.prepare`; or several sources are given.
         """
         sources = {"--text": text, "--dataset": dataset, "--self-generated": self_generated}
         if len(named := [name for name, value in sources.items() if value is not None]) > 1:
@@ -133,7 +133,7 @@ class Run:
             return prepare(data, self.folder / "data", longest + 1, text, contexts)
 
     def teacher(self) -> AnyModel:
-        """Trains the teacher, or reads it where it is finished.
+        """Trains the teacher, or loads it if it is finished.
 
         Raises:
             KfError: no data yet, or data or a teacher from other settings.
@@ -144,7 +144,7 @@ class Run:
         return self._train("teacher", config, StageInfo(self._data(), self._shape("teacher"), config))()
 
     def students(self) -> AnyModel:
-        """Trains all students in their order; returns the last one.
+        """Trains all students in order; returns the last one.
 
         Raises:
             KfError: no teacher yet, or a stage from other settings.
@@ -274,7 +274,7 @@ class Run:
         return model
 
     def _check_memory(self, stages: tuple[TrainConfig, ...]) -> None:
-        """Prints what the largest of some stages needs, before anything is loaded; KfError if that is not free."""
+        """Prints the memory that the largest of these stages needs, before loading; KfError if less is free."""
         teacher: Any = self._empty_teacher
         with torch.device("meta"):
             found = [
@@ -296,9 +296,9 @@ class Run:
     ) -> Model:
         """Trains and saves a stage unless it is finished; loads its model when called.
 
-        `before` loads the model of the stage before, so that it is in memory no longer than its weights are copied.
+        `before` loads the previous stage's model, which is thus in memory only while its weights are copied.
 
-        It is saved as it will be published, in bf16, so that later stages (above all the student's targets) build on
+        The result is saved as it will be published, in bf16, so that later stages (above all the student's targets) use
         exactly those weights.
         """
         folder, device = self.folder / name, self._place()
@@ -307,7 +307,7 @@ class Run:
         if not finished(folder):
             model = _fresh(info.model, config, before() if before else None, given.get("teacher")).to(device)
             corpus = Corpus.read(self.folder / "data")
-            # A seed for every stage and initial pair, so that none sees the noise of another.
+            # A seed for each stage and initial pair, so that no two use the same noise.
             drawn = dataclasses.replace(config, seed=zlib.crc32(f"{config.seed} {name} {info.init_from}".encode()))
             with locked(self.folder):
                 loss = getattr(losses, f"{kind}_loss")
@@ -322,11 +322,11 @@ class Run:
         folder = self.folder / "data"
         if not (folder / INFO).exists():
             raise KfError(f"There are no tokens in {folder} yet.", "a prepared folder", self._command("data"))
-        # `init_from` requires its own tokenizer (`_initial_model`), however the tokens were made.
+        # `init_from` only requires that its own tokenizer was used (`_initial_model`).
         return read_info(folder, self.recipe.data if self._initial is None else None)
 
     def _shape(self, kind: Kind, block: int = 0) -> ModelConfig | None:
-        """The shape of a model; None where it is that of a transformers model, which trains students only."""
+        """The shape of a model; None if it is that of a transformers model, for which only students are trained."""
         if isinstance(self._empty_teacher, CausalLM):
             if kind == "masked":
                 raise KfError("A masked model needs a teacher in the published layout.", "a recipe without masked")
@@ -348,7 +348,7 @@ class Run:
 
 
 def _fresh(shape: ModelConfig | None, config: TrainConfig, before: AnyModel | None, teacher: Any) -> AnyModel:
-    """A model with weights drawn by the seed, then copied from the stage before where both have them."""
+    """A model with weights drawn by the seed, replaced by those of the stage before where both have them."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         return _student_after(before, config, shape, teacher)

@@ -25,7 +25,7 @@ MOST_STORIES = 1_000_000
 RICHNESS = (0.1, 10.0)
 """Smallest and largest richness."""
 WORDS = (60, 120)
-"""Fewest and most words of a story; one of another length is redrawn from the noise values that follow."""
+"""Fewest and most words of a story; stories of other lengths are redrawn with the next noise values."""
 CHOICES = 512
 """Noise values per story: a story takes about 70, and one in 200 is redrawn."""
 SPEECH = {".": "statement", "?": "question", "!": "exclamation"}
@@ -45,8 +45,8 @@ class Story:
 
     text: str
     nats: float
-    """Surprisal of the choices that were made. Several choices can give the same text, so over many stories its mean
-    is an upper bound on the entropy of the language."""
+    """Surprisal of the choices. Different choices can give the same text, so the mean over many stories is an upper
+    bound on the entropy of the language."""
 
     @property
     def words(self) -> int:
@@ -73,7 +73,7 @@ class Grammar:
     parts: dict[str, str]
     """Texts that lines share, by name."""
     pools: dict[str, list[dict[str, str]]]
-    """Entries by pool; an entry is its columns, the first of which is named as the pool's first column."""
+    """Entries by pool; an entry maps columns to texts; the first column is named ""."""
     roles: dict[str, str]
     """Names under which an entry of a pool is kept, besides the pool's own."""
 
@@ -101,7 +101,7 @@ def stories(count: int, seed: int, richness: float = 1.0) -> Iterator[Story]:
 
     Args:
         count: Number of stories, 1 to 1,000,000.
-        seed: Keys the noise; sets with different seeds are independent.
+        seed: Random seed of the noise; sets with different seeds are independent.
         richness: How evenly choices are made, 0.1 to 10: option n has weight n^(-1 / (2 richness)).
 
     Raises:
@@ -125,11 +125,11 @@ def write_stories(folder: Path, count: int, seed: int, richness: float = 1.0) ->
     """Writes stories to story-000000.txt, ..; returns a line on their number, words and entropy.
 
     Args:
-        folder: Made if need be; it may hold no other texts.
+        folder: Created if missing; it must not hold other texts.
         count, seed, richness: As in `stories`.
 
     Raises:
-        KfError: as `stories`; the folder holds texts already or cannot be written to.
+        KfError: as `stories`; the folder already holds texts or cannot be written to.
     """
     words = nats = 0.0
     with writing(folder):
@@ -143,7 +143,7 @@ def write_stories(folder: Path, count: int, seed: int, richness: float = 1.0) ->
 
 
 class _Writer:
-    """Writes one story: turns noise values into choices and keeps the facts that were drawn."""
+    """Writes one story: turns noise values into choices and remembers the facts drawn."""
 
     def __init__(self, rules: Grammar, values: Iterator[float], richness: float) -> None:
         self.rules, self.values, self.richness = rules, values, richness
@@ -160,7 +160,7 @@ class _Writer:
         return Story(ARTICLE.sub(r"\1n\2", text), self.nats)
 
     def line(self, line: Line) -> str:
-        """A sentence; empty where it is left out."""
+        """A sentence; empty if it is left out."""
         if line.optional and not self.choose(2):
             return ""
         if not line.speaker:
@@ -187,7 +187,7 @@ class _Writer:
         return "".join(map(self.node, sequence))
 
     def node(self, node: str | list[Sequence]) -> str:
-        """Literal text, a <fact>, a {part}, or one alternative of a choice, the only one that is expanded."""
+        """The text of a literal, a <fact>, a {part}, or one alternative of a choice; others are not expanded."""
         if isinstance(node, list):
             return self.write(node[self.choose(len(node))])
         if node[0] == "<":
@@ -217,7 +217,7 @@ def _parse(template: str) -> Sequence:
 
 
 def _sequence(tokens: Iterator[str]) -> tuple[Sequence, str]:
-    """Nodes up to a |, a ] or the end of the template, and which of these it was."""
+    """Nodes up to a |, a ] or the end of the template, and which of these ended them."""
     nodes: Sequence = []
     for token in tokens:
         if token == "[":

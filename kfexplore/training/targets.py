@@ -1,4 +1,4 @@
-"""The student's targets: the tokens of given noise, at many positions of a text at once.
+"""The student's targets: the tokens for given noise, at many positions of a text at once.
 
 B contexts of N tokens, G groups (noise vectors) per context, k slots. Targets are computed in fp32, outside autocast.
 """
@@ -15,11 +15,11 @@ from kfexplore.decoding.cdf import cdf, inverse_cdf
 from kfexplore.models import AnyStudent, AnyTeacher, KVCache, Network
 
 LOGITS = 2**24
-"""Most logits that exist at once. A block of noise slots after many prefixes has far more in a large vocabulary."""
+"""Maximum number of logits in memory at once; with a large vocabulary, a training pass has far more."""
 
 
 def in_chunks(network: Network, of_logits: Callable[..., Tensor], hidden: Tensor, *given: Tensor) -> Tensor:
-    """`of_logits(logits, *given)` of hidden states, in chunks of at most `LOGITS` logits; backward computes them again.
+    """`of_logits(logits, *given)` for hidden states, in chunks of at most `LOGITS` logits, recomputed in backward.
 
     Args:
         of_logits: Maps logits (m, V) and rows of `given` to (m, ...).
@@ -89,14 +89,14 @@ def self_targets(student: AnyStudent, ids: Tensor, noise: Tensor, ends: Tensor, 
 def inverted_noise(
     teacher: AnyTeacher, ids: Tensor, within: Tensor, ends: Tensor, tau: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Noise inversion (paper, ablations A and B): the text itself is the target, and its noise is looked up.
+    """Noise inversion (paper, ablations A and B): the text itself is the target, and noise is drawn from its cells.
 
-    The noise of token x lies in its cell (F(x - 1), F(x)], where F is the teacher's CDF after the text before it, and
-    is uniform in the cell. Noise and token then have the map's joint distribution if the text has the teacher's.
+    The noise of token x is uniform in its cell (F(x - 1), F(x)], where F is the teacher's CDF after the text before it.
+    If the text has the teacher's distribution, noise and token have the map's joint distribution.
 
     Args:
         ids: (B, N) texts.
-        within: (B, G, k) in [0, 1), place in the cell.
+        within: (B, G, k) in [0, 1), relative position in the cell.
         ends: (B, G) int64, 1 .. N - k: tokens before each group.
         tau: Temperature that divides the teacher's logits.
 
@@ -106,7 +106,7 @@ def inverted_noise(
     hidden = teacher.run_blocks(teacher.embed(ids), KVCache())[:, :-1]
 
     def cell(logits: Tensor, token: Tensor) -> Tensor:
-        """F of the tokens (m,) and of those before them, (m, 2)."""
+        """F at the preceding ids and at the tokens (m,) themselves, (m, 2)."""
         edges = cdf(logits / tau).gather(1, torch.stack([token - 1, token], dim=1).clamp_min(0))
         return edges * torch.stack([token > 0, token >= 0], dim=1)
 

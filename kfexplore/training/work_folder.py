@@ -1,4 +1,4 @@
-"""Folders of the stages of a run: what their weights depend on, which are finished, and one run at a time."""
+"""The folder of each stage: what its weights depend on, whether it is finished, and a lock for one run at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StageInfo:
     model: ModelConfig | None
     """The shape; None: that of the transformers model in `init_from`."""
     teacher: TrainConfig | None = None
-    """Settings of the teacher, or of the teacher that a student learns from."""
+    """Settings of the teacher, or for a student those of its teacher."""
     students: tuple[TrainConfig, ...] = ()
     """Settings of the students so far, this stage last."""
     masked: TrainConfig | None = None
@@ -45,12 +45,12 @@ class StageInfo:
 
 
 def finished(stage: Path) -> bool:
-    """Whether the model of a stage is there."""
+    """Whether the model of a stage is complete."""
     return (stage / WEIGHTS_FILE).exists() and (stage / CONFIG_FILE).exists()  # the config is written last
 
 
 def claim(stage: Path, info: StageInfo, command: str) -> None:
-    """Refuses a stage that was started with other settings; else records them in its folder, which has its name.
+    """Checks that a stage was not started with other settings, and records these in its folder.
 
     Raises:
         KfError: other settings or data; `command` trains the stage anew.
@@ -61,7 +61,7 @@ def claim(stage: Path, info: StageInfo, command: str) -> None:
         stored = from_dict(StageInfo, read_json_object(path, 1 << 24)) if path.exists() else None
         changed = differences(stored, info) if stored else {"": "there is no stage.json"}
         own = stage.name if not info.students else f"students.{len(info.students) - 1}"
-        # The loop lets a started run change some settings; how often it was saved never matters.
+        # Some settings may change when a run resumes; the interval between saved states never matters.
         free = {f"{own}.{key}" for key in FREE} if not done else set()
         differ = [text for key, text in changed.items() if key not in free and not key.endswith(".save_every")]
         if differ:
