@@ -1,5 +1,5 @@
-"""Figures of `kfexplore train curves`, the losses by stage, and of `kfexplore eval`: agreement by slot and by entropy,
-quality against diversity of samples.
+"""Figures of `kfexplore train curves` (losses by stage) and `kfexplore eval` (agreement by slot and by entropy, quality
+against diversity of samples).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import PUBLISHED_AGREEMENT, Agreement, Bin, Evaluation, SampleQuality
 
 Curve = Sequence[Mapping[str, float]]
-"""Points of losses.jsonl: `step`, `loss` (nats; of a student also `loss_1` .. by slot) and `tokens_per_second`."""
+"""Points of losses.jsonl: `step`, `loss` (nats; for a student also `loss_1` .. by slot) and `tokens_per_second`."""
 _MARK: Final = 0.6
 """Thickness of a published pair's mark, in percentage points."""
 _FEWEST_DRAWN: Final = 10
-"""A bin of fewer blocks is left out of the figure; its interval would fill it."""
+"""Bins with fewer blocks are left out of the figure: their intervals would fill it."""
 
 
 def curves_figure(curves: Mapping[str, Curve], theme: Theme = "light") -> go.Figure:
-    """One line per stage, by its name: the mean loss of each 50 steps. Stages without points are left out."""
+    """One line per stage: the mean loss of each 50 steps, by stage name. Stages without points are left out."""
     palette, drawn = colours(theme), {name: curve for name, curve in curves.items() if curve}
     ends = ", ".join(f"{name} {curve[-1]['loss']:.2f}" for name, curve in drawn.items())
     figure = blank(
@@ -48,7 +48,7 @@ def curves_figure(curves: Mapping[str, Curve], theme: Theme = "light") -> go.Fig
 
 
 def _slots(point: Mapping[str, float]) -> str:
-    """The losses of a student's slots, in words; empty for another model."""
+    """The losses of a student's slots, in words; empty for other models."""
     losses = [point[name] for n in range(1, len(point)) if (name := f"loss_{n}") in point]
     return f" (by slot {' / '.join(f'{loss:.2f}' for loss in losses)})" if losses else ""
 
@@ -81,7 +81,7 @@ def agreement_figure(measured: Agreement, theme: Theme = "light") -> go.Figure:
         hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
     )
     its_slots = len(PUBLISHED_AGREEMENT) - 1
-    published = PUBLISHED_AGREEMENT[: len(shares) + (len(shares) == its_slots)]  # only blocks of one size compare
+    published = PUBLISHED_AGREEMENT[: len(shares) + (len(shares) == its_slots)]  # only blocks of equal size compare
     figure.add_bar(
         x=names[: len(published)],
         y=[_MARK] * len(published),
@@ -173,7 +173,7 @@ def quality_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> go.
 
 
 def evaluation_page(measured: Evaluation) -> str:
-    """All three figures as one HTML page that needs nothing else; light or dark as the reader's system is."""
+    """All three figures as one self-contained HTML page, light or dark as the reader's system."""
 
     def draw(theme: Theme) -> dict[str, go.Figure]:
         return {

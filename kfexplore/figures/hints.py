@@ -1,4 +1,4 @@
-"""A "?": a button that opens two lines about a term with a link to more, or the rest of an explanation."""
+"""The "?" buttons, which open two lines about a term with a link to more, or the rest of an explanation."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ HINTS: Final = {
         "limit",
     ),
 }
-"""By term: two lines, and words that docs/FIGURES.md has where it says more."""
+"""By term: two lines, and a phrase that leads to more in docs/FIGURES.md."""
 
 
 def hint(term: str, place: str) -> str:
-    """The button for a key of `HINTS`, and what it opens, as HTML; term and `place` make an id of the page."""
+    """The button for a key of `HINTS`, and what it opens, as HTML; term and `place` give an id unique on the page."""
     words, found = HINTS[term]
     more = f'{words} <a href="{READING}#:~:text={quote(found)}" target="_blank">More</a>'
     return _opened(f"What is {term}?", more, f"{place}-{term.replace(' ', '-')}")
 
 
 def brief(words: str, place: str) -> str:
-    """The first sentence of an explanation, with the others behind the button, as HTML; `place` as for `hint`."""
+    """The first sentence of an explanation, and a button that opens the rest, as HTML; `place` as for `hint`."""
     first, _, rest = words.partition(". ")
     return f"{first}. {_opened('What does this mean?', rest, place)}" if rest else words
 

@@ -1,4 +1,4 @@
-"""Figures of a block's exact distribution: joint and product, parts of the surprisal, samplers compared with it."""
+"""Figures of a block's exact distribution: joint and product, parts of the surprisal, comparison with samplers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from kfexplore.results import BlockLaw, ContextStudy
 Panel = Literal["joint", "product", "difference"]
 _PATTERNS: Final = ("", "/", ".", "\\", "x", "-", "|", "+")
 _GAP: Final = 0.25
-"""Between groups of bars, as a fraction of their room."""
+"""Gap between groups of bars, as a fraction of their distance."""
 _IMPOSSIBLE: Final = "✕"
 
 
 def joint_figure(
     law: BlockLaw, panel: Panel = "joint", text: Text = str, theme: Theme = "light", most: int = 8
 ) -> go.Figure:
-    """A heat map of pairs of tokens, the most likely on the axes; all panels of a distribution have one scale.
+    """A heat map of pairs of tokens, with the most likely on the axes; all panels of a distribution share one scale.
 
     Args:
         law: Distribution of the next two tokens.
         panel: The joint distribution, the product of its marginals, or joint minus product.
-        text: A token id's text.
+        text: Gives the text of a token id.
         theme: light or dark.
-        most: Tokens on an axis.
+        most: Maximum number of tokens on an axis.
     """
     palette = colours(theme)
     rows, second = min(most, len(law.first)), law.marginal_2
@@ -77,13 +77,13 @@ def joint_figure(
         hovertemplate="%{customdata}: %{z:.3f} %<extra>" + panel + "</extra>",
     )
     sign = "+" if panel == "difference" else ""
-    worth = np.abs(values) >= 0.2 * top  # a number in every cell could not be read
+    worth = np.abs(values) >= 0.2 * top  # numbers in all cells would be illegible
     texts = [
         [format(values[r, c], f"{sign}.1f") if worth[r, c] else "" for c in range(len(columns))] for r in range(rows)
     ]
     add_cell_values(figure, palette, texts, np.abs(values) > 0.5 * top, size=9)
     plain = {"showgrid": False, "zeroline": False, "ticks": ""}
-    figure.update_layout(margin={"t": figure.layout.margin.t + 60})  # the names of the columns stand above
+    figure.update_layout(margin={"t": figure.layout.margin.t + 60})  # the column names are above the heat map
     figure.update_xaxes(
         tickvals=list(range(len(columns))),
         ticktext=column_names,
@@ -140,7 +140,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     palette, teacher = colours(theme), measured.samplers[0]
     blocks = teacher.cells.blocks[:most]
     names = [" ".join(visible(text, token) for token in block) for block in blocks]
-    places = list(range(len(names)))  # two blocks may have one label
+    places = list(range(len(names)))  # several blocks may have the same label
     expected = teacher.cells.probability[: len(blocks)].tolist()
     worst = max(measured.samplers[1:], key=lambda row: row.impossible.value)
     figure = blank(
@@ -153,7 +153,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
     )
 
     def panels(likely: Iterable[float], impossible: float) -> list[tuple[list[int], list[float], list[str], Any]]:
-        """Places, per cents and names for the trace of the left panel and for that of the right one."""
+        """Positions, percentages and names for the traces of the left and the right panel."""
         left, right = ({"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis} for axis in ("", "2"))
         return [
             (places, [100 * value for value in likely], names, left),
@@ -175,7 +175,7 @@ def counts_figure(measured: ContextStudy, text: Text = str, theme: Theme = "ligh
                 hovertemplate=f"{row.sampler}, %{{customdata}}: %{{y:.2f}} % of {row.size:,}<extra></extra>",
                 **where,
             )
-    half = (1 - _GAP) / 2  # as wide as the bars below
+    half = (1 - _GAP) / 2  # half the width of a group of bars
     for x, y, labels, where in panels(expected, measured.impossible_expected):
         figure.add_scatter(
             x=[end for place in x for end in (place - half, place, place + half, None)],

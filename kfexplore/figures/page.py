@@ -1,4 +1,4 @@
-"""Shared parts of all figures: titles that state the finding, axes, lines, whiskers; and a page of figures."""
+"""Shared parts of all figures: titles that state the finding, axes, lines, whiskers, and the page of figures."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from kfexplore.figures.palette import Colours, Theme, colours, token_label
 from kfexplore.results import Estimate, Spread
 
 Text = Callable[[int], str]
-"""A token's own text, from its id."""
+"""Gives the text of a token id."""
 THEMES: Final[tuple[Theme, ...]] = ("light", "dark")
 SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
-"""Marks of the lines of a figure, which tell them apart without colour."""
+"""Markers of the lines of a figure, to distinguish them without colour."""
 CLEAR: Final = "rgba(0,0,0,0)"
 _FONT: Final = 'system-ui, -apple-system, "Segoe UI", sans-serif'
 
 
 def blank(palette: Colours, finding: str, reading: str) -> go.Figure:
-    """An empty figure in the palette: the title says the finding, the subtitle how to read it."""
+    """An empty figure in the palette's colours; the title states the finding, the subtitle how to read the figure."""
     axis = {
         "gridcolor": palette.rule,
         "linecolor": palette.rule,
@@ -74,7 +74,7 @@ def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
     """Splits a figure for a page with its own headings and background.
 
     Returns:
-        The finding and how to read it, and the rest as Plotly's JSON.
+        Title and subtitle (the finding and how to read the figure), and the rest as Plotly's JSON.
     """
     head = figure.layout.title
     words = head.text.replace("<br>", " "), head.subtitle.text.replace("<br>", " ")
@@ -91,7 +91,7 @@ def bare(figure: go.Figure, height: int = 340) -> tuple[tuple[str, str], str]:
 
 
 def axis_style(figure: go.Figure, letter: str) -> dict[str, Any]:
-    """How `blank` styles an axis, for another panel."""
+    """The style that `blank` gives an axis, for another panel."""
     values = figure.layout[f"{letter}axis"].to_plotly_json()
     return {name: values[name] for name in ("gridcolor", "linecolor", "zerolinecolor", "tickfont", "automargin")}
 
@@ -113,7 +113,7 @@ def add_panel(
 
     Args:
         figure: From `blank`.
-        n: Number of the panel; 0 is the one that `blank` made.
+        n: Number of the panel; 0 is the one from `blank`.
         across: Left and right end of the panel, as fractions of the figure.
         x: Properties of the x axis beyond those of `blank`; y: those of the y axis.
         up: Lower and upper end.
@@ -135,9 +135,9 @@ def add_series(
     y: Sequence[Estimate] | Sequence[float],
     **trace: Any,
 ) -> None:
-    """Draws the n-th of several lines with marks, in its own colour and symbol; estimates get whiskers.
+    """Draws the n-th of several lines with markers, in its own colour and symbol; estimates get whiskers.
 
-    `trace` holds more properties: `name`, `hovertemplate`, ...; `scale` multiplies y, `size` is that of the marks.
+    `trace` holds more properties: `name`, `hovertemplate`, ...; `scale` multiplies y, `size` is the marker size.
     """
     scale, size, colour = trace.pop("scale", 1.0), trace.pop("size", 8), palette.series(n)
     if estimates := [value for value in y if isinstance(value, Estimate)]:
@@ -154,13 +154,13 @@ def add_series(
 def add_cell_values(
     figure: go.Figure, palette: Colours, texts: Sequence[Sequence[str]], dark: npt.NDArray[np.bool_], **trace: Any
 ) -> None:
-    """Writes into the cells of a heat map, in a colour that can be read on each.
+    """Writes texts into the cells of a heat map, in a colour that is legible in each.
 
     Args:
         figure: The figure with the heat map.
         palette: Colours of its theme.
         texts: (rows, columns); empty ones are left out.
-        dark: (rows, columns) cells whose ground is dark in the light theme.
+        dark: (rows, columns) cells whose background is dark in the light theme.
         trace: More properties: `size` of the text, the axes, and the names of the columns and rows as x and y.
     """
     size = trace.pop("size")
@@ -180,12 +180,12 @@ def add_cell_values(
 
 
 def dotted(palette: Colours) -> dict[str, Any]:
-    """The line of a reference value."""
+    """Line style for a reference value."""
     return {"color": palette.muted, "dash": "dot", "width": 1}
 
 
 def whiskers(found: Sequence[Estimate | Spread], colour: str, scale: float = 1.0) -> dict[str, Any]:
-    """The intervals of estimates, or spreads, as Plotly's error bars."""
+    """Intervals of estimates, or spreads, as Plotly error bars."""
     return {
         "array": [scale * (e.high - e.value) for e in found],
         "arrayminus": [scale * (e.value - e.low) for e in found],
@@ -196,22 +196,22 @@ def whiskers(found: Sequence[Estimate | Spread], colour: str, scale: float = 1.0
 
 
 def half_widths(halves: Sequence[float], colour: str, scale: float = 1.0) -> dict[str, Any]:
-    """The same for symmetric intervals."""
+    """Symmetric intervals as Plotly error bars."""
     return {"array": [scale * half for half in halves], "color": colour, "thickness": 1.2, "width": 4}
 
 
 def percent(fraction: float) -> str:
-    """A fraction in per cent with one digit, unless that is 0; no line breaks before the sign."""
+    """A fraction in per cent with one decimal, unless that is 0; no line break before the sign."""
     return f"{100 * fraction:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
 
 
 def visible(text: Text, token: int) -> str:
-    """A token's label; Plotly would read tags in it."""
+    """A token's label, escaped, since Plotly interprets tags."""
     return html.escape(token_label(text(int(token))), quote=False)
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, or at its powers of ten where it is long."""
+    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, or only at powers of ten if it is long."""
     ends = [log10(low), log10(high)]
     steps = (1, 2, 5) if ends[1] - ends[0] < 2.5 else (1,)
     powers = range(floor(ends[0]), ceil(ends[1]) + 1)
@@ -226,13 +226,13 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
 
 
 def themed(draw: Callable[[Theme], Mapping[str, go.Figure]]) -> list[dict[Theme, go.Figure]]:
-    """Every figure that `draw` gives by name, in both themes, for `page`."""
+    """The figures of `draw`, each in both themes, for `page`."""
     drawn = {theme: draw(theme) for theme in THEMES}
     return [{theme: drawn[theme][name] for theme in THEMES} for name in drawn["light"]]
 
 
 def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:
-    """Figures, each in both themes, as one HTML page; light or dark as the reader's system is."""
+    """Figures, each in both themes, as one HTML page, light or dark as the reader's system."""
     parts, data = [], []
     for n, figures in enumerate(drawn):
         head = figures["light"].layout.title
@@ -251,7 +251,7 @@ def page(drawn: Sequence[dict[Theme, go.Figure]], title: str, foot: str) -> str:
 
 
 def write(content: str | bytes, path: Path) -> Path:
-    """Writes a page or an image; its folder is made.
+    """Writes a page or an image; creates its folder.
 
     Raises:
         KfError: it cannot be written.
@@ -263,12 +263,12 @@ def write(content: str | bytes, path: Path) -> Path:
 
 
 def plotly_script() -> Path:
-    """Plotly's script as a file, for a page that is served."""
+    """Plotly's script as a file, for pages that a server delivers."""
     return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
 def _untitled(figure: go.Figure) -> dict[str, Any]:
-    """The figure as JSON values, its title left to the page."""
+    """The figure as JSON values without the title, which the page shows."""
     plain = go.Figure(figure).update_layout(title=None, margin={"t": 16}, height=400)
     return dict(json.loads(plain.to_json()))
 

@@ -1,7 +1,7 @@
-"""The one palette: one token, one colour; exact, learned and "differ" look the same in every figure.
+"""The palette of all figures: one colour per token; exact, learned and "differ" look the same everywhere.
 
-Twelve hues, 30 degrees apart, at one OKLCH lightness and chroma per role, so that no token looks more important than
-another. Colour alone never carries a fact: figures add the token's text and a hairline or a sign.
+Twelve hues, 30 degrees apart, with one OKLCH lightness and chroma per role, so that no token looks more important than
+another. Colour is never the only sign: figures add the token's text and a hairline or a symbol.
 
 OKLCH to sRGB follows Björn Ottosson's definition of Oklab (2020); lightness 0 to 1, chroma 0 to about 0.4,
 hue in degrees.
@@ -19,7 +19,7 @@ Theme = Literal["light", "dark"]
 HUES: Final = 12
 FIRST_HUE: Final = 15.0
 _MULTIPLIER: Final = 2654435761
-"""Knuth's multiplicative hash: 2^32 over the golden ratio, so that neighbouring ids land far apart."""
+"""Knuth's multiplicative hash: 2^32 over the golden ratio, so that neighbouring ids get distant hues."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Colours:
     """The colours of one theme, as "#rrggbb"; a tuple has one entry per hue index, 0 to 11."""
 
     fills: tuple[str, ...]  # exact tokens: solid bands, chips, cells; `ink` on them has a contrast of at least 4.5
-    tints: tuple[str, ...]  # ground of learned tokens, under the hatching
+    tints: tuple[str, ...]  # background of learned tokens, under the hatching
     lines: tuple[str, ...]  # hatching and outlines of learned tokens, underlines, plot lines
     surface: str  # the page behind a figure
     raised: str  # boxes on the page: tooltips, buttons
     ink: str  # text and hairlines
-    muted: str  # text of second rank; still a contrast of at least 4.5 on `surface`
+    muted: str  # secondary text; also a contrast of at least 4.5 on `surface`
     rule: str  # borders and axes
     edge: str  # border of inputs and options; a contrast of at least 3 on `surface` and `raised`
     accent: str  # the one accent: focus, chosen options, active controls
@@ -42,12 +42,12 @@ class Colours:
     differ: str  # where the two differ; always together with the sign of inequality or a hatching
 
     def series(self, n: int) -> str:
-        """The colour of the n-th of several lines, from 0: neighbours have hues far apart."""
+        """The colour of the n-th of several lines, from 0; consecutive lines have distant hues."""
         return self.lines[(8 + 5 * n) % HUES]
 
 
 def oklch_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
-    """Red, green and blue of one OKLCH colour, sRGB-encoded; a part outside [0, 1] is out of gamut."""
+    """Red, green and blue of an OKLCH colour, sRGB-encoded; a component outside [0, 1] is out of gamut."""
     a = chroma * math.cos(math.radians(hue))
     b = chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
@@ -68,7 +68,7 @@ def oklch_hex(lightness: float, chroma: float, hue: float) -> str:
     """An OKLCH colour as "#rrggbb".
 
     Raises:
-        ValueError: sRGB cannot show it; clipping it would change its lightness.
+        ValueError: the colour is outside sRGB; clipping it would change its lightness.
     """
     parts = [round(255 * part) for part in oklch_rgb(lightness, chroma, hue)]
     if min(parts) < 0 or max(parts) > 255:
@@ -122,15 +122,15 @@ def colours(theme: Theme = "light") -> Colours:
 
 
 def shades(colour: str, count: int, palette: Colours) -> list[str]:
-    """A colour in several strengths, the faintest first: paled towards the surface, and past itself towards the ink.
+    """Shades of a colour, the faintest first: mixtures with the surface, then mixtures with the ink.
 
     Args:
         colour: "#rrggbb".
-        count: Number of strengths; one is the colour itself.
+        count: Number of shades; a single one is the colour itself.
         palette: Colours of its theme.
 
     Returns:
-        Each with a contrast of at least 3 on the surface, and the same contrast between all neighbours.
+        Shades with a contrast of at least 3 on the surface, and about equal contrast between neighbours.
     """
     if count == 1:
         return [colour]
@@ -142,7 +142,7 @@ def shades(colour: str, count: int, palette: Colours) -> list[str]:
 
 _FAINTEST: Final = 3.2
 _STRONGEST: Final = 12.0
-"""Contrast on the surface of the ends of `shades`."""
+"""Contrast on the surface of the strongest of `shades`; `_FAINTEST`: of the faintest."""
 _MIXED: Final = 64
 
 
@@ -187,21 +187,21 @@ _MARKS: Final = {chr(code): chr(0x2400 + code) for code in range(32)} | {
     "\x7f": "␡",
 }
 _HIDDEN: Final = "\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff"
-"""Characters that draw nothing or turn the direction of their neighbours: shown by number."""
+"""Characters that are invisible or change the text direction: shown by code point."""
 _MARKED: Final = re.compile("[" + re.escape("".join(_MARKS)) + _HIDDEN + "]")
 
 
 def token_label(text: str) -> str:
-    """Visible text of a token: every space, line end and control character has a mark; nothing is "∅".
+    """Visible text of a token: spaces, line ends and control characters are shown as marks, an empty text as "∅".
 
     Args:
-        text: The decoded token; what cannot be decoded alone stays "\ufffd".
+        text: The decoded token; parts that cannot be decoded alone stay "\ufffd".
     """
     return _MARKED.sub(lambda found: _MARKS.get(found[0]) or f"‹{ord(found[0]):x}›", text) or "∅"
 
 
 def palette_data() -> dict[str, Any]:
-    """The palette and the label rules as plain values for a page's script: neither is written twice."""
+    """The palette and the label rules as plain values for a page's script, so that neither is duplicated."""
     return {
         "hues": HUES,
         "multiplier": _MULTIPLIER,

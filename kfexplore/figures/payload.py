@@ -1,4 +1,4 @@
-"""The JSON payloads that the scrub figure draws, with arrays packed: sweeps of the sliders, points, grids."""
+"""The JSON payloads of the scrub figure, with packed arrays: sweeps of the sliders, points, grids."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from kfexplore.results import Block, Grid, Sweep
 
 Texts = Callable[[list[int]], list[str]]
-"""Each token's own text."""
+"""Gives the texts of token ids."""
 
 
 def scrub_payload(
     moved: Sequence[Sweep], point: Block, prompt: Sequence[int], texts: Texts, every: int = 1, /, **about: Any
 ) -> dict[str, Any]:
-    """The payload of `figures.scrub.standalone_html`, the same as the app's reply.
+    """The payload of `figures.scrub.standalone_html`, equal to a reply of the app.
 
     Args:
         moved: One sweep per slot, in order, all with one resolution and the same fixed noise.
@@ -26,7 +26,7 @@ def scrub_payload(
         prompt: Token ids of the context.
         texts: Gives the texts of token ids.
         every: Slider steps per evaluated step, which is the middle one.
-        about: More to show or to overwrite: pair, prompt (its text), temperature, device, dtype.
+        about: More keys, or other values of keys: pair, prompt (its text), temperature, device, dtype.
     """
     prompt_ids = [int(token) for token in prompt]
     return {
@@ -46,7 +46,7 @@ def scrub_payload(
 
 
 def sweeps_payload(moved: Sequence[Sweep], texts: Texts, /, *also: Block, every: int = 1) -> dict[str, Any]:
-    """All slots as the noise of some of them moves, each alone; the tokens of `also` get a text, too.
+    """Sweeps as the values of a payload, with the texts of their tokens and of those in `also`.
 
     As in `scrub_payload`, but `moved` can be the sweeps of any slots.
     """
@@ -77,7 +77,7 @@ def point_payload(answer: Block) -> dict[str, Any]:
 
 
 def grid_payload(grid: Grid, texts: Texts) -> dict[str, Any]:
-    """The payload's key `grid`."""
+    """The value of the payload's key `grid`."""
     learned = {}
     if grid.has_student:
         learned = {"student": packed(grid.learned, "<u2"), "agreement": grid.agreement}
@@ -92,12 +92,12 @@ def grid_payload(grid: Grid, texts: Texts) -> dict[str, Any]:
 
 
 def packed(values: npt.NDArray[Any], dtype: str) -> str:
-    """Base64 of the little-endian values: large lists in JSON are slow on both sides."""
+    """Base64 of the little-endian values, since large JSON lists are slow on both sides."""
     return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
 
 
 def token_texts(texts: Texts, *answers: Block | Grid) -> dict[str, str]:
-    """The text of every token that occurs, by its id in decimals."""
+    """The text of every token that occurs, by its decimal id."""
     tokens = [each.exact for each in answers] + [each.learned for each in answers if each.has_student]
     ids = np.unique(np.concatenate([part.ravel() for part in tokens])).tolist()
     return dict(zip(map(str, ids), texts(ids), strict=True))

@@ -1,4 +1,4 @@
-"""The figure of the roofline: the gain of K tokens per pass at the device's limit, and where it ends."""
+"""The roofline figure: the gain of K tokens per pass at the device's limit, and the batch at which it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import Gain
 
 LIMIT_NAME: Final = "at the device's limit"
-"""Name of every mark of the roofline."""
+"""Name of all roofline marks."""
 WHAT_A_LIMIT_IS: Final = (
     "a model of the bytes and FLOPs of a pass, with this device's memory and arithmetic as measured, not a timing"
 )
@@ -22,9 +22,9 @@ _K_SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x",
 
 
 def gain_figure(gains: Sequence[Gain], theme: Theme = "light", k: int | None = None) -> go.Figure:
-    """The roofline's gain of K tokens per pass, over the batch; where arithmetic bounds it, lines are dotted.
+    """The roofline's gain of K tokens per pass, over the batch; lines are dotted where arithmetic is the limit.
 
-    `gains` are for several batches, ascending, and several K; the finding is on `k`, as in `gain_words`.
+    `gains` are for several batches, ascending, and several K; the title is about `k`, as in `gain_words`.
     """
     look, ks = colours(theme), sorted({gain.k for gain in gains})
     figure = blank(

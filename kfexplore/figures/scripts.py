@@ -1,4 +1,4 @@
-"""The files in `assets/` as text. Scripts are ES modules; a page inlines them, so it needs no build step or request."""
+"""The files in `assets/` as text. Scripts are ES modules, inlined into a page: no build step and no requests."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ def asset(name: str) -> str:
 
 @cache
 def modules(name: str) -> tuple[str, ...]:
-    """A module and all that it imports, each after those that it needs."""
+    """A module and all modules that it imports, each after its own imports."""
     needed = (each for imported in _IMPORT.findall(asset(name)) for each in modules(imported))
     return tuple(dict.fromkeys([*needed, name]))
 
 
 @cache
 def inlined(name: str) -> str:
-    """The declarations of a module and of all that it imports, for one function scope.
+    """The declarations of a module and of all modules that it imports, for one function scope.
 
-    The modules share that scope: no two of them may declare the same name, and imports do not rename.
+    The modules share that scope: no two of them may declare the same name, and imports must not rename.
     """
     return "\n".join(_EXPORT.sub("", _IMPORT.sub("", asset(each))) for each in modules(name))
 
 
 def calling(module: str, function: str, *given: object) -> str:
-    """A JavaScript function for Gradio's `js`: calls an exported function with `given`, then an event's fields."""
+    """A JavaScript function for Gradio's `js` that calls an exported function with `given` and the event's fields."""
     arguments = ", ".join([*map(script_json, given), "...fields"])
     return f"(...fields) => {{\n{inlined(module)}\nreturn {function}({arguments});\n}}"
 
 
 def script_json(value: object) -> str:
-    """JSON that cannot end a script element or open a comment in it."""
+    """JSON, escaped so that it cannot end a script element or open a comment in it."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

@@ -21,21 +21,21 @@ _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'uns
 
 @cache
 def scrub_css() -> str:
-    """The figure's style sheet, palette included; every rule is under `.kfs`."""
+    """The figure's style sheet, including the palette; all rules are under `.kfs`."""
     return palette_css(".kfs") + asset("scrub.css") + asset("hint.css")
 
 
 def script(module: str) -> str:
     """A module of the figure, inlined, with the palette: plain declarations for one function scope.
 
-    `mountScrub(root, first, transport)` of scrub.js is the one to call; gradio.js has what the app adds.
+    Pages call `mountScrub(root, first, transport)` of scrub.js; the app calls `mountInPage` of gradio.js.
     """
     return f"{inlined(module)}\nusePalette({script_json(palette_data())});\n"
 
 
 @cache
 def scrub_markup() -> str:
-    """The figure's HTML, empty of data: one `<section class="kfs">` that `mountScrub` fills."""
+    """The figure's HTML without data: one `<section class="kfs">` that `mountScrub` fills."""
     marked = asset("scrub.html")
     for term in ("margin", "edge"):
         marked = marked.replace(f"<!--{term}-->", hint(term, "scrub"))
@@ -43,20 +43,19 @@ def scrub_markup() -> str:
 
 
 def standalone_html(payload: Mapping[str, Any], height: int | None = None) -> str:
-    """The figure as it stands, without a server: drawn, dragged and hovered from what is in the payload.
+    """The interactive figure without a server: everything it shows comes from the payload.
 
     Args:
         payload: A tables reply. `teacher` and `student` are base64 of little-endian uint16 [slot moved][step]
             [slot read], `margin` (logits) and `edge` (units of u) base64 of float32 of that shape; step r
-            stands for u = (r + 0.5) / resolution. `u` has K values in [0, 1), `point` is the answer at just
+            stands for u = (r + 0.5) / resolution. `u` has K values in [0, 1), `point` is the answer at exactly
             that noise, `texts` the decoded text of every id. A key `grid` (a grid reply) adds the map of two
             slots.
-        height: Of the frame, in CSS pixels, until the page inside reports its own; None for the bare
-            fragment.
+        height: Height of the frame in CSS pixels until the page inside reports its own; None: no frame.
 
     Returns:
-        A fragment of style, markup and script that needs nothing else and may stand several times on a page;
-        with a height an `<iframe>` around it, which keeps its styles from a notebook's.
+        A self-contained fragment of style, markup and script, which can be on a page several times. With a height,
+        an `<iframe>` around it separates its styles from those of a notebook.
     """
     data = script_json(dict(payload))
     name = "kfs-" + hashlib.sha256(data.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Texts as HTML while decoders write them: passes, where texts differ, unlikely tokens; K passes against one."""
+"""Texts as HTML while decoders write them: passes, differences, unlikely tokens, and K passes beside one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kfexplore.figures.scripts import asset
 from kfexplore.results import Line, Written
 
 SHADES: Final = 8
-"""Shades of a text that is filled in any order: the later, the stronger."""
+"""Number of shades for a text that is filled in any order; later tokens have stronger shades."""
 LEVELS: Final = (1.5, 3.0, 5.0, 7.0)
-"""Nats of surprisal from which the underline is thicker."""
+"""Surprisal in nats at which the underline gets thicker."""
 READING: Final = (
     "Tokens from the same pass share a shade; the two shades alternate (a masked model: later passes are stronger). "
     f"Exact tokens are solid, learned ones have an outline. NFE {hint('NFE', 'texts')} counts passes."
@@ -25,7 +25,7 @@ READING: Final = (
 DIVERGES: Final = "≠ marks where a text diverges from the exact one under the same noise."
 BLOCKS: Final = "Press a block to open its context and its noise in Scrub; arrow keys go from block to block."
 SLOW: Final = 3.0
-"""Seconds that the passes of one block of AR are shown for."""
+"""Seconds over which the passes of one block of AR are shown."""
 CLOCKS: Final = "Times are from this one short run; the tab Timing measures speed."
 UNDERLINES: Final = (
     f"Underlines mark tokens the teacher finds unlikely: {LEVELS[0]:g} nats (thin) to {LEVELS[-1]:g} or more (thick). "
@@ -34,12 +34,12 @@ UNDERLINES: Final = (
 
 
 def texts_html(texts: Sequence[Written], underlined: bool = False, hints: bool = True) -> str:
-    """The texts of all decoders, with equally many lines, side by side.
+    """The texts of all decoders side by side.
 
     Args:
-        texts: One per decoder.
-        underlined: Draw the surprisal under the teacher, where it is known.
-        hints: Every token shows its number and step on hover; without it, the HTML of long texts is half as long.
+        texts: One per decoder, all with the same number of lines.
+        underlined: Draw the surprisal under the teacher, if known.
+        hints: Every token shows its number and step on hover; without, the HTML of long texts is half as long.
     """
     rows = max((len(written.lines) for written in texts), default=0)
     linked = any(link for written in texts for line in written.lines for _, link in line.links)
@@ -54,12 +54,12 @@ def texts_html(texts: Sequence[Written], underlined: bool = False, hints: bool =
 
 @cache
 def text_css() -> str:
-    """The style sheet, palette included; every rule is under `.kft`."""
+    """The style sheet, including the palette; all rules are under `.kft`."""
     return palette_css(".kft") + asset("text.css")
 
 
 def agreement_words(written: Written) -> str:
-    """How long a decoder's texts agree with the exact ones; "" where nothing is compared."""
+    """How long a decoder's texts agree with the exact ones; "" if nothing is compared."""
     lines = [line for line in written.lines if line.shared is not None]
     if not lines or not written.tokens:
         return ""
@@ -72,7 +72,7 @@ def agreement_words(written: Written) -> str:
 
 
 def _passes(texts: Sequence[Written]) -> str:
-    """The first block: AR's passes one after another, beside the one pass of the student, in slow motion."""
+    """The first block in slow motion: AR's passes one after another, beside the student's single pass."""
     by_name = {written.decoder: written for written in texts if written.lines}
     if not {"ar", "pflm"} <= set(by_name) or by_name["pflm"].k < 2:
         return ""
@@ -89,7 +89,7 @@ def _passes(texts: Sequence[Written]) -> str:
 
 
 def _lane(written: Written, k: int, slower: float) -> str:
-    """The tokens of a block, each at the end of its pass."""
+    """The tokens of a block, each shown at the end of its pass."""
     line, each = written.lines[0], written.seconds / written.nfe * slower if slower else 0.0
     tokens = "".join(
         f'<i style="animation-delay: {each * step:.2f}s">{_visible(piece) or "…"}<small>{step}</small></i>'
@@ -156,7 +156,7 @@ def _line(written: Written, line: Line, name: str, underlined: bool, hints: bool
 
 
 def _background(step: int, last: int) -> str:
-    """Class of a step's tokens: one of two in turn, or with `last` a shade of how late it came."""
+    """Class of a step's tokens: one of two alternating, or with `last` a shade that is stronger for later steps."""
     if not step:
         return "g"
     return f"s{(step - 1) * SHADES // last}" if last else f"p{step % 2}"
@@ -179,6 +179,6 @@ def _token(line: Line, n: int, surprise: list[float] | None, hints: bool) -> str
 
 @lru_cache(maxsize=2**14)
 def _visible(piece: str) -> str:
-    """A token's text between others: spaces stay, the rest as marks."""
+    """A token's text within a line: spaces are kept, other invisible characters are shown as marks."""
     shown = "".join(sign if sign == " " else token_label(sign) for sign in piece)
     return html.escape(shown.replace("↵", "↵\n"))

@@ -1,4 +1,4 @@
-"""Figures of timings: tokens per second of each decoder, and the speed-up over AR; the page of a whole document."""
+"""Figures of timings: tokens per second of each decoder and the speed-up over AR; and the page of a document."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Race = tuple[int, str, int]
 _GROUP: Final = 0.84
 """Width of a batch's bars, where 1 is the distance between two batches."""
 _MARK: Final = 0.46
-"""Half of the width of a limit's mark, where 1 is that of a bar."""
+"""Half the width of a limit's mark, where 1 is the width of a bar."""
 _SPARSE: Final = 0.2
 _DENSE: Final = 0.6
-"""How much of a bar the hatching of the smallest and of the largest K covers."""
+"""Fraction of a bar covered by the hatching, for the largest K; `_SPARSE`: for the smallest."""
 _HUE: Final = 5
 
 
@@ -32,7 +32,7 @@ class Series(NamedTuple):
     """A decoder at one K: one trace."""
 
     decoder: str
-    """One of `DECODERS`, or another program's name, which is shown as it is."""
+    """One of `DECODERS`, or another program's name, which is shown unchanged."""
     k: int
 
     @property
@@ -44,7 +44,7 @@ class Series(NamedTuple):
 
     @property
     def place(self) -> tuple[int, int]:
-        """Decoders in the order of `DECODERS`, other programs after them."""
+        """Sort key: decoders in the order of `DECODERS`, then other programs."""
         listed = list(DECODERS)
         return (listed.index(self.decoder) if self.decoder in listed else len(listed)), self.k
 
@@ -55,14 +55,14 @@ def series_of(row: TimingRow) -> Series:
 
 
 def figure_height(races: Sequence[Race]) -> int:
-    """Pixels in which a legend of all decoders and K leaves room for the bars, on narrow screens too."""
+    """Height in pixels at which a legend of all decoders and K leaves room for the bars, also on narrow screens."""
     return 340 + 12 * max(0, len({(decoder, k) for _, decoder, k in races}) - 3)
 
 
 def race_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Sequence[Race] | None = None) -> go.Figure:
-    """Bars of tokens per second, by batch and decoder, each with the mark of the device's limit.
+    """Bars of tokens per second, by batch and decoder, each with a mark of the device's limit.
 
-    `races` are all that are to come, so that every bar has its place from the beginning; None: those of the rows.
+    `races` are all planned timings, so that every bar has its place from the beginning; None: those of the rows.
     """
     look, layout = colours(theme), _Layout(rows, races)
     timed = [row for row in rows if row.tokens_per_second is not None]
@@ -144,7 +144,7 @@ def speedup_figure(rows: Sequence[TimingRow], theme: Theme = "light", races: Seq
 def timing_figures(document: dict[str, Any], theme: Theme = "light") -> dict[str, go.Figure]:
     """All figures, by name, of a document of `kfexplore bench throughput`, with --roofline or without.
 
-    Where nothing was compared with AR there is no speed-up to draw; the foot says so.
+    The speed-up is left out if nothing was compared with AR; the foot says so.
     """
     if document["bench"] == "roofline":
         gains = [gain_of(values) for values in document.get("curve") or document["gains"]]
@@ -188,7 +188,7 @@ def compared_with_ar(rows: Sequence[TimingRow]) -> list[TimingRow]:
 
 
 def over_ar(row: TimingRow) -> str:
-    """The speed-up with its spread, or that it is inconclusive; "" without a comparison with AR."""
+    """The speed-up with its spread, or a note that it is inconclusive; "" without a comparison with AR."""
     if row.speedup is None or row.decoder == "ar":
         return ""
     if row.repeats == 1:
@@ -198,9 +198,9 @@ def over_ar(row: TimingRow) -> str:
 
 
 def chance_words(rows: Sequence[TimingRow]) -> str:
-    """How often a comparison with AR is conclusive by chance, with a trailing space; "" where no rate is known.
+    """How often a comparison with AR is conclusive by chance, with a trailing space; "" if no rate is known.
 
-    Documents of races that did not interleave their repeats have none.
+    Documents whose repeats were not interleaved have none.
     """
     known = {row.repeats: row.false_positive_rate for row in compared_with_ar(rows) if row.false_positive_rate}
     rates = [
@@ -220,7 +220,7 @@ def per_second(row: TimingRow) -> str:
 
 
 def race_finding(rows: Sequence[TimingRow]) -> str:
-    """The fastest decoder at the smallest batch, and at that of the most tokens per second; or that none is."""
+    """The fastest decoder at the smallest batch and at the batch with the most tokens per second, if there are any."""
     timed = [row for row in rows if row.tokens_per_second]
     if not timed:
         return "No decoder could be timed" if rows else "No decoder is timed yet"
@@ -230,7 +230,7 @@ def race_finding(rows: Sequence[TimingRow]) -> str:
 
 
 def _leader(rows: Sequence[TimingRow]) -> str:
-    """The fastest decoder at one batch, or the candidates where the spreads overlap."""
+    """The fastest decoder at one batch, or the candidates if their spreads overlap."""
     ranked = sorted(rows, key=_rate, reverse=True)
     rivals = [row for row in ranked if row.repeats == 1 or _rates(row).high >= _rates(ranked[0]).low]
     if len(rows) > 1 and len(rivals) > 1:
@@ -240,9 +240,9 @@ def _leader(rows: Sequence[TimingRow]) -> str:
 
 
 def speedup_finding(rows: Sequence[TimingRow], decoders: Collection[str]) -> str:
-    """The speed-up over AR of the student, at its best K, or of the fastest other; or why there is none yet.
+    """The speed-up over AR of the student at its best K, else of the fastest other decoder, or why there is none yet.
 
-    `decoders` are all that are in the race, timed or not.
+    `decoders` are all that are compared, timed or not.
     """
     compared = compared_with_ar(rows)
     if not compared:
@@ -289,7 +289,7 @@ def _rates(row: TimingRow) -> Spread:
 
 
 def _rate_at_limit(row: TimingRow) -> float:
-    """Tokens per second at the least time; 0 where it is not known."""
+    """Tokens per second at the roofline's time; 0 if unknown."""
     return row.batch * row.new_tokens / (row.least_ms * row.nfe / 1e3) if row.least_ms and row.nfe else 0.0
 
 
@@ -301,7 +301,7 @@ def _speedup(row: TimingRow) -> float:
 
 
 class _Layout:
-    """Where every bar stands: groups by batch, one place in each for every series."""
+    """Positions of all bars: groups by batch, with one place for each series."""
 
     def __init__(self, rows: Sequence[TimingRow], races: Sequence[Race] | None, without: str = "") -> None:
         if races is None:
@@ -318,7 +318,7 @@ class _Layout:
         return self.batches.index(row.batch) + place * self.width
 
     def marker(self, series: Series, look: Colours) -> dict[str, Any]:
-        """Exact decoders are dark, learned ones coloured and hatched; the smaller K, the fainter and sparser."""
+        """Exact decoders are dark, learned ones coloured and hatched; smaller K are fainter and sparser."""
         known = DECODERS.get(series.decoder)
         is_learned = known is not None and not known.exact
         colour = look.learned if is_learned else look.exact if known else look.muted
@@ -344,7 +344,7 @@ class _Layout:
 def _mark_limits(
     figure: go.Figure, layout: _Layout, limits: Sequence[tuple[float, float]], look: Colours, hover: str
 ) -> None:
-    """Short lines at (x, y), the device's limit of the bar or mark at x."""
+    """Short lines at (x, y): the device's limit y for the bar or mark at x."""
     if limits:
         half = _MARK * layout.width
         figure.add_scatter(

@@ -13,9 +13,9 @@ from kfexplore.figures.palette import Colours, Theme, colours
 from kfexplore.results import Floats, Ints, ToyDraws, ToyLaw, Unmasking
 
 MOST_BLOCKS: Final = 32
-"""Bars drawn; of more blocks the most likely are shown."""
+"""Maximum number of bars; of more blocks, the most likely are shown."""
 EXACT: Final = 1e-12
-"""A distance up to this is the rounding of float64."""
+"""Distances up to this are float64 rounding errors."""
 _HUE: Final = 8
 
 
@@ -49,7 +49,7 @@ def squares_words(toy: ToyLaw, draws: ToyDraws) -> tuple[str, str]:
 
 
 def squares_figure(toy: ToyLaw, draws: ToyDraws, theme: Theme = "light") -> go.Figure:
-    """The exact map of the first two tokens beside two independent draws: regions of the noise, and blocks drawn."""
+    """The exact map of the first two tokens beside two independent draws: regions of noise, and drawn blocks."""
     palette = colours(theme)
     figure = blank(palette, *squares_words(toy, draws))
     panels = (
@@ -89,7 +89,7 @@ def _add_regions(
     palette: Colours,
     axes: dict[str, str],
 ) -> None:
-    """The noise (u1, u2) of each pair of first tokens, as bars as wide and high as its probabilities."""
+    """The region of noise (u1, u2) of each pair of first tokens; width and height are its probabilities."""
     pairs, possible = _pairs(law), _pairs(toy.law)
     first = pairs.sum(axis=1)
     starts = first.cumsum() - first
@@ -148,12 +148,12 @@ def passes_words(toy: ToyLaw) -> tuple[str, str]:
 
 
 def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
-    """Exact distance of marginal unmasking over the number of passes, beside push-forward in one."""
+    """Exact distance of marginal unmasking over the number of passes, beside push-forward in one pass."""
     palette, passes, least = colours(theme), toy.passes, fewest_exact(toy)
     figure = blank(palette, *passes_words(toy))
 
     def add(name: str, points: list[tuple[int, float, str]], mode: str = "markers", **style: Any) -> None:
-        """Marks at (passes, distance), each with the words that are shown on hover."""
+        """Marks at (passes, distance), each with the text shown on hover."""
         x, y, words = map(list, zip(*points, strict=True))
         hover = "%{x} passes: %{y:.4f}<br>%{customdata}<extra></extra>"
         figure.add_scatter(
@@ -176,7 +176,7 @@ def passes_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
     ]
     if others:
         add("other splits", others, marker={"symbol": "diamond-open", "size": 8, "color": palette.muted})
-    if not least.even:  # what the title says lies on neither line
+    if not least.even:  # the split in the title lies on neither line
         point = (len(least.sizes), least.best, order_words(least.best_order))
         marker = {"symbol": "diamond", "size": 11, "color": palette.lines[_HUE]}
         add(f"{least.name}, best order", [point], marker=marker)
@@ -207,9 +207,9 @@ def blocks_words(toy: ToyLaw) -> tuple[str, str]:
 
 
 def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
-    """The probability of each block, exact and in one pass of marginals; impossible blocks have a sign.
+    """The probability of each block, exact and in one pass of marginals; impossible blocks are marked.
 
-    Of more than `MOST_BLOCKS` the most likely are drawn.
+    Of more than `MOST_BLOCKS` blocks, the most likely are drawn.
     """
     palette, shown = colours(theme), _shown(toy)
     names = np.array(["".join(map(str, np.unravel_index(block, toy.law.shape))) for block in shown])
@@ -249,39 +249,39 @@ def blocks_figure(toy: ToyLaw, theme: Theme = "light") -> go.Figure:
 
 
 def fewest_exact(toy: ToyLaw) -> Unmasking:
-    """The split with the fewest passes that is exact in some fixed order; one that is so in all orders, if any."""
+    """The split with the fewest passes that is exact in some fixed order, preferably in all orders."""
     exact = [schedule for schedule in toy.schedules if schedule.best <= EXACT]
     return min(exact, key=lambda schedule: (len(schedule.sizes), schedule.worst > EXACT))
 
 
 def exact_at_random(toy: ToyLaw) -> Unmasking | None:
-    """A split that is exact in a uniformly random order with fewer passes than in any fixed order, if there is one."""
+    """A split that is exact in a uniformly random order with fewer passes than any fixed order, if there is one."""
     few = [s for s in toy.schedules if len(s.sizes) < len(fewest_exact(toy).sizes)]
     return next((s for s in few if s.random <= EXACT), None)
 
 
 def order_words(order: tuple[tuple[int, ...], ...]) -> str:
-    """As in "x1 x2, then x3"."""
+    """The order in words, such as "x1 x2, then x3"."""
     return ", then ".join(" ".join(f"x{j + 1}" for j in group) for group in order)
 
 
 def _hatched(colour: str) -> dict[str, Any]:
-    """A bar of what is not exact."""
+    """Bar style for results that are not exact."""
     pattern = {"shape": "/", "fgcolor": colour, "bgcolor": CLEAR, "size": 6}
     return {"color": colour, "line": {"width": 1, "color": colour}, "pattern": pattern}
 
 
 def _pairs(law: Floats) -> Floats:
-    """(V, V) the law of the first two tokens."""
+    """(V, V) the distribution of the first two tokens."""
     return law.sum(axis=tuple(range(2, law.ndim)))
 
 
 def _is_impossible(toy: ToyLaw, blocks: Ints) -> npt.NDArray[np.bool_]:
-    """(N,) which blocks the distribution never gives."""
+    """(N,) whether each block has probability 0 under the distribution."""
     return toy.law[tuple(blocks.T)] == 0
 
 
 def _shown(toy: ToyLaw) -> list[int]:
-    """Flat indices of the blocks drawn, in the order of their names."""
+    """Flat indices of the blocks shown, in the order of their names."""
     likely = np.maximum(toy.law, toy.one_pass).reshape(-1)
     return sorted(np.argsort(-likely, kind="stable")[:MOST_BLOCKS].tolist())
