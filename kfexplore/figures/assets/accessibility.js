@@ -1,4 +1,4 @@
-// What Gradio's page lacks for those who use keys or a screen reader.
+// Accessibility fixes for Gradio's page: keyboard and screen reader.
 
 const TAB_STEPS = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
 
@@ -19,13 +19,13 @@ function moveBetweenTabs(event) {
   next.click();
 }
 
-// Gradio's list of choices stays open when Tab leaves it.
+// Closes Gradio's list of choices when Tab leaves it, which Gradio does not do.
 function closeListOnTab({ key, target }) {
   const close = new KeyboardEvent("keydown", { key: "Escape", bubbles: true });
   if (key === "Tab" && target.role === "combobox") target.dispatchEvent(close);
 }
 
-// A focused button that is disabled (Generate, Stop) passes the focus to its neighbour.
+// Moves the focus from a button that becomes disabled (Generate, Stop) to its neighbour.
 function keepFocusWhenDisabled() {
   let left = null;
   document.addEventListener("focusin", () => (left = null));

@@ -1,10 +1,10 @@
-// Links: what is shown, in the query of the page's address.
+// Links: the query of the page's address encodes what is shown.
 
-const LONGEST_ADDRESS = 6000; // servers on the way refuse longer ones, and this one far longer ones
-const PAUSE = 400; // milliseconds; browsers refuse an address that changes more than some three times a second
+const LONGEST_ADDRESS = 6000; // characters; proxies reject longer ones, and this server far longer ones
+const PAUSE = 400; // milliseconds; browsers limit changes of the address to about three per second
 const FIRST_TAB = "scrub";
 
-// u goes in at full precision: a link must open on the very same tokens. null: not in the address.
+// u has full precision, since a link must open with the same tokens. null: not in the address.
 function queryOf({ context, k, u, temperature }) {
   const { pair, prompt } = context;
   return { pair, prompt, k, u: u.slice(0, k).join(","), temperature: temperature === 1 ? null : temperature };
@@ -17,14 +17,14 @@ function put(query, values) {
   }
 }
 
-// The innermost tab that is open.
+// The innermost open tab.
 function tabShown() {
   const open = [...document.querySelectorAll("[data-tab-id][aria-selected=true]")].filter((tab) => tab.offsetParent);
   const id = open.length ? open[open.length - 1].dataset.tabId : FIRST_TAB;
   return { tab: id === FIRST_TAB ? null : id };
 }
 
-// Copies without a clipboard permission, too (plain http pages have no navigator.clipboard).
+// Also copies without clipboard permission (plain http pages have no navigator.clipboard).
 async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -39,12 +39,12 @@ async function copyText(text) {
   }
 }
 
-// The page's own address follows what is shown: a reload, of the reader's or after a broken connection, loses nothing.
+// Keeps the page's address in step with what is shown, so that a reload loses nothing.
 export class Address {
   // read() returns the state.
   constructor(read) {
     this.read = read;
-    this.fields = null; // of the page, by their keys; null until it has read its link
+    this.fields = null; // the page's fields by key; null until the page has read its link
   }
 
   follow() {
@@ -52,7 +52,7 @@ export class Address {
     this.timer = setTimeout(() => this.write(), PAUSE);
   }
 
-  // On the browser's way back, the address that was about to be written is no longer that of what is shown.
+  // Drops a pending write: after the browser's Back or Forward it no longer matches what is shown.
   hold() {
     clearTimeout(this.timer);
   }
@@ -60,7 +60,7 @@ export class Address {
   write() {
     clearTimeout(this.timer);
     const { context, isLoading } = this.read();
-    // While another context is on its way, the address may be its own already.
+    // While another context is loading, the address may already be that of the new context.
     if (!context || isLoading || !location.protocol.startsWith("http")) return;
     const query = new URLSearchParams(location.search);
     const shown = queryOf(this.read());
@@ -70,7 +70,7 @@ export class Address {
     history.replaceState(history.state, "", `?${query}`);
   }
 
-  // Copies a link to what is shown, with a pair and a prompt that are about to be. Returns what to tell the reader.
+  // Copies a link to what is shown; `named` is the pair and prompt to be shown next. Returns a message for the reader.
   async copy(named) {
     const query = new URLSearchParams();
     put(query, { ...queryOf(this.read()), ...named, ...this.fields, ...tabShown() });

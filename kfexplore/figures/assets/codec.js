@@ -1,28 +1,28 @@
-// Decodes what the server sends and looks tokens up in it.
+// Decodes the server's replies and looks up tokens in them.
 //
-// A sweep is what all k slots become as one slider moves while the others stay at `u`: arrays [step][slot] of tokens
-// (`teacher`, `student`), of margins in logits and of edges in units of u. It holds the middle one of every `every`
-// steps. Up to its own slot, where it shows one token as its noise goes from 0 to 1, it is drawn as a track.
-// A grid is what two slots become as both sliders move: tokens [step of the earlier][step of the later][2].
+// A sweep holds the tokens of all k slots as one slider moves while the others stay at `u`: arrays [step][slot] of
+// tokens (`teacher`, `student`), of margins in logits and of edges in units of u. It holds the middle one of each
+// `every` steps. The tokens of its own slot, as its noise goes from 0 to 1, are drawn as a track.
+// A grid holds the tokens of two slots as both sliders move: [step of the earlier][step of the later][2].
 
-// Every browser in use runs on a little-endian machine, so the bytes can be viewed as they are.
+// Browsers run on little-endian machines, so the bytes are used without conversion.
 function decoded(Numbers, base64, length) {
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
   return sized(new Numbers(bytes.buffer), length);
 }
 
-// Throws where an array has another length.
+// Throws if an array has another length.
 export function sized(array, length) {
   if (array.length !== length) throw new Error(`got ${array.length} numbers, expected ${length}`);
   return array;
 }
 
-// The arrays of an answer or of a sweep; without a student there are neither learned tokens nor margins.
+// Names of the arrays of an answer or sweep; without a student there are no learned tokens or margins.
 export function fieldsOf(answer) {
   return answer.student ? ["teacher", "student", "margin", "edge"] : ["teacher", "edge"];
 }
 
-// The sweeps in a `tables` reply, one for each slot in `slots`. Throws where a size is wrong.
+// The sweeps in a `tables` reply, one for each slot in `slots`. Throws if a size is wrong.
 export function readSweeps(reply) {
   const { slots, u, k, temperature = 1, resolution, every } = reply;
   const size = (sized(u, k), (resolution / every) * k);
@@ -36,7 +36,7 @@ export function readSweeps(reply) {
   });
 }
 
-// A grid reply with its tokens decoded; `of` says for which pair, prompt, u and temperature it was computed.
+// A grid reply with decoded tokens, and the pair, prompt, u and temperature for which it was computed.
 export function readGrid(reply, { pair, prompt, u, temperature }) {
   const { slots, resolution, agreement, texts } = reply;
   const size = resolution * resolution * 2;
@@ -53,19 +53,19 @@ export function midpoint(step, resolution) {
   return (step + 0.5) / resolution;
 }
 
-// The middle of a step; with `every`, of the nearest step that a coarse sweep holds.
+// The middle of the step at u; with `every`, of the nearest step that a coarse sweep holds.
 export function snapped(u, resolution, every = 1) {
   const step = stepOf(u, resolution);
   return midpoint(step - (step % every) + Math.floor(every / 2), resolution);
 }
 
-// Whether a sweep holds all k slots at this noise and temperature: it depends on every slider but its own.
+// Whether a sweep is valid for all k slots at this noise and temperature: it depends on all sliders except its own.
 export function sweepFits(sweep, { u, k, temperature }) {
   if (sweep.k < k || sweep.temperature !== temperature) return false;
   return u.slice(0, k).every((value, slot) => slot === sweep.slot || value === sweep.u[slot]);
 }
 
-// Whether its track is right: that depends on the slots before it alone.
+// Whether its track is valid: that depends only on the slots before it.
 export function trackFits(sweep, { u, temperature }) {
   return sweep.temperature === temperature && u.slice(0, sweep.slot).every((value, slot) => value === sweep.u[slot]);
 }
@@ -78,7 +78,7 @@ export function gridFits(grid, slots, { context, u, temperature }) {
     u.slice(0, slots[1]).every((value, slot) => isMoving(slot) || value === grid.u[slot]);
 }
 
-// What all k slots become where a sweep's slider stands on, or next to, a step.
+// The values of all k slots at a step of a sweep's slider, or at the nearest step that the sweep holds.
 export function sweepAt(sweep, step, k) {
   const from = Math.floor(step / sweep.every) * sweep.k;
   return Object.fromEntries(fieldsOf(sweep).map((name) => [name, Array.from(sweep[name].subarray(from, from + k))]));
@@ -89,8 +89,8 @@ export function gridPair(grid, model, x, y) {
   return [grid[model][at], grid[model][at + 1]];
 }
 
-// The tokens at the state's noise as far as the page holds them, as {answer, source}, or null: those of the point at
-// which the context was opened, and those at the steps of each sweep.
+// The tokens at the state's noise as {answer, source}, or null if the page does not hold them. It holds those at the
+// noise with which the context was opened, and those at the steps of each sweep.
 export function lookUp(state) {
   const { context, tracks, u, k, temperature, hasServer } = state;
   const off = u.slice(0, k).flatMap((value, slot) => (value === context.u[slot] ? [] : [slot]));
@@ -106,8 +106,8 @@ export function lookUp(state) {
   return hasServer ? null : { answer: pairAnswer(state, off), source: "table" };
 }
 
-// Without a server, two slots moved at once: the earlier one's sweep is right up to the later one, whose token the grid
-// holds; what comes after it is unknown (null).
+// Without a server, two slots have moved: the earlier one's sweep is valid for the slots before the later one, whose
+// token comes from the grid; later tokens are unknown (null).
 function pairAnswer({ context, tracks, grid: { data }, u, k }, [first, second]) {
   const [x, y] = [first, second].map((slot) => stepOf(u[slot], data.resolution));
   const answer = sweepAt(tracks[first].sweep, stepOf(u[first], context.resolution), k);
@@ -116,7 +116,7 @@ function pairAnswer({ context, tracks, grid: { data }, u, k }, [first, second]) 
   return answer;
 }
 
-// What a slot becomes along its own track, as runs of equal tokens: [{from, to, id}], steps, `to` exclusive.
+// The tokens of a slot along its own track, as runs of equal tokens: [{from, to, id}], in steps, `to` exclusive.
 export function trackRuns({ slot, k, resolution, every, ...sweep }, model) {
   const runs = [];
   for (let step = 0; step < resolution; step += every) {
@@ -132,7 +132,7 @@ export function runAt(runs, step) {
   return runs.find((run) => step < run.to) || runs[runs.length - 1];
 }
 
-// Where two lists of runs agree and where they differ: [{from, to, id, same}], `id` the exact token.
+// Stretches in which two lists of runs agree or differ: [{from, to, id, same}]; `id` is the exact token.
 export function compareRuns(exact, learned) {
   const stretches = [];
   for (let i = 0, j = 0; i < exact.length && j < learned.length; ) {

@@ -23,18 +23,18 @@ export function mountTexts(element, props, watch) {
 
 function playAgain(race) {
   race.classList.remove("kft-go");
-  void race.offsetWidth; // the animation begins anew once the page knows that it had ended
+  void race.offsetWidth; // forces a layout, so that the animation restarts
   race.classList.add("kft-go");
 }
 
-// As a link does, without another page: the widget follows the address as on the browser's way back.
+// Opens a link without loading a page: the widget follows the address, as after the browser's Back.
 function openInScrub(link) {
   history.pushState(null, "", link);
   window.dispatchEvent(new PopStateEvent("popstate"));
   document.querySelector('[role="tab"][data-tab-id="scrub"]').click();
 }
 
-// A Plotly figure that is changed in place; the value is its JSON.
+// A Plotly figure that is updated in place; the value is its JSON.
 export function mountPlot(element, props, watch) {
   follow(props, watch, (json) => {
     if (!json) return;
@@ -45,7 +45,7 @@ export function mountPlot(element, props, watch) {
     const buttons = { displaylogo: false, modeBarButtons: [["toImage"]], toImageButtonOptions: { filename, scale: 2 } };
     const options = { responsive: true, ...buttons };
     withoutBase(() => window.Plotly.react(place, figure.data, figure.layout, options));
-    const [picture, ...others] = place.querySelectorAll(".main-svg"); // the camera's button is beside them
+    const [picture, ...others] = place.querySelectorAll(".main-svg"); // the camera button is beside them
     Object.assign(picture, { ariaLabel: name ?? null, role: name ? "img" : null });
     for (const other of others) other.ariaHidden = "true";
   });
@@ -62,8 +62,8 @@ function follow(props, watch, show) {
   draw();
 }
 
-// Where a page has a base, as Gradio's has, Plotly names patterns and clips by the page's whole address: they would
-// vanish when the address changes.
+// On a page with a base element, such as Gradio's, Plotly refers to patterns and clips by the page's full address:
+// they would vanish when the address changes.
 function withoutBase(work) {
   const base = document.querySelector("base[href]");
   const href = base?.getAttribute("href");

@@ -1,11 +1,11 @@
-// What the page asks the server for: pure functions of the state (state.js), and the only place where this is decided.
+// Decides what the page requests from the server, by pure functions of the state (state.js).
 //
-// point  the tokens at the current noise, where the page does not hold them
-// sweep  the sweep of the active slider, so that the page itself can answer as it moves
-// track  at rest: sweeps whose tracks no longer hold, or came in coarse steps
-// grid   at rest and in sight: the two chosen slots
+// point  the tokens at the current noise, if the page does not hold them
+// sweep  the sweep of the active slider, so that the page has the tokens as it moves
+// track  at rest: sweeps whose tracks are no longer valid, or came in coarse steps
+// grid   at rest and visible: the two chosen slots
 //
-// A request is {kind, epoch, question}; the question is what is sent. Of each kind one is in flight at a time.
+// A request is {kind, epoch, question}; the question is what is sent. One request of each kind is in flight at a time.
 
 import { sweepFits } from "./codec.js";
 
@@ -14,13 +14,13 @@ export function due(state) {
   return Object.values(wanted(state)).filter((request) => request && !state.inFlight[request.kind]);
 }
 
-// Whether something else would be asked by now: then a busy server is not asked the same question again.
+// Whether the page would now send another request: then this one is not sent again to a busy server.
 export function isSuperseded(state, request) {
   const now = wanted(state)[request.kind];
   return !now || now.epoch !== request.epoch || keyOf(now) !== keyOf(request);
 }
 
-// Whether sweeps or another context are on their way.
+// Whether sweeps or another context are missing.
 export function isWaiting(state) {
   return state.isLoading || neededSweep(state) !== null || staleTracks(state).length > 0;
 }
@@ -32,7 +32,7 @@ function wanted(state) {
   return { point: wantedPoint(state), sweep: wantedSweep(state), track: wantedTrack(state), grid: wantedGrid(state) };
 }
 
-// Where sweeps come in coarse steps many pages ask: a move then waits for the sweep that it needs anyway.
+// Coarse steps mean that many pages send requests: a move then waits for the sweep that it needs anyway.
 function wantedPoint(state) {
   const waitsForSweep = neededSweep(state) !== null && state.tracks.some(({ sweep }) => sweep.every > 1);
   return state.point.status === "pending" && !waitsForSweep ? requestOf("point", state) : null;
@@ -43,8 +43,8 @@ function wantedSweep(state) {
   return slot === null ? null : sweepRequest("sweep", state, [slot], state.k);
 }
 
-// On a CPU one after another, the first one soonest; a GPU computes all nearly as soon as one. A sweep that ends with
-// its own slot is but its track, for which the server lets others go first.
+// On a CPU one sweep at a time, so that the first arrives soon; a GPU computes all in nearly the time of one. A sweep
+// that ends with its own slot is only a track, for which the server lets other requests go first.
 function wantedTrack(state) {
   const slots = staleTracks(state);
   if (!slots.length) return null;
@@ -61,14 +61,14 @@ function wantedGrid(state) {
   return requestOf("grid", state, { slots });
 }
 
-// The active slot where its sweep is of other noise, or null.
+// The active slot if its sweep is for other noise, else null.
 function neededSweep(state) {
   const { activeSlot, k, tracks, refused, hasServer } = state;
   if (!hasServer || activeSlot === null || activeSlot >= k || refused.includes(activeSlot)) return null;
   return sweepFits(tracks[activeSlot].sweep, state) ? null : activeSlot;
 }
 
-// At rest, the slots whose tracks are asked for, without the one whose whole sweep is.
+// At rest, the slots whose tracks are needed, except the active slot if its sweep is needed.
 function staleTracks(state) {
   if (!state.isSettled) return [];
   const active = neededSweep(state);
@@ -93,17 +93,17 @@ function keyOf({ kind, question: { seq, slots, u, ...rest } }) {
   return JSON.stringify([kind, rest, slots, u.map((value, slot) => (slot === free ? null : value))]);
 }
 
-// The question for another context (pair, prompt, number of slots, noise or temperature); `change` holds what differs.
+// The question for another context (pair, prompt, number of slots, noise or temperature); `change` has the new values.
 export function openQuestion(state, change) {
   const { context, u, k, temperature } = state;
   const given = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
   const { pair, prompt, resolution } = context || { resolution: 512 };
   const question = { pair, prompt, temperature, resolution };
-  // Another pair may have another number of slots, and shows all of them.
+  // Another pair may have another number of slots; all of them are shown.
   if (given.pair === undefined || given.pair === pair) question.k = k;
   else if (given.u === undefined && given.k === undefined) question.fits = true;
   Object.assign(question, { u: u.slice(0, k) }, given);
   if (given.u === undefined) question.u = question.u.slice(0, question.k);
-  else if (given.k === undefined) delete question.k; // as many as there are numbers
+  else if (given.k === undefined) delete question.k; // the server takes the number of noise values
   return question;
 }

@@ -1,8 +1,8 @@
-// The widget in the app's page: it opens links, and follows the fields above the tabs (pair and prompt).
+// The widget in the app's page: opens links, and follows the fields above the tabs (pair and prompt).
 
 import { mountScrub } from "./scrub.js";
 
-// For gr.HTML's js_on_load. `submit` has the fields filled in from what is shown.
+// For gr.HTML's js_on_load. The event `submit` fills in the fields from what is shown.
 export function mountInPage(element, props, server, trigger) {
   const page = mountScrub(element, JSON.parse(props.first), server);
   const follow = async () => {
@@ -18,7 +18,7 @@ export function mountInPage(element, props, server, trigger) {
   });
 }
 
-// What a copied link or the browser's way back says. The server reports a value that is not a number.
+// Opens what a copied link or the browser's Back asks for. The server reports values that are not numbers.
 async function openLink() {
   const link = new URLSearchParams(window.location.search);
   if (!["pair", "prompt", "k", "u", "temperature"].some((name) => link.has(name))) return undefined;

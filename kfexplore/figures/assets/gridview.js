@@ -1,4 +1,4 @@
-// Draws the grid of two slots: choice of slots, two planes with a crosshair, tooltip, pointer and keys.
+// Draws the grid of two slots: choice of slots, two planes with a crosshair, tooltip; pointer and keyboard.
 
 import { gridPair, stepOf } from "./codec.js";
 import { fitCanvas, paintGrid } from "./paint.js";
@@ -12,7 +12,7 @@ const GRID_PARTS = ["map", "mapbody", "across", "up", "differ", "mapshare", "mea
   "savegrid"];
 
 export class GridView {
-  // change(what) is called with what the reader changes of the grid, pick(slots, x, y) with a point of it.
+  // change(what) is called when the reader changes the grid, pick(slots, x, y) when a point is chosen.
   constructor(view, change, pick) {
     this.view = view;
     this.change = change;
@@ -83,7 +83,7 @@ export class GridView {
     if (!isSame || before.k !== k) this.paint();
   }
 
-  // The grid of the chosen slots, or null until it is there: that of others would be under the wrong names.
+  // The grid of the chosen slots, or null until it arrives: a grid of other slots would have the wrong labels.
   get data() {
     const { data, slots } = this.grid;
     return data && slots.every((slot, at) => slot === data.slots[at]) ? data : null;
@@ -169,7 +169,7 @@ function inside(share) {
   return Math.min(1 - 1e-9, Math.max(0, share));
 }
 
-// What an area of the exact grid is the probability of; by causality only slots before the later one matter.
+// What the area in an exact grid is the probability of; by causality it depends only on slots before the later one.
 export function meaningOfArea([i, j]) {
   if (j > i + 1) {
     const fixed = j === i + 2 ? `slot ${j}` : `slots ${i + 2} ${j === i + 3 ? "and" : "to"} ${j}`;
@@ -179,7 +179,7 @@ export function meaningOfArea([i, j]) {
   return `The area of a region in the exact grid is the probability of its pair${given}.`;
 }
 
-// Left alone while its choices are the same: a list that is rebuilt closes while the reader chooses.
+// Does nothing while the choices stay the same: a rebuilt list would close while the reader chooses.
 function fillSelect(select, from, to, chosen) {
   const choices = `${from} ${to}`;
   if (select.dataset.choices !== choices) {

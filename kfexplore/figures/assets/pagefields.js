@@ -1,9 +1,9 @@
-// Functions for Gradio's events on the fields of the page; the widget is window.kfScrub (gradio.js).
+// Handlers for Gradio's events on the fields of the page; the widget is window.kfScrub (gradio.js).
 
 const SAID = 4000; // milliseconds that "Link copied" stays
 
-// Asks for another prompt or pair, also while one is on its way. Returns the pair that is shown, for the dropdown, also
-// where the one that was asked for failed.
+// Requests another prompt or pair, also while one is loading. Returns the pair that is shown then, for the dropdown,
+// also if the requested one failed.
 export async function choose(pair, prompt) {
   const shown = window.kfScrub.state();
   if (shown.loading || pair !== shown.pair || prompt !== shown.prompt) await window.kfScrub.visit({ pair, prompt });
@@ -16,8 +16,8 @@ export function open(pair, prompt) {
   return choose(pair, prompt);
 }
 
-// Scrub shows the prompt that a tab has put into the field, without a step of the browser's way back. A link that is on
-// its way comes first.
+// Shows in Scrub the prompt that a tab has put into the field, without a new entry in the browser's history. A link
+// that is loading takes precedence.
 export function taken(pair, prompt) {
   const shown = window.kfScrub.state();
   if (!shown.loading && prompt !== shown.prompt) window.kfScrub.open({ pair, prompt });
@@ -28,7 +28,7 @@ export function shown() {
   return [pair, prompt];
 }
 
-// Opens the tab to which the browser's way back leads; before the fields are as they were there, it would begin a run.
+// Opens the tab of the browser's Back, after the fields are restored: earlier, it would start a run with other values.
 export function backToTab() {
   const backTo = CSS.escape(window.kfScrub.backTo);
   const inner = document.querySelector(`.tabitem [role="tab"][data-tab-id="${backTo}"]`);
@@ -37,27 +37,27 @@ export function backToTab() {
   window.kfScrub.backTo = null;
 }
 
-// Hands the address's query to the server, which checks it.
+// Passes the address's query to the server, which checks it.
 export function queried(query, ...fields) {
   return [location.search, ...fields];
 }
 
-// Once the fields say what a link does: where it was refused before, they go back to what is shown. Where it is refused
-// later, the widget sees to it.
+// Called when the fields match a link. If the link was rejected before, they return to what is shown; if it is rejected
+// later, the widget restores them.
 export function linked(pair, prompt) {
   window.kfRead = true;
   window.dispatchEvent(new Event("kf-read"));
   return window.kfScrub?.refused ? shown() : [pair, prompt];
 }
 
-// The address follows the fields of the tabs once its link was read. usual: [[key, value that the page opens with]].
+// Updates the address from the fields of the tabs, once its link is read. usual: [[key, initial value]].
 export function follow(usual, ...values) {
   const textOf = (value) => String(value ?? "");
   const entry = ([key, first], at) => [key, textOf(values[at]) === textOf(first) ? null : textOf(values[at])];
   if (window.kfRead) window.kfScrub?.follow(Object.fromEntries(usual.map(entry)));
 }
 
-// Copies a link, and says so beside the button.
+// Copies a link, and shows a message beside the button.
 export async function copyLink(pair, prompt) {
   const place = document.querySelector("#head [role=status]");
   place.textContent = await window.kfScrub.copyLink({ pair, prompt });

@@ -1,4 +1,4 @@
-// Canvas painting of tracks and of the grid of two slots. Lengths are device pixels once a canvas is fitted.
+// Paints tracks and the grid of two slots on canvases. Lengths are in device pixels once a canvas is fitted.
 // A pen is {context, width, height, ratio, colours, text}: `text` gives the label of a token id.
 
 import { hueOf } from "./tokens.js";
@@ -6,7 +6,7 @@ import { hueOf } from "./tokens.js";
 const FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
 export const TRACK = { exact: 30, lane: 10, learned: 26 };
 
-// Clears the canvas and gives it one pixel for each device pixel. Returns a pen, or null while it is hidden.
+// Clears the canvas and sets its resolution to device pixels. Returns a pen, or null while the canvas is hidden.
 export function fitCanvas(canvas, colours, text) {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.round(canvas.clientWidth * ratio);
@@ -30,7 +30,7 @@ function tile(width, height, draw) {
 
 const tiles = new Map();
 
-// A pattern of tiles of so many CSS pixels, drawn once for each name, theme and size: draw(context, width, height).
+// A pattern of tiles of wide x high CSS pixels, drawn once per name, theme and size by draw(context, width, height).
 function pattern({ context, colours, ratio }, name, wide, high, draw) {
   const [width, height] = [Math.round(wide * ratio), Math.round(high * ratio)];
   const key = [name, colours.surface, width].join(" ");
@@ -50,7 +50,7 @@ function strokeDiagonal(context, size, colour, thickness) {
   context.stroke();
 }
 
-// The look of a learned token: its hue's light ground under diagonal lines.
+// Pattern of a learned token: diagonal lines over the light tint of its hue.
 function hatch(pen, hue) {
   const { colours, ratio } = pen;
   return pattern(pen, `hatch ${hue}`, 7, 7, (brush, size) => {
@@ -60,7 +60,7 @@ function hatch(pen, hue) {
   });
 }
 
-// A sign of inequality drawn out to any length: two lines, crossed by strokes.
+// A "not equal" sign stretched to any length: two lines, crossed by strokes.
 function unequal(pen) {
   const { colours, ratio } = pen;
   return pattern(pen, "unequal", 13, TRACK.lane, (brush, width, height) => {
@@ -80,7 +80,7 @@ function unequal(pen) {
   });
 }
 
-// One track: exact bands, the lane that joins or separates them, learned bands.
+// Paints one track: exact bands, learned bands, and the lane between them.
 // track: {resolution, exact: runs, learned: runs, stretches: compareRuns(...)}.
 export function paintTrack(canvas, track, colours, text) {
   const pen = fitCanvas(canvas, colours, text);
@@ -92,7 +92,7 @@ export function paintTrack(canvas, track, colours, text) {
   const learned = { top: lane.bottom, bottom: height };
   const fill = ({ id }) => colours.fills[hueOf(id)];
 
-  // Where both agree the exact colour runs on through the lane; where not, the sign of inequality fills it.
+  // Where both agree, the exact colour fills the lane; where they differ, the "not equal" pattern does.
   context.save();
   context.translate(0, lane.top);
   const inLane = { top: 0, bottom: lane.bottom - lane.top };
@@ -112,7 +112,7 @@ function paintBands({ context }, runs, x, { top, bottom }, fill) {
   }
 }
 
-// Bands a few pixels wide get a thinner line, or the lines would be all there is to see.
+// Bands a few pixels wide get thinner lines, which would hide them otherwise.
 function paintHairlines({ context, colours, ratio }, runs, x, { top, bottom }) {
   context.fillStyle = colours.ink;
   const line = Math.max(1, Math.round(ratio));
@@ -138,7 +138,7 @@ function setFont({ context, ratio }, size) {
   Object.assign(context, { font, textAlign: "center", textBaseline: "middle", lineJoin: "round" });
 }
 
-// A label of a learned token has a halo, so that it can be read over the hatching.
+// The label of a learned token has a halo, so that it is legible over the hatching.
 function writeLabel({ context, colours, ratio }, label, x, y, hue, halo) {
   if (halo) {
     context.strokeStyle = colours.tints[hue];
@@ -149,7 +149,7 @@ function writeLabel({ context, colours, ratio }, label, x, y, hue, halo) {
   context.fillText(label, x, y);
 }
 
-// The label, or its beginning with an ellipsis; nothing where fewer than two letters would be left.
+// The label, shortened with an ellipsis if needed; empty if fewer than two letters would be left.
 function fitted(context, label, room) {
   if (context.measureText(label).width <= room) return label;
   const letters = Array.from(label);
@@ -160,8 +160,8 @@ function fitted(context, label, room) {
   return "";
 }
 
-// The grid: noise of the earlier slot across (x), of the later one up (y). grid[model] is [step of x][step of y][2];
-// model "teacher" or "student".
+// Paints the grid: noise of the earlier slot on the x axis, of the later one on the y axis. grid[model] is
+// [step of x][step of y][2], with model "teacher" or "student".
 export function paintGrid(canvas, grid, model, marksDifferences, colours, text) {
   const pen = fitCanvas(canvas, colours, text);
   if (!pen) return;
@@ -183,7 +183,7 @@ export function paintGrid(canvas, grid, model, marksDifferences, colours, text) 
   if (!marksDifferences) paintRegionLabels(pen, keys, resolution, size, model === "student");
 }
 
-// One number for each pair of tokens, so that cells can be compared; [x][y].
+// One number per pair of tokens, to compare cells; [x][y].
 function pairKeys(tokens) {
   return Float64Array.from({ length: tokens.length / 2 }, (_, at) => tokens[2 * at] * 65536 + tokens[2 * at + 1]);
 }
@@ -202,7 +202,7 @@ function cellImage(tokens, resolution, colours) {
   });
 }
 
-// Calls visit(cell, left, top, width, height) for every cell of a square of that size.
+// Calls visit(cell, left, top, width, height) for every cell of a square of `size` pixels.
 function eachCell(resolution, size, visit) {
   const edge = (step) => Math.round((step * size) / resolution);
   for (let x = 0; x < resolution; x++) {
@@ -259,7 +259,7 @@ function columnIsOne(keys, resolution, x, y, tall) {
   return column.every((key) => key === column[0]);
 }
 
-// Of equally long stretches the middle one is kept, so that a label sits in the middle of its region.
+// Of equally long stretches, keeps the middle one, so that the label is in the middle of its region.
 function offerPlace(places, key, from, to, y) {
   const best = places.get(key);
   if (!best || to - from > best.to - best.from) places.set(key, { from, to, low: y, high: y });

@@ -6,7 +6,7 @@ export function saveBlob(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// Panels {label, canvas} below or beside each other under lines of text, as a PNG.
+// Saves a PNG: lines of text, then panels {label, canvas} below or beside each other.
 export function savePicture(name, lines, panels, isRow, colours) {
   const ratio = window.devicePixelRatio || 1;
   const [line, gap] = [24, 12].map((size) => size * ratio);

@@ -1,7 +1,7 @@
-// The widget: turns what the reader does into changes of the state, and joins session, views and address.
+// The widget: turns the reader's actions into changes of the state, and connects session, views and address.
 //
-// A move: a listener here -> state.js (what it does to the state) -> session.js (holds the state, draws it) ->
-// decisions.js (what to ask) -> the server -> session.js -> state.js (what the reply does to the state).
+// A move: a listener here -> state.js (the next state) -> session.js (holds the state, draws it) -> decisions.js
+// (requests) -> the server -> session.js -> state.js (the next state, from the reply).
 
 import { Address } from "./address.js";
 import { stepOf } from "./codec.js";
@@ -12,7 +12,7 @@ import { activated, diced, gridChanged, heated, linkedNoise, lockToggled, messag
 import { View, noiseText } from "./view.js";
 
 const PLAYED = 9000; // milliseconds from one end of a slider to the other
-const STEPS_PLAYED = 9; // for those who ask for less motion
+const STEPS_PLAYED = 9; // for readers who prefer reduced motion
 
 class Scrub {
   constructor(root, first, transport) {
@@ -76,7 +76,7 @@ class Scrub {
     this.move(state);
   }
 
-  // A second press stops the slider where it is, as any move does.
+  // A second press stops the slider at its position, as any move does.
   play() {
     if (this.state.playing) return this.stopPlaying({ ...this.state, playing: null });
     this.update(playBegun(this.state));
@@ -108,12 +108,12 @@ class Scrub {
   onTyped(slot, field) {
     const text = field.value.trim();
     const u = this.state.u[slot];
-    this.move(typed(this.state, slot, text === noiseText(u) ? String(u) : text), true); // what is shown is rounded
+    this.move(typed(this.state, slot, text === noiseText(u) ? String(u) : text), true); // the shown text is rounded
     field.value = noiseText(this.state.u[slot]);
-    if (this.state.message) field.scrollIntoView({ block: "nearest" }); // the message takes room above it
+    if (this.state.message) field.scrollIntoView({ block: "nearest" }); // the message moves it down
   }
 
-  // Only while no button is down: a tooltip under the pointer hides what it drags.
+  // Only while no button is pressed: a tooltip under the pointer would hide what is dragged.
   showTip(row, event) {
     if (event.buttons || event.pointerType === "touch" || !row.drawn) return this.view.hideTip();
     const frame = row.canvas.getBoundingClientRect();
@@ -126,7 +126,7 @@ class Scrub {
     else if (!(await this.load({ k, u: this.state.u.slice(0, k) }))) this.address.follow();
   }
 
-  // What a link says; without a question where the page can answer.
+  // Opens what a link asks for, without a request if the page has the answer.
   async open(change) {
     const state = linkedNoise(this.state, change);
     if (!state) return this.load(change);
@@ -139,8 +139,8 @@ class Scrub {
     return this.session.load(change);
   }
 
-  // As load, and the browser's way back leads to what was shown before. One request where the same visit is asked for
-  // again while it is on its way: a dropdown reports one choice twice.
+  // As load, with a new entry in the browser's history. A repeated call while the same visit loads sends no request:
+  // a dropdown reports each choice twice.
   visit(change) {
     const key = JSON.stringify(change);
     const { isLoading, loads } = this.state;
@@ -158,7 +158,7 @@ class Scrub {
     return this.visited.done;
   }
 
-  // Repaints on a change of theme or width. A widget that was taken out of the page stops listening.
+  // Repaints when the theme or width changes. A widget that is removed from the page stops listening.
   followPage() {
     const { box } = this.view;
     const repaint = () => [this.view, this.gridView].forEach((view) => view.repaint(box.dataset.theme));
@@ -166,7 +166,7 @@ class Scrub {
     const followsSystem = box.closest('[data-theme-from="system"]');
     const showTheme = () => {
       if (!box.isConnected) return stop();
-      // Gradio marks a dark page with a class on the body; a page on its own follows the reader's system.
+      // Gradio marks a dark page with a class on the body; a standalone page follows the reader's system.
       const theme = (followsSystem ? system.matches : document.body.classList.contains("dark")) ? "dark" : "light";
       if (box.dataset.theme === theme) return undefined;
       box.dataset.theme = theme;
@@ -191,13 +191,13 @@ class Scrub {
   }
 }
 
-// The one function that a page calls. first: a `tables` reply; transport: see session.js, or null.
+// Creates the widget; pages call only this. first: a `tables` reply; transport: see session.js, or null.
 export function mountScrub(root, first, transport) {
   const scrub = new Scrub(root, first, transport || null);
   return {
     open: (change) => scrub.open(change),
     visit: (change) => scrub.visit(change),
-    // The fields of the page around it: keys and values for the address, null for what is as the page opens.
+    // Fields of the surrounding page: keys and values for the address, null for initial values.
     follow: (fields) => (Object.assign(scrub.address, { fields }), scrub.address.follow()),
     hold: () => scrub.address.hold(),
     copyLink: (named) => scrub.address.copy(named),
@@ -212,7 +212,7 @@ export function mountScrub(root, first, transport) {
   };
 }
 
-// Gives the frame around a document the height of its content, and hides the still image that a notebook has below it.
+// Sets the height of a document's frame to that of its content, and hides the still image that a notebook has below.
 export function fitFrame() {
   const frame = window.frameElement;
   const still = frame?.closest(".jp-OutputArea-child, .output_area")?.nextElementSibling;

@@ -1,5 +1,5 @@
-// One widget's dealings with the server: holds the state, sends what decisions.js says is due, and hands replies to
-// state.js. It knows no page, so it runs under Node as well.
+// The connection of one widget to the server: holds the state, sends the requests that decisions.js returns, and passes
+// replies to state.js. It does not use the page, so it also runs under Node.
 //
 // transport: {tables, point, grid}, functions from a question to a promise of a reply; null without a server. A reply
 // is {ok: true, ...}, {ok: false, busy, failed, valid, run, is_command} or, where the server raised, undefined.
@@ -12,14 +12,14 @@ import { NO_ANSWER, answered, asked, busy, initialState, loadFailed, loading, op
 export const SETTLE = 120;
 export const REFINE = 5000;
 const PATIENCE = 180000;
-const LOAD_PATIENCE = 1800000; // the first question to a pair may have to fetch its models
+const LOAD_PATIENCE = 1800000; // the first request for a pair may have to fetch its models
 const PATIENCE_SHOWN = 400;
 const FIRST_PAUSE = 250;
 const LONGEST_PAUSE = 4000;
 const FUNCTIONS = { point: "point", sweep: "tables", track: "tables", grid: "grid" };
 
-// Asks once, and a busy server again, ever less often, until isOver(); then its busy reply is the answer.
-// onBusy(reply) is called with each of those, and with null after the last.
+// Sends a request, and repeats it at growing intervals while the server is busy, until isOver(); then returns the busy
+// reply. onBusy(reply) is called with each busy reply, and with null after the last.
 export async function ask(send, question, { patience = PATIENCE, isOver = () => false, onBusy = () => {} } = {}) {
   let timer;
   const late = new Promise((resolve) => (timer = setTimeout(resolve, patience)));
@@ -44,7 +44,7 @@ export async function ask(send, question, { patience = PATIENCE, isOver = () => 
 }
 
 export class Session {
-  // onChange(before, state) is called after every change; onRest() when what is shown has come to rest.
+  // onChange(before, state) is called after every change; onRest() when changes have settled.
   constructor(transport, onChange = () => {}, onRest = () => {}) {
     this.transport = transport;
     this.onChange = onChange;
@@ -59,7 +59,7 @@ export class Session {
     for (const request of due(this.state)) this.send(request);
   }
 
-  // Applies what the reader did to noise, temperature or slots; requests for tracks wait until the move settles.
+  // Applies the reader's change of noise, temperature or slots; requests for tracks wait until the move settles.
   move(state, isAtRest = false) {
     this.update(state);
     if (!this.transport || this.state.isSettled) return;
@@ -89,8 +89,8 @@ export class Session {
     if (this.state.u !== u) this.onRest();
   }
 
-  // Asks for another context; only an ok reply to the newest call changes anything. Returns whether it did; null where
-  // there is a newer call.
+  // Requests another context; only an ok reply to the newest call changes the context. Returns whether it did, or null
+  // if there is a newer call.
   async load(change) {
     if (!this.transport) return false;
     this.update(loading(this.state));
@@ -112,7 +112,7 @@ export class Session {
     return isTaken;
   }
 
-  // Takes a reply with another context. Returns whether it is one.
+  // Applies a reply with another context. Returns whether it is valid.
   take(reply = NO_ANSWER, hasMoved = false, pair = undefined) {
     const before = said(this.state, "");
     let state = null;

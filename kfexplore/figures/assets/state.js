@@ -1,4 +1,4 @@
-// The state of the widget, and what an event or a server's reply makes of it: pure functions from a state to the next.
+// The state of the widget, and pure functions from a state and an event or server reply to the next state.
 // The page is drawn from the state and never read back.
 
 import { fieldsOf, gridFits, lookUp, midpoint, readGrid, readSweeps, sized, snapped, stepOf, sweepFits, trackFits }
@@ -12,12 +12,12 @@ export const NO_ANSWER = {
   run: "move a slider; nothing on the page is lost",
 };
 
-// A status is "known", "pending" (asked for, or about to be) or "failed" (refused, or there is no server to ask).
+// A status is "known", "pending" (requested, or to be requested) or "failed" (refused, or there is no server).
 export function initialState(hasServer) {
   return {
     hasServer,
     context: null, // what is shown: {pair, prompt, k, kMax, u, temperature, point, resolution, device, ...}
-    texts: {}, // of token ids
+    texts: {}, // by token id
     k: 0,
     u: [], // kMax noise values, of which the first k are shown
     temperature: 1,
@@ -26,16 +26,16 @@ export function initialState(hasServer) {
     tracks: [], // [{status, sweep}], one for each slot of the context
     point: { status: "pending", answer: null, source: null, seq: -1, u: [], temperature: 1 }, // the drawn tokens
     grid: { status: "pending", slots: [0, 1], data: null, isVisible: false, marksDifferences: false },
-    activeSlot: null, // whose slider the reader holds or points at
-    lastMovedSlot: null, // where a slider was the last to move
+    activeSlot: null, // the slot whose slider the reader holds or points at
+    lastMovedSlot: null, // the slot whose slider moved last, if nothing else changed since
     isSettled: true, // nothing moves
-    playing: null, // the slider that moves by itself: {slot, from}, the noise to which it returns
-    refine: [], // slots whose coarse sweeps are asked for once more
+    playing: null, // the slider that plays: {slot, from}, `from` is the noise to which it returns
+    refine: [], // slots whose coarse sweeps are requested again
     refused: [], // slots, or "grid", that the server refused since the reader's last action
     inFlight: { point: null, sweep: null, track: null, grid: null },
     seq: 0, // counts changes of noise and temperature
     epoch: 0, // counts contexts
-    loads: 0, // counts questions for another context
+    loads: 0, // counts requests for another context
     isLoading: false,
     isBusy: false,
     said: "",
@@ -43,7 +43,7 @@ export function initialState(hasServer) {
   };
 }
 
-// Every function below ends here: what follows from the other fields is worked out anew.
+// Returns the next state, with all derived fields recomputed.
 function next(state, changes) {
   const made = { ...state, ...changes };
   if (!made.context) return made;
@@ -72,8 +72,8 @@ function nextGrid(state) {
 
 // ---- another context
 
-// Takes a `tables` reply for another pair, prompt or number of slots. Throws where it is malformed.
-// keepsNoise: the reader has moved a slider while it was on its way.
+// Applies a `tables` reply for another pair, prompt or number of slots. Throws if it is malformed.
+// keepsNoise: the reader has moved a slider since the request.
 export function opened(state, reply, keepsNoise = false) {
   const { temperature = 1, prompt_tokens: promptTokens = [], k_max: kMax, k } = reply;
   const sweeps = sized(readSweeps(reply), k);
@@ -119,9 +119,9 @@ export function loadFailed(state, failure, pair) {
   return next(state, { isLoading: false, message: { ...failure, shown: state.context, asked: pair } });
 }
 
-// ---- what the reader does
+// ---- actions of the reader
 
-// The one way in which noise, temperature or the number of slots change.
+// All changes of noise, temperature or the number of slots go through this function.
 function moved(state, change) {
   const message = state.message?.isTyped ? null : state.message;
   const seq = state.seq + 1;
@@ -129,13 +129,13 @@ function moved(state, change) {
   return next(state, { ...stopped, ...change, seq, message, isSettled: false });
 }
 
-// The noise from which one slider moves. Without a server the page holds one sweep for each slot: those through the
-// noise that the context was opened with.
+// The noise from which one slider moves. Without a server the page holds one sweep for each slot, all through the noise
+// with which the context was opened.
 function baseNoise({ hasServer, u, context }) {
   return hasServer ? u : u.map((value, slot) => context.u[slot] ?? value);
 }
 
-// Steps of a slider from one that its sweep holds to the next.
+// Number of slider steps between two steps that its sweep holds.
 export function strideOf(state, slot) {
   const { sweep } = state.tracks[slot];
   return sweepFits(sweep, state) ? sweep.every : 1;
@@ -150,7 +150,7 @@ export function slid(state, slot, value) {
   return moved(state, { u: baseNoise(state).with(slot, at), activeSlot: slot, lastMovedSlot: slot });
 }
 
-// The slider that was last active, or the first, is about to move by itself.
+// Starts playing the slider that was last active, or the first.
 export function playBegun(state) {
   const active = state.activeSlot ?? state.lastMovedSlot ?? 0;
   const slot = active < state.k ? active : 0;
@@ -159,7 +159,7 @@ export function playBegun(state) {
   return state.hasServer ? next(state, begun) : moved(state, { ...begun, u: baseNoise(state).with(slot, from) });
 }
 
-// It stands at a share of its way. It waits for its sweep, which then answers for every step, and stops where none comes.
+// Moves the playing slider to a fraction of its range. It waits for its sweep, and stops if the sweep is refused.
 export function playedTo(state, share) {
   const { playing, tracks, hasServer, refused } = state;
   if (!sweepFits(tracks[playing.slot].sweep, state)) {
@@ -168,13 +168,13 @@ export function playedTo(state, share) {
   return { ...slid(state, playing.slot, share), playing };
 }
 
-// It is back where it began.
+// Returns the playing slider to its start.
 export function playEnded(state) {
   const { slot, from } = state.playing;
   return moved(state, { u: state.u.with(slot, from), activeSlot: slot });
 }
 
-// A slider moves by so many steps; null where the key is none of its keys.
+// Moves a slider by the steps of a key; null if the key does not move it.
 export function slidByKey(state, slot, key, isShifted) {
   const { resolution } = state.context;
   const small = Math.max(strideOf(state, slot), isShifted ? LARGE_STEP : SMALL_STEP);
@@ -185,7 +185,7 @@ export function slidByKey(state, slot, key, isShifted) {
   return slid(state, slot, midpoint(Math.min(resolution - 1, Math.max(0, step)), resolution));
 }
 
-// A number was typed for a slot's noise; what is no such number is a message.
+// Applies a noise value typed for a slot; invalid text gives a message.
 export function typed(state, slot, text) {
   const value = /^\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN;
   if (!(value >= 0 && value < 1)) {
@@ -197,7 +197,7 @@ export function typed(state, slot, text) {
   return moved({ ...state, message: null }, { u: baseNoise(state).with(slot, at) });
 }
 
-// What a link says of the noise, where it is of the context that is shown; null where the server has to answer.
+// Applies a link that only changes the noise of the context shown; null if the server has to answer.
 export function linkedNoise(state, { pair, prompt, k, u, temperature }) {
   const { context, isLoading } = state;
   const isShown = context && !isLoading && pair === context.pair && prompt === context.prompt && k <= context.k;
@@ -206,7 +206,7 @@ export function linkedNoise(state, { pair, prompt, k, u, temperature }) {
   return moved({ ...state, message: null }, { k, u: [...u, ...state.u.slice(k)], activeSlot: null });
 }
 
-// A point of the grid was chosen: both of its sliders move.
+// Applies a point chosen in the grid: moves both sliders.
 export function picked(state, [i, j], x, y) {
   const { resolution } = state.context;
   const u = baseNoise(state).with(i, snapped(x, resolution)).with(j, snapped(y, resolution));
@@ -217,7 +217,7 @@ export function heated(state, temperature) {
   return moved(state, { temperature, activeSlot: null });
 }
 
-// Noise, locks and temperature go back to where they began.
+// Resets noise, locks and temperature to their initial values.
 export function reset(state) {
   const { hasServer, context, initialNoise } = state;
   const start = hasServer ? initialNoise : context.u;
@@ -235,7 +235,7 @@ export function lockToggled(state, slot) {
   return next(state, { locked: state.locked.with(slot, !state.locked[slot]) });
 }
 
-// Fewer slots are the first ones of the same sweeps, as no slot depends on a later one.
+// Shows fewer slots: the first ones of the same sweeps, since no slot depends on a later one.
 export function shortened(state, k) {
   return moved(state, { k });
 }
@@ -244,7 +244,7 @@ export function settled(state) {
   return next(state, { isSettled: true });
 }
 
-// What came in coarse steps is asked for once more.
+// Marks sweeps that came in coarse steps, to be requested again.
 export function refining(state) {
   const coarse = state.tracks.slice(0, state.k).flatMap(({ sweep }, slot) => (sweep.every > 1 ? [slot] : []));
   return next(state, { refine: coarse });
@@ -255,9 +255,9 @@ export function gridChanged(state, change) {
   return next(state, { grid: { ...state.grid, ...change }, refused: state.refused.filter((each) => each !== "grid") });
 }
 
-// ---- what the server says
+// ---- replies of the server
 
-// A busy server is asked again; busy is its reply, or null once that is over.
+// The server is busy and the request is repeated; `reply` is its busy reply, or null when this is over.
 export function busy(state, reply) {
   return next(state, { isBusy: Boolean(reply), said: reply ? `${reply.failed} Trying again…` : "" });
 }
@@ -274,7 +274,7 @@ export function asked(state, request) {
   return { ...state, inFlight: { ...state.inFlight, [request.kind]: request } };
 }
 
-// Takes the reply to a request; one that was too busy, or asked for another context, only frees the way for the next.
+// Applies the reply to a request; a busy reply, or one for another context, only clears the request.
 export function answered(state, request, reply) {
   const { kind, epoch, question } = request;
   const free = next(state, { inFlight: { ...state.inFlight, [kind]: null } });
@@ -290,7 +290,7 @@ export function answered(state, request, reply) {
 const TAKE = { point: tookPoint, sweep: tookSweeps, track: tookSweeps, grid: tookGrid };
 const REFUSE = { point: pointRefused, sweep: sweepsRefused, track: sweepsRefused, grid: gridRefused };
 
-// What the reader mistyped stays on the page until the next move; another message goes once the server answers again.
+// A message about mistyped input stays until the next move; other messages go when the server answers again.
 function recovered({ message }) {
   return message?.isTyped ? message : null;
 }
@@ -299,7 +299,7 @@ function isOutdated({ point, k }, { seq, u }) {
   return seq < point.seq || u.length < k;
 }
 
-// While a newer answer is due this one is drawn, and the point stays pending.
+// While a newer answer is due, this one is drawn, and the point stays pending.
 function tookPoint(state, { seq, u, temperature }, { texts, ...answer }) {
   if (isOutdated(state, { seq, u })) return state;
   const isNewest = seq === state.seq;
@@ -314,7 +314,7 @@ function pointRefused(state, question, message) {
   return question.seq === state.seq ? restored(refused) : refused;
 }
 
-// A move may have waited for a sweep: where that holds only some steps, the slider that moved goes to one of them.
+// A move may have waited for a sweep: if the sweep is coarse, the moved slider snaps to one of its steps.
 function tookSweeps(state, { slots }, reply) {
   const sweeps = readSweeps(reply);
   const tracks = state.tracks.map((track, slot) => {
@@ -341,14 +341,14 @@ function tookGrid(state, question, reply) {
   return next(state, { grid: { ...grid, data: readGrid(reply, question) } });
 }
 
-// Back to the slots that are drawn.
+// Returns to the slots that are drawn.
 function gridRefused(state, question, message) {
   const { grid } = state;
   const slots = grid.data ? grid.data.slots : grid.slots;
   return next(state, { grid: { ...grid, slots }, refused: [...state.refused, "grid"], message });
 }
 
-// After a failure: back to the noise and the temperature whose tokens are on the page.
+// After a failure: returns to the noise and temperature whose tokens are shown.
 function restored(state) {
   const seq = state.seq + 1;
   const point = { ...state.point, status: "known", seq };

@@ -1,12 +1,12 @@
-// How tokens look: colours and visible texts, by the rules of kfexplore/figures/palette.py; and the block as text: the
-// prompt and the K tokens, exact above learned, with their first difference marked.
+// Colours and visible texts of tokens, by the rules of kfexplore/figures/palette.py; and the block as text: the prompt
+// and the K tokens, exact above learned, with their first difference marked.
 
-const LETTERS = 44; // of the prompt's end
+const LETTERS = 44; // letters of the prompt's end that are shown
 
 let palette = null;
 let marked = null;
 
-// The data of palette.py, once for a page.
+// Sets the data of palette.py, once per page.
 export function usePalette(data) {
   const escaped = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
   palette = data;
@@ -23,7 +23,7 @@ export function hueOf(id) {
   return Math.floor(((Math.imul(id, palette.multiplier) >>> 0) * palette.hues) / 2 ** 32);
 }
 
-// The visible text of a token: no blank, line end or control character goes unseen.
+// The visible text of a token, with marks for spaces, line ends and control characters.
 export function labelOf(text) {
   if (text === undefined || text === null) return "\ufffd";
   const shown = text.replace(marked, (found) => palette.marks[found] || `‹${found.charCodeAt(0).toString(16)}›`);
@@ -35,13 +35,13 @@ function proseOf(text) {
   return labelOf(text).replaceAll(palette.marks[" "], " ");
 }
 
-// Whether it holds a part of a character, which no token's own text can show.
+// Whether a text contains a part of a character, which cannot be shown alone.
 export function isBroken(text) {
   return text.includes("\ufffd");
 }
 
-// What the two lines say: {earlier, prompt: [[id, text]], lines: {teacher, student: [[id, text]]}, differs}. `earlier`
-// counts the tokens of the prompt that are left out; `differs` is the first slot in which the lines differ, or null.
+// The two lines: {earlier, prompt: [[id, text]], lines: {teacher, student: [[id, text]]}, differs}. `earlier` is the
+// number of prompt tokens left out; `differs` is the first slot in which the lines differ, or null.
 export function sentenceOf({ context, texts, k, point: { answer } }) {
   const { promptTokens } = context;
   let from = promptTokens.length;
@@ -52,7 +52,7 @@ export function sentenceOf({ context, texts, k, point: { answer } }) {
   return { earlier: from, prompt: promptTokens.slice(from), lines, differs: at < 0 ? null : at };
 }
 
-// As one would read it.
+// The text of a line for a screen reader.
 export function spokenLine(tokens) {
   return tokens.map(([, text]) => proseOf(text)).join("").trim();
 }
@@ -78,7 +78,7 @@ export function showSentence(places, sentence) {
 function promptNode({ earlier, prompt }, model) {
   const place = span(model === "teacher" ? "kfs-prompt" : "kfs-again", "");
   if (model === "teacher") place.append(span("kfs-sr", "Prompt: "));
-  else place.ariaHidden = true; // the same once more
+  else place.ariaHidden = true; // repeats the prompt
   if (earlier) place.append("…", span("kfs-sr", ` ${earlier} earlier ${earlier === 1 ? "token" : "tokens"} `));
   place.append(...prompt.map(tokenNode));
   if (!prompt.length) place.append("(no prompt)");

@@ -1,12 +1,12 @@
-// The head of the page: Copy link, and the tour. A step of the tour is a link and one element that it points at; the
-// markup is in kfexplore/ui/tour.py.
+// The head of the page: Copy link, and the tour. A step of the tour has a link and an element to point at; the markup
+// is in kfexplore/ui/tour.py.
 
-const SEEN = "kfexplore-seen"; // in the browser's storage, from the first visit on
-const PATIENCE = 60000; // milliseconds until a tab must have what a step points at
-const GAP = 12; // pixels around it
+const SEEN = "kfexplore-seen"; // key in the browser's storage, set at the first visit
+const PATIENCE = 60000; // milliseconds within which a step's element must appear in its tab
+const GAP = 12; // pixels around the element
 const NARROW = 600;
 
-// For gr.HTML's js_on_load. trigger: "copy" copies a link, "submit" has the page follow the address.
+// For gr.HTML's js_on_load. trigger: "copy" copies a link, "submit" makes the page follow the address.
 // steps: [{title, text, link: {key: value}, at: selector}].
 export function mountHead(element, trigger, steps) {
   const part = (name) => element.querySelector(`.kf-${name}`);
@@ -25,7 +25,7 @@ function isFirstVisit() {
     localStorage.setItem(SEEN, "yes");
     return isFirst;
   } catch {
-    return false; // a browser that stores nothing
+    return false; // the browser does not allow storage
   }
 }
 
@@ -44,7 +44,7 @@ class Tour {
     }
   }
 
-  // Escape closes what is open above the page first.
+  // Escape first closes whatever is open above the page.
   onKey({ key, target }) {
     const isTaken = target.role === "combobox" || document.querySelector(":popover-open");
     if (key === "Escape" && !this.part("tour").hidden && !isTaken) this.end();
@@ -78,7 +78,7 @@ class Tour {
     this.follow();
   }
 
-  // Marks the element once its tab has it, and keeps it in sight until the reader does something.
+  // Marks the element once it appears in its tab, and keeps it in view until the reader acts.
   point(selector) {
     this.forget();
     const until = performance.now() + PATIENCE;
@@ -98,11 +98,11 @@ class Tour {
     document.querySelector("[data-kf-tour]")?.removeAttribute("data-kf-tour");
   }
 
-  // Between what sticks to the top and the card; its top where there is no room for all of it. On a narrow page it goes
-  // to the top, so that what follows it is above the card, too.
+  // Scrolls the element between the sticky part and the card, or only its top if it does not fit. On a narrow page it
+  // goes to the top, so that the content after it is above the card as well.
   keepInSight() {
     const found = document.querySelector("[data-kf-tour]");
-    if (!found) return this.point(this.steps[this.at].at); // its tab was drawn anew
+    if (!found) return this.point(this.steps[this.at].at); // its tab was redrawn
     const card = this.part("tour").getBoundingClientRect();
     const stuck = [...document.querySelectorAll(".kfs-shown, .kfs-sentence")].find((each) =>
       each.offsetHeight && getComputedStyle(each).position === "sticky" && !each.contains(found));

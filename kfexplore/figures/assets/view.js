@@ -1,4 +1,4 @@
-// Draws the state: sliders, tokens, tracks and texts. The markup is in scrub.html; text goes in by textContent alone.
+// Draws the state: sliders, tokens, tracks and texts. The markup is in scrub.html; text is set only by textContent.
 
 import { compareRuns, runAt, trackRuns } from "./codec.js";
 import { isWaiting } from "./decisions.js";
@@ -7,7 +7,7 @@ import { savePicture } from "./save.js";
 import { coloursOf, hueOf, isBroken, labelOf, sentenceOf, showSentence, spokenLine } from "./tokens.js";
 
 const LETTERS_SHOWN = 60;
-const REST = 600; // milliseconds until the block is read out
+const REST = 600; // milliseconds until a screen reader reads the block
 const PARTS = ["message", "passes", "exactline", "learnedline", "note", "cells", "agree", "ks", "dice", "play", "reset",
   "said", "rows", "told", "heat", "degrees", "cold", "origin", "tip", "broken", "newcell",
   "newrow", "savetracks"];
@@ -40,7 +40,7 @@ export class View {
     this.slots = [];
   }
 
-  // Changes only what differs: this runs at every step of a drag.
+  // Updates only what has changed: this runs at every step of a drag.
   render(before, state) {
     const { parts } = this;
     const has = (...names) => names.some((name) => before[name] !== state[name]);
@@ -63,7 +63,7 @@ export class View {
     this.expose("tables", isWaiting(state) ? "waiting" : "ready");
   }
 
-  // For tests, and for readers of the page.
+  // For tests, and for scripts that read the page.
   expose(name, value) {
     if (this.root.dataset[name] !== String(value)) this.root.dataset[name] = value;
   }
@@ -77,7 +77,7 @@ export class View {
     this.box.classList.toggle("kfs-exactonly", !context.point.student);
   }
 
-  // A row, a cell and a choice of K for each slot.
+  // Creates a row, a cell and a choice of K for each slot.
   buildSlots(kMax) {
     const { parts, uid } = this;
     const make = (template, names) => {
@@ -119,7 +119,7 @@ export class View {
     });
     cells.style.setProperty("--slots", k);
     cells.style.setProperty("--columns", Math.min(k, 4)); // on a narrow screen
-    cells.classList.toggle("kfs-many", k > 4); // on a narrow screen, two rows of chips leave no room for numbers
+    cells.classList.toggle("kfs-many", k > 4); // on a narrow screen, two rows of chips have no room for numbers
   }
 
   showNoise({ u, k, temperature, context: { trained } }) {
@@ -173,7 +173,7 @@ export class View {
     this.readOut(`${student ? `${agree}. ` : ""}Exact: ${sentence(spokenLine(teacher))}${learned}`);
   }
 
-  // For those who hear the page: the block, once what is shown has come to rest; not the one that it opens with.
+  // For screen readers: the block, when it has settled, except the first one.
   readOut(text) {
     clearTimeout(this.resting);
     const isFirst = this.resting === undefined;
@@ -198,7 +198,7 @@ export class View {
     setText(this.parts.origin, originText(context, tracks));
   }
 
-  // Once the theme or the width is another; a row that is hidden is painted when it is shown.
+  // After a change of theme or width; a hidden row is painted when it is shown.
   repaint(theme) {
     this.colours = coloursOf(theme);
     for (const { row } of this.slots) if (row.drawn) this.paint(row);
@@ -208,7 +208,7 @@ export class View {
     if (this.colours) paintTrack(row.canvas, row.drawn, this.colours, this.text);
   }
 
-  // All tracks as they are drawn, under the block as text.
+  // Saves all tracks as drawn, below the block as text.
   saveTracks(state) {
     const { earlier, prompt, lines } = sentenceOf(state);
     const begun = `${earlier ? "…" : ""}${spokenLine(prompt)} `;
@@ -224,7 +224,7 @@ export class View {
     this.parts.broken.hidden = ![...Object.values(texts), ...promptTokens.map(([, text]) => text)].some(isBroken);
   }
 
-  // Both bands of a track at a pointer, their intervals and their shares of u.
+  // Tooltip for both bands of a track at the pointer, with their intervals and fractions of u.
   showTrackTip({ drawn }, step, x, y) {
     const line = (name, run) => {
       const [from, to] = [run.from, run.to].map((each) => (each / drawn.resolution).toFixed(3));
@@ -235,7 +235,7 @@ export class View {
     this.showTip([line("exact", runAt(drawn.exact, step)), ...learned], x, y);
   }
 
-  // Puts the tooltip below a point of the page, inside the box.
+  // Shows the tooltip below a point of the page, inside the box.
   showTip(lines, x, y) {
     const { tip } = this.parts;
     tip.replaceChildren(...lines);
@@ -271,13 +271,13 @@ function shownNumber(value, format) {
   return typeof value === "number" && Number.isFinite(value) ? format(value) : "–";
 }
 
-// Four digits; a noise value is never 1.
+// Four significant digits, but never 1.
 export function noiseText(u) {
   const short = Number(u.toPrecision(4));
   return String(short < 1 ? short : u);
 }
 
-// In whole percent; never 100 where anything differs.
+// In whole percent, but never 100 if anything differs.
 export function percentOf(share) {
   const whole = Math.round(share * 100);
   return whole === 100 && share < 1 ? "> 99 %" : `${whole} %`;
@@ -289,7 +289,7 @@ function shareText({ learned, stretches, resolution }) {
   return `agree on ${percentOf(same / resolution)} of this track`;
 }
 
-// Where the tracks come from; how long they took is known of those alone with which the context was opened.
+// The origin of the tracks; times are known only for those with which the context was opened.
 export function originText({ pair, device, dtype, resolution, seconds, stored, sweeps }, tracks) {
   const [{ temperature }] = tracks.map(({ sweep }) => sweep);
   const every = Math.max(...tracks.map(({ sweep }) => sweep.every));
