@@ -1,1 +1,1 @@
-"""One script per study: computes, prints tables, writes its results; NAME_figures holds what only it draws."""
+"""One script per study: computes, prints tables and writes results; NAME_figures has the figures of that study."""

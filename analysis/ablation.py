@@ -42,13 +42,13 @@ BASE = TrainConfig(
     steps=1, batch=2, groups=128, block=4, optimizer="muon", lr=6e-3, warmup=20, decay=0.5, precision="bf16"
 )
 STAGES = ((1, 0.25), (2, 0.25), (4, 0.5))
-"""Blocks of a progressive run, and the fraction of the compute that each gets."""
+"""Block sizes of a progressive run, and the fraction of compute for each."""
 WINDOWS, GROUPS, SEED = 24, 128, 0
 """Text windows on which every arm is measured, prefixes per window, and the seed of these and their noise."""
 
 
 class Heads(Student):
-    """Slots that see only the context and their own noise, like multi-token prediction heads."""
+    """A student whose slots see only the context and their own noise, like multi-token prediction heads."""
 
     def group_logits(self, *given: Any, **named: Any) -> torch.Tensor:
         return super().group_logits(*given, **{**named, "causal": False})
@@ -59,17 +59,17 @@ class Arm:
     """One row of the table."""
 
     what: str  # description for tables and figures
-    changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings other than BASE's
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings that differ from BASE
     progressive: bool = False  # in stages of 1, 2 and 4 slots, each from the one before
     student: type[Student] = Student
     frequencies: Callable[[int], list[float]] | None = None
-    """Noise features other than the published ones: half the width to periods over [0, 1]."""
-    deeper: int = 0  # blocks on top of the teacher's, which begin as the identity
+    """Noise features, if not the published ones: maps half the width to numbers of periods over [0, 1]."""
+    deeper: int = 0  # blocks on top of the teacher's, which start as the identity
     order: str = "token id"  # order of the vocabulary in the CDF
 
 
 def octaves(half: int) -> list[float]:
-    """Log-spaced from an eighth of a period to 2^10 periods."""
+    """Log-spaced frequencies from an eighth of a period to 2^10 periods."""
     return torch.logspace(-3, 10, half, base=2.0, dtype=torch.float64).tolist()
 
 
@@ -92,7 +92,7 @@ ARMS = {
 
 
 def train_arm(arm: Arm, pair: Pair, tokens: Any, budget: float, seed: int, folder: Path) -> tuple[Student, int]:
-    """A student trained with `budget` token passes from the teacher's weights, and the number of steps."""
+    """A student trained from the teacher's weights with `budget` token passes, and the number of steps."""
     teacher, previous, taken = pair.teacher, None, 0
     for block, fraction in STAGES if arm.progressive else ((4, 1.0),):
         settings = {**arm.changes, "block": block, "seed": seed}
@@ -161,7 +161,7 @@ def reordered(pair: Pair, tokens: Any) -> tuple[Pair, Any]:
 
 
 def renamed(tokenizer: Tokenizer, names: list[int]) -> Tokenizer:
-    """The tokenizer with other ids for its tokens."""
+    """The tokenizer with new ids for its tokens."""
     described = json.loads(tokenizer.to_str())
     described["model"]["vocab"] = {token: names[i] for token, i in described["model"]["vocab"].items()}
     for added in described["added_tokens"]:

@@ -41,7 +41,7 @@ PENALTIES = {"lm1b": {2: 0.2, 3: 0.4, 4: 0.5}, "owt": {2: 0.3, 3: 0.5, 4: 0.5}}
 SPLITS = {"lm1b": "test", "owt": "train"}
 """Split of the recipe's dataset on the hub; OpenWebText has only one."""
 UNCHECKED = ("lm1b", "owt")
-"""Tasks on whose published checkpoints this study has not been run. Their publication does not say how documents are
+"""Tasks on whose published checkpoints this study has not been run. The publication specifies neither how documents are
 framed in the measured windows and prefixes, nor how special tokens are treated in the judged texts. Remove a task once
 its numbers have been reproduced."""
 HUB_ROWS = 5_000
@@ -67,7 +67,7 @@ class Settings:
     judge: str  # a model; empty: none
 
     def __post_init__(self) -> None:
-        RaceSettings(batches=self.batches, ks=self.ks, repeats=self.repeats)  # refuses what cannot be timed
+        RaceSettings(batches=self.batches, ks=self.ks, repeats=self.repeats)  # rejects settings that cannot be timed
         for name, least in {"samples": 2, "windows": 2, "prefix": 1, "new_tokens": 1}.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise KfError(f"--{name.replace('_', '-')} is {value}.", f"at least {least}")
@@ -93,7 +93,7 @@ class Case:
         """Conditions of every number: weights, device, versions."""
         about = environment(self.device)
         if not all(locate(part).is_file() for part in (self.parts.teacher, self.parts.student)):
-            _ = self.pair  # raises for what is missing
+            _ = self.pair  # raises if something is missing
         return {"weights": fingerprint(self.parts), **{name: about[name] for name in ("device_name", "versions")}}
 
     @cached_property
@@ -104,7 +104,7 @@ class Case:
 
     @property
     def hub(self) -> DataConfig:
-        """The dataset and split where no text is given."""
+        """The dataset and split used if no text is given."""
         return dataclasses.replace(load_recipe(self.task).data, split=SPLITS[self.task])
 
     @property
@@ -126,9 +126,9 @@ class Case:
 
     @cached_property
     def prefixes(self) -> Ints:
-        """(S, N) from the file, the beginnings of the hub's documents, or evenly spaced places in the text.
+        """(S, N) from the file, the beginnings of the hub's documents, or evenly spaced positions in the text.
 
-        As in training, a document begins with its opening token ([CLS] in BERT's tokenizer), one of the N.
+        As in training, a document starts with its opening token ([CLS] in BERT's tokenizer), which counts as one of N.
         """
         (length, new), count = self.lengths, self.settings.samples
         tokenizer = self.pair.need_tokenizer()
@@ -159,7 +159,7 @@ class Case:
         penalties = PENALTIES[self.task]
         plans = [DecodeConfig("pflm", k, frequency_penalty=penalties.get(k, 0.0)) for k in self.settings.ks]
         for decoder in plans:
-            resolve_k(decoder, Networks(student=self.pair.student))  # a K that is too large is refused at once
+            resolve_k(decoder, Networks(student=self.pair.student))  # rejects a too large K at once
         found = []
         for decoder in tqdm([DecodeConfig("ar"), *plans], desc=f"samples, {self.task}", leave=False):
 
@@ -178,7 +178,7 @@ class Case:
         return [continued(self.pair.need_tokenizer(), self.prefixes, each.tokens) for each in self.written]
 
     def kept(self, name: str, settings: dict[str, Any], measure: Callable[[], Any]) -> Any:
-        """The result of an earlier measurement with the same settings, else of `measure`, which is saved."""
+        """The saved result for the same settings, or else that of `measure`, which is then saved."""
         path = self.folder / f"{self.task}-{name}.json"
         key = json.loads(json.dumps({**self.conditions, **settings}))
         try:
@@ -186,7 +186,7 @@ class Case:
             if saved["settings"] == key:
                 return saved["found"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there, or not a file of this script
+            pass  # missing, or not written by this script
         found = measure()
         text = json.dumps({"settings": key, "found": found})
         with writing(path):
@@ -195,7 +195,7 @@ class Case:
         return found
 
     def unlike(self, part: Part) -> str | None:
-        """Why a part does not measure what was published; None: no reason is known."""
+        """Why a part does not measure the same as the publication; None: no reason is known."""
         config, task, settings = self.pair.teacher.config, self.task, self.settings
         names = ("vocab_size", "width", "depth", "heads", "mask_id", "context")
         if tuple(getattr(config, name) for name in names) != SIZES[task]:

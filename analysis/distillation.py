@@ -46,7 +46,7 @@ from kfexplore.training.losses import student_loss
 
 BENCH = Path(__file__).parents[1] / "docs" / "bench"
 FEW = 1
-"""Tokens per sentence that the teacher continues: the corpus shares only these with the sentences."""
+"""Tokens of each sentence that the teacher continues: the only ones that the corpus shares with the sentences."""
 SMALL = TrainConfig(steps=1, batch=4, groups=32, block=4, context=64, optimizer="muon", lr=6e-3, warmup=10, decay=0.0)
 """Settings of the small run; a step is a fraction of a second on a CPU."""
 WINDOWS, GROUPS = 7, 64
@@ -54,7 +54,7 @@ WINDOWS, GROUPS = 7, 64
 
 
 def own_corpus(pair: Pair, sentences: Sequence[str], length: int, seed: int) -> Tokens:
-    """The teacher's continuations of the first tokens of each sentence, concatenated: no data are needed."""
+    """The teacher's continuations of the first tokens of each sentence, concatenated, so that no data are needed."""
     before = prompts(pair, sentences, FEW)
     written = write(pair, before, length, DecodeConfig("ar"), seed).tokens
     return np.concatenate([before, written], axis=1).ravel().astype(np.uint32)
@@ -63,7 +63,7 @@ def own_corpus(pair: Pair, sentences: Sequence[str], length: int, seed: int) -> 
 def distil(
     pair: Pair, corpus: Tokens, texts: list[str], steps: int, every: int, seed: int, config: TrainConfig = SMALL
 ) -> list[Progress]:
-    """A student of the teacher's shape, begun with its weights, measured every few steps.
+    """Trains a student of the teacher's shape, starting from its weights, and measures it every few steps.
 
     Args:
         pair: Teacher and tokenizer.
@@ -71,7 +71,7 @@ def distil(
         texts: Texts on which it is measured.
         steps: Steps of the run.
         every: Steps between measurements.
-        seed: Keys contexts and noise, and the encoder's initial weights.
+        seed: Random seed for contexts, noise and the encoder's initial weights.
         config: The settings, except for steps and seed.
 
     Raises:
@@ -102,7 +102,7 @@ def _measured(step: int, pair: Pair, student: Student, texts: list[str]) -> Prog
 
 
 def legs() -> list[Leg]:
-    """The bundled student's own training."""
+    """The training of the bundled student, in its runs."""
     return [Leg(**leg) for leg in _document("tales-training")["legs"]]
 
 
@@ -125,7 +125,7 @@ def _document(name: str) -> dict[str, Any]:
     """A document of docs/bench.
 
     Raises:
-        KfError: it is not there: the package was installed without the repository.
+        KfError: it is missing, since the package was installed without the repository.
     """
     try:
         return dict(json.loads((BENCH / f"{name}.json").read_text(encoding="utf-8")))

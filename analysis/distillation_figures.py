@@ -1,4 +1,4 @@
-"""Figures of distillation: a student as it learns, long runs, versions of a pair, arms of an ablation; and results."""
+"""Figures and results of distillation: a student as it learns, long runs, versions of a pair, arms of an ablation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kfexplore.results import PUBLISHED_AGREEMENT
 
 
 class Blind(NamedTuple):
-    """Slot 1 of a student that knows the teacher's distribution and never reads its noise, on some text."""
+    """Baseline on some text: slot 1 of a student that knows the teacher's distribution but never reads its noise."""
 
     share: float  # fraction of noise vectors for which it is exact: the mean of the largest probability
     nats: float  # its loss: the mean entropy
@@ -43,11 +43,11 @@ class Leg:
 class Version:
     """A published state of the pair, measured on held-out books."""
 
-    what: str  # what was new in it
+    what: str  # what it changed
     teacher_nll: float  # nats per token of the held-out text
     agreement_by_slot: list[float]
     agreement_block: float
-    interval: list[float] | None  # (K + 1,) half widths of the 95 % intervals, the block's last; None: not kept
+    interval: list[float] | None  # (K + 1,) half widths of the 95 % intervals, the block's last; None: not stored
 
 
 def progress_figure(run: Sequence[Progress], blind: Blind, theme: Theme = "light") -> go.Figure:
@@ -88,7 +88,7 @@ def progress_figure(run: Sequence[Progress], blind: Blind, theme: Theme = "light
 
 
 def legs_figure(legs: Sequence[Leg], theme: Theme = "light") -> go.Figure:
-    """The loss of each slot over all steps of a long run, with its runs (legs) marked."""
+    """The loss of each slot over all steps of a long training, with its runs (legs) marked."""
     palette, steps, end = colours(theme), legs[-1].steps[-1], legs[-1].losses[-1]
     figure = blank(
         palette,
@@ -164,7 +164,7 @@ def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light", blind
     Args:
         rows: `arm`, `what`, `seed`, `agreement_by_slot` and its intervals, as `analysis.ablation` writes them.
         theme: light or dark.
-        blind: Fraction of noise for which a student is exact that knows the teacher's distribution and never reads it.
+        blind: Agreement of the baseline that never reads its noise; see `Blind`.
     """
     palette = colours(theme)
     values: dict[str, list[float]] = {}
@@ -195,5 +195,5 @@ def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light", blind
     )
     figure.update_xaxes(title=titled("exact tokens of slot 1 (%)"), rangemode="tozero")
     figure.update_yaxes(type="category", categoryarray=names, autorange="reversed", showgrid=False)
-    aside = {"xref": "container", "x": 0.012}  # the names leave too little room beside them
+    aside = {"xref": "container", "x": 0.012}  # beside the arms' names there is too little room
     return figure.update_layout(height=figure.layout.margin.t + 110 + 30 * len(names), title=aside)

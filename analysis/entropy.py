@@ -46,10 +46,10 @@ STUDENT = TrainConfig(
 WINDOWS, GROUPS, SEED = 32, 128, 0
 """Windows of held-out text, prefixes per window, and the seed of these and their noise."""
 HELD_OUT = 400
-"""Stories on which students are measured, from their own seed."""
+"""Number of held-out stories, from a different seed, on which students are measured."""
 PUBLISHED = {"entropy": 3.04, "slots": (0.591, 0.327, 0.197, 0.155), "block": 0.052}
 """LM1B, k = 4: the teacher's validation loss in nats (paper, ablation), and the agreement of the released checkpoint
-with the exact map, as an independent replication measured it."""
+with the exact map, as measured by an independent replication."""
 
 
 def richness_case(richness: float, folder: Path) -> tuple[Pair, Corpus, list[str]]:
@@ -75,7 +75,7 @@ def richness_case(richness: float, folder: Path) -> tuple[Pair, Corpus, list[str
 
 
 def train(pair: Pair, corpus: Corpus, temperature: float, seed: int, folder: Path) -> Student:
-    """A student that begins with its teacher's weights and learns the map at one temperature."""
+    """Trains a student from its teacher's weights on the map at one temperature."""
     config = dataclasses.replace(STUDENT, tau_min=temperature, tau_max=temperature, seed=seed)
     torch.manual_seed(seed)
     student = build(dataclasses.replace(pair.teacher.config, kind="student", block=config.block))

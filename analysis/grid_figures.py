@@ -1,4 +1,4 @@
-"""Grids over the noise of two tokens, drawn: a distribution written down, and sections of both maps."""
+"""Figures of grids over the noise of two tokens: of a given distribution, and sections of both maps."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def closed_form_grid(first: npt.ArrayLike, given: npt.ArrayLike, resolution: int
 
     Args:
         first: (V,) distribution of the first token.
-        given: (V, V) distribution of the second after each first; rows of first tokens that never come are ignored.
+        given: (V, V) distribution of the second after each first; rows of first tokens of probability 0 are ignored.
         resolution: R steps per side, u = (r + 1/2) / R.
 
     Returns:
         (R, R, 2) tokens; the first axis is u_1.
 
     Raises:
-        KfError: shapes that do not fit, or probabilities that do not sum to one.
+        KfError: shapes that do not match, or probabilities that do not sum to one.
     """
     laws = np.vstack([np.asarray(first, dtype=np.float64)[None], np.asarray(given, dtype=np.float64)])
     if laws.shape != (laws.shape[1] + 1, laws.shape[1]):
@@ -70,7 +70,7 @@ def closed_form_figure(pairs: Ints, text: Text = str, theme: Theme = "light") ->
 
 
 def grid_figure(grid: Grid, text: Text = str, theme: Theme = "light") -> go.Figure:
-    """A section of both maps, exact on the left and learned on the right; where they differ there are crosses."""
+    """A section of both maps, exact on the left and learned on the right; crosses mark where they differ."""
     palette, (i, j), side = colours(theme), grid.slots, len(grid.exact)
     figure = blank(
         palette,
@@ -84,7 +84,7 @@ def grid_figure(grid: Grid, text: Text = str, theme: Theme = "light") -> go.Figu
         axes = _add_axes(figure, n, across, grid.slots)
         _add_map(figure, palette, pairs, text, axes, hatched=bool(n))
         heading(figure, palette, name, sum(across) / 2)
-    spacing = max(1, side // 32)  # crosses do not run together
+    spacing = max(1, side // 32)  # keeps crosses apart
     at = np.arange(spacing // 2, side, spacing)
     differ = np.argwhere((grid.exact != grid.learned).any(axis=-1)[np.ix_(at, at)])
     spots = (at + 0.5) / side
@@ -118,7 +118,7 @@ def heading(figure: go.Figure, palette: Colours, name: str, middle: float) -> No
 
 
 def _add_axes(figure: go.Figure, n: int, across: tuple[float, float], slots: tuple[int, int]) -> dict[str, str]:
-    """Axes of u from 0 to 1, as long as they are high."""
+    """Axes of u from 0 to 1, with equal scales."""
     plain = {"range": [0, 1], "showgrid": False, "zeroline": False, "tickvals": [0, 0.25, 0.5, 0.75, 1]}
     plain |= {"constrain": "domain"}
     x, y = ({**plain, "title": titled(f"noise of slot {slot + 1}")} for slot in slots)
@@ -134,7 +134,7 @@ def _add_map(
     hatched: bool = False,
     with_area: bool = False,
 ) -> None:
-    """One map (R, R, 2): filled regions with hairlines between them, and labels of those that have room."""
+    """One map (R, R, 2): filled regions with hairlines between them, and labels in those with enough room."""
     side = len(pairs)
     keys = pairs[..., 0] * (int(pairs.max()) + 1) + pairs[..., 1]
     labels = {int(token): visible(text, token) for token in np.unique(pairs)}
@@ -200,7 +200,7 @@ def _runs(which: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
 
 
 def _room(inside: npt.NDArray[np.bool_], wide: float, tall: float = 0.05) -> tuple[float, float] | None:
-    """The middle of the widest place in a region (R, R) with room for a label; None where it has none."""
+    """The middle of the widest place for a label in a region (R, R); None if there is no room."""
     side, best = len(inside), wide
     places: list[tuple[float, float]] = []
     rows = max(1, round(tall * side))

@@ -1,6 +1,6 @@
 """Still images of figures, taken in a headless Chromium: for code hosts, papers and READMEs, which run no scripts.
 
-Needs playwright (requirements-dev.txt) and a Chromium; nothing is fetched.
+Requires playwright (requirements-dev.txt) and a Chromium; fetches nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from kfexplore.figures.page import plotly_script, write
 WIDTH: Final = 960
 """Width of every image, in CSS pixels."""
 SCALE: Final = 1.25
-"""Pixels per CSS pixel in a figure's image; a frame, which is long, has one."""
+"""Pixels per CSS pixel in images of figures; frames, which are long, use 1."""
 COLOURS: Final = 128
-"""Colours per image: figures have few, and the image looks the same at a quarter of the size."""
+"""Colours per image: figures have few, and images look the same at a quarter of the file size."""
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS: Final = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _DRAW: Final = """async ([data, layout]) => {
@@ -35,7 +35,7 @@ _DRAW: Final = """async ([data, layout]) => {
 
 
 class Camera:
-    """Takes PNG images; a context manager, since it keeps a browser open. Not for use in a running event loop.
+    """Takes PNG images; a context manager that keeps a browser open. Cannot be used in a running event loop.
 
     Raises:
         KfError: no playwright, or no Chromium.
@@ -64,7 +64,7 @@ class Camera:
         """A Plotly figure, or its JSON values, as PNG."""
         values = figure.to_plotly_json() if isinstance(figure, go.Figure) else figure
         plain = json.loads(go.Figure(values["data"], values["layout"]).to_json())
-        if self._plots is None:  # the library takes longer to load than a figure to draw
+        if self._plots is None:  # kept open: loading the library takes longer than drawing a figure
             self._plots = self._page("")
             self._plots.add_script_tag(path=plotly_script())
         self._plots.evaluate(_DRAW, [plain["data"], plain["layout"]])
@@ -74,7 +74,7 @@ class Camera:
         """An `<iframe>` as PNG, once something inside matches the selector `ready`."""
         page = self._page(fragment, 1)
         page.frame_locator("iframe").locator(ready).first.wait_for()
-        page.wait_for_timeout(300)  # the frame sends its height, and canvases are painted
+        page.wait_for_timeout(300)  # until the frame has its height and canvases are painted
         image = _taken(page, "iframe")
         page.close()
         return image
@@ -86,7 +86,7 @@ class Camera:
 
 
 def _taken(page: Any, selector: str) -> bytes:
-    """An element as PNG with its own palette."""
+    """An element as PNG with an adaptive palette."""
     png = page.locator(selector).screenshot(type="png")
     image, kept = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
     image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(kept, "PNG", optimize=True)

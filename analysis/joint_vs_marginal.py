@@ -33,13 +33,13 @@ from kfexplore.training.documents import read_text
 
 CLASSES = ("a word's start", "inside a word", "punctuation", "space or line end", "other")
 _KEY = 2
-"""Separates the draw of contexts from those of the evaluation."""
+"""Separates the random numbers for contexts from those of the evaluation."""
 
 
 def token_class(text: str, before: str) -> str:
     """The class of a token after a text.
 
-    A word's start is a letter or digit after anything else, in the token itself or before it.
+    A word starts at a letter or digit that follows another kind of character, in the token or before it.
     """
     bare = text.lstrip(" \n\t")
     if not bare:
@@ -60,7 +60,7 @@ def contexts(pair: Pair, texts: list[str], count: int, seed: int) -> list[list[i
 
 
 def by_class(pair: Pair, laws: list[BlockLaw]) -> list[drawing.ClassInformation]:
-    """Information of first tokens of each class about the second; intervals over contexts."""
+    """Information about the second token from first tokens of each class; intervals over contexts."""
     masses, amounts = (np.zeros((len(laws), len(CLASSES))) for _ in range(2))
     for n, law in enumerate(laws):
         before = "".join(pair.texts(law.context.tolist()[-8:]))
@@ -78,7 +78,7 @@ def by_class(pair: Pair, laws: list[BlockLaw]) -> list[drawing.ClassInformation]
 
 
 def over_contexts(studies: list[ContextStudy]) -> list[drawing.SamplerError]:
-    """Means over contexts of each sampler's row, with t intervals."""
+    """Means of each sampler's results over contexts, with t intervals."""
     rows = []
     for same in zip(*(s.samplers for s in studies), strict=True):
         kl = [row.kl for row in same if row.kl is not None]
@@ -93,7 +93,7 @@ def over_contexts(studies: list[ContextStudy]) -> list[drawing.SamplerError]:
 
 
 def _mean_distance(found: list[Distance]) -> Distance:
-    """The mean over contexts: a lower bound where one of them is, else with its t interval."""
+    """The mean over contexts: a lower bound if any of them is one, else with its t interval."""
     mean = intervals.mean(np.array([tv.value for tv in found]))
     kinds = {tv.kind for tv in found}
     low, high = max(0.0, mean.low), min(1.0, mean.high)
@@ -105,7 +105,7 @@ def _mean_distance(found: list[Distance]) -> Distance:
 def differences(studies: list[ContextStudy], reference: str = "ideal MDLM") -> list[drawing.SamplerDifference]:
     """TV of each sampler minus that of the reference, paired over contexts, with t intervals.
 
-    Only samplers whose distance is known after every context are compared: lower bounds have different gaps.
+    Compares only samplers whose distance is known after every context, since lower bounds have different gaps.
     """
     found = []
     for same in zip(*(s.samplers for s in studies), strict=True):

@@ -1,4 +1,4 @@
-"""Figures of joint against marginal over contexts, and the results that they draw."""
+"""Figures of joint against marginal over contexts, and their results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SamplerError:
 
     sampler: str
     nfe: int  # forward passes per block
-    tv: Distance  # with a t interval; a lower bound where it is one after any of the contexts
-    tv_plug_in: float  # see `SamplerLaw`, as the next one
+    tv: Distance  # with a t interval; a lower bound if it is one after any context
+    tv_plug_in: float  # as in `SamplerLaw`, like the next one
     tv_expected: float
     kl: Estimate | None  # KL(teacher || sampler), nats, where the sampler's distribution is known
     impossible: Estimate  # fraction of almost impossible blocks
@@ -37,7 +37,7 @@ class SamplerDifference:
 
     sampler: str
     minus: str  # the other sampler
-    tv: Estimate  # mean difference with its t interval; below 0: nearer to the teacher than the other
+    tv: Estimate  # mean difference with its t interval; below 0: closer to the teacher than the other
     contexts: int
 
     @property
@@ -50,7 +50,7 @@ class SamplerDifference:
 
 @dataclass(frozen=True)
 class ClassInformation:
-    """Information of first tokens of one class about the second."""
+    """Information about the second token from first tokens of one class."""
 
     name: str
     share: float  # probability of the class, mean over contexts

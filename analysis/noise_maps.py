@@ -45,13 +45,13 @@ QUANTITIES = {
 }
 """Possible explanations for differences: attributes of `Sample`, in words."""
 POINTS = 2**14
-"""Noise vectors from which areas are counted."""
+"""Number of noise vectors for counting areas."""
 APART = 2.0 ** -np.arange(1, 13)
-"""Distances of two noise values for which encodings are compared."""
+"""Distances between two noise values whose encodings are compared."""
 
 
 def sample(pair: Pair, ids: Sequence[list[int]], each: int, seed: int) -> drawing.Sample:
-    """Both maps under `each` noise vectors after every context."""
+    """Both maps for `each` noise vectors after every context."""
     slots = pair.student.config.block
     parts, tokens, laws = [], [], np.zeros(pair.teacher.config.vocab_size)
     for c, context in enumerate(tqdm(ids, desc="both maps", leave=False)):
@@ -94,7 +94,7 @@ def agreement_by(taken: drawing.Sample, name: str) -> drawing.AgreementBy:
 
 
 def areas(law: BlockLaw, found: Block) -> drawing.Areas:
-    """Areas of pairs of slots 1 and 2 at evenly spread noise, against the distribution with all first tokens."""
+    """Areas of pairs of tokens (slots 1 and 2) by evenly spread noise, beside a distribution of all first tokens."""
     joint = np.zeros((len(law.marginal_1), len(law.marginal_1)))
     joint[law.first] = law.joint
     both = [block_areas(tokens) for tokens in (found.exact, found.learned)]
@@ -109,7 +109,7 @@ def areas(law: BlockLaw, found: Block) -> drawing.Areas:
 
 
 def resolution(pair: Pair, taken: drawing.Sample, ids: Sequence[list[int]], steps: int = 512) -> drawing.Resolution:
-    """How finely the student tells noise apart: its encoder, cells by their width, borders of slot 1."""
+    """How finely the student resolves noise: its encoder, agreement by cell width, borders of slot 1."""
     shifts = []
     for context in tqdm(ids, desc="borders", leave=False):
         moved = sweeps(pair.prefill(context), np.array([0.5]), [0], steps)[0].block
@@ -126,7 +126,7 @@ def resolution(pair: Pair, taken: drawing.Sample, ids: Sequence[list[int]], step
 
 @torch.inference_mode()
 def encoder_distances(student: Student, apart: Floats, count: int = 512) -> Floats:
-    """Mean distance of the encodings of u and u + d for each d, over that of independent values."""
+    """Mean distance between the encodings of u and u + d for each d, relative to that of independent values."""
     rng = noise.generator(0, "encoder distances")
     one, other = (student.noise_encoder(torch.from_numpy(rng.random((1, count)))) for _ in range(2))
     far = (one - other).double().norm(dim=-1).mean()
@@ -139,7 +139,7 @@ def encoder_distances(student: Student, apart: Floats, count: int = 512) -> Floa
 
 
 def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> drawing.Reach:
-    """How often a slot's token changes when another's noise is redrawn: one noise vector per context."""
+    """How often a slot's token changes if another slot's noise is redrawn: one noise vector per context."""
     slots = pair.student.config.block
     found = np.zeros((2, slots, slots))
     for c, context in enumerate(tqdm(ids, desc="reach", leave=False)):
@@ -151,13 +151,13 @@ def reach(pair: Pair, ids: Sequence[list[int]], seed: int, steps: int = 64) -> d
 
 
 def _collision(tokens: Ints) -> float:
-    """Probability that two steps drawn independently have the same token."""
+    """Probability that two independently drawn steps have the same token."""
     return float(((np.unique(tokens, return_counts=True)[1] / len(tokens)) ** 2).sum())
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that the script and the notebook show."""
+    """All results for the script and the notebook."""
 
     prompt: str
     section: Grid
@@ -169,7 +169,7 @@ class Study:
     reach: drawing.Reach
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; the sample itself goes to the CSV file."""
+        """Plain values without the sample, which is written to the CSV file."""
         offsets = np.abs(self.resolution.shifts)
         return {
             "agreement_by_slot": [asdict(row) for row in self.slots],
@@ -188,16 +188,16 @@ class Study:
 def measure(
     pair: Pair, prompt: str, ids: Sequence[list[int]], each: int, seed: int, side: int = 96, few: int = 16
 ) -> Study:
-    """The whole study.
+    """Runs the whole study.
 
     Args:
         pair: Teacher, student, tokenizer.
         prompt: Context of the section and its areas.
         ids: Contexts of the sample.
         each: Noise vectors per context.
-        seed: Keys the noise.
+        seed: Random seed of the noise.
         side: Steps per side of the section.
-        few: Contexts on which borders and reach are measured.
+        few: Number of contexts for which borders and reach are measured.
     """
     context = pair.encode(prompt)[0]
     prefilled = pair.prefill(context)
@@ -254,7 +254,7 @@ def figures(pair: Pair, found: Study, theme: Theme = "light") -> dict[str, Any]:
 
 
 def strip(pair: Pair, prompt: str, u: Sequence[float], steps: int = 128, height: int = 1300) -> str:
-    """The app's scrub figure after a prompt as HTML that needs no server: one slider drags, its track is the map."""
+    """The app's scrub figure after a prompt as HTML without a server: drag one slider at a time over its track."""
     ids = pair.encode(prompt)[0]
     prefilled, at = pair.prefill(ids), np.array(u)
     moved = sweeps(prefilled, at, list(range(len(at))), steps)

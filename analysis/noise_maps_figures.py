@@ -1,4 +1,4 @@
-"""Figures of the maps, and the results that they draw: areas, where the two maps differ, resolution, reach."""
+"""Figures and results of both maps: areas, differences between the maps, resolution, reach."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import Bin, Estimate, Floats, Ints
 
 _FEWEST_DRAWN: Final = 20
-"""Slots of a bin; a fraction of fewer says little."""
+"""Fewest slots of a bin in a figure; a fraction of fewer is not informative."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Both maps under the same noise, M noise vectors after each of C contexts, with attributes of each slot."""
+    """Both maps for the same noise, M noise vectors after each of C contexts, with attributes of each slot."""
 
     u: Floats  # (C, M, K) noise
     teacher: Ints  # (C, M, K) exact tokens
@@ -48,8 +48,8 @@ class SlotAgreement:
 
     slot: int  # from 0
     all: Estimate
-    after_exact: Estimate | None  # where all slots before it are exact; None for the first
-    after_wrong: Estimate | None  # where one before it is not
+    after_exact: Estimate | None  # if all slots before it are exact; None for the first
+    after_wrong: Estimate | None  # if one before it is not
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ class AgreementBy:
 class Areas:
     """Pairs of tokens: the fraction of the grid that each map gives them, beside the teacher's probability."""
 
-    tokens: Ints  # (P, 2) all pairs that have a cell in one of the maps, likeliest first
+    tokens: Ints  # (P, 2) all pairs that occur in one of the maps, most likely first
     probability: Floats  # (P,) of each pair under the teacher
     exact: Floats  # (P,) area in the exact map
     learned: Floats  # (P,) area in the learned map
-    points: int  # N noise vectors that are evaluated: areas are multiples of 1 / N
-    tv_exact: float  # total variation distance of the exact areas from the teacher: what N points leave open
+    points: int  # N evaluated noise vectors: areas are multiples of 1 / N
+    tv_exact: float  # total variation distance of the exact areas from the teacher: the error of N points
     tv_learned: float  # of the learned areas
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """How finely the student can tell noise apart."""
+    """How finely the student resolves noise."""
 
     apart: Floats  # (D,) distances of two noise values, units of u
     encoded: Floats  # (D,) mean distance of their encodings, over that of two independent noise values
     by_width: list[Bin]  # exact tokens of slot 1 by the width of the exact cell
     shifts: Floats
-    """(n,) how far each border of the exact map of slot 1 is moved in the learned one, units of u: F'(v) - F(v), where
-    F' is the fraction of the slider on which the student's token is v or one before it."""
+    """(n,) shift of each border of slot 1's exact map in the learned map, units of u: F'(v) - F(v), where F' is the
+    fraction of the slider on which the student's token is v or one before it."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Reach:
 
 
 def areas_figure(found: Areas, text: Text = str, theme: Theme = "light") -> go.Figure:
-    """Areas of the pairs' regions against their probabilities; pairs without area are on the lowest line."""
+    """Areas of the pairs' regions against their probabilities; pairs with area 0 are on the lowest line."""
     palette, floor = colours(theme), 0.5 / found.points
     missing = float(found.probability[found.learned == 0].sum())
     figure = blank(
@@ -233,7 +233,7 @@ def by_figure(found: Sequence[AgreementBy], theme: Theme = "light") -> go.Figure
 
 
 def resolution_figure(found: Resolution, theme: Theme = "light") -> go.Figure:
-    """Left: distance of the encodings of near noise. Right: agreement of slot 1 by the width of the exact cell."""
+    """Left: distance between encodings of close noise values. Right: agreement of slot 1 by width of the exact cell."""
     palette = colours(theme)
     shift = float(np.median(np.abs(found.shifts)))
     bins = [b for b in found.by_width if b.blocks >= _FEWEST_DRAWN] or found.by_width

@@ -1,4 +1,4 @@
-"""Published numbers of K-Forcing, and ours beside them."""
+"""Published numbers of K-Forcing, and their comparison with ours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNITS: Final = {
     SPEED: "thousands",
     SPEED_UP: "times",
 }
-"""Units of all quantities but Gen-PPL, which has none."""
+"""Units of all quantities except Gen-PPL, which has none."""
 BLOCK: Final = "block of 4"
 BATCHES: Final = (4, 16, 128)
 _PAPER: Final = (
@@ -82,8 +82,8 @@ class Compared:
     part: Part
     quantity: str
     of: str  # the decoder, or the slot
-    ours: Estimate  # with its 95 % interval; of a timing, with the extremes of its repeats, which are no such interval
-    batch: int | None = None  # of a timing
+    ours: Estimate  # with its 95 % interval; for a timing, with the extremes of its repeats instead
+    batch: int | None = None  # for a timing
     unlike: str | None = None  # why ours does not measure the same thing; None: it does, as far as the sources say
 
     @property
@@ -93,7 +93,7 @@ class Compared:
 
     @property
     def digits(self) -> int:
-        """Decimals that are worth showing."""
+        """Number of decimals to show."""
         return 1 if self.unit == "%" else 2
 
     @property
@@ -116,14 +116,14 @@ class Compared:
     def verdict(self) -> Verdict | None:
         """Whether that number lies in our interval; None: there is none, or it measures something else.
 
-        The published ones come without intervals, so a number of ours that is not consistent need not contradict them.
+        Published numbers have no intervals, so a number of ours that is not consistent need not contradict them.
         """
         if self.against is None or self.unlike is not None:
             return None
         return "consistent" if self.ours.low <= self.against[1] <= self.ours.high else "not consistent"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values in one level, derived ones included."""
+        """Plain values in one level, including derived ones."""
         own = {name: getattr(self, name) for name in ("task", "part", "quantity", "of", "batch", "unit")}
         interval = {"ours": self.ours.value, "low": self.ours.low, "high": self.ours.high}
         sources = {source: self.published.get(source) for source in SOURCES}

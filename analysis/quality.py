@@ -37,7 +37,7 @@ DITHERS = (None, 2, 6)
 
 
 def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
-    """Decoders that vary one setting at a time; every sweep of the student includes its plain argmax at K."""
+    """Decoders that vary one setting at a time; each sweep of the student includes its plain argmax at K."""
     return {
         "AR over temperature": [DecodeConfig("ar", temperature=tau) for tau in TEACHER_TAUS],
         "student over K": [DecodeConfig("pflm", k) for k in range(1, block + 1)],
@@ -48,10 +48,10 @@ def sweeps(block: int) -> dict[str, list[DecodeConfig]]:
 
 
 def prompts(pair: Pair, texts: Sequence[str], length: int) -> Ints:
-    """(S, length) first tokens of each text that has so many.
+    """(S, length) first tokens of each text that has at least `length` tokens.
 
     Raises:
-        KfError: fewer than two texts do.
+        KfError: fewer than two texts have.
     """
     coded = [pair.encode(text)[0] for text in texts if text]
     long = [ids[:length] for ids in coded if len(ids) >= length]
@@ -61,7 +61,7 @@ def prompts(pair: Pair, texts: Sequence[str], length: int) -> Ints:
 
 
 def at_variety(row: SampleQuality, own: Sequence[SampleQuality]) -> drawing.AtVariety:
-    """The teacher's loss at the entropy of a decoder's samples, between neighbours among its own temperatures."""
+    """The teacher's loss at the entropy of a decoder's samples, interpolated between the teacher's temperatures."""
     for low, high in itertools.pairwise(sorted(own, key=lambda each: each.tau)):
         rise = high.entropy.value - low.entropy.value
         at = (row.entropy.value - low.entropy.value) / rise if rise else -1.0
@@ -76,7 +76,7 @@ def at_variety(row: SampleQuality, own: Sequence[SampleQuality]) -> drawing.AtVa
 
 
 def survival(written: Written, own: Written) -> drawing.ByPosition:
-    """Fractions of samples whose first 1 .. n tokens are all the teacher's under the same noise."""
+    """Fractions of samples whose first 1 .. n tokens all equal the teacher's under the same noise."""
     same = np.cumprod(written.tokens == own.tokens, axis=1).mean(axis=0)
     shares = [intervals.wilson(float(share), len(own.tokens)) for share in same]
     return drawing.ByPosition(name(written.decoder), written.decoder.k or 1, shares)
@@ -90,11 +90,11 @@ def slot_losses(written: Written, losses: Floats, own: Floats) -> drawing.ByPosi
 
 
 def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[drawing.Leading]:
-    """Blocks of both maps after contexts (C, N), `each` noise vectors per context, by leading exact slots."""
+    """Blocks of both maps after contexts (C, N), with `each` noise vectors per context, by leading exact slots."""
     slots = pair.student.config.block
     groups, excess = np.empty((len(contexts), each)), np.empty((len(contexts), each, slots))
     for c, context in enumerate(tqdm(contexts, desc="blocks", leave=False)):
-        u = noise.uniform(seed, range(c * each, (c + 1) * each), len(context), slots)  # not that of the context
+        u = noise.uniform(seed, range(c * each, (c + 1) * each), len(context), slots)  # not the context's noise
         before = np.tile(context, (each, 1))
         block = pair.block(before, u)
         groups[c] = np.cumprod(block.learned == block.exact, axis=1).sum(axis=1)
@@ -113,14 +113,14 @@ def leading(pair: Pair, contexts: Ints, each: int, seed: int) -> list[drawing.Le
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that the script and the notebook show."""
+    """All results for the script and the notebook."""
 
     frontiers: list[drawing.Frontier]
     at_variety: list[drawing.AtVariety]  # of the student's plain argmax at every K
     survival: list[drawing.ByPosition]
     slots: list[drawing.ByPosition]
     leading: list[drawing.Leading]
-    texts: dict[str, str]  # by decoder, what follows the first prompt
+    texts: dict[str, str]  # by decoder, the text after the first prompt
 
     @property
     def rows(self) -> list[SampleQuality]:
@@ -140,14 +140,14 @@ class Study:
 
 
 def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16, ppl: str | None = None) -> Study:
-    """The whole study.
+    """Runs the whole study.
 
     Args:
         pair: Teacher, student, tokenizer.
         before: (S, N) prompts.
         new_tokens: New tokens per prompt and decoder.
-        seed: Keys the noise.
-        each: Noise vectors per context of single blocks: a prompt and half of the teacher's continuation.
+        seed: Random seed of the noise.
+        each: Noise vectors per context for single blocks; a context is a prompt and half of the teacher's continuation.
         ppl: Another causal model for the perplexity; None: only the teacher.
     """
     plans = sweeps(pair.student.config.block)
@@ -179,7 +179,7 @@ def measure(pair: Pair, before: Ints, new_tokens: int, seed: int, each: int = 16
 
 
 def _value(decoder: DecodeConfig) -> str:
-    """The setting in which a decoder differs from the plain one of its kind."""
+    """The setting in which a decoder differs from the default of its kind."""
     if decoder.frequency_penalty or decoder.dither is not None:
         return f"penalty {decoder.frequency_penalty:g}" if decoder.frequency_penalty else f"{decoder.dither} bits"
     return f"tau {decoder.temperature:g}" if decoder.decoder == "ar" or decoder.temperature != 1 else f"K = {decoder.k}"
@@ -224,7 +224,7 @@ def figures(found: Study, theme: Theme = "light") -> dict[str, Any]:
 
 
 def tidy(rows: Sequence[SampleQuality]) -> Iterator[dict[str, Any]]:
-    """One row per decoder; an estimate has three columns: its name, and that with _low and _high."""
+    """One row per decoder; an estimate NAME has three columns: NAME, NAME_low and NAME_high."""
     for row in rows:
         columns: dict[str, Any] = {}
         for key, value in asdict(row).items():

@@ -1,4 +1,4 @@
-"""Figures of decoders' samples after the same prompts under the same noise, and the results that they draw."""
+"""Figures and results of decoders' samples after the same prompts under the same noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kfexplore.results import Estimate, SampleQuality
 _SYMBOLS: Final = ("diamond", "circle", "square", "triangle-up", "x", "cross")
 _DASHES: Final = ("solid", "solid", "dash", "dot", "dashdot", "longdash")
 _LABELLED: Final = 3
-"""Lines whose marks are named; more names would overlap."""
+"""Maximum number of lines with labelled marks; more labels would overlap."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class AtVariety:
     """A decoder beside the teacher at the temperature that gives samples of the same unigram entropy."""
 
     row: SampleQuality
-    tau: float | None  # that temperature; None: no temperature that was tried gives this entropy
+    tau: float | None  # that temperature; None: outside the temperatures tried
     loss: float | None  # the teacher's loss there, nats per token, interpolated
-    lost: Estimate | None  # the decoder's loss less that; the interval includes those of its loss and its entropy
+    lost: Estimate | None  # the decoder's loss minus that; the interval includes those of its loss and its entropy
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Leading:
 
     slots: int
     share: Estimate  # fraction of all blocks
-    excess: list[Estimate]  # (K,) the teacher's loss of the learned token less that of the exact one, nats
+    excess: list[Estimate]  # (K,) the teacher's loss on the learned token minus that on the exact one, nats
 
 
 def frontier_figure(frontiers: Sequence[Frontier], beside: Sequence[AtVariety], theme: Theme = "light") -> go.Figure:
@@ -105,7 +105,7 @@ def frontier_figure(frontiers: Sequence[Frontier], beside: Sequence[AtVariety], 
 
 
 def perplexity_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> go.Figure:
-    """Decoders ranked by perplexity (another model's where it was measured), beside how alike their samples are."""
+    """Decoders ranked by perplexity (under another model if measured), beside the similarity of their samples."""
     palette, own = colours(theme), _own(rows)
     ranked = sorted(rows, key=lambda row: _perplexity(row).value, reverse=True)
     exact = [row.decoder.startswith("AR") for row in ranked]
@@ -157,7 +157,7 @@ def perplexity_figure(rows: Sequence[SampleQuality], theme: Theme = "light") -> 
 
 
 def survival_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.Figure:
-    """Fraction of samples that are still the teacher's own after n tokens, one line per decoder."""
+    """Fraction of samples that still equal the teacher's after n tokens, one line per decoder."""
     palette, first, last = colours(theme), found[0], found[-1]
     at = min(last.k, len(last.values)) - 1
     shown = min(2 * last.k, len(last.values))
@@ -178,7 +178,7 @@ def survival_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.F
 
 
 def slot_losses_figure(found: Sequence[ByPosition], theme: Theme = "light") -> go.Figure:
-    """The teacher's loss on each slot beyond that on its own samples, one line per decoder."""
+    """The teacher's excess loss on each slot over that on its own samples, one line per decoder."""
     palette, last = colours(theme), max(found, key=lambda each: each.k)
     figure = blank(
         palette,
@@ -195,7 +195,7 @@ def slot_losses_figure(found: Sequence[ByPosition], theme: Theme = "light") -> g
 
 
 def leading_figure(groups: Sequence[Leading], theme: Theme = "light") -> go.Figure:
-    """The teacher's loss on each slot beyond the exact token's, one line per position of the first wrong slot."""
+    """The teacher's excess loss on each slot over the exact token, one line per position of the first wrong slot."""
     palette, first, slots = colours(theme), groups[0], len(groups[0].excess)
     figure = blank(
         palette,
@@ -234,6 +234,6 @@ def _own(rows: Sequence[SampleQuality]) -> SampleQuality:
 
 
 def _perplexity(row: SampleQuality) -> Estimate:
-    """Under another model where it was measured, else under the teacher."""
+    """Perplexity under another model if measured, else under the teacher."""
     loss = row.teacher_nll
     return row.gen_ppl or Estimate(math.exp(loss.value), math.exp(loss.low), math.exp(loss.high))

@@ -42,7 +42,7 @@ JUDGED_BY = "gpt2-large"
 """The paper's model for Gen-PPL; its judge is a Qwen."""
 
 Found = tuple[list[Compared], list[str]]
-"""The measurements of a part, and remarks on those left out."""
+"""The rows of a part, and remarks on those left out."""
 
 
 def agreement_part(case: Case) -> Found:
@@ -57,7 +57,7 @@ def agreement_part(case: Case) -> Found:
 
 
 def quality_part(case: Case) -> Found:
-    """Gen-PPL, and beside it how varied the samples are."""
+    """Gen-PPL, and the diversity of the samples."""
     model = case.settings.gen_ppl
     judge = load_judge(model, case.device) if model else None
     measured, unlike = scored(case.pair.teacher, case.prefixes, case.written), case.unlike("quality")
@@ -75,7 +75,7 @@ def quality_part(case: Case) -> Found:
 
 
 def judge_part(case: Case) -> Found:
-    """Win rate of every K against AR, each pair shown in both orders, and how often the order decided."""
+    """Win rate of every K against AR, with each pair shown in both orders, and how often the order decided."""
     model = case.settings.judge
     if not model:
         return [], ["win rate: no judge was named (--judge MODEL_OR_FOLDER; the paper's is a Qwen)"]
@@ -93,7 +93,7 @@ def judge_part(case: Case) -> Found:
 
 
 def throughput_part(case: Case) -> Found:
-    """Tokens per second at each batch, and over AR's."""
+    """Tokens per second at each batch, and the speed-up over AR."""
     prefix, new = case.lengths
     race = RaceSettings(
         batches=case.settings.batches,
@@ -142,7 +142,7 @@ PARTS: dict[Part, tuple[Callable[[Case], Found], Callable[[Case], dict[str, Any]
 
 
 def measured(case: Case, part: Part) -> Found:
-    """A part's rows and remarks, kept from before or measured now."""
+    """A part's rows and remarks, from an earlier run or measured now."""
     measure, settings = PARTS[part]
 
     def plain() -> dict[str, Any]:
@@ -177,7 +177,7 @@ def table(rows: Sequence[Compared]) -> str:
 
 
 def figures(rows: Sequence[Compared], theme: Theme = "light") -> dict[str, go.Figure]:
-    """One for each part of each task."""
+    """One figure for each part of each task."""
     parts = dict.fromkeys((row.task, row.part) for row in rows if row.quantity in SHOWN)
     return {
         f"{task}-{part}": part_figure([row for row in rows if (row.task, row.part) == (task, part)], theme)
@@ -188,7 +188,7 @@ def figures(rows: Sequence[Compared], theme: Theme = "light") -> dict[str, go.Fi
 def _rows(
     case: Case, part: Part, columns: dict[str, list[Estimate]], names: list[str], unlike: str | None
 ) -> list[Compared]:
-    """One for each quantity and name."""
+    """One row for each quantity and name."""
     return [
         Compared(case.task, part, quantity, of, value, None, unlike)
         for quantity, values in columns.items()

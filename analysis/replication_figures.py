@@ -1,4 +1,4 @@
-"""Figures of a replication: our numbers with their intervals, and the published ones beside them."""
+"""Figures of a replication: our numbers with their intervals, beside the published ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES: Final = {"lm1b": "LM1B", "owt": "OpenWebText"}
 SHOWN: Final = (AGREEMENT, GEN_PPL, ENTROPY, DISTINCT[1], WIN_RATE, SPEED_UP)
 """Quantities that have a panel; the others are in the table."""
 _LINES: Final = {WIN_RATE: 50.0, SPEED_UP: 1.0}
-"""Where a decoder is level with AR."""
+"""Values at which a decoder equals AR."""
 _BESIDE: Final[dict[Source, tuple[str, str]]] = {
     "paper": ("the paper", "diamond-open"),
     "replication": ("independent replication", "square-open"),
@@ -125,7 +125,7 @@ def _finding(rows: Sequence[Compared]) -> str:
 
 
 def _beside(row: Compared) -> str:
-    """A number, and the published one that it is compared with."""
+    """A number and the published number for comparison."""
     unit = " %" if row.unit == "%" else ""
     beside = f" ({_BESIDE[row.against[0]][0]}: {row.against[1]:g}{unit})" if row.against else ""
     return f"{row.ours.value:.{row.digits}f}{unit}{beside}"

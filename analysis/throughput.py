@@ -40,7 +40,7 @@ PRODUCTS: Final = ("aten::addmm", "aten::mm", "aten::bmm", "mkldnn::_linear_poin
 
 
 def peer_rows(teacher: Teacher, size: str, settings: RaceSettings, batch: int) -> list[TimingRow]:
-    """The same job by `transformers` and the plain loop; their times include prefill.
+    """The same task by `transformers` and the plain loop; their times include prefill.
 
     Args:
         teacher: Gives the shape of the peers, and the weights of the plain loop.
@@ -103,7 +103,7 @@ def gpt2(shape: ModelConfig, place: torch.device) -> Callable[[torch.Tensor, int
 
 @torch.inference_mode()
 def plain_loop(teacher: Teacher, prompts: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """A straightforward AR: concatenated keys and values, PyTorch's own linear layers."""
+    """Straightforward AR: concatenated keys and values, PyTorch's own linear layers."""
     with patch.object(Linear, "_packs", lambda *_: False):
         cache, fed, written = KVCache(), prompts, []
         for values in u.t():
@@ -133,7 +133,7 @@ def measure(pair: Pair, size: str, settings: RaceSettings, peers: bool) -> dict[
 
 
 def profile(networks: Networks, decoder: str, size: str, new_tokens: int) -> dict[str, float]:
-    """Fractions of a decoder's time at batch 1, by PyTorch's profiler: matrix products, attention, and all else."""
+    """Fractions of a decoder's time at batch 1, by PyTorch's profiler: matrix products, attention, and the rest."""
     config = DecodeConfig(decoder)
     prompt = [1] * 16
     values = keyed_noise(0, range(1), config, networks, new_tokens)

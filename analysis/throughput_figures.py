@@ -1,4 +1,4 @@
-"""Figures on speed: published passes and their roofline, ragged rounds, tokens that pay for training."""
+"""Figures on speed: published passes and their roofline, ragged rounds, tokens until training pays off."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Payback(NamedTuple):
 
 
 def steps_figure(steps: Sequence[StepTime], theme: Theme = "light") -> go.Figure:
-    """Milliseconds per pass over the batch: filled as they were reported, open as the device would allow.
+    """Milliseconds per pass over the batch: filled marks as reported, open ones at the device's limit.
 
     Args:
         steps: At several batches, ascending for each name.
@@ -72,7 +72,7 @@ def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
     """Lengths of the rows of a verified batch over the rounds, beside blocks of fixed length.
 
     Args:
-        kept: (rounds, B) tokens that each row keeps per round; 0 once it is done.
+        kept: (rounds, B) tokens that each row keeps per round; 0 once it is finished.
         fixed: Tokens of a fixed block.
         theme: Colours.
     """
@@ -114,7 +114,7 @@ def rounds_figure(kept: Ints, fixed: int, theme: Theme = "light") -> go.Figure:
 
 
 def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Figure:
-    """Tokens to generate until the time saved equals the time that training took.
+    """Number of generated tokens at which the time saved equals the training time.
 
     Args:
         paybacks: At several batches, ascending for each name; at least one pays.
@@ -159,7 +159,7 @@ def payback_figure(paybacks: Sequence[Payback], theme: Theme = "light") -> go.Fi
 
 
 def _short(value: float, digits: int) -> str:
-    """A large number as 1.5e7."""
+    """A large number in short form, such as 1.5e7."""
     digit, power = f"{value:.{digits}e}".split("e")
     return f"{digit}e{int(power)}"
 

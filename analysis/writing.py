@@ -1,4 +1,4 @@
-"""Shared parts of the studies: options, tables, and files (JSON document, CSV rows, page, one image per figure)."""
+"""Shared parts of studies: settings, texts, tables, and files (JSON document, CSV rows, page, one image per figure)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from kfexplore.pair import Pair
 from kfexplore.training.stories import stories
 
 STORIES = "stories"
-"""The pair whose language is generated."""
+"""The pair whose training texts are generated."""
 LEAST_PREFIX = 4
-"""Tokens of a prefix."""
+"""Fewest tokens of a prefix."""
 Draw = Callable[[Theme], Mapping[str, go.Figure]]
 """All figures of a study by name, in one theme."""
 
 
 def study_settings(asked: argparse.Namespace) -> dict[str, Any]:
-    """All options but --out, paths by their names; without --text: what `study_texts` gives."""
+    """All options except --out, with paths by name; without --text, it names the texts of `study_texts`."""
     values = {name: value.name if isinstance(value, Path) else value for name, value in vars(asked).items()}
     del values["out"]
     usual = "held-out stories" if asked.pair == STORIES else "own sentences"
@@ -40,8 +40,8 @@ def study_settings(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def study_texts(pair: str, text: Path | None = None) -> list[str]:
-    """Texts that a pair was not trained on: the lines of a text, or sixty held-out stories for `stories`, else our own
-    sentences.
+    """Texts that a pair was not trained on: the lines of `text`; without it, sixty held-out stories for `stories`, else
+    our own sentences.
 
     Raises:
         KfError: as `read_text`.
@@ -50,7 +50,7 @@ def study_texts(pair: str, text: Path | None = None) -> list[str]:
 
 
 def prefixes(pair: Pair, texts: Sequence[str], seed: int, most: int | None = None) -> list[list[int]]:
-    """A random prefix of each text, as token ids; of at most `most` texts, evenly spaced.
+    """A random prefix of each text, as token ids, for at most `most` evenly spaced texts.
 
     Raises:
         KfError: fewer than two texts have a prefix.
@@ -65,7 +65,7 @@ def prefixes(pair: Pair, texts: Sequence[str], seed: int, most: int | None = Non
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left, all others to the right."""
+    """A text table: the first column is left-aligned, all others are right-aligned."""
     lines = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
@@ -82,7 +82,7 @@ def write_study(
     device: torch.device,
     rows: Iterable[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Writes all files of a study of one pair: NAME.json, NAME.csv where it has rows, NAME.html and its images.
+    """Writes all files of a study of one pair: NAME.json, NAME.csv if there are rows, NAME.html and its images.
 
     Args:
         name: Name of the study and its files.
