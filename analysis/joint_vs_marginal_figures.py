@@ -27,7 +27,7 @@ class SamplerError:
     tv: Distance  # with a t interval; a lower bound if it is one after any context
     tv_plug_in: float  # as in `SamplerLaw`, like the next one
     tv_expected: float
-    kl: Estimate | None  # KL(teacher || sampler), nats, where the sampler's distribution is known
+    kl: Estimate | None  # KL(teacher || sampler), nats, if the sampler's distribution is known
     impossible: Estimate  # fraction of almost impossible blocks
 
 

@@ -68,7 +68,7 @@ def resolve_k(config: DecodeConfig, networks: Networks) -> int:
 
 
 def needed_noise(config: DecodeConfig, networks: Networks, new_tokens: int) -> int:
-    """Noise values per row: one per new token; pflm: those of whole blocks; drawn anew: one per new token and pass."""
+    """Noise values per row: one per new token (pflm: of whole blocks), or per new token and pass if drawn anew."""
     k = resolve_k(config, networks)
     passes = -(-new_tokens // k)
     if config.draws_anew:

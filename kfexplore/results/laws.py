@@ -251,7 +251,7 @@ class SamplerLaw:
     counts: Ints  # (C,) blocks in each cell
     g: float  # likelihood ratio statistic (G-test) over the cells, with Williams' correction
     dof: int
-    p_value: float  # chance of such a G or a larger one under the teacher; 1 where there is only one cell
+    p_value: float  # chance of such a G or a larger one under the teacher; 1 if there is only one cell
     tv: Distance  # exact where both distributions are known, quadrature for the student at K = 2, else a lower bound
     tv_plug_in: float
     """Distance of the blocks' frequencies over the cells: biased upwards by the finite sample, and insensitive to
@@ -259,7 +259,7 @@ class SamplerLaw:
     tv_expected: float  # mean of `tv_plug_in` for N of the teacher's own blocks, whose distance is 0
     impossible: Estimate  # fraction of blocks whose log-probability is below `ContextStudy.impossible_below`
     is_impossible: npt.NDArray[np.bool_]  # (N,) whether each block is
-    kl: float | None  # KL(teacher || sampler), nats, where it is known: 0 or for a product of marginals
+    kl: float | None  # KL(teacher || sampler), nats, if known: 0 for the teacher, and for products of marginals
     seconds: float  # to draw the blocks, and to find `tv` by quadrature
     wrong: dict[int, Surprise] = field(default_factory=dict)
     """The most surprising token of each impossible block among the first `EXPLAINED`, by sample number."""

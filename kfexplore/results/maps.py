@@ -141,7 +141,7 @@ class Decoded:
     """Generated tokens, with the number of passes and the time."""
 
     tokens: Ints  # (B, n) new tokens, without the context
-    lengths: Ints  # (B,) new tokens up to the end of each text, that token included; n where it does not end
+    lengths: Ints  # (B,) new tokens up to the end of each text, including that token; n if it does not end
     nfe: int  # forward passes over the batch (number of function evaluations), without prefill
     kept: Ints  # (steps, B) tokens that each row gained per step, before the last are cut to n
     seconds: float  # wall-clock time of decoding, without prefill
@@ -172,7 +172,7 @@ class Written:
     k: int  # tokens, or guesses, per pass
     seed: int  # of its noise
     nfe: int  # forward passes over the batch, without prefill
-    seconds: float  # wall-clock time of its own steps alone
+    seconds: float  # wall-clock time of its own steps only
     stage: Stage
 
     @property

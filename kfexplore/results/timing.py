@@ -82,7 +82,7 @@ def false_positive_rate(repeats: int) -> float:
 
 @dataclass(frozen=True)
 class TimingRow:
-    """One decoder at one batch size, timed; rates and fractions are None where it failed."""
+    """One decoder at one batch size, timed; rates and fractions are None if it failed."""
 
     decoder: str
     batch: int

@@ -94,7 +94,7 @@ class TrainConfig:
     """Weight interpolation (WiSE-FT, arXiv 2109.01903): saves alpha * initial + (1 - alpha) * trained weights. Brief
     continued training can forget more than it gains; the mean keeps both."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """bf16: autocast for the pass with gradient; auto: where the device has instructions for it. Targets are always
+    """bf16: autocast for the pass with gradient; auto: if the device has instructions for it. Targets are always
     computed in fp32."""
     train_embeddings: bool = True
     """Student over a transformers model; false: embedding and head stay those of the teacher, and use memory once."""
