@@ -135,11 +135,11 @@ def test_who_has_had_long_turns_waits_for_the_others() -> None:
     first = threading.Thread(target=long)
     first.start()
     first.join(30)
+    assert begun.wait(30)
     threads += [asked(worker, client, log) for client in ("long", "b", "b", "c")]
     over.set()
     for thread in threads:
         thread.join(30)
-    assert begun.is_set()
     assert log == ["a", "b", "c", "b", "long"]
 
 

@@ -182,11 +182,11 @@ def test_the_longest_text_fits_the_context(service: Service) -> None:
         begun(service, new_tokens=46)
 
 
-def test_texts_wait_while_a_clock_of_others_runs(service: Service) -> None:
+def test_texts_wait_while_a_clock_of_others_runs(pair: Pair, service: Service) -> None:
     steps, stepped = begun(service, decoders=("ar",)).job.run(), threading.Event()
     next(steps)
     thread = threading.Thread(target=lambda: (next(steps), stepped.set()))
-    with service.local.alone(CancelToken()):
+    with service.local.alone(pair, CancelToken()):
         thread.start()
         assert not stepped.wait(0.2)
     assert stepped.wait(30)
