@@ -17,6 +17,8 @@ REFUSED: Final[ContextVar[Event]] = ContextVar("refused")
 """Event that is set when the current request's work is refused because too many requests wait."""
 CREDIT: Final = 2.0
 """Seconds of a worker's time that a client may use ahead of its share: about as many as a few minutes on a page use."""
+MOST_KNOWN: Final = 4096
+"""Clients whose use of a worker is remembered."""
 MOST_WAITING: Final = 64
 """Requests of a client that may wait for its other requests."""
 REFUSED_SECONDS: Final = 1.0
@@ -100,9 +102,13 @@ class FairShares:
             self._next[client] = self._next.get(client, self.earliest) + seconds
 
     def begin(self, tag: float, is_last: bool) -> None:
-        """Records the start of work with that tag; if no other work waits (`is_last`), past use is forgotten."""
+        """Records the start of work with that tag; if no other work waits (`is_last`), past use is forgotten.
+
+        So it is beyond `MOST_KNOWN` clients: sessions cost a client nothing.
+        """
         self.now = max(self.now, tag)
-        self._next = {} if is_last else {each: tag for each, tag in self._next.items() if tag > self.earliest}
+        known = {each: tag for each, tag in self._next.items() if tag > self.earliest}
+        self._next = {} if is_last or len(known) > MOST_KNOWN else known
 
 
 def client_of(host: str | None, session: object) -> Hashable:

@@ -97,6 +97,14 @@ def test_what_a_client_has_had_is_forgotten_once_nobody_waits() -> None:
     assert shares.tag("a", EXPECTED) == shares.earliest
 
 
+def test_the_use_of_any_number_of_sessions_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "MOST_KNOWN", 100)
+    shares = FairShares()
+    for session in range(1_000):
+        shares.begin(shares.tag(session, EXPECTED), is_last=False)
+    assert len(shares._next) <= 101
+
+
 def timed() -> tuple[Worker, list[float]]:
     """A worker whose clock the second value sets."""
     now = [0.0]
