@@ -41,7 +41,7 @@ CSS: Final = """
 .kf-prose dt { margin-top: .5rem; }
 .kf-prose dd { margin: 0; font-weight: 600; }
 .kf-prose.kf-prose-failed { border-left: 3px solid var(--kf-prose-differ, #b4552d); padding-left: .75rem; }
-/* A shade at each side to which there is more; it stays, and its cover moves with the table. */
+/* A fixed shade at each side with more columns; its cover scrolls with the table. */
 .kf-prose .kf-prose-scroll {
   --kf-prose-shade: color-mix(in srgb, var(--body-text-color) 30%, transparent);
   overflow-x: auto; contain: inline-size;

@@ -66,12 +66,12 @@ STYLE: Final = (
     + """<style>
 .gradio-container {
   max-width: 1132px !important; margin: 0 auto !important;
-  overflow: clip !important; /* hidden, as Gradio has it: nothing would stick */
+  overflow: clip !important; /* with Gradio's `hidden`, sticky elements would not stick */
 }
-@media (max-width: 600px) { /* all tabs stay in sight */
+@media (max-width: 600px) { /* keeps all tabs visible */
   .gradio-container > .main { padding-inline: 12px !important; }
   .tab-container button { padding: 0 5px !important; font-size: 13px !important; }
-  /* The button shares a row with the examples: alone in one, it would push the first track off the screen. */
+  /* The button shares a row with the examples; in a row of its own it would push the first track off the screen. */
   .gradio-container main > .column { flex-flow: row wrap; }
   .gradio-container main > .column > .row { display: contents; }
   .gradio-container main > .column > *, .gradio-container main > .column > .row > .form {
@@ -91,18 +91,18 @@ STYLE: Final = (
 .gradio-container .paginate button { min-width: 24px; min-height: 24px; }
 .gradio-container [role="alert"] { scroll-margin: 12px; }
 .gradio-container .kf-beside { align-self: center; }
-/* Figures beside each other stand at one height, below words of different length. */
-/* A part of a tab is as wide as the tab, which must not wait for its figures to become narrow. */
+/* Aligns figures side by side below captions of different length. */
+/* Parts of a tab shrink with the tab, even before their figures do. */
 .gradio-container .column > .column { contain: inline-size; }
 .gradio-container .kf-figures { align-items: stretch; }
 .gradio-container .kf-figures > .column { justify-content: space-between; gap: 0; }
-/* Gradio's own hover empties what has just been chosen. */
+/* Gradio's hover style would hide a choice just made. */
 .gradio-container input:is([type="radio"], [type="checkbox"]):checked:hover {
   background-color: var(--checkbox-background-color-selected) !important;
   border-color: var(--checkbox-border-color-selected) !important;
 }
 
-/* A low top: what is moved and what changes stand on the first screen. */
+/* A compact header, so that sliders and tokens fit on the first screen. */
 .gradio-container main > .column, .gradio-container main > .column > .tabs { gap: 10px; }
 .gradio-container main > .column > .tabs > .tab-wrapper { padding-bottom: 0; }
 #head :has(> h1) { display: flex; flex-wrap: wrap; align-items: center; gap: 0 16px; }
@@ -138,7 +138,7 @@ STYLE: Final = (
   outline: 3px solid var(--color-accent) !important; outline-offset: 5px; border-radius: 4px;
   scroll-margin: var(--kf-above) 0 var(--kf-below);
 }
-/* What the tour points at can be scrolled above its card. */
+/* Leaves room to scroll what the tour points at above its card. */
 .gradio-container:has(.kf-tour:not([hidden])) { padding-bottom: var(--kf-below); }
 :is(#prompt, #pair) { padding-block: 6px; }
 :is(#prompt, #pair) [data-testid="block-info"] { margin-bottom: 2px; }
@@ -149,7 +149,7 @@ STYLE: Final = (
 #examples .gallery-item { flex: none; font-size: 13px; }
 :is(#head, #scrub) .html-container { padding: 0; }
 .gradio-container .tabitem { padding-top: 4px; }
-/* The tab Scrub tells it itself. */
+/* Scrub shows this itself. */
 .gradio-container:has([data-tab-id="scrub"].selected) #loading:has([role="alert"]) { display: none; }
 
 .gradio-container .wrap:has(> .wrap-inner) { border-color: var(--input-border-color); } /* lists, as other fields */
