@@ -93,15 +93,18 @@ class LocalExecutor:
         u = question.noise(most)
         slots = list(question.slots or range(len(u)))
         priority = Priority.BACKGROUND if question.yields else Priority.INTERACTIVE
-        moved, at, seconds, every = [], None, 0.0, 0
-        for some in (slots[n : n + ROWS_AT_ONCE] for n in range(0, len(slots), ROWS_AT_ONCE)):
+        with self.turn(pair, priority):
+            context = self.models.context(name, question.prompt)
+            held, start = context.prefilled, time.perf_counter()
+            every = math.gcd(question.resolution, max(1, question.resolution // self._fineness()))
+            at = None if question.slots else block(held, u, question.temperature)
+            moved = sweeps(held, u, slots[:ROWS_AT_ONCE], question.resolution, every, question.temperature)
+            seconds = time.perf_counter() - start
+        for first in range(ROWS_AT_ONCE, len(slots), ROWS_AT_ONCE):
             with self.turn(pair, priority):
-                context = self.models.context(name, question.prompt)
-                held, start = context.prefilled, time.perf_counter()
-                every = every or math.gcd(question.resolution, max(1, question.resolution // self._fineness()))
+                start = time.perf_counter()
+                some = slots[first : first + ROWS_AT_ONCE]
                 moved += sweeps(held, u, some, question.resolution, every, question.temperature)
-                if at is None and not question.slots:
-                    at = block(held, u, question.temperature)
                 seconds += time.perf_counter() - start
         about = {"pair": name, "prompt": question.prompt, "temperature": question.temperature}
         if at is None:

@@ -189,15 +189,18 @@ class TimingTab(RunTab):
         try:
             with closing(race.job.run()) as standings:
                 for now in standings:
+                    is_new = len(now.rows) > rows and race.is_batch_over
+                    begins = now.peaks is not None and not now.progress.done
+                    if not (is_new or begins or time.monotonic() - sent > UPDATE_SECONDS):
+                        continue
                     shown = {self.status: _status(race), **self._buttons(race)}
-                    if is_new := len(now.rows) > rows and race.is_batch_over:
+                    if is_new:
                         shown |= {**self._figures(race), self.part: gr.update(visible=True)}
                         rows = len(now.rows)
-                    if begins := now.peaks is not None and not now.progress.done:
+                    if begins:
                         shown |= self._gains(race)
-                    if is_new or begins or time.monotonic() - sent > UPDATE_SECONDS:
-                        yield shown
-                        sent = time.monotonic()
+                    yield shown
+                    sent = time.monotonic()
         except KfError as error:
             message = failed(error)
         yield {self.status: message or _status(race), **self._buttons(race)}
