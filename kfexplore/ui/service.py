@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -149,16 +149,27 @@ class LocalExecutor:
         """Runs a study after a prompt's tokens."""
         pair = self.models.pair(name)
         steps = study_steps(pair, ids, k, blocks, seed, temperature=temperature)
+        between = ExitStack()
+        """Holds the turn in `studies`, except during passes."""
+
+        @contextmanager
+        def apart() -> Iterator[None]:
+            between.close()
+            with self.turn(pair, Priority.BACKGROUND, cancel):
+                yield
+            between.enter_context(self.studies.turn(Priority.BACKGROUND, cancel))
+
         found = None
         while found is None:
-            with self.studies.turn(Priority.BACKGROUND, cancel):
-                apart = PASSES.set(partial(self.turn, pair, Priority.BACKGROUND, cancel))
+            with between:
+                between.enter_context(self.studies.turn(Priority.BACKGROUND, cancel))
+                hook = PASSES.set(apart)
                 try:
                     part: Part = next(steps)
                 except StopIteration as end:
                     part = found = end.value
                 finally:
-                    PASSES.reset(apart)
+                    PASSES.reset(hook)
             if found is None and cancel():
                 raise Cancelled
             yield part

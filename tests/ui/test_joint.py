@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from kfexplore.cancel import CancelToken
 from kfexplore.config import STUDY_BLOCKS
 from kfexplore.figures.palette import colours
 from kfexplore.laws.study import StudySteps
@@ -201,6 +204,20 @@ def test_a_pair_without_a_masked_model_says_so_and_shows_the_rest(tab: JointTab)
     assert "no masked model" in shown[tab.parts["samplers"]]
     assert "ideal MDLM" in shown[tab.parts["samplers"]]
     assert "MDLM, 1 pass" not in shown[tab.parts["samplers"]]
+
+
+def test_a_race_need_not_wait_for_a_study_between_two_of_its_passes(service: Service) -> None:
+    late = CancelToken(10)
+    late.begin()
+    study = threading.Thread(target=measured, args=(service, 2, 512, 0))
+    with service.local.work.turn():
+        study.start()
+        while study.is_alive() and service.local.work.recent_length() < 2:  # it waits for a pass
+            time.sleep(0.01)
+        with service.local.studies.turn(cancel=late):
+            assert study.is_alive()
+    study.join(60)
+    assert not study.is_alive()
 
 
 def test_the_last_few_studies_are_kept_within_limits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
