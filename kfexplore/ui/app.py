@@ -284,7 +284,6 @@ def launch(
     """
     few_arenas()
     service, name = make_service(pair, files, device, limits or limits_from())
-    threading.Thread(target=service.prepare, args=(name,), daemon=True).start()
     return serve(service, name, server_name=host, server_port=port, **options)
 
 
@@ -297,8 +296,8 @@ def serve(service: Service, name: str, **options: Any) -> gr.Blocks:
     exempt_loopback(str(options.get("server_name") or ""))
     root = root_path(options.pop("root_path", None) or os.environ.get(ROOT_VARIABLE, ""))
     first = first_payload(service, name)
-    warm_up = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
-    threading.Thread(target=service.point, args=(warm_up,), daemon=True).start()
+    request = {"seq": 0, "pair": name, "prompt": first["prompt"], "u": first["u"]}
+    threading.Thread(target=service.prepare, args=(request,), daemon=True).start()
     demo = build_app(service, name, first)
     use_preview()
     demo.launch(

@@ -83,7 +83,8 @@ class Worker:
     """
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._waiting, self._clock, self._is_busy = waiting, clock, False
+        self._waiting, self._clock = waiting, clock
+        self._running: Priority | None = None
         self._shares = {priority: FairShares() for priority in Priority}
         self._owed = -LEAD
         """Seconds of the background's share that interactive work has used beyond `LEAD`."""
@@ -93,7 +94,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def recent_length(self) -> int:
-        """The largest number of clients with running or waiting work within the last `RECENT` seconds."""
+        """The most clients whose interactive work was running or waiting within the last `RECENT` seconds."""
         with self._lock:
             self._remember()
             return max(length for _, length in self._lengths)
@@ -137,8 +138,12 @@ class Worker:
                 seconds = self._clock() - started
                 self._shares[priority].correct(mine.client, seconds - EXPECTED)
                 self._owed += owing * seconds
-                self._is_busy = False
+                self._running = None
                 self._wake()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._running is not None
 
     def _enter(self, priority: Priority, cancel: Callable[[], bool] | None) -> _Waiting:
         client, is_fixed = client_here() or cancel, cancel is not None
@@ -168,7 +173,7 @@ class Worker:
 
     def _begin(self, mine: _Waiting) -> float:
         """Starts a turn; returns the seconds that each second of it adds to `_owed`."""
-        self._is_busy = True
+        self._running = mine.priority
         alike = [each for each in self._queue if each.priority == mine.priority]
         self._shares[mine.priority].begin(mine.tag, is_last=len(alike) == 1)
         if len(alike) == len(self._queue):
@@ -178,9 +183,9 @@ class Worker:
 
     def _remember(self) -> None:
         now = self._clock()
-        known = {each.client for each in self._queue} - {None}
-        length = self._is_busy + len(known) + sum(each.client is None for each in self._queue)
-        self._lengths.append((now, length))
+        clients = [each.client for each in self._queue if each.priority == Priority.INTERACTIVE]
+        waiting = len({*clients} - {None}) + clients.count(None)
+        self._lengths.append((now, waiting + (self._running == Priority.INTERACTIVE)))
         while self._lengths[0][0] < now - RECENT:
             self._lengths.popleft()
 

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, Final, cast
 
@@ -30,7 +30,7 @@ from kfexplore.ui.racing import RaceConfig, Racing, Standing, before_race, run_r
 from kfexplore.ui.writing import Texts, WriteConfig, Writing, decoder_runs, snapshot, write
 
 FINENESS: Final = ((1, 512), (5, 128), (10, 32), (math.inf, 16))
-"""Pairs of recent queue length and most steps of a slider's row; the first entry that covers the length applies."""
+"""Pairs of a recent number of clients and most steps of a row; the first entry that covers the number applies."""
 ROWS_AT_ONCE: Final = 2
 """Rows computed per turn. All in one turn would be an eighth faster, but other requests would wait twice as long."""
 MEASUREMENTS: Final = 3
@@ -175,7 +175,7 @@ class LocalExecutor:
             yield part
 
     def _fineness(self) -> int:
-        """Most steps of a row, by the recent number of clients."""
+        """Most steps of a row, by the recent number of clients that moved a slider."""
         asking = self.work.recent_length()
         return next(steps for most, steps in FINENESS if asking <= most)
 
@@ -213,10 +213,10 @@ class Service:
             clock=self.models.clock,
         )
 
-    def prepare(self, name: str) -> None:
-        """Loads a pair if possible, and measures its device's peaks, before the first requests."""
-        with suppress(KfError):
-            pair = self.models.pair(name)
+    def prepare(self, first: Request) -> None:
+        """Answers a slider request, which loads its pair, and measures the pair's device, before others ask."""
+        if self.point(first)["ok"]:
+            pair = self.models.pair(first["pair"])
             with self.local.alone(pair, self.local.token()):
                 self.local.measured(pair.teacher.device, pair.teacher.dtype)
 

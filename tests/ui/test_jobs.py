@@ -104,6 +104,7 @@ def test_the_length_of_a_queue_is_remembered_for_a_while() -> None:
     assert worker.recent_length() == 0
     with worker.turn():
         threads = [asked(worker, name, log) for name in "ab"]
+        threads.append(asked(worker, "c", log, priority=Priority.BACKGROUND))  # does not count
         assert worker.recent_length() == 3
     joined(*threads)
     now[0] = RECENT
