@@ -108,19 +108,22 @@ class RunTab(ABC):
             return started
 
         def by_opening(is_open: bool, dark: bool, *given: Any) -> Shown:
-            held = given[-1]
+            values = dict(zip(fields, given, strict=True))
+            fits = self.fit(*(values[field] for field in (pair, *fitting)))
+            values |= {field: fit["value"] for field, fit in fits.items() if "value" in fit}
+            held = values[self.held]
             if held is not None and (held.config.pair, held.config.prompt) == given[:2]:
-                return nothing
-            return by_prompt(is_open, dark, *given)
+                return {**nothing, **fits}
+            return {**by_prompt(is_open, dark, *values.values()), **fits}
 
-        fitting = [self.decoders, self.k, self.length]
+        fitting, fields = [self.decoders, self.k, self.length], [*self._fields, *settings]
         pair.change(self.fit, [pair, *fitting], fitting, **QUIET)  # a copied link's pair is never typed
-        fitted = self._tab.select(self.fit, [pair, *fitting], fitting, **QUIET)
         script, reveal = sent([], name), calling("fields.js", "reveal", f"{name}-status")
-        given, running = [is_open, dark, *self._fields, *settings], []
+        running = []
         asked = ((event, by_prompt) for event in self._asked)
-        for event, begin in ((self.go.click, by_button), (fitted.then, by_opening), *asked):
-            started = event(begin, given, shown, js=script, **QUIET)
+        for event, begin in ((self.go.click, by_button), (self._tab.select, by_opening), *asked):
+            also = fitting if begin is by_opening else []
+            started = event(begin, [is_open, dark, *fields], [*shown, *also], js=script, **QUIET)
             running.append(queued(started, self, shown, name, limit))
             if begin is not by_opening:
                 started.then(None, None, None, js=reveal)

@@ -191,15 +191,15 @@ class TimingTab(RunTab):
                 for now in standings:
                     is_new = len(now.rows) > rows and race.is_batch_over
                     begins = now.peaks is not None and not now.progress.done
-                    if not (is_new or begins or time.monotonic() - sent > UPDATE_SECONDS):
-                        continue
-                    shown = {self.status: _status(race), **self._buttons(race)}
+                    shown: Shown = {}
                     if is_new:
-                        shown |= {**self._figures(race), self.part: gr.update(visible=True)}
+                        yield {self.words: _words(race)}
+                        shown = {**self._figures(race), self.part: gr.update(visible=True)}
+                        shown |= {} if rows else self._gains(race)
                         rows = len(now.rows)
-                    if begins:
-                        shown |= self._gains(race)
-                    yield shown
+                    elif not begins and time.monotonic() - sent < UPDATE_SECONDS:
+                        continue
+                    yield {self.status: _status(race), **self._buttons(race), **shown}
                     sent = time.monotonic()
         except KfError as error:
             message = failed(error)
@@ -223,7 +223,7 @@ class TimingTab(RunTab):
         return fitted(k, [each for each in k if each <= most] or [most], choices=list(range(1, most + 1)))
 
     def _shown(self, race: Racing) -> Shown:
-        return {self.status: _status(race), **self._figures(race), **self._buttons(race)}
+        return {self.status: _status(race), self.words: _words(race), **self._figures(race), **self._buttons(race)}
 
     def _buttons(self, race: Racing | None) -> Shown:
         over = race is None or race.job.is_over
@@ -232,7 +232,7 @@ class TimingTab(RunTab):
         return {button: gr.update(interactive=on) for button, on in able.items()}
 
     def _figures(self, race: Racing) -> Shown:
-        """Tokens per second, the speed-up or why there is none, and the table."""
+        """Figures of tokens per second and of the speed-up, if there is one, and the table."""
         rows, races = race.now.rows, race.settings.races
         height = figure_height(races)
         words, figure = bare(race_figure(rows, race.theme, races), height)
@@ -240,7 +240,6 @@ class TimingTab(RunTab):
         return {
             self.race_words: heading(*words, "race"),
             self.race: figure,
-            self.words: boxed(f"<h2>{markup.escape(plain_words(rows, race.config.decoders))}.</h2>") if rows else "",
             self.speedup_words: heading(finding, reading if compared_with_ar(rows) else "", "speedup"),
             self.speedup: gr.update(value=ratios, visible=bool(compared_with_ar(rows))),
             self.table: _table(rows),
@@ -298,6 +297,12 @@ def _status(racing: Racing) -> str:
         message = "Requesting a GPU." if job.is_remote else "Waiting for its turn: no two timings overlap."
     quiet = ' aria-live="off"' if is_racing else ""  # or screen readers would announce every run
     return boxed(f'<p{quiet}><b>{message}</b></p>{bar}<p class="kf-prose-reading">{markup.escape(facts)}</p>')
+
+
+def _words(race: Racing) -> str:
+    """The finding in plain words, once there is one."""
+    rows = race.now.rows
+    return boxed(f"<h2>{markup.escape(plain_words(rows, race.config.decoders))}.</h2>") if rows else ""
 
 
 def _duration(seconds: float) -> str:
