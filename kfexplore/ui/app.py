@@ -87,7 +87,8 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
         loading, wanted = message("", visible=False, elem_id="loading"), gr.State({})
         mistaken, query = message("", visible=False, elem_id="mistaken"), gr.Textbox(visible=False)
         examples = gr.Examples([[text] for text in opening(name).prompts], [prompt], label="Try", elem_id="examples")
-        asked = [prompt.submit, go.click, examples.load_input_event.then]
+        pressed = partial(gr.on, [prompt.submit, go.click])
+        asked = [pressed, examples.load_input_event.then]
         chosen = pair.input(  # before other listeners, which wait until it is loaded
             partial(announced, service),
             [pair, wanted],
@@ -132,8 +133,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
                 shown[study.tabs] = gr.Tabs(selected=tab)
             return {prompt: link.get("prompt", gr.skip()), **shown}
 
-        for event in (prompt.submit, go.click):
-            event(lambda: [closed()] * 2, None, [loading, mistaken], **QUIET)
+        pressed(lambda: [closed()] * 2, None, [loading, mistaken], **QUIET)
         outputs = [pair, prompt, loading, mistaken, tabs, study.tabs, *(link.field for link in links)]
         named = [chosen]
         # Steps of the tour are links as well.

@@ -16,6 +16,8 @@ from gradio.server_messages import ProcessCompletedMessage
 
 from kfexplore.ui.clients import CLIENT, client_of, crowd, next_round
 
+POLL_SECONDS: Final = 0.01
+"""Seconds between checks of Gradio's queue for new events. Its own 0.001 takes 6 % of a core and slows the models."""
 UNREAD_SECONDS: Final = 15.0
 """Seconds after which a session is given up if its oldest message is unread."""
 MOST_SESSIONS: Final = 1500
@@ -44,7 +46,7 @@ def _event() -> Any:
 
 
 class FairQueue:
-    """Replaces `push` of Gradio's queue, and gives up events that nobody reads.
+    """Replaces `push` of Gradio's queue, slows its polling, and gives up events that nobody reads.
 
     Args:
         queue: Queue of a page; its `push` is replaced.
@@ -55,6 +57,7 @@ class FairQueue:
     def __init__(self, queue: Any, places: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue, self._places, self._clock = queue, places, clock
         self._push, queue.push = queue.push, self.push
+        queue.sleep_when_free, queue.progress_update_sleep_when_free = POLL_SECONDS, 1.0  # the page has no gr.Progress
         self._numbers = itertools.count()
         self._clients: dict[str, Hashable] = {}
         """Client of each session with events that are not done and read."""

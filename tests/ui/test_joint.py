@@ -212,7 +212,7 @@ def test_a_race_need_not_wait_for_a_study_between_two_of_its_passes(service: Ser
     study = threading.Thread(target=measured, args=(service, 2, 512, 0))
     with service.local.work.turn():
         study.start()
-        while study.is_alive() and service.local.work.recent_length() < 2:  # it waits for a pass
+        while study.is_alive() and not service.local.work._queue:  # it waits for a pass
             time.sleep(0.01)
         with service.local.studies.turn(cancel=late):
             assert study.is_alive()

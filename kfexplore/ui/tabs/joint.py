@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import gradio as gr
@@ -150,13 +151,13 @@ class JointTab:
 
             self.follows = [dataset.click(pick, dataset, [fields[1], k, temperature, self.status], **QUIET).then]
         settings, running = [*fields, k, blocks, seed, temperature, self.held], []
-        asking = {"js": sent(settings, "joint"), **QUIET}
+        asking = {"js": sent(settings, "joint"), "trigger_mode": "always_last", **QUIET}
         changing: list[Callable[..., Any]] = []
         shown = [*self.parts.values(), self.held]
-        changed = (k.input, blocks.input, temperature.input, seed.submit)
+        changed = partial(gr.on, [go.click, k.input, blocks.input, temperature.input, seed.submit])
         for event, start in [
             (tab.select, self.open),
-            *((each, self.start) for each in (go.click, *changed, *asked, *self.follows)),
+            *((each, self.start) for each in (changed, *asked, *self.follows)),
         ]:
             also = self.settings if start == self.open else ()
             started = event(start, [is_open, dark, *settings], [*shown, *also], **asking)
