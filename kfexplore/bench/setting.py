@@ -59,7 +59,8 @@ def device_name(device: torch.device) -> str:
 
 def facts() -> str:
     """Versions, devices and fast paths of this process in one line; `kfexplore doctor` shows more."""
-    devices = [f"CPU ({torch.get_num_threads()} threads)"]
+    most = torch.get_num_threads()
+    devices = ["CPU (1 thread)" if most == 1 else f"CPU (up to {most} threads)"]
     devices += [device_name(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
     parts = [f"kfexplore {kfexplore.__version__}", f"torch {torch.__version__}", ", ".join(devices)]
     for state in ("active", "disabled"):

@@ -125,13 +125,13 @@ STYLE: Final = (
 }
 .kf-offered::after { content: ": two minutes"; }
 .kf-tour {
-  position: fixed; z-index: 20; right: 16px; bottom: 16px; width: min(420px, calc(100vw - 32px)); padding: 14px 16px;
+  position: fixed; z-index: 20; right: 16px; bottom: 16px; width: min(600px, calc(100vw - 32px)); padding: 12px 16px;
   border: 1px solid var(--color-accent); border-radius: 10px; background: var(--body-background-fill);
   box-shadow: 0 6px 28px rgb(0 0 0 / 0.25); line-height: 1.45;
 }
 .kf-tour h2 { font-size: 1.05rem; font-weight: 600; }
 .kf-tour .kf-count { float: right; padding-left: 12px; color: var(--body-text-color-subdued); font-size: 13px; }
-.kf-tour .kf-tools { margin-top: 10px; }
+.kf-tour .kf-tools { margin-top: 6px; }
 @media (max-width: 600px) { .kf-tour { right: 8px; bottom: 8px; width: calc(100vw - 16px); padding: 10px 12px; } }
 .kf-tour .kf-skip { margin-right: auto; border-color: transparent; }
 [data-kf-tour] {

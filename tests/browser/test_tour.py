@@ -68,19 +68,23 @@ def test_on_a_narrow_page_what_a_step_points_at_is_below_what_sticks(page: Page,
     assert all(box["y"] + box["height"] <= top for box in (each.bounding_box() for each in sticky) if box)
 
 
-def test_on_a_narrow_page_the_card_covers_nothing_that_a_step_points_at(page: Page, app_url: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
+@pytest.mark.parametrize(("width", "height", "tall"), [(390, 844, 400), (1280, 900, 900)])
+def test_the_card_covers_nothing_that_a_step_points_at(
+    page: Page, app_url: str, width: int, height: int, tall: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(reduced_motion="reduce")
     opened(page, f"{app_url}?tour=1")
     for step in STEPS[:7]:
         expect(page.locator(f"{step.at}[data-kf-tour]")).to_be_visible()
         page.wait_for_function(
-            """() => {
+            """(tall) => {
                 const [card, found] = [".kf-tour", "[data-kf-tour]"].map((name) =>
                     document.querySelector(name).getBoundingClientRect());
-                const isTall = found.height > 400;
+                const isTall = found.height > tall;
                 return found.top >= 0 && (isTall ? found.top < card.top - 300 : found.bottom < card.top);
-            }"""
+            }""",
+            arg=tall,
         )
         page.locator(".kf-next").click()
 
