@@ -175,8 +175,7 @@ def plot(figure: str, **options: Any) -> gr.HTML:
     return gr.HTML(
         figure,
         html_template='<div class="kf-plot"></div>',
-        js_on_load=inlined("components.js") + "mountPlot(element, props, watch);",
-        head=f'<script src="{PLOTLY}"></script>',
+        js_on_load=f"{inlined('components.js')}mountPlot(element, props, watch, {json.dumps(PLOTLY)});",
         apply_default_css=False,
         **options,
     )

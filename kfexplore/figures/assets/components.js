@@ -34,21 +34,46 @@ function openInScrub(link) {
   document.querySelector('[role="tab"][data-tab-id="scrub"]').click();
 }
 
-// A Plotly figure that is updated in place; the value is its JSON.
-export function mountPlot(element, props, watch) {
-  follow(props, watch, (json) => {
-    if (!json) return;
-    const figure = JSON.parse(json);
-    const place = element.querySelector(".kf-plot");
-    const name = figure.layout.meta?.name;
-    const filename = `kfexplore-${fileName(name ?? "figure")}`;
-    const buttons = { displaylogo: false, modeBarButtons: [["toImage"]], toImageButtonOptions: { filename, scale: 2 } };
-    const options = { responsive: true, ...buttons };
-    withoutBase(() => window.Plotly.react(place, figure.data, figure.layout, options));
-    const [picture, ...others] = place.querySelectorAll(".main-svg"); // the camera button is beside them
-    Object.assign(picture, { ariaLabel: name ?? null, role: name ? "img" : null });
-    for (const other of others) other.ariaHidden = "true";
+// A Plotly figure that is updated in place; the value is its JSON. Texts come first: after the next paint, Plotly is
+// loaded from `source`, which blocks the page for up to a second, and each figure is drawn in a task of its own.
+export function mountPlot(element, props, watch, source) {
+  const place = element.querySelector(".kf-plot");
+  follow(props, watch, async (json) => {
+    const figure = JSON.parse(json || "{}");
+    if (!figure.data || (!figure.data.length && !place.data)) return; // nothing to draw, and nothing to clear
+    await painted();
+    await loadPlotly(source);
+    await painted();
+    if (json === props.value && place.isConnected) draw(place, figure);
   });
+}
+
+function painted() {
+  return new Promise((resume) => requestAnimationFrame(() => setTimeout(resume)));
+}
+
+function draw(place, { data, layout }) {
+  const name = layout.meta?.name;
+  const filename = `kfexplore-${fileName(name ?? "figure")}`;
+  const buttons = { displaylogo: false, modeBarButtons: [["toImage"]], toImageButtonOptions: { filename, scale: 2 } };
+  const options = { responsive: true, ...buttons };
+  withoutBase(() => window.Plotly.react(place, data, layout, options));
+  const [picture, ...others] = place.querySelectorAll(".main-svg"); // the camera button is beside them
+  Object.assign(picture, { ariaLabel: name ?? null, role: name ? "img" : null });
+  for (const other of others) other.ariaHidden = "true";
+}
+
+// Adds Plotly's script to the page once; after a failure, the next figure tries again.
+function loadPlotly(source) {
+  const failed = (error) => {
+    window.kfPlotly = null;
+    throw error;
+  };
+  window.kfPlotly ??= new Promise((resolve, reject) => {
+    const script = Object.assign(document.createElement("script"), { onload: resolve, onerror: reject, src: source });
+    document.head.append(script);
+  }).catch(failed);
+  return window.kfPlotly;
 }
 
 // The first words of a figure's finding.
