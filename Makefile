@@ -41,7 +41,7 @@ lab: .venv/.installed
 
 # Runs all notebooks and writes them back with their outputs, without what is of one machine alone.
 notebooks: setup
-	$(BIN)/python notebooks/execute.py
+	$(BIN)/python -m notebooks.execute
 
 test: setup lint
 	$(PYTEST) --full=$(FULL)

@@ -1,4 +1,4 @@
-"""Executes the notebooks and writes them back as they are committed: `python notebooks/execute.py [NAME ...]`.
+"""Executes the notebooks and writes them back as they are committed: `python -m notebooks.execute [NAME ...]`.
 
 What is committed has the outputs of one run from top to bottom, but no execution counts, times, warnings or machine
 paths. Plotly figures become still images, as code hosts run no scripts; opened in JupyterLab and run, they are

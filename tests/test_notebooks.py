@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +230,11 @@ def test_cleaning_keeps_results_and_drops_the_run() -> None:
     assert strip.data == {"text/html": "<iframe></iframe>"}
     assert "image/png" in strip_still.data
     assert prose.data == {"text/markdown": "**1**"}
+
+
+def test_make_notebooks_finds_the_studies_where_no_path_is_set() -> None:
+    rule = re.compile(r"^notebooks:.*\n\t\$\(BIN\)/python (.+)$", re.MULTILINE)
+    (command,) = rule.findall((module.ROOT / "Makefile").read_text(encoding="utf-8"))
+    given = [sys.executable, *command.split(), "--help"]
+    run = subprocess.run(given, cwd=module.ROOT, env={}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
