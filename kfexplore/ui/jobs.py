@@ -84,7 +84,7 @@ class Worker:
 
     def __init__(self, waiting: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._waiting, self._clock = waiting, clock
-        self._running: Priority | None = None
+        self._running: _Waiting | None = None
         self._shares = {priority: FairShares() for priority in Priority}
         self._owed = -LEAD
         """Seconds of the background's share that interactive work has used beyond `LEAD`."""
@@ -94,7 +94,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def recent_length(self) -> int:
-        """The most clients whose interactive work was running or waiting within the last `RECENT` seconds."""
+        """The most clients whose requests, not jobs, were running or waiting within the last `RECENT` seconds."""
         with self._lock:
             self._remember()
             return max(length for _, length in self._lengths)
@@ -173,7 +173,7 @@ class Worker:
 
     def _begin(self, mine: _Waiting) -> float:
         """Starts a turn; returns the seconds that each second of it adds to `_owed`."""
-        self._running = mine.priority
+        self._running = mine
         alike = [each for each in self._queue if each.priority == mine.priority]
         self._shares[mine.priority].begin(mine.tag, is_last=len(alike) == 1)
         if len(alike) == len(self._queue):
@@ -183,9 +183,8 @@ class Worker:
 
     def _remember(self) -> None:
         now = self._clock()
-        clients = [each.client for each in self._queue if each.priority == Priority.INTERACTIVE]
-        waiting = len({*clients} - {None}) + clients.count(None)
-        self._lengths.append((now, waiting + (self._running == Priority.INTERACTIVE)))
+        clients = [each.client for each in (*self._queue, self._running) if each and not each.is_fixed]
+        self._lengths.append((now, len({*clients} - {None}) + clients.count(None)))
         while self._lengths[0][0] < now - RECENT:
             self._lengths.popleft()
 

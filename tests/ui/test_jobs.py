@@ -103,8 +103,8 @@ def test_the_length_of_a_queue_is_remembered_for_a_while() -> None:
     worker, log = Worker(clock=lambda: now[0]), []
     assert worker.recent_length() == 0
     with worker.turn():
-        threads = [asked(worker, name, log) for name in "ab"]
-        threads.append(asked(worker, "c", log, priority=Priority.BACKGROUND))  # does not count
+        threads = [asked(worker, "a", log), asked(worker, "b", log, priority=Priority.BACKGROUND)]
+        threads.append(asked(worker, "c", log, CancelToken(), Priority.BACKGROUND))  # a job, which does not count
         assert worker.recent_length() == 3
     joined(*threads)
     now[0] = RECENT
