@@ -250,6 +250,18 @@ def test_the_device_is_measured_until_nobody_else_is_at_work(pair: Pair, monkeyp
     assert [measured(service, 99.0).bytes_per_second for _ in range(4)] == [1, 2, 3, 3]  # at some time this must do
 
 
+@pytest.mark.parametrize(("load", "times"), [(0.0, 1), (99.0, 3)])
+def test_no_race_measures_the_device_after_the_start(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, load: float, times: int
+) -> None:
+    service, measurements = local_service({"small": lambda: pair}), []
+    monkeypatch.setattr(service_of_page.os, "getloadavg", lambda: (load,) * 3)
+    monkeypatch.setattr(service_of_page, "measure_peaks", lambda *_: measurements.append(1) or DevicePeaks(1, 1))
+    service.prepare({"seq": 0, "pair": "small", "prompt": "a", "u": None})
+    service.local.measured(pair.teacher.device, pair.teacher.dtype)
+    assert len(measurements) == times
+
+
 def test_a_prompt_is_cut_so_that_the_new_tokens_fit(pair: Pair, service: Service) -> None:
     context, (whole, _) = pair.teacher.config.context, pair.encode("a b c")
     race = racing(service, new_tokens=context - 1)
