@@ -26,6 +26,7 @@ from analysis.distillation_figures import (
     arms_figure,
     legs_figure,
     progress_figure,
+    students_figure,
     versions_figure,
 )
 from analysis.quality import prompts
@@ -116,6 +117,11 @@ def arms() -> list[dict[str, Any]]:
     return [row for name in ("ablation-tales", "ablation-options-tales") for row in _document(name)["rows"]]
 
 
+def students() -> list[dict[str, Any]]:
+    """The students of languages of different entropy."""
+    return list(_document("entropy-study")["rows"])
+
+
 def _bins(document: dict[str, Any]) -> list[list[Bin]]:
     slots = document["agreement_by_entropy"]
     return [[Bin(**{**each, "share": Estimate(**each["share"])}) for each in bins] for bins in slots]
@@ -168,6 +174,7 @@ def figures(run: Sequence[Progress], baseline: Blind, theme: Theme = "light") ->
         "legs": legs_figure(legs(), theme),
         "versions": versions_figure(versions(), theme),
         "entropy": entropy_figure(_bins(_document("tales-agreement")), theme),
+        "students": students_figure(students(), theme),
         "ablation": arms_figure(arms(), theme, _document("ablation-tales")["noise_blind"]["share"]),
     }
 

@@ -12,6 +12,9 @@ from kfexplore.figures.page import add_panel, add_series, blank, dotted, half_wi
 from kfexplore.figures.palette import Theme, colours
 from kfexplore.results import PUBLISHED_AGREEMENT
 
+PUBLISHED_ENTROPY = 3.04
+"""Nats per token of the published LM1B teacher on validation text (paper, ablation)."""
+
 
 class Blind(NamedTuple):
     """Baseline on some text: slot 1 of a student that knows the teacher's distribution but never reads its noise."""
@@ -197,3 +200,40 @@ def arms_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light", blind
     figure.update_yaxes(type="category", categoryarray=names, autorange="reversed", showgrid=False)
     aside = {"xref": "container", "x": 0.012}  # beside the arms' names there is too little room
     return figure.update_layout(height=figure.layout.margin.t + 110 + 30 * len(names), title=aside)
+
+
+def students_figure(students: Sequence[Mapping[str, Any]], theme: Theme = "light") -> go.Figure:
+    """Agreement of slot 1 and of whole blocks against the teacher's entropy per token; see `analysis.entropy`."""
+    look = colours(theme)
+    ends = sorted(students, key=lambda each: each["entropy"])
+    first, last = ends[0], ends[-1]
+    figure = blank(
+        look,
+        f"A block of four is right on {first['agreement_by_length'][3]:.0%} at {first['entropy']:.1f} nats per token, "
+        f"on {last['agreement_by_length'][3]:.0%} at {last['entropy']:.1f}",
+        "Small students, equal budgets. Bars: 95 % intervals. Diamonds: the published LM1B pair.",
+    )
+    styles = {1: ("slot 1", "solid"), 4: ("block of 4", "dash"), 8: ("block of 8", "dot")}
+    for language, symbol, colour in (("stories", "circle", look.exact), ("tales", "square", look.learned)):
+        own = [row for row in ends if row["language"] == language]
+        for length, (name, dash) in styles.items():
+            figure.add_scatter(
+                x=[row["entropy"] for row in own],
+                y=[100 * row["agreement_by_length"][length - 1] for row in own],
+                error_y={"array": [100 * row["agreement_by_length_interval"][length - 1] for row in own]},
+                name=f"{language}, {name}",
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                marker={"symbol": symbol, "size": 8},
+            )
+    figure.add_scatter(
+        x=[PUBLISHED_ENTROPY] * 2,
+        y=[PUBLISHED_AGREEMENT[0], PUBLISHED_AGREEMENT[-1]],
+        text=["slot 1", "block of 4"],
+        name="published",
+        mode="markers+text",
+        textposition="middle left",
+        marker={"symbol": "diamond-open", "size": 11, "color": look.ink},
+    )
+    figure.update_xaxes(title=titled("teacher's entropy per token (nats)"), rangemode="tozero")
+    return figure.update_yaxes(title=titled("equal to the exact map (%)"), range=[0, 102])

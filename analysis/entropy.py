@@ -4,7 +4,7 @@ Two settings change the teacher's entropy per token: the richness of the stories
 each value), and the temperature of the bundled teacher of real books. For each value a student is trained from its
 teacher's weights with the same number of steps, contexts and noise vectors, and measured on held-out text. Prints a
 line per student and writes entropy.json, which grows with each student, entropy.csv, entropy.html and a PNG. An
-interrupted run continues with the same command.
+interrupted run continues with the same command. Notebook 05 reads a copy, docs/bench/entropy-study.json.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 
 from analysis.ablation import tidy
+from analysis.distillation_figures import students_figure
 from analysis.writing import write_document, write_figures, write_rows
 from kfexplore.bench.setting import environment
 from kfexplore.checkpoints.tokenizers import load_tokenizer
 from kfexplore.errors import reported
 from kfexplore.evaluate.agreement import agreement
-from kfexplore.figures.page import blank, titled
-from kfexplore.figures.palette import Theme, colours
 from kfexplore.models import Student, begin_from, build
 from kfexplore.pair import Pair, load_pair
 from kfexplore.training.config import DataConfig, Recipe, StoriesConfig, TrainConfig
@@ -47,9 +44,6 @@ WINDOWS, GROUPS, SEED = 32, 128, 0
 """Windows of held-out text, prefixes per window, and the seed of these and their noise."""
 HELD_OUT = 400
 """Number of held-out stories, from a different seed, on which students are measured."""
-PUBLISHED = {"entropy": 3.04, "slots": (0.591, 0.327, 0.197, 0.155), "block": 0.052}
-"""LM1B, k = 4: the teacher's validation loss in nats (paper, ablation), and the agreement of the released checkpoint
-with the exact map, as measured by an independent replication."""
 
 
 def richness_case(richness: float, folder: Path) -> tuple[Pair, Corpus, list[str]]:
@@ -103,42 +97,6 @@ def measured(pair: Pair, texts: list[str], temperature: float) -> dict[str, Any]
     }
 
 
-def entropy_figure(rows: Sequence[Mapping[str, Any]], theme: Theme = "light") -> go.Figure:
-    """Agreement of slot 1 and of whole blocks against the teacher's entropy per token."""
-    look = colours(theme)
-    ends = sorted(rows, key=lambda row: row["entropy"])
-    first, last = ends[0], ends[-1]
-    figure = blank(
-        look,
-        f"A block of four is right on {first['agreement_by_length'][3]:.0%} at {first['entropy']:.1f} nats per token, "
-        f"on {last['agreement_by_length'][3]:.0%} at {last['entropy']:.1f}",
-        "Small students, equal budgets. Bars: 95 % intervals. Diamond: the published pair on LM1B, blocks of four.",
-    )
-    styles = {1: ("slot 1", "solid"), 4: ("block of 4", "dash"), 8: ("block of 8", "dot")}
-    for language, symbol, colour in (("stories", "circle", look.exact), ("tales", "square", look.learned)):
-        own = [row for row in ends if row["language"] == language]
-        for length, (name, dash) in styles.items():
-            figure.add_scatter(
-                x=[row["entropy"] for row in own],
-                y=[100 * row["agreement_by_length"][length - 1] for row in own],
-                error_y={"array": [100 * row["agreement_by_length_interval"][length - 1] for row in own]},
-                name=f"{language}, {name}",
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                marker={"symbol": symbol, "size": 8},
-            )
-    for name, share in (("slot 1", PUBLISHED["slots"][0]), ("block of 4", PUBLISHED["block"])):  # type: ignore[index]
-        figure.add_scatter(
-            x=[PUBLISHED["entropy"]],
-            y=[100 * share],
-            name=f"published, {name}",
-            mode="markers",
-            marker={"symbol": "diamond-open", "size": 11, "color": look.ink},
-        )
-    figure.update_xaxes(title=titled("teacher's entropy per token (nats)"), rangemode="tozero")
-    return figure.update_yaxes(title=titled("equal to the exact map (%)"), range=[0, 102])
-
-
 def main() -> None:
     """Trains and measures the missing students, and writes the documents."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -180,7 +138,7 @@ def main() -> None:
     write_rows((line for row in rows for line in tidy(row)), asked.out / "entropy.csv")
     foot = f"{STUDENT.steps} steps per student, {document['device']}, trained in {STUDENT.precision}."
     title = "kfexplore: what decides whether a student can learn the map"
-    write_figures("entropy", lambda theme: {"entropy": entropy_figure(rows, theme)}, asked.out, title, foot)
+    write_figures("entropy", lambda theme: {"entropy": students_figure(rows, theme)}, asked.out, title, foot)
 
 
 def tales_corpus(pair: Pair, config: DataConfig, text: Path, out: Path) -> tuple[Corpus, list[str]]:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,20 @@ from helpers import written_pair
 from studies import finding, run
 
 from analysis import distillation as module
-from analysis.distillation import SMALL, arms, blind, distil, figures, legs, own_corpus, table, versions
-from analysis.distillation_figures import Blind, Progress, arms_figure
+from analysis.distillation import (
+    SMALL,
+    arms,
+    blind,
+    distil,
+    figures,
+    legs,
+    own_corpus,
+    students,
+    table,
+    versions,
+)
+from analysis.distillation_figures import Blind, Progress, arms_figure, students_figure
+from analysis.entropy import RICHNESS, TEMPERATURES
 from kfexplore.errors import KfError
 from kfexplore.figures.page import THEMES
 from kfexplore.pair import Pair
@@ -69,7 +82,7 @@ def test_documents_are_of_one_pair() -> None:
 def test_figures_say_what_they_find() -> None:
     for theme in THEMES:
         drawn = figures(RUN, BLIND, theme)
-        assert set(drawn) == {"progress", "legs", "versions", "entropy", "ablation"}
+        assert set(drawn) == {"progress", "legs", "versions", "entropy", "students", "ablation"}
     progress = drawn["progress"]
     assert finding(progress) == (
         "In 5 steps slot 1 goes from 25% to 50% exact tokens; a student that knew the teacher's distribution and never "
@@ -117,3 +130,23 @@ def test_script_writes_its_files(
     with (tmp_path / "distillation.csv").open() as file:
         assert [row["loss"] for row in csv.DictReader(file)] == ["3", "4", "2", "3.5"]
     assert table(RUN) in capsys.readouterr().out
+
+
+def test_students_of_different_languages_are_drawn_at_their_teachers_entropy() -> None:
+    def student(language: str, entropy: float, share: float) -> dict[str, Any]:
+        shares = [share**k for k in range(1, 9)]
+        about = {"language": language, "entropy": entropy, "agreement_by_length": shares}
+        return {**about, "agreement_by_length_interval": [0.01] * 8}
+
+    figure = students_figure([student("tales", 2.4, 0.5), student("stories", 0.1, 0.9), student("stories", 0.4, 0.8)])
+    assert finding(figure).startswith("A block of four is right on 66% at 0.1 nats per token, on 6% at 2.4")
+    by_name = {trace.name: trace for trace in figure.data}
+    block = by_name["stories, block of 8"]
+    assert list(block.x) == [0.1, 0.4]
+    assert list(block.y) == pytest.approx([100 * 0.9**8, 100 * 0.8**8])
+    assert list(by_name["published"].y) == [59.1, 5.2]
+
+
+def test_the_stored_study_has_every_language() -> None:
+    found = {(each["language"], each["value"]) for each in students()}
+    assert found >= {*(("stories", value) for value in RICHNESS), *(("tales", value) for value in TEMPERATURES)}
