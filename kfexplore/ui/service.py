@@ -214,7 +214,7 @@ class Service:
         )
 
     def prepare(self, first: Request) -> None:
-        """Answers a slider request, which loads its pair, and measures the pair's device, so that no race waits for it."""
+        """Answers a slider request, which loads its pair, and measures the device, so that no race waits for it."""
         if self.point(first)["ok"]:
             pair = self.models.pair(first["pair"])
             for _ in range(MEASUREMENTS):

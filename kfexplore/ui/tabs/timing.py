@@ -115,7 +115,7 @@ class TimingTab(RunTab):
             )
             least, most = min(LEAST_NEW_TOKENS, limits.race_tokens), limits.race_tokens
             self.length = gr.Slider(
-                least, most, min(32, most), step=1, label="New tokens", elem_id="timing-length", min_width=200
+                least, most, min(24, most), step=1, label="New tokens", elem_id="timing-length", min_width=200
             )
         with gr.Accordion("Advanced", open=False, elem_id="timing-advanced"):
             most = limits.race_repeats
