@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
+from kfexplore.ui.queueing import client_here
+
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -94,7 +96,8 @@ class Sessions(OrderedDict[str, Any]):
     """Sessions by hash, for Gradio's `StateHolder`, which drops the first one if there are too many.
 
     A session with a running or waiting event is never dropped. If all others have one, the new session is dropped and
-    its event fails.
+    its event fails. Otherwise the client with the most sessions loses its least recently used one; where the client is
+    unknown, each session counts as one.
 
     Args:
         events: Events in Gradio's queue by id, each with a `session_hash`, until they have run.
@@ -103,9 +106,22 @@ class Sessions(OrderedDict[str, Any]):
     def __init__(self, events: Mapping[str, Any]) -> None:
         super().__init__()
         self._events = events
+        self._clients: dict[str, Hashable] = {}
+
+    def __setitem__(self, key: str, session: Any) -> None:
+        super().__setitem__(key, session)
+        self._clients.setdefault(key, client_here() or key)
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        del self._clients[key]
 
     def popitem(self, last: bool = True) -> tuple[str, Any]:
         """Removes a session, if possible an idle one; returns its hash and itself. `last` is as for `OrderedDict`."""
         busy = {event.session_hash for event in list(self._events.values())}
-        idle = None if last else next((key for key in self if key not in busy), None)
-        return super().popitem() if idle is None else (idle, self.pop(idle))
+        idle = [] if last else [key for key in self if key not in busy]
+        counts = Counter(self._clients.values())
+        dropped = max(idle, key=lambda key: counts[self._clients[key]]) if idle else next(reversed(self))
+        session = self[dropped]
+        del self[dropped]
+        return dropped, session

@@ -24,6 +24,8 @@ from kfexplore.ui.limits import DEFAULTS, ServerLimits
 
 HUB_RESTS: Final = 60.0
 """Seconds before the same pair is requested again from a hub that could not be reached."""
+WAIT_FOR_PAIR: Final = 8
+"""Requests that wait while a pair is loaded, which may take long: each holds a thread, and further ones are refused."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class ModelStore:
         self._pairs: LRUCache[str, _Loaded] = LRUCache(
             limits.loaded_pairs, limits.idle_seconds, pinned=next(iter(self.loaders)), clock=clock
         )
-        self._loading = {name: Worker(limits.questions) for name in self.loaders}  # one download does not delay another
-        self._loading_other = Worker(limits.questions)
+        first, *others = self.loaders
+        self._loading = {first: Worker(limits.questions), **{name: Worker(WAIT_FOR_PAIR) for name in others}}
+        self._loading_other = Worker(WAIT_FOR_PAIR)
         self._missed: LRUCache[str, tuple[float, KfError]] = LRUCache(limits.questions, HUB_RESTS, clock=clock)
 
     def offers(self, name: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from gradio.state_holder import StateHolder
 
 from kfexplore.ui.cache import LRUCache, Sessions
+from kfexplore.ui.clients import CLIENT
 
 
 class Clock:
@@ -89,3 +90,20 @@ def test_sessions_at_work_stay_and_the_newcomer_is_refused() -> None:
     with pytest.raises(KeyError):
         holder["fourth"]
     assert list(holder.session_data) == ["first", "third"]
+
+
+def test_one_client_with_many_sessions_drops_its_own() -> None:
+    holder = StateHolder()
+    holder.capacity, holder.session_data = 5, Sessions({})
+    holder.blocks = SimpleNamespace(default_config=SimpleNamespace(blocks={}), blocks={})  # type: ignore[assignment]
+    for name, client in (("honest", "9.9.9.9"), ("unknown", None), ("other", None)):
+        token = CLIENT.set(client)
+        assert holder[name]
+        CLIENT.reset(token)
+    token = CLIENT.set("8.8.8.8")
+    for n in range(20):
+        assert holder[f"hostile{n}"]
+    CLIENT.reset(token)
+    assert list(holder.session_data) == ["honest", "unknown", "other", "hostile18", "hostile19"]
+    assert holder["newcomer"]
+    assert list(holder.session_data) == ["honest", "unknown", "other", "hostile19", "newcomer"]

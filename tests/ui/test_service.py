@@ -20,7 +20,7 @@ from kfexplore.maps import block, grid, sweep
 from kfexplore.results import steps
 from kfexplore.ui.app import first_payload, fresh_first_payload, make_service
 from kfexplore.ui.limits import ServerLimits
-from kfexplore.ui.models import Context
+from kfexplore.ui.models import WAIT_FOR_PAIR, Context
 from kfexplore.ui.protocol import Failure, GridReply, PointReply, RowsReply, TablesReply
 from kfexplore.ui.service import Service, local_service
 
@@ -195,6 +195,30 @@ def test_a_slow_load_keeps_no_other_pair_waiting(pair: Pair) -> None:
     assert waiting.is_alive()
     release.set()
     waiting.join()
+
+
+def test_few_requests_wait_for_a_slow_load(pair: Pair) -> None:
+    release, answered, replies = threading.Event(), threading.Semaphore(0), []
+
+    def slow() -> Pair:
+        assert release.wait(30)
+        raise KfError("gone")
+
+    def ask() -> None:
+        replies.append(service.point(asked(pair="slow")))
+        answered.release()
+
+    service = local_service({"tales": lambda: pair, "slow": slow})
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20 - 1 - WAIT_FOR_PAIR):  # one loads
+        assert answered.acquire(timeout=30)
+    assert all(reply["busy"] for reply in replies)
+    assert not answered.acquire(blocking=False)
+    release.set()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.mark.parametrize("name", bundled_pairs())
