@@ -202,6 +202,7 @@ def test_texts_can_be_read_in_both_themes_and_nothing_scrolls_sideways(page: Pag
     page.locator(GO).click()
     expect_done(page, 2)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    ink = page.locator(f"{TEXTS} .kft-text").first.evaluate("node => getComputedStyle(node).color")
+    style = "css => getComputedStyle(document.querySelector(css)).color"  # found and read in one step
+    ink = page.evaluate(style, f"{TEXTS} .kft-text")
     light = sum(map(int, ink[4:-1].split(","))) > 3 * 128
     assert light == (theme == "dark")
