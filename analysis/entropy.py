@@ -4,7 +4,8 @@ Two settings change the teacher's entropy per token: the richness of the stories
 each value), and the temperature of the bundled teacher of real books. For each value a student is trained from its
 teacher's weights with the same number of steps, contexts and noise vectors, and measured on held-out text. Prints a
 line per student and writes entropy.json, which grows with each student, entropy.csv, entropy.html and a PNG. An
-interrupted run continues with the same command. Notebook 05 reads a copy, docs/bench/entropy-study.json.
+interrupted run continues with the same command. Copies: docs/bench/entropy-study.json, which notebook 05
+reads, and docs/images/entropy.png, which the README shows.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ RESULTS: Final = {
     "toys": ("#toy-squares >> text=/%/", ".trace:visible"),
     "timing": ("#timing-words >> text=/times/", "#timing-race .trace"),
 }
-"""What a tab shows first, by the name in its link: the selectors of its text and of its figure."""
+"""What a tab shows first, by the name in its link: selectors of its text and of its figure. Generate has no figure."""
 
 SLIDE: Final = """async ([slot, u]) => {
   const root = document.querySelector("[data-source]");

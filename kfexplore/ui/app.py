@@ -120,7 +120,7 @@ def build_app(service: Service, name: str, first: Json) -> gr.Blocks:
 
             A link without a tab opens `usual`; "" keeps the current tab, as the user may already have clicked another.
             """
-            link = dict(parse_qsl((query or "").removeprefix("?"), keep_blank_values=True))
+            link = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True))
             shown, mistakes = read_links(links, link)
             name, tab = link.get("pair", ""), link.get("tab", usual)
             if mistakes:

@@ -16,6 +16,12 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
+def surplus(owners: Mapping[Key, Hashable]) -> Key:
+    """The first key of the owner with the most keys."""
+    counts = Counter(owners.values())
+    return max(owners, key=lambda key: counts[owners[key]])
+
+
 class LRUCache(Generic[Key, Value]):
     """Bounded LRU cache with idle expiry; the newest value is kept whatever its size.
 
@@ -63,10 +69,9 @@ class LRUCache(Generic[Key, Value]):
             self._values[key] = value, self._clock(), owner
             while self._is_full():
                 owners = {each: kept[2] for each, kept in self._values.items() if each not in (key, self._pinned)}
-                counts = Counter(owners.values())
-                if not counts:
+                if not owners:
                     break
-                del self._values[max(owners, key=lambda each: counts[owners[each]])]
+                del self._values[surplus(owners)]
         return value
 
     def once(
@@ -96,8 +101,8 @@ class Sessions(OrderedDict[str, Any]):
     """Sessions by hash, for Gradio's `StateHolder`, which drops the first one if there are too many.
 
     A session with a running or waiting event is never dropped. If all others have one, the new session is dropped and
-    its event fails. Otherwise the client with the most sessions loses its least recently used one; where the client is
-    unknown, each session counts as one.
+    its event fails. Otherwise the client with the most idle sessions loses its least recently used one; where the
+    client is unknown, each session counts as one.
 
     Args:
         events: Events in Gradio's queue by id, each with a `session_hash`, until they have run.
@@ -119,9 +124,8 @@ class Sessions(OrderedDict[str, Any]):
     def popitem(self, last: bool = True) -> tuple[str, Any]:
         """Removes a session, if possible an idle one; returns its hash and itself. `last` is as for `OrderedDict`."""
         busy = {event.session_hash for event in list(self._events.values())}
-        idle = [] if last else [key for key in self if key not in busy]
-        counts = Counter(self._clients.values())
-        dropped = max(idle, key=lambda key: counts[self._clients[key]]) if idle else next(reversed(self))
+        idle = {} if last else {key: self._clients[key] for key in self if key not in busy}
+        dropped = surplus(idle) if idle else next(reversed(self))
         session = self[dropped]
         del self[dropped]
         return dropped, session

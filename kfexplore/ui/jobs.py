@@ -94,7 +94,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def recent_length(self) -> int:
-        """The most clients whose requests, not jobs, were running or waiting within the last `RECENT` seconds."""
+        """The most clients with running or waiting requests within the last `RECENT` seconds; jobs do not count."""
         with self._lock:
             self._remember()
             return max(length for _, length in self._lengths)

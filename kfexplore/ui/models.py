@@ -76,7 +76,7 @@ class ModelStore:
         self._pairs: LRUCache[str, _Loaded] = LRUCache(
             limits.loaded_pairs, limits.idle_seconds, pinned=next(iter(self.loaders)), clock=clock
         )
-        first, *others = self.loaders
+        first, *others = self.loaders  # all pages ask for the first one at the start; one load does not delay another
         self._loading = {first: Worker(limits.questions), **{name: Worker(WAIT_FOR_PAIR) for name in others}}
         self._loading_other = Worker(WAIT_FOR_PAIR)
         self._missed: LRUCache[str, tuple[float, KfError]] = LRUCache(limits.questions, HUB_RESTS, clock=clock)

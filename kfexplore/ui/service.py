@@ -175,7 +175,7 @@ class LocalExecutor:
             yield part
 
     def _fineness(self) -> int:
-        """Most steps of a row, by the recent number of clients that moved a slider."""
+        """Most steps of a row, by the recent number of clients whose sliders sent requests."""
         asking = self.work.recent_length()
         return next(steps for most, steps in FINENESS if asking <= most)
 

@@ -101,7 +101,8 @@ def test_a_turn_ends_with_an_error() -> None:
 def test_the_length_of_a_queue_is_remembered_for_a_while() -> None:
     now = [0.0]
     worker, log = Worker(clock=lambda: now[0]), []
-    assert worker.recent_length() == 0
+    with worker.turn(cancel=CancelToken()):
+        assert worker.recent_length() == 0
     with worker.turn():
         threads = [asked(worker, "a", log), asked(worker, "b", log, priority=Priority.BACKGROUND)]
         threads.append(asked(worker, "c", log, CancelToken(), Priority.BACKGROUND))  # a job, which does not count
